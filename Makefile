@@ -1,0 +1,112 @@
+# The steps of a run, and the chores of the project. `make help` lists both.
+
+## directory of the run: all files of one experiment
+RUN := runs/cdiscount
+## its configuration
+CONFIG := configs/cdiscount.yaml
+## the dump to ingest; for score, the dump to sort (default there: data/test.bson)
+BSON := data/train.bson
+## names of the categories, in hierarchy order
+CATEGORIES := data/category_names.csv
+## where score writes
+OUT := $(RUN)/predictions
+## overrides of the configuration, separated by blanks: SET='stage1.lr=3e-4 seed=1'
+SET :=
+## the Python to make .venv with; by default the newest of 3.13, 3.12, 3.11 that works
+PYTHON ?=
+
+SHELFSORT := .venv/bin/shelfsort
+SETS = $(foreach pair,$(SET),--set '$(pair)')
+OPTIONS = --run $(RUN) --config $(CONFIG) $(SETS)
+
+.PHONY: help setup demo ingest stage1 features stage2 evaluate report score test test-slow lint bench doctor clean remake
+
+help: ## this list
+	@echo "make TARGET [VARIABLE=value ...]"; echo
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile; echo
+	@awk -F ' *[:?]= *' '/^## / { text = substr($$0, 4); next } \
+		text { printf "  %-11s %s%s\n", $$1, text, $$2 == "" ? "" : " [" $$2 "]"; text = "" }' Makefile
+
+setup: .venv/.current ## install everything into .venv; does nothing when that is current
+	@:
+
+# A .venv is kept while its interpreter works and is the one asked for, and the tree has not moved (scripts in .venv hold
+# absolute paths): then .current, written after a whole installation, says what the interpreter says.
+identity := import os, sys; print(os.getcwd(), "Python %d.%d" % sys.version_info[:2])
+recorded := $(shell cat .venv/.current 2>/dev/null)
+found := $(shell .venv/bin/python -c '$(identity)' 2>/dev/null)
+asked := $(if $(PYTHON),$(shell $(PYTHON) -c '$(identity)'),$(found))
+ifeq ($(recorded),$(found))
+ifeq ($(asked),$(found))
+sound := $(found)
+endif
+endif
+
+# Each candidate is run, not only looked up: version managers put names on the PATH that lead nowhere.
+candidates = $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
+define make_venv
+@for python in $(candidates); do \
+	if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		echo "making .venv with $$(command -v "$$python"); the packages are about 3 GB"; \
+		"$$python" -m venv --clear .venv; exit; \
+	fi; \
+done; \
+echo "error: no Python 3.11 or later, with venv, among: $(candidates); name one: make setup PYTHON=/path/to/python3" >&2; \
+exit 1
+endef
+
+.venv/.current: setup.cfg pyproject.toml constraints.txt $(if $(sound),,remake)
+	$(if $(sound),,$(make_venv))
+	.venv/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@.venv/bin/python -c '$(identity)' > $@
+
+demo: setup ## all steps on a small synthetic catalogue, in runs/demo
+	$(SHELFSORT) demo --run runs/demo
+
+# Each step asks for the one before; a step with nothing to do says "current" and ends within seconds.
+ingest: setup ## dump -> store.sqlite: categories, products, images, splits
+	$(SHELFSORT) ingest --run $(RUN) --config $(CONFIG) --dump $(BSON) --categories $(CATEGORIES) $(SETS)
+
+stage1: ingest ## train the CNN
+	$(SHELFSORT) stage1 $(OPTIONS)
+
+features: stage1 ## cache the CNN's bottleneck features
+	$(SHELFSORT) features $(OPTIONS)
+
+stage2: features ## train the reclassifiers of confusable categories
+	$(SHELFSORT) stage2 $(OPTIONS)
+
+evaluate: stage2 ## measure on the test split
+	$(SHELFSORT) evaluate $(OPTIONS)
+
+report: evaluate ## the analysts' report, RUN/report/index.html
+	$(SHELFSORT) report $(OPTIONS)
+
+score: BSON := data/test.bson
+score: setup $(RUN)/stage2/manifest.json ## sort the products of BSON with a finished run
+	$(SHELFSORT) score $(BSON) --run $(RUN) --out $(OUT)
+
+# Not made on the way: score's BSON is not the dump that the run is made from.
+$(RUN)/stage2/manifest.json:
+	@echo "error: $@: no such file; make it first with: make stage2 RUN=$(RUN)" >&2; exit 1
+
+# Two threads, since tests start processes of their own; a setting of the caller's wins.
+test: setup ## all quick tests
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} .venv/bin/python -m pytest -q
+
+test-slow: setup ## the tests that need minutes
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} .venv/bin/python -m pytest -q -m slow
+
+lint: setup ## ruff, and who may import whom
+	.venv/bin/ruff check .
+	.venv/bin/lint-imports
+
+bench: setup ## every benchmark, one after the other
+	@for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python "$$script" || exit 1; done
+
+doctor: setup ## check this machine and its packages
+	$(SHELFSORT) doctor
+
+clean: ## remove the demo run and all caches; .venv and other runs stay
+	rm -rf runs/demo build dist shelfsort.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,111 @@
+"""Files that are either whole or absent: atomic writes, fingerprints, manifests, and the lock of a run directory."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from catalog.errors import ArtifactError, LockedError
+
+
+@contextlib.contextmanager
+def atomic_path(target: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `target`; when the block ends well it is synced and renamed over it, else removed."""
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        publish(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, target: Path) -> None:
+    """Syncs `temporary` to disk, renames it to `target` and syncs the folder, so that a crash leaves old or new, never half."""
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_text(target: str | Path, text: str) -> None:
+    """Writes `text` as UTF-8, atomically."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(target: str | Path, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically; NaN is refused, as JSON has none."""
+    write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path, rebuild: str) -> Any:
+    """Reads a JSON artefact. Raises ArtifactError, naming the command `rebuild`, where it is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(path, "no such file", rebuild) from None
+    except (ValueError, OSError) as error:
+        raise ArtifactError(path, f"not readable as JSON ({error})", rebuild) from error
+
+
+def fingerprint(value: Any) -> str:
+    """16 hexadecimal digits of the sha256 of `value` as canonical JSON."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def sha256_file(path: str | Path) -> str:
+    """The sha256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def differences(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two `made_from` dictionaries, a sentence part a key, nested keys joined by dots."""
+    out = []
+    for key in sorted({*expected, *found}):
+        name, new, old = f"{prefix}{key}", expected.get(key), found.get(key)
+        if isinstance(new, Mapping) and isinstance(old, Mapping):
+            out += differences(new, old, f"{name}.")
+        elif new != old:
+            out.append(f"{name} was {old!r}, is now {new!r}")
+    return out
+
+
+def require_same(path: str | Path, expected: Mapping[str, Any], found: Mapping[str, Any], rebuild: str) -> None:
+    """Raises ArtifactError, listing what differs, unless an artefact was made from what is expected."""
+    if changes := differences(expected, found):
+        raise ArtifactError(path, f"made from something else: {'; '.join(changes)}", rebuild)
+
+
+@contextlib.contextmanager
+def run_lock(run: str | Path) -> Iterator[None]:
+    """Holds the run directory for one writing command. The kernel drops the lock with its process, so a dead one never blocks.
+
+    Raises LockedError with the holder's pid and host.
+    """
+    path = Path(run) / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # not inherited by children: os.open sets O_CLOEXEC
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(handle, 200).decode(errors="replace").strip() or "an unnamed process"
+            raise LockedError(f"{run}: {holder} is writing this run; wait for it, or stop it") from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        os.close(handle)

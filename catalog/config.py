@@ -1,0 +1,43 @@
+"""What shapes a store: caps, cleaning rules, and the seed of the splits."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+
+class Section(BaseModel):
+    """Base of every part of the configuration: unknown keys are errors and values don't change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Caps(Section):
+    """Most images of one category in each split; null is no limit. Whole products are taken, in the order of their hash."""
+
+    train: PositiveInt | None = None
+    """The published system takes 300."""
+    reserve: PositiveInt | None = None
+    """Images that stage 1 never trains on and stage 2 does."""
+    val_a: PositiveInt | None = None
+    """The half of validation that chooses epochs and fits the class-mix shift."""
+    val_b: PositiveInt | None = None
+    """The half of validation that decides where stage 2 is used."""
+    test: PositiveInt | None = None
+    """Read by `evaluate` alone."""
+
+
+class CatalogConfig(Section):
+    """Section `catalog`: how a dump becomes a store."""
+
+    caps: Caps = Caps()
+    """Most images of one category in each split."""
+    duplicates: Literal["drop", "keep"] = "drop"
+    """`drop` fits identical images once, on the side that has precedence; `keep` only to compare with published figures."""
+    drop_blank: bool = True
+    """Leave near-constant pictures out of fitting and evaluation."""
+    max_side: PositiveInt | None = None
+    """Reject images whose longer side has more pixels than this; null rejects none."""
+    max_pixels: PositiveInt = 50_000_000
+    """Reject, from the header, images that declare more pixels than this."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Key of the hash that deals products to splits and chooses them under a cap."""

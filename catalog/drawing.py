@@ -1,0 +1,203 @@
+"""Draws product photos: a silhouette painted by numbers at twice the size, patterned, lit, set on a background, reduced.
+
+All pictures are uint8 arrays [side, side, 3], RGB. Lengths in a silhouette run from -1 to 1, y downwards.
+"""
+
+import colorsys
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from catalog.silhouettes import ACCENT, BODY, DARK, LIGHT, SECOND, Part
+
+PATTERNS = ("plain", "stripes", "diagonals", "chevrons", "checks", "diamonds", "dots", "halves")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a category, or one product of it, looks like."""
+
+    silhouette: Callable[[float, float], list[Part]]
+    pattern: int
+    """Index into PATTERNS."""
+    pitch: float
+    """Repetitions of the pattern per unit of length."""
+    slim: float
+    """-1 wide to 1 narrow."""
+    detail: float
+    """Size of the silhouette's characteristic detail, -1 to 1."""
+    hue: float
+    """0 to 1, around the colour circle."""
+    colours: np.ndarray | None = None
+    """uint8 [6, 4]: RGBA of each paint; a product has them, a category has not."""
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How a view maps a silhouette to the picture: pixel = linear @ point + centre, as shares of the side."""
+
+    linear: np.ndarray
+    centre: np.ndarray
+
+
+def vary(look: Look, rng: np.random.Generator) -> Look:
+    """One product of a category: its own proportions, pitch and colours."""
+    slim, detail, pitch, hue = rng.normal(0, (0.25, 0.25, 0.1, 0.12)).tolist()
+    hue = (look.hue + hue) % 1
+    saturation, value, contrast, turn = rng.random(4).tolist()
+    saturation, value = 0.35 + 0.55 * saturation, 0.5 + 0.4 * value
+    if rng.random() < 0.2:  # black, grey and cream products
+        saturation *= 0.15
+    other = value - 0.3 - 0.15 * contrast if value > 0.62 else value + 0.3 + 0.15 * contrast
+    paints = {
+        BODY: (hue, saturation, value),
+        SECOND: (hue + 0.06 * turn, saturation * (0.5 + 0.5 * turn), min(1.0, other)),
+        ACCENT: (hue + 0.4 * turn, saturation * 0.8, value * 0.75),
+        DARK: (hue, saturation * 0.4, 0.2 + 0.1 * turn),
+        LIGHT: (hue, 0.08, 0.92),
+    }
+    colours = np.zeros((6, 4), np.uint8)
+    for paint, (tone, grey, bright) in paints.items():
+        colours[paint] = [*(int(255 * part) for part in colorsys.hsv_to_rgb(tone % 1, grey, bright)), 255]
+    return replace(look, slim=look.slim + slim, detail=look.detail + detail, pitch=look.pitch * (1 + pitch), hue=hue,
+                   colours=colours)
+
+
+def photograph(look: Look, rng: np.random.Generator, side: int) -> np.ndarray:
+    """A view of the product: its own turn, size, place, light and background."""
+    turn, right, lower = rng.normal(0, (0.16, 0.03, 0.03)).tolist()
+    size, squash, flip = rng.uniform((0.34, 0.8, 0), (0.46, 1.0, 1)).tolist()
+    pose = _pose(turn, size, squash if flip < 0.7 else -squash, np.array([0.5 + right, 0.5 + lower]))
+    return _compose(look, pose, _background(rng, side), rng)
+
+
+def mislead(look: Look, rng: np.random.Generator, side: int) -> np.ndarray:
+    """A view that says little of the category: a close-up, a carton or a size chart, about equally often."""
+    kind = int(rng.integers(3))
+    if kind == 0:
+        centre = 0.5 + rng.uniform(-0.9, 0.9, 2)
+        return _compose(look, _pose(rng.uniform(-0.5, 0.5), rng.uniform(1.6, 2.4), 1.0, centre), _background(rng, side), rng)
+    canvas = Image.new("RGB", (2 * side, 2 * side), (255, 255, 255))
+    (_draw_carton if kind == 1 else _draw_chart)(ImageDraw.Draw(canvas), rng, 2 * side)
+    return np.asarray(canvas.reduce(2))
+
+
+def blank(rng: np.random.Generator, side: int) -> np.ndarray:
+    """A picture of one colour: white, or a grey."""
+    return np.full((side, side, 3), 255 if rng.random() < 0.6 else rng.integers(0, 255), np.uint8)
+
+
+def encode(picture: np.ndarray, quality: int) -> bytes:
+    """The picture as JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _pose(turn: float, size: float, squash: float, centre: np.ndarray) -> Pose:
+    cos, sin = np.cos(turn), np.sin(turn)
+    return Pose(np.array([[cos * squash, -sin], [sin * squash, cos]]) * size, centre)
+
+
+def _compose(look: Look, pose: Pose, background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Paints, patterns and lights the product, and lays it on `background` (float32 [side, side, 3])."""
+    side = len(background)
+    paints = _paint(look, pose, 2 * side)
+    across, down = _coordinates(pose, 2 * side)
+    if PATTERNS[look.pattern] != "plain":
+        paints[(paints == BODY) & _pattern(look, across, down)] = SECOND
+    # RGBX, as Pillow would divide the colours of an RGBA picture by its alpha; here they stay multiplied by the cover.
+    layer = Image.frombuffer("RGBX", paints.shape, np.take(look.colours.view(np.uint32).ravel(), paints), "raw", "RGBX", 0, 1)
+    layer = np.asarray(layer.reduce(2), np.float32)
+    lamp, ambient, grain = rng.uniform((-0.5, 0.92, 0), (0.5, 1.1, 3)).tolist()
+    light = ambient - 0.3 * np.square(across[::2, ::2] - lamp) - 0.08 * down[::2, ::2]
+    light = light.clip(0.45, 1.15) + rng.standard_normal((side, side), np.float32) * (grain / 255)
+    shown = layer[..., :3] * light[..., None] + background * (1 - layer[..., 3:] / 255)
+    return shown.clip(0, 255).astype(np.uint8)
+
+
+def _paint(look: Look, pose: Pose, size: int) -> np.ndarray:
+    """uint8 [size, size]: the number of the paint of each pixel, 0 where the background shows."""
+    canvas = Image.new("L", (size, size))
+    draw = ImageDraw.Draw(canvas)
+    linear, centre = pose.linear.T * size, pose.centre * size
+    for paint, points in look.silhouette(look.slim, look.detail):
+        draw.polygon((points @ linear + centre).ravel().tolist(), fill=paint)
+    return np.array(canvas)
+
+
+def _coordinates(pose: Pose, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The place of each pixel in the silhouette: x and y, float32 [size, size]."""
+    (a, b), (c, d) = pose.linear.tolist()
+    area = a * d - b * c
+    x, y = ((np.arange(size) + 0.5) / size - pose.centre[:, None]).astype(np.float32)
+    return (d / area * x) - (b / area * y)[:, None], (a / area * y)[:, None] - (c / area * x)
+
+
+def _pattern(look: Look, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """bool, like `x`: where the second colour goes."""
+    name, x, y = PATTERNS[look.pattern], x * look.pitch, y * look.pitch
+    if name == "halves":
+        return y > 0.15
+    if name == "stripes":
+        return _phase(y) < 0.5
+    if name == "diagonals":
+        return _phase(x + y) < 0.5
+    if name == "chevrons":
+        return _phase(y + np.abs(_phase(x) - 0.5)) < 0.5
+    if name == "checks":
+        return (_phase(x) < 0.5) ^ (_phase(y) < 0.5)
+    if name == "diamonds":
+        return np.abs(_phase(x) - 0.5) + np.abs(_phase(y) - 0.5) < 0.4
+    return np.square(_phase(x) - 0.5) + np.square(_phase(y) - 0.5) < 0.1
+
+
+def _phase(value: np.ndarray) -> np.ndarray:
+    return value - np.floor(value)
+
+
+def _background(rng: np.random.Generator, side: int) -> np.ndarray:
+    """float32 [side, side, 3]: mostly white, sometimes coloured, sometimes a cluttered room."""
+    kind = rng.random()
+    if kind < 0.72:
+        return np.full((side, side, 3), rng.uniform(244, 255), np.float32)
+    top, bottom = rng.uniform(120, 250, (2, 1, 1, 3)).astype(np.float32)
+    ramp = np.linspace(0, 1, side, dtype=np.float32)[:, None, None]
+    plane = np.repeat(top * (1 - ramp) + bottom * ramp, side, axis=1)
+    if kind < 0.87:
+        return plane
+    canvas = Image.fromarray(plane.astype(np.uint8))
+    draw = ImageDraw.Draw(canvas)
+    for x, y, width, height in (rng.uniform((0, 0, 0.1, 0.1), (1, 1, 0.5, 0.5), (5, 4)) * side).tolist():
+        shape = draw.rectangle if rng.random() < 0.5 else draw.ellipse
+        shape((x - width / 2, y - height / 2, x + width / 2, y + height / 2), fill=tuple(rng.integers(90, 240, 3)))
+    return np.asarray(canvas, np.float32)
+
+
+def _draw_carton(draw: ImageDraw.ImageDraw, rng: np.random.Generator, size: int) -> None:
+    """A closed box seen from a corner, with a label."""
+    left, right, top, mid, bottom = np.array([0.15, 0.85, 0.22, 0.4, 0.85]) * size + rng.uniform(-0.06, 0.06, 5) * size
+    edge = (left + right) / 2 + rng.uniform(-0.15, 0.15) * size
+    tint = np.array([200, 160, 110]) + rng.integers(-40, 40, 3)
+    drop = 0.08 * size
+    draw.polygon([left, mid, edge, mid + drop, edge, bottom, left, bottom - drop], fill=tuple(tint))
+    draw.polygon([edge, mid + drop, right, mid, right, bottom - drop, edge, bottom], fill=tuple(tint - 35))
+    draw.polygon([left, mid, (left + right) / 2, top, right, mid, edge, mid + drop], fill=tuple(tint + 15))
+    draw.rectangle((left + drop, mid + 2.5 * drop, edge - drop, mid + 4 * drop), fill=(245, 245, 240))
+
+
+def _draw_chart(draw: ImageDraw.ImageDraw, rng: np.random.Generator, size: int) -> None:
+    """Lines that look like text, and a table."""
+    ink = tuple(rng.integers(20, 110, 3))
+    for row in np.arange(0.1, 0.5, 0.08) * size:
+        x = 0.1 * size
+        while (word := rng.uniform(0.04, 0.16) * size) + x < 0.9 * size:
+            draw.rectangle((x, row, x + word, row + 0.03 * size), fill=ink)
+            x += word + 0.03 * size
+    for line in np.linspace(0.55, 0.9, 5) * size:
+        draw.line((0.1 * size, line, 0.9 * size, line), fill=ink, width=2)
+    for line in np.linspace(0.1, 0.9, 5) * size:
+        draw.line((line, 0.55 * size, line, 0.9 * size), fill=ink, width=2)

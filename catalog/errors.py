@@ -1,0 +1,64 @@
+"""The project's exceptions. Each message is a sentence: which file and place, what was expected, what was found."""
+
+from pathlib import Path
+
+
+class ShelfsortError(Exception):
+    """An error that the user can act on; the command line prints it in one line and exits with 2."""
+
+
+class DumpError(ShelfsortError):
+    """A dump, or a document in it, can't be used.
+
+    `reason` is a short name (a column of the reject tables), `detail` the sentence; `offset` counts bytes in the
+    (decompressed) file; `fatal` says that nothing behind this place can be read.
+    """
+
+    def __init__(
+        self, source: str | Path, offset: int, reason: str, detail: str, *, product_id: int = -1, fatal: bool = False
+    ) -> None:
+        super().__init__(f"{source}: at byte {offset}: {detail}")
+        self.source, self.offset, self.reason, self.detail = str(source), offset, reason, detail
+        self.product_id, self.fatal = product_id, fatal
+
+    def __reduce__(self) -> tuple:
+        return _dump_error, (self.source, self.offset, self.reason, self.detail, self.product_id, self.fatal)
+
+
+def _dump_error(source: str, offset: int, reason: str, detail: str, product_id: int, fatal: bool) -> DumpError:
+    """Rebuilds a DumpError in another process."""
+    return DumpError(source, offset, reason, detail, product_id=product_id, fatal=fatal)
+
+
+class ImageError(ShelfsortError):
+    """The bytes of one image can't become pixels; `reason` is a short name, `detail` the sentence."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.reason, self.detail)
+
+
+class TaxonomyError(ShelfsortError):
+    """The category file is malformed, or ids and names contradict each other."""
+
+
+class ArtifactError(ShelfsortError):
+    """A file that shelfsort wrote is missing, damaged, or made from something else; the message says what rebuilds it."""
+
+    def __init__(self, path: str | Path, problem: str, rebuild: str) -> None:
+        super().__init__(f"{path}: {problem}; rebuild it with: {rebuild}")
+        self.path, self.problem, self.rebuild = path, problem, rebuild
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.path, self.problem, self.rebuild)
+
+
+class ConfigError(ShelfsortError):
+    """A key or value of the configuration is wrong; the message names file, key, expected and found."""
+
+
+class LockedError(ShelfsortError):
+    """Another command is writing the same run directory."""

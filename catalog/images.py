@@ -1,0 +1,104 @@
+"""The one decoder: bytes of any common image format to RGB pixels.
+
+Size and format are read from the header first, and an image that declares too many pixels is refused before anything is
+allocated. Upright JPEGs take the fast path (simplejpeg); Pillow does the rest. EXIF orientation is applied, gray and CMYK
+become RGB, transparent pixels become white, 16-bit samples are scaled to 8.
+"""
+
+import io
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from catalog.errors import ImageError
+
+MAX_PIXELS = 50_000_000
+_EXIF = b"Exif\0\0"
+_ORIENTATION = 0x0112
+
+
+class Header(NamedTuple):
+    """What an image declares: format name as Pillow's, width and height in stored (unrotated) pixels."""
+
+    format: str
+    width: int
+    height: int
+    fast: bool
+    """Whether simplejpeg may decode it."""
+
+
+def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
+    """Reads format and size without decoding. Raises ImageError (`empty`, `not_an_image`, `too_large`)."""
+    if not data:
+        raise ImageError("empty", "the image has no bytes")
+    found = _jpeg_header(data) if data[:3] == b"\xff\xd8\xff" else None
+    if found is None:
+        with _pillow(data) as image:
+            found = Header(image.format or "unknown", *image.size, fast=False)
+    pixels = found.width * found.height
+    if pixels > max_pixels:
+        raise ImageError("too_large", f"declares {found.width} x {found.height} pixels, expected at most {max_pixels} in all")
+    return found
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Pixels of an image, uint8 [height, width, 3], RGB, contiguous.
+
+    Raises ImageError with reason `empty`, `not_an_image`, `too_large` or `undecodable`.
+    """
+    if header(data, max_pixels).fast:
+        try:
+            return simplejpeg.decode_jpeg(data, colorspace="RGB")
+        except ValueError as error:
+            raise ImageError("undecodable", f"JPEG decoder: {error}") from error
+    with _pillow(data) as image:
+        try:
+            return np.ascontiguousarray(_rgb(ImageOps.exif_transpose(image)))
+        except (OSError, ValueError, SyntaxError, IndexError, TypeError, EOFError, MemoryError, OverflowError) as error:
+            raise ImageError("undecodable", f"{image.format} decoder: {error}") from error
+
+
+def _jpeg_header(data: bytes) -> Header | None:
+    """Header of a JPEG that simplejpeg understands, else None."""
+    try:
+        height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    upright = _EXIF not in data[:65_536] or _orientation(data) == 1
+    return Header("JPEG", width, height, fast=upright and colourspace in ("YCbCr", "Gray", "RGB"))
+
+
+def _orientation(data: bytes) -> int:
+    with _pillow(data) as image:
+        try:
+            return image.getexif().get(_ORIENTATION, 1)
+        except (OSError, ValueError, SyntaxError, TypeError, KeyError) as error:
+            raise ImageError("undecodable", f"EXIF data: {error}") from error
+
+
+def _pillow(data: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large images; `header` holds our own limit
+            return Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", str(error)) from error
+    except UnidentifiedImageError:
+        raise ImageError("not_an_image", f"no image format starts with {data[:8]!r}") from None
+    except (OSError, ValueError, SyntaxError, IndexError, TypeError, EOFError, OverflowError, KeyError) as error:
+        raise ImageError("not_an_image", f"damaged header: {error}") from error
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    if image.mode[0] in "IF":  # 16- and 32-bit gray: Pillow's own conversion clips instead of scaling
+        samples = np.asarray(image, dtype=np.float64)
+        scale = 255 / 65_535 if samples.max(initial=0) > 255 else 1
+        gray = (samples * scale).round().clip(0, 255).astype(np.uint8)
+        return np.repeat(gray[:, :, None], 3, axis=2)
+    if "A" in image.mode or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+    return np.asarray(image.convert("RGB"))

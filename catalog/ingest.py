@@ -1,0 +1,345 @@
+"""Ingest: from a dump to a store. First a plan, made on the index alone: splits and caps. Then only the chosen images are
+read, checked by all cores, and written by one process. Killed at any moment, the same command carries on.
+
+Ingesting the same dump again changes nothing; a later dump adds products, whose splits are dealt so that the shares hold, and
+may push products out from under a cap (`dropped`).
+"""
+
+import json
+import sqlite3
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from joblib import Parallel, delayed
+
+from catalog.artifacts import require_same
+from catalog.bson_reader import DumpReader, Product
+from catalog.config import CatalogConfig
+from catalog.dump_index import DumpIndex, Reject, open_index
+from catalog.errors import ImageError, ShelfsortError
+from catalog.progress import progress
+from catalog.quality import CheckedImage, check
+from catalog.splits import PRECEDENCE, SPLITS, deal, product_hash, select
+from catalog.store import POSITIONS, REBUILD, SCHEMA, TABLES, count_rejects, fetch_columns, read_taxonomy
+from catalog.taxonomy import Taxonomy
+
+_CHUNK = 64
+_COMMIT_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """What a store holds after an ingest: products and images in all its dumps, what was kept, what was left out and why."""
+
+    products: int
+    images: int
+    categories: int
+    categories_in_use: int
+    kept: dict[str, dict[str, int]]
+    """Per split: products, images, fit (images that may be fitted)."""
+    dropped_products: int
+    duplicate_images: int
+    blank_images: int
+    rejects: dict[str, int]
+    changed: bool
+    """False where the dump was in the store already."""
+
+    def to_json(self) -> dict:
+        """As a dictionary of plain values."""
+        return asdict(self)
+
+
+def ingest(
+    store: Path, dumps: Sequence[str | Path], categories: Path | None, config: CatalogConfig, *, index_folder: Path, jobs: int
+) -> IngestSummary:  # fmt: skip
+    """Brings a dump into the store at `store` and returns what the store holds.
+
+    `categories` is category_names.csv; without it the ids of the first dump are the taxonomy. `jobs` processes decode.
+    Raises ShelfsortError where the store was made with other settings or categories, or another ingest is unfinished.
+    """
+    index = open_index(dumps, index_folder)
+    try:
+        with closing(_open(store)) as connection:
+            writer = _Writer(store, connection, config)
+            writer.prepare(index, categories)
+            changed = writer.plan(index)
+            writer.copy(index, jobs)
+            writer.finish(index)
+            return writer.summary(changed)
+    except sqlite3.Error as error:
+        raise ShelfsortError(f"{store}: can't be written: {error}; what was committed is kept, run the same command again") from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA cache_size = -65536")
+    return connection
+
+
+@dataclass
+class _Writer:
+    path: Path
+    connection: sqlite3.Connection
+    config: CatalogConfig
+
+    def prepare(self, index: DumpIndex, categories: Path | None) -> None:
+        """Makes the tables, or checks that an existing store was made with the same settings and categories."""
+        settings = self.config.model_dump(mode="json")
+        with _transaction(self.connection):
+            if not self.connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+                self._create(index, categories, settings)
+        meta = dict(self.connection.execute("SELECT key, value FROM meta"))
+        expected = {"schema": str(SCHEMA), "settings": settings}
+        if categories:
+            expected["taxonomy"] = Taxonomy.from_csv(categories).fingerprint
+        found = {"schema": meta["schema"], "settings": json.loads(meta["settings"]), "taxonomy": meta["taxonomy"]}
+        require_same(self.path, expected, {key: found[key] for key in expected}, REBUILD)
+
+    def _create(self, index: DumpIndex, categories: Path | None, settings: dict) -> None:
+        if not categories and not (index.category_id >= 0).any():
+            raise ShelfsortError(f"{index.sources[0].path}: no product has a category_id; a store is made from a labelled dump")
+        taxonomy = Taxonomy.from_csv(categories) if categories else Taxonomy.from_ids(index.category_id[index.category_id >= 0])
+        for statement in TABLES.split(";"):
+            self.connection.execute(statement)
+        meta = {"schema": str(SCHEMA), "settings": json.dumps(settings), "taxonomy": taxonomy.fingerprint}
+        self.connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+        rows = ((i, c.category_id, c.level1, c.level2, c.level3) for i, c in enumerate(taxonomy.categories))
+        self.connection.executemany("INSERT INTO categories VALUES (?, ?, ?, ?, ?)", rows)
+
+    def plan(self, index: DumpIndex) -> bool:
+        """Deals splits and applies the caps, in one transaction. False where this dump was planned before."""
+        states = dict(self.connection.execute("SELECT fingerprint, state FROM dumps"))
+        if index.fingerprint in states:
+            return states[index.fingerprint] == "planned"
+        if "planned" in states.values():
+            raise ShelfsortError(f"{self.path}: the ingest of another dump is unfinished; run it to its end first")
+        with _transaction(self.connection):
+            paths = json.dumps([source.path for source in index.sources])
+            row = (index.fingerprint, paths, len(index), int(index.n_images.sum()), "planned")
+            self.connection.execute("INSERT INTO dumps VALUES (?, ?, ?, ?, ?)", row)
+            self.connection.execute("DELETE FROM meta WHERE key = 'content'")
+            self._reject(index.rejects)
+            self._add(index)
+            self._apply_caps()
+        return True
+
+    def _add(self, index: DumpIndex) -> None:
+        """Deals the products that the store doesn't have yet."""
+        classes, new = self._new_products(index)
+        existing = np.zeros((self._count("categories"), len(SPLITS)), dtype=np.int64)
+        for class_index, split, n in self.connection.execute("SELECT class_index, split, count(*) FROM products GROUP BY 1, 2"):
+            existing[class_index, SPLITS.index(split)] = n
+        split = deal(classes[new], index.product_id[new], existing, self.config.seed)
+        digest = index.digest[new].astype(np.int64)
+        columns = [c.tolist() for c in (index.product_id[new], classes[new], split, index.n_images[new], digest)]
+        rows = ((i, c, SPLITS[s], n, d) for i, c, s, n, d in zip(*columns, strict=True))
+        self.connection.executemany("INSERT INTO products VALUES (?, ?, ?, 'pending', ?, ?)", rows)
+
+    def _new_products(self, index: DumpIndex) -> tuple[np.ndarray, np.ndarray]:
+        """Class index of each row of the index, and the rows that are new products.
+
+        Rejects rows without a known category, and those whose _id has other content elsewhere: what the store has stands;
+        within a dump the document of lowest digest does, so that the order of the dump doesn't matter.
+        """
+        classes = read_taxonomy(self.connection).class_index(index.category_id)
+        unknown = np.flatnonzero(classes < 0).tolist()
+        self._reject(_reject_row(index, row, "unknown_category", _category_detail(index, row)) for row in unknown)
+        known = np.flatnonzero(classes >= 0)
+        old_id, old_digest = fetch_columns(self.connection, "SELECT product_id, digest FROM products", (), 2)
+        ids = np.concatenate([old_id, index.product_id[known]])
+        digests = np.concatenate([old_digest, index.digest[known].astype(np.int64)])
+        rows = np.concatenate([np.full(len(old_id), -1), known])
+        order = np.lexsort((digests, rows >= 0, ids))
+        first = np.r_[True, np.diff(ids[order]) != 0] if len(order) else np.zeros(0, dtype=bool)
+        standing = digests[order][first][np.cumsum(first) - 1]
+        conflicts = rows[order][digests[order] != standing].tolist()
+        detail = "another document with this _id and other content stands in the store"
+        self._reject(_reject_row(index, row, "conflicting_product", detail) for row in conflicts)
+        leaders = rows[order][first]
+        return classes, leaders[leaders >= 0]
+
+    def _apply_caps(self) -> None:
+        """Drops the products that a cap leaves out, with the images that the store had of them."""
+        query = "SELECT product_id, class_index, n_images FROM products WHERE split = ?"
+        for split in SPLITS:
+            if (cap := getattr(self.config.caps, split)) is None:
+                continue
+            product_id, class_index, n_images = fetch_columns(self.connection, query, (split,), 3)
+            kept = select(class_index, product_id, n_images, cap, self.config.seed)
+            spans = [(i * POSITIONS, (i + 1) * POSITIONS) for i in product_id[~kept].tolist()]
+            self.connection.executemany("DELETE FROM blobs WHERE image_id >= ? AND image_id < ?", spans)
+            self.connection.executemany("DELETE FROM images WHERE image_id >= ? AND image_id < ?", spans)
+            dropped = ((i,) for i in product_id[~kept].tolist())
+            self.connection.executemany("UPDATE products SET state = 'dropped' WHERE product_id = ?", dropped)
+
+    def copy(self, index: DumpIndex, jobs: int) -> None:
+        """Reads, checks and writes the images of every pending product, a transaction every 64 MiB."""
+        places = self._pending(index)
+        written = 0
+        with progress(len(places), "ingest", "product") as bar:
+            for chunk, products, checked in _checked_chunks(index, places, self.config, jobs):
+                if not self.connection.in_transaction:
+                    self.connection.execute("BEGIN IMMEDIATE")
+                for place, product, images in zip(chunk, products, checked, strict=True):
+                    self._write(index, place, product, images)
+                written += int(index.length[chunk[:, 0]].sum())
+                if written > _COMMIT_BYTES:
+                    self.connection.execute("COMMIT")
+                    written = 0
+                bar.update(len(chunk))
+        if self.connection.in_transaction:
+            self.connection.execute("COMMIT")
+
+    def _pending(self, index: DumpIndex) -> np.ndarray:
+        """Row of the index, class index and split number of every pending product, int64 [P, 3], in the order of the dump."""
+        parts = []
+        query = "SELECT product_id, digest, class_index FROM products WHERE state = 'pending' AND split = ?"
+        for number, split in enumerate(SPLITS):
+            columns = fetch_columns(self.connection, query, (split,), 3)
+            parts.append(np.vstack([columns, np.full((1, columns.shape[1]), number)]))
+        product_id, digest, class_index, split_number = np.concatenate(parts, axis=1)
+        if not product_id.size:
+            return np.zeros((0, 3), dtype=np.int64)
+        order = np.argsort(product_id)
+        place = order[np.searchsorted(product_id, index.product_id, sorter=order).clip(max=len(order) - 1)]
+        same = (product_id[place] == index.product_id) & (digest[place] == index.digest.astype(np.int64))
+        rows = np.flatnonzero(same)
+        rows = np.sort(rows[np.unique(index.product_id[rows], return_index=True)[1]])
+        return np.stack([rows, class_index[place[rows]], split_number[place[rows]]], axis=1)
+
+    def _write(
+        self, index: DumpIndex, place: np.ndarray, product: Product, checked: list[CheckedImage | ImageError]
+    ) -> None:  # fmt: skip
+        row, class_index, split = int(place[0]), int(place[1]), SPLITS[place[2]]
+        for position, (data, result) in enumerate(zip(product.images, checked, strict=True)):
+            if isinstance(result, ImageError):
+                self._reject([_reject_row(index, row, result.reason, result.detail, position)])
+                continue
+            image_id = product.product_id * POSITIONS + position
+            values = (image_id, product.product_id, position, class_index, split, result.status, None, result.digest)
+            values += (result.width, result.height, result.format, len(data))
+            self.connection.execute(f"INSERT INTO images VALUES ({','.join('?' * len(values))})", values)
+            self.connection.execute("INSERT INTO blobs VALUES (?, ?)", (image_id, data))
+        self.connection.execute("UPDATE products SET state = 'kept' WHERE product_id = ?", (product.product_id,))
+
+    def finish(self, index: DumpIndex) -> None:
+        """Marks duplicates, fingerprints the content and declares the dump complete."""
+        with _transaction(self.connection):
+            if self.config.duplicates == "drop":
+                self._mark_duplicates()
+            content = self._content()
+            self.connection.execute("INSERT OR REPLACE INTO meta VALUES ('content', ?)", (content,))
+            self.connection.execute("UPDATE dumps SET state = 'complete' WHERE fingerprint = ?", (index.fingerprint,))
+
+    def _mark_duplicates(self) -> None:
+        seed = self.config.seed
+        self.connection.create_function("precedence", 1, PRECEDENCE.__getitem__, deterministic=True)
+        self.connection.create_function(
+            "product_hash", 1, lambda i: int(product_hash(np.array([i]), seed)[0] >> np.uint64(1)), deterministic=True
+        )
+        self.connection.execute("UPDATE images SET status = 'ok', duplicate_of = NULL WHERE status = 'duplicate'")
+        self.connection.execute(
+            """WITH copies AS (SELECT image_id, first_value(image_id) OVER (PARTITION BY digest
+                 ORDER BY precedence(split), product_hash(product_id), image_id) AS keeper
+               FROM images WHERE status = 'ok' AND digest IN
+                 (SELECT digest FROM images WHERE status = 'ok' GROUP BY digest HAVING count(*) > 1))
+               UPDATE images SET status = 'duplicate', duplicate_of = keeper
+               FROM copies WHERE copies.image_id = images.image_id AND keeper != images.image_id"""
+        )
+
+    def _content(self) -> str:
+        state = xxhash.xxh3_128()
+        queries = (
+            "SELECT value FROM meta WHERE key IN ('schema', 'settings', 'taxonomy') ORDER BY key",
+            "SELECT product_id, class_index, split, state, n_images, digest FROM products ORDER BY 1",
+            "SELECT image_id, split, status, duplicate_of, hex(digest), width, height FROM images ORDER BY 1",
+        )
+        for query in queries:
+            for row in self.connection.execute(query):
+                state.update(repr(row).encode())
+        return state.hexdigest()[:16]
+
+    def _count(self, table: str) -> int:
+        return self.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+
+    def _reject(self, rejects: Iterable[Reject]) -> None:
+        rows = ((r.source, r.offset, r.position, r.product_id, r.reason, r.detail) for r in rejects)
+        self.connection.executemany("INSERT OR REPLACE INTO rejects VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def summary(self, changed: bool) -> IngestSummary:
+        """Counts of the finished store."""
+        query = self.connection.execute
+        kept: dict[str, dict[str, int]] = {name: {"products": 0, "images": 0, "fit": 0} for name in SPLITS}
+        for split, n in query("SELECT split, count(*) FROM products WHERE state = 'kept' GROUP BY 1"):
+            kept[split]["products"] = n
+        status: Counter[str] = Counter()
+        for split, name, n in query("SELECT split, status, count(*) FROM images GROUP BY 1, 2"):
+            status[name] += n
+            kept[split]["images"] += n * (name != "blank")
+            kept[split]["fit"] += n * (name == "ok")
+        products, images = query("SELECT count(*), coalesce(sum(n_images), 0) FROM products").fetchone()
+        return IngestSummary(
+            products, images, self._count("categories"),
+            query("SELECT count(DISTINCT class_index) FROM products").fetchone()[0], kept,
+            query("SELECT count(*) FROM products WHERE state = 'dropped'").fetchone()[0],
+            status["duplicate"], status["blank"], count_rejects(self.connection), changed,
+        )  # fmt: skip
+
+
+class _transaction:  # noqa: N801 (reads as a statement)
+    """BEGIN IMMEDIATE .. COMMIT, rolled back on any exception."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def __enter__(self) -> None:
+        self.connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self.connection.execute("ROLLBACK" if kind else "COMMIT")
+
+
+def _checked_chunks(
+    index: DumpIndex, places: np.ndarray, config: CatalogConfig, jobs: int
+) -> Iterator[tuple[np.ndarray, list[Product], list[list[CheckedImage | ImageError]]]]:
+    """Reads products in the order of the dump and has their images checked by `jobs` processes, a bounded number in flight."""
+    waiting: deque[tuple[np.ndarray, list[Product]]] = deque()
+
+    def tasks() -> Iterator:
+        with DumpReader(index.sources) as reader:
+            for start in range(0, len(places), _CHUNK):
+                chunk = places[start : start + _CHUNK]
+                products = [reader.product(*index.place(row)) for row in chunk[:, 0]]
+                waiting.append((chunk, products))
+                yield delayed(check_products)([product.images for product in products], config)
+
+    for checked in Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="3*n_jobs")(tasks()):
+        yield *waiting.popleft(), checked
+
+
+def check_products(products: list[tuple[bytes | None, ...]], config: CatalogConfig) -> list[list[CheckedImage | ImageError]]:
+    """Checks every image of some products; an image's error stands in its place. Runs in worker processes."""
+    return [[_checked(data, config) for data in images] for images in products]
+
+
+def _checked(data: bytes | None, config: CatalogConfig) -> CheckedImage | ImageError:
+    try:
+        return check(data, config)
+    except ImageError as error:
+        return error
+
+
+def _reject_row(index: DumpIndex, row: int, reason: str, detail: str, position: int = -1) -> Reject:
+    source = index.sources[int(index.source[row])].path
+    return Reject(source, int(index.offset[row]), position, int(index.product_id[row]), reason, detail)
+
+
+def _category_detail(index: DumpIndex, row: int) -> str:
+    category = int(index.category_id[row])
+    return "category_id is missing" if category < 0 else f"category_id {category} is not in the taxonomy"

@@ -1,0 +1,44 @@
+"""The cleaning rules: what a picture must be to be worth learning from."""
+
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+
+from catalog.config import CatalogConfig
+from catalog.errors import ImageError
+from catalog.images import decode, header
+
+BLANK_RANGE = 8
+"""A picture whose every channel stays within this many of 255 levels shows nothing (JPEG noise on a constant stays below)."""
+
+
+class CheckedImage(NamedTuple):
+    """A picture that decodes: `status` is `ok` or `blank`; `digest` is xxh3_128 of its bytes."""
+
+    status: str
+    digest: bytes
+    width: int
+    height: int
+    format: str
+
+
+def check(data: bytes | None, config: CatalogConfig) -> CheckedImage:
+    """Decodes one image and applies the rules. Raises ImageError, as `decode` does, or `no_picture`, `too_long`."""
+    if data is None:
+        raise ImageError("no_picture", "the element of imgs has no binary field `picture`")
+    kind = header(data, config.max_pixels)
+    if config.max_side and max(kind.width, kind.height) > config.max_side:
+        raise ImageError("too_long", f"{kind.width} x {kind.height} pixels, expected at most {config.max_side} a side")
+    pixels = decode(data, config.max_pixels)
+    status = "blank" if config.drop_blank and is_blank(pixels) else "ok"
+    height, width = pixels.shape[:2]
+    return CheckedImage(status, xxhash.xxh3_128_digest(data), width, height, kind.format)
+
+
+def is_blank(pixels: np.ndarray) -> bool:
+    """Whether a picture, uint8 [H, W, 3], is near-constant."""
+    sample = pixels[:: max(1, pixels.shape[0] // 8), :: max(1, pixels.shape[1] // 8)]
+    if int(np.ptp(sample, axis=(0, 1)).max()) > BLANK_RANGE:  # most pictures are told from blank by a few of their pixels
+        return False
+    return int(np.ptp(pixels, axis=(0, 1)).max()) <= BLANK_RANGE

@@ -1,0 +1,73 @@
+"""Who learns from which product: splits dealt by a keyed hash of the product id, and caps as bottom-k samples by the same hash.
+
+Pure functions on arrays; nothing depends on the order of the dump, on workers or on restarts.
+"""
+
+import numpy as np
+
+SPLITS = ("train", "reserve", "val_a", "val_b", "test")
+PRECEDENCE = {name: rank for rank, name in enumerate(reversed(SPLITS))}
+"""Of identical images the one on the side of lowest rank may be fitted: test, then val_b, val_a, reserve, train."""
+
+_TRAIN, _RESERVE, _VAL_A, _VAL_B, _TEST = range(len(SPLITS))
+
+
+def product_hash(product_ids: np.ndarray, seed: int) -> np.ndarray:
+    """uint64 hash of each product id under a key: the finaliser of SplitMix64 (Steele et al. 2014), a bijection."""
+    with np.errstate(over="ignore"):
+        key = _mix(np.array([seed], dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+        return _mix(np.asarray(product_ids).astype(np.uint64) ^ key)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def shares(sizes: np.ndarray, seed: int) -> np.ndarray:
+    """Products that each split should have, int64 [K, 5], of categories with `sizes` products.
+
+    About 70% train, 10% reserve, 10% validation in two halves, 10% test. From three products on, validation and test get one;
+    from ten on, reserve does. An odd validation product goes to a half that the hash of the class index chooses.
+    """
+    sizes = np.asarray(sizes, dtype=np.int64)
+    tenth = (sizes + 5) // 10
+    held = np.where(sizes >= 3, np.maximum(tenth, 1), 0)
+    reserve = np.where(sizes >= 10, tenth, 0)
+    odd = (product_hash(np.arange(len(sizes)), seed) & np.uint64(1)).astype(np.int64)
+    val_a = held // 2 + held % 2 * odd
+    return np.stack([sizes - 2 * held - reserve, reserve, val_a, held - val_a, held], axis=1)
+
+
+def deal(class_index: np.ndarray, product_ids: np.ndarray, existing: np.ndarray, seed: int) -> np.ndarray:
+    """Split (index into SPLITS, uint8) of each new product.
+
+    `existing` int64 [K, 5] counts the products that are dealt already and stay where they are; the new ones go to the splits
+    that are short of their share, test first, in the order of their hash.
+    """
+    new = np.bincount(class_index, minlength=len(existing))
+    short = (shares(existing.sum(axis=1) + new, seed) - existing).clip(min=0)[:, [_TEST, _VAL_B, _VAL_A, _RESERVE, _TRAIN]]
+    borders = np.minimum(short.cumsum(axis=1), new[:, None])
+    borders[:, -1] = new
+    order = np.lexsort((product_hash(product_ids, seed), class_index))
+    starts = np.concatenate([[0], np.cumsum(new)[:-1]])
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order)) - starts[class_index[order]]
+    place = (rank[:, None] >= borders[class_index]).sum(axis=1)
+    return np.array([_TEST, _VAL_B, _VAL_A, _RESERVE, _TRAIN], dtype=np.uint8)[place]
+
+
+def select(class_index: np.ndarray, product_ids: np.ndarray, n_images: np.ndarray, cap: int, seed: int) -> np.ndarray:
+    """Which products of one split fit under its cap (bool): in each category the first by hash, whole, while their images fit.
+
+    The first product always fits. Adding products can only push others out, never bring one back.
+    """
+    order = np.lexsort((product_hash(product_ids, seed), class_index))
+    group = class_index[order]
+    first = np.r_[True, group[1:] != group[:-1]] if len(order) else np.zeros(0, dtype=bool)
+    images = np.cumsum(n_images[order], dtype=np.int64)
+    before = np.maximum.accumulate(np.where(first, images - n_images[order], 0))
+    kept = np.empty(len(order), dtype=bool)
+    kept[order] = first | (images - before <= cap)
+    return kept

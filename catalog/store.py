@@ -1,0 +1,182 @@
+"""The image store of a run, one SQLite file: categories, products with their split, images, their bytes, rejects.
+
+This module holds the schema and the reader; `catalog.ingest` writes. The original bytes are kept, never re-encoded.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from catalog.errors import ArtifactError
+from catalog.splits import SPLITS
+from catalog.taxonomy import Category, Taxonomy
+
+SCHEMA = 1
+POSITIONS = 2**14
+"""image id = product id * POSITIONS + position of the image in its product."""
+
+REBUILD = "shelfsort ingest --rebuild"
+TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE dumps (fingerprint TEXT PRIMARY KEY, sources TEXT NOT NULL, products INTEGER NOT NULL, images INTEGER NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('planned', 'complete')));
+CREATE TABLE categories (class_index INTEGER PRIMARY KEY, category_id INTEGER NOT NULL UNIQUE,
+  level1 TEXT NOT NULL, level2 TEXT NOT NULL, level3 TEXT NOT NULL);
+CREATE TABLE products (product_id INTEGER PRIMARY KEY, class_index INTEGER NOT NULL REFERENCES categories,
+  split TEXT NOT NULL, state TEXT NOT NULL CHECK (state IN ('pending', 'kept', 'dropped')),
+  n_images INTEGER NOT NULL, digest INTEGER NOT NULL);
+CREATE TABLE images (image_id INTEGER PRIMARY KEY, product_id INTEGER NOT NULL REFERENCES products, position INTEGER NOT NULL,
+  class_index INTEGER NOT NULL, split TEXT NOT NULL, status TEXT NOT NULL CHECK (status IN ('ok', 'duplicate', 'blank')),
+  duplicate_of INTEGER, digest BLOB NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL, format TEXT NOT NULL,
+  n_bytes INTEGER NOT NULL);
+CREATE INDEX images_by_digest ON images (digest);
+CREATE TABLE blobs (image_id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE rejects (source TEXT NOT NULL, offset INTEGER NOT NULL, position INTEGER NOT NULL, product_id INTEGER NOT NULL,
+  reason TEXT NOT NULL, detail TEXT NOT NULL, PRIMARY KEY (source, offset, position)) WITHOUT ROWID;
+"""
+_CHUNK = 500
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """Images as arrays, a row an image, in store order: image_id and product_id int64, class_index int32, split uint8 (index
+    into SPLITS), fit bool (may be fitted: no copy of an image that has precedence)."""
+
+    image_id: np.ndarray
+    product_id: np.ndarray
+    class_index: np.ndarray
+    split: np.ndarray
+    fit: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image_id)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> "ImageTable":
+        return ImageTable(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def fetch_columns(connection: sqlite3.Connection, query: str, parameters: Sequence, width: int) -> np.ndarray:
+    """The result of a query over integers, as contiguous columns: int64 [width, rows]."""
+    rows = np.fromiter(connection.execute(query, parameters), dtype=np.dtype((np.int64, width)))
+    return np.ascontiguousarray(rows.reshape(-1, width).T)
+
+
+def read_taxonomy(connection: sqlite3.Connection) -> Taxonomy:
+    """The table `categories`."""
+    query = "SELECT category_id, level1, level2, level3 FROM categories ORDER BY class_index"
+    return Taxonomy(Category(*row) for row in connection.execute(query))
+
+
+def count_rejects(connection: sqlite3.Connection) -> dict[str, int]:
+    """Rejects by reason, the commonest first."""
+    return dict(connection.execute("SELECT reason, count(*) FROM rejects GROUP BY reason ORDER BY 2 DESC, 1"))
+
+
+class Store:
+    """Reader of a finished store. Opens lazily, once per process, so that it can be pickled and forked.
+
+    Raises ArtifactError, naming the command that rebuilds it, where the file is missing, damaged, unfinished or of another schema.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._connection: sqlite3.Connection | None = None
+        self._pid = -1
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path, "_connection": None, "_pid": -1}
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """A read-only connection of this process, for queries beyond this class."""
+        if self._connection is None or self._pid != os.getpid():
+            self._connection, self._pid = self._connect(), os.getpid()
+        return self._connection
+
+    def _connect(self) -> sqlite3.Connection:
+        if not self.path.exists():
+            raise ArtifactError(self.path, "no such file", REBUILD)
+        try:
+            connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+            connection.execute("PRAGMA mmap_size = 2147483648")
+            meta = dict(connection.execute("SELECT key, value FROM meta"))
+            unfinished = connection.execute("SELECT sources FROM dumps WHERE state = 'planned'").fetchone()
+        except sqlite3.Error as error:
+            raise ArtifactError(self.path, f"not readable as a store ({error})", REBUILD) from error
+        if meta.get("schema") != str(SCHEMA):
+            raise ArtifactError(self.path, f"store of schema {meta.get('schema')}, expected {SCHEMA}", REBUILD)
+        if unfinished or "content" not in meta:
+            sources = ", ".join(json.loads(unfinished[0])) if unfinished else "its dump"
+            raise ArtifactError(self.path, f"the ingest of {sources} was interrupted", "the same `shelfsort ingest` command, which resumes")
+        return connection
+
+    def meta(self, key: str) -> str:
+        """One value of the table `meta`."""
+        return self.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the sorted content: products, splits, images. The same dump gives the same one, in any order, with any workers."""
+        return self.meta("content")
+
+    @property
+    def settings(self) -> dict:
+        """The catalog section of the configuration that the store was made with."""
+        return json.loads(self.meta("settings"))
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The categories, in class-index order."""
+        return read_taxonomy(self.connection)
+
+    def images(self, *splits: str) -> ImageTable:
+        """The usable images (`ok` and `duplicate`) of some splits, or of all where none is named, in store order."""
+        tables = [self._images_of(name) for name in SPLITS if name in (splits or SPLITS)]
+        return ImageTable(*(np.concatenate([getattr(t, f.name) for t in tables]) for f in fields(ImageTable)))
+
+    def _images_of(self, split: str) -> ImageTable:
+        query = """SELECT image_id, product_id, class_index, status = 'ok' FROM images
+                   WHERE split = ? AND status != 'blank' ORDER BY class_index, image_id"""
+        image_id, product_id, class_index, fit = fetch_columns(self.connection, query, (split,), 4)
+        split_index = np.full(len(image_id), SPLITS.index(split), dtype=np.uint8)
+        return ImageTable(image_id, product_id, class_index.astype(np.int32), split_index, fit.astype(bool))
+
+    def read(self, image_ids: Sequence[int] | np.ndarray) -> list[bytes]:
+        """The bytes of some images, in the order asked. Raises ArtifactError where one is missing."""
+        wanted = [int(i) for i in image_ids]
+        found: dict[int, bytes] = {}
+        try:
+            for start in range(0, len(wanted), _CHUNK):
+                part = wanted[start : start + _CHUNK]
+                query = f"SELECT image_id, data FROM blobs WHERE image_id IN ({','.join('?' * len(part))})"
+                found.update(self.connection.execute(query, part))
+        except sqlite3.Error as error:
+            raise ArtifactError(self.path, f"not readable ({error})", REBUILD) from error
+        if missing := [i for i in wanted if i not in found]:
+            raise ArtifactError(self.path, f"image {missing[0]} is missing", REBUILD)
+        return [found[i] for i in wanted]
+
+    def natural_counts(self, unit: str) -> np.ndarray:
+        """Images or products (`unit` is `image` or `product`) of each class in the catalogue, int64 [K]: train and reserve,
+        kept or dropped; never validation or test."""
+        what = {"image": "sum(n_images)", "product": "count(*)"}[unit]
+        query = f"SELECT class_index, {what} FROM products WHERE split IN ('train', 'reserve') GROUP BY class_index"
+        counts = np.zeros(self.connection.execute("SELECT count(*) FROM categories").fetchone()[0], dtype=np.int64)
+        for class_index, n in self.connection.execute(query):
+            counts[class_index] = n
+        return counts
+
+    def sharing(self, *splits: str) -> np.ndarray:
+        """Pairs of products that share an identical image, int64 [P, 2], both on the given splits (all where none is named)."""
+        names = splits or SPLITS
+        marks = ",".join("?" * len(names))
+        query = f"""SELECT DISTINCT a.product_id, b.product_id FROM images a JOIN images b
+                    ON a.digest = b.digest AND a.product_id < b.product_id
+                    WHERE a.digest IN (SELECT digest FROM images WHERE status != 'blank' GROUP BY digest HAVING count(*) > 1)
+                    AND a.status != 'blank' AND b.status != 'blank' AND a.split IN ({marks}) AND b.split IN ({marks})"""
+        return np.array(self.connection.execute(query, [*names, *names]).fetchall(), dtype=np.int64).reshape(-1, 2)

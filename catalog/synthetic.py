@@ -1,0 +1,237 @@
+"""Makes dumps in Cdiscount's format with drawn products, for the demo, the tests and the benchmarks.
+
+A category has three level names. Its siblings (the same level 2) share a silhouette and differ in pattern, proportion or
+tint; families differ in silhouette. Everything about product i follows from the seed and i alone, so that any product can
+be made without those before it. The categories don't depend on the seed: another seed gives other products of the same
+categories, another `family_offset` other categories.
+"""
+
+import csv
+import functools
+import gzip
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import bson
+import numpy as np
+
+from catalog.artifacts import atomic_path, write_text
+from catalog.drawing import PATTERNS, Look, blank, encode, mislead, photograph, vary
+from catalog.errors import ConfigError
+from catalog.silhouettes import FAMILIES
+
+SIBLINGS = (4, 3, 5)  # categories of a family, by its number; at most 8, see _category_id
+ID_RANGE = 99_991  # a prime, so that multiplying permutes the ids
+IMAGE_COUNTS = np.cumsum((4_369_441, 1_128_588, 542_792, 1_029_075)) / 7_069_896  # Cdiscount's products with 1 to 4 images
+EDITIONS = ("", "CHILDREN'S ", "PROFESSIONAL ", "VINTAGE ", "TRAVEL ")  # the silhouettes again, as other families
+# Name, pattern, pitch of the pattern, slimness, size of the characteristic detail. Neighbours are easily confused.
+STYLES = (
+    ("PLAIN", "plain", 1.0, -0.2, 0.0),
+    ("SLIM", "plain", 1.0, 1.0, 0.0),
+    ("TWO-TONE", "halves", 1.0, 0.0, 0.0),
+    ("STRIPED", "stripes", 1.6, 0.0, 0.0),
+    ("FINE STRIPED", "stripes", 2.6, 0.0, 0.0),
+    ("DIAGONAL", "diagonals", 2.2, 0.0, 0.0),
+    ("CHEVRON", "chevrons", 2.0, 0.0, 0.0),
+    ("DIAMOND", "diamonds", 1.9, 0.0, 0.0),
+    ("CHECKED", "checks", 1.6, 0.0, 0.0),
+    ("DOTTED", "dots", 1.9, 0.0, 0.0),
+    ("FINE DOTTED", "dots", 2.9, 0.0, 0.0),
+    ("LARGE", "plain", 1.0, -0.6, 1.0),
+)
+
+
+@dataclass(frozen=True)
+class SyntheticSpec:
+    """What a dump holds. Raises ConfigError on values that can't be made."""
+
+    categories: int = 24
+    """Leaves of the hierarchy, three to five a family."""
+    products: int = 2400
+    """Documents; at least one a category."""
+    side: int = 64
+    """Width and height of the JPEGs, pixels."""
+    seed: int = 0
+    """Chooses the products; the categories stay."""
+    family_offset: int = 0
+    """Number of the first family (level 2): another offset gives other categories."""
+    label_noise: float = 0.02
+    """Share of products whose category_id is wrong, mostly a sibling's."""
+    duplicates: float = 0.02
+    """Share of images that are copies (the same bytes) of another product's first image, mostly of the same category."""
+    blanks: float = 0.005
+    """Share of images of one constant colour."""
+    misleading: float = 0.1
+    """Share of images that show a box, a size chart or a close-up."""
+    tail: float = 1.0
+    """Exponent of the category sizes (Zipf); 0 makes them equal."""
+    first_product_id: int = 1
+    """`_id` of the first document; the others count on from it."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("categories", 1), ("side", 16), ("seed", 0), ("family_offset", 0), ("first_product_id", 0)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"synthetic {name}: expected at least {low}, found {getattr(self, name)}")
+        for name in ("label_noise", "duplicates", "blanks", "misleading"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"synthetic {name}: expected a share from 0 to 1, found {getattr(self, name)}")
+        if self.products < self.categories:
+            raise ConfigError(f"synthetic products: expected at least one for each of {self.categories} categories, "
+                              f"found {self.products}")
+        if 8 * (self.family_offset + self.categories) > ID_RANGE:
+            raise ConfigError(f"synthetic categories and family_offset: expected at most {ID_RANGE // 8} together, "
+                              f"found {self.categories + self.family_offset}")
+
+
+@dataclass(frozen=True)
+class Category:
+    """A leaf: its id, its three names, and the look that its products vary."""
+
+    category_id: int
+    level1: str
+    level2: str
+    level3: str
+    look: Look
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which product is of which category."""
+
+    category: np.ndarray
+    """int32 [products]: the true category, by its place in `categories`."""
+    members: np.ndarray
+    """int32 [products]: products by category, ascending within each."""
+    starts: np.ndarray
+    """int64 [categories + 1]: where each category's members begin."""
+
+
+@functools.lru_cache(maxsize=8)
+def categories(spec: SyntheticSpec) -> tuple[Category, ...]:
+    """The categories in hierarchy order."""
+    found: list[Category] = []
+    family = spec.family_offset
+    while len(found) < spec.categories:
+        found += [_category(family, sibling) for sibling in range(SIBLINGS[family % len(SIBLINGS)])]
+        family += 1
+    return tuple(found[: spec.categories])
+
+
+def _category(family: int, sibling: int) -> Category:
+    edition, kind = divmod(family, len(FAMILIES))
+    level1, level2, silhouette = FAMILIES[kind]
+    prefix = EDITIONS[edition] if edition < len(EDITIONS) else f"SERIES {edition} "
+    style, pattern, pitch, slim, detail = STYLES[(5 * family + edition + sibling) % len(STYLES)]
+    # "Other models" stands in many families of a real catalogue: level-3 names don't identify a category.
+    level3 = "OTHER MODELS" if sibling == 1 and family % 3 != 2 else f"{level2} - {style}"
+    hue = (0.37 * family + 0.13 * sibling) % 1
+    look = Look(silhouette, PATTERNS.index(pattern), pitch, slim, detail, hue)
+    return Category(_category_id(family, sibling), prefix + level1, prefix + level2, level3, look)
+
+
+def _category_id(family: int, sibling: int) -> int:
+    """Ten digits, unique, and in no order that follows the hierarchy, as Cdiscount's are."""
+    return 1_000_000_000 + (8 * family + sibling + 1) * 38_377 % ID_RANGE
+
+
+@functools.lru_cache(maxsize=2)
+def plan(spec: SyntheticSpec) -> Plan:
+    """Deals the products to the categories: Zipf's sizes, at least one each, in shuffled order."""
+    rank = np.argsort(np.argsort([category.category_id for category in categories(spec)]))
+    weight = (rank + 1.0) ** -spec.tail
+    edges = np.rint(np.cumsum(weight) / weight.sum() * (spec.products - spec.categories)).astype(np.int64)
+    sizes = 1 + np.diff(edges, prepend=0)
+    category = np.repeat(np.arange(spec.categories, dtype=np.int32), sizes)
+    np.random.default_rng([spec.seed, spec.products]).shuffle(category)
+    members = np.argsort(category, kind="stable").astype(np.int32)
+    return Plan(category, members, np.concatenate([[0], np.cumsum(sizes)]))
+
+
+def products(spec: SyntheticSpec) -> Iterator[dict]:
+    """The documents `{"_id", "category_id", "imgs": [{"picture"}]}`, in the order of the dump."""
+    for index in range(spec.products):
+        yield product(spec, index)
+
+
+def product(spec: SyntheticSpec, index: int) -> dict:
+    """Document number `index`, made without the others."""
+    rng = np.random.default_rng([spec.seed, index])
+    count = 1 + int(np.searchsorted(IMAGE_COUNTS[:-1], rng.random(), side="right"))
+    return {
+        "_id": spec.first_product_id + index,
+        "category_id": categories(spec)[_label(spec, index, rng)].category_id,
+        "imgs": [{"picture": picture(spec, index, position)} for position in range(count)],
+    }
+
+
+def _label(spec: SyntheticSpec, index: int, rng: np.random.Generator) -> int:
+    """The category that the document claims."""
+    every, true = categories(spec), int(plan(spec).category[index])
+    if rng.random() >= spec.label_noise or len(every) == 1:
+        return true
+    others = [place for place in range(len(every)) if place != true]
+    siblings = [place for place in others if every[place].level2 == every[true].level2]
+    return int(rng.choice(siblings if siblings and rng.random() < 0.7 else others))
+
+
+def picture(spec: SyntheticSpec, index: int, position: int) -> bytes:
+    """The JPEG of one view of a product."""
+    rng = np.random.default_rng([spec.seed, index, position])
+    copied, emptied, misled = rng.random(3)
+    if copied < spec.duplicates and index:
+        return picture(spec, _source(spec, index, rng), 0)
+    if emptied < spec.blanks:
+        return encode(blank(rng, spec.side), 75)
+    category = categories(spec)[plan(spec).category[index]]
+    look = vary(category.look, np.random.default_rng([spec.seed, index, 99]))
+    take = mislead if misled < spec.misleading else photograph
+    return encode(take(look, rng, spec.side), int(rng.integers(70, 96)))
+
+
+def _source(spec: SyntheticSpec, index: int, rng: np.random.Generator) -> int:
+    """The product whose first image is copied: an earlier one, so that copies of copies come to an end."""
+    deal = plan(spec)
+    start, stop = deal.starts[deal.category[index]:][:2]
+    earlier = int(np.searchsorted(deal.members[start:stop], index))
+    if earlier and rng.random() < 0.85:
+        return int(deal.members[start + rng.integers(earlier)])
+    return int(rng.integers(index))
+
+
+def write_dump(path: Path, spec: SyntheticSpec, *, labelled: bool = True) -> int:
+    """Writes the dump to `path`, gzipped where it ends in .gz, a document at a time. Returns the number of products.
+
+    Without `labelled` the documents have no category_id, as in a dump to be scored; write_labels has the answers.
+    """
+    with atomic_path(path) as temporary, open(temporary, "wb") as raw:
+        # No name and no time in the gzip header: the same spec gives the same bytes.
+        zipped = gzip.GzipFile("", "wb", 6, raw, mtime=0) if Path(path).suffix == ".gz" else None
+        sink = zipped or raw
+        for document in products(spec):
+            if not labelled:
+                del document["category_id"]
+            sink.write(bson.encode(document))
+        if zipped:
+            zipped.close()
+    return spec.products
+
+
+def write_categories(path: Path, spec: SyntheticSpec) -> None:
+    """Writes category_names.csv: id and three level names, a row a category, in hierarchy order."""
+    rows = [(c.category_id, c.level1, c.level2, c.level3) for c in categories(spec)]
+    _write_csv(path, ("category_id", "category_level1", "category_level2", "category_level3"), rows)
+
+
+def write_labels(path: Path, spec: SyntheticSpec) -> None:
+    """Writes the true category (no label noise) of each product: columns product_id and category_id."""
+    every, true = categories(spec), plan(spec).category
+    rows = [(spec.first_product_id + index, every[place].category_id) for index, place in enumerate(true)]
+    _write_csv(path, ("product_id", "category_id"), rows)
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_text(path, text.getvalue())

@@ -1,0 +1,122 @@
+"""Categories: their ids, class indices and three level names.
+
+The class index is the row of a category in category_names.csv, whose neighbours are similar categories. Level-3 names are
+not unique, so the id is the key everywhere.
+"""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catalog.artifacts import fingerprint
+from catalog.errors import TaxonomyError
+
+COLUMNS = ("category_id", "category_level1", "category_level2", "category_level3")
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Category:
+    """One category: its id in the dump and its names from the widest level to the narrowest."""
+
+    category_id: int
+    level1: str
+    level2: str
+    level3: str
+
+    @property
+    def name(self) -> str:
+        """The narrowest name that is not empty, or the id."""
+        return self.level3 or self.level2 or self.level1 or str(self.category_id)
+
+
+class Taxonomy:
+    """All categories of a catalogue, in class-index order.
+
+    Raises TaxonomyError on a repeated category id.
+    """
+
+    def __init__(self, categories: Iterable[Category], source: str = "taxonomy") -> None:
+        self.categories = tuple(categories)
+        self.category_ids = np.array([c.category_id for c in self.categories], dtype=np.int64)
+        self._order = np.argsort(self.category_ids)
+        ordered = self.category_ids[self._order]
+        if (repeated := ordered[1:][ordered[1:] == ordered[:-1]]).size:
+            raise TaxonomyError(f"{source}: category_id {repeated[0]} stands in two rows, expected one row a category")
+        if not self.categories:
+            raise TaxonomyError(f"{source}: no categories, expected at least one row")
+
+    @classmethod
+    def from_csv(cls, path: str | Path) -> "Taxonomy":
+        """Reads category_names.csv (UTF-8, with or without a byte-order mark)."""
+        try:
+            with open(path, encoding="utf-8-sig", newline="") as file:
+                return cls(_rows(csv.DictReader(file), str(path)), str(path))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise TaxonomyError(f"{path}: not readable as a CSV file in UTF-8: {error}") from error
+
+    @classmethod
+    def from_ids(cls, category_ids: Iterable[int]) -> "Taxonomy":
+        """Without names: the distinct ids in ascending order."""
+        return cls(Category(int(i), "", "", "") for i in sorted({int(i) for i in category_ids}))
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Taxonomy":
+        """Inverse of to_json."""
+        if value.get("schema") != SCHEMA:
+            raise TaxonomyError(f"taxonomy of schema {value.get('schema')}, expected {SCHEMA}")
+        return cls(Category(**row) for row in value["categories"])
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of taxonomy.json."""
+        return {"schema": SCHEMA, "categories": [vars(c) for c in self.categories]}
+
+    def __len__(self) -> int:
+        return len(self.categories)
+
+    def __getitem__(self, class_index: int) -> Category:
+        return self.categories[class_index]
+
+    def class_index(self, category_ids: np.ndarray) -> np.ndarray:
+        """Class index (int32) of each category id; -1 where the taxonomy doesn't know it."""
+        wanted = np.asarray(category_ids, dtype=np.int64)
+        place = np.searchsorted(self.category_ids, wanted, sorter=self._order).clip(max=len(self) - 1)
+        found = self._order[place]
+        return np.where(self.category_ids[found] == wanted, found, -1).astype(np.int32)
+
+    @cached_property
+    def families(self) -> np.ndarray:
+        """Ancestors of each class, int32 [K, 2]: number of its level-1 name and of its (level-1, level-2) pair."""
+        numbers: tuple[dict, dict] = ({}, {})
+        rows = [
+            (
+                numbers[0].setdefault(c.level1, len(numbers[0])),
+                numbers[1].setdefault((c.level1, c.level2), len(numbers[1])),
+            )
+            for c in self.categories
+        ]
+        return np.array(rows, dtype=np.int32)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when an id, a name or the order changes."""
+        return fingerprint(self.to_json())
+
+
+def _rows(reader: csv.DictReader, source: str) -> Iterable[Category]:
+    if missing := [c for c in COLUMNS if c not in (reader.fieldnames or ())]:
+        raise TaxonomyError(f"{source}: column {missing[0]} is missing; found {reader.fieldnames}, expected {list(COLUMNS)}")
+    for row in reader:
+        place = f"{source}: line {reader.line_num}"
+        if any(row[c] is None for c in COLUMNS):
+            raise TaxonomyError(f"{place}: too few fields, expected {len(COLUMNS)}")
+        try:
+            category_id = int(row[COLUMNS[0]])
+        except ValueError:
+            raise TaxonomyError(f"{place}: category_id is {row[COLUMNS[0]]!r}, expected an integer") from None
+        yield Category(category_id, *(row[c].strip() for c in COLUMNS[1:]))
