@@ -47,7 +47,7 @@ candidates = $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 define make_venv
 @for python in $(candidates); do \
 	if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-		echo "making .venv with $$(command -v "$$python"); the packages are about 3 GB"; \
+		echo "making .venv with $$(command -v "$$python"); the packages take 7 GB"; \
 		"$$python" -m venv --clear .venv; exit; \
 	fi; \
 done; \

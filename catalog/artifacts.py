@@ -10,20 +10,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from catalog.errors import ArtifactError, LockedError
+from catalog.errors import ArtifactError, LockedError, ShelfsortError
 
 
 @contextlib.contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `target`; when the block ends well it is synced and renamed over it, else removed."""
+    """Yields a temporary path beside `target`; when the block ends well it is synced and renamed over it, else removed.
+
+    Raises ShelfsortError, naming `target`, where the system refuses to write (disk full, no permission).
+    """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        publish(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            publish(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ShelfsortError(f"{target}: can't be written: {error}") from error
 
 
 def publish(temporary: Path, target: Path) -> None:
@@ -93,11 +99,15 @@ def require_same(path: str | Path, expected: Mapping[str, Any], found: Mapping[s
 def run_lock(run: str | Path) -> Iterator[None]:
     """Holds the run directory for one writing command. The kernel drops the lock with its process, so a dead one never blocks.
 
-    Raises LockedError with the holder's pid and host.
+    Raises LockedError with the holder's pid and host, ShelfsortError where the directory can't be written.
     """
     path = Path(run) / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # not inherited by children: os.open sets O_CLOEXEC
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise ShelfsortError(f"{run}: can't be written: {error}") from error
+    _held.add(handle)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -108,4 +118,18 @@ def run_lock(run: str | Path) -> Iterator[None]:
         os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
     finally:
-        os.close(handle)
+        if handle in _held:
+            _held.remove(handle)
+            os.close(handle)
+
+
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    """A lock lives as long as any copy of its handle: forked workers that outlive their parent must not keep it."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -1,11 +1,11 @@
-"""Draws product photos: a silhouette painted by numbers at twice the size, patterned, lit, set on a background, reduced.
+"""Draws product photos: a silhouette, painted by numbers at twice the size, patterned, reduced, lit, on a background.
 
 All pictures are uint8 arrays [side, side, 3], RGB. Lengths in a silhouette run from -1 to 1, y downwards.
 """
 
 import colorsys
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,17 +71,21 @@ def photograph(look: Look, rng: np.random.Generator, side: int) -> np.ndarray:
     turn, right, lower = rng.normal(0, (0.16, 0.03, 0.03)).tolist()
     size, squash, flip = rng.uniform((0.34, 0.8, 0), (0.46, 1.0, 1)).tolist()
     pose = _pose(turn, size, squash if flip < 0.7 else -squash, np.array([0.5 + right, 0.5 + lower]))
-    return _compose(look, pose, _background(rng, side), rng)
+    return _compose(look, pose, _shade(_background(rng, side), pose, size), rng)
 
 
 def mislead(look: Look, rng: np.random.Generator, side: int) -> np.ndarray:
     """A view that says little of the category: a close-up, a carton or a size chart, about equally often."""
     kind = int(rng.integers(3))
     if kind == 0:
-        centre = 0.5 + rng.uniform(-0.9, 0.9, 2)
-        return _compose(look, _pose(rng.uniform(-0.5, 0.5), rng.uniform(1.6, 2.4), 1.0, centre), _background(rng, side), rng)
+        pose = _pose(rng.uniform(-0.5, 0.5), rng.uniform(1.6, 2.4), 1.0, 0.5 + rng.uniform(-0.9, 0.9, 2))
+        return _compose(look, pose, _background(rng, side), rng)
     canvas = Image.new("RGB", (2 * side, 2 * side), (255, 255, 255))
-    (_draw_carton if kind == 1 else _draw_chart)(ImageDraw.Draw(canvas), rng, 2 * side)
+    draw = ImageDraw.Draw(canvas)
+    if kind == 1:
+        _draw_carton(draw, rng, 2 * side)
+    else:
+        _draw_chart(draw, look, rng, 2 * side)
     return np.asarray(canvas.reduce(2))
 
 
@@ -110,8 +114,8 @@ def _compose(look: Look, pose: Pose, background: np.ndarray, rng: np.random.Gene
     if PATTERNS[look.pattern] != "plain":
         paints[(paints == BODY) & _pattern(look, across, down)] = SECOND
     # RGBX, as Pillow would divide the colours of an RGBA picture by its alpha; here they stay multiplied by the cover.
-    layer = Image.frombuffer("RGBX", paints.shape, np.take(look.colours.view(np.uint32).ravel(), paints), "raw", "RGBX", 0, 1)
-    layer = np.asarray(layer.reduce(2), np.float32)
+    colours = np.take(look.colours.view(np.uint32).ravel(), paints)
+    layer = np.asarray(Image.frombuffer("RGBX", paints.shape, colours).reduce(2), np.float32)
     lamp, ambient, grain = rng.uniform((-0.5, 0.92, 0), (0.5, 1.1, 3)).tolist()
     light = ambient - 0.3 * np.square(across[::2, ::2] - lamp) - 0.08 * down[::2, ::2]
     light = light.clip(0.45, 1.15) + rng.standard_normal((side, side), np.float32) * (grain / 255)
@@ -122,11 +126,14 @@ def _compose(look: Look, pose: Pose, background: np.ndarray, rng: np.random.Gene
 def _paint(look: Look, pose: Pose, size: int) -> np.ndarray:
     """uint8 [size, size]: the number of the paint of each pixel, 0 where the background shows."""
     canvas = Image.new("L", (size, size))
-    draw = ImageDraw.Draw(canvas)
+    _draw_parts(ImageDraw.Draw(canvas), look, pose, size, range(6))
+    return np.array(canvas)
+
+
+def _draw_parts(draw: ImageDraw.ImageDraw, look: Look, pose: Pose, size: int, fills: Sequence) -> None:
     linear, centre = pose.linear.T * size, pose.centre * size
     for paint, points in look.silhouette(look.slim, look.detail):
-        draw.polygon((points @ linear + centre).ravel().tolist(), fill=paint)
-    return np.array(canvas)
+        draw.polygon((points @ linear + centre).ravel().tolist(), fill=fills[paint])
 
 
 def _coordinates(pose: Pose, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +171,8 @@ def _background(rng: np.random.Generator, side: int) -> np.ndarray:
     kind = rng.random()
     if kind < 0.72:
         return np.full((side, side, 3), rng.uniform(244, 255), np.float32)
-    top, bottom = rng.uniform(120, 250, (2, 1, 1, 3)).astype(np.float32)
+    grey, tint = rng.uniform(135, 235, (2, 1, 1, 1)), rng.uniform(-22, 22, (2, 1, 1, 3))
+    top, bottom = (grey + tint).astype(np.float32)
     ramp = np.linspace(0, 1, side, dtype=np.float32)[:, None, None]
     plane = np.repeat(top * (1 - ramp) + bottom * ramp, side, axis=1)
     if kind < 0.87:
@@ -173,8 +181,17 @@ def _background(rng: np.random.Generator, side: int) -> np.ndarray:
     draw = ImageDraw.Draw(canvas)
     for x, y, width, height in (rng.uniform((0, 0, 0.1, 0.1), (1, 1, 0.5, 0.5), (5, 4)) * side).tolist():
         shape = draw.rectangle if rng.random() < 0.5 else draw.ellipse
-        shape((x - width / 2, y - height / 2, x + width / 2, y + height / 2), fill=tuple(rng.integers(90, 240, 3)))
+        fill = tuple(rng.integers(100, 226) + rng.integers(-30, 30, 3))
+        shape((x - width / 2, y - height / 2, x + width / 2, y + height / 2), fill=fill)
     return np.asarray(canvas, np.float32)
+
+
+def _shade(background: np.ndarray, pose: Pose, size: float) -> np.ndarray:
+    """The background with a soft shadow under the product."""
+    grid = np.arange(len(background), dtype=np.float32) / len(background)
+    across = np.exp(-np.square((grid - pose.centre[0]) / (0.7 * size)))
+    down = np.exp(-np.square((grid - pose.centre[1] - 0.95 * size) / 0.06))
+    return background * (1 - 0.22 * down[:, None, None] * across[:, None])
 
 
 def _draw_carton(draw: ImageDraw.ImageDraw, rng: np.random.Generator, size: int) -> None:
@@ -189,15 +206,18 @@ def _draw_carton(draw: ImageDraw.ImageDraw, rng: np.random.Generator, size: int)
     draw.rectangle((left + drop, mid + 2.5 * drop, edge - drop, mid + 4 * drop), fill=(245, 245, 240))
 
 
-def _draw_chart(draw: ImageDraw.ImageDraw, rng: np.random.Generator, size: int) -> None:
-    """Lines that look like text, and a table."""
+def _draw_chart(draw: ImageDraw.ImageDraw, look: Look, rng: np.random.Generator, size: int) -> None:
+    """A grey figure of the product, lines that look like text, and a table: it shows the family, not the category."""
     ink = tuple(rng.integers(20, 110, 3))
-    for row in np.arange(0.1, 0.5, 0.08) * size:
-        x = 0.1 * size
-        while (word := rng.uniform(0.04, 0.16) * size) + x < 0.9 * size:
+    figure = replace(look, slim=0.0, detail=0.0)
+    greys = ("#fff", "#aaa", "#aaa", "#777", "#555", "#ddd")
+    _draw_parts(draw, figure, _pose(0.0, 0.2, 1.0, np.array([0.28, 0.3])), size, greys)
+    for row in np.arange(0.12, 0.5, 0.08) * size:
+        x = 0.55 * size
+        while (word := rng.uniform(0.04, 0.16) * size) + x < 0.95 * size:
             draw.rectangle((x, row, x + word, row + 0.03 * size), fill=ink)
             x += word + 0.03 * size
-    for line in np.linspace(0.55, 0.9, 5) * size:
-        draw.line((0.1 * size, line, 0.9 * size, line), fill=ink, width=2)
-    for line in np.linspace(0.1, 0.9, 5) * size:
-        draw.line((line, 0.55 * size, line, 0.9 * size), fill=ink, width=2)
+    for line in np.linspace(0.58, 0.92, 5) * size:
+        draw.line((0.08 * size, line, 0.92 * size, line), fill=ink, width=2)
+    for line in np.linspace(0.08, 0.92, 5) * size:
+        draw.line((line, 0.58 * size, line, 0.92 * size), fill=ink, width=2)

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +14,7 @@ import xxhash
 
 from catalog.artifacts import atomic_path, fingerprint
 from catalog.bson_reader import OnError, Source, documents, expand, parse
-from catalog.errors import DumpError
+from catalog.errors import ArtifactError, DumpError
 from catalog.progress import progress
 
 log = logging.getLogger(__name__)
@@ -22,6 +25,8 @@ _DTYPES = {
     "offset": np.int64, "length": np.int32, "digest": np.uint64,
 }  # fmt: skip
 _BLOCK = 65_536
+# What numpy, zipfile and json raise on a file of ours that was cut, emptied or changed.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -90,26 +95,30 @@ class DumpIndex:
 
     @classmethod
     def load(cls, path: Path) -> "DumpIndex":
-        """Reads a saved index. Raises OSError, ValueError or KeyError where it is damaged or of another schema."""
-        with np.load(path, allow_pickle=False) as file:
-            header = json.loads(file["header"].tobytes())
-            if header["schema"] != SCHEMA:
-                raise ValueError(f"index of schema {header['schema']}, expected {SCHEMA}")
-            sources = tuple(Source(*s) for s in header["sources"])
-            rejects = tuple(Reject(**r) for r in header["rejects"])
-            return cls(sources, rejects, **{name: file[name].astype(kind) for name, kind in _DTYPES.items()})
+        """Reads a saved index. Raises ArtifactError where it is damaged or of another schema."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                header = json.loads(file["header"].tobytes())
+                if header["schema"] != SCHEMA:
+                    raise ValueError(f"index of schema {header['schema']}, expected {SCHEMA}")
+                sources = tuple(Source(*s) for s in header["sources"])
+                rejects = tuple(Reject(**r) for r in header["rejects"])
+                return cls(sources, rejects, **{name: file[name].astype(kind) for name, kind in _DTYPES.items()})
+        except _DAMAGE as error:
+            raise ArtifactError(path, f"not readable as the index of a dump ({error})", "shelfsort ingest") from error
 
 
 def build_index(paths: Iterable[str | Path], on_error: OnError | None = None) -> DumpIndex:
     """Scans a dump once. Faults become `rejects`, unless a policy is passed in. Memory: about 42 bytes a product."""
-    sources, errors = tuple(expand(paths)), []
-    report = on_error or errors.append
+    sources = tuple(expand(paths))
+    rejects: list[Reject] = []
+    report = on_error or (lambda error: rejects.append(Reject.of(error)))  # not the error, whose traceback holds the document
     blocks: list[dict[str, np.ndarray]] = []
     rows: list[tuple] = []
     with progress(sum(s.size for s in sources), "scan", "B") as bar:
         for number, source in enumerate(sources):
             for document in documents(source, report):
-                bar.update(len(document.data) if not source.path.endswith(".gz") else 0)
+                bar.update(len(document.data))
                 try:
                     product = parse(document)
                 except DumpError as error:
@@ -123,7 +132,7 @@ def build_index(paths: Iterable[str | Path], on_error: OnError | None = None) ->
                     rows = []
     blocks.append(_columns(rows))
     arrays = {name: np.concatenate([block[name] for block in blocks]) for name in _DTYPES}
-    return DumpIndex(sources, tuple(map(Reject.of, errors)), **arrays)
+    return DumpIndex(sources, tuple(rejects), **arrays)
 
 
 def _columns(rows: list[tuple]) -> dict[str, np.ndarray]:
@@ -134,15 +143,15 @@ def _columns(rows: list[tuple]) -> dict[str, np.ndarray]:
 def open_index(paths: Iterable[str | Path], folder: Path) -> DumpIndex:
     """The saved index of a dump where its files are unchanged; else scans and saves it in `folder`."""
     sources = expand(paths)
-    first = Path(sources[0].path).name
+    first = Path(sources[0].path).name[:40]  # a name may have 255 bytes in all
     path = folder / f"{first}-{fingerprint([s.path for s in sources])}.npz"
     if path.exists():
         try:
             index = DumpIndex.load(path)
             if list(index.sources) == sources:
                 return index
-        except (OSError, ValueError, KeyError) as error:
-            log.warning("%s: damaged (%s); the dump is scanned again", path, error)
+        except ArtifactError as error:
+            log.warning("%s: %s; the dump is scanned again", path, error.problem)
     index = build_index(paths)
     index.save(path)
     return index

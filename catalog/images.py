@@ -1,23 +1,37 @@
 """The one decoder: bytes of any common image format to RGB pixels.
 
 Size and format are read from the header first, and an image that declares too many pixels is refused before anything is
-allocated. Upright JPEGs take the fast path (simplejpeg); Pillow does the rest. EXIF orientation is applied, gray and CMYK
-become RGB, transparent pixels become white, 16-bit samples are scaled to 8.
+allocated. Upright JPEGs take the fast path (simplejpeg); Pillow does the rest: PNG, WebP, GIF, BMP and turned or CMYK JPEGs,
+and none of its other formats (one of them starts Ghostscript). Orientation is applied, gray and CMYK become RGB, transparent
+pixels become white, 16-bit samples are scaled to 8.
 """
 
 import io
+import struct
 import warnings
 from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from catalog.errors import ImageError
 
 MAX_PIXELS = 50_000_000
-_EXIF = b"Exif\0\0"
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
 _ORIENTATION = 0x0112
+_ORIENTED = (b"Exif\0\0", b"tiff:Orientation")  # where Pillow finds an orientation: in EXIF, else in XMP
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+# What Pillow's decoders raise on damaged bytes.
+_DAMAGE = (
+    OSError, ValueError, SyntaxError, IndexError, TypeError, KeyError, AttributeError, EOFError, OverflowError, MemoryError,
+    ZeroDivisionError, struct.error,
+)  # fmt: skip
 
 
 class Header(NamedTuple):
@@ -56,8 +70,9 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             raise ImageError("undecodable", f"JPEG decoder: {error}") from error
     with _pillow(data) as image:
         try:
-            return np.ascontiguousarray(_rgb(ImageOps.exif_transpose(image)))
-        except (OSError, ValueError, SyntaxError, IndexError, TypeError, EOFError, MemoryError, OverflowError) as error:
+            turn = _TURNS.get(_orientation(image))
+            return np.ascontiguousarray(_rgb(image if turn is None else image.transpose(turn)))
+        except _DAMAGE as error:
             raise ImageError("undecodable", f"{image.format} decoder: {error}") from error
 
 
@@ -67,36 +82,39 @@ def _jpeg_header(data: bytes) -> Header | None:
         height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    upright = _EXIF not in data[:65_536] or _orientation(data) == 1
-    return Header("JPEG", width, height, fast=upright and colourspace in ("YCbCr", "Gray", "RGB"))
+    if fast := colourspace in ("YCbCr", "Gray", "RGB"):
+        if any(mark in data for mark in _ORIENTED):
+            with _pillow(data) as image:
+                fast = _orientation(image) not in _TURNS
+    return Header("JPEG", width, height, fast)
 
 
-def _orientation(data: bytes) -> int:
-    with _pillow(data) as image:
-        try:
-            return image.getexif().get(_ORIENTATION, 1)
-        except (OSError, ValueError, SyntaxError, TypeError, KeyError) as error:
-            raise ImageError("undecodable", f"EXIF data: {error}") from error
+def _orientation(image: Image.Image) -> object:
+    """The orientation that an image declares, 1 to 8 where it is valid; one that can't be read is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF data
+            return image.getexif().get(_ORIENTATION)
+    except _DAMAGE:
+        return None
 
 
 def _pillow(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images; `header` holds our own limit
-            return Image.open(io.BytesIO(data))
+            return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", str(error)) from error
     except UnidentifiedImageError:
         raise ImageError("not_an_image", f"no image format starts with {data[:8]!r}") from None
-    except (OSError, ValueError, SyntaxError, IndexError, TypeError, EOFError, OverflowError, KeyError) as error:
+    except _DAMAGE as error:
         raise ImageError("not_an_image", f"damaged header: {error}") from error
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
-    if image.mode[0] in "IF":  # 16- and 32-bit gray: Pillow's own conversion clips instead of scaling
-        samples = np.asarray(image, dtype=np.float64)
-        scale = 255 / 65_535 if samples.max(initial=0) > 255 else 1
-        gray = (samples * scale).round().clip(0, 255).astype(np.uint8)
+    if image.mode.startswith("I"):  # 16-bit gray: Pillow's own conversion clips instead of scaling
+        gray = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(gray[:, :, None], 3, axis=2)
     if "A" in image.mode or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")

@@ -1,8 +1,8 @@
 """The shapes of the drawn products, a function a family: `(slim, detail) -> parts`, painted one over the other.
 
-A part is a paint's number and its outline, float64 [points, 2], from -1 to 1, y downwards. BODY is what a pattern covers;
-CLEAR cuts a hole. `slim` runs from -1 (wide) to 1 (narrow), `detail` from -1 (small) to 1 (large): the handle, the brim, the
-legs. Both may go a little beyond.
+A part is a paint's number and its outline, float64 [points, 2], from -1 to 1, y downwards. BODY is what a pattern
+covers; CLEAR cuts a hole. `slim` runs from -1 (wide) to 1 (narrow), `detail` from -1 (small) to 1 (large): the handle,
+the brim, the legs. Both may go a little beyond.
 """
 
 from collections.abc import Callable
@@ -64,9 +64,9 @@ def bottle(slim: float, detail: float) -> list[Part]:
 
 def shirt(slim: float, detail: float) -> list[Part]:
     width, sleeve = 0.5 - 0.11 * slim, 0.12 + 0.16 * detail
-    cuff = (0.78 + 0.1 * detail, 0.02 + sleeve)
+    x, y = 0.78 + 0.1 * detail, 0.02 + sleeve
     return [
-        (BODY, mirrored((0.2, -0.75), (width, -0.68), cuff, (cuff[0] - 0.24, cuff[1] + 0.12), (width, -0.15), (width, 0.8))),
+        (BODY, mirrored((0.2, -0.75), (width, -0.68), (x, y), (x - 0.24, y + 0.12), (width, -0.15), (width, 0.8))),
         (ACCENT, oval(0, -0.74, 0.24, 0.16)), (CLEAR, oval(0, -0.79, 0.19, 0.13)),
     ]
 
@@ -83,17 +83,17 @@ def cap(slim: float, detail: float) -> list[Part]:
     height, brim = 0.72 + 0.14 * slim, 0.62 + 0.18 * detail
     dome = oval(-0.15, 0.2, 0.65, height)
     return [
-        (BODY, dome[dome[:, 1] <= 0.25]), (ACCENT, oval(0.3, 0.24, brim, 0.13)), (DARK, oval(-0.15, 0.2 - height, 0.09, 0.06)),
+        (BODY, dome[dome[:, 1] <= 0.25]), (ACCENT, oval(0.3, 0.24, brim, 0.13)),
+        (DARK, oval(-0.15, 0.2 - height, 0.09, 0.06)),
     ]
 
 
 def chair(slim: float, detail: float) -> list[Part]:
-    width, leg = 0.46 - 0.09 * slim, 0.55 + 0.12 * detail
-    foot = 0.95
+    width, seat = 0.46 - 0.09 * slim, 0.4 - 0.12 * detail
     return [
-        *twins(DARK, np.array([(width - 0.1, foot - leg), (width, foot - leg), (width + 0.06, foot), (width - 0.02, foot)])),
-        (BODY, mirrored((width * 0.9, -0.95), (width, foot - leg - 0.12))),
-        (ACCENT, mirrored((width, foot - leg - 0.16), (width + 0.12, foot - leg), (width + 0.12, foot - leg + 0.08))),
+        *twins(DARK, np.array([(width - 0.1, seat), (width, seat), (width + 0.06, 0.95), (width - 0.02, 0.95)])),
+        (BODY, mirrored((width * 0.9, -0.95), (width, seat - 0.12))),
+        (ACCENT, mirrored((width, seat - 0.16), (width + 0.12, seat), (width + 0.12, seat + 0.08))),
     ]
 
 
@@ -118,7 +118,8 @@ def handbag(slim: float, detail: float) -> list[Part]:
     width, strap = 0.68 - 0.12 * slim, 0.48 + 0.16 * detail
     return [
         (ACCENT, oval(0, -0.12, 0.4, strap)), (CLEAR, oval(0, -0.12, 0.3, strap - 0.1)),
-        (BODY, mirrored((width * 0.75, -0.2), (width, 0.75), (width * 0.9, 0.85))), (DARK, box(-0.1, -0.22, 0.1, -0.06)),
+        (BODY, mirrored((width * 0.75, -0.2), (width, 0.75), (width * 0.9, 0.85))),
+        (DARK, box(-0.1, -0.22, 0.1, -0.06)),
     ]
 
 
@@ -135,9 +136,11 @@ def suitcase(slim: float, detail: float) -> list[Part]:
 def backpack(slim: float, detail: float) -> list[Part]:
     width, pocket = 0.54 - 0.1 * slim, 0.3 + 0.13 * detail
     return [
-        (DARK, oval(0, -0.74, 0.16, 0.2)), (CLEAR, oval(0, -0.74, 0.09, 0.13)), *twins(DARK, oval(width, 0.2, 0.13, 0.45)),
+        (DARK, oval(0, -0.74, 0.16, 0.2)), (CLEAR, oval(0, -0.74, 0.09, 0.13)),
+        *twins(DARK, oval(width, 0.2, 0.13, 0.45)),
         (BODY, mirrored((width * 0.6, -0.78), (width * 0.95, -0.5), (width, 0.75), (width * 0.9, 0.86))),
-        (ACCENT, mirrored((width * 0.7, 0.7 - pocket), (width * 0.7, 0.7))), (LIGHT, box(-0.2, 0.74 - pocket, 0.2, 0.78 - pocket)),
+        (ACCENT, mirrored((width * 0.7, 0.7 - pocket), (width * 0.7, 0.7))),
+        (LIGHT, box(-0.2, 0.74 - pocket, 0.2, 0.78 - pocket)),
     ]
 
 
@@ -161,19 +164,20 @@ def flower_pot(slim: float, detail: float) -> list[Part]:
 
 
 def parasol(slim: float, detail: float) -> list[Part]:
-    height, drop = 0.62 + 0.14 * slim, 0.06 + 0.05 * detail
+    height, drop = 0.62 + 0.14 * slim, 0.09 + 0.05 * detail
     dome = oval(0, -0.2, 0.92, height)
     return [
         (DARK, box(-0.035, -0.3, 0.035, 0.88)), (DARK, oval(0, 0.88, 0.26, 0.07)),
-        (BODY, dome[dome[:, 1] <= -0.15]), *[(ACCENT, oval(x, -0.2, 0.23, max(drop, 0.01))) for x in (-0.69, -0.23, 0.23, 0.69)],
+        (BODY, dome[dome[:, 1] <= -0.15]),
+        *twins(ACCENT, oval(0.23, -0.2, 0.23, drop)), *twins(ACCENT, oval(0.69, -0.2, 0.23, drop)),
     ]
 
 
 def car(slim: float, detail: float) -> list[Part]:
     roof, wheel = 0.5 - 0.14 * slim, 0.19 + 0.04 * detail
     return [
-        (BODY, np.array([(-0.95, -0.02), (-0.6, -0.05), (-0.4, -roof), (0.3, -roof), (0.55, -0.05), (0.95, 0.05), (0.95, 0.4),
-                         (-0.95, 0.4)])),
+        (BODY, np.array([(-0.6, -0.05), (-0.4, -roof), (0.3, -roof), (0.55, -0.05)])),
+        (BODY, np.array([(-0.95, -0.02), (-0.6, -0.06), (0.55, -0.06), (0.95, 0.05), (0.95, 0.4), (-0.95, 0.4)])),
         (LIGHT, np.array([(-0.46, -0.05), (-0.32, 0.1 - roof), (-0.08, 0.1 - roof), (-0.08, -0.05)])),
         (LIGHT, np.array([(0.02, -0.05), (0.02, 0.1 - roof), (0.24, 0.1 - roof), (0.4, -0.05)])),
         *twins(DARK, oval(0.52, 0.4, wheel, wheel)), *twins(ACCENT, oval(0.52, 0.4, wheel * 0.45, wheel * 0.45)),
@@ -182,7 +186,7 @@ def car(slim: float, detail: float) -> list[Part]:
 
 def kite(slim: float, detail: float) -> list[Part]:
     width, bow = 0.62 - 0.13 * slim, 0.09 + 0.03 * detail
-    tail = [(x, y) for x, y in ((0.0, 0.4), (0.14, 0.58), (-0.02, 0.74), (0.12, 0.92))]
+    tail = [(0.0, 0.4), (0.14, 0.58), (-0.02, 0.74), (0.12, 0.92)]
     return [
         (DARK, np.array([*tail, *((x + 0.035, y) for x, y in reversed(tail))])),
         *[(ACCENT, mirrored((bow * 1.6, -bow), (0, 0), (bow * 1.6, bow)) + place) for place in tail[1:]],
@@ -215,8 +219,9 @@ def sock(slim: float, detail: float) -> list[Part]:
     width, cuff = 0.3 - 0.07 * slim, 0.2 + 0.1 * detail
     left = -0.45
     right = left + 2 * width
+    leg = [(left, -0.85), (right, -0.85), (right, 0.15)]
     return [
-        (BODY, np.array([(left, -0.85), (right, -0.85), (right, 0.15), (0.6, 0.45), (0.68, 0.72), (0.5, 0.85), (left, 0.55)])),
+        (BODY, np.array([*leg, (0.6, 0.45), (0.68, 0.72), (0.5, 0.85), (left, 0.55)])),
         (ACCENT, oval(0.53, 0.65, 0.17, 0.21)), (ACCENT, oval(left + 0.13, 0.46, 0.17, 0.19)),
         (ACCENT, box(left - 0.02, -0.92, right + 0.02, -0.92 + cuff)),
     ]
@@ -225,7 +230,8 @@ def sock(slim: float, detail: float) -> list[Part]:
 def mitten(slim: float, detail: float) -> list[Part]:
     width, thumb = 0.46 - 0.1 * slim, 0.34 + 0.08 * detail
     return [
-        (BODY, oval(width + 0.06, 0.12, 0.19, thumb)), (BODY, oval(0, -0.35, width, 0.55)), (BODY, box(-width, -0.35, width, 0.55)),
+        (BODY, oval(width + 0.06, 0.12, 0.19, thumb)),
+        (BODY, oval(0, -0.35, width, 0.55)), (BODY, box(-width, -0.35, width, 0.55)),
         (ACCENT, box(-width - 0.04, 0.5, width + 0.04, 0.92)),
     ]
 
@@ -243,8 +249,9 @@ def watch(slim: float, detail: float) -> list[Part]:
     width, dial = 0.28 - 0.07 * slim, 0.38 + 0.06 * detail
     return [
         (BODY, mirrored((width * 0.8, -0.98), (width, -0.2), (width, 0.2), (width * 0.8, 0.98))),
-        (ACCENT, oval(0, 0, dial + 0.07, dial + 0.07)), (LIGHT, oval(0, 0, dial, dial)), (DARK, box(-0.03, -dial * 0.7, 0.03, 0.03)),
-        (DARK, box(-0.03, -0.03, dial * 0.55, 0.03)), (DARK, box(dial + 0.06, -0.06, dial + 0.14, 0.06)),
+        (ACCENT, oval(0, 0, dial + 0.07, dial + 0.07)), (LIGHT, oval(0, 0, dial, dial)),
+        (DARK, box(-0.03, -dial * 0.7, 0.03, 0.03)), (DARK, box(-0.03, -0.03, dial * 0.55, 0.03)),
+        (DARK, box(dial + 0.06, -0.06, dial + 0.14, 0.06)),
     ]
 
 
@@ -257,7 +264,7 @@ def balloon(slim: float, detail: float) -> list[Part]:
     ]
 
 
-# Level 1, level 2, silhouette. Neighbours differ much, as few categories take them from the front.
+# Level 1, level 2, silhouette; a level 1 stands together. Neighbours differ much: a small dump has only a few of them.
 FAMILIES: tuple[tuple[str, str, Callable[[float, float], list[Part]]], ...] = (
     ("KITCHEN", "CUPS", cup), ("KITCHEN", "PANS", pan), ("KITCHEN", "BOTTLES", bottle),
     ("CLOTHES", "T-SHIRTS", shirt), ("CLOTHES", "TROUSERS", trousers), ("CLOTHES", "CAPS", cap),
@@ -265,6 +272,6 @@ FAMILIES: tuple[tuple[str, str, Callable[[float, float], list[Part]]], ...] = (
     ("LUGGAGE", "HANDBAGS", handbag), ("LUGGAGE", "SUITCASES", suitcase), ("LUGGAGE", "BACKPACKS", backpack),
     ("GARDEN", "WATERING CANS", watering_can), ("GARDEN", "FLOWER POTS", flower_pot), ("GARDEN", "PARASOLS", parasol),
     ("TOYS", "CARS", car), ("TOYS", "KITES", kite), ("TOYS", "TEDDY BEARS", bear),
-    ("SHOES AND KNITWEAR", "BOOTS", boot), ("SHOES AND KNITWEAR", "SOCKS", sock), ("SHOES AND KNITWEAR", "MITTENS", mitten),
-    ("LEISURE", "GUITARS", guitar), ("LEISURE", "WATCHES", watch), ("LEISURE", "BALLOON MODELS", balloon),
+    ("WINTER", "BOOTS", boot), ("WINTER", "SOCKS", sock), ("WINTER", "MITTENS", mitten),
+    ("LEISURE", "GUITARS", guitar), ("LEISURE", "WATCHES", watch), ("LEISURE", "HOT-AIR BALLOONS", balloon),
 )

@@ -1,9 +1,9 @@
 """Makes dumps in Cdiscount's format with drawn products, for the demo, the tests and the benchmarks.
 
-A category has three level names. Its siblings (the same level 2) share a silhouette and differ in pattern, proportion or
-tint; families differ in silhouette. Everything about product i follows from the seed and i alone, so that any product can
-be made without those before it. The categories don't depend on the seed: another seed gives other products of the same
-categories, another `family_offset` other categories.
+A category has three level names. Siblings (of one level 2) share a silhouette and differ in pattern or proportion, and
+a little in hue; families differ in silhouette. Product i follows from the seed and i alone: any product can be made
+without those before it. Categories don't depend on the seed: another seed gives other products of the same categories,
+another `family_offset` other categories.
 """
 
 import csv
@@ -24,7 +24,8 @@ from catalog.silhouettes import FAMILIES
 
 SIBLINGS = (4, 3, 5)  # categories of a family, by its number; at most 8, see _category_id
 ID_RANGE = 99_991  # a prime, so that multiplying permutes the ids
-IMAGE_COUNTS = np.cumsum((4_369_441, 1_128_588, 542_792, 1_029_075)) / 7_069_896  # Cdiscount's products with 1 to 4 images
+# Of Cdiscount's products, the share with at most 1, 2, 3 and 4 images.
+IMAGE_COUNTS = np.cumsum((4_369_441, 1_128_588, 542_792, 1_029_075)) / 7_069_896
 EDITIONS = ("", "CHILDREN'S ", "PROFESSIONAL ", "VINTAGE ", "TRAVEL ")  # the silhouettes again, as other families
 # Name, pattern, pitch of the pattern, slimness, size of the characteristic detail. Neighbours are easily confused.
 STYLES = (
@@ -60,7 +61,7 @@ class SyntheticSpec:
     label_noise: float = 0.02
     """Share of products whose category_id is wrong, mostly a sibling's."""
     duplicates: float = 0.02
-    """Share of images that are copies (the same bytes) of another product's first image, mostly of the same category."""
+    """Share of images that copy (the same bytes) another product's first image, mostly of the same category."""
     blanks: float = 0.005
     """Share of images of one constant colour."""
     misleading: float = 0.1

@@ -5,6 +5,7 @@ not unique, so the id is the key everywhere.
 """
 
 import csv
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from catalog.errors import TaxonomyError
 
 COLUMNS = ("category_id", "category_level1", "category_level2", "category_level3")
 SCHEMA = 1
+_ID = re.compile("[0-9]{1,18}")  # fits an int64
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,12 @@ class Taxonomy:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Taxonomy":
         """Inverse of to_json."""
-        if value.get("schema") != SCHEMA:
-            raise TaxonomyError(f"taxonomy of schema {value.get('schema')}, expected {SCHEMA}")
-        return cls(Category(**row) for row in value["categories"])
+        try:
+            if value["schema"] != SCHEMA:
+                raise TaxonomyError(f"taxonomy of schema {value['schema']}, expected {SCHEMA}")
+            return cls(Category(**row) for row in value["categories"])
+        except (KeyError, TypeError) as error:
+            raise TaxonomyError(f"not a taxonomy, expected `schema` and a list `categories`: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         """The content of taxonomy.json."""
@@ -115,8 +120,7 @@ def _rows(reader: csv.DictReader, source: str) -> Iterable[Category]:
         place = f"{source}: line {reader.line_num}"
         if any(row[c] is None for c in COLUMNS):
             raise TaxonomyError(f"{place}: too few fields, expected {len(COLUMNS)}")
-        try:
-            category_id = int(row[COLUMNS[0]])
-        except ValueError:
-            raise TaxonomyError(f"{place}: category_id is {row[COLUMNS[0]]!r}, expected an integer") from None
-        yield Category(category_id, *(row[c].strip() for c in COLUMNS[1:]))
+        category_id, *names = (row[c].strip() for c in COLUMNS)
+        if not _ID.fullmatch(category_id):
+            raise TaxonomyError(f"{place}: category_id is {category_id!r}, expected an integer from 0 to {10**18 - 1}")
+        yield Category(int(category_id), *names)

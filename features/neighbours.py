@@ -1,0 +1,78 @@
+"""How alike a photo is to the fitted photos of some classes: cosines to their nearest and to all of them.
+
+The bank never answers with the photo itself, its product, or (as only fitted photos are in it) a copy of them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+NEAREST = 5
+"""Cosines kept of each class."""
+
+_PAIRS = 2**24
+"""Cosines computed at once."""
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Unit vectors float16 [M, D], grouped by class; product_id int64 [M]; starts int64 [K+1], first row of each class."""
+
+    vectors: np.ndarray
+    product_id: np.ndarray
+    starts: np.ndarray
+
+    @classmethod
+    def of(cls, vectors: np.ndarray, product_id: np.ndarray, class_index: np.ndarray, classes: int) -> "Bank":
+        """A bank of vectors [M, D] in any order."""
+        order = np.argsort(class_index, kind="stable")
+        starts = np.searchsorted(class_index[order], np.arange(classes + 1))
+        return cls(unit(vectors[order]).astype(np.float16), product_id[order], starts)
+
+    def cosines(self, queries: np.ndarray, product_id: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines of queries [N, D] to the classes `candidates` int [N, C]; a query's own product (id [N]) is left out.
+
+        Returns the NEAREST highest of each class, descending, float32 [N, C, NEAREST] (NaN where a class has fewer), and the mean
+        over the class, float32 [N, C].
+        """
+        queries = unit(queries)
+        nearest = np.full((*candidates.shape, NEAREST), np.nan, dtype=np.float32)
+        mean = np.full(candidates.shape, np.nan, dtype=np.float32)
+        flat_nearest, flat_mean = nearest.reshape(-1, NEAREST), mean.reshape(-1)
+        for class_index, places in _by_class(candidates.ravel()):
+            rows = slice(self.starts[class_index], self.starts[class_index + 1])
+            size = rows.stop - rows.start
+            vectors = self.vectors[rows].astype(np.float32)
+            for start in range(0, len(places) if size else 0, step := max(1, _PAIRS // max(size, 1))):
+                part = places[start : start + step]
+                query = part // candidates.shape[1]
+                found = queries[query] @ vectors.T
+                found[product_id[query][:, None] == self.product_id[rows]] = np.nan
+                flat_nearest[part, : min(NEAREST, size)] = _highest(found)
+                with np.errstate(invalid="ignore"):
+                    count = size - np.isnan(found).sum(axis=1)
+                    flat_mean[part] = np.where(count, np.nansum(found, axis=1) / np.maximum(count, 1), np.nan)
+        return nearest, mean
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors [N, D] at length 1, float32; a zero vector stays."""
+    vectors = vectors.astype(np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _by_class(classes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each class that occurs, and its places."""
+    order = np.argsort(classes, kind="stable")
+    present, starts = np.unique(classes[order], return_index=True)
+    yield from zip(present.tolist(), np.split(order, starts[1:]), strict=True)
+
+
+def _highest(cosines: np.ndarray) -> np.ndarray:
+    """The highest NEAREST of each row, descending, NaN last."""
+    filled = np.where(np.isnan(cosines), -np.inf, cosines)
+    if filled.shape[1] > NEAREST:
+        filled = -np.partition(-filled, NEAREST - 1, axis=1)[:, :NEAREST]
+    filled = -np.sort(-filled, axis=1)
+    return np.where(np.isinf(filled), np.nan, filled)

@@ -1,0 +1,19 @@
+"""features.h5 in one place: names, dtypes, version. A reader that meets another version says so."""
+
+import numpy as np
+
+SCHEMA = 1
+FEATURE_DTYPE = np.float16
+
+FEATURES, STATUS, SLICES, HEAD_WEIGHT, HEAD_BIAS = "features", "status", "slices", "head/weight", "head/bias"
+ROW_DTYPES = {"image_id": np.int64, "product_id": np.int64, "class_index": np.int32, "split": np.uint8, "fit": np.bool_}
+
+PENDING, DONE, UNREADABLE = 0, 1, 2
+"""Values of `status`."""
+
+CHUNK_BYTES = 256 * 1024
+
+
+def chunk_rows(width: int) -> int:
+    """Rows a chunk, so that reading one class reads little else."""
+    return max(1, CHUNK_BYTES // (width * FEATURE_DTYPE().itemsize))

@@ -1,0 +1,205 @@
+"""features.h5: a writer that resumes after a kill, and a reader that takes one class of one split as one slice.
+
+While it is written the file is called features.h5.partial; a flush and a cursor follow every batch. Never SWMR or
+libver="latest": a killed writer would leave a file that doesn't open.
+"""
+
+import json
+import os
+from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from catalog.artifacts import publish, require_same
+from catalog.errors import ArtifactError
+from catalog.splits import SPLITS
+from catalog.store import ImageTable
+from features import schema
+from stage1_cnn.head import Head
+
+
+class FeatureWriter:
+    """Writes the features of the images in `table` (store order), batch by batch; a context manager.
+
+    Opens what an interrupted writer left and goes on at `cursor`, where it was made from the same things; else starts anew.
+    """
+
+    def __init__(self, path: Path, table: ImageTable, width: int, classes: int, made_from: dict, computed_with: dict) -> None:
+        self.path, self.partial, self.table = path, path.with_name(f"{path.name}.partial"), table
+        self.file = self._resume(made_from) or self._create(width, classes, made_from, computed_with)
+
+    def _resume(self, made_from: dict) -> h5py.File | None:
+        if not self.partial.exists():
+            return None
+        try:
+            file = h5py.File(self.partial, "r+")
+        except OSError:  # killed while the first bytes were written: nothing to keep
+            return None
+        if json.loads(file.attrs.get("made_from", "{}")) == made_from and file[schema.STATUS].shape == (len(self.table),):
+            return file
+        file.close()
+        return None
+
+    def _create(self, width: int, classes: int, made_from: dict, computed_with: dict) -> h5py.File:
+        self.partial.parent.mkdir(parents=True, exist_ok=True)
+        file = h5py.File(self.partial, "w")
+        rows = len(self.table)
+        chunks = (min(schema.chunk_rows(width), max(rows, 1)), width)
+        file.create_dataset(schema.FEATURES, (rows, width), schema.FEATURE_DTYPE, chunks=chunks, fletcher32=True)
+        file.create_dataset(schema.STATUS, data=np.full(rows, schema.PENDING, dtype=np.uint8))
+        for name, dtype in schema.ROW_DTYPES.items():
+            file.create_dataset(name, data=getattr(self.table, name).astype(dtype), fletcher32=True, chunks=rows > 0 or None)
+        file.create_dataset(schema.SLICES, data=_slices(self.table, classes))
+        file.attrs.update(schema=schema.SCHEMA, cursor=0, complete=False, errors="{}")
+        file.attrs["computed_with"] = json.dumps(computed_with)
+        file.attrs["made_from"] = json.dumps(made_from)  # last: a file without it is not resumed
+        file.flush()
+        return file
+
+    @property
+    def cursor(self) -> int:
+        """Rows that are done."""
+        return int(self.file.attrs["cursor"])
+
+    def write(self, features: np.ndarray, errors: dict[int, str]) -> None:
+        """Appends features [B, D] at the cursor; `errors` maps rows within the batch that could not be read to the reason."""
+        start, stop = self.cursor, self.cursor + len(features)
+        status = np.full(len(features), schema.DONE, dtype=np.uint8)
+        if errors:
+            bad = list(errors)
+            status[bad] = schema.UNREADABLE
+            features = features.copy()
+            features[bad] = 0
+            known = json.loads(self.file.attrs["errors"])
+            known |= {str(self.table.image_id[start + row]): reason for row, reason in errors.items()}
+            self.file.attrs["errors"] = json.dumps(known)
+        self.file[schema.FEATURES][start:stop] = features
+        self.file[schema.STATUS][start:stop] = status
+        self.file.attrs["cursor"] = stop
+        self.file.flush()
+
+    def finish(self, head: Head | None) -> None:
+        """Adds stage 1's head, declares the file complete and gives it its final name."""
+        if head is not None:
+            for name, values in ((schema.HEAD_WEIGHT, head.weight), (schema.HEAD_BIAS, head.bias)):
+                if name in self.file:
+                    del self.file[name]
+                self.file.create_dataset(name, data=values.astype(np.float32))
+        self.file.attrs["complete"] = True
+        self.file.close()
+        publish(self.partial, self.path)
+
+    def __enter__(self) -> "FeatureWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def _slices(table: ImageTable, classes: int) -> np.ndarray:
+    """First and last+1 row of each split and class, int64 [splits, K, 2]."""
+    key = table.split.astype(np.int64) * classes + table.class_index
+    wanted = np.arange(len(SPLITS) * classes)
+    borders = np.stack([np.searchsorted(key, wanted, "left"), np.searchsorted(key, wanted, "right")], axis=1)
+    return borders.reshape(len(SPLITS), classes, 2)
+
+
+class FeatureStore:
+    """Reader of a finished features.h5. Opens lazily, once per process; row arrays are read when first asked for.
+
+    Raises ArtifactError, naming the command that rebuilds it, where the file is missing, damaged, unfinished or of another schema.
+    """
+
+    def __init__(self, path: Path, rebuild: str = "shelfsort features --rebuild") -> None:
+        self.path, self.rebuild = Path(path), rebuild
+        self._file: h5py.File | None = None
+        self._pid = -1
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path, "rebuild": self.rebuild, "_file": None, "_pid": -1}
+
+    @property
+    def file(self) -> h5py.File:
+        """The open file of this process."""
+        if self._file is None or self._pid != os.getpid():
+            self._file, self._pid = self._open(), os.getpid()
+        return self._file
+
+    def _open(self) -> h5py.File:
+        if not self.path.exists():
+            raise ArtifactError(self.path, "no such file", self.rebuild)
+        try:
+            file = h5py.File(self.path, "r")
+            version, complete = file.attrs.get("schema"), file.attrs.get("complete")
+        except OSError as error:
+            raise ArtifactError(self.path, f"not readable as HDF5 ({error})", self.rebuild) from error
+        if version != schema.SCHEMA or not complete:
+            problem = f"features of schema {version}, expected {schema.SCHEMA}" if complete else "unfinished"
+            raise ArtifactError(self.path, problem, self.rebuild)
+        return file
+
+    def _read(self, name: str, rows: slice | tuple = ()) -> np.ndarray:
+        try:
+            return self.file[name][rows]
+        except (OSError, KeyError) as error:
+            raise ArtifactError(self.path, f"{name} is damaged ({error})", self.rebuild) from error
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    @property
+    def made_from(self) -> dict:
+        """Checkpoint, transform, store, dtype and schema that the features come from."""
+        return json.loads(self.file.attrs["made_from"])
+
+    @property
+    def computed_with(self) -> dict:
+        """Device and precision of the computation."""
+        return json.loads(self.file.attrs["computed_with"])
+
+    def require(self, made_from: dict) -> None:
+        """Raises ArtifactError unless the file was made from exactly this."""
+        require_same(self.path, made_from, self.made_from, self.rebuild)
+
+    @cached_property
+    def table(self) -> ImageTable:
+        """The images, a row a feature row."""
+        return ImageTable(*(self._read(field.name) for field in fields(ImageTable)))
+
+    @cached_property
+    def status(self) -> np.ndarray:
+        """uint8 [N]: DONE or UNREADABLE."""
+        return self._read(schema.STATUS)
+
+    @cached_property
+    def slices(self) -> np.ndarray:
+        """int64 [splits, K, 2]: first and last+1 row."""
+        return self._read(schema.SLICES)
+
+    @property
+    def width(self) -> int:
+        """D, the number of features."""
+        return self.file[schema.FEATURES].shape[1]
+
+    @cached_property
+    def head(self) -> Head | None:
+        """The network's last layer; None where the features have none, as vectors of a text."""
+        if schema.HEAD_WEIGHT not in self.file:
+            return None
+        return Head(self._read(schema.HEAD_WEIGHT), self._read(schema.HEAD_BIAS))
+
+    def of_class(self, split: str, class_index: int) -> slice:
+        """The rows of one class of one split."""
+        return slice(*self.slices[SPLITS.index(split), class_index].tolist())
+
+    def of_split(self, split: str) -> slice:
+        """The rows of one split."""
+        number = SPLITS.index(split)
+        return slice(int(self.slices[number, 0, 0]), int(self.slices[number, -1, 1]))
+
+    def features(self, rows: slice) -> np.ndarray:
+        """Features float16 [n, D] of a slice of rows."""
+        return self._read(schema.FEATURES, rows)

@@ -1,0 +1,182 @@
+"""The command line: one screen maps command to function."""
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from catalog.artifacts import run_lock
+from catalog.errors import ShelfsortError
+
+USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command. Exit code 0 well, 2 a user's error, 1 a bug, 130 interrupted."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        return options.function(options) or 0
+    except ShelfsortError as error:
+        if options.debug:
+            traceback.print_exc()
+        print(f"shelfsort {options.command}: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(f"\nstopped; the same command resumes: {' '.join(['shelfsort', *(arguments or sys.argv[1:])])}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        traceback.print_exc()
+        print("This is a bug in shelfsort: please report it with the lines above and what `shelfsort doctor` prints.", file=sys.stderr)
+        return BUG
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(prog="shelfsort", description="Sorts the products of a catalogue into categories by their photos.")
+    top.add_argument("--debug", action="store_true", help="show the traceback of errors, and log more")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, function: Callable, text: str, *, run: bool = True, config: bool = True, rebuild: bool = False) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(function=function)
+        if run:
+            sub.add_argument("--run", type=Path, required=True, metavar="DIR", help="run directory, such as runs/first")
+        if config:
+            sub.add_argument("--config", type=Path, metavar="FILE", help="YAML file; by default the run's own config.yaml")
+            sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, such as stage1.lr=3e-4")
+        if rebuild:
+            sub.add_argument("--rebuild", action="store_true", help="make the artefact anew, even where it is current")
+        return sub
+
+    step = command("ingest", _ingest, "dump -> store: splits, checks, copies photos", rebuild=True)
+    step.add_argument("--dump", nargs="+", required=True, metavar="FILE", help="BSON dump, plain or .gz; several files or patterns")
+    step.add_argument("--categories", type=Path, metavar="CSV", help="category_names.csv; without it the ids alone are used")
+    command("stage1", _stage1, "store -> stage1: trains the network", rebuild=True)
+    command("features", _features, "stage1 -> features.h5: extracts bottleneck features", rebuild=True)
+    command("stage2", _stage2, "features -> stage2: trains the reclassifiers", rebuild=True)
+    command("evaluate", _evaluate, "accuracy on the test split, of each stage", rebuild=True)
+    step = command("report", _report, "evaluation -> one HTML page for analysts", config=False)
+    step.add_argument("--against", nargs="*", type=Path, default=[], metavar="DIR", help="other runs to compare with")
+    step = command("score", _score, "scores a whole dump in batch")
+    step.add_argument("dump", nargs="+", metavar="DUMP", help="BSON dump, plain or .gz; several files or patterns")
+    step.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the predictions")
+    step = command("predict", _predict, "the category of one product, from its photos")
+    step.add_argument("photo", nargs="+", type=Path, metavar="PHOTO", help="photos of one product")
+    step.add_argument("--top", type=int, default=5, metavar="N", help="categories to print (5)")
+    command("config", _config, "prints the configuration with every default", run=False)
+    step = command("synthetic", _synthetic, "writes a synthetic dump to try things with", run=False, config=False)
+    step.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for train.bson, test.bson and category_names.csv")
+    step.add_argument("--products", type=int, default=2400, help="products in train.bson (2400)")
+    step.add_argument("--categories", type=int, default=24, help="categories (24)")
+    step.add_argument("--side", type=int, default=64, help="pixels a side (64)")
+    step.add_argument("--seed", type=int, default=0, help="another seed, other products (0)")
+    step = command("demo", _demo, "the whole product on synthetic data, in minutes", config=False)
+    step.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key of configs/demo.yaml")
+    command("doctor", _doctor, "checks the installation", run=False, config=False)
+    return top
+
+
+def _loaded(options: argparse.Namespace) -> tuple:
+    from pipeline.config import load_config
+    from pipeline.runs import Run
+
+    run = Run(options.run)
+    own = options.run / "config.yaml"
+    path = options.config or (own if own.exists() else None)
+    return run, load_config(path, options.set)
+
+
+def _ingest(options: argparse.Namespace) -> None:
+    from pipeline import steps
+
+    run, config = _loaded(options)
+    with run_lock(run.folder):
+        steps.ingest(run, config, options.dump, options.categories, options.rebuild)
+
+
+def _stage1(options: argparse.Namespace) -> None:
+    _step(options, "stage1")
+
+
+def _features(options: argparse.Namespace) -> None:
+    _step(options, "features")
+
+
+def _stage2(options: argparse.Namespace) -> None:
+    _step(options, "stage2")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    _step(options, "evaluate")
+
+
+def _step(options: argparse.Namespace, name: str) -> None:
+    from pipeline import steps
+
+    run, config = _loaded(options)
+    with run_lock(run.folder):
+        getattr(steps, name)(run, config, options.rebuild)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from pipeline import steps
+    from pipeline.runs import Run
+
+    steps.report(Run(options.run), [Run(folder) for folder in options.against])
+
+
+def _score(options: argparse.Namespace) -> None:
+    from pipeline import steps
+
+    run, config = _loaded(options)
+    with run_lock(options.out):
+        steps.score(run, config, options.dump, options.out)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from pipeline.predict import Model, predict_files
+
+    run, config = _loaded(options)
+    model = Model.open(run, config.stage1.device, config.stage1.precision)
+    answer = predict_files(model, options.photo, options.top)
+    for path, reason in answer.unreadable.items():
+        print(f"left out {path}: {reason}", file=sys.stderr)
+    for class_index, confidence in zip(answer.classes, answer.confidences, strict=True):
+        category = model.taxonomy[class_index]
+        names = " > ".join(name for name in (category.level1, category.level2, category.level3) if name)
+        print(f"{confidence:6.1%}  {category.category_id}  {names}")
+
+
+def _config(options: argparse.Namespace) -> None:
+    import yaml
+
+    from pipeline.config import load_config
+
+    print(yaml.safe_dump(load_config(options.config, options.set).model_dump(mode="json"), sort_keys=False), end="")
+
+
+def _synthetic(options: argparse.Namespace) -> None:
+    from pipeline.demo import write_synthetic
+
+    write_synthetic(options.out, products=options.products, categories=options.categories, side=options.side, seed=options.seed)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from pipeline.demo import demo
+
+    demo(options.run, options.set)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from pipeline.doctor import checkup, render
+
+    findings = checkup()
+    print(render(findings))
+    return int(any(finding.ok is False for finding in findings))

@@ -1,0 +1,204 @@
+"""The test split, once: accuracy of stage 1, of the shifted stage 1 and of both stages, per image and per product.
+
+Writes evaluation/ (docs/formats.md). Intervals: paired bootstrap over groups of products that share a picture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from catalog.artifacts import atomic_path, write_json
+from catalog.progress import progress
+from catalog.store import Store
+from catalog.taxonomy import Taxonomy
+from features.store import FeatureStore
+from pipeline.config import EvaluateConfig
+from stage2_xgb.bundle import Bundle
+from stage2_xgb.dataset import Pooled, Views, pool
+from stage2_xgb.prior import calibration_error, importance, mix
+from stage2_xgb.refine import refine
+
+SYSTEMS = ("stage1", "shifted", "two_stage")
+UNITS = ("image", "product")
+METRICS = ("top1", "top5", "macro_f1")
+CHANGES = {"shifted_over_stage1": (1, 0), "two_stage_over_shifted": (2, 1), "two_stage_over_stage1": (2, 0)}
+
+
+def evaluate(
+    stores: Sequence[FeatureStore], store: Store, bundle: Bundle, config: EvaluateConfig, folder: Path, made_from: dict
+) -> dict[str, Any]:  # fmt: skip
+    """Scores the test split through the path that scoring uses, writes evaluation/ and returns what metrics.json holds."""
+    taxonomy, features, views = store.taxonomy, stores[0], Views(stores)
+    groups = product_groups(features, store)
+    items = {unit: [] for unit in UNITS}
+    rows = features.of_split("test")
+    with progress(rows.stop - rows.start, "evaluate", "img") as bar:
+        for images in views.blocks("test", fit_only=False):
+            for unit, pooled in (("image", images), ("product", pool(images))):
+                items[unit].append(_judge(bundle, pooled, unit))
+            bar.update(len(images.product_id))
+    train = np.bincount(features.table.class_index[features.of_split("train")], minlength=len(taxonomy))
+    settings = store.settings
+    metrics: dict[str, Any] = {"made_from": made_from, "settings": settings | {"split": "test"}}
+    frames = {}
+    for unit in UNITS:
+        frame = pandas.concat(items[unit], ignore_index=True)
+        frame["group"] = groups[frame["product_id"].to_numpy()].to_numpy()
+        natural = mix(store.natural_counts(unit))
+        capped = settings["caps"]["test"] is not None
+        frame["weight"] = importance(frame["class_index"].to_numpy(), natural) if capped else np.ones(len(frame))
+        metrics[unit] = measure(frame, len(taxonomy), config)
+        frames[unit] = frame
+    metrics["rejects"] = dict(store.connection.execute("SELECT reason, count(*) FROM rejects GROUP BY reason"))
+    _write(folder, frames, taxonomy, train, metrics)
+    return metrics
+
+
+def product_groups(features: FeatureStore, store: Store) -> pandas.Series:
+    """Group number of each test product, indexed by product id; products that share an identical picture have one group."""
+    products = np.unique(features.table.product_id[features.of_split("test")])
+    pairs = np.searchsorted(products, store.sharing("test"))
+    links = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(products),) * 2)
+    return pandas.Series(connected_components(links, directed=False)[1], index=products)
+
+
+def _judge(bundle: Bundle, pooled: Pooled, unit: str) -> pandas.DataFrame:
+    result = refine(bundle, pooled, unit)
+    truth = pooled.class_index.astype(np.int64)
+    columns: dict[str, Any] = {"unit": unit, "item_id": pooled.item_id, "product_id": pooled.product_id, "class_index": truth, "n_images": pooled.n_images}
+    for system, log_probs in zip(SYSTEMS, (pooled.log_probs[0], result.shifted, result.two_stage), strict=True):
+        own = log_probs[np.arange(len(truth)), truth][:, None]
+        ahead = (log_probs > own) | ((log_probs == own) & (np.arange(log_probs.shape[1]) < truth[:, None]))
+        columns[f"{system}_class"] = log_probs.argmax(axis=1)
+        columns[f"{system}_confidence"] = np.exp(log_probs.max(axis=1))
+        columns[f"{system}_true_rank"] = ahead.sum(axis=1)
+    return pandas.DataFrame(columns | {"refined": result.refined})
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """All figures of one unit for any weighting of its items: an array [mixes, systems, metrics] a call."""
+
+    frame: pandas.DataFrame
+    classes: int
+    min_support: int
+
+    def __post_init__(self) -> None:
+        truth = self.frame["class_index"].to_numpy()
+        support = np.bincount(truth, minlength=self.classes)
+        enough = support >= self.min_support
+        cache = {
+            "truth": truth, "natural": self.frame["weight"].to_numpy(), "enough": enough,
+            "balanced": np.where(enough, 1 / np.maximum(support, 1), 0)[truth],
+            "predicted": [self.frame[f"{s}_class"].to_numpy() for s in SYSTEMS],
+            "rank": [self.frame[f"{s}_true_rank"].to_numpy() for s in SYSTEMS],
+        }  # fmt: skip
+        for name, value in cache.items():
+            object.__setattr__(self, f"_{name}", value)
+
+    def __call__(self, draws: np.ndarray) -> np.ndarray:
+        out = np.zeros((2, len(SYSTEMS), len(METRICS)))
+        for m, base in enumerate((self._natural, self._balanced)):
+            weight = base * draws
+            support = np.bincount(self._truth, weight, self.classes)
+            for s, (predicted, rank) in enumerate(zip(self._predicted, self._rank, strict=True)):
+                hit = np.bincount(self._truth, weight * (rank == 0), self.classes)
+                taken = np.bincount(predicted, weight, self.classes)
+                counted = support > 0
+                f1 = (2 * hit[counted] / (support + taken)[counted]).mean() if counted.any() else 0.0
+                if m == 0:
+                    top = [np.dot(weight, rank < k) / weight.sum() for k in (1, 5)]
+                else:
+                    five = np.bincount(self._truth, weight * (rank < 5), self.classes)
+                    top = [(x[counted] / support[counted]).mean() if counted.any() else 0.0 for x in (hit, five)]
+                out[m, s] = (*top, f1)
+        return out
+
+
+def measure(frame: pandas.DataFrame, classes: int, config: EvaluateConfig) -> dict[str, Any]:
+    """Figures of one unit with their 95% intervals, and the paired changes between systems."""
+    figures = _Figures(frame, classes, config.min_support)
+    point = figures(np.ones(len(frame)))
+    group = frame["group"].to_numpy()
+    number = group.max() + 1
+    rng = np.random.default_rng(config.seed)
+    samples = np.stack(
+        [figures(np.bincount(rng.integers(number, size=number), minlength=number)[group].astype(float)) for _ in range(config.resamples)]
+    )
+    support = np.bincount(frame["class_index"], minlength=classes)
+    weight = frame["weight"].to_numpy()
+    counts = {
+        "natural": {"n": len(frame), "effective_n": float(weight.sum() ** 2 / (weight**2).sum()), "categories": int((support > 0).sum())},
+        "balanced": {
+            "n": int(support[support >= config.min_support].sum()), "categories": int((support >= config.min_support).sum()),
+            "min_support": config.min_support,
+        },
+    }  # fmt: skip
+    out: dict[str, Any] = {}
+    for m, name in enumerate(("natural", "balanced")):
+        n = counts[name]["n"]
+        out[name] = {"counts": counts[name], "changes": {}}
+        for s, system in enumerate(SYSTEMS):
+            out[name][system] = {
+                metric: _interval(point[m, s, k], samples[:, m, s, k], n) for k, metric in enumerate(METRICS)
+            }
+        for change, (a, b) in CHANGES.items():
+            out[name]["changes"][change] = {
+                metric: _interval(point[m, a, k] - point[m, b, k], samples[:, m, a, k] - samples[:, m, b, k], n)
+                for k, metric in enumerate(METRICS)
+            }
+    right = {s: (frame[f"{s}_true_rank"] == 0).to_numpy() for s in SYSTEMS}
+    out["fixed"] = int((~right["shifted"] & right["two_stage"]).sum())
+    out["broken"] = int((right["shifted"] & ~right["two_stage"]).sum())
+    out["refined"] = int(frame["refined"].sum())
+    out["ece"] = {s: calibration_error(frame[f"{s}_confidence"].to_numpy(), right[s], weight) for s in SYSTEMS}
+    return out
+
+
+def _interval(value: float, samples: np.ndarray, n: int) -> dict[str, float]:
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return {"value": float(value), "low": float(low), "high": float(high), "n": n}
+
+
+def _write(folder: Path, frames: dict[str, pandas.DataFrame], taxonomy: Taxonomy, train: np.ndarray, metrics: dict) -> None:
+    everything = pandas.concat(frames.values(), ignore_index=True)
+    per_category = pandas.concat([_per_category(frame, unit, taxonomy, train) for unit, frame in frames.items()])
+    confusion = pandas.concat([_confusion(frame, unit) for unit, frame in frames.items()])
+    for name, table in (("items", everything), ("per_category", per_category), ("confusion", confusion)):
+        with atomic_path(folder / f"{name}.parquet") as temporary:
+            table.to_parquet(temporary, index=False)
+    write_json(folder / "metrics.json", metrics)
+
+
+def _per_category(frame: pandas.DataFrame, unit: str, taxonomy: Taxonomy, train: np.ndarray) -> pandas.DataFrame:
+    classes = len(taxonomy)
+    support = np.bincount(frame["class_index"], minlength=classes)
+    columns: dict[str, Any] = {
+        "unit": unit, "class_index": np.arange(classes), "category_id": taxonomy.category_ids,
+        **{level: [getattr(c, level) for c in taxonomy.categories] for level in ("level1", "level2", "level3")},
+        "support": support, "train_images": train,
+    }  # fmt: skip
+    for system in SYSTEMS:
+        hit = np.bincount(frame["class_index"], frame[f"{system}_true_rank"] == 0, classes)
+        taken = np.bincount(frame[f"{system}_class"], minlength=classes)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            columns[f"{system}_precision"], columns[f"{system}_recall"] = hit / taken, hit / support
+            columns[f"{system}_f1"] = 2 * hit / (taken + support)
+        columns[f"{system}_predicted"] = taken
+    table = pandas.DataFrame(columns)
+    return table[(support > 0) | (table["stage1_predicted"] > 0) | (table["two_stage_predicted"] > 0)]
+
+
+def _confusion(frame: pandas.DataFrame, unit: str) -> pandas.DataFrame:
+    parts = []
+    for system in SYSTEMS:
+        pairs = frame.groupby(["class_index", f"{system}_class"]).size().reset_index()
+        pairs.columns = ["true_class", "predicted_class", "count"]
+        parts.append(pairs.assign(unit=unit, system=system)[["unit", "system", "true_class", "predicted_class", "count"]])
+    return pandas.concat(parts)

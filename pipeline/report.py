@@ -1,0 +1,166 @@
+"""The analysts' report: one HTML file that opens offline, and beside it the same figures as SVG for slides.
+
+Scripts, style, data and thumbnails are inside the file. Everything it shows is in the run's evaluation/ folder, where this module
+also stores what it computes itself (pipeline.report_findings). Nothing named by a dump enters the HTML but through jinja2's
+autoescape or, inside the base64 of the data, to be set as text by the scripts.
+"""
+
+import base64
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas
+from markupsafe import Markup
+
+from catalog.artifacts import fingerprint, write_text
+from catalog.errors import ConfigError
+from pipeline.charts import write_figures
+from pipeline.report_findings import write_findings
+from pipeline.report_gallery import Gallery, make_gallery
+from pipeline.report_pack import pack, plain, share, unsigned
+from pipeline.report_run import SYSTEMS, EvaluatedRun
+
+TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = ("dom", "data", "table", "chart", "gallery", "overview", "plot", "category", "hierarchy", "confusions", "confidence", "review", "items",
+           "training", "main")  # fmt: skip
+LIMIT = 15_000_000
+THUMBNAILS = 7_000_000
+"""Most bytes of the page and of its thumbnails (before base64)."""
+REVIEW_ROWS = 2000
+_STAGES = ("stage1", "two_stage")
+
+
+def write_report(runs: Sequence[Path], out: Path) -> Path:
+    """Writes `out`/index.html and `out`/figures/*.svg about the first run, compared with the others; returns the path of the page.
+
+    Raises ArtifactError where a run has no evaluation.
+    """
+    if not runs:
+        raise ConfigError("report: expected at least one run directory, found none")
+    run, *others = (EvaluatedRun(Path(folder)) for folder in runs)
+    findings = write_findings(run)
+    review = pandas.read_parquet(run.evaluation / "review.parquet")
+    items = run.items[run.items["unit"] == run.unit].sort_values(["class_index", "item_id"], kind="stable").reset_index(drop=True)
+    columns = {**_category_columns(run, others), **_pair_columns(run), **_item_columns(items), **_review_columns(review)}
+    template = _environment().get_template("report.html.j2")
+    parts = {"values": _values(run, others, findings), "columns": columns}
+    bare = _render(template, run, findings, Gallery(np.zeros(0), np.zeros(1, np.uint32), np.zeros(1, np.uint32), b""), **parts)
+    budget = min(THUMBNAILS, (LIMIT - len(bare.encode()) - 200_000) * 3 // 4)
+    page = _render(template, run, findings, make_gallery(run.store, items, review, max(0, budget)), **parts)
+    write_text(out / "index.html", page)
+    write_figures(run, out / "figures")
+    return out / "index.html"
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
+                                     trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f}%"
+    environment.filters["points"] = lambda value: f"{100 * value:+.1f}".replace("-", "−")
+    environment.filters["count"] = lambda value: f"{value:,}"
+    return environment
+
+
+def _render(
+    template: jinja2.Template, run: EvaluatedRun, findings: dict, gallery: Gallery, *, values: dict, columns: dict[str, np.ndarray]
+) -> str:  # fmt: skip
+    photos = {"photo.product": gallery.product_id, "photo.starts": gallery.starts, "photo.offsets": gallery.offsets}
+    return template.render(
+        run=run, unit=run.unit, health=findings["health"], about=values["about"], headline=_headline(run),
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        echarts=Markup((TEMPLATES / "echarts.min.js").read_text(encoding="utf-8")),
+        script=Markup("\n".join((TEMPLATES / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)),
+        data=pack(values, columns | photos).decode(), photos=base64.b64encode(gallery.data).decode(),
+    )  # fmt: skip
+
+
+def _headline(run: EvaluatedRun) -> dict[str, Any]:
+    """The figures at the top: the main unit on the natural mix."""
+    found = run.metrics[run.unit]["natural"]
+    counts = {unit: run.metrics[unit]["natural"]["two_stage"]["top1"]["n"] for unit in ("product", "image") if unit in run.metrics}
+    return {"before": found["stage1"], "after": found["two_stage"], "change": found["changes"]["two_stage_over_stage1"], "counts": counts}
+
+
+def _values(run: EvaluatedRun, others: list[EvaluatedRun], findings: dict) -> dict:
+    """The part of the data that is not columns."""
+    categories = run.taxonomy.categories
+    pairs = list(dict.fromkeys((c.level1, c.level2) for c in categories))
+    level1 = list(dict.fromkeys(c.level1 for c in categories))
+    places = {name: i for i, name in enumerate(level1)}
+    return plain({
+        "unit": run.unit, "name": run.name, "about": _about(run), "findings": findings, "sets": run.sets, "has_stage2": run.has_stage2,
+        "names": {"level1": level1, "level2": [pair[1] for pair in pairs], "parent": [places[pair[0]] for pair in pairs],
+                  "level3": [c.name for c in categories], "id": [c.category_id for c in categories]},
+        "metrics": {unit: run.metrics[unit] for unit in ("product", "image") if unit in run.metrics},
+        "cap": (run.store.settings.get("caps", {}).get("train") if run.store else None), "has_store": run.store is not None,
+        "key": fingerprint(run.metrics.get("made_from", {})),
+        "runs": [{"name": r.name, "backbone": r.backbone, "seconds": r.seconds, "metrics": r.metrics[r.unit], "unit": r.unit} for r in [run, *others]],
+    })  # fmt: skip
+
+
+def _about(run: EvaluatedRun) -> dict[str, str]:
+    made = datetime.fromtimestamp((run.evaluation / "metrics.json").stat().st_mtime, UTC)
+    return {
+        "Run": run.name, "Model": run.backbone, "Evaluated": f"{made:%d %B %Y}".lstrip("0"), "Code": run.revision,
+        "Data": run.store.fingerprint if run.store else "no store in the run",
+    }  # fmt: skip
+
+
+def _category_columns(run: EvaluatedRun, others: list[EvaluatedRun]) -> dict[str, np.ndarray]:
+    families = run.taxonomy.families
+    columns = {"category.level1": unsigned(families[:, 0]), "category.level2": unsigned(families[:, 1])}
+    for unit in (unit for unit in ("product", "image") if unit in run.metrics):
+        rows = run.categories(unit)
+        columns[f"{unit}.support"] = unsigned(rows["support"].to_numpy())
+        for system in _STAGES:
+            for name in ("precision", "recall", "f1"):
+                columns[f"{unit}.{system}.{name}"] = rows[f"{system}_{name}"].to_numpy(dtype=np.float32)
+    columns["category.train_images"] = unsigned(run.categories(run.unit)["train_images"].to_numpy())
+    catalogue = pandas.read_parquet(run.evaluation / "catalogue.parquet")
+    columns["category.images"] = unsigned(catalogue["images"].to_numpy())
+    columns["category.products"] = unsigned(catalogue["products"].to_numpy())
+    for number, other in enumerate(others, start=1):
+        rows = other.categories(other.unit)
+        rows = rows.set_index(other.taxonomy.category_ids).reindex(run.taxonomy.category_ids)
+        for name in ("recall", "f1"):
+            columns[f"run{number}.{name}"] = rows[f"two_stage_{name}"].to_numpy(dtype=np.float32)
+    return columns
+
+
+def _pair_columns(run: EvaluatedRun) -> dict[str, np.ndarray]:
+    """Every pair of true and predicted class that occurs under either stage, the diagonal included."""
+    rows = run.confusion[run.confusion["unit"] == run.unit]
+    stages = [rows[rows["system"] == s].set_index(["true_class", "predicted_class"])["count"].rename(s) for s in _STAGES]
+    table = pandas.concat(stages, axis=1).fillna(0).reset_index().sort_values(["two_stage", "stage1"], ascending=False, kind="stable")
+    names = {"true": "true_class", "predicted": "predicted_class", "stage1": "stage1", "two_stage": "two_stage"}
+    return {f"pair.{name}": unsigned(table[column].to_numpy().astype(np.int64)) for name, column in names.items()}
+
+
+def _item_columns(items: pandas.DataFrame) -> dict[str, np.ndarray]:
+    columns = {"item.product": items["product_id"].to_numpy(dtype=np.float64), "item.true": unsigned(items["class_index"].to_numpy())}
+    if items["item_id"].ne(items["product_id"]).any():
+        columns["item.position"] = unsigned((items["item_id"] % 16384).to_numpy())
+    for system in _STAGES:
+        columns[f"item.{system}"] = unsigned(items[f"{system}_class"].to_numpy())
+        columns[f"item.{system}.rank"] = unsigned(items[f"{system}_true_rank"].to_numpy())
+        columns[f"item.{system}.confidence"] = share(items[f"{system}_confidence"].to_numpy())
+    columns["item.own"] = share(items["two_stage_true_confidence"].to_numpy())
+    columns["item.refined"] = unsigned(items["refined"].to_numpy())
+    return columns
+
+
+def _review_columns(review: pandas.DataFrame) -> dict[str, np.ndarray]:
+    columns = {}
+    for kind in ("doubt", "conflict"):
+        rows = review[review["kind"] == kind].head(REVIEW_ROWS)
+        columns |= {
+            f"{kind}.product": rows["product_id"].to_numpy(dtype=np.float64), f"{kind}.item": rows["item_id"].to_numpy(dtype=np.float64),
+            f"{kind}.group": unsigned(rows["group"].to_numpy()), f"{kind}.true": unsigned(rows["class_index"].to_numpy()),
+            f"{kind}.suggested": rows["suggested_class"].to_numpy(dtype=np.int32),
+            f"{kind}.own": share(rows["self_confidence"].to_numpy()), f"{kind}.confidence": share(rows["suggested_confidence"].to_numpy()),
+        }  # fmt: skip
+    return columns

@@ -1,0 +1,202 @@
+"""What the report says beyond the evaluation's own tables. It is stored beside them, and the page is made from what is stored:
+
+evaluation/report.json       accuracy per level, coverage, reliability, distances of errors, health of the data, training
+evaluation/catalogue.parquet images and products of each category in the whole catalogue
+evaluation/review.parquet    labels that are likely wrong
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas
+
+from catalog.artifacts import atomic_path, write_json
+from catalog.store import POSITIONS, Store, count_rejects
+from pipeline.report_run import SYSTEMS, EvaluatedRun
+
+SCHEMA = 1
+THRESHOLDS = np.round(np.arange(101) / 100, 2)
+BINS = 20
+FEW_IMAGES = 20
+"""Categories that were trained on fewer images than this are listed as too small."""
+
+
+def write_findings(run: EvaluatedRun) -> dict:
+    """Computes and stores the three files; returns the content of report.json."""
+    found = {"schema": SCHEMA, "unit": run.unit, "few_images": FEW_IMAGES}
+    for unit, items in run.items.groupby("unit"):
+        families = run.taxonomy.families
+        found[str(unit)] = {system: system_findings(items, system, families) for system in SYSTEMS}
+    review = pandas.concat([doubtful_labels(run.items[run.items["unit"] == run.unit], len(run.taxonomy)), _conflicts(run)])
+    found["health"] = _health(run, review)
+    found["training"] = {"epochs": run.epochs, "seconds": run.seconds}
+    _write_parquet(run, "catalogue.parquet", _catalogue(run))
+    _write_parquet(run, "review.parquet", review)
+    write_json(run.evaluation / "report.json", found)
+    return found
+
+
+def _write_parquet(run: EvaluatedRun, name: str, table: pandas.DataFrame) -> None:
+    with atomic_path(run.evaluation / name) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def system_findings(items: pandas.DataFrame, system: str, families: np.ndarray) -> dict:
+    """Everything about one system's answers to `items`; shares are weighted to the natural class mix.
+
+    `families` int [K, 2] numbers each class's ancestors on levels 1 and 2.
+    """
+    truth, answer = items["class_index"].to_numpy(), items[f"{system}_class"].to_numpy()
+    weight, group = items["weight"].to_numpy(dtype=np.float64), items["group"].to_numpy()
+    confidence = items[f"{system}_confidence"].to_numpy(dtype=np.float64)
+    right = truth == answer
+    same = {f"level{level + 1}": families[truth, level] == families[answer, level] for level in (0, 1)} | {"level3": right}
+    return {
+        "levels": {level: clustered_mean(values, weight, group) for level, values in same.items()},
+        "coverage": coverage(confidence, right, weight),
+        "reliability": reliability(confidence, right, weight),
+        "distance": distances(answer[~right].astype(np.int64) - truth[~right]),
+        "errors": {"n": int((~right).sum()), "same_level1": int((same["level1"] & ~right).sum()), "same_level2": int((same["level2"] & ~right).sum())},
+    }
+
+
+def clustered_mean(values: np.ndarray, weight: np.ndarray, group: np.ndarray) -> dict:
+    """Weighted mean with a 95% interval that treats items of one group as dependent (linearised ratio estimator)."""
+    total = weight.sum()
+    mean = float((weight * values).sum() / total)
+    residual = np.bincount(np.unique(group, return_inverse=True)[1], weights=weight * (values - mean))
+    half = 1.96 * float(np.sqrt((residual**2).sum()) / total)
+    return {"value": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half), "n": len(values)}
+
+
+def coverage(confidence: np.ndarray, right: np.ndarray, weight: np.ndarray) -> list[dict]:
+    """For each threshold the weighted share of items at or above it, and of those the share that is right (None without any)."""
+    order = np.argsort(confidence)
+    first = np.searchsorted(confidence[order], THRESHOLDS, side="left")
+    mass = _tail_sums(weight[order])[first]
+    hits = _tail_sums((weight * right)[order])[first]
+    return [
+        {"threshold": float(t), "coverage": float(m / weight.sum()), "accuracy": float(h / m) if m > 0 else None, "n": int(len(order) - f)}
+        for t, m, h, f in zip(THRESHOLDS, mass, hits, first, strict=True)
+    ]
+
+
+def _tail_sums(values: np.ndarray) -> np.ndarray:
+    """Sum from each place to the end, float64 [N + 1]."""
+    return np.concatenate([np.cumsum(values[::-1])[::-1], [0.0]])
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray, weight: np.ndarray) -> dict:
+    """Bins of equal width over the confidence, and the expected calibration error: the bins' gaps weighted by their mass."""
+    place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    mass, hits, trust = (np.bincount(place, weights=w, minlength=BINS) for w in (weight, weight * right, weight * confidence))
+    counts, rights = np.bincount(place, minlength=BINS), np.bincount(place, weights=right, minlength=BINS)
+    bins = [
+        {
+            "low": b / BINS, "high": (b + 1) / BINS, "n": int(counts[b]), "right": int(rights[b]), "share": float(mass[b] / weight.sum()),
+            "confidence": float(trust[b] / mass[b]) if mass[b] else None, "accuracy": float(hits[b] / mass[b]) if mass[b] else None,
+        }
+        for b in range(BINS)
+    ]  # fmt: skip
+    return {"ece": float(np.abs(hits - trust).sum() / weight.sum()), "bins": bins}
+
+
+def distances(steps: np.ndarray) -> list[dict]:
+    """Errors by the signed distance from the true to the predicted class index, in bins whose width doubles."""
+    if not steps.size:
+        return []
+    exponent = np.floor(np.log2(np.abs(steps))).astype(np.int64)
+    top = int(exponent.max())
+    place = np.where(steps < 0, top - exponent, top + 1 + exponent)
+    counts = np.bincount(place, minlength=2 * top + 2)
+    edges = [(-(2 ** (e + 1)) + 1, -(2**e)) for e in range(top, -1, -1)] + [(2**e, 2 ** (e + 1) - 1) for e in range(top + 1)]
+    return [{"low": low, "high": high, "n": int(n)} for (low, high), n in zip(edges, counts, strict=True)]
+
+
+def doubtful_labels(items: pandas.DataFrame, classes: int) -> pandas.DataFrame:
+    """Labels that the model contradicts with confidence, the surest first.
+
+    Confident learning (Northcutt, Jiang and Chuang, 2021): a class's threshold is its mean self-confidence, the mean probability
+    of the class over the items that carry its label. An item is doubtful when its answer is another class whose threshold the
+    answer's probability reaches; the ranking is by normalised margin, the label's probability less the answer's.
+    """
+    truth, answer = items["class_index"].to_numpy(), items["two_stage_class"].to_numpy()
+    own = items["two_stage_true_confidence"].to_numpy(dtype=np.float64)
+    confidence = items["two_stage_confidence"].to_numpy(dtype=np.float64)
+    support = np.bincount(truth, minlength=classes)
+    threshold = np.bincount(truth, weights=own, minlength=classes) / np.maximum(support, 1)
+    doubtful = np.flatnonzero((truth != answer) & (support[answer] > 0) & (confidence >= threshold[answer]))
+    doubtful = doubtful[np.argsort(own[doubtful] - confidence[doubtful], kind="stable")]
+    return pandas.DataFrame({
+        "kind": "doubt", "group": np.arange(len(doubtful)), "item_id": items["item_id"].to_numpy()[doubtful],
+        "product_id": items["product_id"].to_numpy()[doubtful], "class_index": truth[doubtful].astype(np.int32),
+        "suggested_class": answer[doubtful].astype(np.int32), "self_confidence": own[doubtful],
+        "suggested_confidence": confidence[doubtful], "threshold": threshold[answer[doubtful]],
+        "margin": own[doubtful] - confidence[doubtful],
+    })  # fmt: skip
+
+
+_CONFLICTS = """SELECT hex(digest), image_id, product_id, class_index FROM images WHERE status != 'blank' AND digest IN
+  (SELECT digest FROM images WHERE status != 'blank' GROUP BY digest HAVING count(DISTINCT class_index) > 1) ORDER BY 1, 2"""
+
+
+def _conflicts(run: EvaluatedRun) -> pandas.DataFrame:
+    """Products that show the same picture under different categories, a row an image, groups ranked by the least believed label.
+
+    Only evaluated products have probabilities; groups without one come last.
+    """
+    if run.store is None:
+        return pandas.DataFrame()
+    rows = pandas.DataFrame(run.store.connection.execute(_CONFLICTS), columns=["digest", "item_id", "product_id", "class_index"])
+    items = run.items[run.items["unit"] == run.unit].drop_duplicates("product_id").set_index("product_id")
+    judged = items.reindex(rows["product_id"]).reset_index(drop=True)
+    rows["suggested_class"] = judged["two_stage_class"].fillna(-1).astype(np.int32)
+    rows["self_confidence"] = judged["two_stage_true_confidence"].astype(np.float64)
+    rows["suggested_confidence"] = judged["two_stage_confidence"].astype(np.float64)
+    rows["margin"] = rows["self_confidence"] - rows["suggested_confidence"]
+    doubt = rows.groupby("digest")["self_confidence"].transform("min").fillna(2.0)
+    rows = rows.assign(doubt=doubt).sort_values(["doubt", "digest", "item_id"], kind="stable")
+    rows["group"] = pandas.factorize(rows["digest"])[0]
+    return rows.assign(kind="conflict", class_index=rows["class_index"].astype(np.int32)).drop(columns=["digest", "doubt"])
+
+
+def _catalogue(run: EvaluatedRun) -> pandas.DataFrame:
+    """Images and products of each category in train and reserve, kept or dropped; empty without a store."""
+    if run.store is None:
+        return pandas.DataFrame({"class_index": [], "images": [], "products": []}, dtype=np.int64)
+    counts = {f"{unit}s": run.store.natural_counts(unit) for unit in ("image", "product")}
+    return pandas.DataFrame({"class_index": np.arange(len(run.taxonomy)), **counts})
+
+
+def _health(run: EvaluatedRun, review: pandas.DataFrame) -> dict:
+    kinds = review["kind"].value_counts()
+    trained = run.categories(run.unit)["train_images"]
+    found = {
+        "doubtful_labels": int(kinds.get("doubt", 0)), "conflicting_images": int(kinds.get("conflict", 0)),
+        "conflicting_groups": int(review.loc[review["kind"] == "conflict", "group"].nunique()),
+        "small_categories": int((trained < FEW_IMAGES).sum()), "evaluation_rejects": run.metrics.get("rejects", {}),
+    }  # fmt: skip
+    return found | (_store_health(run.store) if run.store else {})
+
+
+def _store_health(store: Store) -> dict:
+    query = store.connection.execute
+    rejects = query("SELECT product_id, source, offset, position, reason, detail FROM rejects ORDER BY reason, product_id LIMIT 2000")
+    blank = query("SELECT product_id, position, class_index FROM images WHERE status = 'blank' ORDER BY image_id LIMIT 2000")
+    return {
+        "products": query("SELECT count(*) FROM products").fetchone()[0], "images": query("SELECT count(*) FROM images").fetchone()[0],
+        "duplicates": query("SELECT count(*) FROM images WHERE status = 'duplicate'").fetchone()[0],
+        "blanks": query("SELECT count(*) FROM images WHERE status = 'blank'").fetchone()[0],
+        "rejects": count_rejects(store.connection), "reject_rows": _rows(rejects, ("product_id", "source", "offset", "position", "reason", "detail")),
+        "blank_rows": _rows(blank, ("product_id", "position", "class_index")),
+    }  # fmt: skip
+
+
+def _rows(cursor: Iterable[tuple], names: tuple[str, ...]) -> list[dict]:
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def image_ids_of(store: Store, product_id: int) -> list[int]:
+    """The stored images of a product, in order."""
+    span = (product_id * POSITIONS, (product_id + 1) * POSITIONS)
+    return [row[0] for row in store.connection.execute("SELECT image_id FROM blobs WHERE image_id >= ? AND image_id < ? ORDER BY 1", span)]

@@ -1,0 +1,81 @@
+"""Thumbnails for the report: of the products an analyst will want to see first, as many as a budget of bytes allows."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas
+from PIL import Image
+
+from catalog.images import decode
+from catalog.store import Store
+from pipeline.report_findings import image_ids_of
+
+SIDE = 72
+QUALITY = 55
+MOST_IMAGES = 4
+WRONG, UNCERTAIN = 3, 1
+"""Photos of a category in each round of choosing."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """WebP thumbnails: those of product i are `starts[i]` to `starts[i + 1]`, each from `offsets[j]` to `offsets[j + 1]` in `data`."""
+
+    product_id: np.ndarray
+    starts: np.ndarray
+    offsets: np.ndarray
+    data: bytes
+
+
+def make_gallery(store: Store | None, items: pandas.DataFrame, review: pandas.DataFrame, budget: int) -> Gallery:
+    """Thumbnails of at most `budget` bytes: likely label errors first, then round by round the wrong and the most uncertain products of
+    each category, those that lose most products first. Without a store the gallery is empty."""
+    products, counts, sizes, parts = [], [], [], []
+    left = budget
+    for product_id in _in_order(items, review) if store else ():
+        thumbnails = [thumbnail(data) for data in store.read(image_ids_of(store, product_id)[:MOST_IMAGES])]
+        left -= sum(map(len, thumbnails))
+        if left < 0:
+            break
+        if thumbnails:
+            products.append(product_id)
+            counts.append(len(thumbnails))
+            sizes += map(len, thumbnails)
+            parts += thumbnails
+    starts, offsets = (np.concatenate([[0], np.cumsum(n)]).astype(np.uint32) for n in (counts, sizes))
+    return Gallery(np.array(products, dtype=np.float64), starts, offsets, b"".join(parts))
+
+
+def thumbnail(data: bytes) -> bytes:
+    """A picture's bytes as a small WebP, its longer side SIDE pixels. Raises ImageError where it can't be decoded."""
+    image = Image.fromarray(decode(data))
+    image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
+    out = io.BytesIO()
+    image.save(out, "WEBP", quality=QUALITY, method=2)
+    return out.getvalue()
+
+
+def _in_order(items: pandas.DataFrame, review: pandas.DataFrame) -> Iterator[int]:
+    """Product ids by importance, each once."""
+    doubts, conflicts = (review.loc[review["kind"] == kind, "product_id"] for kind in ("doubt", "conflict"))
+    seen: set[int] = set()
+    for product_id in [*doubts.head(150), *conflicts.head(200), *_by_category(items)]:
+        if product_id not in seen:
+            seen.add(int(product_id))
+            yield int(product_id)
+
+
+def _by_category(items: pandas.DataFrame) -> np.ndarray:
+    """Product ids round by round: in each round some wrong and some uncertain products of each category, the worst category first."""
+    truth, wrong = items["class_index"].to_numpy(), (items["two_stage_class"] != items["class_index"]).to_numpy()
+    product_id, lost = items["product_id"].to_numpy(), np.bincount(truth[wrong], minlength=int(truth.max(initial=0)) + 1)
+    chosen = []
+    for column, mask, share in (("two_stage_true_confidence", wrong, WRONG), ("two_stage_confidence", ~wrong, UNCERTAIN)):
+        rows = np.flatnonzero(mask)
+        rows = rows[np.lexsort((items[column].to_numpy()[rows], truth[rows]))]
+        rank = np.arange(len(rows)) - np.searchsorted(truth[rows], truth[rows])
+        chosen.append(np.stack([rank // share, -lost[truth[rows]], truth[rows], rank, product_id[rows]]))
+    table = np.concatenate(chosen, axis=1)
+    return table[4, np.lexsort((table[3], table[2], table[1], table[0]))]

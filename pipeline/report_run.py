@@ -1,0 +1,145 @@
+"""What the report reads of one run: the evaluation's tables, and beside them whatever else the run directory holds."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pyarrow.parquet
+import yaml
+
+from catalog.artifacts import read_json
+from catalog.errors import ArtifactError
+from catalog.store import Store
+from catalog.taxonomy import Taxonomy
+
+SYSTEMS = ("stage1", "shifted", "two_stage")
+REBUILD = "shelfsort evaluate --rebuild"
+_ITEM_COLUMNS = ("unit", "item_id", "product_id", "group", "class_index", "weight", "refined")
+_SYSTEM_COLUMNS = ("class", "confidence", "true_rank", "true_confidence")
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """A run directory after `shelfsort evaluate`. What an unfinished or pruned run lacks (stage 2, store, training log) reads as
+    empty; a missing evaluation raises ArtifactError."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.folder.absolute().name
+
+    @property
+    def evaluation(self) -> Path:
+        """The folder of the tables, in which the report's own findings are stored as well."""
+        return self.folder / "evaluation"
+
+    @cached_property
+    def taxonomy(self) -> Taxonomy:
+        """The categories in class-index order."""
+        return Taxonomy.from_json(read_json(self.folder / "taxonomy.json", "shelfsort ingest --rebuild"))
+
+    @cached_property
+    def metrics(self) -> dict:
+        """evaluation/metrics.json."""
+        return read_json(self.evaluation / "metrics.json", REBUILD)
+
+    @property
+    def unit(self) -> str:
+        """What the page's details are about: products where they were evaluated, else images."""
+        return "product" if "product" in self.metrics else "image"
+
+    @cached_property
+    def items(self) -> pandas.DataFrame:
+        """evaluation/items.parquet."""
+        columns = [*_ITEM_COLUMNS, *(f"{system}_{name}" for system in SYSTEMS for name in _SYSTEM_COLUMNS)]
+        return self._table("items.parquet", columns)
+
+    @cached_property
+    def per_category(self) -> pandas.DataFrame:
+        """evaluation/per_category.parquet."""
+        scores = (f"{system}_{name}" for system in SYSTEMS for name in ("precision", "recall", "f1", "predicted"))
+        return self._table("per_category.parquet", ["unit", "class_index", "category_id", "support", "train_images", *scores])
+
+    @cached_property
+    def confusion(self) -> pandas.DataFrame:
+        """evaluation/confusion.parquet."""
+        return self._table("confusion.parquet", ["unit", "system", "true_class", "predicted_class", "count"])
+
+    def _table(self, name: str, columns: list[str]) -> pandas.DataFrame:
+        path = self.evaluation / name
+        try:
+            table = pyarrow.parquet.read_table(path)
+        except FileNotFoundError:
+            raise ArtifactError(path, "no such file", REBUILD) from None
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ArtifactError(path, f"not readable as Parquet ({error})", REBUILD) from error
+        if missing := [column for column in columns if column not in table.column_names]:
+            raise ArtifactError(path, f"column {missing[0]} is missing; found {table.column_names}", REBUILD)
+        return table.select(columns).to_pandas()
+
+    def categories(self, unit: str) -> pandas.DataFrame:
+        """The rows of per_category of one unit, a row a class, by class index; classes without a row have support 0 and no scores."""
+        rows = self.per_category[self.per_category["unit"] == unit].set_index("class_index")
+        rows = rows.reindex(np.arange(len(self.taxonomy)))
+        counts = ["support", "train_images", *(f"{system}_predicted" for system in SYSTEMS)]
+        return rows.assign(**{name: rows[name].fillna(0).astype(np.int64) for name in counts})
+
+    @cached_property
+    def store(self) -> Store | None:
+        """The run's store; None where the run has none."""
+        path = self.folder / "store.sqlite"
+        return Store(path) if path.exists() else None
+
+    @cached_property
+    def config(self) -> dict:
+        """config.yaml as plain values; empty where there is none."""
+        path = self.folder / "config.yaml"
+        try:
+            return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+        except yaml.YAMLError as error:
+            raise ArtifactError(path, f"not readable as YAML ({error})", "shelfsort ingest") from error
+
+    @cached_property
+    def epochs(self) -> list[dict]:
+        """The lines of stage1/metrics.jsonl in order; empty where there are none."""
+        path = self.folder / "stage1" / "metrics.jsonl"
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path.exists() else []
+        except ValueError as error:
+            raise ArtifactError(path, f"not readable as JSON lines ({error})", "shelfsort stage1 --rebuild") from error
+
+    @cached_property
+    def sets(self) -> list[dict]:
+        """Stage 2's confusion sets with their decisions, from its manifest; empty without a second stage."""
+        return self._optional("stage2/manifest.json", "shelfsort stage2 --rebuild").get("categories", [])
+
+    @property
+    def has_stage2(self) -> bool:
+        """Whether the run has a finished second stage."""
+        return (self.folder / "stage2" / "manifest.json").exists()
+
+    @cached_property
+    def seconds(self) -> dict[str, float]:
+        """Wall time of each step that recorded it."""
+        places = {"stage1": "stage1/summary.json", "stage2": "stage2/summary.json", "evaluate": "evaluation/metrics.json"}
+        found = {step: self._optional(path, f"shelfsort {step} --rebuild").get("seconds") for step, path in places.items()}
+        return {step: float(value) for step, value in found.items() if isinstance(value, int | float)}
+
+    @property
+    def backbone(self) -> str:
+        """Name of stage 1's network, or `unknown`."""
+        return str(self.config.get("stage1", {}).get("backbone", "unknown"))
+
+    @property
+    def revision(self) -> str:
+        """The code's git revision that made the run, or `unknown`."""
+        return str(self.config.get("revision") or self.config.get("git_revision") or "unknown")
+
+    def _optional(self, name: str, rebuild: str) -> dict:
+        path = self.folder / name
+        return read_json(path, rebuild) if path.exists() else {}

@@ -1,0 +1,121 @@
+"""A run directory: where each artefact lies, and whether it is current."""
+
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from catalog.artifacts import read_json, require_same, write_text
+from catalog.errors import ArtifactError
+from catalog.store import Store
+from features.store import FeatureStore
+from pipeline.config import RunConfig
+
+
+STAGE1 = "stage1"
+"""Name of the first view."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths of one run directory, or of one view within it."""
+
+    folder: Path
+    whole: "Run | None" = None
+    """The run that a view belongs to."""
+
+    @property
+    def store_path(self) -> Path:
+        """store.sqlite"""
+        return self.folder / "store.sqlite"
+
+    @property
+    def ingest_summary(self) -> Path:
+        """ingest.json"""
+        return self.folder / "ingest.json"
+
+    @property
+    def stage1(self) -> Path:
+        """Folder of stage 1."""
+        return self.folder / "stage1"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Stage 1's best checkpoint."""
+        return self.stage1 / "best.pt"
+
+    @property
+    def features_path(self) -> Path:
+        """features.h5"""
+        return self.folder / "features.h5"
+
+    @property
+    def stage2(self) -> Path:
+        """Folder of stage 2."""
+        return self.folder / "stage2"
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder of the evaluation."""
+        return self.folder / "evaluation"
+
+    @property
+    def report(self) -> Path:
+        """The page for analysts."""
+        return self.folder / "report" / "index.html"
+
+    @cached_property
+    def store(self) -> Store:
+        """The image store."""
+        return self.whole.store if self.whole else Store(self.store_path)
+
+    @cached_property
+    def features(self) -> FeatureStore:
+        """The bottleneck features."""
+        return FeatureStore(self.features_path, self.command("features"))
+
+    def view(self, name: str) -> "Run":
+        """A view: `stage1` is the run itself, others have a folder of their own with checkpoint and features."""
+        return self if name == STAGE1 else Run(self.folder / "views" / name, self)
+
+    def views(self, names: Iterable[str]) -> list["Run"]:
+        """Several views."""
+        return [self.view(name) for name in names]
+
+    def command(self, step: str) -> str:
+        """The command that makes a step anew, for messages."""
+        return f"shelfsort {step} --run {(self.whole or self).folder} --rebuild"
+
+    def current(self, manifest: Path, made_from: dict[str, Any], step: str) -> bool:
+        """Whether an artefact is there and made from this; False where it is not there. Raises where it is from something else."""
+        if not manifest.exists():
+            return False
+        found = read_json(manifest, self.command(step)).get("made_from", {})
+        require_same(manifest, made_from, found, self.command(step))
+        return True
+
+    def stage1_checksum(self) -> str:
+        """sha256 of the checkpoint as its summary has it. Raises ArtifactError where stage 1 isn't finished."""
+        summary = read_json(self.stage1 / "summary.json", self.command("stage1"))
+        if not self.checkpoint.exists():
+            raise ArtifactError(self.checkpoint, "no such file", self.command("stage1"))
+        return summary["checkpoint"]
+
+    def save_config(self, config: RunConfig) -> None:
+        """Writes config.yaml: the resolved configuration and the code's revision."""
+        value = {"revision": revision(), **config.model_dump(mode="json")}
+        write_text(self.folder / "config.yaml", yaml.safe_dump(value, sort_keys=False))
+
+
+def revision() -> str:
+    """git revision of the code, with `+` where it was changed since; `unknown` outside a checkout."""
+    try:
+        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+        result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return result.stdout.strip()

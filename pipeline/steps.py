@@ -1,0 +1,208 @@
+"""The steps of the product, in order; read this first.
+
+Each step takes a run directory and the configuration, says in a line what it did, and does nothing where its artefact is current.
+An artefact that was made from something else is an error that names what differs; `rebuild` makes it anew.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catalog.artifacts import read_json, sha256_file, write_json
+from pipeline.config import RunConfig
+from pipeline.runs import Run
+from stage1_cnn.config import Stage1Config
+
+Say = Callable[[str], None]
+
+
+def ingest(run: Run, config: RunConfig, dumps: Sequence[str], categories: Path | None, rebuild: bool, say: Say = print) -> None:
+    """Dump -> store.sqlite: products dealt to splits, photos checked and copied."""
+    from catalog.ingest import ingest as ingest_dump
+
+    if rebuild:
+        run.store_path.unlink(missing_ok=True)
+    started = time.perf_counter()
+    summary = ingest_dump(
+        run.store_path, dumps, categories, config.catalog, index_folder=run.folder / "dumps", jobs=config.jobs or _cores()
+    )
+    run.save_config(config)
+    taxonomy = run.store.taxonomy
+    write_json(run.folder / "taxonomy.json", taxonomy.to_json())
+    write_json(run.ingest_summary, {"made_from": {"store": run.store.fingerprint}, **summary.to_json()})
+    what = f"{summary.products} products, {summary.images} images, {summary.categories_in_use} of {summary.categories} categories"
+    if not summary.changed:
+        say(f"ingest: current ({run.store_path}: {what})")
+        return
+    say(f"ingest: {what} in {time.perf_counter() - started:.1f} s")
+    for split, n in summary.kept.items():
+        say(f"  {split:8s} {n['products']:8d} products {n['images']:8d} images, {n['fit']} may be fitted")
+    rejects = ", ".join(f"{reason} {n}" for reason, n in summary.rejects.items()) or "none"
+    say(f"  dropped under caps {summary.dropped_products} products; duplicates {summary.duplicate_images}, blank {summary.blank_images}; rejects: {rejects}")
+
+
+def stage1(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> None:
+    """store.sqlite -> stage1/best.pt: the network, head first, then whole."""
+    _train(run, config.stage1, rebuild, say, "stage1", lambda: run.save_config(config))
+
+
+def _train(part: Run, config: Stage1Config, rebuild: bool, say: Say, name: str, before: Callable[[], None] = lambda: None) -> None:
+    """Trains stage 1, or the network of a further view."""
+    weights = Path(config.weights)
+    pretrained = sha256_file(weights) if weights.is_file() else config.weights
+    made_from = {"store": part.store.fingerprint, "config": config.shaping() | {"weights": pretrained}}
+    if rebuild:
+        shutil.rmtree(part.stage1, ignore_errors=True)
+    if part.current(part.stage1 / "summary.json", made_from, "stage1"):
+        say(f"{name}: current ({part.checkpoint})")
+        return
+    from stage1_cnn.phases import train_stage1
+
+    before()
+    summary = train_stage1(part.store, config, part.stage1, made_from)
+    best = summary.best
+    say(
+        f"{name}: {part.checkpoint} in {summary.seconds:.0f} s; best {best['phase']} epoch {best['epoch']}: "
+        f"val_a top-1 {best['val_top1']:.4f}, top-5 {best['val_top5']:.4f} ({summary.images['val_a']} images)"
+    )
+
+
+def features(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> None:
+    """stage1/best.pt -> features.h5: every photo's bottleneck features; the networks of further views are trained and asked too."""
+    for name in config.view_names:
+        part = run.view(name)
+        if part.whole:
+            _train(part, config.view(name), rebuild, say, f"view {name}")
+        _extract(part, config, rebuild, say)
+
+
+def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say) -> None:
+    if rebuild:
+        part.features_path.unlink(missing_ok=True)
+    if part.features_path.exists():
+        origin = part.features.made_from
+        part.features.require(origin | {"checkpoint": part.stage1_checksum(), "store": part.store.fingerprint})
+        say(f"features: current ({part.features_path}: {len(part.features)} images)")
+        return
+    from features.extract import extract
+    from stage1_cnn.predict import Predictor
+
+    started = time.perf_counter()
+    predictor = Predictor.open(part.checkpoint, device=config.stage1.device, precision=config.stage1.precision)
+    unreadable = extract(predictor, part.store, part.features_path, batch_size=config.features.batch_size)
+    seconds, n = time.perf_counter() - started, len(part.features)
+    rate = f"{n} images x {part.features.width} in {seconds:.1f} s ({n / seconds:.0f} img/s)"
+    say(f"features: {rate}, {unreadable} unreadable -> {part.features_path}")
+
+
+def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> None:
+    """features.h5 -> stage2/: the reranker and the reclassifiers, and where they are used."""
+    views = {name: run.view(name).features for name in config.view_names}
+    made_from = {
+        "views": {name: view.made_from for name, view in views.items()}, "store": run.store.fingerprint,
+        "config": config.stage2.model_dump(mode="json"),
+    }  # fmt: skip
+    if rebuild:
+        shutil.rmtree(run.stage2, ignore_errors=True)
+    if run.current(run.stage2 / "manifest.json", made_from, "stage2"):
+        say(f"stage2: current ({run.stage2})")
+        return
+    from stage2_xgb.fit import ClassMixes, fit_stage2
+
+    store, table = run.store, run.features.table
+    rows = run.features.of_split("train")
+    train = np.bincount(table.class_index[rows][table.fit[rows]], minlength=len(store.taxonomy))
+    mixes = ClassMixes({unit: store.natural_counts(unit) for unit in ("image", "product")}, train)
+    jobs = config.jobs or _cores()
+    summary = fit_stage2(list(views.values()), mixes, store.taxonomy, config.stage2, run.stage2, made_from, jobs)
+    say(summary.text())
+
+
+def evaluate(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> dict[str, Any]:
+    """The test split -> evaluation/: accuracy of each stage, with intervals."""
+    from pipeline.evaluate import evaluate as evaluate_test
+    from stage2_xgb.bundle import Bundle
+
+    bundle = Bundle.open(run.stage2)
+    made_from = {
+        "views": bundle.made_from["views"], "stage2": sha256_file(run.stage2 / "manifest.json"),
+        "config": config.evaluate.model_dump(mode="json"),
+    }  # fmt: skip
+    path = run.evaluation / "metrics.json"
+    if not rebuild and path.exists() and read_json(path, run.command("evaluate"))["made_from"] == json.loads(json.dumps(made_from)):
+        metrics = read_json(path, run.command("evaluate"))
+    else:
+        stores = [part.features for part in run.views(bundle.made_from["views"])]
+        metrics = evaluate_test(stores, run.store, bundle, config.evaluate, run.evaluation, made_from)
+    say(headline(metrics))
+    return metrics
+
+
+def headline(metrics: dict[str, Any]) -> str:
+    """The test accuracies as lines of text."""
+    lines = ["test accuracy (top-1, 95% interval)"]
+    for unit in ("image", "product"):
+        for mix in ("natural", "balanced"):
+            part, counts = metrics[unit][mix], metrics[unit][mix]["counts"]
+            stages = ", ".join(
+                f"{name} {part[key]['top1']['value']:.4f} [{part[key]['top1']['low']:.4f}, {part[key]['top1']['high']:.4f}]"
+                for name, key in (("stage 1", "stage1"), ("shifted", "shifted"), ("two-stage", "two_stage"))
+            )
+            change = part["changes"]["two_stage_over_shifted"]["top1"]
+            lines.append(f"  per {unit}, {mix} mix (n {counts['n']}, {counts['categories']} categories): {stages}")
+            lines.append(f"    two-stage over shifted: {100 * change['value']:+.2f} [{100 * change['low']:+.2f}, {100 * change['high']:+.2f}] points")
+    return "\n".join(lines)
+
+
+def report(run: Run, others: Sequence[Run], say: Say = print) -> None:
+    """evaluation/ -> report/index.html, for analysts."""
+    from pipeline.report import write_report
+
+    page = write_report([run.folder, *(other.folder for other in others)], run.report.parent)
+    say(f"report: {page}")
+
+
+def score(run: Run, config: RunConfig, dumps: Sequence[str], out: Path, say: Say = print) -> None:
+    """Another dump -> predictions/*.parquet, every product accounted for."""
+    from pipeline.predict import Model
+    from pipeline.score import score as score_dump
+
+    model = Model.open(run, config.stage1.device, config.stage1.precision)
+    natural = run.store.natural_counts("product")
+    fallback = int(model.taxonomy.category_ids[int(natural.argmax())])
+    started = time.perf_counter()
+    manifest = sha256_file(run.stage2 / "manifest.json")
+    totals = score_dump(model, dumps, out, config.score, fallback, checkpoint=run.stage1_checksum(), stage2=manifest)
+    seconds = time.perf_counter() - started
+    say(
+        f"score: {totals.products} products = {totals.predictions} predictions + {totals.rejected_products} rejects, "
+        f"{totals.images} images in {seconds:.1f} s -> {out}"
+    )
+    known = overlap(run, out)
+    if known:
+        say(f"  {known} of these products stand in the run's own store")
+    if model.bundle.broken:
+        say(f"  stage 1 answered for {len(model.bundle.broken)} categories whose booster is broken; mend: {run.command('stage2')}")
+
+
+def overlap(run: Run, out: Path) -> int:
+    """Products of a scored dump that the store knows as well."""
+    import pyarrow.parquet
+
+    connection, known = run.store.connection, 0
+    for part in sorted(out.glob("part-*.parquet")):
+        ids = pyarrow.parquet.read_table(part, columns=["product_id"])["product_id"].to_pylist()
+        known += sum(connection.execute("SELECT 1 FROM products WHERE product_id = ?", (i,)).fetchone() is not None for i in ids)
+    return known
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+

@@ -1,0 +1,93 @@
+// Distributions: what a threshold on the confidence gives, how honest the confidence is, where errors go, how large categories are.
+
+function renderConfidence(view) {
+  const state = {system: "two_stage", unit: D.unit, threshold: 0.5};
+  const found = () => D.values.findings[state.unit][state.system];
+  const charts = [coverageChart(state, found), reliabilityChart(found), confidenceChart(found), distanceChart(found)];
+  const sentence = el("p", {class: "sentence", id: "coverage-sentence", "aria-live": "polite"});
+  const ece = el("p", {class: "note", id: "ece"}), errors = el("p", {class: "note"});
+  const slider = el("input", {type: "range", min: 0, max: 100, step: 1, value: 50, id: "coverage-slider", "aria-label": "Accept answers above this confidence"});
+  const read = () => {
+    const at = found().coverage[Math.round(100 * state.threshold)];
+    sentence.replaceChildren(`Accept above ${decimal(at.threshold)}: `, el("b", {}, percent(at.coverage, 0)), ` of ${state.unit}s, `, el("b", {}, percent(at.accuracy, 0)), " right");
+    slider.setAttribute("aria-valuetext", sentence.textContent);
+  };
+  const all = () => {
+    read();
+    const {reliability, errors: e} = found();
+    ece.textContent = `Expected calibration error ${percent(reliability.ece)}: on average the confidence is that far from the share that is right. Points under the diagonal are overconfident.`;
+    errors.textContent = e.n ? `Neighbours are similar categories: an error close to zero goes to a lookalike. ${percent(e.same_level2 / e.n, 0)} of ${plural(e.n, "error")} stay inside the level-2 family.` : "No errors.";
+    for (const chart of charts) chart.redraw();
+  };
+  slider.addEventListener("input", () => { state.threshold = slider.value / 100; read(); charts[0].redraw(); });
+  view.append(el("div", {class: "tools"}, toggle("System", Object.entries(SYSTEM_NAMES), state.system, (system) => { state.system = system; all(); }),
+    Object.keys(D.values.metrics).length > 1 ? chooser("Per", Object.keys(D.values.metrics).map((u) => [u, u]), state.unit, (unit) => { state.unit = unit; all(); }) : null),
+  card("Coverage against accuracy", "Answers above the threshold can go into the shop as they are, the rest to a person. On the natural class mix.", sentence, slider, charts[0]),
+  el("div", {class: "columns"}, el("div", {class: "card"}, el("h2", {}, "Reliability"), ece, charts[1]), card("Confidence", "How many answers have which confidence.", charts[2])),
+  el("div", {class: "columns"}, el("div", {class: "card"}, el("h2", {}, "How far errors go"), errors, charts[3]), sizesCard()));
+  all();
+}
+
+function coverageChart(state, found) {
+  return makeChart("Coverage and accuracy for each threshold", 300, (colours) => {
+    const rows = found().coverage, line = (name, key, color, more) => ({type: "line", name, symbol: "none", data: rows.map((r) => [r.threshold, r[key]]), lineStyle: {color, width: 2.5}, itemStyle: {color}, ...more});
+    return {
+      legend: {top: 0, left: 40, icon: "roundRect", itemHeight: 3, itemWidth: 16, textStyle: {color: colours.muted, fontFamily: colours.sans}},
+      grid: {left: 46, right: 16, top: 34, bottom: 46}, xAxis: axis(colours, {type: "value", min: 0, max: 1, name: "accept above this confidence", splitLine: {show: false}}), yAxis: axis(colours, {type: "value", min: 0, max: 1, ...shares}),
+      tooltip: tooltip(([p]) => { const r = rows[Math.round(100 * p.data[0])]; return [el("b", {}, "Above " + decimal(r.threshold)), pairsOf([["Accepted", percent(r.coverage)], ["Right", percent(r.accuracy)], ["Items", whole(r.n)]])]; }),
+      series: [line("accepted", "coverage", colours.before), line("right among accepted", "accuracy", colours.accent, {markLine: {symbol: "none", silent: true, label: {show: false}, lineStyle: {color: colours.ink, type: "dashed", width: 1}, data: [{xAxis: state.threshold}]}})],
+    };
+  });
+}
+
+function reliabilityChart(found) {
+  return makeChart("Reliability diagram", 300, (colours) => {
+    const bins = found().reliability.bins.filter((b) => b.n > 0);
+    return {
+      grid: {left: 50, right: 16, top: 14, bottom: 46}, xAxis: axis(colours, {type: "value", min: 0, max: 1, name: "confidence", ...shares, splitLine: {show: false}}), yAxis: axis(colours, {type: "value", min: 0, max: 1, ...shares}),
+      tooltip: tooltip((p) => { const b = bins[p.dataIndex]; return [el("b", {}, `Confidence ${percent(b.low, 0)} – ${percent(b.high, 0)}`), pairsOf([["Mean confidence", percent(b.confidence)], ["Right", percent(b.accuracy)], ["Items", whole(b.n)]])]; }, {trigger: "item"}),
+      series: [{type: "line", data: [[0, 0], [1, 1]], symbol: "none", silent: true, lineStyle: {color: colours.faint, type: "dashed", width: 1}},
+        {type: "scatter", data: bins.map((b) => [b.confidence, b.accuracy]), symbolSize: (_, p) => 6 + 26 * Math.sqrt(bins[p.dataIndex].share), itemStyle: {color: colours.accent, opacity: 0.85}}],
+    };
+  });
+}
+
+function confidenceChart(found) {
+  return makeChart("Histogram of the confidence", 318, (colours) => {
+    const bins = found().reliability.bins, bar = (name, color, of) => ({type: "bar", name, stack: "all", barCategoryGap: "12%", data: bins.map(of), itemStyle: {color}});
+    return {
+      legend: {top: 0, left: 50, icon: "roundRect", itemHeight: 8, itemWidth: 12, textStyle: {color: colours.muted, fontFamily: colours.sans}},
+      grid: {left: 56, right: 12, top: 34, bottom: 46}, xAxis: axis(colours, {type: "category", data: bins.map((b) => percent(b.low, 0)), name: "confidence", splitLine: {show: false}, axisLabel: {interval: 3}}), yAxis: axis(colours, {type: "value"}),
+      tooltip: tooltip(([p]) => { const b = bins[p.dataIndex]; return [el("b", {}, `Confidence ${percent(b.low, 0)} – ${percent(b.high, 0)}`), pairsOf([["Right", whole(b.right)], ["Wrong", whole(b.n - b.right)]])]; }),
+      series: [bar("right", colours.accent, (b) => b.right), bar("wrong", colours.low, (b) => b.n - b.right)],
+    };
+  });
+}
+
+const span = (b) => (b.low === b.high ? signed(b.low, whole) : `${signed(b.low, whole)} … ${signed(b.high, whole)}`);
+
+function distanceChart(found) {
+  return makeChart("Errors by distance in class index", 300, (colours) => {
+    const bins = found().distance;
+    return {
+      grid: {left: 56, right: 12, top: 14, bottom: 58}, xAxis: axis(colours, {type: "category", data: bins.map((b) => signed(Math.abs(b.low) < Math.abs(b.high) ? b.low : b.high, whole)), name: "predicted less true class index (from)", nameGap: 40, splitLine: {show: false}, axisLabel: {hideOverlap: true}}), yAxis: axis(colours, {type: "value"}),
+      tooltip: tooltip(([p]) => [el("b", {}, span(bins[p.dataIndex])), pairsOf([["Errors", whole(bins[p.dataIndex].n)]])]),
+      series: [{type: "bar", barCategoryGap: "12%", data: bins.map((b) => b.n), itemStyle: {color: colours.accent}}],
+    };
+  });
+}
+
+function sizesCard() {
+  const trained = Float64Array.from(D.columns["category.train_images"]).sort(), whole_ = Float64Array.from(D.columns["category.images"]).sort(), cap = D.values.cap;
+  const chart = makeChart("Images per category in ascending order", 300, (colours) => {
+    const line = (name, values, color) => ({type: "line", name, symbol: "none", sampling: "lttb", data: Array.from(values, (v, k) => [k + 1, Math.max(v, 0.8)]), lineStyle: {color, width: 2.5}, itemStyle: {color}});
+    const series = [...(whole_.length ? [line("in the catalogue", whole_, colours.before)] : []), line("trained on", trained, colours.accent)];
+    if (cap) series[0].markLine = {symbol: "none", silent: true, lineStyle: {color: colours.ink, type: "dashed", width: 1}, label: {formatter: `cap ${cap}`, position: "insideStartTop", color: colours.ink, fontFamily: colours.sans}, data: [{yAxis: cap}]};
+    return {
+      legend: {top: 0, left: 50, icon: "roundRect", itemHeight: 3, itemWidth: 16, textStyle: {color: colours.muted, fontFamily: colours.sans}},
+      grid: {left: 56, right: 16, top: 34, bottom: 46}, xAxis: axis(colours, {type: "value", min: 1, max: D.classes, name: "categories, the smallest first", splitLine: {show: false}, axisLabel: {hideOverlap: true}}), yAxis: axis(colours, {type: "log", min: 1}),
+      tooltip: tooltip((parts) => [el("b", {}, "Category " + whole(parts[0].data[0])), pairsOf(parts.map((p) => [p.seriesName, whole(Math.round(p.data[1] < 1 ? 0 : p.data[1]))]))]), series,
+    };
+  });
+  return card("Images per category", (cap ? `Training takes at most ${whole(cap)} images of a category. ` : "Training has no cap. ") + (whole_.length ? "" : "The run has no store, so the catalogue’s own sizes are not known."), chart);
+}

@@ -1,0 +1,166 @@
+"""Networks: a torchvision backbone, its last linear layer taken off, and a new head for K categories.
+
+Weights come from torchvision (downloaded and checked), from a file, or are random. What does not fit is refused with
+the keys that differ.
+"""
+
+import difflib
+import pickle
+import re
+import urllib.error
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import nn
+
+from catalog.artifacts import sha256_file
+from catalog.errors import ConfigError
+
+_AUXILIARY = ("googlenet", "inception_v3")
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+
+
+class Network(nn.Module):
+    """`backbone` (float32 [B, 3, H, W] -> features [B, D]) and `head` (linear, D -> K)."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.frozen = False
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Bottleneck features, float32 [B, D], whatever the precision of the backbone."""
+        return self.backbone(images).float()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits, float32 [B, K]; the head is always computed in float32."""
+        features = self.features(images)
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(features)
+
+    def freeze(self, frozen: bool) -> None:
+        """Frozen, the backbone gets no gradients and stays in evaluation mode, so that its batch norm doesn't move."""
+        self.frozen = frozen
+        self.backbone.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Network":
+        """As any module's, but for a frozen backbone."""
+        super().train(mode)
+        self.backbone.train(mode and not self.frozen)
+        return self
+
+
+def check_name(name: str) -> str:
+    """The name, where it is a usable network of torchvision. Raises ConfigError with the nearest names."""
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name in names and name not in _AUXILIARY:
+        return name
+    reason = "has auxiliary classifiers, which stage 1 does not train" if name in names else "is unknown"
+    near = difflib.get_close_matches(name, sorted({*names} - {*_AUXILIARY}), 4, 0.5) or ["resnet50", "mobilenet_v2"]
+    expected = f"a classification network of torchvision, such as {', '.join(near)}"
+    raise ConfigError(f"stage1.backbone: {name!r} {reason}; expected {expected}")
+
+
+def build(name: str, classes: int, *, weights: str = "none", seed: int = 0) -> Network:
+    """A network for `classes` categories; head and random weights follow from `seed`, whatever was drawn before.
+
+    `weights` is as in Stage1Config. Raises ConfigError where the name is unknown or the weights don't fit.
+    """
+    check_name(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        backbone = torchvision.models.get_model(name, weights=None)
+        place, layer = _last_linear(name, backbone)
+        backbone.set_submodule(place, nn.Identity())
+        torch.default_generator.manual_seed(seed)  # again: one head for every backbone of its width
+        head = nn.Linear(layer.in_features, classes)
+    if weights != "none":
+        source, state = _imagenet(name) if weights == "imagenet" else _from_file(Path(weights), name)
+        _fit(backbone, state, place, f"stage1.weights: {source} does not fit {name}")
+    return Network(backbone, head)
+
+
+def check_size(network: Network, name: str, size: tuple[int, int]) -> None:
+    """Raises ConfigError where images of (height, width) pixels can't pass through the network."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(1, 3, *size, device=network.head.weight.device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ConfigError(f"stage1.image_size: {name} can't take {size[0]} x {size[1]} pixels ({error})") from error
+    finally:
+        network.train(training)
+
+
+def weights_fingerprint(weights: str) -> str:
+    """For `made_from`: the sha256 of a weights file, else the option. Raises ConfigError where the file is missing."""
+    if weights in ("imagenet", "none"):
+        return weights
+    if not Path(weights).is_file():
+        raise ConfigError(f"stage1.weights: no such file: {weights}; expected imagenet, none, or a file")
+    return sha256_file(weights)
+
+
+def _last_linear(name: str, backbone: nn.Module) -> tuple[str, nn.Linear]:
+    modules = list(backbone.named_modules())
+    if not isinstance(modules[-1][1], nn.Linear):
+        last = type(modules[-1][1]).__name__
+        raise ConfigError(f"stage1.backbone: {name} ends in {last}, expected a linear layer that the head can replace")
+    return modules[-1]
+
+
+def _imagenet(name: str) -> tuple[str, Mapping[str, torch.Tensor]]:
+    """torchvision's ImageNet weights, from its cache or downloaded; the file's hash is checked."""
+    found = torchvision.models.get_model_weights(name)
+    # V1 by choice: the features of the longer V2 recipes transfer less well under a linear head
+    weights = found["IMAGENET1K_V1"] if "IMAGENET1K_V1" in found.__members__ else found.DEFAULT
+    try:
+        load = torch.hub.load_state_dict_from_url
+        return weights.url, load(weights.url, map_location="cpu", check_hash=True, weights_only=True)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"stage1.weights: the ImageNet weights of {name} could not be downloaded ({error}); "
+            f"fetch {weights.url} yourself and set stage1.weights=FILE, or train from nothing with stage1.weights=none"
+        ) from error
+
+
+def _from_file(path: Path, name: str) -> tuple[str, Mapping[str, torch.Tensor]]:
+    """A state_dict, or the backbone of a checkpoint of stage 1; tensors only, a file with code in it is refused."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ConfigError(f"stage1.weights: no such file: {path}; expected imagenet, none, or a file") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"stage1.weights: {path} does not load as plain tensors: {reason}") from error
+    if isinstance(content, Mapping) and "network" in content:
+        trained = content.get("config", {}).get("backbone")
+        if trained != name:
+            raise ConfigError(f"stage1.weights: {path} is a checkpoint of {trained}, expected {name} (stage1.backbone)")
+        content = {k.removeprefix("backbone."): v for k, v in content["network"].items() if k.startswith("backbone.")}
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        found = type(content).__name__
+        raise ConfigError(f"stage1.weights: {path} holds a {found}, expected a state_dict: names to tensors")
+    return str(path), content
+
+
+def _fit(backbone: nn.Module, state: Mapping[str, torch.Tensor], head: str, problem: str) -> None:
+    """Loads `state`, all but its classification layer `head`, strictly. Raises ConfigError naming what differs."""
+    own = backbone.state_dict()
+    given = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
+    given = {key: value for key, value in given.items() if key not in (f"{head}.weight", f"{head}.bias")}
+    faults = [f"{key} is missing" for key in own if key not in given and not key.endswith("num_batches_tracked")]
+    faults += [f"{key} is unexpected" for key in given if key not in own]
+    faults += [
+        f"{key} is {tuple(given[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own
+        if key in given and given[key].shape != own[key].shape
+    ]
+    if faults:
+        more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ConfigError(f"{problem}: {', '.join(faults[:3])}{more}")
+    backbone.load_state_dict({key: given[key].to(own[key].dtype) if key in given else own[key] for key in own})

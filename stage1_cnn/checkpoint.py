@@ -1,0 +1,54 @@
+"""Checkpoints of stage 1: dictionaries of tensors and plain values, written atomically, loaded without pickles.
+
+best.pt, head.pt and last.pt have the keys of docs/formats.md; each scores alone, last.pt also resumes the training.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from catalog.artifacts import atomic_path
+from catalog.errors import ArtifactError
+
+SCHEMA = 1
+REBUILD = "shelfsort stage1 --run {run} --rebuild"
+KEYS = ("made_from", "config", "transform", "taxonomy", "network", "train_images", "epoch", "phase", "metrics")
+RESUME_KEYS = ("optimizer", "scheduler", "scaler", "generators", "step", "tally", "history", "best", "seconds")
+
+
+def rebuild_command(path: Path) -> str:
+    """The command that makes RUN/stage1/NAME.pt anew."""
+    return REBUILD.format(run=path.absolute().parent.parent)
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Writes a checkpoint atomically; `content` has KEYS and, for last.pt, RESUME_KEYS."""
+    with atomic_path(path) as temporary:
+        torch.save({"schema": SCHEMA, **content}, temporary)
+
+
+def load(path: Path, *, resume: bool = False) -> dict[str, Any]:
+    """Reads a checkpoint onto the processor; with `resume`, one that can go on training.
+
+    Raises ArtifactError where the file is missing, damaged, of another schema, or more than tensors and plain values.
+    """
+    rebuild = rebuild_command(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ArtifactError(path, "no such file", rebuild) from None
+    except pickle.UnpicklingError:
+        problem = "holds objects that could run code, or is cut short; expected tensors and plain values"
+        raise ArtifactError(path, problem, rebuild) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactError(path, f"damaged ({reason})", rebuild) from error
+    if not isinstance(content, dict) or "schema" not in content:
+        raise ArtifactError(path, "not a checkpoint of stage 1", rebuild)
+    if content["schema"] != SCHEMA:
+        raise ArtifactError(path, f"checkpoint of schema {content['schema']}, expected {SCHEMA}", rebuild)
+    if missing := [key for key in (*KEYS, *(RESUME_KEYS if resume else ())) if key not in content]:
+        raise ArtifactError(path, f"has no {missing[0]}", rebuild)
+    return content

@@ -1,0 +1,93 @@
+"""Where the network runs and in which arithmetic: device, precision, threads."""
+
+import os
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from catalog.errors import ConfigError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A device and the precision (`fp32`, `bf16`, `fp16`) of the network's arithmetic on it."""
+
+    device: torch.device
+    precision: str
+
+    def autocast(self) -> AbstractContextManager:
+        """The context in which the network's forward pass runs."""
+        return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
+
+    def fork_generators(self) -> AbstractContextManager:
+        """Inside, the default generators (dropout reads them) may be seeded; outside nothing changes."""
+        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+
+    def seed(self, seed: int) -> None:
+        """Seeds the default generators of the processor and of this device."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(seed)
+
+    def generator_states(self) -> dict[str, torch.Tensor]:
+        """State of the default generators of the processor and of the device."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    def restore_generators(self, states: dict[str, torch.Tensor]) -> None:
+        """Inverse of generator_states; a state of the other kind of device is left out."""
+        torch.set_rng_state(states["cpu"])
+        if self.device.type == "cuda" and "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"], self.device)
+
+    def to_json(self) -> dict[str, str]:
+        """`computed_with` of the manifests."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        return {"device": name, "precision": self.precision}
+
+
+def choose_engine(device: str = "auto", precision: str = "auto") -> Engine:
+    """Resolves `auto`. Raises ConfigError where the machine lacks what was asked for."""
+    cuda = torch.cuda.is_available()
+    name = ("cuda" if cuda else "cpu") if device == "auto" else device
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"stage1.device: expected auto, cpu, cuda or cuda:N, found {device!r}") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(f"stage1.device: expected auto, cpu, cuda or cuda:N, found {device!r}")
+    if chosen.type == "cuda" and (chosen.index or 0) >= (torch.cuda.device_count() if cuda else 0):
+        raise ConfigError(f"stage1.device: {device} asked for, found {torch.cuda.device_count()} usable GPUs")
+    if precision not in (*DTYPES, "auto"):
+        raise ConfigError(f"stage1.precision: expected auto, {', '.join(DTYPES)}, found {precision!r}")
+    if precision == "fp16" and chosen.type == "cpu":
+        raise ConfigError("stage1.precision: fp16 needs a GPU; expected fp32 or bf16 on a CPU")
+    return Engine(chosen, _best_precision(chosen) if precision == "auto" else precision)
+
+
+def _best_precision(device: torch.device) -> str:
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"  # emulated bf16 is slower than fp32
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def decode_threads(workers: int | str, device: torch.device) -> int:
+    """Threads that decode beside the arithmetic; `auto` takes the cores that PyTorch's own threads leave, never more.
+
+    Where they leave none, 0: decoding between the steps, since a thread too many slows all the computing ones.
+    """
+    if workers != "auto":
+        return int(workers)
+    busy = 1 if device.type == "cuda" else torch.get_num_threads()
+    return max(0, cores() - busy)

@@ -1,0 +1,44 @@
+"""metrics.jsonl and TensorBoard scalars: a line an epoch, exactly the epochs that the checkpoint knows."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from catalog.artifacts import write_text
+
+
+class Journal:
+    """Writes both; a restart writes them anew from the checkpoint's history, so that a lost epoch leaves no line."""
+
+    def __init__(self, folder: Path, history: list[dict[str, Any]]) -> None:
+        self.path, self.history = folder / "metrics.jsonl", history
+        write_text(self.path, "".join(_line(metrics) for metrics in history))
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        self.board = SummaryWriter(str(folder / "tensorboard"))
+        for epoch, metrics in enumerate(history, 1):
+            self._draw(epoch, metrics)
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        """One more epoch; `history` grows with it."""
+        self.history.append(metrics)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(_line(metrics))
+        self._draw(len(self.history), metrics)
+        self.board.flush()
+
+    def close(self) -> None:
+        """Ends TensorBoard's thread."""
+        self.board.close()
+
+    def _draw(self, epoch: int, metrics: dict[str, Any]) -> None:
+        """One scalar a metric, over the epochs of both phases."""
+        for key, value in metrics.items():
+            if isinstance(value, float):
+                self.board.add_scalar(f"stage1/{key}", value, epoch)
+
+
+def _line(metrics: dict[str, Any]) -> str:
+    return json.dumps(metrics, allow_nan=False) + "\n"

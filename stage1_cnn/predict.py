@@ -1,0 +1,59 @@
+"""A trained network as a function from pixels to bottleneck features: all that scoring needs, from one checkpoint."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from catalog.artifacts import sha256_file
+from catalog.errors import ArtifactError
+from catalog.taxonomy import Taxonomy
+from stage1_cnn import checkpoint
+from stage1_cnn.backbones import Network, build
+from stage1_cnn.device import Engine, choose_engine
+from stage1_cnn.head import Head
+from stage1_cnn.transforms import EvalTransform, Normaliser
+
+
+class Predictor:
+    """Features of photos. `taxonomy`, `transform`, `head`, `train_images` (int64 [K]) and `fingerprint` (sha256 of the
+    file) are the checkpoint's."""
+
+    def __init__(self, network: Network, content: dict, engine: Engine, fingerprint: str) -> None:
+        self.engine, self.fingerprint = engine, fingerprint
+        self.made_from: dict = content["made_from"]
+        self.taxonomy = Taxonomy.from_json(content["taxonomy"])
+        self.transform = EvalTransform.from_json(content["transform"])
+        self.train_images: np.ndarray = content["train_images"].numpy()
+        weight, bias = network.head.weight.detach(), network.head.bias.detach()
+        self.head = Head(weight.float().numpy().copy(), bias.float().numpy().copy())
+        self.network = network.eval().requires_grad_(False).to(engine.device, memory_format=torch.channels_last)
+        self._normaliser = Normaliser(self.transform, engine.device)
+
+    @classmethod
+    def open(cls, path: Path, *, device: str = "auto", precision: str = "auto") -> "Predictor":
+        """Reads best.pt, head.pt or last.pt.
+
+        Raises ArtifactError where it is missing, damaged or does not fit its own network, ConfigError where the machine
+        lacks the device or precision asked for.
+        """
+        engine = choose_engine(device, precision)
+        content = checkpoint.load(path)
+        network = build(content["config"]["backbone"], len(content["taxonomy"]["categories"]))
+        try:
+            network.load_state_dict(content["network"])
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip()
+            problem = f"its weights do not fit its network ({reason})"
+            raise ArtifactError(path, problem, checkpoint.rebuild_command(path)) from error
+        return cls(network, content, engine, sha256_file(path))
+
+    @property
+    def width(self) -> int:
+        """D, the number of features."""
+        return self.network.head.in_features
+
+    def features(self, pixels: torch.Tensor) -> np.ndarray:
+        """uint8 [B, 3, H, W] from `transform` -> bottleneck features float16 [B, D]."""
+        with torch.inference_mode(), self.engine.autocast():
+            return self.network.features(self._normaliser(pixels)).half().cpu().numpy()

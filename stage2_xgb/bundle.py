@@ -1,0 +1,184 @@
+"""All of stage 2 on disk, without pickles: manifest.json (written last), shared.npz, sets.parquet, the shared reranker and one
+booster a category. A bundle opens lazily: boosters are read and verified when first asked for."""
+
+import json
+import logging
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import xgboost
+
+from catalog.artifacts import atomic_path, read_json, sha256_file, write_json
+from catalog.errors import ArtifactError
+from catalog.taxonomy import Taxonomy
+from features.neighbours import Bank
+from stage2_xgb.confusion import ConfusionSet
+from stage2_xgb.dataset import Projection
+from stage2_xgb.evidence import Evidence
+from stage2_xgb.gate import Decision
+from stage2_xgb.prior import Shift
+from stage2_xgb.rerank import Reranker
+from stage2_xgb.train import Reclassifier
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+REBUILD = "shelfsort stage2 --rebuild"
+RERANKER = "reranker.ubj"
+
+
+@dataclass
+class Bundle:
+    """A trained second stage: per unit each view's shift, each view's projection, who answers for which category (`default` where
+    `answers` has none). A broken file is reported in `broken`; stage 1 answers in its place."""
+
+    folder: Path
+    shifts: dict[str, tuple[Shift | None, ...]]
+    projections: tuple[Projection, ...]
+    evidence: Evidence
+    members: dict[int, np.ndarray]
+    answers: dict[int, str]
+    default: str
+    candidates: int
+    base_margin: bool
+    checksums: Mapping[str, str]
+    made_from: dict[str, Any]
+    broken: dict[str, str] = field(default_factory=dict)
+    _loaded: dict[int, Reclassifier | None] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Bundle":
+        """Opens a finished bundle. Raises ArtifactError where its manifest or shared arrays are missing or damaged."""
+        manifest = read_json(folder / "manifest.json", REBUILD)
+        if manifest.get("schema") != SCHEMA:
+            raise ArtifactError(folder, f"bundle of schema {manifest.get('schema')}, expected {SCHEMA}", REBUILD)
+        arrays = _read_shared(folder / "shared.npz", manifest["files"])
+        shifts = {
+            unit: tuple(Shift(**v, log_ratio=arrays[f"log_ratio_{unit}"]) if v else None for v in views)
+            for unit, views in manifest["shift"].items()
+        }
+        views = range(len(shifts["image"]))
+        projections = tuple(Projection(*(arrays[f"{name}_{v}"] for name in ("mean", "components", "scale"))) for v in views)
+        banks = tuple(Bank(arrays[f"bank_{v}"], arrays["bank_product_id"], arrays["bank_starts"]) for v in views)
+        evidence = Evidence(banks, arrays["log_train"], arrays["log_natural"])
+        members = {c["class_index"]: np.array(c["members"], dtype=np.int32) for c in manifest["categories"]}
+        answers = {c["class_index"]: c["decision"] for c in manifest["categories"]}
+        rest = (manifest[key] for key in ("default", "candidates", "base_margin", "files", "made_from"))
+        return cls(folder, shifts, projections, evidence, members, answers, *rest)
+
+    def answer(self, class_index: int) -> str:
+        """Who answers for items that stage 1 puts into this category."""
+        return self.answers.get(class_index, self.default)
+
+    @cached_property
+    def reranker(self) -> Reranker | None:
+        """The shared reranker; None where there is none, or its file is broken."""
+        booster = self._booster(RERANKER)
+        return booster and Reranker(booster, self.candidates)
+
+    def reclassifier(self, class_index: int) -> Reclassifier | None:
+        """A category's own reclassifier; None where it has none, or its file is broken."""
+        if class_index not in self._loaded:
+            booster = self._booster(booster_name(class_index))
+            self._loaded[class_index] = booster and Reclassifier(self.members[class_index], booster, self.base_margin)
+        return self._loaded[class_index]
+
+    def _booster(self, name: str) -> xgboost.Booster | None:
+        if name not in self.checksums:
+            return None
+        try:
+            _verify(self.folder / name, self.checksums[name])
+            booster = xgboost.Booster({"nthread": 1})
+            booster.load_model(self.folder / name)
+        except (ArtifactError, xgboost.core.XGBoostError) as error:
+            self.broken[name] = str(error)
+            log.warning("stage 1 answers where %s would: %s", name, error)
+            return None
+        return booster
+
+
+def booster_name(class_index: int) -> str:
+    """File of a category's booster within the bundle."""
+    return f"boosters/{class_index:05d}.ubj"
+
+
+def save_booster(path: Path, booster: xgboost.Booster) -> str:
+    """Writes a booster in XGBoost's own binary format, atomically; returns its sha256."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(booster.save_raw("ubj"))
+    return sha256_file(path)
+
+
+def _verify(path: Path, checksum: str | None) -> None:
+    if not path.exists():
+        raise ArtifactError(path, "no such file", REBUILD)
+    if sha256_file(path) != checksum:
+        raise ArtifactError(path, "its sha256 is not the one in the manifest; the file is damaged", REBUILD)
+
+
+def _read_shared(path: Path, checksums: Mapping[str, str]) -> dict[str, np.ndarray]:
+    _verify(path, checksums.get(path.name))
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ArtifactError(path, f"not readable ({error})", REBUILD) from error
+
+
+def save_shared(folder: Path, bundle: Bundle) -> None:
+    """Writes shared.npz: the arrays that every answer needs."""
+    first = bundle.evidence.banks[0]
+    arrays = {
+        "log_train": bundle.evidence.log_train, "log_natural": bundle.evidence.log_natural,
+        "bank_product_id": first.product_id, "bank_starts": first.starts,
+    }  # fmt: skip
+    arrays |= {f"log_ratio_{unit}": shifts[0].log_ratio for unit, shifts in bundle.shifts.items()}
+    for v, (projection, bank) in enumerate(zip(bundle.projections, bundle.evidence.banks, strict=True)):
+        arrays |= {f"{name}_{v}": getattr(projection, name) for name in ("mean", "components", "scale")} | {f"bank_{v}": bank.vectors}
+    with atomic_path(folder / "shared.npz") as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def save_manifest(folder: Path, bundle: Bundle, decisions: Mapping[int, Decision], taxonomy: Taxonomy) -> None:
+    """Writes manifest.json, which declares the bundle finished. A set without a decision is answered by the default."""
+    none = Decision(bundle.default, 0, 0, 0, 0.0)
+    categories = []
+    for class_index, members in bundle.members.items():
+        decision = decisions.get(class_index, none)
+        categories.append(
+            {
+                "class_index": class_index, "category_id": int(taxonomy.category_ids[class_index]), "members": members.tolist(),
+                "decision": decision.answer, "heldout": asdict(decision),
+            }
+        )  # fmt: skip
+    shift = {
+        unit: [s and {"temperature": s.temperature, "strength": s.strength} for s in shifts] for unit, shifts in bundle.shifts.items()
+    }
+    manifest = {
+        "schema": SCHEMA, "made_from": bundle.made_from, "files": dict(bundle.checksums), "base_margin": bundle.base_margin,
+        "default": bundle.default, "candidates": bundle.candidates, "shift": shift, "categories": categories,
+    }  # fmt: skip
+    write_json(folder / "manifest.json", json.loads(json.dumps(manifest)))
+
+
+def save_sets(path: Path, sets: Sequence[ConfusionSet], taxonomy: Taxonomy) -> None:
+    """Writes sets.parquet."""
+    columns = {
+        "category_id": [int(taxonomy.category_ids[s.class_index]) for s in sets],
+        "class_index": [s.class_index for s in sets],
+        "members": [s.members.tolist() for s in sets],
+        "member_counts": [s.counts.tolist() for s in sets],
+        "errors": [s.errors for s in sets],
+        "mendable": [s.mendable for s in sets],
+    }
+    kinds = {"members": pyarrow.list_(pyarrow.int32()), "member_counts": pyarrow.list_(pyarrow.int64())}
+    fields = [(name, kinds.get(name, pyarrow.int64())) for name in columns]
+    with atomic_path(path) as temporary:
+        pyarrow.parquet.write_table(pyarrow.table(columns, schema=pyarrow.schema(fields)), temporary)

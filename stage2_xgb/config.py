@@ -1,0 +1,90 @@
+"""What shapes the second stage."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from catalog.config import Section
+
+
+class ConfusionConfig(Section):
+    """Section `stage2.confusion`: which categories a reclassifier chooses between."""
+
+    rule: Literal["heldout", "published"] = "heldout"
+    """`heldout` counts mistakes on reserve and val_a; `published` asks for `min_count` in train and again in validation."""
+    min_count: PositiveInt = 2
+    """Mistakes (t taken for c) that put t into the set of c."""
+    max_size: int = Field(default=12, ge=2)
+    """Largest set, the category itself included; the commonest mistakes stay."""
+
+
+class BoosterConfig(Section):
+    """Section `stage2.booster`: one XGBoost reclassifier."""
+
+    max_depth: PositiveInt = 3
+    """Depth of a tree."""
+    n_estimators: PositiveInt = 30
+    """Boosting rounds."""
+    learning_rate: float = Field(default=0.1, gt=0, le=1)
+    """Shrinkage of each round."""
+    subsample: float = Field(default=0.8, gt=0, le=1)
+    """Share of the rows that a round sees."""
+    colsample_bytree: float = Field(default=0.5, gt=0, le=1)
+    """Share of the inputs that a round sees."""
+    reg_lambda: float = Field(default=5.0, ge=0)
+    """L2 penalty on leaf values."""
+    min_child_weight: float = Field(default=2.0, ge=0)
+    """Least hessian in a leaf."""
+
+
+class RerankConfig(Section):
+    """Section `stage2.rerank`: the reranker that all categories share."""
+
+    use: bool = True
+    """Train it, and use it where val_b says that it gains."""
+    candidates: int = Field(default=10, ge=2, le=32)
+    """Likeliest categories of an item that it chooses between."""
+    max_depth: PositiveInt = 4
+    """Depth of a tree."""
+    n_estimators: PositiveInt = 60
+    """Boosting rounds."""
+    learning_rate: float = Field(default=0.1, gt=0, le=1)
+    """Shrinkage of each round."""
+    subsample: float = Field(default=0.8, gt=0, le=1)
+    """Share of the pairs that a round sees."""
+    colsample_bytree: float = Field(default=0.5, gt=0, le=1)
+    """Share of the inputs that a round sees."""
+    reg_lambda: float = Field(default=5.0, ge=0)
+    """L2 penalty on leaf values."""
+    min_child_weight: float = Field(default=5.0, ge=0)
+    """Least hessian in a leaf."""
+
+
+class Stage2Config(Section):
+    """Section `stage2`: the reclassifiers, and the class mix that they and stage 1 answer for."""
+
+    target_prior: Literal["natural", "balanced", "train"] | Path = "natural"
+    """Class mix of the catalogue to be scored; a path names a CSV category_id,weight."""
+    confusion: ConfusionConfig = ConfusionConfig()
+    """How sets of confusable categories are found."""
+    booster: BoosterConfig = BoosterConfig()
+    """The reclassifiers."""
+    rerank: RerankConfig = RerankConfig()
+    """The reranker that all categories share."""
+    components: PositiveInt | None = 64
+    """Principal components of the bottleneck features that stage 2 sees; null takes the features as they are."""
+    rows: Literal["heldout", "train", "both"] = "both"
+    """What reclassifiers learn from: rows that stage 1 never saw, those it was fitted on, or both."""
+    seen_weight: float = Field(default=0.3, ge=0)
+    """Weight of a row that stage 1 was fitted on, where a row that it never saw has 1."""
+    base_margin: bool = True
+    """Start from stage 1's log-probabilities, and see what speaks for each member; without, features alone are seen."""
+    gate: bool = True
+    """Use a reclassifier only where val_b says that it gains."""
+    gate_prior: PositiveFloat = 20.0
+    """Items' worth of the overall gain that a category's own count is weighed against."""
+    max_rows_per_class: PositiveInt = 1000
+    """Rows of one class that a reclassifier learns from, at most."""
+    seed: int = Field(default=0, ge=0)
+    """Of sampling within XGBoost and of the projection's sample."""

@@ -1,0 +1,217 @@
+"""What stage 2 knows of each item: images and pooled products, as compact arrays, from one pass over the feature files.
+
+The first view is stage 1 itself; further views (another network, another size, vectors of a text) bring new information.
+Nothing of size items x categories is kept: of each item's log-probabilities the highest stay, the rest count as the lowest kept.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from scipy.linalg import eigh
+
+from catalog.errors import ArtifactError
+from catalog.progress import progress
+from catalog.splits import SPLITS
+from catalog.store import ImageTable
+from features import schema
+from features.store import FeatureStore
+from stage1_cnn.head import Head, normalise
+from stage2_xgb.prior import Shift
+
+TOP = 32
+"""Log-probabilities kept of an item."""
+
+BLOCK = 4096
+"""Images read at once."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Principal components of one view's features: mean float32 [D], components float32 [D, C] of unit length, by falling
+    variance, and scale float32 [C], the standard deviation along each."""
+
+    mean: np.ndarray
+    components: np.ndarray
+    scale: np.ndarray
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Projected features float32 [N, C]: distances and angles are the features' own, as far as C components hold them."""
+        return (features.astype(np.float32) - self.mean) @ self.components
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Items with everything, a block at a time. `log_probs` and `features` hold an array a view: stage 1's log-probabilities
+    float32 [N, K] before the shift (None where a view has no head), features float32 [N, D]."""
+
+    item_id: np.ndarray
+    """Image id or product id."""
+    product_id: np.ndarray
+    class_index: np.ndarray
+    split: np.ndarray
+    n_images: np.ndarray
+    log_probs: tuple[np.ndarray | None, ...]
+    features: tuple[np.ndarray, ...]
+
+    def __len__(self) -> int:
+        return len(self.item_id)
+
+    @classmethod
+    def images(cls, table: ImageTable, features: Sequence[np.ndarray], heads: Sequence[Head | None]) -> "Pooled":
+        """Single images; of each view a row of features [N, D] an image, and its head."""
+        log_probs = tuple(head.log_probs(x) if head else None for head, x in zip(heads, features, strict=True))
+        ones = np.ones(len(table), dtype=np.int32)
+        floats = tuple(x.astype(np.float32) for x in features)
+        return cls(table.image_id, table.product_id, table.class_index, table.split, ones, log_probs, floats)
+
+
+@dataclass(frozen=True)
+class Items:
+    """Images or products, a row an item: product_id int64, class_index int32, split uint8, n_images int32 (pooled images),
+    top_class int32 [N, T] (by the shifted stage 1, the likeliest first), log_prob float32 [N, V, T] (each view's shifted
+    log-probability of these classes, NaN without a head), z float32 [N, V, C] (projected features)."""
+
+    product_id: np.ndarray
+    class_index: np.ndarray
+    split: np.ndarray
+    n_images: np.ndarray
+    top_class: np.ndarray
+    log_prob: np.ndarray
+    z: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.product_id)
+
+    def __getitem__(self, rows: np.ndarray | slice) -> "Items":
+        return Items(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Items"]) -> "Items":
+        """Items one after another."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    def on(self, *splits: str) -> np.ndarray:
+        """Mask of the items on these splits."""
+        return np.isin(self.split, [SPLITS.index(name) for name in splits])
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Class index of the shifted stage 1, int32 [N]."""
+        return self.top_class[:, 0]
+
+    def log_probs(self, members: np.ndarray) -> np.ndarray:
+        """Each view's shifted log-probabilities float32 [N, V, S] of some classes; one that is not among an item's highest has the
+        lowest kept."""
+        lowest = self.log_prob.min(axis=2, keepdims=True)
+        out = np.repeat(lowest, len(members), axis=2)
+        for column, member in enumerate(members):
+            row, place = np.nonzero(self.top_class == member)
+            out[row, :, column] = self.log_prob[row, :, place]
+        return out
+
+
+class Views:
+    """The feature files of one store, stage 1's first, read side by side.
+
+    Raises ArtifactError where a further file doesn't hold the same images.
+    """
+
+    def __init__(self, stores: Sequence[FeatureStore]) -> None:
+        self.stores, self.first = tuple(stores), stores[0]
+        for store in self.stores[1:]:
+            if not np.array_equal(store.table.image_id, self.first.table.image_id):
+                raise ArtifactError(store.path, f"holds other images than {self.first.path}", store.rebuild)
+        self.heads = tuple(store.head for store in self.stores)
+
+    def blocks(self, split: str, *, fit_only: bool) -> Iterator[Pooled]:
+        """The images of a split, BLOCK rows or so at a time, never cutting a product."""
+        rows, table = self.first.of_split(split), self.first.table
+        start = rows.start
+        while start < rows.stop:
+            stop = min(start + BLOCK, rows.stop)
+            while stop < rows.stop and table.product_id[stop] == table.product_id[stop - 1]:
+                stop += 1
+            use = np.all([store.status[start:stop] == schema.DONE for store in self.stores], axis=0)
+            if fit_only:
+                use &= table.fit[start:stop]
+            features = [store.features(slice(start, stop))[use] for store in self.stores]
+            yield Pooled.images(table[start:stop][use], features, self.heads)
+            start = stop
+
+    def count(self, splits: Sequence[str]) -> int:
+        """Images on some splits."""
+        return sum((rows := self.first.of_split(split)).stop - rows.start for split in splits)
+
+
+def pool(images: Pooled) -> Pooled:
+    """Products from their images: mean log-probability, renormalised; mean feature; number of images."""
+    if not len(images):
+        return images
+    starts = np.flatnonzero(np.r_[True, np.diff(images.product_id) != 0])
+    count = np.diff(np.append(starts, len(images))).astype(np.int32)
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return (np.add.reduceat(x, starts, axis=0) / count[:, None]).astype(np.float32)
+
+    ids = images.product_id[starts]
+    log_probs = tuple(None if x is None else normalise(mean(x)) for x in images.log_probs)
+    features = tuple(mean(x) for x in images.features)
+    return Pooled(ids, ids, images.class_index[starts], images.split[starts], count, log_probs, features)
+
+
+def compact(pooled: Pooled, shifts: Sequence[Shift | None], projections: Sequence[Projection]) -> Items:
+    """Shifts, projects and keeps the highest log-probabilities."""
+    shifted = [None if shift is None else shift(x) for shift, x in zip(shifts, pooled.log_probs, strict=True)]
+    first = shifted[0]
+    top = min(TOP, first.shape[1])
+    place = np.argpartition(first, -top, axis=1)[:, -top:] if top < first.shape[1] else np.tile(np.arange(top), (len(first), 1))
+    place.sort(axis=1)  # so that ties go to the lower class index, as argmax has it
+    order = np.argsort(-np.take_along_axis(first, place, axis=1), axis=1, kind="stable")
+    place = np.take_along_axis(place, order, axis=1)
+    missing = np.full(place.shape, np.nan, dtype=np.float32)
+    log_prob = np.stack([missing if x is None else np.take_along_axis(x, place, axis=1) for x in shifted], axis=1)
+    z = np.stack([projection(x) for projection, x in zip(projections, pooled.features, strict=True)], axis=1)
+    return Items(pooled.product_id, pooled.class_index, pooled.split, pooled.n_images, place.astype(np.int32), log_prob, z)
+
+
+def read_items(
+    views: Views, splits: Sequence[str], shifts: dict[str, Sequence[Shift | None]], projections: Sequence[Projection]
+) -> dict[str, Items]:  # fmt: skip
+    """The fitted items of some splits: `image` and `product`, each with its unit's shifts."""
+    parts: dict[str, list[Items]] = {"image": [], "product": []}
+    with progress(views.count(splits), "read features", "image") as bar:
+        for split in splits:
+            for images in views.blocks(split, fit_only=True):
+                parts["image"].append(compact(images, shifts["image"], projections))
+                parts["product"].append(compact(pool(images), shifts["product"], projections))
+                bar.update(len(images))
+    return {unit: Items.concatenate(items) for unit, items in parts.items()}
+
+
+def fit_projection(store: FeatureStore, components: int | None, seed: int, sample: int = 20_000) -> Projection:
+    """Principal components of up to `sample` fitted images of train and reserve; the features themselves where None."""
+    if components is None:
+        width = store.width
+        return Projection(np.zeros(width, dtype=np.float32), np.eye(width, dtype=np.float32), np.ones(width, dtype=np.float32))
+    rng = np.random.default_rng(seed)
+    fitted = store.table.fit & np.isin(store.table.split, [SPLITS.index("train"), SPLITS.index("reserve")])
+    rows = np.flatnonzero(fitted & (store.status == schema.DONE))
+    rows = np.sort(rng.choice(rows, min(sample, len(rows)), replace=False))
+    parts = []
+    for start in range(0, len(store), BLOCK):
+        inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + BLOCK)] - start
+        if len(inside):
+            parts.append(store.features(slice(start, min(start + BLOCK, len(store))))[inside].astype(np.float32))
+    features = np.concatenate(parts)
+    mean = features.mean(axis=0)
+    centred = features - mean
+    width = min(components, features.shape[1], len(features))
+    covariance = centred.T @ centred / len(features)
+    value, vector = eigh(covariance, subset_by_index=(features.shape[1] - width, features.shape[1] - 1))
+    vector *= np.sign(vector[np.abs(vector).argmax(axis=0), np.arange(width)])  # one sign, whatever the linear algebra library
+    components_ = np.zeros((features.shape[1], components), dtype=np.float32)
+    components_[:, :width] = vector[:, ::-1]
+    scale = np.zeros(components, dtype=np.float32)
+    scale[:width] = np.sqrt(np.maximum(value[::-1], 0))
+    return Projection(mean.astype(np.float32), components_, scale)

@@ -1,0 +1,235 @@
+"""All of stage 2's training, in order: class mix, projection, confusion sets, reranker, reclassifiers, gate. Test is never read.
+
+A reclassifier that an interrupted run left whole is kept; the manifest, written last, declares the bundle finished.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from catalog.artifacts import read_json, sha256_file, write_json, write_text
+from catalog.progress import progress
+from catalog.taxonomy import Taxonomy
+from features.neighbours import Bank
+from features.store import FeatureStore
+from stage2_xgb.bundle import RERANKER, Bundle, booster_name, save_booster, save_manifest, save_sets, save_shared
+from stage2_xgb.config import Stage2Config
+from stage2_xgb.confusion import ConfusionSet, mine
+from stage2_xgb.dataset import Items, Views, fit_projection, pool, read_items
+from stage2_xgb.evidence import Evidence
+from stage2_xgb.gate import OWN, SHARED, STAGE1, Decision, HeldOut, choose_default, decide
+from stage2_xgb.prior import Shift, fit_shift, importance, mix, target_mix
+from stage2_xgb.refine import refine
+from stage2_xgb.rerank import fit_reranker
+from stage2_xgb.train import RowPicker, fit_booster
+
+UNITS = ("image", "product")
+
+
+@dataclass(frozen=True)
+class ClassMixes:
+    """Counts per class, int64 [K]: in the catalogue, by unit, and as stage 1 was fitted on them (images)."""
+
+    natural: Mapping[str, np.ndarray]
+    train: np.ndarray
+
+    def target(self, config: Stage2Config, unit: str, taxonomy: Taxonomy) -> np.ndarray:
+        """The mix [K] that items of a unit are expected to have."""
+        return target_mix(config.target_prior, self.natural[unit], self.train, taxonomy)
+
+
+@dataclass(frozen=True)
+class Stage2Summary:
+    """The one-page summary on val_b."""
+
+    sets: int
+    models: int
+    default: str
+    answers: dict[str, int]
+    """Categories answered by each of stage1, shared, own."""
+    mendable_share: float
+    """Share of the held-out errors that perfect reclassifiers could mend."""
+    units: dict[str, dict[str, float]]
+    """Per unit: items; top1 of stage 1, shifted, shared only, own (with shared) and gated; fixed and broken over shifted."""
+    shift: dict[str, list[dict[str, float] | None]]
+    seconds: dict[str, float]
+
+    def text(self) -> str:
+        """For a terminal."""
+        answers = ", ".join(f"{name} {count}" for name, count in self.answers.items())
+        lines = [f"stage 2: {self.sets} confusion sets, {self.models} reclassifiers; answering: {answers}; elsewhere {self.default}"]
+        lines.append(f"errors that the sets could mend: {self.mendable_share:.0%} (published: 32%)")
+        for unit, u in self.units.items():
+            lines.append(
+                f"val_b, {u['items']:.0f} {unit}s, top-1: stage 1 {u['raw']:.4f}, shifted {u['stage1']:.4f}, shared only {u['shared']:.4f},"
+                f" own {u['own']:.4f}, gated {u['gated']:.4f} (fixed {u['fixed']:.0f}, broken {u['broken']:.0f})"
+            )
+        lines.append("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in self.seconds.items()))
+        return "\n".join(lines)
+
+
+def fit_stage2(
+    stores: Sequence[FeatureStore], mixes: ClassMixes, taxonomy: Taxonomy, config: Stage2Config, folder: Path,
+    made_from: dict[str, Any], jobs: int,
+) -> Stage2Summary:  # fmt: skip
+    """Trains the second stage on the views `stores` (stage 1's first) into `folder`. `jobs` processes train, one thread each."""
+    _begin(folder, made_from)
+    clock = _Clock()
+    views = Views(stores)
+    targets = {unit: mixes.target(config, unit, taxonomy) for unit in UNITS}
+    shifts = fit_shifts(views, targets, mix(mixes.train))
+    projections = tuple(fit_projection(store, config.components, config.seed) for store in stores)
+    items = read_items(views, ("train", "reserve", "val_a"), shifts, projections)
+    evidence = gather_evidence(items["image"], mixes, len(taxonomy))
+    clock.lap("read")
+    sets = mine(items["image"], len(taxonomy), config.confusion)
+    save_sets(folder / "sets.parquet", sets, taxonomy)
+    clock.lap("mine")
+    several = Items.concatenate([items["image"], items["product"][items["product"].n_images > 1]])
+    checksums = _train_reranker(several, evidence, targets["image"], config, folder, jobs) if config.rerank.use else {}
+    clock.lap("rerank")
+    picker = RowPicker(several, evidence, targets["image"], config)
+    checksums |= _train_reclassifiers(sets, picker, config, folder, jobs)
+    clock.lap("reclassify")
+    members = {s.class_index: s.members for s in sets}
+    bundle = Bundle(
+        folder, shifts, projections, evidence, members, {}, STAGE1, config.rerank.candidates, config.base_margin, checksums, made_from
+    )
+    save_shared(folder, bundle)
+    checksums |= {name: sha256_file(folder / name) for name in ("shared.npz", "sets.parquet")}
+    held, counted, unit_of = judge(bundle, views)
+    decisions = _decide(bundle, held, counted, config)
+    bundle.answers = {c: d.answer for c, d in decisions.items()}
+    clock.lap("gate")
+    answers = {name: sum(d.answer == name for d in decisions.values()) for name in (STAGE1, SHARED, OWN)}
+    units = {unit: _unit_summary(bundle, held, unit_of == number) for number, unit in enumerate(UNITS)}
+    mendable = sum(s.mendable for s in sets) / max(sum(s.errors for s in sets), 1)
+    shift = {u: [s and {"temperature": s.temperature, "strength": s.strength} for s in ss] for u, ss in shifts.items()}
+    models = sum(booster_name(s.class_index) in checksums for s in sets)
+    summary = Stage2Summary(len(sets), models, bundle.default, answers, mendable, units, shift, clock.laps)
+    write_json(folder / "summary.json", asdict(summary))
+    write_text(folder / "summary.txt", summary.text() + "\n")
+    save_manifest(folder, bundle, decisions, taxonomy)
+    return summary
+
+
+def _begin(folder: Path, made_from: dict[str, Any]) -> None:
+    """Keeps what an interrupted run with the same inputs left; removes anything else."""
+    started = folder / "started.json"
+    made_from = json.loads(json.dumps(made_from))
+    same = started.exists() and read_json(started, "shelfsort stage2 --rebuild") == made_from
+    (folder / "manifest.json").unlink(missing_ok=True)
+    if not same:
+        for path in folder.glob("**/*.ubj"):
+            path.unlink()
+        write_json(started, made_from)
+
+
+def fit_shifts(views: Views, targets: dict[str, np.ndarray], train: np.ndarray) -> dict[str, tuple[Shift | None, ...]]:
+    """Each unit's and view's class-mix shift, fitted on val_a."""
+    images = list(views.blocks("val_a", fit_only=True))
+    out = {}
+    for unit, parts in (("image", images), ("product", [pool(part) for part in images])):
+        labels = np.concatenate([part.class_index for part in parts])
+        out[unit] = tuple(
+            head and fit_shift(np.concatenate([part.log_probs[v] for part in parts]), labels, train, targets[unit])
+            for v, head in enumerate(views.heads)
+        )
+    return out
+
+
+def gather_evidence(images: Items, mixes: ClassMixes, classes: int) -> Evidence:
+    """The bank of fitted photos of train and reserve, and the class counts."""
+    fitted = images[images.on("train", "reserve")]
+    views = range(images.z.shape[1])
+    banks = tuple(Bank.of(fitted.z[:, v], fitted.product_id, fitted.class_index, classes) for v in views)
+    logs = (np.log(counts + 1).astype(np.float32) for counts in (mixes.train, mixes.natural["image"]))
+    return Evidence(banks, *logs)
+
+
+def _train_reranker(
+    items: Items, evidence: Evidence, target: np.ndarray, config: Stage2Config, folder: Path, jobs: int
+) -> dict[str, str]:  # fmt: skip
+    """Trains the shared reranker on the items that stage 1 never saw, weighted to the target mix, unless it is there already."""
+    if not (folder / RERANKER).exists():
+        unseen = items[items.on("reserve", "val_a")]
+        weight = importance(unseen.class_index, target).astype(np.float32)
+        save_booster(folder / RERANKER, fit_reranker(unseen, evidence, weight, config.rerank, config.seed, jobs).booster)
+    return {RERANKER: sha256_file(folder / RERANKER)}
+
+
+def _train_reclassifiers(sets: list[ConfusionSet], picker: RowPicker, config: Stage2Config, folder: Path, jobs: int) -> dict[str, str]:
+    """Trains the reclassifiers that are not there yet; file -> sha256 of every one."""
+    names = [booster_name(s.class_index) for s in sets]
+    checksums = {name: sha256_file(folder / name) for name in names if (folder / name).exists()}
+    tasks = (delayed(_train_one)(picker, s.members, folder / name) for s, name in zip(sets, names, strict=True) if name not in checksums)
+    results = Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="2*n_jobs")(tasks)
+    with progress(len(sets), "reclassifiers", "model", initial=len(checksums)) as bar:
+        for path, checksum in results:
+            bar.update()
+            if checksum:
+                checksums[path.relative_to(folder).as_posix()] = checksum
+    return checksums
+
+
+def _train_one(picker: RowPicker, members: np.ndarray, path: Path) -> tuple[Path, str | None]:
+    """Trains and saves one reclassifier; runs in a worker process. The checksum is None where its classes have no rows."""
+    booster = fit_booster(picker.rows(members), picker.config)
+    return path, booster and save_booster(path, booster)
+
+
+def judge(bundle: Bundle, views: Views) -> tuple[HeldOut, np.ndarray, np.ndarray]:
+    """What each answer gets right on val_b; which items count in the gate (products of one image are counted as images); and
+    each item's unit."""
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("predicted", "raw", STAGE1, SHARED, OWN, "counted", "unit")}
+    for images in views.blocks("val_b", fit_only=True):
+        for number, (unit, pooled) in enumerate(zip(UNITS, (images, pool(images)), strict=True)):
+            results = {name: refine(bundle, pooled, unit, force=name) for name in (SHARED, OWN)}
+            predicted = results[SHARED].shifted.argmax(axis=1)
+            parts["predicted"].append(predicted)
+            parts["raw"].append(pooled.log_probs[0].argmax(axis=1) == pooled.class_index)
+            parts[STAGE1].append(predicted == pooled.class_index)
+            for name, result in results.items():
+                parts[name].append(result.two_stage.argmax(axis=1) == pooled.class_index)
+            parts["counted"].append((pooled.n_images > 1) | (unit == "image"))
+            parts["unit"].append(np.full(len(pooled), number))
+    arrays = {name: np.concatenate(part) for name, part in parts.items()}
+    held = HeldOut(arrays["predicted"], {name: arrays[name] for name in ("raw", STAGE1, SHARED, OWN)})
+    return held, arrays["counted"], arrays["unit"]
+
+
+def _decide(bundle: Bundle, held: HeldOut, counted: np.ndarray, config: Stage2Config) -> dict[int, Decision]:
+    classes = np.array([c for c in bundle.members if booster_name(c) in bundle.checksums], dtype=np.int64)
+    counted_held = HeldOut(held.predicted[counted], {name: right[counted] for name, right in held.right.items()})
+    bundle.default = choose_default(counted_held) if config.gate else (SHARED if config.rerank.use else STAGE1)
+    decisions = decide(counted_held, bundle.default, classes, config.gate_prior)
+    if config.gate:
+        return decisions
+    return {c: Decision(OWN, d.items, d.fixed, d.broken, d.gain) for c, d in decisions.items()}
+
+
+def _unit_summary(bundle: Bundle, held: HeldOut, mine: np.ndarray) -> dict[str, float]:
+    right = {name: values[mine] for name, values in held.right.items()}
+    own = np.isin(held.predicted[mine], [c for c, answer in bundle.answers.items() if answer == OWN])
+    right["gated"] = np.where(own, right[OWN], right[bundle.default])
+    fixed, broken = right["gated"] & ~right[STAGE1], right[STAGE1] & ~right["gated"]
+    top1 = {name: float(values.mean()) if mine.any() else 0.0 for name, values in right.items()}
+    return {"items": int(mine.sum()), **top1, "fixed": int(fixed.sum()), "broken": int(broken.sum())}
+
+
+class _Clock:
+    """Seconds of each part."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = round(now - self._last, 3), now

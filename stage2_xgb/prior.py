@@ -1,0 +1,90 @@
+"""The class mix: stage 1 learns a capped mix of categories, catalogues are long-tailed.
+
+log p'(c|x) = log p(c|x) / temperature + strength * log(target(c) / train(c)), normalised (Saerens et al. 2002, with a strength;
+temperature: Guo et al. 2017). Temperature and strength are fitted on val_a, for images and for products apart.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import minimize
+
+from catalog.errors import ConfigError
+from catalog.taxonomy import Taxonomy
+from stage1_cnn.head import normalise
+
+
+@dataclass(frozen=True)
+class Shift:
+    """From stage 1's log-probabilities to those under the target mix. `log_ratio` float32 [K] is log target/train."""
+
+    temperature: float
+    strength: float
+    log_ratio: np.ndarray
+
+    def __call__(self, log_probs: np.ndarray) -> np.ndarray:
+        """Shifted log-probabilities, float32 [N, K]."""
+        return normalise((log_probs / self.temperature + self.strength * self.log_ratio).astype(np.float32))
+
+
+def mix(counts: np.ndarray) -> np.ndarray:
+    """Counts [K] as a class mix float64 [K] that sums to 1; half an item is added to each class, so that none is impossible."""
+    smoothed = np.asarray(counts, dtype=np.float64) + 0.5
+    return smoothed / smoothed.sum()
+
+
+def target_mix(target: str | Path, natural: np.ndarray, train: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
+    """The mix [K] that `stage2.target_prior` names. Raises ConfigError where a file of weights doesn't fit the taxonomy."""
+    named = {"natural": natural, "train": train, "balanced": np.ones(len(taxonomy))}
+    return mix(named[target]) if target in named else mix(_weights(Path(target), taxonomy))
+
+
+def _weights(path: Path, taxonomy: Taxonomy) -> np.ndarray:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = [(int(row["category_id"]), float(row["weight"])) for row in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise ConfigError(f"stage2.target_prior: {path}: expected a CSV with columns category_id,weight: {error!r}") from error
+    index = taxonomy.class_index(np.array([row[0] for row in rows], dtype=np.int64))
+    if (index < 0).any():
+        raise ConfigError(f"stage2.target_prior: {path}: category_id {rows[int(np.argmin(index))][0]} is not in the taxonomy")
+    weights = np.zeros(len(taxonomy))
+    weights[index] = [row[1] for row in rows]
+    if (weights < 0).any() or not weights.any():
+        raise ConfigError(f"stage2.target_prior: {path}: weights must not be negative, and one at least positive")
+    return weights
+
+
+def fit_shift(log_probs: np.ndarray, class_index: np.ndarray, train: np.ndarray, target: np.ndarray) -> Shift:
+    """Temperature and strength that minimise the log-loss of val_a's items, reweighted to the target mix.
+
+    `log_probs` float32 [N, K], `class_index` [N]; `train` and `target` are mixes [K]. Strength lies in 0 .. 1.25.
+    """
+    log_ratio = np.log(target / train).astype(np.float32)
+    if not len(class_index):
+        return Shift(1.0, 1.0, log_ratio)
+    weight = importance(class_index, target)
+
+    def loss(parameters: np.ndarray) -> float:
+        shifted = Shift(float(np.exp(parameters[0])), float(parameters[1]), log_ratio)(log_probs)
+        return float(-(weight * shifted[np.arange(len(class_index)), class_index]).sum() / weight.sum())
+
+    bounds = [(np.log(0.25), np.log(4.0)), (0.0, 1.25)]
+    best = minimize(loss, x0=np.array([0.0, 0.75]), bounds=bounds, method="Powell", options={"xtol": 1e-3, "ftol": 1e-5})
+    return Shift(float(np.exp(best.x[0])), float(best.x[1]), log_ratio)
+
+
+def importance(class_index: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Weight [N] of each item, so that the items' class mix is the target's (as far as their classes cover it); mean 1."""
+    counts = np.bincount(class_index, minlength=len(target))
+    weight = target[class_index] / counts[class_index]
+    return weight * (len(weight) / weight.sum())
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, weight: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error over equal-width bins of confidence (Naeini et al. 2015), weighted."""
+    number = np.minimum((confidence * bins).astype(int), bins - 1)
+    gap = np.bincount(number, weight * (correct - confidence), bins)
+    return float(np.abs(gap).sum() / weight.sum())
