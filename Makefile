@@ -61,7 +61,7 @@ endef
 	@.venv/bin/python -c '$(identity)' > $@
 
 demo: setup ## all steps on a small synthetic catalogue, in runs/demo
-	$(SHELFSORT) demo --run runs/demo
+	$(SHELFSORT) demo --run runs/demo $(SETS)
 
 # Each step asks for the one before; a step with nothing to do says "current" and ends within seconds.
 ingest: setup ## dump -> store.sqlite: categories, products, images, splits
@@ -80,11 +80,11 @@ evaluate: stage2 ## measure on the test split
 	$(SHELFSORT) evaluate $(OPTIONS)
 
 report: evaluate ## the analysts' report, RUN/report/index.html
-	$(SHELFSORT) report $(OPTIONS)
+	$(SHELFSORT) report --run $(RUN)
 
 score: BSON := data/test.bson
 score: setup $(RUN)/stage2/manifest.json ## sort the products of BSON with a finished run
-	$(SHELFSORT) score $(BSON) --run $(RUN) --out $(OUT)
+	$(SHELFSORT) score $(BSON) --run $(RUN) --out $(OUT) $(SETS)
 
 # Not made on the way: score's BSON is not the dump that the run is made from.
 $(RUN)/stage2/manifest.json:

@@ -95,6 +95,17 @@ def require_same(path: str | Path, expected: Mapping[str, Any], found: Mapping[s
         raise ArtifactError(path, f"made from something else: {'; '.join(changes)}", rebuild)
 
 
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)  # a lock lives as long as any copy of its handle, also in a worker left behind
+
+
 @contextlib.contextmanager
 def run_lock(run: str | Path) -> Iterator[None]:
     """Holds the run directory for one writing command. The kernel drops the lock with its process, so a dead one never blocks.
@@ -121,15 +132,3 @@ def run_lock(run: str | Path) -> Iterator[None]:
         if handle in _held:
             _held.remove(handle)
             os.close(handle)
-
-
-_held: set[int] = set()
-
-
-def _let_go() -> None:
-    """A lock lives as long as any copy of its handle: forked workers that outlive their parent must not keep it."""
-    while _held:
-        os.close(_held.pop())
-
-
-os.register_at_fork(after_in_child=_let_go)

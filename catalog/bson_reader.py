@@ -51,7 +51,10 @@ class Source(NamedTuple):
 
     def open(self, buffer: int = -1) -> BinaryIO:
         """Opens the file for reading, decompressed. `buffer` bytes are read at a time; -1 suits random access."""
-        return gzip.open(self.path, "rb") if self.path.endswith(".gz") else open(self.path, "rb", buffer)  # noqa: SIM115
+        try:
+            return gzip.open(self.path, "rb") if self.path.endswith(".gz") else open(self.path, "rb", buffer)
+        except OSError as error:
+            raise ShelfsortError(f"{self.path}: can't be read: {error.strerror}") from error
 
 
 class Document(NamedTuple):
@@ -169,7 +172,7 @@ def _fault(document: Document, reason: str, detail: str, product_id: int = -1) -
 
 def _picture(image: object) -> bytes | None:
     picture = image.get("picture") if isinstance(image, dict) else None
-    return picture if isinstance(picture, bytes) else None
+    return bytes(picture) if isinstance(picture, bytes) else None  # of other kinds of binary, only the bytes
 
 
 def _show(fields: dict, key: str) -> str:

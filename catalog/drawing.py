@@ -31,8 +31,8 @@ class Look:
     """Size of the silhouette's characteristic detail, -1 to 1."""
     hue: float
     """0 to 1, around the colour circle."""
-    colours: np.ndarray | None = None
-    """uint8 [6, 4]: RGBA of each paint; a product has them, a category has not."""
+    colours: tuple[tuple[int, int, int, int], ...] = ()
+    """RGBA of each paint, by its number; a product has them, a category has not."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,19 @@ def vary(look: Look, rng: np.random.Generator) -> Look:
     if rng.random() < 0.2:  # black, grey and cream products
         saturation *= 0.15
     other = value - 0.3 - 0.15 * contrast if value > 0.62 else value + 0.3 + 0.15 * contrast
-    paints = {
-        BODY: (hue, saturation, value),
-        SECOND: (hue + 0.06 * turn, saturation * (0.5 + 0.5 * turn), min(1.0, other)),
-        ACCENT: (hue + 0.4 * turn, saturation * 0.8, value * 0.75),
-        DARK: (hue, saturation * 0.4, 0.2 + 0.1 * turn),
-        LIGHT: (hue, 0.08, 0.92),
-    }
-    colours = np.zeros((6, 4), np.uint8)
-    for paint, (tone, grey, bright) in paints.items():
-        colours[paint] = [*(int(255 * part) for part in colorsys.hsv_to_rgb(tone % 1, grey, bright)), 255]
-    return replace(look, slim=look.slim + slim, detail=look.detail + detail, pitch=look.pitch * (1 + pitch), hue=hue,
-                   colours=colours)
+    colours = [(0, 0, 0, 0)] * 6
+    colours[BODY] = _rgba(hue, saturation, value)
+    colours[SECOND] = _rgba(hue + 0.06 * turn, saturation * (0.5 + 0.5 * turn), min(1.0, other))
+    colours[ACCENT] = _rgba(hue + 0.4 * turn, saturation * 0.8, value * 0.75)
+    colours[DARK] = _rgba(hue, saturation * 0.4, 0.2 + 0.1 * turn)
+    colours[LIGHT] = _rgba(hue, 0.08, 0.92)
+    slim, detail, pitch = look.slim + slim, look.detail + detail, look.pitch * (1 + pitch)
+    return replace(look, slim=slim, detail=detail, pitch=pitch, hue=hue, colours=tuple(colours))
+
+
+def _rgba(hue: float, saturation: float, value: float) -> tuple[int, int, int, int]:
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1, saturation, value)
+    return int(255 * red), int(255 * green), int(255 * blue), 255
 
 
 def photograph(look: Look, rng: np.random.Generator, side: int) -> np.ndarray:
@@ -107,27 +108,22 @@ def _pose(turn: float, size: float, squash: float, centre: np.ndarray) -> Pose:
 
 
 def _compose(look: Look, pose: Pose, background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Paints, patterns and lights the product, and lays it on `background` (float32 [side, side, 3])."""
-    side = len(background)
-    paints = _paint(look, pose, 2 * side)
+    """Paints, patterns and lights the product, and lays it on `background` (float32 [3, side, side])."""
+    side = background.shape[-1]
+    canvas = Image.new("RGBA", (2 * side, 2 * side))
+    _draw_parts(ImageDraw.Draw(canvas), look, pose, 2 * side, look.colours)
     across, down = _coordinates(pose, 2 * side)
+    pixels = np.array(canvas).view(np.uint32)[..., 0]
     if PATTERNS[look.pattern] != "plain":
-        paints[(paints == BODY) & _pattern(look, across, down)] = SECOND
-    # RGBX, as Pillow would divide the colours of an RGBA picture by its alpha; here they stay multiplied by the cover.
-    colours = np.take(look.colours.view(np.uint32).ravel(), paints)
-    layer = np.asarray(Image.frombuffer("RGBX", paints.shape, colours).reduce(2), np.float32)
+        body, second = np.array([look.colours[BODY], look.colours[SECOND]], np.uint8).view(np.uint32)[:, 0]
+        pixels[(pixels == body) & _pattern(look, across, down)] = second
+    # RGBX, as Pillow would divide the colours of a reduced RGBA by its alpha; here they stay multiplied by the cover.
+    layer = np.asarray(Image.frombuffer("RGBX", pixels.shape, pixels).reduce(2)).transpose(2, 0, 1).astype(np.float32)
     lamp, ambient, grain = rng.uniform((-0.5, 0.92, 0), (0.5, 1.1, 3)).tolist()
     light = ambient - 0.3 * np.square(across[::2, ::2] - lamp) - 0.08 * down[::2, ::2]
     light = light.clip(0.45, 1.15) + rng.standard_normal((side, side), np.float32) * (grain / 255)
-    shown = layer[..., :3] * light[..., None] + background * (1 - layer[..., 3:] / 255)
-    return shown.clip(0, 255).astype(np.uint8)
-
-
-def _paint(look: Look, pose: Pose, size: int) -> np.ndarray:
-    """uint8 [size, size]: the number of the paint of each pixel, 0 where the background shows."""
-    canvas = Image.new("L", (size, size))
-    _draw_parts(ImageDraw.Draw(canvas), look, pose, size, range(6))
-    return np.array(canvas)
+    shown = layer[:3] * light + background * (1 - layer[3] / 255)
+    return np.ascontiguousarray(shown.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
 
 
 def _draw_parts(draw: ImageDraw.ImageDraw, look: Look, pose: Pose, size: int, fills: Sequence) -> None:
@@ -167,31 +163,32 @@ def _phase(value: np.ndarray) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, side: int) -> np.ndarray:
-    """float32 [side, side, 3]: mostly white, sometimes coloured, sometimes a cluttered room."""
+    """float32 [3, side, side]: mostly white, sometimes coloured, sometimes a cluttered room."""
     kind = rng.random()
     if kind < 0.72:
-        return np.full((side, side, 3), rng.uniform(244, 255), np.float32)
-    grey, tint = rng.uniform(135, 235, (2, 1, 1, 1)), rng.uniform(-22, 22, (2, 1, 1, 3))
+        return np.full((3, side, side), rng.uniform(244, 255), np.float32)
+    grey, tint = rng.uniform(135, 235, (2, 1, 1, 1)), rng.uniform(-22, 22, (2, 3, 1, 1))
     top, bottom = (grey + tint).astype(np.float32)
-    ramp = np.linspace(0, 1, side, dtype=np.float32)[:, None, None]
-    plane = np.repeat(top * (1 - ramp) + bottom * ramp, side, axis=1)
+    ramp = np.linspace(0, 1, side, dtype=np.float32)[:, None]
+    plane = np.repeat(top * (1 - ramp) + bottom * ramp, side, axis=2)
     if kind < 0.87:
         return plane
-    canvas = Image.fromarray(plane.astype(np.uint8))
+    canvas = Image.fromarray(np.ascontiguousarray(plane.transpose(1, 2, 0), np.uint8))
     draw = ImageDraw.Draw(canvas)
     for x, y, width, height in (rng.uniform((0, 0, 0.1, 0.1), (1, 1, 0.5, 0.5), (5, 4)) * side).tolist():
         shape = draw.rectangle if rng.random() < 0.5 else draw.ellipse
         fill = tuple(rng.integers(100, 226) + rng.integers(-30, 30, 3))
         shape((x - width / 2, y - height / 2, x + width / 2, y + height / 2), fill=fill)
-    return np.asarray(canvas, np.float32)
+    return np.asarray(canvas).transpose(2, 0, 1).astype(np.float32)
 
 
 def _shade(background: np.ndarray, pose: Pose, size: float) -> np.ndarray:
     """The background with a soft shadow under the product."""
-    grid = np.arange(len(background), dtype=np.float32) / len(background)
-    across = np.exp(-np.square((grid - pose.centre[0]) / (0.7 * size)))
-    down = np.exp(-np.square((grid - pose.centre[1] - 0.95 * size) / 0.06))
-    return background * (1 - 0.22 * down[:, None, None] * across[:, None])
+    grid = np.linspace(0, 1, background.shape[-1], dtype=np.float32)
+    x, y = pose.centre.tolist()
+    across = np.exp(-np.square((grid - x) / (0.7 * size)))
+    down = np.exp(-np.square((grid - y - 0.95 * size) / 0.06))
+    return background * (1 - 0.22 * down[:, None] * across)
 
 
 def _draw_carton(draw: ImageDraw.ImageDraw, rng: np.random.Generator, size: int) -> None:

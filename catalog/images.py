@@ -70,7 +70,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             raise ImageError("undecodable", f"JPEG decoder: {error}") from error
     with _pillow(data) as image:
         try:
-            turn = _TURNS.get(_orientation(image))
+            turn = _turn(image)
             return np.ascontiguousarray(_rgb(image if turn is None else image.transpose(turn)))
         except _DAMAGE as error:
             raise ImageError("undecodable", f"{image.format} decoder: {error}") from error
@@ -82,19 +82,19 @@ def _jpeg_header(data: bytes) -> Header | None:
         height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    if fast := colourspace in ("YCbCr", "Gray", "RGB"):
-        if any(mark in data for mark in _ORIENTED):
-            with _pillow(data) as image:
-                fast = _orientation(image) not in _TURNS
+    fast = colourspace in ("YCbCr", "Gray", "RGB")
+    if fast and any(mark in data for mark in _ORIENTED):
+        with _pillow(data) as image:
+            fast = _turn(image) is None
     return Header("JPEG", width, height, fast)
 
 
-def _orientation(image: Image.Image) -> object:
-    """The orientation that an image declares, 1 to 8 where it is valid; one that can't be read is none."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How to turn an image upright, None where it is; an orientation that can't be read is none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF data
-            return image.getexif().get(_ORIENTATION)
+            return _TURNS.get(image.getexif().get(_ORIENTATION))
     except _DAMAGE:
         return None
 

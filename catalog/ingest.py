@@ -7,28 +7,28 @@ may push products out from under a cap (`dropped`).
 
 import json
 import sqlite3
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import xxhash
-from joblib import Parallel, delayed
 
 from catalog.artifacts import require_same
-from catalog.bson_reader import DumpReader, Product
+from catalog.bson_reader import Product
+from catalog.checker import checked_chunks
 from catalog.config import CatalogConfig
 from catalog.dump_index import DumpIndex, Reject, open_index
-from catalog.errors import ImageError, ShelfsortError
+from catalog.errors import ArtifactError, ImageError, ShelfsortError
 from catalog.progress import progress
-from catalog.quality import CheckedImage, check
+from catalog.quality import CheckedImage
 from catalog.splits import PRECEDENCE, SPLITS, deal, product_hash, select
 from catalog.store import POSITIONS, REBUILD, SCHEMA, TABLES, count_rejects, fetch_columns, read_taxonomy
 from catalog.taxonomy import Taxonomy
 
-_CHUNK = 64
 _COMMIT_BYTES = 64 * 2**20
 
 
@@ -67,12 +67,18 @@ def ingest(
         with closing(_open(store)) as connection:
             writer = _Writer(store, connection, config)
             writer.prepare(index, categories)
-            changed = writer.plan(index)
-            writer.copy(index, jobs)
-            writer.finish(index)
+            if changed := writer.plan(index):
+                writer.copy(index, jobs)
+                writer.finish(index)
             return writer.summary(changed)
+    except BrokenExecutor as error:
+        detail = "a worker process died, of memory or of an image; what was committed is kept"
+        raise ShelfsortError(f"{store}: {detail}, run the same command again, with fewer workers") from error
+    except sqlite3.OperationalError as error:
+        detail = f"can't be written: {error}; what was committed is kept, run the same command again"
+        raise ShelfsortError(f"{store}: {detail}") from error
     except sqlite3.Error as error:
-        raise ShelfsortError(f"{store}: can't be written: {error}; what was committed is kept, run the same command again") from error
+        raise ArtifactError(store, f"not readable as a store ({error})", REBUILD) from error
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -118,7 +124,9 @@ class _Writer:
         if index.fingerprint in states:
             return states[index.fingerprint] == "planned"
         if "planned" in states.values():
-            raise ShelfsortError(f"{self.path}: the ingest of another dump is unfinished; run it to its end first")
+            other = self.connection.execute("SELECT sources FROM dumps WHERE state = 'planned'").fetchone()[0]
+            detail = f"the ingest of {', '.join(json.loads(other))} is unfinished, or its files changed since"
+            raise ShelfsortError(f"{self.path}: {detail}; run it to its end first, or start over with: {REBUILD}")
         with _transaction(self.connection):
             paths = json.dumps([source.path for source in index.sources])
             row = (index.fingerprint, paths, len(index), int(index.n_images.sum()), "planned")
@@ -183,7 +191,7 @@ class _Writer:
         places = self._pending(index)
         written = 0
         with progress(len(places), "ingest", "product") as bar:
-            for chunk, products, checked in _checked_chunks(index, places, self.config, jobs):
+            for chunk, products, checked in checked_chunks(index, places, self.config, jobs):
                 if not self.connection.in_transaction:
                     self.connection.execute("BEGIN IMMEDIATE")
                 for place, product, images in zip(chunk, products, checked, strict=True):
@@ -292,7 +300,7 @@ class _Writer:
         )  # fmt: skip
 
 
-class _transaction:  # noqa: N801 (reads as a statement)
+class _transaction:
     """BEGIN IMMEDIATE .. COMMIT, rolled back on any exception."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -303,36 +311,6 @@ class _transaction:  # noqa: N801 (reads as a statement)
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         self.connection.execute("ROLLBACK" if kind else "COMMIT")
-
-
-def _checked_chunks(
-    index: DumpIndex, places: np.ndarray, config: CatalogConfig, jobs: int
-) -> Iterator[tuple[np.ndarray, list[Product], list[list[CheckedImage | ImageError]]]]:
-    """Reads products in the order of the dump and has their images checked by `jobs` processes, a bounded number in flight."""
-    waiting: deque[tuple[np.ndarray, list[Product]]] = deque()
-
-    def tasks() -> Iterator:
-        with DumpReader(index.sources) as reader:
-            for start in range(0, len(places), _CHUNK):
-                chunk = places[start : start + _CHUNK]
-                products = [reader.product(*index.place(row)) for row in chunk[:, 0]]
-                waiting.append((chunk, products))
-                yield delayed(check_products)([product.images for product in products], config)
-
-    for checked in Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="3*n_jobs")(tasks()):
-        yield *waiting.popleft(), checked
-
-
-def check_products(products: list[tuple[bytes | None, ...]], config: CatalogConfig) -> list[list[CheckedImage | ImageError]]:
-    """Checks every image of some products; an image's error stands in its place. Runs in worker processes."""
-    return [[_checked(data, config) for data in images] for images in products]
-
-
-def _checked(data: bytes | None, config: CatalogConfig) -> CheckedImage | ImageError:
-    try:
-        return check(data, config)
-    except ImageError as error:
-        return error
 
 
 def _reject_row(index: DumpIndex, row: int, reason: str, detail: str, position: int = -1) -> Reject:

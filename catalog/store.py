@@ -3,10 +3,11 @@
 This module holds the schema and the reader; `catalog.ingest` writes. The original bytes are kept, never re-encoded.
 """
 
+import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -21,6 +22,7 @@ POSITIONS = 2**14
 """image id = product id * POSITIONS + position of the image in its product."""
 
 REBUILD = "shelfsort ingest --rebuild"
+RESUME = "the same `shelfsort ingest` command, which resumes"
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE dumps (fingerprint TEXT PRIMARY KEY, sources TEXT NOT NULL, products INTEGER NOT NULL, images INTEGER NOT NULL,
@@ -77,10 +79,16 @@ def count_rejects(connection: sqlite3.Connection) -> dict[str, int]:
     return dict(connection.execute("SELECT reason, count(*) FROM rejects GROUP BY reason ORDER BY 2 DESC, 1"))
 
 
+def digest_number(digest: bytes) -> int:
+    """The first 8 bytes of an image's digest as a number."""
+    return int.from_bytes(digest[:8], "big")
+
+
 class Store:
     """Reader of a finished store. Opens lazily, once per process, so that it can be pickled and forked.
 
-    Raises ArtifactError, naming the command that rebuilds it, where the file is missing, damaged, unfinished or of another schema.
+    Raises ArtifactError, naming the command that rebuilds it, where the file is missing, damaged, unfinished or of
+    another schema.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -107,17 +115,28 @@ class Store:
             meta = dict(connection.execute("SELECT key, value FROM meta"))
             unfinished = connection.execute("SELECT sources FROM dumps WHERE state = 'planned'").fetchone()
         except sqlite3.Error as error:
+            if Path(f"{self.path}-journal").exists():  # left by a killed writer, who alone may roll it back
+                raise ArtifactError(self.path, "its ingest is unfinished", RESUME) from error
             raise ArtifactError(self.path, f"not readable as a store ({error})", REBUILD) from error
         if meta.get("schema") != str(SCHEMA):
             raise ArtifactError(self.path, f"store of schema {meta.get('schema')}, expected {SCHEMA}", REBUILD)
         if unfinished or "content" not in meta:
             sources = ", ".join(json.loads(unfinished[0])) if unfinished else "its dump"
-            raise ArtifactError(self.path, f"the ingest of {sources} was interrupted", "the same `shelfsort ingest` command, which resumes")
+            raise ArtifactError(self.path, f"the ingest of {sources} was interrupted", RESUME)
         return connection
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        connection = self.connection
+        try:
+            yield connection
+        except sqlite3.Error as error:
+            raise ArtifactError(self.path, f"not readable ({error})", REBUILD) from error
 
     def meta(self, key: str) -> str:
         """One value of the table `meta`."""
-        return self.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0]
+        with self._reading() as connection:
+            return connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0]
 
     @property
     def fingerprint(self) -> str:
@@ -132,7 +151,8 @@ class Store:
     @property
     def taxonomy(self) -> Taxonomy:
         """The categories, in class-index order."""
-        return read_taxonomy(self.connection)
+        with self._reading() as connection:
+            return read_taxonomy(connection)
 
     def images(self, *splits: str) -> ImageTable:
         """The usable images (`ok` and `duplicate`) of some splits, or of all where none is named, in store order."""
@@ -142,7 +162,8 @@ class Store:
     def _images_of(self, split: str) -> ImageTable:
         query = """SELECT image_id, product_id, class_index, status = 'ok' FROM images
                    WHERE split = ? AND status != 'blank' ORDER BY class_index, image_id"""
-        image_id, product_id, class_index, fit = fetch_columns(self.connection, query, (split,), 4)
+        with self._reading() as connection:
+            image_id, product_id, class_index, fit = fetch_columns(connection, query, (split,), 4)
         split_index = np.full(len(image_id), SPLITS.index(split), dtype=np.uint8)
         return ImageTable(image_id, product_id, class_index.astype(np.int32), split_index, fit.astype(bool))
 
@@ -150,25 +171,29 @@ class Store:
         """The bytes of some images, in the order asked. Raises ArtifactError where one is missing."""
         wanted = [int(i) for i in image_ids]
         found: dict[int, bytes] = {}
-        try:
+        with self._reading() as connection:
             for start in range(0, len(wanted), _CHUNK):
                 part = wanted[start : start + _CHUNK]
                 query = f"SELECT image_id, data FROM blobs WHERE image_id IN ({','.join('?' * len(part))})"
-                found.update(self.connection.execute(query, part))
-        except sqlite3.Error as error:
-            raise ArtifactError(self.path, f"not readable ({error})", REBUILD) from error
+                found.update(connection.execute(query, part))
         if missing := [i for i in wanted if i not in found]:
             raise ArtifactError(self.path, f"image {missing[0]} is missing", REBUILD)
         return [found[i] for i in wanted]
+
+    def digests(self) -> np.ndarray:
+        """The distinct numbers of all images' digests, uint64, sorted."""
+        rows = self.connection.execute("SELECT DISTINCT digest FROM images ORDER BY digest")
+        return np.unique(np.fromiter((digest_number(row[0]) for row in rows), dtype=np.uint64))
 
     def natural_counts(self, unit: str) -> np.ndarray:
         """Images or products (`unit` is `image` or `product`) of each class in the catalogue, int64 [K]: train and reserve,
         kept or dropped; never validation or test."""
         what = {"image": "sum(n_images)", "product": "count(*)"}[unit]
         query = f"SELECT class_index, {what} FROM products WHERE split IN ('train', 'reserve') GROUP BY class_index"
-        counts = np.zeros(self.connection.execute("SELECT count(*) FROM categories").fetchone()[0], dtype=np.int64)
-        for class_index, n in self.connection.execute(query):
-            counts[class_index] = n
+        with self._reading() as connection:
+            counts = np.zeros(connection.execute("SELECT count(*) FROM categories").fetchone()[0], dtype=np.int64)
+            for class_index, n in connection.execute(query):
+                counts[class_index] = n
         return counts
 
     def sharing(self, *splits: str) -> np.ndarray:
@@ -179,4 +204,5 @@ class Store:
                     ON a.digest = b.digest AND a.product_id < b.product_id
                     WHERE a.digest IN (SELECT digest FROM images WHERE status != 'blank' GROUP BY digest HAVING count(*) > 1)
                     AND a.status != 'blank' AND b.status != 'blank' AND a.split IN ({marks}) AND b.split IN ({marks})"""
-        return np.array(self.connection.execute(query, [*names, *names]).fetchall(), dtype=np.int64).reshape(-1, 2)
+        with self._reading() as connection:
+            return np.array(connection.execute(query, [*names, *names]).fetchall(), dtype=np.int64).reshape(-1, 2)

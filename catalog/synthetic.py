@@ -226,10 +226,10 @@ def write_categories(path: Path, spec: SyntheticSpec) -> None:
 
 
 def write_labels(path: Path, spec: SyntheticSpec) -> None:
-    """Writes the true category (no label noise) of each product: columns product_id and category_id."""
+    """Writes the true category (no label noise) of each product: columns _id and category_id."""
     every, true = categories(spec), plan(spec).category
     rows = [(spec.first_product_id + index, every[place].category_id) for index, place in enumerate(true)]
-    _write_csv(path, ("product_id", "category_id"), rows)
+    _write_csv(path, ("_id", "category_id"), rows)
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:

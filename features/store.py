@@ -38,10 +38,14 @@ class FeatureWriter:
             file = h5py.File(self.partial, "r+")
         except OSError:  # killed while the first bytes were written: nothing to keep
             return None
-        if json.loads(file.attrs.get("made_from", "{}")) == made_from and file[schema.STATUS].shape == (len(self.table),):
-            return file
-        file.close()
-        return None
+        same = file.attrs.get("made_from") == json.dumps(made_from) and file[schema.STATUS].shape == (len(self.table),)
+        if not same:
+            file.close()
+            return None
+        known = np.isin(file[schema.ERROR_ID][:], self.table.image_id[: int(file.attrs["cursor"])]).sum()
+        for name in (schema.ERROR_ID, schema.ERROR_REASON):  # of a batch that was being written when the cursor stood before it
+            file[name].resize((known,))
+        return file
 
     def _create(self, width: int, classes: int, made_from: dict, computed_with: dict) -> h5py.File:
         self.partial.parent.mkdir(parents=True, exist_ok=True)
@@ -49,11 +53,13 @@ class FeatureWriter:
         rows = len(self.table)
         chunks = (min(schema.chunk_rows(width), max(rows, 1)), width)
         file.create_dataset(schema.FEATURES, (rows, width), schema.FEATURE_DTYPE, chunks=chunks, fletcher32=True)
-        file.create_dataset(schema.STATUS, data=np.full(rows, schema.PENDING, dtype=np.uint8))
+        _create_checked(file, schema.STATUS, np.full(rows, schema.PENDING, dtype=np.uint8))
         for name, dtype in schema.ROW_DTYPES.items():
-            file.create_dataset(name, data=getattr(self.table, name).astype(dtype), fletcher32=True, chunks=rows > 0 or None)
-        file.create_dataset(schema.SLICES, data=_slices(self.table, classes))
-        file.attrs.update(schema=schema.SCHEMA, cursor=0, complete=False, errors="{}")
+            _create_checked(file, name, getattr(self.table, name).astype(dtype))
+        _create_checked(file, schema.SLICES, _slices(self.table, classes))
+        for name, dtype in ((schema.ERROR_ID, np.int64), (schema.ERROR_REASON, h5py.string_dtype())):
+            file.create_dataset(name, (0,), dtype, maxshape=(None,))  # not an attribute, which holds 64 KiB at most
+        file.attrs.update(schema=schema.SCHEMA, cursor=0, complete=False)
         file.attrs["computed_with"] = json.dumps(computed_with)
         file.attrs["made_from"] = json.dumps(made_from)  # last: a file without it is not resumed
         file.flush()
@@ -73,9 +79,10 @@ class FeatureWriter:
             status[bad] = schema.UNREADABLE
             features = features.copy()
             features[bad] = 0
-            known = json.loads(self.file.attrs["errors"])
-            known |= {str(self.table.image_id[start + row]): reason for row, reason in errors.items()}
-            self.file.attrs["errors"] = json.dumps(known)
+            for name, values in ((schema.ERROR_ID, self.table.image_id[start + np.array(bad)]), (schema.ERROR_REASON, [*errors.values()])):
+                known = len(self.file[name])
+                self.file[name].resize((known + len(bad),))
+                self.file[name][known:] = values
         self.file[schema.FEATURES][start:stop] = features
         self.file[schema.STATUS][start:stop] = status
         self.file.attrs["cursor"] = stop
@@ -87,7 +94,7 @@ class FeatureWriter:
             for name, values in ((schema.HEAD_WEIGHT, head.weight), (schema.HEAD_BIAS, head.bias)):
                 if name in self.file:
                     del self.file[name]
-                self.file.create_dataset(name, data=values.astype(np.float32))
+                _create_checked(self.file, name, values.astype(np.float32))
         self.file.attrs["complete"] = True
         self.file.close()
         publish(self.partial, self.path)
@@ -97,6 +104,11 @@ class FeatureWriter:
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
+
+
+def _create_checked(file: h5py.File, name: str, data: np.ndarray) -> None:
+    """A dataset whose bytes have a checksum, as only chunked ones can."""
+    file.create_dataset(name, data=data, fletcher32=True, chunks=True) if data.size else file.create_dataset(name, data=data)
 
 
 def _slices(table: ImageTable, classes: int) -> np.ndarray:
@@ -178,6 +190,12 @@ class FeatureStore:
     def slices(self) -> np.ndarray:
         """int64 [splits, K, 2]: first and last+1 row."""
         return self._read(schema.SLICES)
+
+    @property
+    def errors(self) -> dict[int, str]:
+        """Image id -> why it could not be read."""
+        reasons = [reason.decode() for reason in self._read(schema.ERROR_REASON)]
+        return dict(zip(self._read(schema.ERROR_ID).tolist(), reasons, strict=True))
 
     @property
     def width(self) -> int:

@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     step = command("score", _score, "scores a whole dump in batch")
     step.add_argument("dump", nargs="+", metavar="DUMP", help="BSON dump, plain or .gz; several files or patterns")
     step.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the predictions")
+    step.add_argument("--labels", type=Path, metavar="CSV", help="true categories (_id,category_id) to compare the predictions with")
     step = command("predict", _predict, "the category of one product, from its photos")
     step.add_argument("photo", nargs="+", type=Path, metavar="PHOTO", help="photos of one product")
     step.add_argument("--top", type=int, default=5, metavar="N", help="categories to print (5)")
@@ -137,7 +138,7 @@ def _score(options: argparse.Namespace) -> None:
 
     run, config = _loaded(options)
     with run_lock(options.out):
-        steps.score(run, config, options.dump, options.out)
+        steps.score(run, config, options.dump, options.out, options.labels)
 
 
 def _predict(options: argparse.Namespace) -> None:

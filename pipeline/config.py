@@ -57,7 +57,6 @@ class RunConfig(Section):
     jobs: PositiveInt | None = None
     """Processes that decode in ingest and train in stage 2; null uses every core."""
 
-
     @field_validator("views")
     @classmethod
     def _plain_names(cls, views: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -69,17 +68,27 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _whole_views(self) -> "RunConfig":
         for name in self.views:
-            self.view(name)
+            try:
+                self.view(name)
+            except ValidationError as error:
+                faults = [{**fault, "loc": ("views", name, *fault["loc"])} for fault in error.errors(include_url=False)]
+                raise ValidationError.from_exception_data("views", faults) from None  # type: ignore[arg-type]
         return self
 
     def view(self, name: str) -> Stage1Config:
         """The network of a view."""
-        return self.stage1 if name == "stage1" else Stage1Config.model_validate(self.stage1.model_dump() | self.views[name])
+        return self.stage1 if name == "stage1" else Stage1Config.model_validate(_merged(self.stage1.model_dump(), self.views[name]))
 
     @property
     def view_names(self) -> list[str]:
         """`stage1` and the further views."""
         return ["stage1", *self.views]
+
+
+def _merged(value: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`value` with some keys changed, those within its sections too."""
+    nested = {k: _merged(value[k], v) if isinstance(v, dict) and isinstance(value.get(k), dict) else v for k, v in changes.items()}
+    return value | nested
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -97,7 +106,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         return RunConfig.model_validate(value)
     except ValidationError as error:
-        raise ConfigError(_explain(error, str(path or "--set"))) from None
+        raise ConfigError(_explain(error, value, path, [override.partition("=")[0] for override in overrides])) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -133,12 +142,31 @@ def _put(value: dict[str, Any], keys: list[str], leaf: Any, override: str) -> No
     value[keys[-1]] = leaf
 
 
-def _explain(error: ValidationError, source: str) -> str:
-    lines = []
+def _explain(error: ValidationError, value: dict[str, Any], path: Path | None, overridden: list[str]) -> str:
+    """A line a key: the file it stands in (or --set), the key, what was expected, what was found."""
+    faults: dict[str, list[str]] = {}
+    found: dict[str, Any] = {}
     for fault in error.errors(include_url=False):
-        key = ".".join(str(part) for part in fault["loc"]) or "(the whole)"
-        if fault["type"] == "extra_forbidden":
-            lines.append(f"{source}: {key}: unknown key, expected one of the keys in `shelfsort config`")
-        else:
-            lines.append(f"{source}: {key}: {fault['msg']}, found {fault['input']!r}")
+        key, found_here = _place(fault["loc"], value)
+        unknown = fault["type"] == "extra_forbidden"
+        message = "unknown key, expected one of the keys in `shelfsort config`" if unknown else fault["msg"].removeprefix("Value error, ")
+        faults.setdefault(key, []).append(message)
+        if not unknown and not isinstance(found_here, dict):
+            found[key] = found_here
+    lines = []
+    for key, messages in faults.items():
+        set_here = any(f"{key}.".startswith(f"{o}.") or f"{o}.".startswith(f"{key}.") for o in overridden)
+        source = "--set" if set_here or path is None else path
+        lines.append(f"{source}: {key}: {' or: '.join(messages)}" + (f", found {found[key]!r}" if key in found else ""))
     return "\n".join(lines)
+
+
+def _place(location: tuple[int | str, ...], value: Any) -> tuple[str, Any]:
+    """The key of a fault as the user wrote it, without pydantic's names for the members of a union, and its value."""
+    keys = []
+    for part in location:
+        if not (isinstance(value, dict) and part in value) and not (isinstance(value, list) and isinstance(part, int)):
+            break
+        value = value[part]
+        keys.append(str(part))
+    return ".".join(keys) or "(the whole)", value

@@ -56,7 +56,7 @@ def _run(run: Run, config: RunConfig) -> None:
     steps.stage1(run, config, rebuild=False)
     steps.features(run, config, rebuild=False)
     steps.stage2(run, config, rebuild=False)
-    steps.score(run, config, [str(data / "test.bson")], out)
+    steps.score(run, config, [str(data / "test.bson")], out, data / "test_labels.csv")
     steps.evaluate(run, config, rebuild=False)
     steps.report(run, [])
     print(f"predictions: {out}", file=sys.stdout)

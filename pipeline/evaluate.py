@@ -22,12 +22,16 @@ from pipeline.config import EvaluateConfig
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.dataset import Pooled, Views, pool
 from stage2_xgb.prior import calibration_error, importance, mix
+from stage2_xgb.published import FOLDER
 from stage2_xgb.refine import refine
 
-SYSTEMS = ("stage1", "shifted", "two_stage")
+SYSTEMS = ("stage1", "shifted", "two_stage", "published")
+"""The last one only where the published second stage was trained as well."""
 UNITS = ("image", "product")
 METRICS = ("top1", "top5", "macro_f1")
-CHANGES = {"shifted_over_stage1": (1, 0), "two_stage_over_shifted": (2, 1), "two_stage_over_stage1": (2, 0)}
+CHANGES = {
+    "shifted_over_stage1": (1, 0), "two_stage_over_shifted": (2, 1), "two_stage_over_stage1": (2, 0), "published_over_stage1": (3, 0),
+}  # fmt: skip
 
 
 def evaluate(
@@ -35,13 +39,15 @@ def evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     """Scores the test split through the path that scoring uses, writes evaluation/ and returns what metrics.json holds."""
     taxonomy, features, views = store.taxonomy, stores[0], Views(stores)
+    published = bundle.folder / FOLDER
+    rival = Bundle.open(published) if (published / "manifest.json").exists() else None
     groups = product_groups(features, store)
     items = {unit: [] for unit in UNITS}
     rows = features.of_split("test")
     with progress(rows.stop - rows.start, "evaluate", "img") as bar:
         for images in views.blocks("test", fit_only=False):
             for unit, pooled in (("image", images), ("product", pool(images))):
-                items[unit].append(_judge(bundle, pooled, unit))
+                items[unit].append(_judge(bundle, rival, pooled, unit))
             bar.update(len(images.product_id))
     train = np.bincount(features.table.class_index[features.of_split("train")], minlength=len(taxonomy))
     settings = store.settings
@@ -68,17 +74,25 @@ def product_groups(features: FeatureStore, store: Store) -> pandas.Series:
     return pandas.Series(connected_components(links, directed=False)[1], index=products)
 
 
-def _judge(bundle: Bundle, pooled: Pooled, unit: str) -> pandas.DataFrame:
+def _judge(bundle: Bundle, rival: Bundle | None, pooled: Pooled, unit: str) -> pandas.DataFrame:
     result = refine(bundle, pooled, unit)
+    answers = [pooled.log_probs[0], result.shifted, result.two_stage]
+    if rival:
+        answers.append(refine(rival, pooled.first_view(), unit).two_stage)
     truth = pooled.class_index.astype(np.int64)
     columns: dict[str, Any] = {"unit": unit, "item_id": pooled.item_id, "product_id": pooled.product_id, "class_index": truth, "n_images": pooled.n_images}
-    for system, log_probs in zip(SYSTEMS, (pooled.log_probs[0], result.shifted, result.two_stage), strict=True):
+    for system, log_probs in zip(SYSTEMS, answers, strict=False):
         own = log_probs[np.arange(len(truth)), truth][:, None]
         ahead = (log_probs > own) | ((log_probs == own) & (np.arange(log_probs.shape[1]) < truth[:, None]))
         columns[f"{system}_class"] = log_probs.argmax(axis=1)
         columns[f"{system}_confidence"] = np.exp(log_probs.max(axis=1))
         columns[f"{system}_true_rank"] = ahead.sum(axis=1)
     return pandas.DataFrame(columns | {"refined": result.refined})
+
+
+def systems_in(frame: pandas.DataFrame) -> list[str]:
+    """The systems that a table of items has answers of."""
+    return [system for system in SYSTEMS if f"{system}_class" in frame]
 
 
 @dataclass(frozen=True)
@@ -96,14 +110,14 @@ class _Figures:
         cache = {
             "truth": truth, "natural": self.frame["weight"].to_numpy(), "enough": enough,
             "balanced": np.where(enough, 1 / np.maximum(support, 1), 0)[truth],
-            "predicted": [self.frame[f"{s}_class"].to_numpy() for s in SYSTEMS],
-            "rank": [self.frame[f"{s}_true_rank"].to_numpy() for s in SYSTEMS],
+            "predicted": [self.frame[f"{s}_class"].to_numpy() for s in systems_in(self.frame)],
+            "rank": [self.frame[f"{s}_true_rank"].to_numpy() for s in systems_in(self.frame)],
         }  # fmt: skip
         for name, value in cache.items():
             object.__setattr__(self, f"_{name}", value)
 
     def __call__(self, draws: np.ndarray) -> np.ndarray:
-        out = np.zeros((2, len(SYSTEMS), len(METRICS)))
+        out = np.zeros((2, len(self._rank), len(METRICS)))
         for m, base in enumerate((self._natural, self._balanced)):
             weight = base * draws
             support = np.bincount(self._truth, weight, self.classes)
@@ -141,23 +155,26 @@ def measure(frame: pandas.DataFrame, classes: int, config: EvaluateConfig) -> di
         },
     }  # fmt: skip
     out: dict[str, Any] = {}
+    systems = systems_in(frame)
     for m, name in enumerate(("natural", "balanced")):
         n = counts[name]["n"]
         out[name] = {"counts": counts[name], "changes": {}}
-        for s, system in enumerate(SYSTEMS):
+        for s, system in enumerate(systems):
             out[name][system] = {
                 metric: _interval(point[m, s, k], samples[:, m, s, k], n) for k, metric in enumerate(METRICS)
             }
         for change, (a, b) in CHANGES.items():
+            if a >= len(systems):
+                continue
             out[name]["changes"][change] = {
                 metric: _interval(point[m, a, k] - point[m, b, k], samples[:, m, a, k] - samples[:, m, b, k], n)
                 for k, metric in enumerate(METRICS)
             }
-    right = {s: (frame[f"{s}_true_rank"] == 0).to_numpy() for s in SYSTEMS}
+    right = {s: (frame[f"{s}_true_rank"] == 0).to_numpy() for s in systems}
     out["fixed"] = int((~right["shifted"] & right["two_stage"]).sum())
     out["broken"] = int((right["shifted"] & ~right["two_stage"]).sum())
     out["refined"] = int(frame["refined"].sum())
-    out["ece"] = {s: calibration_error(frame[f"{s}_confidence"].to_numpy(), right[s], weight) for s in SYSTEMS}
+    out["ece"] = {s: calibration_error(frame[f"{s}_confidence"].to_numpy(), right[s], weight) for s in systems}
     return out
 
 
@@ -184,7 +201,7 @@ def _per_category(frame: pandas.DataFrame, unit: str, taxonomy: Taxonomy, train:
         **{level: [getattr(c, level) for c in taxonomy.categories] for level in ("level1", "level2", "level3")},
         "support": support, "train_images": train,
     }  # fmt: skip
-    for system in SYSTEMS:
+    for system in systems_in(frame):
         hit = np.bincount(frame["class_index"], frame[f"{system}_true_rank"] == 0, classes)
         taken = np.bincount(frame[f"{system}_class"], minlength=classes)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -197,7 +214,7 @@ def _per_category(frame: pandas.DataFrame, unit: str, taxonomy: Taxonomy, train:
 
 def _confusion(frame: pandas.DataFrame, unit: str) -> pandas.DataFrame:
     parts = []
-    for system in SYSTEMS:
+    for system in systems_in(frame):
         pairs = frame.groupby(["class_index", f"{system}_class"]).size().reset_index()
         pairs.columns = ["true_class", "predicted_class", "count"]
         parts.append(pairs.assign(unit=unit, system=system)[["unit", "system", "true_class", "predicted_class", "count"]])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from catalog.artifacts import differences
-from catalog.errors import ArtifactError
+from catalog.errors import ArtifactError, ShelfsortError
 from catalog.store import POSITIONS, ImageTable
 from catalog.taxonomy import Taxonomy
 from pipeline.runs import Run
@@ -83,8 +83,15 @@ class Files:
     paths: Sequence[Path]
 
     def read(self, image_ids: Sequence[int]) -> list[bytes]:
-        """The bytes of some files."""
-        return [Path(self.paths[int(i) % POSITIONS]).read_bytes() for i in image_ids]
+        """The bytes of some files. Raises ShelfsortError where one can't be read."""
+        return [_read(self.paths[int(i) % POSITIONS]) for i in image_ids]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ShelfsortError(f"{path}: can't be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -99,23 +106,23 @@ class Answer:
 
 
 def predict_files(model: Model, paths: Sequence[Path], top: int) -> Answer:
-    """The category of one product, from its photo files. Raises ArtifactError where none can be read as an image."""
-    table = image_table(np.zeros(len(paths), dtype=np.int64), np.arange(len(paths)))
+    """The category of one product, from its photo files. Raises ShelfsortError where none can be read as an image."""
+    unknown = np.full(len(paths), -1, dtype=np.int64)  # no product of the store, whose neighbours would leave it out
+    table = image_table(np.arange(len(paths)), unknown)
     images, reasons = model.read(Files(paths), table, batch_size=64)
     unreadable = {str(paths[row]): reason for row, reason in reasons.items()}
     if not len(images):
-        raise ArtifactError(", ".join(unreadable), "; ".join(unreadable.values()), "an image file that opens")
+        raise ShelfsortError("; ".join(f"{path}: {reason}" for path, reason in unreadable.items()))
     pooled = pool(images)
     result = model.answer(pooled, "product")
     classes, confidences = top_classes(result.two_stage, top)
     return Answer(classes[0].tolist(), confidences[0].tolist(), int(pooled.log_probs[0][0].argmax()), bool(result.refined[0]), unreadable)
 
 
-def image_table(product_id: np.ndarray, position: np.ndarray) -> ImageTable:
+def image_table(image_id: np.ndarray, product_id: np.ndarray) -> ImageTable:
     """A table of unlabelled images, for scoring: class and split are 0, nothing may be fitted."""
-    n = len(product_id)
-    zeros = np.zeros(n, dtype=np.int32)
-    return ImageTable(product_id * POSITIONS + position, product_id, zeros, zeros.astype(np.uint8), zeros.astype(bool))
+    zeros = np.zeros(len(image_id), dtype=np.int32)
+    return ImageTable(image_id, product_id, zeros, zeros.astype(np.uint8), zeros.astype(bool))
 
 
 def top_classes(log_probs: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:

@@ -113,12 +113,16 @@ def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> None
         say(f"stage2: current ({run.stage2})")
         return
     from stage2_xgb.fit import ClassMixes, fit_stage2
+    from stage2_xgb.published import FOLDER, PUBLISHED
 
     store, table = run.store, run.features.table
     rows = run.features.of_split("train")
     train = np.bincount(table.class_index[rows][table.fit[rows]], minlength=len(store.taxonomy))
     mixes = ClassMixes({unit: store.natural_counts(unit) for unit in ("image", "product")}, train)
     jobs = config.jobs or _cores()
+    if config.stage2.published:
+        summary = fit_stage2([run.features], mixes, store.taxonomy, PUBLISHED, run.stage2 / FOLDER, made_from, jobs)
+        say(f"published recipe, {summary.text()}")
     summary = fit_stage2(list(views.values()), mixes, store.taxonomy, config.stage2, run.stage2, made_from, jobs)
     say(summary.text())
 
@@ -155,8 +159,14 @@ def headline(metrics: dict[str, Any]) -> str:
             )
             change = part["changes"]["two_stage_over_shifted"]["top1"]
             lines.append(f"  per {unit}, {mix} mix (n {counts['n']}, {counts['categories']} categories): {stages}")
-            lines.append(f"    two-stage over shifted: {100 * change['value']:+.2f} [{100 * change['low']:+.2f}, {100 * change['high']:+.2f}] points")
+            lines.append(f"    two-stage over shifted {_points(change)} points")
+            if published := part["changes"].get("published_over_stage1"):
+                lines.append(f"    the published second stage over stage 1 {_points(published['top1'])} points")
     return "\n".join(lines)
+
+
+def _points(change: dict[str, float]) -> str:
+    return f"{100 * change['value']:+.2f} [{100 * change['low']:+.2f}, {100 * change['high']:+.2f}]"
 
 
 def report(run: Run, others: Sequence[Run], say: Say = print) -> None:
@@ -167,38 +177,31 @@ def report(run: Run, others: Sequence[Run], say: Say = print) -> None:
     say(f"report: {page}")
 
 
-def score(run: Run, config: RunConfig, dumps: Sequence[str], out: Path, say: Say = print) -> None:
-    """Another dump -> predictions/*.parquet, every product accounted for."""
+def score(
+    run: Run, config: RunConfig, dumps: Sequence[str], out: Path, labels: Path | None = None, say: Say = print
+) -> None:  # fmt: skip
+    """Another dump -> predictions/*.parquet, every product accounted for; compared with `labels` where given."""
+    from pipeline.labels import compare, read_labels
     from pipeline.predict import Model
+    from pipeline.score import Scorer
     from pipeline.score import score as score_dump
 
+    truth = read_labels(labels) if labels else {}
     model = Model.open(run, config.stage1.device, config.stage1.precision)
-    natural = run.store.natural_counts("product")
-    fallback = int(model.taxonomy.category_ids[int(natural.argmax())])
+    fallback = int(model.taxonomy.category_ids[int(run.store.natural_counts("product").argmax())])
+    checksums = {"checkpoint": run.stage1_checksum(), "stage2": sha256_file(run.stage2 / "manifest.json")}
     started = time.perf_counter()
-    manifest = sha256_file(run.stage2 / "manifest.json")
-    totals = score_dump(model, dumps, out, config.score, fallback, checkpoint=run.stage1_checksum(), stage2=manifest)
+    totals = score_dump(Scorer(model, checksums, fallback, run.store.digests()), dumps, out, config.score)
     seconds = time.perf_counter() - started
     say(
         f"score: {totals.products} products = {totals.predictions} predictions + {totals.rejected_products} rejects, "
         f"{totals.images} images in {seconds:.1f} s -> {out}"
     )
-    known = overlap(run, out)
-    if known:
-        say(f"  {known} of these products stand in the run's own store")
+    say(f"  overlap: {totals.known_images} of these images stand, byte for byte, in the run's own store")
+    if truth:
+        say(f"  {compare(out, truth, config.evaluate.resamples, config.evaluate.seed).text()}")
     if model.bundle.broken:
-        say(f"  stage 1 answered for {len(model.bundle.broken)} categories whose booster is broken; mend: {run.command('stage2')}")
-
-
-def overlap(run: Run, out: Path) -> int:
-    """Products of a scored dump that the store knows as well."""
-    import pyarrow.parquet
-
-    connection, known = run.store.connection, 0
-    for part in sorted(out.glob("part-*.parquet")):
-        ids = pyarrow.parquet.read_table(part, columns=["product_id"])["product_id"].to_pylist()
-        known += sum(connection.execute("SELECT 1 FROM products WHERE product_id = ?", (i,)).fetchone() is not None for i in ids)
-    return known
+        say(f"  stage 1 answered for want of {', '.join(model.bundle.broken)}; mend it with: {run.command('stage2')}")
 
 
 def _cores() -> int:

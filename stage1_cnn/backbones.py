@@ -28,7 +28,7 @@ class Network(nn.Module):
     def __init__(self, backbone: nn.Module, head: nn.Linear) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
-        self.frozen = False
+        self.frozen = self.norm_frozen = False
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Bottleneck features, float32 [B, D], whatever the precision of the backbone."""
@@ -47,10 +47,24 @@ class Network(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Network":
-        """As any module's, but for a frozen backbone."""
+        """As any module's, but for a frozen backbone or frozen batch norm."""
         super().train(mode)
         self.backbone.train(mode and not self.frozen)
+        if self.norm_frozen:
+            for module in self._batch_norms():
+                module.eval()
         return self
+
+    def freeze_norm(self, choice: str) -> None:
+        """Batch norm keeps its statistics if `choice` is `frozen`, learns them if `train`; `auto` keeps those that were folded into
+        the filters (means 0, variances 1, as quantised releases have them), which batch statistics would wreck."""
+        norms = self._batch_norms()
+        folded = bool(norms) and all((n.running_mean == 0).all() and (n.running_var == 1).all() for n in norms)
+        self.norm_frozen = choice == "frozen" or (choice == "auto" and folded)
+        self.train(self.training)
+
+    def _batch_norms(self) -> list[nn.BatchNorm2d]:
+        return [module for module in self.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 def check_name(name: str) -> str:

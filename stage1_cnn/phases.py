@@ -115,6 +115,8 @@ class Trainer:
         network = build(config.backbone, len(self.taxonomy), weights=weights, seed=config.seed)
         if self.resumed:
             network.load_state_dict(self.resumed["network"])
+        if config.weights != "none":
+            network.freeze_norm(config.batch_norm)
         network.to(self.engine.device, memory_format=torch.channels_last)
         check_size(network, config.backbone, config.size)
         return network
@@ -148,7 +150,7 @@ class Trainer:
                 self._run_epoch()
 
     def _run_epoch(self) -> None:
-        """Steps, validation, a line in the journal, checkpoints; last.pt comes last: after a kill before it, all is redone."""
+        """Steps, validation, journal, checkpoints; last.pt comes last, so that a kill before it repeats the rest."""
         started = time.monotonic()
         self.tally = self._start_epoch()
         seen = self.tally.images
@@ -194,19 +196,21 @@ class Trainer:
         ):
             for images in done:
                 bar.update(images)
-                self._save_if_due()
+                self._pause()
+                if time.monotonic() - self.saved >= 60 * self.config.save_minutes:
+                    self._save_last()
 
     def _validate(self) -> Metrics | None:
         def watched() -> Iterator[Pair]:
             for pair in self.source.validation():
                 yield pair
-                self._save_if_due()
+                self._pause()
 
         return evaluate(self.learner.module, watched(), self.source.engine)
 
-    def _save_if_due(self) -> None:
-        """Saves last.pt where time or the user asks for it. Raises KeyboardInterrupt for the latter."""
-        if self.interrupt.requested or time.monotonic() - self.saved >= 60 * self.config.save_minutes:
+    def _pause(self) -> None:
+        """Saves last.pt and raises KeyboardInterrupt where the user asked to stop."""
+        if self.interrupt.requested:
             self._save_last()
         self.interrupt.check()
 

@@ -119,8 +119,8 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: Stage1Config, lr:
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     groups = [{**group, "top_lr": lr} for group in groups if group["params"]]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=lr)
+        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
 def evaluate(module: nn.Module, pairs: Iterable[Pair], engine: Engine) -> Metrics | None:

@@ -50,16 +50,19 @@ class EvalTransform:
 
         Photos of one size are resized in one call, three times as fast as one by one and equal to the bit.
         """
-        out = torch.empty((len(images), self.height, self.width, 3), dtype=torch.uint8)
+        out = np.empty((len(images), self.height, self.width, 3), dtype=np.uint8)  # numpy copies start no threads
         by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for row, image in enumerate(images):
             by_shape[image.shape].append(row)
         for shape, rows in by_shape.items():
-            stack = torch.from_numpy(np.stack([images[row] for row in rows])).permute(0, 3, 1, 2)
-            if shape[:2] != (self.height, self.width):
-                stack = interpolate(stack, (self.height, self.width), mode="bilinear", antialias=True)
-            out[rows] = stack.permute(0, 2, 3, 1)
-        return out.permute(0, 3, 1, 2)
+            stack = np.stack([images[row] for row in rows])
+            out[rows] = stack if shape[:2] == (self.height, self.width) else self._resize(stack)
+        return torch.from_numpy(out).permute(0, 3, 1, 2)
+
+    def _resize(self, stack: np.ndarray) -> np.ndarray:
+        photos = torch.from_numpy(stack).permute(0, 3, 1, 2)
+        resized = interpolate(photos, (self.height, self.width), mode="bilinear", antialias=True)
+        return resized.permute(0, 2, 3, 1).numpy()
 
     def colours(self, image_ids: np.ndarray) -> torch.Tensor | None:
         """None: evaluation leaves colours alone."""
@@ -81,7 +84,7 @@ class TrainTransform:
         return self.base([self._crop(image, draw) for image, draw in zip(images, draws, strict=True)])
 
     def _crop(self, image: np.ndarray, draw: np.ndarray) -> np.ndarray:
-        """A crop of random area, ratio and place (torchvision's RandomResizedCrop without its retries), perhaps mirrored."""
+        """A crop of random area, ratio and place (as torchvision's RandomResizedCrop), perhaps mirrored."""
         height, width = image.shape[:2]
         share = self.augment.crop + (1 - self.augment.crop) * draw[0]
         stretch = self.augment.stretch ** (2 * draw[1] - 1)

@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 import xgboost
 
-from catalog.artifacts import atomic_path, read_json, sha256_file, write_json
+from catalog.artifacts import atomic_path, fingerprint, read_json, sha256_file, write_json
 from catalog.errors import ArtifactError
 from catalog.taxonomy import Taxonomy
 from features.neighbours import Bank
@@ -59,6 +59,8 @@ class Bundle:
         manifest = read_json(folder / "manifest.json", REBUILD)
         if manifest.get("schema") != SCHEMA:
             raise ArtifactError(folder, f"bundle of schema {manifest.get('schema')}, expected {SCHEMA}", REBUILD)
+        if manifest.pop("fingerprint", None) != fingerprint(manifest):
+            raise ArtifactError(folder / "manifest.json", "its fingerprint is not its own; the file is damaged", REBUILD)
         arrays = _read_shared(folder / "shared.npz", manifest["files"])
         shifts = {
             unit: tuple(Shift(**v, log_ratio=arrays[f"log_ratio_{unit}"]) if v else None for v in views)
@@ -165,7 +167,8 @@ def save_manifest(folder: Path, bundle: Bundle, decisions: Mapping[int, Decision
         "schema": SCHEMA, "made_from": bundle.made_from, "files": dict(bundle.checksums), "base_margin": bundle.base_margin,
         "default": bundle.default, "candidates": bundle.candidates, "shift": shift, "categories": categories,
     }  # fmt: skip
-    write_json(folder / "manifest.json", json.loads(json.dumps(manifest)))
+    manifest = json.loads(json.dumps(manifest))
+    write_json(folder / "manifest.json", manifest | {"fingerprint": fingerprint(manifest)})
 
 
 def save_sets(path: Path, sets: Sequence[ConfusionSet], taxonomy: Taxonomy) -> None:

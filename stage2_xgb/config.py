@@ -86,5 +86,7 @@ class Stage2Config(Section):
     """Items' worth of the overall gain that a category's own count is weighed against."""
     max_rows_per_class: PositiveInt = 1000
     """Rows of one class that a reclassifier learns from, at most."""
+    published: bool = False
+    """Also train the published second stage on the same features, for comparison in `evaluate`; it takes far longer."""
     seed: int = Field(default=0, ge=0)
     """Of sampling within XGBoost and of the projection's sample."""

@@ -5,7 +5,7 @@ Nothing of size items x categories is kept: of each item's log-probabilities the
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from scipy.linalg import eigh
@@ -56,6 +56,10 @@ class Pooled:
 
     def __len__(self) -> int:
         return len(self.item_id)
+
+    def first_view(self) -> "Pooled":
+        """The same items through stage 1 alone."""
+        return replace(self, log_probs=self.log_probs[:1], features=self.features[:1])
 
     @classmethod
     def images(cls, table: ImageTable, features: Sequence[np.ndarray], heads: Sequence[Head | None]) -> "Pooled":

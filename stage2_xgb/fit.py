@@ -126,7 +126,7 @@ def _begin(folder: Path, made_from: dict[str, Any]) -> None:
     same = started.exists() and read_json(started, "shelfsort stage2 --rebuild") == made_from
     (folder / "manifest.json").unlink(missing_ok=True)
     if not same:
-        for path in folder.glob("**/*.ubj"):
+        for path in (*folder.glob("boosters/*.ubj"), *folder.glob(RERANKER)):
             path.unlink()
         write_json(started, made_from)
 

@@ -15,6 +15,9 @@ from catalog.errors import ConfigError
 from catalog.taxonomy import Taxonomy
 from stage1_cnn.head import normalise
 
+_LEAST = 1e-9
+"""Share of a category that a file of weights leaves out or gives 0: its logarithm must exist."""
+
 
 @dataclass(frozen=True)
 class Shift:
@@ -38,7 +41,7 @@ def mix(counts: np.ndarray) -> np.ndarray:
 def target_mix(target: str | Path, natural: np.ndarray, train: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
     """The mix [K] that `stage2.target_prior` names. Raises ConfigError where a file of weights doesn't fit the taxonomy."""
     named = {"natural": natural, "train": train, "balanced": np.ones(len(taxonomy))}
-    return mix(named[target]) if target in named else mix(_weights(Path(target), taxonomy))
+    return mix(named[target]) if target in named else _weights(Path(target), taxonomy)
 
 
 def _weights(path: Path, taxonomy: Taxonomy) -> np.ndarray:
@@ -51,10 +54,11 @@ def _weights(path: Path, taxonomy: Taxonomy) -> np.ndarray:
     if (index < 0).any():
         raise ConfigError(f"stage2.target_prior: {path}: category_id {rows[int(np.argmin(index))][0]} is not in the taxonomy")
     weights = np.zeros(len(taxonomy))
-    weights[index] = [row[1] for row in rows]
-    if (weights < 0).any() or not weights.any():
-        raise ConfigError(f"stage2.target_prior: {path}: weights must not be negative, and one at least positive")
-    return weights
+    np.add.at(weights, index, [row[1] for row in rows])
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+        raise ConfigError(f"stage2.target_prior: {path}: expected weights of at least 0 and not all 0, found {weights.tolist()[:10]}")
+    shares = np.maximum(weights / weights.sum(), _LEAST)
+    return shares / shares.sum()
 
 
 def fit_shift(log_probs: np.ndarray, class_index: np.ndarray, train: np.ndarray, target: np.ndarray) -> Shift:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+
+from pipeline.cli import parser
 
 ROOT = Path(__file__).parents[1]
 INPUTS = ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt")
@@ -80,6 +83,18 @@ def test_report_runs_every_step_once(installed: Path) -> None:
     assert steps_in(make(installed, "-n", "report").stdout) == list(STEPS)
 
 
+def test_every_command_is_one_that_shelfsort_takes(installed: Path) -> None:
+    (installed / "runs/cdiscount/stage2").mkdir(parents=True)
+    (installed / "runs/cdiscount/stage2/manifest.json").write_text("{}")
+    output = make(installed, "-n", "demo", "report", "score", "doctor", "SET=a=1 b=2").stdout
+    commands = [shlex.split(line)[1:] for line in output.splitlines() if line.startswith(".venv/bin/shelfsort")]
+    parsed = [parser().parse_args(command) for command in commands]  # an argument it doesn't know exits
+    assert [options.command for options in parsed] == ["demo", *STEPS, "score", "doctor"]
+    assert {options.command for options in parsed if getattr(options, "set", None) == ["a=1", "b=2"]} == {
+        *("demo", "ingest", "stage1", "features", "stage2", "evaluate", "score")
+    }
+
+
 def test_score_wants_a_finished_run_and_makes_none(installed: Path) -> None:
     refused = make(installed, "score", "RUN=runs/r", "BSON=new.bson")
     assert refused.returncode != 0
@@ -87,7 +102,7 @@ def test_score_wants_a_finished_run_and_makes_none(installed: Path) -> None:
     (installed / "runs/r/stage2").mkdir(parents=True)
     (installed / "runs/r/stage2/manifest.json").write_text("{}")
     command = ".venv/bin/shelfsort score new.bson --run runs/r --out runs/r/predictions"
-    assert make(installed, "-n", "score", "RUN=runs/r", "BSON=new.bson").stdout.splitlines()[-1] == command
+    assert make(installed, "-n", "score", "RUN=runs/r", "BSON=new.bson").stdout.splitlines()[-1].strip() == command
     assert "score data/test.bson" in make(installed, "-n", "score", "RUN=runs/r").stdout
 
 

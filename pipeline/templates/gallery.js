@@ -87,7 +87,7 @@ function showMarks() {
 
 function correctionsCard() {
   const rows = [...marks];
-  const node = card("Your corrections", "Mark wrong labels here or on a category’s page, then export them. `shelfsort ingest --corrections corrections.csv` takes the file." +
+  const node = card("Your corrections", "Mark wrong labels here or on a category’s page, then export them. The command “shelfsort ingest --corrections corrections.csv” takes the file." +
     (marks.unsaved ? " This browser doesn’t keep marks of a local file: export before you close the page." : " Marks are kept in this browser."));
   node.id = "corrections";
   if (!rows.length) { node.append(empty("No label is marked as wrong yet.")); return node; }

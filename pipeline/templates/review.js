@@ -18,6 +18,7 @@ function pagedCards(rows, make, size = 12) {
     said.textContent = `${whole(at + 1)}–${whole(Math.min(rows.length, at + size))} of ${whole(rows.length)}`;
     previous.disabled = at === 0;
     next.disabled = at + size >= rows.length;
+    previous.hidden = next.hidden = rows.length <= size;
   };
   const previous = el("button", {type: "button", onclick: () => show(at - size)}, "Previous"), next = el("button", {type: "button", onclick: () => show(at + size)}, "Next");
   show(0);

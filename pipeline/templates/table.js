@@ -31,6 +31,7 @@ function makeTable({name, label, rows, columns, sort, match, filter = true, page
     said.textContent = state.order.length ? `${whole(from + 1)}–${whole(from + shown.length)} of ${whole(state.order.length)}` : "nothing found";
     previous.disabled = state.page === 0;
     next.disabled = state.page === last;
+    previous.hidden = next.hidden = all.length <= page;
   }
   seen.forEach((column, number) => {
     const cell = el("th", {scope: "col", class: column.numeric ? "number" : ""});

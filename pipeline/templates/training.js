@@ -21,10 +21,10 @@ function epochChart(label, epochs, lines, asShare = false) {
   return makeChart(label + " over the epochs", 240, (colours) => {
     const tuned = epochs.findIndex((e) => e.phase !== epochs[0].phase);
     const series = lines.map(([key, name, colour]) => ({type: "line", name, symbolSize: 5, showSymbol: epochs.length < 40, data: epochs.map((e) => (missing(e[key]) ? null : e[key])), lineStyle: {color: colours[colour], width: 2.5}, itemStyle: {color: colours[colour]}}));
-    if (tuned > 0) series[0].markLine = {symbol: "none", silent: true, lineStyle: {color: colours.faint, type: "dashed", width: 1}, label: {formatter: epochs[tuned].phase, color: colours.muted, fontFamily: colours.sans, position: "insideEndTop"}, data: [{xAxis: tuned}]};
+    if (tuned > 0) series[0].markLine = {symbol: "none", silent: true, lineStyle: {color: colours.faint, type: "dashed", width: 1}, label: {formatter: epochs[tuned].phase, color: colours.muted, fontFamily: colours.sans, position: "end", rotate: 0}, data: [{xAxis: tuned}]};
     return {
-      legend: lines.length > 1 ? {top: 0, left: 48, icon: "roundRect", itemHeight: 3, itemWidth: 16, textStyle: {color: colours.muted, fontFamily: colours.sans}} : undefined,
-      grid: {left: 58, right: 14, top: lines.length > 1 ? 34 : 14, bottom: 44}, xAxis: axis(colours, {type: "category", data: epochs.map((_, k) => k + 1), name: "epoch", splitLine: {show: false}}), yAxis: axis(colours, {type: "value", scale: !asShare, ...(asShare ? shares : {})}),
+      legend: lines.length > 1 ? {top: 0, right: 14, icon: "roundRect", itemHeight: 3, itemWidth: 16, textStyle: {color: colours.muted, fontFamily: colours.sans}} : undefined,
+      grid: {left: 58, right: 14, top: lines.length > 1 ? 44 : 24, bottom: 44}, xAxis: axis(colours, {type: "category", data: epochs.map((_, k) => k + 1), name: "epoch", splitLine: {show: false}}), yAxis: axis(colours, {type: "value", scale: !asShare, ...(asShare ? shares : {})}),
       tooltip: tooltip((parts) => [el("b", {}, "Epoch " + parts[0].axisValue), pairsOf(parts.map((p) => [p.seriesName, asShare ? percent(p.data) : Number(p.data).toPrecision(3)]))]), series,
     };
   });

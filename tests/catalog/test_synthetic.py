@@ -14,7 +14,15 @@ from PIL import Image
 
 from catalog.errors import ConfigError
 from catalog.synthetic import (
-    SyntheticSpec, categories, picture, plan, product, products, write_categories, write_dump, write_labels
+    SyntheticSpec,
+    categories,
+    picture,
+    plan,
+    product,
+    products,
+    write_categories,
+    write_dump,
+    write_labels,
 )
 
 SMALL = SyntheticSpec(categories=6, products=60, side=32, seed=1)
@@ -79,18 +87,18 @@ def test_unlabelled_dump_has_the_same_pictures_and_labels_apart(tmp_path):
     documents, labelled = bson.decode_all((tmp_path / "test.bson").read_bytes()), list(products(spec))
     assert [list(document) for document in documents] == [["_id", "imgs"]] * 60
     assert [document["imgs"] for document in documents] == [document["imgs"] for document in labelled]
-    expected = [{"product_id": str(d["_id"]), "category_id": str(d["category_id"])} for d in labelled]
+    expected = [{"_id": str(d["_id"]), "category_id": str(d["category_id"])} for d in labelled]
     assert rows(tmp_path / "labels.csv") == expected
-    assert expected[0]["product_id"] == "900"
+    assert expected[0]["_id"] == "900"
 
 
 def test_label_noise_is_as_asked_and_mostly_within_the_family(tmp_path):
-    spec = SyntheticSpec(categories=24, products=600, side=16, label_noise=0.4)
+    spec = SyntheticSpec(products=400, side=16, label_noise=0.4)
     write_labels(tmp_path / "labels.csv", spec)
     family = {category.category_id: category.level2 for category in categories(spec)}
     true = [int(row["category_id"]) for row in rows(tmp_path / "labels.csv")]
     wrong = [(t, d["category_id"]) for t, d in zip(true, products(spec), strict=True) if t != d["category_id"]]
-    assert 0.33 < len(wrong) / 600 < 0.47
+    assert 0.32 < len(wrong) / 400 < 0.48
     assert 0.6 < np.mean([family[t] == family[label] for t, label in wrong]) < 0.9
 
 
@@ -139,12 +147,12 @@ def test_every_category_has_a_product_and_the_order_is_shuffled():
 
 
 def test_image_counts_follow_cdiscounts_mix():
-    counts = np.bincount([len(document["imgs"]) for document in products(SyntheticSpec(products=1000, side=16))])
-    assert counts[1:] / 1000 == pytest.approx([0.618, 0.160, 0.077, 0.146], abs=0.05)
+    counts = np.bincount([len(document["imgs"]) for document in products(SyntheticSpec(products=400, side=16))])
+    assert counts[1:] / 400 == pytest.approx([0.618, 0.160, 0.077, 0.146], abs=0.07)
 
 
 def test_duplicates_are_copies_of_another_products_bytes_mostly_of_the_category():
-    spec = SyntheticSpec(categories=6, products=400, side=16, duplicates=0.3, blanks=0)
+    spec = SyntheticSpec(categories=6, products=300, side=16, duplicates=0.3, blanks=0)
     owners: dict[str, list[int]] = {}
     for index, pictures in enumerate(digests(spec)):
         for digest in pictures:
@@ -156,15 +164,16 @@ def test_duplicates_are_copies_of_another_products_bytes_mostly_of_the_category(
 
 
 def test_without_duplicates_and_blanks_all_pictures_differ():
-    pictures = sum(digests(SyntheticSpec(categories=6, products=300, side=32, duplicates=0, blanks=0, misleading=0)), [])
+    spec = SyntheticSpec(categories=6, products=150, side=32, duplicates=0, blanks=0, misleading=0)
+    pictures = [digest for group in digests(spec) for digest in group]
     assert len(set(pictures)) == len(pictures)
 
 
 @pytest.mark.parametrize("blanks, share", [(0.0, 0.0), (1.0, 1.0), (0.3, 0.3)])
 def test_blanks_are_of_one_colour(blanks, share):
-    spec = SyntheticSpec(categories=2, products=200, side=16, blanks=blanks, duplicates=0, misleading=0)
-    flat = [np.ptp(np.asarray(Image.open(io.BytesIO(picture(spec, index, 0))).convert("L"))) == 0 for index in range(200)]
-    assert np.mean(flat) == pytest.approx(share, abs=0.1)
+    spec = SyntheticSpec(categories=2, products=100, side=16, blanks=blanks, duplicates=0, misleading=0)
+    grey = [np.asarray(Image.open(io.BytesIO(picture(spec, index, 0))).convert("L")) for index in range(100)]
+    assert np.mean([np.ptp(pixels) == 0 for pixels in grey]) == pytest.approx(share, abs=0.12)
 
 
 def test_nearest_neighbour_finds_the_family_more_easily_than_the_category():

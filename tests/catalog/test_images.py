@@ -1,0 +1,331 @@
+"""The decoder: every format and orientation as Pillow has it, every damaged image a named error, bounded memory."""
+
+import io
+import os
+import random
+import struct
+import subprocess
+import sys
+import textwrap
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from catalog.errors import ImageError
+from catalog.images import decode, header
+from tests.conftest import jpeg
+
+ROOT = Path(__file__).parents[2]
+
+
+def picture(width: int = 24, height: int = 16) -> Image.Image:
+    """A smooth picture without any symmetry."""
+    y, x = np.mgrid[:height, :width]
+    red, green, blue = 255 * x / width, 255 * y / height, 120 + 100 * np.sin(x / 5 + y / 9)
+    return Image.fromarray(np.stack([red, green, blue], axis=2).astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def pillow(data: bytes) -> np.ndarray:
+    """What Pillow makes of an opaque image."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> int:
+    assert one.shape == other.shape
+    return int(np.abs(one.astype(int) - other).max())
+
+
+def reason(data: bytes, **options: int) -> str:
+    with pytest.raises(ImageError) as caught:
+        decode(data, **options)
+    assert len(str(caught.value)) < 300
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"quality": 20}, {"progressive": True}, {"optimize": True}, {"dpi": (1, 9)}])
+def test_jpegs_take_the_fast_path_and_equal_pillows(options: dict) -> None:
+    data = encoded(picture(50, 41), "JPEG", **options)
+    pixels = decode(data)
+    assert (pixels.shape, pixels.dtype, pixels.flags.c_contiguous) == ((41, 50, 3), np.uint8, True)
+    assert header(data) == ("JPEG", 50, 41, True)
+    assert difference(pixels, pillow(data)) <= 3  # the two bring different builds of the same library
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP"])
+def test_other_formats_in_the_jpeg_field(kind: str) -> None:
+    data = encoded(picture(), kind)
+    assert header(data) == (kind, 24, 16, False)
+    np.testing.assert_array_equal(decode(data), pillow(data))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P"])
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP"])
+def test_gray_and_palette_become_rgb(mode: str, kind: str) -> None:
+    data = encoded(picture().convert(mode), kind)
+    np.testing.assert_array_equal(decode(data), pillow(data))
+
+
+def test_gray_jpegs_become_rgb() -> None:
+    data = encoded(picture().convert("L"), "JPEG")
+    pixels = decode(data)
+    assert header(data).fast
+    assert (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all()
+    assert difference(pixels, pillow(data)) <= 3
+
+
+def test_cmyk_jpegs_become_rgb() -> None:
+    data = encoded(picture().convert("CMYK"), "JPEG", quality=95)
+    assert header(data) == ("JPEG", 24, 16, False)
+    np.testing.assert_array_equal(decode(data), pillow(data))
+    assert difference(decode(data), np.asarray(picture())) < 40
+
+
+@pytest.mark.parametrize("kind, mode", [("PNG", "RGBA"), ("PNG", "LA"), ("WEBP", "RGBA"), ("GIF", "RGBA")])
+def test_transparent_pixels_become_white(kind: str, mode: str) -> None:
+    image = picture().convert("RGBA")
+    image.putalpha(Image.fromarray(np.repeat(np.array([[0] * 12 + [255] * 12], np.uint8), 16, axis=0)))
+    pixels = decode(encoded(image.convert(mode), kind, **({"lossless": True} if kind == "WEBP" else {})))
+    assert (pixels[:, :12] == 255).all()
+    if mode != "LA" and kind != "GIF":
+        np.testing.assert_array_equal(pixels[:, 12:], np.asarray(picture())[:, 12:])
+    assert (pixels[:, 12:] != 255).any()
+
+
+def test_half_transparent_pixels_and_palettes_with_transparency() -> None:
+    half = decode(encoded(Image.new("RGBA", (4, 4), (200, 0, 0, 128)), "PNG"))
+    assert difference(half, np.full((4, 4, 3), (227, 127, 127))) <= 1
+    palette = picture().convert("P")
+    pixels = decode(encoded(palette, "PNG", transparency=palette.getpixel((3, 3))))
+    assert (pixels[3, 3] == 255).all()
+
+
+def test_16_bit_samples_are_scaled_to_8() -> None:
+    samples = np.linspace(0, 65_535, 64).astype(np.uint16).reshape(8, 8)
+    pixels = decode(encoded(Image.fromarray(samples), "PNG"))
+    np.testing.assert_array_equal(pixels, np.repeat((samples >> 8).astype(np.uint8)[:, :, None], 3, axis=2))
+    dark = decode(encoded(Image.fromarray(np.full((4, 4), 200, np.uint16)), "PNG"))
+    assert (dark == 0).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "CMYK"])
+def test_exif_orientation_equals_pillows(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = picture().convert("CMYK") if kind == "CMYK" else picture()
+    data = encoded(image, "JPEG" if kind == "CMYK" else kind, exif=exif)
+    pixels = decode(data)
+    assert pixels.shape == ((24, 16, 3) if orientation > 4 else (16, 24, 3))
+    assert difference(pixels, pillow(data)) <= (3 if kind == "JPEG" else 0)
+    assert pixels.flags.c_contiguous
+    assert header(data)[1:] == (24, 16, kind == "JPEG" and orientation == 1)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_orientation_in_xmp_or_behind_a_long_segment_equals_pillows(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    plain = encoded(picture(), "JPEG")
+    xmp = b"http://ns.adobe.com/xap/1.0/\0" + b'<x:xmpmeta tiff:Orientation="%d"/>' % orientation
+    segments = [
+        b"\xff\xe1" + struct.pack(">H", len(xmp) + 2) + xmp,
+        (b"\xff\xe5" + struct.pack(">H", 60_002) + bytes(60_000)) * 2
+        + b"\xff\xe1" + struct.pack(">H", len(exif.tobytes()) + 2) + exif.tobytes(),
+    ]  # fmt: skip
+    upright = decode(plain)
+    for segment in segments:
+        data = plain[:2] + segment + plain[2:]
+        assert difference(decode(data), pillow(data)) <= 3
+        assert difference(decode(data), upright) > 50 if orientation == 3 else decode(data).shape == (24, 16, 3)
+
+
+@pytest.mark.parametrize("tiff", [b"", b"II*\0", b"II*\0\xff\xff\xff\xff", b"XX*\0\x08\0\0\0", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x05\0\0\0\x63"])
+def test_damaged_exif_data_costs_nothing(tiff: bytes) -> None:
+    plain = encoded(picture(), "JPEG")
+    exif = b"Exif\0\0" + tiff
+    data = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(decode(data), decode(plain))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 1), (1, 20_000), (3, 2)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_odd_sizes(size: tuple[int, int], kind: str) -> None:
+    assert decode(encoded(Image.new("RGB", size, (9, 200, 40)), kind)).shape == (size[1], size[0], 3)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff", b"a text, not an image", bytes(1000), b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBP", b"BM"])
+def test_what_is_no_image_says_so(data: bytes) -> None:
+    assert reason(data) == ("not_an_image" if data else "empty")
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PPM", "ICO", "EPS", "PDF"])
+def test_formats_that_no_shop_uses_are_not_opened(kind: str) -> None:
+    """Pillow would run Ghostscript on an EPS, and TIFF's decoder takes memory that its header doesn't tell."""
+    assert reason(encoded(picture(), kind)) == "not_an_image"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_truncated_anywhere_is_an_error(kind: str) -> None:
+    data = encoded(picture(), kind)
+    for cut in range(1, len(data) - 40, 17):  # the last bytes hold checksums and marks of the end
+        assert reason(data[:cut]) in ("not_an_image", "undecodable"), cut
+
+
+def test_a_broken_huffman_table_is_an_error() -> None:
+    data = encoded(picture(), "JPEG")
+    table = data.index(b"\xff\xc4") + 5
+    broken = data[:table] + b"\xff" * 16 + data[table + 16 :]
+    assert reason(broken) in ("undecodable", "not_an_image")
+    without = data.replace(b"\xff\xc4", b"\xff\xe9")  # the tables hidden in segments that nobody reads
+    assert decode(without).shape == (16, 24, 3) or reason(without)  # some decoders bring the standard tables
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG of about 9 kB that declares what it doesn't hold."""
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    body = zlib.compress(random.Random(1).randbytes(9000))
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def jpeg_of(width: int, height: int) -> bytes:
+    """A JPEG whose frame header declares another size."""
+    data = encoded(picture(64, 64), "JPEG", quality=95)
+    place = data.index(b"\xff\xc0") + 5
+    return data[:place] + struct.pack(">HH", height, width) + data[place + 4 :]
+
+
+def gif_of(width: int, height: int) -> bytes:
+    data = encoded(picture(), "GIF")
+    return data[:6] + struct.pack("<HH", width, height) + data[10:]
+
+
+def bmp_of(width: int, height: int) -> bytes:
+    data = encoded(picture(), "BMP")
+    return data[:18] + struct.pack("<ii", width, height) + data[26:]
+
+
+@pytest.mark.parametrize("make", [jpeg_of, png_of, gif_of, bmp_of])
+def test_too_many_declared_pixels_are_refused(make: Callable[[int, int], bytes]) -> None:
+    data = make(65_000, 65_000)
+    with pytest.raises(ImageError, match="too_large"):
+        header(data)
+    assert reason(data) == "too_large"
+    assert reason(make(5_000, 5_000), max_pixels=24_999_999) == "too_large"
+    assert header(make(5_000, 5_000), max_pixels=25_000_000)[1:3] == (5_000, 5_000)
+
+
+def test_a_huge_declaration_costs_no_memory() -> None:
+    script = """
+        import resource
+        from catalog.errors import ImageError
+        from catalog.images import decode
+        from tests.catalog.test_images import jpeg_of, png_of, gif_of, bmp_of
+        decode(jpeg_of(64, 64))
+        images = [make(65_000, 65_000) for make in (jpeg_of, png_of, gif_of, bmp_of)]
+        assert all(len(data) < 20_000 for data in images)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for data in images:
+            try:
+                decode(data)
+                raise SystemExit("decoded")
+            except ImageError as error:
+                assert error.reason == "too_large"
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 10_000  # kB; the pixels would take 12 GB
+
+
+def mutants(count: int, seed: int) -> dict[str, int]:
+    """Decodes damaged JPEGs: the outcomes and how often each came."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72.0
+    whole = [jpeg(1, 40), jpeg(2, 40, progressive=True), jpeg(3, 40, exif=exif), encoded(picture().convert("CMYK"), "JPEG")]
+    rng, outcomes = random.Random(seed), {}
+    for _ in range(count):
+        data = bytearray(rng.choice(whole))
+        reach = len(data) if rng.random() < 0.5 else 300  # as often as not in the headers
+        for _ in range(rng.choice((1, 2, 4, 10))):
+            data[rng.randrange(reach)] = rng.choice((0, 255, rng.randrange(256)))
+        if rng.random() < 0.1:
+            del data[rng.randrange(len(data)) :]
+        try:
+            pixels = decode(bytes(data), max_pixels=1_000_000)
+            assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+            outcome = "image"
+        except ImageError as error:
+            outcome = error.reason
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    return outcomes
+
+
+def resident_kb() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+@pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_mutated_jpegs_are_images_or_named_errors_and_leak_nothing(count: int) -> None:
+    mutants(400, 0)
+    before = resident_kb()
+    outcomes = mutants(count, 1)
+    assert sum(outcomes.values()) == count
+    assert set(outcomes) == {"image", "not_an_image", "undecodable", "too_large"}
+    assert resident_kb() - before < 8_000 + count  # kB
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP"])
+def test_other_mutated_images_are_images_or_named_errors(kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72.0
+    whole, rng = encoded(picture(), kind, **({} if kind in ("GIF", "BMP") else {"exif": exif})), random.Random(2)
+    outcomes = set()
+    for _ in range(400):
+        data = bytearray(whole)
+        for _ in range(rng.choice((1, 2, 4))):
+            data[rng.randrange(len(data))] = rng.choice((0, 255, rng.randrange(256)))
+        try:
+            outcomes.add(decode(bytes(data), max_pixels=1_000_000).ndim)
+        except ImageError as error:
+            outcomes.add(error.reason)
+    assert outcomes <= {3, "not_an_image", "undecodable", "too_large"}
+    assert len(outcomes) >= 2
+
+
+def test_the_limit_holds_what_decoding_takes() -> None:
+    """A 16-bit picture of the largest size that is allowed: 50 million pixels in a file of some kB."""
+    limit, script = 50_000_000, """
+        import io, resource, sys
+        from PIL import Image
+        from catalog.images import decode
+        out = io.BytesIO()
+        Image.new(sys.argv[1], (10_000, 5_000)).save(out, "PNG")
+        print(decode(out.getvalue()).nbytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), "I;16"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    size, peak = map(int, done.stdout.split())
+    assert size == 3 * limit
+    assert peak < 600_000  # kB

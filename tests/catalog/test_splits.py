@@ -1,0 +1,171 @@
+"""Splits and caps: what holds for any catalogue, in any order, and after any number of later dumps."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalog.splits import PRECEDENCE, SPLITS, deal, product_hash, select, shares
+
+TRAIN, RESERVE, VAL_A, VAL_B, TEST = range(5)
+SIZES = st.lists(st.integers(0, 400), min_size=1, max_size=6)
+SEEDS = st.integers(0, 2**63 - 1)
+
+
+def catalogue(sizes: list[int], first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Class indices and product ids of categories with so many products."""
+    class_index = np.repeat(np.arange(len(sizes)), sizes)
+    return class_index, first + np.arange(len(class_index)) * 7
+
+
+def counts(class_index: np.ndarray, split: np.ndarray, classes: int) -> np.ndarray:
+    table = np.zeros((classes, 5), dtype=np.int64)
+    np.add.at(table, (class_index, split), 1)
+    return table
+
+
+def dealt(sizes: list[int], seed: int) -> np.ndarray:
+    class_index, ids = catalogue(sizes)
+    split = deal(class_index, ids, np.zeros((len(sizes), 5), np.int64), seed)
+    return counts(class_index, split, len(sizes))
+
+
+def test_golden_values() -> None:
+    """Another hash would deal every existing catalogue anew: a change here must be meant, and raises the store's schema."""
+    ids = np.array([0, 1, 2, 1000, 2**49 - 1])
+    assert product_hash(ids, 0).tolist() == [
+        0x48218226FF3CD4BF, 0x9E0160293A33AAF7, 0x3DD5EB0403EDDD79, 0xEB4A820AE84CC033, 0x0AB51743FA1D9CAA,
+    ]  # fmt: skip
+    assert product_hash(ids, 1).tolist() == [
+        0xDCE423FC82C0D5B8, 0x5C52BD4054E958C9, 0x081A5C1377856B73, 0xA0D4F3B5645E37A1, 0xE47FDA8142E7D3BB,
+    ]  # fmt: skip
+    class_index, ids = catalogue([12, 3])
+    assert deal(class_index, ids, np.zeros((2, 5), np.int64), 0).tolist() == [0, 4, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2, 0, 4]
+    assert select(class_index, ids, 1 + ids % 3, 6, 0).nonzero()[0].tolist() == [1, 2, 12, 13, 14]
+
+
+@given(st.lists(st.integers(0, 2**49 - 1), unique=True, min_size=2, max_size=50), SEEDS)
+def test_the_hash_has_no_collisions_and_depends_on_the_seed(ids: list[int], seed: int) -> None:
+    hashed = product_hash(np.array(ids), seed)
+    assert hashed.dtype == np.uint64
+    assert len(set(hashed.tolist())) == len(ids)
+    assert (hashed != product_hash(np.array(ids), seed ^ 1)).all()
+
+
+def test_the_hash_is_uniform() -> None:
+    bins = np.bincount((product_hash(np.arange(64_000), 3) >> np.uint64(58)).astype(int), minlength=64)
+    assert ((bins - 1000) ** 2 / 1000).sum() < 110  # chi-squared, 63 degrees of freedom: 99.98% of hashes that are uniform
+
+
+@given(SIZES, SEEDS)
+def test_shares_add_up_and_hold_the_minima(sizes: list[int], seed: int) -> None:
+    for size, row in zip(sizes, shares(np.array(sizes), seed).tolist(), strict=True):
+        assert sum(row) == size
+        assert min(row) >= 0
+        held = [row[VAL_A] + row[VAL_B], row[TEST]]
+        assert held == [0, 0] if size < 3 else min(held) >= 1
+        assert (row[RESERVE] >= 1) == (size >= 10)
+        assert size == 0 or row[TRAIN] >= 1
+        if size >= 10:
+            assert all(abs(n - size / 10) <= 0.5 for n in (*held, row[RESERVE]))
+            assert abs(row[VAL_A] - row[VAL_B]) <= 1
+
+
+def test_odd_validation_products_go_to_either_half() -> None:
+    table = shares(np.full(1000, 3), 0)
+    assert 400 < table[:, VAL_A].sum() < 600
+    assert (table[:, VAL_A] + table[:, VAL_B] == 1).all()
+
+
+@given(SIZES, SEEDS)
+def test_a_new_catalogue_is_dealt_its_shares(sizes: list[int], seed: int) -> None:
+    np.testing.assert_array_equal(dealt(sizes, seed), shares(np.array(sizes), seed))
+
+
+@given(SIZES, SEEDS, st.randoms(use_true_random=False))
+def test_order_does_not_matter(sizes: list[int], seed: int, rng: object) -> None:
+    class_index, ids = catalogue(sizes)
+    order = np.array(rng.sample(range(len(ids)), len(ids)), dtype=int)  # type: ignore[attr-defined]
+    existing = np.zeros((len(sizes), 5), np.int64)
+    np.testing.assert_array_equal(
+        deal(class_index[order], ids[order], existing, seed), deal(class_index, ids, existing, seed)[order]
+    )
+    images = 1 + ids % 4
+    np.testing.assert_array_equal(
+        select(class_index[order], ids[order], images[order], 10, seed), select(class_index, ids, images, 10, seed)[order]
+    )
+
+
+@given(st.lists(SIZES.map(lambda sizes: (sizes * 6)[:4]), min_size=2, max_size=6), SEEDS)
+def test_later_dumps_fill_what_is_short(dumps: list[list[int]], seed: int) -> None:
+    table = np.zeros((4, 5), np.int64)
+    for number, sizes in enumerate(dumps):
+        class_index, ids = catalogue(sizes, first=number * 1_000_000)
+        before = table
+        table = before + counts(class_index, deal(class_index, ids, before, seed), 4)
+        target = shares(table.sum(axis=1), seed)
+        excess = np.maximum(before, target)  # what stands stays: a split is above its share only where it was before
+        assert (table[:, 1:] <= excess[:, 1:]).all()
+        assert (table.sum(axis=1) == before.sum(axis=1) + sizes).all()
+        far, near = np.abs(before - target).sum(), np.abs(table - target).sum()
+        assert near <= far
+
+
+def test_many_small_dumps_reach_the_shares_of_one_large_dump() -> None:
+    table = np.zeros((1, 5), np.int64)
+    for number in range(200):
+        new = deal(np.zeros(1, int), np.array([number]), table, 9)
+        table[0, new[0]] += 1
+    np.testing.assert_array_equal(table, shares(np.array([200]), 9))
+
+
+def test_dealing_nothing() -> None:
+    empty = np.zeros(0, dtype=np.int64)
+    assert deal(empty, empty, np.zeros((3, 5), np.int64), 0).tolist() == []
+    assert select(empty, empty, empty, 5, 0).tolist() == []
+
+
+PRODUCTS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), min_size=1, max_size=60)
+
+
+@given(PRODUCTS, st.integers(1, 25), SEEDS)
+def test_a_cap_takes_the_first_by_hash_while_their_images_fit(products: list, cap: int, seed: int) -> None:
+    class_index, images = np.array(products).T
+    ids = np.arange(len(products)) * 13
+    kept = select(class_index, ids, images, cap, seed)
+    hashed = product_hash(ids, seed)
+    for k in range(4):
+        rows = np.flatnonzero(class_index == k)
+        rows = rows[np.argsort(hashed[rows])]
+        taken = kept[rows]
+        assert (np.diff(taken.astype(int)) <= 0).all()  # a prefix
+        if len(rows):
+            assert taken[0]
+            assert images[rows][taken].sum() <= max(cap, images[rows[0]])
+            if not taken.all():
+                assert images[rows][: taken.sum() + 1].sum() > cap
+
+
+@given(PRODUCTS, st.integers(0, 60), st.integers(1, 25), SEEDS)
+def test_more_products_never_bring_one_back(products: list, first: int, cap: int, seed: int) -> None:
+    class_index, images = np.array(products).T
+    ids = np.arange(len(products)) * 13
+    few = select(class_index[:first], ids[:first], images[:first], cap, seed)
+    many = select(class_index, ids, images, cap, seed)[:first]
+    assert not (many & ~few).any()
+
+
+def test_a_cap_is_not_biased_to_a_split() -> None:
+    """Splits and caps use one hash: the products of a split must still be spread over its own order."""
+    class_index, ids = catalogue([5000])
+    split = deal(class_index, ids, np.zeros((1, 5), np.int64), 0)
+    train = ids[split == TRAIN]
+    kept = select(np.zeros(len(train), int), train, np.ones(len(train), int), 300, 0)
+    assert kept.sum() == 300
+    assert abs(train[kept].mean() - ids.mean()) < 4 * ids.std() / np.sqrt(300)
+
+
+@pytest.mark.parametrize("higher, lower", [("test", "val_b"), ("val_b", "val_a"), ("val_a", "reserve"), ("reserve", "train")])
+def test_precedence(higher: str, lower: str) -> None:
+    assert PRECEDENCE[higher] < PRECEDENCE[lower]
+    assert set(PRECEDENCE) == set(SPLITS)

@@ -1,0 +1,63 @@
+"""Extraction: every image's own features at its own row, whatever stands beside it in the batch."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catalog.images import decode
+from catalog.store import Store
+from features import schema
+from features.extract import extract, made_from
+from features.store import FeatureStore
+from stage1_cnn.predict import Predictor
+
+
+@pytest.fixture
+def store(small_store: Store, tmp_path: Path) -> Store:
+    """A store of one's own, with one image that no longer decodes."""
+    path = tmp_path / "store.sqlite"
+    shutil.copy(small_store.path, path)
+    with closing(sqlite3.connect(path)) as connection:
+        bad = int(small_store.images().image_id[7])
+        connection.execute("UPDATE blobs SET data = ? WHERE image_id = ?", (b"\xff\xd8\xff nothing", bad))
+        connection.commit()
+    return Store(path)
+
+
+@pytest.fixture
+def features(predictor: Predictor, store: Store, tmp_path: Path) -> FeatureStore:
+    """The features of that store."""
+    assert extract(predictor, store, tmp_path / "features.h5", batch_size=50) == 1
+    return FeatureStore(tmp_path / "features.h5")
+
+
+def test_each_row_is_its_image_alone(predictor: Predictor, store: Store, features: FeatureStore) -> None:
+    table = features.table
+    assert sorted(table.image_id) == sorted(store.images().image_id)
+    for row in (0, 49, 50, 101, len(table) - 1):
+        pixels = predictor.transform([decode(store.read([table.image_id[row]])[0])])
+        alone = predictor.features(pixels)[0].astype(np.float32)
+        there = features.features(slice(row, row + 1))[0].astype(np.float32)
+        np.testing.assert_allclose(there, alone, rtol=5e-3, atol=1e-3)
+    norms = features.features(slice(0, len(features))).astype(np.float32)
+    other = np.abs(norms[0] - norms[50]).max()
+    assert other > 0.01, "the rows must differ, or the comparison shows nothing"
+
+
+def test_an_unreadable_image_keeps_its_row(store: Store, features: FeatureStore) -> None:
+    bad = int(np.flatnonzero(features.status == schema.UNREADABLE)[0])
+    image_id = int(features.table.image_id[bad])
+    assert image_id == int(store.images().image_id[7])
+    assert not features.features(slice(bad, bad + 1)).any()
+    assert list(features.errors) == [image_id] and features.errors[image_id]
+
+
+def test_it_says_what_it_was_made_from(predictor: Predictor, store: Store, features: FeatureStore) -> None:
+    assert features.made_from == made_from(predictor.fingerprint, predictor.transform.to_json(), store.fingerprint)
+    assert features.computed_with == {"device": "cpu", "precision": "fp32"}
+    np.testing.assert_array_equal(features.head.weight, predictor.head.weight)
+    np.testing.assert_array_equal(features.head.bias, predictor.head.bias)

@@ -1,0 +1,66 @@
+"""A small real store: four categories told apart by colour, so that a tiny network learns them in seconds."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from catalog.config import CatalogConfig
+from catalog.ingest import ingest
+from catalog.store import Store
+from stage1_cnn.config import Stage1Config
+from tests.conftest import document, write_bson
+
+BACKBONE = "mobilenet_v3_small"
+"""Small, with batch norm and dropout, so that a lost generator shows."""
+COLOURS = ((200, 60, 60), (60, 200, 60), (60, 60, 200), (190, 190, 60))
+PRODUCTS = 160
+
+
+def photo(product: int) -> bytes:
+    """A noisy JPEG of 28 x 24 pixels in the colour of the product's category."""
+    noise = np.random.default_rng(product).normal(0, 40, (24, 28, 3))
+    pixels = (np.array(COLOURS[product % len(COLOURS)]) + noise).clip(0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """store.sqlite of the coloured photos, made by the real ingest."""
+    folder = tmp_path_factory.mktemp("stage1")
+    dump = write_bson(folder / "dump.bson", (document(n, 10 * (n % 4), [photo(n)]) for n in range(PRODUCTS)))
+    path = folder / "store.sqlite"
+    ingest(path, [dump], None, CatalogConfig(), index_folder=folder / "dumps", jobs=1)
+    return path
+
+
+@pytest.fixture
+def store(store_path: Path) -> Store:
+    """The coloured photos."""
+    return Store(store_path)
+
+
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state_dict of the test backbone as torchvision saves it, with its classification layer."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(7)
+        network = torchvision.models.get_model(BACKBONE, num_classes=5)
+    path = tmp_path_factory.mktemp("weights") / "weights.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def config(weights_file: Path) -> Stage1Config:
+    """Two short phases on the CPU."""
+    return Stage1Config(
+        backbone=BACKBONE, weights=str(weights_file), image_size=32, head_epochs=2, epochs=2, head_lr=1e-2, lr=1e-3,
+        batch_size=16, device="cpu", precision="fp32", workers=1,
+    )  # fmt: skip

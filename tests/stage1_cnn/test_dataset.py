@@ -1,0 +1,87 @@
+import contextlib
+import shutil
+import sqlite3
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from catalog.errors import ArtifactError
+from catalog.images import decode
+from catalog.store import Store
+from stage1_cnn.config import Stage1Config
+from stage1_cnn.dataset import batches
+from stage1_cnn.transforms import EvalTransform
+
+TRANSFORM = EvalTransform.from_config(Stage1Config(image_size=32))
+
+
+@pytest.fixture
+def damaged(store_path: Path, tmp_path: Path) -> Store:
+    """The store with the bytes of its third and eleventh training image cut short."""
+    path = shutil.copy(store_path, tmp_path / "store.sqlite")
+    ids = Store(path).images("train").image_id[[2, 10]]
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.executemany("UPDATE blobs SET data = substr(data, 1, 40) WHERE image_id = ?", [(int(i),) for i in ids])
+    return Store(path)
+
+
+def test_rows_pixels_and_labels_belong_together(store: Store) -> None:
+    table = store.images("train")
+    order = np.random.default_rng(0).permutation(len(table))[:21]
+    found = list(batches(store, table, TRANSFORM, batch_size=8, order=order))
+    assert [len(batch) for batch in found] == [8, 8, 5]
+    assert np.array_equal(np.concatenate([batch.rows for batch in found]), order)
+    assert np.array_equal(np.concatenate([batch.labels for batch in found]), table.class_index[order])
+    single = TRANSFORM([decode(store.read(table.image_id[order[9:10]])[0])])
+    assert torch.equal(found[1].pixels[1:2], single)
+    assert all(batch.readable.all() and not batch.reasons for batch in found)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_change_nothing(store: Store, workers: int) -> None:
+    table = store.images("train")
+    alone = list(batches(store, table, TRANSFORM, batch_size=8))
+    threaded = list(batches(store, table, TRANSFORM, batch_size=8, workers=workers))
+    assert len(alone) == len(threaded) == -(-len(table) // 8)
+    for one, other in zip(alone, threaded, strict=True):
+        assert np.array_equal(one.rows, other.rows)
+        assert torch.equal(one.pixels, other.pixels)
+        assert torch.equal(one.labels, other.labels)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_images_keep_their_rows(damaged: Store, workers: int) -> None:
+    table = damaged.images("train")
+    found = list(batches(damaged, table, TRANSFORM, batch_size=8, workers=workers))
+    whole = np.concatenate([batch.readable for batch in found])
+    assert np.flatnonzero(~whole).tolist() == [2, 10]
+    assert sorted(found[0].reasons) == [2]
+    assert "undecodable" in found[0].reasons[2] or "not_an_image" in found[0].reasons[2]
+    assert not found[0].pixels[2].any()
+    assert np.concatenate([batch.rows for batch in found]).tolist() == list(range(len(table)))
+
+
+def test_a_missing_image_is_an_error(store: Store) -> None:
+    table = store.images("train")
+    table.image_id[3] = 2**60
+    with pytest.raises(ArtifactError, match=str(2**60)):
+        list(batches(store, table, TRANSFORM, batch_size=8, workers=1))
+
+
+def test_closing_stops_the_threads_and_batches_in_flight_are_bounded(store: Store) -> None:
+    table, read = store.images("train"), []
+
+    class Counting:
+        def read(self, image_ids: np.ndarray) -> list[bytes]:
+            read.append(len(image_ids))
+            return store.read(image_ids)
+
+    before = threading.active_count()
+    loader = batches(Counting(), table, TRANSFORM, batch_size=4, workers=2)
+    next(loader)
+    loader.close()
+    assert threading.active_count() == before
+    assert len(read) <= 5

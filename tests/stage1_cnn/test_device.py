@@ -1,0 +1,53 @@
+import os
+
+import pytest
+import torch
+
+from catalog.errors import ConfigError
+from stage1_cnn.device import choose_engine, cores, decode_threads
+
+
+def test_threads_never_exceed_the_cores() -> None:
+    cpu, before = torch.device("cpu"), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert decode_threads("auto", cpu) == cores() - 1
+        torch.set_num_threads(cores())
+        assert decode_threads("auto", cpu) == 0
+    finally:
+        torch.set_num_threads(before)
+    assert decode_threads("auto", torch.device("cuda")) == cores() - 1
+    assert decode_threads(3, cpu) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no processor affinity on this system")
+def test_cores_are_those_of_this_process() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize("device, precision", [("tpu", "auto"), ("mps", "auto"), ("cuda:99", "auto"), ("cpu", "fp16"), ("cpu", "tf32")])
+def test_what_the_machine_lacks_is_named(device: str, precision: str) -> None:
+    with pytest.raises(ConfigError, match=r"stage1\.(device|precision): "):
+        choose_engine(device, precision)
+
+
+def test_seeding_stays_inside() -> None:
+    engine = choose_engine("cpu", "fp32")
+    torch.default_generator.manual_seed(5)
+    expected = torch.rand(1).item()
+    torch.default_generator.manual_seed(5)
+    with engine.fork_generators():
+        engine.seed(1)
+        first = torch.rand(1).item()
+        state = engine.generator_states()
+        second = torch.rand(1).item()
+        engine.restore_generators(state)
+        assert torch.rand(1).item() == second
+        engine.seed(1)
+        assert torch.rand(1).item() == first
+    assert torch.rand(1).item() == expected

@@ -1,0 +1,180 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from catalog.errors import ArtifactError, ConfigError
+from catalog.store import Store
+from stage1_cnn import checkpoint
+from stage1_cnn.backbones import build
+from stage1_cnn.config import Stage1Config
+from stage1_cnn.device import choose_engine
+from stage1_cnn.phases import Summary, train_stage1
+from stage1_cnn.sources import CachedFeatures, Photos
+from stage1_cnn.train import evaluate
+
+MADE_FROM = {"store": "0123", "config": {"lr": 0.001}}
+CHILD = """
+import sys
+from pathlib import Path
+from catalog.store import Store
+from stage1_cnn.config import Stage1Config
+from stage1_cnn.phases import train_stage1
+store, folder, config = sys.argv[1:]
+train_stage1(Store(store), Stage1Config.model_validate_json(config), Path(folder), {"store": "0123", "config": {"lr": 0.001}})
+"""
+
+
+@pytest.fixture(scope="module")
+def unbroken(store_path: Path, config: Stage1Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
+    """A whole training that nothing disturbed, and its summary."""
+    folder = tmp_path_factory.mktemp("unbroken") / "stage1"
+    return folder, train_stage1(Store(store_path), config, folder, MADE_FROM)
+
+
+def lines(folder: Path) -> list[dict]:
+    """metrics.jsonl without the times."""
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in found]
+
+
+def assert_same_training(folder: Path, expected: Path) -> None:
+    assert lines(folder) == lines(expected)
+    for name in ("best.pt", "head.pt", "last.pt"):
+        one, other = checkpoint.load(folder / name), checkpoint.load(expected / name)
+        assert (one["phase"], one["epoch"]) == (other["phase"], other["epoch"])
+        for key, value in one["network"].items():
+            assert torch.equal(value, other["network"][key]), f"{name}: {key}"
+
+
+def test_files_and_their_content(unbroken: tuple[Path, Summary], config: Stage1Config) -> None:
+    folder, summary = unbroken
+    names = {"best.pt", "last.pt", "head.pt", "metrics.jsonl", "summary.json", "tensorboard"}
+    assert {path.name for path in folder.iterdir()} == names
+    found = lines(folder)
+    assert [(line["phase"], line["epoch"]) for line in found] == [("head", 1), ("head", 2), ("finetune", 1), ("finetune", 2)]
+    assert found[0].keys() == {"phase", "epoch", "train_loss", "val_loss", "val_top1", "val_top5", "lr"}
+    assert json.loads((folder / "summary.json").read_text())["best"] == summary.best
+    best = checkpoint.load(folder / "best.pt")
+    assert best["metrics"]["val_top1"] == max(line["val_top1"] for line in found) == summary.best["val_top1"]
+    assert best["config"] == config.model_dump(mode="json")
+    assert best["made_from"] == MADE_FROM
+    assert any((folder / "tensorboard").iterdir())
+
+
+def test_it_learns(unbroken: tuple[Path, Summary]) -> None:
+    assert unbroken[1].best["val_top1"] >= 0.7, "chance is 0.25"
+
+
+def test_the_head_phase_leaves_the_backbone_alone(unbroken: tuple[Path, Summary], config: Stage1Config) -> None:
+    folder, _ = unbroken
+    start = build(config.backbone, 4, weights=config.weights).state_dict()
+    head, last = (checkpoint.load(folder / name)["network"] for name in ("head.pt", "last.pt"))
+    assert all(torch.equal(head[key], start[key]) for key in start if key.startswith("backbone."))
+    assert not torch.equal(head["head.weight"], last["head.weight"])
+    assert any(not torch.equal(last[key], start[key]) for key in start if key.startswith("backbone."))
+
+
+def test_a_finished_training_is_not_repeated(unbroken: tuple[Path, Summary], store: Store, config: Stage1Config) -> None:
+    folder, summary = unbroken
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert train_stage1(store, config, folder, MADE_FROM) == summary
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_something_else_is_refused(unbroken: tuple[Path, Summary], store: Store, config: Stage1Config) -> None:
+    with pytest.raises(ArtifactError, match=r"config\.lr was 0\.001, is now 0\.1; .*--rebuild"):
+        train_stage1(store, config, unbroken[0], {**MADE_FROM, "config": {"lr": 0.1}})
+
+
+def test_cached_features_are_those_of_the_frozen_network(store: Store, config: Stage1Config, tmp_path: Path) -> None:
+    engine = choose_engine("cpu", "fp32")
+    train, val = store.images("train"), store.images("val_a")
+    photos = Photos(store, train, val, config, engine)
+    network = build(config.backbone, 4, weights=config.weights).to(memory_format=torch.channels_last)
+    network.freeze(True)
+    in_memory = CachedFeatures(photos, network, tmp_path, lambda: None)
+    on_disk = CachedFeatures(photos_with(photos, cache_gb=0), network, tmp_path, lambda: None)
+    assert isinstance(on_disk.train.features, np.memmap)
+    assert np.array_equal(in_memory.train.features, on_disk.train.features)
+    assert not list(tmp_path.iterdir()), "the scratch file has no name"
+    plain, cached = evaluate(network, photos.validation(), engine), evaluate(network.head, in_memory.validation(), engine)
+    assert cached.loss == pytest.approx(plain.loss, rel=1e-3)
+    assert (cached.top1, cached.images) == (plain.top1, plain.images)
+
+
+def photos_with(photos: Photos, **changes: object) -> Photos:
+    config = photos.config.model_copy(update=changes)
+    return Photos(photos.store, photos.train, photos.val, config, photos.engine)
+
+
+def test_killed_at_any_step_it_ends_the_same(
+    unbroken: tuple[Path, Summary], store_path: Path, config: Stage1Config, tmp_path: Path
+) -> None:
+    folder, last = tmp_path / "stage1", tmp_path / "stage1" / "last.pt"
+    config = config.model_copy(update={"save_minutes": 0})
+    command = [sys.executable, "-c", CHILD, str(store_path), str(folder), config.model_dump_json()]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as child:
+        wait_for(lambda: last.exists() and len(lines(folder)) >= 2, child)
+        seen = last.stat().st_mtime_ns
+        wait_for(lambda: last.stat().st_mtime_ns != seen, child)
+        child.send_signal(signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL, "it ended before it was killed"
+    train_stage1(Store(store_path), config, folder, MADE_FROM)
+    assert_same_training(folder, unbroken[0])
+
+
+def wait_for(condition: object, child: subprocess.Popen) -> None:
+    end = time.monotonic() + 200
+    while not condition():
+        assert child.poll() is None, "the training ended early"
+        assert time.monotonic() < end, "the training takes too long"
+        time.sleep(0.002)
+
+
+def test_interrupted_within_an_epoch_it_ends_the_same(
+    unbroken: tuple[Path, Summary], store: Store, config: Stage1Config, tmp_path: Path
+) -> None:
+    folder = tmp_path / "stage1"
+
+    def interrupt() -> None:
+        while not (folder / "head.pt").exists():
+            time.sleep(0.002)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train_stage1(store, config, folder, MADE_FROM)
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not (folder / "summary.json").exists()
+    train_stage1(store, config, folder, MADE_FROM)
+    assert_same_training(folder, unbroken[0])
+
+
+def test_random_weights_skip_the_head_phase(store: Store, config: Stage1Config, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    train_stage1(store, config.model_copy(update={"weights": "none", "epochs": 1}), tmp_path / "stage1", MADE_FROM)
+    assert [line["phase"] for line in lines(tmp_path / "stage1")] == ["finetune"]
+    assert "no head phase" in caplog.text
+    assert not (tmp_path / "stage1" / "head.pt").exists()
+
+
+def test_its_own_checkpoint_serves_as_weights(unbroken: tuple[Path, Summary], config: Stage1Config) -> None:
+    path = unbroken[0] / "best.pt"
+    network, saved = build(config.backbone, 9, weights=str(path)).state_dict(), checkpoint.load(path)["network"]
+    assert all(torch.equal(network[key], saved[key]) for key in saved if key.startswith("backbone."))
+    assert network["head.weight"].shape[0] == 9
+    with pytest.raises(ConfigError, match=f"a checkpoint of {config.backbone}, expected resnet18"):
+        build("resnet18", 9, weights=str(path))

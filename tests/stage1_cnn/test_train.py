@@ -1,0 +1,116 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from catalog.errors import ShelfsortError
+from stage1_cnn.config import Stage1Config
+from stage1_cnn.device import choose_engine
+from stage1_cnn.train import Learner, Schedule, Tally, evaluate, train_steps
+
+ENGINE = choose_engine("cpu", "fp32")
+
+
+def learner(module: nn.Module, *, lr: float = 0.1, steps: int = 100, **options: object) -> Learner:
+    config = Stage1Config(**{"label_smoothing": 0, "weight_decay": 0, **options})
+    return Learner(module, config, ENGINE, lr=lr, schedule=Schedule(steps, 0))
+
+
+def linear() -> nn.Linear:
+    module = nn.Linear(4, 3)
+    with torch.no_grad():
+        module.weight.copy_(torch.eye(3, 4))
+        module.bias.zero_()
+    return module
+
+
+def test_schedule_warms_up_and_falls_to_nothing() -> None:
+    schedule = Schedule(110, 10)
+    factors = [schedule(step) for step in range(110)]
+    assert factors[0] == pytest.approx(1 / 11)
+    assert max(factors) == factors[10] == 1
+    assert factors[:11] == sorted(factors[:11])
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert 0 < factors[-1] < 0.001
+    assert factors[60] == pytest.approx(0.5)
+
+
+def test_evaluate_counts_first_and_first_five() -> None:
+    logits = torch.tensor([[9.0, 5, 4, 3, 2, 1], [5, 9, 4, 3, 2, 1], [5, 4, 3, 2, 1, 0]])
+    labels = torch.tensor([0, 0, 5])
+    metrics = evaluate(nn.Identity(), [(logits[:2], labels[:2]), (logits[2:], labels[2:])], ENGINE)
+    assert (metrics.top1, metrics.top5, metrics.images) == (pytest.approx(1 / 3), pytest.approx(2 / 3), 3)
+    expected = -np.log(torch.softmax(logits, 1)[torch.arange(3), labels]).mean()
+    assert metrics.loss == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_evaluate_with_few_categories_or_no_images() -> None:
+    assert evaluate(nn.Identity(), [(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))], ENGINE).top5 == 1
+    assert evaluate(nn.Identity(), [], ENGINE) is None
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_steps_lower_the_loss(optimizer: str) -> None:
+    module, inputs, labels = linear(), torch.rand(32, 4), torch.arange(32) % 3
+    inputs[torch.arange(32), labels] += 1
+    run = learner(module, optimizer=optimizer)
+    losses = [float(run.step(inputs, labels)) for _ in range(50)]
+    assert losses[-1] < 0.6 * losses[0]
+    assert run.steps == 50
+
+
+def test_label_smoothing_is_that_of_the_textbook() -> None:
+    inputs, labels = torch.rand(5, 4), torch.arange(5) % 3
+    module = linear()
+    targets = nn.functional.one_hot(labels, 3) * 0.7 + 0.3 / 3
+    expected = -(targets * torch.log_softmax(module(inputs), 1)).sum(1).mean().item()
+    assert float(learner(module, label_smoothing=0.3).step(inputs, labels)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_long_gradients_are_clipped() -> None:
+    module, before = linear(), linear()
+    learner(module, lr=1.0, optimizer="sgd", clip_norm=1e-3).step(1e4 * torch.rand(8, 4), torch.zeros(8).long())
+    change = torch.cat([(a - b).flatten() for a, b in zip(module.parameters(), before.parameters(), strict=True)])
+    assert 0 < change.norm() <= 1e-3 * (1 + 0.9) * 1.001  # Nesterov's first step is 1 + momentum gradients
+
+
+def test_only_matrices_decay() -> None:
+    run = learner(linear(), weight_decay=0.5)
+    decays = {tuple(p.shape): group["weight_decay"] for group in run.optimizer.param_groups for p in group["params"]}
+    assert decays == {(3, 4): 0.5, (3,): 0.0}
+
+
+def test_a_restored_learner_goes_on_exactly() -> None:
+    inputs, labels = torch.rand(20, 8, 4), torch.arange(8) % 3
+    whole, first, second = linear(), linear(), linear()
+    run = learner(whole, steps=20)
+    for batch in inputs:
+        run.step(batch, labels)
+    run = learner(first, steps=20)
+    for batch in inputs[:9]:
+        run.step(batch, labels)
+    second.load_state_dict(first.state_dict())
+    again = learner(second, steps=20)
+    again.restore(run.state())
+    for batch in inputs[9:]:
+        again.step(batch, labels)
+    assert torch.equal(second.weight, whole.weight)
+
+
+def test_a_tally_knows_every_step_and_a_single_image_is_passed_over() -> None:
+    pairs = [(torch.rand(n, 4), torch.zeros(n).long()) for n in (4, 1, 0, 3)]
+    run, tally = learner(linear()), Tally()
+    assert list(train_steps(run, iter_closing(pairs), tally)) == [4, 1, 0, 3]
+    assert (tally.step, tally.images, run.steps) == (4, 7, 2)
+    assert math.isfinite(float(tally.loss))
+
+
+def iter_closing(pairs: list) -> object:
+    yield from pairs
+
+
+def test_a_lost_network_is_an_error() -> None:
+    with pytest.raises(ShelfsortError, match=r"loss became nan .*lower stage1\.lr"):
+        evaluate(nn.Identity(), [(torch.full((1, 3), math.nan), torch.tensor([0]))], ENGINE)
