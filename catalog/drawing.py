@@ -200,7 +200,7 @@ def _draw_carton(draw: ImageDraw.ImageDraw, rng: np.random.Generator, size: int)
     draw.polygon([left, mid, edge, mid + drop, edge, bottom, left, bottom - drop], fill=tuple(tint))
     draw.polygon([edge, mid + drop, right, mid, right, bottom - drop, edge, bottom], fill=tuple(tint - 35))
     draw.polygon([left, mid, (left + right) / 2, top, right, mid, edge, mid + drop], fill=tuple(tint + 15))
-    draw.rectangle((left + drop, mid + 2.5 * drop, edge - drop, mid + 4 * drop), fill=(245, 245, 240))
+    draw.rectangle((left + drop / 2, mid + 2.5 * drop, max(left, edge - drop) + drop / 2, mid + 4 * drop), fill=(245, 245, 240))
 
 
 def _draw_chart(draw: ImageDraw.ImageDraw, look: Look, rng: np.random.Generator, size: int) -> None:

@@ -52,7 +52,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     budget = min(THUMBNAILS, (LIMIT - len(bare.encode()) - 200_000) * 3 // 4)
     page = _render(template, run, findings, make_gallery(run.store, items, review, max(0, budget)), **parts)
     write_text(out / "index.html", page)
-    write_figures(run, out / "figures")
+    write_figures(run, findings, out / "figures")
     return out / "index.html"
 
 

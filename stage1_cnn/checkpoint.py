@@ -4,6 +4,7 @@ best.pt, head.pt and last.pt have the keys of docs/formats.md; each scores alone
 """
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,16 @@ def load(path: Path, *, resume: bool = False) -> dict[str, Any]:
     """
     rebuild = rebuild_command(path)
     try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch does not check the sums that it writes
+                raise ArtifactError(path, f"damaged (checksum of {damaged})", rebuild)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ArtifactError(path, "no such file", rebuild) from None
     except pickle.UnpicklingError:
-        problem = "holds objects that could run code, or is cut short; expected tensors and plain values"
+        problem = "holds objects that could run code, expected tensors and plain values"
         raise ArtifactError(path, problem, rebuild) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError, NotImplementedError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactError(path, f"damaged ({reason})", rebuild) from error
     if not isinstance(content, dict) or "schema" not in content:

@@ -4,11 +4,11 @@ booster a category. A bundle opens lazily: boosters are read and verified when f
 import json
 import logging
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow
@@ -19,6 +19,7 @@ from catalog.artifacts import atomic_path, fingerprint, read_json, sha256_file, 
 from catalog.errors import ArtifactError
 from catalog.taxonomy import Taxonomy
 from features.neighbours import Bank
+from stage2_xgb.alternatives import Likeness, Logistic, likeness, load_logistic
 from stage2_xgb.confusion import ConfusionSet
 from stage2_xgb.dataset import Projection
 from stage2_xgb.evidence import Evidence
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 SCHEMA = 1
 REBUILD = "shelfsort stage2 --rebuild"
 RERANKER = "reranker.ubj"
+UNTRAINED = ("neighbours", "prototypes")
+"""Models that are a formula: they have no file."""
+T = TypeVar("T")
 
 
 @dataclass
@@ -47,11 +51,12 @@ class Bundle:
     answers: dict[int, str]
     default: str
     candidates: int
+    model: str
     base_margin: bool
     checksums: Mapping[str, str]
     made_from: dict[str, Any]
     broken: dict[str, str] = field(default_factory=dict)
-    _loaded: dict[int, Reclassifier | None] = field(default_factory=dict)
+    _loaded: dict[int, Reclassifier | Logistic | Likeness | None] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path) -> "Bundle":
@@ -72,7 +77,7 @@ class Bundle:
         evidence = Evidence(banks, arrays["log_train"], arrays["log_natural"])
         members = {c["class_index"]: np.array(c["members"], dtype=np.int32) for c in manifest["categories"]}
         answers = {c["class_index"]: c["decision"] for c in manifest["categories"]}
-        rest = (manifest[key] for key in ("default", "candidates", "base_margin", "files", "made_from"))
+        rest = (manifest[key] for key in ("default", "candidates", "model", "base_margin", "files", "made_from"))
         return cls(folder, shifts, projections, evidence, members, answers, *rest)
 
     def answer(self, class_index: int) -> str:
@@ -85,30 +90,45 @@ class Bundle:
         booster = self._booster(RERANKER)
         return booster and Reranker(booster, self.candidates)
 
-    def reclassifier(self, class_index: int) -> Reclassifier | None:
+    def reclassifier(self, class_index: int) -> Reclassifier | Logistic | Likeness | None:
         """A category's own reclassifier; None where it has none, or its file is broken."""
         if class_index not in self._loaded:
-            booster = self._booster(booster_name(class_index))
-            self._loaded[class_index] = booster and Reclassifier(self.members[class_index], booster, self.base_margin)
+            self._loaded[class_index] = self._load(class_index) if class_index in self.members else None
         return self._loaded[class_index]
 
+    def _load(self, class_index: int) -> Reclassifier | Logistic | Likeness | None:
+        members, name = self.members[class_index], model_name(class_index, self.model)
+        if self.model in UNTRAINED:
+            return likeness(self.model, members)
+        if self.model == "logistic":
+            return self._verified(name, lambda path: load_logistic(path, members))
+        booster = self._booster(name)
+        return booster and Reclassifier(members, booster, self.base_margin)
+
     def _booster(self, name: str) -> xgboost.Booster | None:
+        def load(path: Path) -> xgboost.Booster:
+            booster = xgboost.Booster({"nthread": 1})
+            booster.load_model(path)
+            return booster
+
+        return self._verified(name, load)
+
+    def _verified(self, name: str, load: Callable[[Path], T]) -> T | None:
+        """What `load` makes of a file of the bundle; None where there is none, or it is damaged, which is noted in `broken`."""
         if name not in self.checksums:
             return None
         try:
             _verify(self.folder / name, self.checksums[name])
-            booster = xgboost.Booster({"nthread": 1})
-            booster.load_model(self.folder / name)
-        except (ArtifactError, xgboost.core.XGBoostError) as error:
+            return load(self.folder / name)
+        except (ArtifactError, xgboost.core.XGBoostError, OSError, ValueError, KeyError) as error:
             self.broken[name] = str(error)
             log.warning("stage 1 answers where %s would: %s", name, error)
             return None
-        return booster
 
 
-def booster_name(class_index: int) -> str:
-    """File of a category's booster within the bundle."""
-    return f"boosters/{class_index:05d}.ubj"
+def model_name(class_index: int, model: str) -> str:
+    """File of a category's model within the bundle."""
+    return f"boosters/{class_index:05d}.{'npz' if model == 'logistic' else 'ubj'}"
 
 
 def save_booster(path: Path, booster: xgboost.Booster) -> str:
@@ -165,7 +185,7 @@ def save_manifest(folder: Path, bundle: Bundle, decisions: Mapping[int, Decision
     }
     manifest = {
         "schema": SCHEMA, "made_from": bundle.made_from, "files": dict(bundle.checksums), "base_margin": bundle.base_margin,
-        "default": bundle.default, "candidates": bundle.candidates, "shift": shift, "categories": categories,
+        "default": bundle.default, "candidates": bundle.candidates, "model": bundle.model, "shift": shift, "categories": categories,
     }  # fmt: skip
     manifest = json.loads(json.dumps(manifest))
     write_json(folder / "manifest.json", manifest | {"fingerprint": fingerprint(manifest)})

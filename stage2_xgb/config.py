@@ -68,8 +68,10 @@ class Stage2Config(Section):
     """Class mix of the catalogue to be scored; a path names a CSV category_id,weight."""
     confusion: ConfusionConfig = ConfusionConfig()
     """How sets of confusable categories are found."""
+    model: Literal["xgboost", "logistic", "neighbours", "prototypes"] = "xgboost"
+    """What a reclassifier is; the others are there to be compared with."""
     booster: BoosterConfig = BoosterConfig()
-    """The reclassifiers."""
+    """The reclassifiers, where they are XGBoost models."""
     rerank: RerankConfig = RerankConfig()
     """The reranker that all categories share."""
     components: PositiveInt | None = 64

@@ -18,7 +18,8 @@ from catalog.progress import progress
 from catalog.taxonomy import Taxonomy
 from features.neighbours import Bank
 from features.store import FeatureStore
-from stage2_xgb.bundle import RERANKER, Bundle, booster_name, save_booster, save_manifest, save_sets, save_shared
+from stage2_xgb.alternatives import fit_logistic, save_logistic
+from stage2_xgb.bundle import RERANKER, UNTRAINED, Bundle, model_name, save_booster, save_manifest, save_sets, save_shared
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.confusion import ConfusionSet, mine
 from stage2_xgb.dataset import Items, Views, fit_projection, pool, read_items
@@ -99,7 +100,7 @@ def fit_stage2(
     clock.lap("reclassify")
     members = {s.class_index: s.members for s in sets}
     bundle = Bundle(
-        folder, shifts, projections, evidence, members, {}, STAGE1, config.rerank.candidates, config.base_margin, checksums, made_from
+        folder, shifts, projections, evidence, members, {}, STAGE1, config.rerank.candidates, config.model, config.base_margin, checksums, made_from
     )
     save_shared(folder, bundle)
     checksums |= {name: sha256_file(folder / name) for name in ("shared.npz", "sets.parquet")}
@@ -111,7 +112,7 @@ def fit_stage2(
     units = {unit: _unit_summary(bundle, held, unit_of == number) for number, unit in enumerate(UNITS)}
     mendable = sum(s.mendable for s in sets) / max(sum(s.errors for s in sets), 1)
     shift = {u: [s and {"temperature": s.temperature, "strength": s.strength} for s in ss] for u, ss in shifts.items()}
-    models = sum(booster_name(s.class_index) in checksums for s in sets)
+    models = sum(config.model in UNTRAINED or model_name(s.class_index, config.model) in checksums for s in sets)
     summary = Stage2Summary(len(sets), models, bundle.default, answers, mendable, units, shift, clock.laps)
     write_json(folder / "summary.json", asdict(summary))
     write_text(folder / "summary.txt", summary.text() + "\n")
@@ -126,7 +127,7 @@ def _begin(folder: Path, made_from: dict[str, Any]) -> None:
     same = started.exists() and read_json(started, "shelfsort stage2 --rebuild") == made_from
     (folder / "manifest.json").unlink(missing_ok=True)
     if not same:
-        for path in (*folder.glob("boosters/*.ubj"), *folder.glob(RERANKER)):
+        for path in (*folder.glob("boosters/*"), *folder.glob(RERANKER)):
             path.unlink()
         write_json(started, made_from)
 
@@ -166,7 +167,9 @@ def _train_reranker(
 
 def _train_reclassifiers(sets: list[ConfusionSet], picker: RowPicker, config: Stage2Config, folder: Path, jobs: int) -> dict[str, str]:
     """Trains the reclassifiers that are not there yet; file -> sha256 of every one."""
-    names = [booster_name(s.class_index) for s in sets]
+    if config.model in UNTRAINED:
+        return {}
+    names = [model_name(s.class_index, config.model) for s in sets]
     checksums = {name: sha256_file(folder / name) for name in names if (folder / name).exists()}
     tasks = (delayed(_train_one)(picker, s.members, folder / name) for s, name in zip(sets, names, strict=True) if name not in checksums)
     results = Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="2*n_jobs")(tasks)
@@ -180,7 +183,11 @@ def _train_reclassifiers(sets: list[ConfusionSet], picker: RowPicker, config: St
 
 def _train_one(picker: RowPicker, members: np.ndarray, path: Path) -> tuple[Path, str | None]:
     """Trains and saves one reclassifier; runs in a worker process. The checksum is None where its classes have no rows."""
-    booster = fit_booster(picker.rows(members), picker.config)
+    rows = picker.rows(members)
+    if picker.config.model == "logistic":
+        arrays = fit_logistic(rows)
+        return path, arrays and save_logistic(path, arrays)
+    booster = fit_booster(rows, picker.config)
     return path, booster and save_booster(path, booster)
 
 
@@ -205,7 +212,7 @@ def judge(bundle: Bundle, views: Views) -> tuple[HeldOut, np.ndarray, np.ndarray
 
 
 def _decide(bundle: Bundle, held: HeldOut, counted: np.ndarray, config: Stage2Config) -> dict[int, Decision]:
-    classes = np.array([c for c in bundle.members if booster_name(c) in bundle.checksums], dtype=np.int64)
+    classes = np.array([c for c in bundle.members if bundle.reclassifier(c)], dtype=np.int64)
     counted_held = HeldOut(held.predicted[counted], {name: right[counted] for name, right in held.right.items()})
     bundle.default = choose_default(counted_held) if config.gate else (SHARED if config.rerank.use else STAGE1)
     decisions = decide(counted_held, bundle.default, classes, config.gate_prior)

@@ -27,7 +27,7 @@ from catalog.ingest import ingest
 from catalog.store import Store
 from catalog.synthetic import SyntheticSpec, write_categories, write_dump
 
-settings.register_profile("shelfsort", deadline=None, derandomize=True, database=None)
+settings.register_profile("shelfsort", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("shelfsort")
 
 

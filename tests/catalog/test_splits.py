@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from catalog.splits import PRECEDENCE, SPLITS, deal, product_hash, select, shares
 
 TRAIN, RESERVE, VAL_A, VAL_B, TEST = range(5)
-SIZES = st.lists(st.integers(0, 400), min_size=1, max_size=6)
+SIZES = st.lists(st.integers(0, 120), min_size=1, max_size=6)
 SEEDS = st.integers(0, 2**63 - 1)
 
 
@@ -82,10 +82,10 @@ def test_a_new_catalogue_is_dealt_its_shares(sizes: list[int], seed: int) -> Non
     np.testing.assert_array_equal(dealt(sizes, seed), shares(np.array(sizes), seed))
 
 
-@given(SIZES, SEEDS, st.randoms(use_true_random=False))
-def test_order_does_not_matter(sizes: list[int], seed: int, rng: object) -> None:
+@given(SIZES, SEEDS)
+def test_order_does_not_matter(sizes: list[int], seed: int) -> None:
     class_index, ids = catalogue(sizes)
-    order = np.array(rng.sample(range(len(ids)), len(ids)), dtype=int)  # type: ignore[attr-defined]
+    order = np.random.default_rng(seed).permutation(len(ids))
     existing = np.zeros((len(sizes), 5), np.int64)
     np.testing.assert_array_equal(
         deal(class_index[order], ids[order], existing, seed), deal(class_index, ids, existing, seed)[order]

@@ -72,7 +72,7 @@ def test_code_is_refused_and_not_run(path: Path, form: str) -> None:
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    with pytest.raises(ArtifactError, match="could run code"):
+    with pytest.raises(ArtifactError, match="could run code" if form == "torch" else "damaged"):
         checkpoint.load(path)
     assert not target.exists()
 
