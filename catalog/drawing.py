@@ -1,4 +1,4 @@
-"""Draws product photos: a silhouette, painted by numbers at twice the size, patterned, reduced, lit, on a background.
+"""Draws product photos: a silhouette is painted at twice the size, patterned, reduced, lit and laid on a background.
 
 All pictures are uint8 arrays [side, side, 3], RGB. Lengths in a silhouette run from -1 to 1, y downwards.
 """
@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw
 from catalog.silhouettes import ACCENT, BODY, DARK, LIGHT, SECOND, Part
 
 PATTERNS = ("plain", "stripes", "diagonals", "chevrons", "checks", "diamonds", "dots", "halves")
+# The paints of a figure on a carton or a chart, by number.
+GREYS = ((255, 255, 255), (170, 170, 170), (170, 170, 170), (120, 120, 120), (85, 85, 85), (220, 220, 220))
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class Look:
     """What a category, or one product of it, looks like."""
 
     silhouette: Callable[[float, float], list[Part]]
-    pattern: int
-    """Index into PATTERNS."""
+    pattern: str
+    """One of PATTERNS."""
     pitch: float
     """Repetitions of the pattern per unit of length."""
     slim: float
@@ -45,16 +47,17 @@ class Pose:
 
 def vary(look: Look, rng: np.random.Generator) -> Look:
     """One product of a category: its own proportions, pitch and colours."""
-    slim, detail, pitch, hue = rng.normal(0, (0.25, 0.25, 0.1, 0.12)).tolist()
+    slim, detail, pitch, hue = rng.normal(0, (0.28, 0.28, 0.1, 0.25)).tolist()
     hue = (look.hue + hue) % 1
     saturation, value, contrast, turn = rng.random(4).tolist()
     saturation, value = 0.35 + 0.55 * saturation, 0.5 + 0.4 * value
     if rng.random() < 0.2:  # black, grey and cream products
         saturation *= 0.15
-    other = value - 0.3 - 0.15 * contrast if value > 0.62 else value + 0.3 + 0.15 * contrast
+    step = 0.16 + 0.24 * contrast
+    other = value - step if value > 0.62 else min(1.0, value + step)
     colours = [(0, 0, 0, 0)] * 6
     colours[BODY] = _rgba(hue, saturation, value)
-    colours[SECOND] = _rgba(hue + 0.06 * turn, saturation * (0.5 + 0.5 * turn), min(1.0, other))
+    colours[SECOND] = _rgba(hue + 0.06 * turn, saturation * (0.35 + 0.45 * turn), other)
     colours[ACCENT] = _rgba(hue + 0.4 * turn, saturation * 0.8, value * 0.75)
     colours[DARK] = _rgba(hue, saturation * 0.4, 0.2 + 0.1 * turn)
     colours[LIGHT] = _rgba(hue, 0.08, 0.92)
@@ -69,8 +72,8 @@ def _rgba(hue: float, saturation: float, value: float) -> tuple[int, int, int, i
 
 def photograph(look: Look, rng: np.random.Generator, side: int) -> np.ndarray:
     """A view of the product: its own turn, size, place, light and background."""
-    turn, right, lower = rng.normal(0, (0.16, 0.03, 0.03)).tolist()
-    size, squash, flip = rng.uniform((0.34, 0.8, 0), (0.46, 1.0, 1)).tolist()
+    turn, right, lower = rng.normal(0, (0.25, 0.03, 0.03)).tolist()
+    size, squash, flip = rng.uniform((0.28, 0.75, 0), (0.46, 1.0, 1)).tolist()
     pose = _pose(turn, size, squash if flip < 0.7 else -squash, np.array([0.5 + right, 0.5 + lower]))
     return _compose(look, pose, _shade(_background(rng, side), pose, size), rng)
 
@@ -84,7 +87,7 @@ def mislead(look: Look, rng: np.random.Generator, side: int) -> np.ndarray:
     canvas = Image.new("RGB", (2 * side, 2 * side), (255, 255, 255))
     draw = ImageDraw.Draw(canvas)
     if kind == 1:
-        _draw_carton(draw, rng, 2 * side)
+        _draw_carton(draw, look, rng, 2 * side)
     else:
         _draw_chart(draw, look, rng, 2 * side)
     return np.asarray(canvas.reduce(2))
@@ -114,7 +117,7 @@ def _compose(look: Look, pose: Pose, background: np.ndarray, rng: np.random.Gene
     _draw_parts(ImageDraw.Draw(canvas), look, pose, 2 * side, look.colours)
     across, down = _coordinates(pose, 2 * side)
     pixels = np.array(canvas).view(np.uint32)[..., 0]
-    if PATTERNS[look.pattern] != "plain":
+    if look.pattern != "plain":
         body, second = np.array([look.colours[BODY], look.colours[SECOND]], np.uint8).view(np.uint32)[:, 0]
         pixels[(pixels == body) & _pattern(look, across, down)] = second
     # RGBX, as Pillow would divide the colours of a reduced RGBA by its alpha; here they stay multiplied by the cover.
@@ -142,7 +145,7 @@ def _coordinates(pose: Pose, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _pattern(look: Look, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """bool, like `x`: where the second colour goes."""
-    name, x, y = PATTERNS[look.pattern], x * look.pitch, y * look.pitch
+    name, x, y = look.pattern, x * look.pitch, y * look.pitch
     if name == "halves":
         return y > 0.15
     if name == "stripes":
@@ -191,24 +194,30 @@ def _shade(background: np.ndarray, pose: Pose, size: float) -> np.ndarray:
     return background * (1 - 0.22 * down[:, None] * across)
 
 
-def _draw_carton(draw: ImageDraw.ImageDraw, rng: np.random.Generator, size: int) -> None:
-    """A closed box seen from a corner, with a label."""
+def _draw_figure(draw: ImageDraw.ImageDraw, look: Look, scale: float, centre: np.ndarray, size: int) -> None:
+    """The family's shape in greys, on white."""
+    plain = replace(look, slim=0.0, detail=0.0)
+    _draw_parts(draw, plain, _pose(0.0, scale, 1.0, centre), size, GREYS)
+
+
+def _draw_carton(draw: ImageDraw.ImageDraw, look: Look, rng: np.random.Generator, size: int) -> None:
+    """A closed box seen from a corner, with a grey figure of the product on its label."""
     left, right, top, mid, bottom = np.array([0.15, 0.85, 0.22, 0.4, 0.85]) * size + rng.uniform(-0.06, 0.06, 5) * size
-    edge = (left + right) / 2 + rng.uniform(-0.15, 0.15) * size
+    edge = (left + right) / 2 + rng.uniform(-0.08, 0.12) * size
     tint = np.array([200, 160, 110]) + rng.integers(-40, 40, 3)
     drop = 0.08 * size
     draw.polygon([left, mid, edge, mid + drop, edge, bottom, left, bottom - drop], fill=tuple(tint))
     draw.polygon([edge, mid + drop, right, mid, right, bottom - drop, edge, bottom], fill=tuple(tint - 35))
     draw.polygon([left, mid, (left + right) / 2, top, right, mid, edge, mid + drop], fill=tuple(tint + 15))
-    draw.rectangle((left + drop / 2, mid + 2.5 * drop, max(left, edge - drop) + drop / 2, mid + 4 * drop), fill=(245, 245, 240))
+    label, half = np.array([(left + edge) / 2, (mid + bottom) / 2]), 0.33 * (edge - left)
+    draw.rectangle([*(label - half), *(label + half)], fill=GREYS[0])
+    _draw_figure(draw, look, 0.8 * half / size, label / size, size)
 
 
 def _draw_chart(draw: ImageDraw.ImageDraw, look: Look, rng: np.random.Generator, size: int) -> None:
     """A grey figure of the product, lines that look like text, and a table: it shows the family, not the category."""
     ink = tuple(rng.integers(20, 110, 3))
-    figure = replace(look, slim=0.0, detail=0.0)
-    greys = ("#fff", "#aaa", "#aaa", "#777", "#555", "#ddd")
-    _draw_parts(draw, figure, _pose(0.0, 0.2, 1.0, np.array([0.28, 0.3])), size, greys)
+    _draw_figure(draw, look, 0.2, np.array([0.28, 0.3]), size)
     for row in np.arange(0.12, 0.5, 0.08) * size:
         x = 0.55 * size
         while (word := rng.uniform(0.04, 0.16) * size) + x < 0.95 * size:

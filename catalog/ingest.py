@@ -101,11 +101,10 @@ class _Writer:
             if not self.connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
                 self._create(index, categories, settings)
         meta = dict(self.connection.execute("SELECT key, value FROM meta"))
-        expected = {"schema": str(SCHEMA), "settings": settings}
-        if categories:
-            expected["taxonomy"] = Taxonomy.from_csv(categories).fingerprint
-        found = {"schema": meta["schema"], "settings": json.loads(meta["settings"]), "taxonomy": meta["taxonomy"]}
-        require_same(self.path, expected, {key: found[key] for key in expected}, REBUILD)
+        require_same(self.path, {"schema": str(SCHEMA)}, {"schema": meta.get("schema")}, REBUILD)
+        taxonomy = Taxonomy.from_csv(categories).fingerprint if categories else meta["taxonomy"]
+        found = {"settings": json.loads(meta["settings"]), "taxonomy": meta["taxonomy"]}
+        require_same(self.path, {"settings": settings, "taxonomy": taxonomy}, found, REBUILD)
 
     def _create(self, index: DumpIndex, categories: Path | None, settings: dict) -> None:
         if not categories and not (index.category_id >= 0).any():

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from catalog.errors import ArtifactError
 from catalog.splits import SPLITS
@@ -168,14 +169,18 @@ class Store:
         return ImageTable(image_id, product_id, class_index.astype(np.int32), split_index, fit.astype(bool))
 
     def read(self, image_ids: Sequence[int] | np.ndarray) -> list[bytes]:
-        """The bytes of some images, in the order asked. Raises ArtifactError where one is missing."""
+        """The bytes of some images, in the order asked. Raises ArtifactError where one is missing or damaged."""
         wanted = [int(i) for i in image_ids]
         found: dict[int, bytes] = {}
         with self._reading() as connection:
             for start in range(0, len(wanted), _CHUNK):
                 part = wanted[start : start + _CHUNK]
-                query = f"SELECT image_id, data FROM blobs WHERE image_id IN ({','.join('?' * len(part))})"
-                found.update(connection.execute(query, part))
+                marks = ",".join("?" * len(part))
+                query = f"SELECT image_id, data, digest FROM blobs JOIN images USING (image_id) WHERE image_id IN ({marks})"
+                for image_id, data, digest in connection.execute(query, part):
+                    if xxhash.xxh3_128_digest(data) != digest:  # SQLite has no checksums of its own
+                        raise ArtifactError(self.path, f"image {image_id} is damaged", REBUILD)
+                    found[image_id] = data
         if missing := [i for i in wanted if i not in found]:
             raise ArtifactError(self.path, f"image {missing[0]} is missing", REBUILD)
         return [found[i] for i in wanted]

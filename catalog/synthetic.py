@@ -18,7 +18,7 @@ import bson
 import numpy as np
 
 from catalog.artifacts import atomic_path, write_text
-from catalog.drawing import PATTERNS, Look, blank, encode, mislead, photograph, vary
+from catalog.drawing import Look, blank, encode, mislead, photograph, vary
 from catalog.errors import ConfigError
 from catalog.silhouettes import FAMILIES
 
@@ -30,16 +30,16 @@ EDITIONS = ("", "CHILDREN'S ", "PROFESSIONAL ", "VINTAGE ", "TRAVEL ")  # the si
 # Name, pattern, pitch of the pattern, slimness, size of the characteristic detail. Neighbours are easily confused.
 STYLES = (
     ("PLAIN", "plain", 1.0, -0.2, 0.0),
-    ("SLIM", "plain", 1.0, 1.0, 0.0),
+    ("SLIM", "plain", 1.0, 1.1, 0.0),
     ("TWO-TONE", "halves", 1.0, 0.0, 0.0),
-    ("STRIPED", "stripes", 1.6, 0.0, 0.0),
-    ("FINE STRIPED", "stripes", 2.6, 0.0, 0.0),
-    ("DIAGONAL", "diagonals", 2.2, 0.0, 0.0),
-    ("CHEVRON", "chevrons", 2.0, 0.0, 0.0),
-    ("DIAMOND", "diamonds", 1.9, 0.0, 0.0),
-    ("CHECKED", "checks", 1.6, 0.0, 0.0),
-    ("DOTTED", "dots", 1.9, 0.0, 0.0),
-    ("FINE DOTTED", "dots", 2.9, 0.0, 0.0),
+    ("STRIPED", "stripes", 1.8, 0.0, 0.0),
+    ("FINE STRIPED", "stripes", 2.7, 0.0, 0.0),
+    ("DIAGONAL", "diagonals", 2.4, 0.0, 0.0),
+    ("CHEVRON", "chevrons", 2.4, 0.0, 0.0),
+    ("DIAMOND", "diamonds", 2.2, 0.0, 0.0),
+    ("CHECKED", "checks", 1.7, 0.0, 0.0),
+    ("DOTTED", "dots", 2.0, 0.0, 0.0),
+    ("FINE DOTTED", "dots", 3.0, 0.0, 0.0),
     ("LARGE", "plain", 1.0, -0.6, 1.0),
 )
 
@@ -128,7 +128,7 @@ def _category(family: int, sibling: int) -> Category:
     # "Other models" stands in many families of a real catalogue: level-3 names don't identify a category.
     level3 = "OTHER MODELS" if sibling == 1 and family % 3 != 2 else f"{level2} - {style}"
     hue = (0.37 * family + 0.13 * sibling) % 1
-    look = Look(silhouette, PATTERNS.index(pattern), pitch, slim, detail, hue)
+    look = Look(silhouette, pattern, pitch, slim, detail, hue)
     return Category(_category_id(family, sibling), prefix + level1, prefix + level2, level3, look)
 
 

@@ -51,8 +51,8 @@ class FeatureWriter:
         self.partial.parent.mkdir(parents=True, exist_ok=True)
         file = h5py.File(self.partial, "w")
         rows = len(self.table)
-        chunks = (min(schema.chunk_rows(width), max(rows, 1)), width)
-        file.create_dataset(schema.FEATURES, (rows, width), schema.FEATURE_DTYPE, chunks=chunks, fletcher32=True)
+        chunks = (min(schema.chunk_rows(width), rows), width) if rows else None
+        file.create_dataset(schema.FEATURES, (rows, width), schema.FEATURE_DTYPE, chunks=chunks, fletcher32=rows > 0)
         _create_checked(file, schema.STATUS, np.full(rows, schema.PENDING, dtype=np.uint8))
         for name, dtype in schema.ROW_DTYPES.items():
             _create_checked(file, name, getattr(self.table, name).astype(dtype))

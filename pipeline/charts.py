@@ -150,7 +150,7 @@ def _reliability(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
 
 def _distribution(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     sizes, errors = figure.subplots(1, 2)
-    trained = np.sort(run.categories(run.unit)["train_images"])
+    trained = np.sort(run.train_images)
     if run.store:
         sizes.plot(np.sort(run.store.natural_counts("image")).clip(0.8), color=BEFORE, label="in the catalogue")
         if cap := run.store.settings.get("caps", {}).get("train"):

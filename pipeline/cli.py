@@ -71,6 +71,8 @@ def parser() -> argparse.ArgumentParser:
     step = command("predict", _predict, "the category of one product, from its photos")
     step.add_argument("photo", nargs="+", type=Path, metavar="PHOTO", help="photos of one product")
     step.add_argument("--top", type=int, default=5, metavar="N", help="categories to print (5)")
+    step = command("tune", _tune, "searches the published grid on held-out data, never on test")
+    step.add_argument("what", choices=["stage2"], help="what to tune")
     command("config", _config, "prints the configuration with every default", run=False)
     step = command("synthetic", _synthetic, "writes a synthetic dump to try things with", run=False, config=False)
     step.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for train.bson, test.bson and category_names.csv")
@@ -100,6 +102,7 @@ def _ingest(options: argparse.Namespace) -> None:
     run, config = _loaded(options)
     with run_lock(run.folder):
         steps.ingest(run, config, options.dump, options.categories, options.rebuild)
+        run.save_config(config)
 
 
 def _stage1(options: argparse.Namespace) -> None:
@@ -124,6 +127,15 @@ def _step(options: argparse.Namespace, name: str) -> None:
     run, config = _loaded(options)
     with run_lock(run.folder):
         getattr(steps, name)(run, config, options.rebuild)
+        run.save_config(config)  # only now: a refused step must not change what the others are checked against
+
+
+def _tune(options: argparse.Namespace) -> None:
+    from pipeline import steps
+
+    run, config = _loaded(options)
+    with run_lock(run.folder):
+        steps.tune_stage2(run, config)
 
 
 def _report(options: argparse.Namespace) -> None:

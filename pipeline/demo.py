@@ -47,6 +47,7 @@ def _pretrain(run: Run) -> None:
     write_synthetic(data, products=3000, categories=30, side=64, seed=_PRETRAIN_SEED, family_offset=8)
     steps.ingest(run, config, [str(data / "train.bson")], data / "category_names.csv", rebuild=False)
     steps.stage1(run, config, rebuild=False)
+    run.save_config(config)
 
 
 def _run(run: Run, config: RunConfig) -> None:
@@ -58,5 +59,6 @@ def _run(run: Run, config: RunConfig) -> None:
     steps.stage2(run, config, rebuild=False)
     steps.score(run, config, [str(data / "test.bson")], out, data / "test_labels.csv")
     steps.evaluate(run, config, rebuild=False)
+    run.save_config(config)
     steps.report(run, [])
     print(f"predictions: {out}", file=sys.stdout)

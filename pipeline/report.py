@@ -22,7 +22,7 @@ from pipeline.charts import write_figures
 from pipeline.report_findings import write_findings
 from pipeline.report_gallery import Gallery, make_gallery
 from pipeline.report_pack import pack, plain, share, unsigned
-from pipeline.report_run import SYSTEMS, EvaluatedRun
+from pipeline.report_run import EvaluatedRun
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("dom", "data", "table", "chart", "gallery", "overview", "plot", "category", "hierarchy", "confusions", "confidence", "review", "items",
@@ -30,6 +30,8 @@ SCRIPTS = ("dom", "data", "table", "chart", "gallery", "overview", "plot", "cate
 LIMIT = 15_000_000
 THUMBNAILS = 7_000_000
 """Most bytes of the page and of its thumbnails (before base64)."""
+MARGIN = 300_000
+"""For the HTML itself and the index of the thumbnails."""
 REVIEW_ROWS = 2000
 _STAGES = ("stage1", "two_stage")
 
@@ -46,11 +48,10 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     review = pandas.read_parquet(run.evaluation / "review.parquet")
     items = run.items[run.items["unit"] == run.unit].sort_values(["class_index", "item_id"], kind="stable").reset_index(drop=True)
     columns = {**_category_columns(run, others), **_pair_columns(run), **_item_columns(items), **_review_columns(review)}
-    template = _environment().get_template("report.html.j2")
-    parts = {"values": _values(run, others, findings), "columns": columns}
-    bare = _render(template, run, findings, Gallery(np.zeros(0), np.zeros(1, np.uint32), np.zeros(1, np.uint32), b""), **parts)
-    budget = min(THUMBNAILS, (LIMIT - len(bare.encode()) - 200_000) * 3 // 4)
-    page = _render(template, run, findings, make_gallery(run.store, items, review, max(0, budget)), **parts)
+    data = pack(_values(run, others, findings), columns)
+    fixed = len(data) + sum(path.stat().st_size for path in TEMPLATES.iterdir())
+    gallery = make_gallery(run.store, items, review, max(0, min(THUMBNAILS, (LIMIT - fixed - MARGIN) * 3 // 4)))
+    page = _render(run, findings, data, gallery)
     write_text(out / "index.html", page)
     write_figures(run, findings, out / "figures")
     return out / "index.html"
@@ -65,24 +66,23 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _render(
-    template: jinja2.Template, run: EvaluatedRun, findings: dict, gallery: Gallery, *, values: dict, columns: dict[str, np.ndarray]
-) -> str:  # fmt: skip
-    photos = {"photo.product": gallery.product_id, "photo.starts": gallery.starts, "photo.offsets": gallery.offsets}
-    return template.render(
-        run=run, unit=run.unit, health=findings["health"], about=values["about"], headline=_headline(run),
+def _render(run: EvaluatedRun, findings: dict, data: bytes, gallery: Gallery) -> str:
+    index = {"product": gallery.product_id, "starts": gallery.starts, "offsets": gallery.offsets}
+    return _environment().get_template("report.html.j2").render(
+        run=run, unit=run.unit, about=_about(run), headline=_headline(run, findings),
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         echarts=Markup((TEMPLATES / "echarts.min.js").read_text(encoding="utf-8")),
         script=Markup("\n".join((TEMPLATES / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)),
-        data=pack(values, columns | photos).decode(), photos=base64.b64encode(gallery.data).decode(),
+        data=data.decode(), photo_index=pack({}, index).decode(), photos=base64.b64encode(gallery.data).decode(),
     )  # fmt: skip
 
 
-def _headline(run: EvaluatedRun) -> dict[str, Any]:
+def _headline(run: EvaluatedRun, findings: dict) -> dict[str, Any]:
     """The figures at the top: the main unit on the natural mix."""
     found = run.metrics[run.unit]["natural"]
     counts = {unit: run.metrics[unit]["natural"]["two_stage"]["top1"]["n"] for unit in ("product", "image") if unit in run.metrics}
-    return {"before": found["stage1"], "after": found["two_stage"], "change": found["changes"]["two_stage_over_stage1"], "counts": counts}
+    return {"before": found["stage1"], "after": found["two_stage"], "change": found["changes"]["two_stage_over_stage1"]["top1"],
+            "moved": findings[run.unit]["changes"]["two_stage_over_stage1"], "counts": counts}  # fmt: skip
 
 
 def _values(run: EvaluatedRun, others: list[EvaluatedRun], findings: dict) -> dict:
@@ -92,7 +92,7 @@ def _values(run: EvaluatedRun, others: list[EvaluatedRun], findings: dict) -> di
     level1 = list(dict.fromkeys(c.level1 for c in categories))
     places = {name: i for i, name in enumerate(level1)}
     return plain({
-        "unit": run.unit, "name": run.name, "about": _about(run), "findings": findings, "sets": run.sets, "has_stage2": run.has_stage2,
+        "unit": run.unit, "name": run.name, "findings": findings, "sets": run.sets, "has_stage2": run.has_stage2,
         "names": {"level1": level1, "level2": [pair[1] for pair in pairs], "parent": [places[pair[0]] for pair in pairs],
                   "level3": [c.name for c in categories], "id": [c.category_id for c in categories]},
         "metrics": {unit: run.metrics[unit] for unit in ("product", "image") if unit in run.metrics},
@@ -119,10 +119,8 @@ def _category_columns(run: EvaluatedRun, others: list[EvaluatedRun]) -> dict[str
         for system in _STAGES:
             for name in ("precision", "recall", "f1"):
                 columns[f"{unit}.{system}.{name}"] = rows[f"{system}_{name}"].to_numpy(dtype=np.float32)
-    columns["category.train_images"] = unsigned(run.categories(run.unit)["train_images"].to_numpy())
     catalogue = pandas.read_parquet(run.evaluation / "catalogue.parquet")
-    columns["category.images"] = unsigned(catalogue["images"].to_numpy())
-    columns["category.products"] = unsigned(catalogue["products"].to_numpy())
+    columns |= {f"category.{name}": unsigned(catalogue[name].to_numpy()) for name in ("train_images", "images", "products") if name in catalogue}
     for number, other in enumerate(others, start=1):
         rows = other.categories(other.unit)
         rows = rows.set_index(other.taxonomy.category_ids).reindex(run.taxonomy.category_ids)

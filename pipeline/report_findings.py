@@ -26,7 +26,7 @@ def write_findings(run: EvaluatedRun) -> dict:
     found = {"schema": SCHEMA, "unit": run.unit, "few_images": FEW_IMAGES}
     for unit, items in run.items.groupby("unit"):
         families = run.taxonomy.families
-        found[str(unit)] = {system: system_findings(items, system, families) for system in SYSTEMS}
+        found[str(unit)] = {system: system_findings(items, system, families) for system in SYSTEMS} | {"changes": changes(items)}
     review = pandas.concat([doubtful_labels(run.items[run.items["unit"] == run.unit], len(run.taxonomy)), _conflicts(run)])
     found["health"] = _health(run, review)
     found["training"] = {"epochs": run.epochs, "seconds": run.seconds}
@@ -58,6 +58,13 @@ def system_findings(items: pandas.DataFrame, system: str, families: np.ndarray) 
         "distance": distances(answer[~right].astype(np.int64) - truth[~right]),
         "errors": {"n": int((~right).sum()), "same_level1": int((same["level1"] & ~right).sum()), "same_level2": int((same["level2"] & ~right).sum())},
     }
+
+
+def changes(items: pandas.DataFrame) -> dict[str, dict[str, int]]:
+    """For each pair of systems, as metrics.json names them, the items that the second mended and those that it spoilt."""
+    right = {system: (items[f"{system}_class"] == items["class_index"]).to_numpy() for system in SYSTEMS}
+    pairs = (("shifted", "stage1"), ("two_stage", "shifted"), ("two_stage", "stage1"))
+    return {f"{new}_over_{old}": {"fixed": int((right[new] & ~right[old]).sum()), "broken": int((right[old] & ~right[new]).sum())} for new, old in pairs}
 
 
 def clustered_mean(values: np.ndarray, weight: np.ndarray, group: np.ndarray) -> dict:
@@ -161,20 +168,17 @@ def _conflicts(run: EvaluatedRun) -> pandas.DataFrame:
 
 
 def _catalogue(run: EvaluatedRun) -> pandas.DataFrame:
-    """Images and products of each category in train and reserve, kept or dropped; empty without a store."""
-    if run.store is None:
-        return pandas.DataFrame({"class_index": [], "images": [], "products": []}, dtype=np.int64)
-    counts = {f"{unit}s": run.store.natural_counts(unit) for unit in ("image", "product")}
-    return pandas.DataFrame({"class_index": np.arange(len(run.taxonomy)), **counts})
+    """A row a category: the images it was trained on; with a store also its images and products in train and reserve, kept or dropped."""
+    counts = {f"{unit}s": run.store.natural_counts(unit) for unit in ("image", "product")} if run.store else {}
+    return pandas.DataFrame({"class_index": np.arange(len(run.taxonomy)), "train_images": run.train_images, **counts})
 
 
 def _health(run: EvaluatedRun, review: pandas.DataFrame) -> dict:
     kinds = review["kind"].value_counts()
-    trained = run.categories(run.unit)["train_images"]
     found = {
         "doubtful_labels": int(kinds.get("doubt", 0)), "conflicting_images": int(kinds.get("conflict", 0)),
         "conflicting_groups": int(review.loc[review["kind"] == "conflict", "group"].nunique()),
-        "small_categories": int((trained < FEW_IMAGES).sum()), "evaluation_rejects": run.metrics.get("rejects", {}),
+        "small_categories": int((run.train_images < FEW_IMAGES).sum()), "evaluation_rejects": run.metrics.get("rejects", {}),
     }  # fmt: skip
     return found | (_store_health(run.store) if run.store else {})
 

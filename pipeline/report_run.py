@@ -86,8 +86,17 @@ class EvaluatedRun:
         """The rows of per_category of one unit, a row a class, by class index; classes without a row have support 0 and no scores."""
         rows = self.per_category[self.per_category["unit"] == unit].set_index("class_index")
         rows = rows.reindex(np.arange(len(self.taxonomy)))
-        counts = ["support", "train_images", *(f"{system}_predicted" for system in SYSTEMS)]
+        counts = ["support", *(f"{system}_predicted" for system in SYSTEMS)]
         return rows.assign(**{name: rows[name].fillna(0).astype(np.int64) for name in counts})
+
+    @cached_property
+    def train_images(self) -> np.ndarray:
+        """Images that each class was trained on, int64 [K]. Classes that the evaluation leaves out are counted in the store."""
+        counts = self.categories(self.unit)["train_images"]
+        if self.store is not None:
+            rows = self.store.connection.execute("SELECT class_index, count(*) FROM images WHERE split = 'train' AND status != 'blank' GROUP BY 1")
+            counts = counts.fillna(dict(rows))
+        return counts.fillna(0).to_numpy(dtype=np.int64)
 
     @cached_property
     def store(self) -> Store | None:

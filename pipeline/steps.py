@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from catalog.artifacts import read_json, sha256_file, write_json
+from catalog.artifacts import read_json, sha256_file, write_json, write_text
 from pipeline.config import RunConfig
 from pipeline.runs import Run
 from stage1_cnn.config import Stage1Config
@@ -31,7 +31,6 @@ def ingest(run: Run, config: RunConfig, dumps: Sequence[str], categories: Path |
     summary = ingest_dump(
         run.store_path, dumps, categories, config.catalog, index_folder=run.folder / "dumps", jobs=config.jobs or _cores()
     )
-    run.save_config(config)
     taxonomy = run.store.taxonomy
     write_json(run.folder / "taxonomy.json", taxonomy.to_json())
     write_json(run.ingest_summary, {"made_from": {"store": run.store.fingerprint}, **summary.to_json()})
@@ -48,10 +47,10 @@ def ingest(run: Run, config: RunConfig, dumps: Sequence[str], categories: Path |
 
 def stage1(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> None:
     """store.sqlite -> stage1/best.pt: the network, head first, then whole."""
-    _train(run, config.stage1, rebuild, say, "stage1", lambda: run.save_config(config))
+    _train(run, config.stage1, rebuild, say, "stage1")
 
 
-def _train(part: Run, config: Stage1Config, rebuild: bool, say: Say, name: str, before: Callable[[], None] = lambda: None) -> None:
+def _train(part: Run, config: Stage1Config, rebuild: bool, say: Say, name: str) -> None:
     """Trains stage 1, or the network of a further view."""
     weights = Path(config.weights)
     pretrained = sha256_file(weights) if weights.is_file() else config.weights
@@ -63,7 +62,6 @@ def _train(part: Run, config: Stage1Config, rebuild: bool, say: Say, name: str, 
         return
     from stage1_cnn.phases import train_stage1
 
-    before()
     summary = train_stage1(part.store, config, part.stage1, made_from)
     best = summary.best
     say(
@@ -112,19 +110,40 @@ def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> None
     if run.current(run.stage2 / "manifest.json", made_from, "stage2"):
         say(f"stage2: current ({run.stage2})")
         return
-    from stage2_xgb.fit import ClassMixes, fit_stage2
+    from stage2_xgb.fit import fit_stage2
     from stage2_xgb.published import FOLDER, PUBLISHED
 
-    store, table = run.store, run.features.table
-    rows = run.features.of_split("train")
-    train = np.bincount(table.class_index[rows][table.fit[rows]], minlength=len(store.taxonomy))
-    mixes = ClassMixes({unit: store.natural_counts(unit) for unit in ("image", "product")}, train)
-    jobs = config.jobs or _cores()
+    stores, mixes, taxonomy, jobs = list(views.values()), _class_mixes(run), run.store.taxonomy, config.jobs or _cores()
     if config.stage2.published:
-        summary = fit_stage2([run.features], mixes, store.taxonomy, PUBLISHED, run.stage2 / FOLDER, made_from, jobs)
+        summary = fit_stage2([run.features], mixes, taxonomy, PUBLISHED, run.stage2 / FOLDER, made_from, jobs)
         say(f"published recipe, {summary.text()}")
-    summary = fit_stage2(list(views.values()), mixes, store.taxonomy, config.stage2, run.stage2, made_from, jobs)
+    summary = fit_stage2(stores, mixes, taxonomy, config.stage2, run.stage2, made_from, jobs)
     say(summary.text())
+
+
+def _class_mixes(run: Run) -> Any:
+    """How many images and products each class has in the catalogue, and in stage 1's training."""
+    from stage2_xgb.fit import ClassMixes
+
+    store, table, rows = run.store, run.features.table, run.features.of_split("train")
+    train = np.bincount(table.class_index[rows][table.fit[rows]], minlength=len(store.taxonomy))
+    return ClassMixes({unit: store.natural_counts(unit) for unit in ("image", "product")}, train)
+
+
+def tune_stage2(run: Run, config: RunConfig, say: Say = print) -> None:
+    """The published grid over the reclassifiers, cross-validated on reserve and val_a -> tune/stage2.csv."""
+    from stage2_xgb.fit import gather
+    from stage2_xgb.tune import search
+
+    stores = [run.view(name).features for name in config.view_names]
+    material = gather(stores, _class_mixes(run), run.store.taxonomy, config.stage2)
+    trials = search(material.sets, material.picker(config.stage2), config.stage2, config.jobs or _cores())
+    names = ("max_depth", "n_estimators", "learning_rate", "items", "before", "after")
+    lines = [",".join([*names, "gain"]), *(",".join([*(str(getattr(t, n)) for n in names), f"{t.gain:.5f}"]) for t in trials)]
+    path = run.folder / "tune" / "stage2.csv"
+    write_text(path, "\n".join(lines) + "\n")
+    say("\n".join(lines[:6]))
+    say(f"tune: the five best of {len(trials)}; all of them in {path}")
 
 
 def evaluate(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from stage2_xgb.alternatives import fit_logistic, save_logistic
 from stage2_xgb.bundle import RERANKER, UNTRAINED, Bundle, model_name, save_booster, save_manifest, save_sets, save_shared
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.confusion import ConfusionSet, mine
-from stage2_xgb.dataset import Items, Views, fit_projection, pool, read_items
+from stage2_xgb.dataset import Items, Projection, Views, fit_projection, pool, read_items
 from stage2_xgb.evidence import Evidence
 from stage2_xgb.gate import OWN, SHARED, STAGE1, Decision, HeldOut, choose_default, decide
 from stage2_xgb.prior import Shift, fit_shift, importance, mix, target_mix
@@ -82,42 +82,66 @@ def fit_stage2(
     """Trains the second stage on the views `stores` (stage 1's first) into `folder`. `jobs` processes train, one thread each."""
     _begin(folder, made_from)
     clock = _Clock()
-    views = Views(stores)
-    targets = {unit: mixes.target(config, unit, taxonomy) for unit in UNITS}
-    shifts = fit_shifts(views, targets, mix(mixes.train))
-    projections = tuple(fit_projection(store, config.components, config.seed) for store in stores)
-    items = read_items(views, ("train", "reserve", "val_a"), shifts, projections)
-    evidence = gather_evidence(items["image"], mixes, len(taxonomy))
-    clock.lap("read")
-    sets = mine(items["image"], len(taxonomy), config.confusion)
+    material = gather(stores, mixes, taxonomy, config)
+    sets, picker = material.sets, material.picker(config)
     save_sets(folder / "sets.parquet", sets, taxonomy)
-    clock.lap("mine")
-    several = Items.concatenate([items["image"], items["product"][items["product"].n_images > 1]])
-    checksums = _train_reranker(several, evidence, targets["image"], config, folder, jobs) if config.rerank.use else {}
+    clock.lap("read")
+    checksums = _train_reranker(picker, config, folder, jobs) if config.rerank.use else {}
     clock.lap("rerank")
-    picker = RowPicker(several, evidence, targets["image"], config)
     checksums |= _train_reclassifiers(sets, picker, config, folder, jobs)
     clock.lap("reclassify")
     members = {s.class_index: s.members for s in sets}
     bundle = Bundle(
-        folder, shifts, projections, evidence, members, {}, STAGE1, config.rerank.candidates, config.model, config.base_margin, checksums, made_from
-    )
+        folder, material.shifts, material.projections, material.evidence, members, {}, STAGE1, config.rerank.candidates,
+        config.model, config.base_margin, checksums, made_from,
+    )  # fmt: skip
     save_shared(folder, bundle)
     checksums |= {name: sha256_file(folder / name) for name in ("shared.npz", "sets.parquet")}
-    held, counted, unit_of = judge(bundle, views)
+    held, counted, unit_of = judge(bundle, material.views)
     decisions = _decide(bundle, held, counted, config)
     bundle.answers = {c: d.answer for c, d in decisions.items()}
     clock.lap("gate")
     answers = {name: sum(d.answer == name for d in decisions.values()) for name in (STAGE1, SHARED, OWN)}
     units = {unit: _unit_summary(bundle, held, unit_of == number) for number, unit in enumerate(UNITS)}
     mendable = sum(s.mendable for s in sets) / max(sum(s.errors for s in sets), 1)
-    shift = {u: [s and {"temperature": s.temperature, "strength": s.strength} for s in ss] for u, ss in shifts.items()}
+    shift = {u: [s and {"temperature": s.temperature, "strength": s.strength} for s in ss] for u, ss in material.shifts.items()}
     models = sum(config.model in UNTRAINED or model_name(s.class_index, config.model) in checksums for s in sets)
     summary = Stage2Summary(len(sets), models, bundle.default, answers, mendable, units, shift, clock.laps)
     write_json(folder / "summary.json", asdict(summary))
     write_text(folder / "summary.txt", summary.text() + "\n")
     save_manifest(folder, bundle, decisions, taxonomy)
     return summary
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every model of stage 2 is made from: the views, each unit's target mix [K] and each view's shift and projection, the items
+    of train, reserve and val_a by unit, the evidence and the confusion sets."""
+
+    views: Views
+    targets: dict[str, np.ndarray]
+    shifts: dict[str, tuple[Shift | None, ...]]
+    projections: tuple[Projection, ...]
+    items: dict[str, Items]
+    evidence: Evidence
+    sets: list[ConfusionSet]
+
+    def picker(self, config: Stage2Config) -> RowPicker:
+        """Finds training rows among the images and the products of several images."""
+        several = self.items["product"][self.items["product"].n_images > 1]
+        return RowPicker(Items.concatenate([self.items["image"], several]), self.evidence, self.targets["image"], config)
+
+
+def gather(stores: Sequence[FeatureStore], mixes: ClassMixes, taxonomy: Taxonomy, config: Stage2Config) -> Material:
+    """Reads the feature files once: class mix, projection, items, evidence, confusion sets."""
+    views = Views(stores)
+    targets = {unit: mixes.target(config, unit, taxonomy) for unit in UNITS}
+    shifts = fit_shifts(views, targets, mix(mixes.train))
+    projections = tuple(fit_projection(store, config.components, config.seed) for store in stores)
+    items = read_items(views, ("train", "reserve", "val_a"), shifts, projections)
+    evidence = gather_evidence(items["image"], mixes, len(taxonomy))
+    sets = mine(items["image"], len(taxonomy), config.confusion)
+    return Material(views, targets, shifts, projections, items, evidence, sets)
 
 
 def _begin(folder: Path, made_from: dict[str, Any]) -> None:
@@ -154,14 +178,12 @@ def gather_evidence(images: Items, mixes: ClassMixes, classes: int) -> Evidence:
     return Evidence(banks, *logs)
 
 
-def _train_reranker(
-    items: Items, evidence: Evidence, target: np.ndarray, config: Stage2Config, folder: Path, jobs: int
-) -> dict[str, str]:  # fmt: skip
+def _train_reranker(picker: RowPicker, config: Stage2Config, folder: Path, jobs: int) -> dict[str, str]:
     """Trains the shared reranker on the items that stage 1 never saw, weighted to the target mix, unless it is there already."""
     if not (folder / RERANKER).exists():
-        unseen = items[items.on("reserve", "val_a")]
-        weight = importance(unseen.class_index, target).astype(np.float32)
-        save_booster(folder / RERANKER, fit_reranker(unseen, evidence, weight, config.rerank, config.seed, jobs).booster)
+        unseen = picker.items[picker.items.on("reserve", "val_a")]
+        weight = importance(unseen.class_index, picker.target).astype(np.float32)
+        save_booster(folder / RERANKER, fit_reranker(unseen, picker.evidence, weight, config.rerank, config.seed, jobs).booster)
     return {RERANKER: sha256_file(folder / RERANKER)}
 
 

@@ -64,13 +64,14 @@ class RowPicker:
         self.order = rows[np.lexsort((seen[rows], items.class_index[rows]))]  # unseen rows first: they stay under the limit
         self.sorted_class = items.class_index[self.order]
 
-    def rows(self, members: np.ndarray) -> TrainingRows:
-        """The rows of a set. Their margin is stage 1's opinion under the rows' own class mix, not the target's, so that the trees
+    def rows(self, members: np.ndarray, only: np.ndarray | None = None) -> TrainingRows:
+        """The rows of a set, of those that the mask `only` [items] allows. Their margin is stage 1's opinion under the rows' own class mix, not the target's, so that the trees
         learn what the inputs add and nothing about how common a category is."""
         picked, labels = [], []
         for label, member in enumerate(members):
             span = np.searchsorted(self.sorted_class, [member, member + 1])
-            rows = self.order[span[0] : span[1]][: self.config.max_rows_per_class]
+            rows = self.order[span[0] : span[1]]
+            rows = (rows if only is None else rows[only[rows]])[: self.config.max_rows_per_class]
             picked.append(rows)
             labels.append(np.full(len(rows), label, dtype=np.int32))
         chosen, label = np.concatenate(picked), np.concatenate(labels)

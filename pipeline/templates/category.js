@@ -10,7 +10,7 @@ function renderCategory(view, c) {
     el("p", {class: "lead"}, `Category ${idOf(c)}, class ${c}. Neighbours: `, neighbours.map((n, k) => [k ? ", " : "", el("a", {href: "#category/" + idOf(n)}, nameOf(n))]).flat()),
     el("div", {class: "card"}, statistics([row("Accuracy (recall)", "recall"), row("Precision", "precision"), row("F1", "f1"),
       [`Evaluated ${D.unit}s`, whole(support)], ["Lost", whole(D.lost.two_stage[c]), `from ${whole(D.lost.stage1[c])}`], ["Trained on", whole(trained), trained === 1 ? "image" : "images"],
-      ...(D.columns["category.images"].length ? [["In the catalogue", whole(D.columns["category.images"][c]), "images"]] : [])]),
+      ...(D.columns["category.images"] ? [["In the catalogue", whole(D.columns["category.images"][c]), "images"]] : [])]),
       support < 10 ? el("p", {class: "note"}, `Only ${plural(support, D.unit)} evaluated: these figures say little.`) : null),
     el("div", {class: "columns"}, mistakenCard(c, true), mistakenCard(c, false)), setCard(c), ...galleryCards(c));
 }

@@ -54,9 +54,6 @@ function axis(colours, properties = {}) {
 
 const shares = {axisLabel: {formatter: (v) => Math.round(100 * v) + "%"}};
 
-// On an axis a little longer than 0 to 1, so that points at its ends are whole.
-const evenShares = {axisLabel: {formatter: (v) => (v < -0.001 || v > 1.001 ? "" : Math.round(100 * v) + "%"), showMinLabel: false, showMaxLabel: false}};
-
 // A tooltip in the page's style whose content is built from nodes, never from markup.
 function tooltip(content, properties = {}) {
   return {trigger: "axis", confine: true, appendToBody: false, renderMode: "html", backgroundColor: "transparent", borderWidth: 0, padding: 0,

@@ -78,10 +78,10 @@ function distanceChart(found) {
 }
 
 function sizesCard() {
-  const trained = Float64Array.from(D.columns["category.train_images"]).sort(), whole_ = Float64Array.from(D.columns["category.images"]).sort(), cap = D.values.cap;
+  const trained = Float64Array.from(D.columns["category.train_images"]).sort(), natural = Float64Array.from(D.columns["category.images"] || []).sort(), cap = D.values.cap;
   const chart = makeChart("Images per category in ascending order", 300, (colours) => {
     const line = (name, values, color) => ({type: "line", name, symbol: "none", sampling: "lttb", data: Array.from(values, (v, k) => [k + 1, Math.max(v, 0.8)]), lineStyle: {color, width: 2.5}, itemStyle: {color}});
-    const series = [...(whole_.length ? [line("in the catalogue", whole_, colours.before)] : []), line("trained on", trained, colours.accent)];
+    const series = [...(natural.length ? [line("in the catalogue", natural, colours.before)] : []), line("trained on", trained, colours.accent)];
     if (cap) series[0].markLine = {symbol: "none", silent: true, lineStyle: {color: colours.ink, type: "dashed", width: 1}, label: {formatter: `cap ${cap}`, position: "insideStartTop", color: colours.ink, fontFamily: colours.sans}, data: [{yAxis: cap}]};
     return {
       legend: {top: 0, left: 50, icon: "roundRect", itemHeight: 3, itemWidth: 16, textStyle: {color: colours.muted, fontFamily: colours.sans}},
@@ -89,5 +89,5 @@ function sizesCard() {
       tooltip: tooltip((parts) => [el("b", {}, "Category " + whole(parts[0].data[0])), pairsOf(parts.map((p) => [p.seriesName, whole(Math.round(p.data[1] < 1 ? 0 : p.data[1]))]))]), series,
     };
   });
-  return card("Images per category", (cap ? `Training takes at most ${whole(cap)} images of a category. ` : "Training has no cap. ") + (whole_.length ? "" : "The run has no store, so the catalogue’s own sizes are not known."), chart);
+  return card("Images per category", (cap ? `Training takes at most ${whole(cap)} images of a category. ` : "Training has no cap. ") + (natural.length ? "" : "The run has no store, so the catalogue’s own sizes are not known."), chart);
 }

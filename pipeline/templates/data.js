@@ -9,17 +9,22 @@ function bytesOf(id) {
   return bytes;
 }
 
-async function unpack() {
-  const stream = new Blob([bytesOf("data")]).stream().pipeThrough(new DecompressionStream("gzip"));
+async function unpack(id) {
+  const stream = new Blob([bytesOf(id)]).stream().pipeThrough(new DecompressionStream("gzip"));
   const buffer = await new Response(stream).arrayBuffer();
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
   const kinds = {Uint8Array, Uint16Array, Uint32Array, Int32Array, Float32Array, Float64Array};
-  D.values = header.values;
-  D.columns = {};
-  for (const [name, c] of Object.entries(header.columns)) D.columns[name] = new kinds[c.kind](buffer, 4 + length + c.offset, c.length);
-  $("data").remove();
-  prepare(D.values.names);
+  const columns = {};
+  for (const [name, c] of Object.entries(header.columns)) columns[name] = new kinds[c.kind](buffer, 4 + length + c.offset, c.length);
+  $(id).remove();
+  return {values: header.values, columns};
+}
+
+async function load() {
+  const [{values, columns}, index] = await Promise.all([unpack("data"), unpack("photo-index")]);
+  Object.assign(D, {values, columns, photos: index.columns});
+  prepare(values.names);
 }
 
 function prepare(names) {

@@ -4,11 +4,11 @@ const photos = {bytes: null, addresses: new Map(), places: null};
 const marks = new Map(); // product id -> category id, both text
 
 function thumbnailsOf(product) {
-  if (!photos.places) photos.places = new Map(Array.from(D.columns["photo.product"], (id, k) => [id, k]));
+  if (!photos.places) photos.places = new Map(Array.from(D.photos.product, (id, k) => [id, k]));
   const k = photos.places.get(product);
   if (k === undefined) return [];
   photos.bytes ||= bytesOf("photos");
-  const {"photo.starts": starts, "photo.offsets": offsets} = D.columns;
+  const {starts, offsets} = D.photos;
   return Array.from({length: starts[k + 1] - starts[k]}, (_, n) => starts[k] + n).map((n) => {
     if (!photos.addresses.has(n)) photos.addresses.set(n, URL.createObjectURL(new Blob([photos.bytes.subarray(offsets[n], offsets[n + 1])], {type: "image/webp"})));
     return photos.addresses.get(n);
@@ -58,7 +58,7 @@ function reviewButtons(card, product, truth, suggested) {
       input.focus();
     }}, "Other category…");
     const use = suggested >= 0 && suggested !== truth ? el("button", {type: "button", class: "use", title: "Mark the label as wrong and take " + nameOf(suggested),
-      onclick: () => { setMark(product, idOf(suggested)); paint(); }}, "Label is wrong, use the answer") : null;
+      onclick: () => { setMark(product, idOf(suggested)); paint(); }}, "Use the answer") : null;
     box.replaceChildren(...[use, other].filter(Boolean));
   };
   paint();

@@ -8,19 +8,22 @@ const rendered = new Set();
 function render(name) {
   if (rendered.has(name)) return;
   rendered.add(name);
-  VIEWS[name]($(name));
+  VIEWS[name]($("view-" + name));
 }
 
 function go() {
   const [name, id] = decodeURIComponent(location.hash.slice(1)).split("/");
   const shown = name === "category" && D.byId.has(id) ? "category" : name in VIEWS ? name : "overview";
-  for (const view of document.querySelectorAll(".view")) view.hidden = view.id !== shown;
+  for (const view of document.querySelectorAll(".view")) view.hidden = view.id !== "view-" + shown;
   for (const link of document.querySelectorAll("nav a")) {
-    if (link.getAttribute("href") === "#" + shown) link.setAttribute("aria-current", "page");
+    if (link.getAttribute("href") === "#" + shown) {
+      link.setAttribute("aria-current", "page");
+      link.parentElement.scrollLeft = link.offsetLeft - link.parentElement.clientWidth / 2;
+    }
     else link.removeAttribute("aria-current");
   }
   tip.hide();
-  if (shown === "category") renderCategory($("category"), D.byId.get(id));
+  if (shown === "category") renderCategory($("view-category"), D.byId.get(id));
   else render(shown);
   document.title = (shown === "category" ? nameOf(D.byId.get(id)) : D.values.name) + " · category report";
   scrollTo(0, 0);
@@ -64,13 +67,15 @@ function problem(text) {
 
 // Paper shows every view.
 addEventListener("beforeprint", () => {
-  for (const name of Object.keys(VIEWS)) { $(name).hidden = false; render(name); }
+  for (const name of Object.keys(VIEWS)) { $("view-" + name).hidden = false; render(name); }
 });
 addEventListener("afterprint", go);
 
 async function start() {
   if (typeof DecompressionStream === "undefined") return problem("This browser is too old for the report: it can't unpack the data. Any Chrome, Edge, Firefox or Safari since 2023 can.");
-  await unpack();
+  await load();
+  // The photos stand at the end of the file; only the overview can do without them.
+  if (location.hash.length > 1 && document.readyState === "loading") await new Promise((done) => { addEventListener("DOMContentLoaded", done); });
   setUpSearch();
   loadMarks();
   addEventListener("hashchange", go);

@@ -21,7 +21,7 @@ function renderLost(host) {
     {title: "Lost by stage 1", numeric: true, value: (c) => D.lost.stage1[c], text: (c) => whole(D.lost.stage1[c])},
     {title: "Stage 2 won back", numeric: true, value: (c) => D.lost.stage1[c] - D.lost.two_stage[c], cell: (c) => changed(D.lost.stage1[c] - D.lost.two_stage[c], whole)},
     {title: "Mostly taken for", value: (c) => mostlyTaken(c).map(([p, n]) => `${nameIn(p, c)}: ${n}`).join("; "), cell: (c) =>
-      el("span", {class: "name"}, mostlyTaken(c).map(([p, n], k) => [k ? ", " : "", el("a", {href: "#category/" + idOf(p), title: pathOf(p)}, nameIn(p, c)), ` ${whole(n)}`]).flat())},
+      el("span", {class: "name wide"}, mostlyTaken(c).map(([p, n], k) => [k ? ", " : "", el("a", {href: "#category/" + idOf(p), title: pathOf(p)}, nameIn(p, c)), ` ${whole(n)}`]).flat())},
   ];
   host.append(el("h2", {}, `Where ${D.unit}s are lost`),
     el("p", {class: "note"}, `${plural(total, D.unit)} of the evaluated ones stand in a wrong category after both stages. The categories at the top lose most of them.`),
@@ -29,19 +29,22 @@ function renderLost(host) {
 }
 
 const SYSTEM_NAMES = {stage1: "Stage 1", shifted: "Stage 1, class mix corrected", two_stage: "Two-stage"};
+const HEADLINE_NAMES = {...SYSTEM_NAMES, published: "Published second stage"};
 
 function renderMetrics(host) {
   const state = {unit: D.unit, mix: "natural"}, box = el("div", {class: "scroll"}), said = el("p", {class: "note"});
   const show = () => {
     const found = D.values.metrics[state.unit][state.mix];
     const cells = (m) => ["top1", "top5", "macro_f1"].map((key) => el("td", {class: "number"}, interval(m[key])));
-    const rows = Object.entries(SYSTEM_NAMES).map(([system, name]) => el("tr", {}, el("th", {scope: "row"}, name), cells(found[system])));
+    const rows = Object.entries(HEADLINE_NAMES).filter(([system]) => found[system]).map(([system, name]) =>
+      el("tr", {}, el("th", {scope: "row"}, name), cells(found[system]), el("td", {})));
+    const gain = (m) => `${points(m.value)} [${points(m.low)} to ${points(m.high)}]`;
     const changes = Object.entries(found.changes).map(([key, m]) => {
-      const [now, then] = key.split("_over_").map((s) => SYSTEM_NAMES[s]);
-      return el("tr", {}, el("th", {scope: "row"}, `${now} over ${then.toLowerCase()}`), el("td", {class: "number"}, `${points(m.value)} [${points(m.low)} to ${points(m.high)}] points`),
-        el("td", {class: "number"}, `${whole(m.fixed)} fixed`), el("td", {class: "number"}, `${whole(m.broken)} broken`));
+      const [now, then] = key.split("_over_").map((s) => HEADLINE_NAMES[s]), moved = D.values.findings[state.unit].changes[key];
+      return el("tr", {}, el("th", {scope: "row"}, `${now} over ${then.toLowerCase()}, points`), ["top1", "top5", "macro_f1"].map((metric) => el("td", {class: "number"}, gain(m[metric]))),
+        el("td", {class: "number"}, moved ? `${whole(moved.fixed)} fixed, ${whole(moved.broken)} broken` : ""));
     });
-    box.replaceChildren(el("table", {"aria-label": "All headline figures"}, el("thead", {}, el("tr", {}, ["", "Accuracy", "Among first five", "Macro F1"].map((t, i) =>
+    box.replaceChildren(el("table", {"aria-label": "All headline figures"}, el("thead", {}, el("tr", {}, ["", "Accuracy", "Among first five", "Macro F1", ""].map((t, i) =>
       el("th", {scope: "col", class: i ? "number" : ""}, t)))), el("tbody", {}, rows, changes)));
     said.textContent = `${plural(found.two_stage.top1.n, state.unit)}; ` + (state.mix === "natural" ? "weighted to the class mix of the whole catalogue." : "every category counts the same.");
   };

@@ -31,7 +31,7 @@ function plotSeries(colours) {
     parts.forEach((part, band) => {
       const rows = [];
       for (let i = 0; i < part.length; i += 2) rows.push([part[i], part[i + 1]]);
-      series.push({type: "scatter", data: rows, symbolSize: RADII[band] * 2 * plotScale(), large: true, largeThreshold: 1500, silent: true,
+      series.push({type: "scatter", data: rows, symbolSize: RADII[band] * 2 * plotScale(), large: true, largeThreshold: 1500, silent: true, clip: false,
                    progressive: 0, itemStyle: {color: colour, opacity: stage === "stage1" ? 0.45 : 0.62}, z: stage === "stage1" ? 2 : 3});
     });
   }
@@ -87,7 +87,7 @@ function plotOption(colours) {
   return {
     grid: {left: 46, right: 14, top: 26, bottom: 62}, series,
     xAxis: axis(colours, {type: "value", min: -0.5, max: n - 0.5, minInterval: 1, splitLine: {show: false}, axisLabel: {show: false}}),
-    yAxis: axis(colours, {type: "value", min: -0.03, max: 1.03, interval: 0.2, axisTick: {show: false}, ...evenShares}),
+    yAxis: axis(colours, {type: "value", min: 0, max: 1, ...shares}),
     dataZoom: [{type: "inside", filterMode: "filter", zoomOnMouseWheel: "ctrl", moveOnMouseWheel: false, minValueSpan: 8, ...plot.zoom},
       {type: "slider", height: 22, bottom: 12, filterMode: "filter", minValueSpan: 8, brushSelect: false, showDetail: false, showDataShadow: false, borderColor: colours.line,
        fillerColor: "rgba(120,140,160,.16)", backgroundColor: colours.soft, handleStyle: {color: colours.card, borderColor: colours.faint},

@@ -13,7 +13,7 @@ SIDE = 48
 
 
 def product(silhouette=FAMILIES[0][2], pattern="plain", slim=0.0, detail=0.0, seed=0) -> Look:
-    return vary(Look(silhouette, PATTERNS.index(pattern), 2.0, slim, detail, 0.3), np.random.default_rng(seed))
+    return vary(Look(silhouette, pattern, 2.0, slim, detail, 0.3), np.random.default_rng(seed))
 
 
 def view(look: Look, seed: int) -> np.ndarray:

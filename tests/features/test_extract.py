@@ -3,7 +3,6 @@
 import shutil
 import sqlite3
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +15,10 @@ from features.store import FeatureStore
 from stage1_cnn.predict import Predictor
 
 
-@pytest.fixture
-def store(small_store: Store, tmp_path: Path) -> Store:
+@pytest.fixture(scope="module")
+def store(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store of one's own, with one image that no longer decodes."""
-    path = tmp_path / "store.sqlite"
+    path = tmp_path_factory.mktemp("extract") / "store.sqlite"
     shutil.copy(small_store.path, path)
     with closing(sqlite3.connect(path)) as connection:
         bad = int(small_store.images().image_id[7])
@@ -28,11 +27,12 @@ def store(small_store: Store, tmp_path: Path) -> Store:
     return Store(path)
 
 
-@pytest.fixture
-def features(predictor: Predictor, store: Store, tmp_path: Path) -> FeatureStore:
+@pytest.fixture(scope="module")
+def features(predictor: Predictor, store: Store) -> FeatureStore:
     """The features of that store."""
-    assert extract(predictor, store, tmp_path / "features.h5", batch_size=50) == 1
-    return FeatureStore(tmp_path / "features.h5")
+    path = store.path.with_name("features.h5")
+    assert extract(predictor, store, path, batch_size=50) == 1
+    return FeatureStore(path)
 
 
 def test_each_row_is_its_image_alone(predictor: Predictor, store: Store, features: FeatureStore) -> None:

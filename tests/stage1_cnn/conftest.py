@@ -8,6 +8,8 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torch import nn
+from torchvision.transforms.v2 import functional as F
 
 from catalog.config import CatalogConfig
 from catalog.ingest import ingest
@@ -48,13 +50,23 @@ def store(store_path: Path) -> Store:
 
 @pytest.fixture(scope="session")
 def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state_dict of the test backbone as torchvision saves it, with its classification layer."""
+    """A state_dict of the test backbone as torchvision saves it: random filters, but batch norm that has seen the photos."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(7)
-        network = torchvision.models.get_model(BACKBONE, num_classes=5)
+        network = torchvision.models.get_model(BACKBONE, num_classes=5).train()
+        settle(network, torch.stack([F.pil_to_tensor(Image.open(io.BytesIO(photo(n)))) for n in range(32)]))
     path = tmp_path_factory.mktemp("weights") / "weights.pth"
     torch.save(network.state_dict(), path)
     return path
+
+
+def settle(network: nn.Module, pixels: torch.Tensor) -> None:
+    """Gives batch norm the statistics of some photos: uint8 [B, 3, H, W]."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the plain average, whatever came first
+    with torch.no_grad():
+        network(F.resize(pixels, [32, 32]).float() / 64 - 2)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,9 @@ def test_cores_are_those_of_this_process() -> None:
         os.sched_setaffinity(0, before)
 
 
-@pytest.mark.parametrize("device, precision", [("tpu", "auto"), ("mps", "auto"), ("cuda:99", "auto"), ("cpu", "fp16"), ("cpu", "tf32")])
+@pytest.mark.parametrize(
+    "device, precision", [("tpu", "auto"), ("mps", "auto"), ("cuda:99", "auto"), ("cpu", "fp16"), ("cpu", "tf32")]
+)
 def test_what_the_machine_lacks_is_named(device: str, precision: str) -> None:
     with pytest.raises(ConfigError, match=r"stage1\.(device|precision): "):
         choose_engine(device, precision)

@@ -163,7 +163,9 @@ def test_interrupted_within_an_epoch_it_ends_the_same(
     assert_same_training(folder, unbroken[0])
 
 
-def test_random_weights_skip_the_head_phase(store: Store, config: Stage1Config, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_random_weights_skip_the_head_phase(
+    store: Store, config: Stage1Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO")
     train_stage1(store, config.model_copy(update={"weights": "none", "epochs": 1}), tmp_path / "stage1", MADE_FROM)
     assert [line["phase"] for line in lines(tmp_path / "stage1")] == ["finetune"]

@@ -1,0 +1,58 @@
+"""A generated features.h5 of any size: categories in families, stage 1 confusing siblings, the real long tail where it is known.
+
+Not a benchmark itself: the stage-2 benchmarks read what it writes. Photos of a category scatter around its centre; siblings share
+most of a family's centre, and the head knows the centres only roughly, so that it confuses siblings while the features hold more.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from catalog.splits import SPLITS, deal
+from catalog.store import POSITIONS, ImageTable
+from catalog.taxonomy import Category, Taxonomy
+from features.store import FeatureWriter
+from stage1_cnn.head import Head
+
+SIBLINGS = 5
+_BLOCK = 8192
+
+
+def sizes(categories: int, cap: int) -> np.ndarray:
+    """Photos of each category, int64: Cdiscount's own counts where SHELFSORT_TEST_DATA has them (cdiscount/sample-distribution.json),
+    else a long tail like theirs; all capped."""
+    path = Path(os.environ.get("SHELFSORT_TEST_DATA", "")) / "cdiscount" / "sample-distribution.json"
+    if path.is_file():
+        known = json.loads(path.read_text())
+        counts = np.array(sorted((known.values() if isinstance(known, dict) else known), reverse=True), dtype=np.int64)
+    else:
+        counts = np.round(np.exp(np.random.default_rng(0).normal(np.log(362), 1.4, 5270))).astype(np.int64).clip(12)
+    counts = np.sort(counts)[::-1]
+    return np.minimum(counts[np.linspace(0, len(counts) - 1, categories).round().astype(int)], cap)
+
+
+def write(path: Path, *, categories: int, width: int, cap: int, seed: int = 0) -> tuple[Taxonomy, np.ndarray]:
+    """Writes the file, and returns the categories and the natural counts int64 [K]."""
+    rng = np.random.default_rng(seed)
+    counts = rng.permutation(sizes(categories, int(cap / 0.7)))
+    class_index = np.repeat(np.arange(categories, dtype=np.int32), counts)
+    product_id = rng.permutation(len(class_index)).astype(np.int64)
+    split = deal(class_index, product_id, np.zeros((categories, len(SPLITS)), dtype=np.int64), seed)
+    order = np.lexsort((product_id, class_index, split))
+    ids = product_id[order]
+    table = ImageTable(ids * POSITIONS, ids, class_index[order], split[order], np.ones(len(ids), dtype=bool))
+    families = rng.normal(size=(categories // SIBLINGS + 1, width)).astype(np.float32)
+    centres = families[np.arange(categories) // SIBLINGS] + 0.55 * rng.normal(size=(categories, width)).astype(np.float32)
+    known = centres + 0.35 * rng.normal(size=centres.shape).astype(np.float32)
+    head = Head(3.0 * known / width**0.5, -1.5 * (known**2).sum(axis=1) / width**0.5)
+    with FeatureWriter(path, table, width, categories, {"generated": seed}, {"device": "none", "precision": "fp32"}) as writer:
+        for start in range(0, len(table), _BLOCK):
+            part = table[start : start + _BLOCK]
+            spread = np.where(part.split == 0, 1.6, 2.2)[:, None]  # photos that stage 1 was fitted on look cleaner
+            noise = rng.standard_normal((len(part), width), dtype=np.float32)
+            writer.write((centres[part.class_index] + spread * noise).astype(np.float16), {})
+        writer.finish(head)
+    taxonomy = Taxonomy(Category(i, f"L{i // 100}", f"F{i // SIBLINGS}", f"C{i}") for i in range(categories))
+    return taxonomy, counts

@@ -1,0 +1,176 @@
+"""The report's files: what it computes, what it carries, and that names from a dump stay text."""
+
+import base64
+import gzip
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+
+from catalog.errors import ArtifactError, ConfigError
+from pipeline.charts import FIGURES, plot
+from pipeline.report import LIMIT, write_report
+from pipeline.report_findings import clustered_mean, coverage, distances, doubtful_labels, reliability
+from pipeline.report_pack import KINDS, pack, share
+from pipeline.report_run import EvaluatedRun
+from tests.pipeline.evaluation_maker import NASTY, make_small_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_small_run(tmp_path_factory.mktemp("runs") / "small")
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> str:
+    return write_report([run], run / "report").read_text(encoding="utf-8")
+
+
+def unpack(block: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """What the page's script reads: the JSON values, and the columns by name."""
+    data = gzip.decompress(base64.b64decode(block))
+    length = int.from_bytes(data[:4], "little")
+    header = json.loads(data[4 : 4 + length])
+    kinds = {name: kind for kind, name in KINDS.items()}
+    columns = {
+        name: np.frombuffer(data, "<" + kinds[c["kind"]], c["length"], 4 + length + c["offset"]) for name, c in header["columns"].items()
+    }
+    return header["values"], columns
+
+
+def block(page: str, name: str) -> str:
+    return re.search(f'<script id="{name}" type="text/plain">(.*?)</script>', page, re.DOTALL)[1]
+
+
+def test_pack_round_trip():
+    columns = {"a": np.array([1, 2, 3], np.uint8), "b": np.array([1.5, np.nan], np.float32), "c": np.zeros(0, np.float64)}
+    values, found = unpack(pack({"name": NASTY}, columns).decode())
+    assert values == {"name": NASTY}
+    for name, column in columns.items():
+        np.testing.assert_array_equal(found[name], column)
+    np.testing.assert_array_equal(share(np.array([0.5, np.nan, 1.0])), [5000, 65_535, 10_000])
+
+
+def test_page_is_one_file(page: str):
+    assert len(page.encode()) < LIMIT
+    without_library = page.replace((Path(__file__).parents[2] / "pipeline" / "templates" / "echarts.min.js").read_text(encoding="utf-8"), "")
+    assert not re.search(r"""(src|href)=["']?(?!#|data:)[\w/]""", without_library)
+    assert "http" not in re.sub(r'text/plain">[^<]*<', "", without_library)
+
+
+def test_names_are_text(page: str):
+    assert NASTY not in page
+    assert "alert(" not in page.split("<script>")[0]
+    values, _ = unpack(block(page, "data"))
+    assert values["names"]["level3"][0] == NASTY
+
+
+def test_numbers_are_the_evaluations(run: Path, page: str):
+    values, columns = unpack(block(page, "data"))
+    table = pandas.read_parquet(run / "evaluation" / "per_category.parquet").query("unit == 'product'")
+    np.testing.assert_allclose(columns["product.two_stage.f1"], table["two_stage_f1"].astype(np.float32))
+    np.testing.assert_array_equal(columns["product.support"], table["support"])
+    assert values["metrics"]["product"] == json.loads((run / "evaluation" / "metrics.json").read_text())["product"]
+    assert values["findings"] == json.loads((run / "evaluation" / "report.json").read_text())
+    pairs = pandas.read_parquet(run / "evaluation" / "confusion.parquet").query("unit == 'product' and system == 'two_stage'")
+    assert columns["pair.two_stage"].sum() == pairs["count"].sum() == columns["product.support"].sum()
+
+
+def test_headline_is_on_the_page(run: Path, page: str):
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text())["product"]["natural"]
+    figure = re.search(r'data-metric="top1">(.*?)</div>', page, re.DOTALL)[1]
+    for system in ("stage1", "two_stage"):
+        for bound in ("value", "low", "high"):
+            assert f"{100 * metrics[system]['top1'][bound]:.1f}%" in figure
+
+
+def test_photos_belong_to_the_run(run: Path, page: str):
+    _, index = unpack(block(page, "photo-index"))
+    photos = base64.b64decode(block(page, "photos"))
+    assert len(index["product"]) > 20
+    assert index["starts"][-1] == len(index["offsets"]) - 1 and index["offsets"][-1] == len(photos)
+    assert all(photos[start : start + 4] == b"RIFF" for start in index["offsets"][:-1])
+    known = set(pandas.read_sql("SELECT product_id FROM products", EvaluatedRun(run).store.connection)["product_id"])
+    assert set(index["product"].astype(int)) <= known
+
+
+def test_a_run_without_extras(run: Path, tmp_path: Path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copytree(run / "evaluation", bare / "evaluation")
+    shutil.copy(run / "taxonomy.json", bare)
+    page = write_report([bare, run], tmp_path / "out").read_text(encoding="utf-8")
+    values, columns = unpack(block(page, "data"))
+    assert not values["has_stage2"] and not values["has_store"] and values["findings"]["training"]["epochs"] == []
+    np.testing.assert_array_equal(columns["run1.recall"], columns["product.two_stage.recall"])
+
+
+def test_a_missing_column_is_named(run: Path, tmp_path: Path):
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken)
+    path = broken / "evaluation" / "items.parquet"
+    pandas.read_parquet(path).drop(columns="two_stage_true_confidence").to_parquet(path)
+    with pytest.raises(ArtifactError, match=r"items\.parquet: column two_stage_true_confidence is missing.*shelfsort evaluate"):
+        write_report([broken], tmp_path / "out")
+    with pytest.raises(ArtifactError, match="metrics.json: no such file"):
+        write_report([tmp_path], tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures(run: Path, page: str, name: str, tmp_path: Path):
+    text = plot(name, run, tmp_path / f"{name}.svg").read_text(encoding="utf-8")
+    assert text.startswith("<?xml") and "<script" not in text and len(text) > 5000
+    assert (run / "report" / "figures" / f"{name}.svg").exists()
+
+
+def test_unknown_figures_are_refused(run: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="per-category"):
+        plot("pie", run, tmp_path / "pie.svg")
+    with pytest.raises(ConfigError, match=r"\.svg, \.png or \.pdf"):
+        plot("coverage", run, tmp_path / "coverage.gif")
+
+
+def test_coverage_counts_by_hand():
+    rows = coverage(np.array([0.2, 0.5, 0.9]), np.array([False, True, True]), np.array([1.0, 1.0, 2.0]))
+    assert rows[0] == {"threshold": 0.0, "coverage": 1.0, "accuracy": 0.75, "n": 3}
+    assert rows[50] == {"threshold": 0.5, "coverage": 0.75, "accuracy": 1.0, "n": 2}
+    assert rows[95] == {"threshold": 0.95, "coverage": 0.0, "accuracy": None, "n": 0}
+
+
+def test_reliability_by_hand():
+    found = reliability(np.array([0.91, 0.93, 0.12, 1.0]), np.array([True, False, False, True]), np.ones(4))
+    # Bins 18 (0.90-0.95): 1 right against 1.84; 2 (0.10-0.15): 0 against 0.12; 19: 1 against 1.
+    assert found["ece"] == pytest.approx((0.84 + 0.12) / 4)
+    assert [(b["n"], b["right"]) for b in found["bins"] if b["n"]] == [(1, 0), (2, 1), (1, 1)]
+
+
+def test_distances_double():
+    rows = distances(np.array([-1, 1, 2, 3, -5]))
+    assert [(row["low"], row["high"], row["n"]) for row in rows] == [(-7, -4, 1), (-3, -2, 0), (-1, -1, 1), (1, 1, 1), (2, 3, 2), (4, 7, 0)]
+    assert distances(np.zeros(0, int)) == []
+
+
+def test_interval_widens_with_shared_groups():
+    rng = np.random.default_rng(0)
+    values = np.repeat(rng.random(200) < 0.7, 4)
+    alone = clustered_mean(values, np.ones(800), np.arange(800))
+    shared = clustered_mean(values, np.ones(800), np.repeat(np.arange(200), 4))
+    assert alone["value"] == shared["value"] == values.mean()
+    assert (shared["high"] - shared["low"]) == pytest.approx(2 * (alone["high"] - alone["low"]))
+
+
+def test_swapped_labels_are_doubted():
+    """Two classes that the model knows well, and two items whose labels are exchanged."""
+    truth = np.array([0] * 20 + [1] * 20)
+    answer = truth.copy()
+    answer[[3, 30]] = [1, 0]
+    own = np.where(truth == answer, 0.9, 0.02)
+    table = pandas.DataFrame({"item_id": np.arange(40), "product_id": np.arange(40), "class_index": truth, "two_stage_class": answer,
+                              "two_stage_confidence": np.where(truth == answer, 0.9, 0.95), "two_stage_true_confidence": own})  # fmt: skip
+    found = doubtful_labels(table, 3)
+    assert sorted(found["product_id"]) == [3, 30]
+    assert found["suggested_class"].tolist() == [1, 0]

@@ -1,0 +1,164 @@
+"""Training of the whole second stage on a planted problem: it finds what is there, nothing else, and never looks at test."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catalog.errors import ShelfsortError
+from features.store import FeatureStore
+from stage2_xgb.bundle import Bundle
+from stage2_xgb.gate import OWN, STAGE1
+from stage2_xgb.refine import refine
+from tests.stage2_xgb.conftest import Fitted
+from tests.stage2_xgb.planted import CLASSES, CONFIG, PER_SPLIT, Rows, bundle_bytes, fit, make_rows, pooled, write
+
+ROOT = Path(__file__).parents[2]
+
+
+def gain(store: FeatureStore, bundle: Bundle, unit: str, force: str | None = None) -> tuple[float, float]:
+    """Accuracy on test of the shifted stage 1, and what the second stage adds."""
+    items = pooled(store, "test", unit)
+    result = refine(bundle, items, unit, force)
+    before, after = (float((x.argmax(axis=1) == items.class_index).mean()) for x in (result.shifted, result.two_stage))
+    return before, after - before
+
+
+@pytest.mark.parametrize("unit", ["image", "product"])
+def test_gains_where_the_features_hold_the_answer(fitted: Fitted, unit: str) -> None:
+    before, gained = gain(fitted.store, fitted.open(), unit)
+    assert 0.5 < before < 0.75  # siblings confused, families not
+    assert gained > 0.15
+    for answer in ("shared", "own"):
+        assert gain(fitted.store, fitted.open(), unit, answer)[1] > 0.12, answer
+
+
+def test_every_sibling_pair_is_found(fitted: Fitted) -> None:
+    members = fitted.open().members
+    assert sorted(members) == list(range(CLASSES))
+    assert all(set(s) >= {c, c ^ 1} for c, s in members.items())
+    assert fitted.summary.sets == fitted.summary.models == CLASSES
+    assert fitted.summary.mendable_share > 0.9
+
+
+def test_gains_nothing_where_there_is_nothing_and_is_gated_out(hopeless: Fitted) -> None:
+    bundle = hopeless.open()
+    assert bundle.default == STAGE1
+    assert OWN not in bundle.answers.values()
+    for unit in ("image", "product"):
+        items = pooled(hopeless.store, "test", unit)
+        result = refine(bundle, items, unit)
+        assert not result.refined.any()
+        np.testing.assert_array_equal(result.two_stage, result.shifted)
+        assert gain(hopeless.store, bundle, unit, "own")[1] < 0.03
+
+
+def test_test_is_never_read(fitted: Fitted, tmp_path: Path) -> None:
+    rows = make_rows()
+    test = rows.table.split == 4
+    rows.features[test] = np.nan
+    rows.table.class_index[test] = 0
+    rows.table.product_id[test] = 999_999_999
+    fit(write(tmp_path / "features.h5", rows), tmp_path / "stage2")
+    assert bundle_bytes(tmp_path / "stage2") == bundle_bytes(fitted.folder)
+
+
+def test_a_marker_elsewhere_is_noticed(fitted: Fitted, tmp_path: Path) -> None:
+    """What the test above compares would differ if any other split were touched."""
+    for split in range(4):
+        rows = make_rows()
+        rows.features[np.flatnonzero(rows.table.split == split)[:30]] = 0
+        fit(write(tmp_path / "features.h5", rows), tmp_path / f"stage2-{split}")
+        assert bundle_bytes(tmp_path / f"stage2-{split}") != bundle_bytes(fitted.folder), split
+
+
+def test_one_and_two_jobs_give_the_same_bundle(fitted: Fitted, tmp_path: Path) -> None:
+    fit(fitted.store, tmp_path / "two", jobs=2)
+    one, two = bundle_bytes(fitted.folder), bundle_bytes(tmp_path / "two")
+    assert [name for name in one if one[name] != two.get(name)] == [] and one.keys() == two.keys()
+
+
+_CHILD = """
+import sys
+from pathlib import Path
+from features.store import FeatureStore
+from tests.stage2_xgb.planted import fit
+fit(FeatureStore(Path(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+def test_killed_and_resumed_it_is_the_same(fitted: Fitted, tmp_path: Path) -> None:
+    folder = tmp_path / "stage2"
+    child = subprocess.Popen([sys.executable, "-c", _CHILD, str(fitted.store.path), str(folder)], cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("boosters/0*.ubj")) and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.0005)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("boosters/0*.ubj")}
+    assert kept and not (folder / "manifest.json").exists()
+    fit(fitted.store, folder)
+    assert all(path.stat().st_mtime_ns == mtime for path, mtime in kept.items())  # not trained again
+    left = bundle_bytes(folder)
+    assert {name: data for name, data in left.items() if not name.endswith(".tmp")} == bundle_bytes(fitted.folder)
+
+
+def test_models_of_another_configuration_are_not_kept(fitted: Fitted, tmp_path: Path) -> None:
+    folder = tmp_path / "stage2"
+    other = CONFIG.model_copy(update={"seed": 5})
+    fit(fitted.store, folder, other)
+    (folder / "manifest.json").unlink()
+    fit(fitted.store, folder)
+    assert bundle_bytes(folder) == bundle_bytes(fitted.folder)
+
+
+def test_the_gate_can_be_opened(hopeless: Fitted, tmp_path: Path) -> None:
+    fit(hopeless.store, tmp_path, CONFIG.model_copy(update={"gate": False}))
+    bundle = Bundle.open(tmp_path)
+    assert set(bundle.answers.values()) == {OWN}
+
+
+def test_the_summary_says_what_the_manifest_says(fitted: Fitted) -> None:
+    saved = json.loads((fitted.folder / "summary.json").read_text())
+    manifest = json.loads((fitted.folder / "manifest.json").read_text())
+    decisions = [c["decision"] for c in manifest["categories"]]
+    assert saved["answers"] == {name: decisions.count(name) for name in saved["answers"]}
+    table = fitted.store.table
+    val_b = fitted.store.of_split("val_b")
+    assert saved["units"]["image"]["items"] == val_b.stop - val_b.start
+    assert saved["units"]["product"]["items"] == len(np.unique(table.product_id[val_b])) == CLASSES * PER_SPLIT[3]
+    unit = saved["units"]["image"]
+    assert unit["gated"] - unit["stage1"] == pytest.approx((unit["fixed"] - unit["broken"]) / unit["items"])
+    assert (fitted.folder / "summary.txt").read_text().startswith(f"stage 2: {CLASSES} confusion sets")
+
+
+@pytest.mark.parametrize("absent", ["val_a", "val_b"])
+def test_a_catalogue_too_small_for_a_split(tmp_path: Path, absent: str) -> None:
+    counts = [6, 4, 2, 2, 2]
+    counts[{"val_a": 2, "val_b": 3}[absent]] = 0
+    store = write(tmp_path / "features.h5", make_rows(per_split=tuple(counts)))
+    fit(store, tmp_path / "stage2")
+    bundle = Bundle.open(tmp_path / "stage2")
+    assert absent != "val_b" or (bundle.default == STAGE1 and OWN not in bundle.answers.values())
+
+
+def test_nothing_held_out_is_an_error(tmp_path: Path) -> None:
+    store = write(tmp_path / "features.h5", make_rows(per_split=(6, 0, 0, 2, 2)))
+    with pytest.raises(ShelfsortError, match="no image of reserve or val_a"):
+        fit(store, tmp_path / "stage2")
+
+
+def test_rows_is_what_it_says() -> None:
+    """The planted problem itself: the head confuses siblings only."""
+    rows: Rows = make_rows()
+    from tests.stage2_xgb.planted import make_head
+
+    predicted = make_head().log_probs(rows.features).argmax(axis=1)
+    assert (predicted // 2 == rows.table.class_index // 2).mean() > 0.95
+    assert 0.55 < (predicted == rows.table.class_index).mean() < 0.7
