@@ -101,8 +101,9 @@ lint: setup ## ruff, and who may import whom
 	.venv/bin/ruff check .
 	.venv/bin/lint-imports
 
+BENCHMARKS = $(filter-out __init__ catalogue,$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: setup ## every benchmark, one after the other
-	@for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python "$$script" || exit 1; done
+	@for name in $(BENCHMARKS); do echo "== $$name"; .venv/bin/python -m benchmarks.$$name || exit 1; done
 
 doctor: setup ## check this machine and its packages
 	$(SHELFSORT) doctor

@@ -17,6 +17,7 @@ from features.store import FeatureWriter
 from stage1_cnn.head import Head
 
 SIBLINGS = 5
+_SPREAD, _SEPARATION = 2.0, 3.0
 _BLOCK = 8192
 
 
@@ -44,13 +45,15 @@ def write(path: Path, *, categories: int, width: int, cap: int, seed: int = 0) -
     ids = product_id[order]
     table = ImageTable(ids * POSITIONS, ids, class_index[order], split[order], np.ones(len(ids), dtype=bool))
     families = rng.normal(size=(categories // SIBLINGS + 1, width)).astype(np.float32)
-    centres = families[np.arange(categories) // SIBLINGS] + 0.55 * rng.normal(size=(categories, width)).astype(np.float32)
-    known = centres + 0.35 * rng.normal(size=centres.shape).astype(np.float32)
-    head = Head(3.0 * known / width**0.5, -1.5 * (known**2).sum(axis=1) / width**0.5)
+    apart = _SPREAD * _SEPARATION / (2 * width) ** 0.5  # siblings' centres lie _SEPARATION spreads from each other
+    own, error = apart * rng.normal(size=(2, categories, width)).astype(np.float32)
+    family = families[np.arange(categories) // SIBLINGS]
+    centres, known = family + own, family + 0.7 * own + 0.5 * error
+    head = Head(known / _SPREAD**2, -0.5 * (known**2).sum(axis=1) / _SPREAD**2)
     with FeatureWriter(path, table, width, categories, {"generated": seed}, {"device": "none", "precision": "fp32"}) as writer:
         for start in range(0, len(table), _BLOCK):
             part = table[start : start + _BLOCK]
-            spread = np.where(part.split == 0, 1.6, 2.2)[:, None]  # photos that stage 1 was fitted on look cleaner
+            spread = np.where(part.split == 0, 0.9, 1.0)[:, None] * _SPREAD  # photos that stage 1 was fitted on look cleaner
             noise = rng.standard_normal((len(part), width), dtype=np.float32)
             writer.write((centres[part.class_index] + spread * noise).astype(np.float16), {})
         writer.finish(head)

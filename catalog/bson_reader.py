@@ -227,4 +227,3 @@ class DumpReader:
             detail = "the document is not the one that was indexed; the file changed since"
             raise DumpError(path, offset, "changed", detail, fatal=True)
         return parse(Document(path, offset, data))
-

@@ -66,7 +66,7 @@ def _by_class(classes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Each class that occurs, and its places."""
     order = np.argsort(classes, kind="stable")
     present, starts = np.unique(classes[order], return_index=True)
-    yield from zip(present.tolist(), np.split(order, starts[1:]), strict=True)
+    yield from zip(present.tolist(), np.split(order, starts)[1:], strict=True)
 
 
 def _highest(cosines: np.ndarray) -> np.ndarray:

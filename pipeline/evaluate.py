@@ -3,6 +3,7 @@
 Writes evaluation/ (docs/formats.md). Intervals: paired bootstrap over groups of products that share a picture.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from catalog.artifacts import atomic_path, write_json
+from catalog.errors import ShelfsortError
 from catalog.progress import progress
 from catalog.store import Store
 from catalog.taxonomy import Taxonomy
@@ -37,8 +39,11 @@ CHANGES = {
 def evaluate(
     stores: Sequence[FeatureStore], store: Store, bundle: Bundle, config: EvaluateConfig, folder: Path, made_from: dict
 ) -> dict[str, Any]:  # fmt: skip
-    """Scores the test split through the path that scoring uses, writes evaluation/ and returns what metrics.json holds."""
-    taxonomy, features, views = store.taxonomy, stores[0], Views(stores)
+    """Scores the test split through the path that scoring uses, writes evaluation/ and returns what metrics.json holds.
+
+    Raises ShelfsortError where no test image can be read.
+    """
+    started, taxonomy, features, views = time.perf_counter(), store.taxonomy, stores[0], Views(stores)
     published = bundle.folder / FOLDER
     rival = Bundle.open(published) if (published / "manifest.json").exists() else None
     groups = product_groups(features, store)
@@ -49,7 +54,10 @@ def evaluate(
             for unit, pooled in (("image", images), ("product", pool(images))):
                 items[unit].append(_judge(bundle, rival, pooled, unit))
             bar.update(len(images.product_id))
-    train = np.bincount(features.table.class_index[features.of_split("train")], minlength=len(taxonomy))
+    if not any(len(frame) for frame in items["image"]):
+        raise ShelfsortError(f"{features.path}: no readable image on the test split; the catalogue has too few products")
+    rows = features.of_split("train")
+    train = np.bincount(features.table.class_index[rows][features.table.fit[rows]], minlength=len(taxonomy))
     settings = store.settings
     metrics: dict[str, Any] = {"made_from": made_from, "settings": settings | {"split": "test"}}
     frames = {}
@@ -62,6 +70,7 @@ def evaluate(
         metrics[unit] = measure(frame, len(taxonomy), config)
         frames[unit] = frame
     metrics["rejects"] = dict(store.connection.execute("SELECT reason, count(*) FROM rejects GROUP BY reason"))
+    metrics["seconds"] = round(time.perf_counter() - started, 3)
     _write(folder, frames, taxonomy, train, metrics)
     return metrics
 

@@ -184,7 +184,7 @@ def save_manifest(folder: Path, bundle: Bundle, decisions: Mapping[int, Decision
         unit: [s and {"temperature": s.temperature, "strength": s.strength} for s in shifts] for unit, shifts in bundle.shifts.items()
     }
     manifest = {
-        "schema": SCHEMA, "made_from": bundle.made_from, "files": dict(bundle.checksums), "base_margin": bundle.base_margin,
+        "schema": SCHEMA, "made_from": bundle.made_from, "files": dict(sorted(bundle.checksums.items())), "base_margin": bundle.base_margin,
         "default": bundle.default, "candidates": bundle.candidates, "model": bundle.model, "shift": shift, "categories": categories,
     }  # fmt: skip
     manifest = json.loads(json.dumps(manifest))

@@ -129,10 +129,10 @@ class Views:
         self.heads = tuple(store.head for store in self.stores)
 
     def blocks(self, split: str, *, fit_only: bool) -> Iterator[Pooled]:
-        """The images of a split, BLOCK rows or so at a time, never cutting a product."""
+        """The images of a split, BLOCK rows or so at a time, never cutting a product; one empty block where the split is empty."""
         rows, table = self.first.of_split(split), self.first.table
-        start = rows.start
-        while start < rows.stop:
+        start, stop = rows.start, -1
+        while stop < rows.stop:
             stop = min(start + BLOCK, rows.stop)
             while stop < rows.stop and table.product_id[stop] == table.product_id[stop - 1]:
                 stop += 1

@@ -194,7 +194,7 @@ def _train_reclassifiers(sets: list[ConfusionSet], picker: RowPicker, config: St
     names = [model_name(s.class_index, config.model) for s in sets]
     checksums = {name: sha256_file(folder / name) for name in names if (folder / name).exists()}
     tasks = (delayed(_train_one)(picker, s.members, folder / name) for s, name in zip(sets, names, strict=True) if name not in checksums)
-    results = Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="2*n_jobs")(tasks)
+    results = Parallel(n_jobs=jobs, prefer="threads", return_as="generator_unordered", pre_dispatch="2*n_jobs")(tasks)
     with progress(len(sets), "reclassifiers", "model", initial=len(checksums)) as bar:
         for path, checksum in results:
             bar.update()

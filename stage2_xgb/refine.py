@@ -52,7 +52,7 @@ def _by_predicted(items: Items) -> Iterator[tuple[int, np.ndarray]]:
     """Each predicted category and its rows."""
     order = np.argsort(items.predicted, kind="stable")
     present, starts = np.unique(items.predicted[order], return_index=True)
-    yield from zip(present.tolist(), np.split(order, starts[1:]), strict=True)
+    yield from zip(present.tolist(), np.split(order, starts)[1:], strict=True)
 
 
 def _spread(log_probs: np.ndarray, rows: np.ndarray, classes: np.ndarray, within: np.ndarray) -> None:

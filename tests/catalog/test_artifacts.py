@@ -66,9 +66,10 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: B
     target = tmp_path / "a.txt"
     target.write_text("old")
     expected = ShelfsortError if isinstance(error, OSError) else type(error)
-    with pytest.raises(expected) as caught, atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise error
+    with pytest.raises(expected) as caught:  # noqa: PT012
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise error
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
     if isinstance(error, OSError):
@@ -177,34 +178,35 @@ HOLDER = """
     import os, sys, time
     from catalog.artifacts import run_lock
     with run_lock(sys.argv[1]):
-        if sys.argv[2:] == ["fork"] and os.fork() == 0:
-            print(os.getpid(), flush=True)
-        elif sys.argv[2:] == ["spawn"]:
+        child = "locked"
+        if sys.argv[2:] == ["fork"]:
+            child = os.fork()
+        if sys.argv[2:] == ["spawn"]:
             import subprocess
-            print(subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, close_fds=False).pid, flush=True)
-        else:
-            print("locked", flush=True)
+            child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, close_fds=False).pid
+        if child:
+            print(child, flush=True)
         time.sleep(60)
 """
 
 
 @contextmanager
-def holder(run: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen, list[str]]]:
+def holder(run: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen, str]]:
+    """A process that holds the lock, and what it says: "locked", or the pid of its child."""
     process = python(HOLDER, run, *arguments)
-    lines = [process.stdout.readline().strip() for _ in range(2 if "fork" in arguments else 1)]
+    said = process.stdout.readline().strip()
     try:
-        yield process, lines
+        yield process, said
     finally:
         process.kill()
-        for line in lines:
-            if line.isdigit():
-                os.kill(int(line), signal.SIGKILL)
+        if said.isdigit():
+            os.kill(int(said), signal.SIGKILL)
         process.communicate()
 
 
 def test_the_second_writer_is_refused_with_the_first_ones_pid_and_host(tmp_path: Path) -> None:
-    with holder(tmp_path / "run") as (process, lines):
-        assert lines == ["locked"]
+    with holder(tmp_path / "run") as (process, said):
+        assert said == "locked"
         with pytest.raises(LockedError, match=f"pid {process.pid} on {socket.gethostname()} is writing this run"):
             with run_lock(tmp_path / "run"):
                 pytest.fail("two writers")
@@ -218,13 +220,12 @@ def test_the_second_writer_is_refused_with_the_first_ones_pid_and_host(tmp_path:
 
 @pytest.mark.parametrize("kind", ["fork", "spawn"])
 def test_children_that_outlive_their_parent_do_not_hold_the_lock(tmp_path: Path, kind: str) -> None:
-    with holder(tmp_path, kind) as (process, lines):
-        [child] = [int(line) for line in lines if line.isdigit()]
+    with holder(tmp_path, kind) as (process, child):
         with pytest.raises(LockedError), run_lock(tmp_path):
             pass
         process.kill()
         process.wait()
-        os.kill(child, 0)  # still there
+        os.kill(int(child), 0)  # still there
         with run_lock(tmp_path):
             pass
 

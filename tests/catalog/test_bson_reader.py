@@ -241,7 +241,10 @@ def text(value: bytes) -> bytes:
 ELEMENTS = {
     "double": (1, [struct.pack("<d", x) for x in (0.0, -0.0, float("inf"), float("nan"), 5e-324)]),
     "string": (2, [text(b""), text("prix 5 €".encode()), text(b"a\0b"), text(b"\xff\xfe not UTF-8"), text(b"\xed\xa0\x80")]),
-    "document": (3, [raw(), raw(b"\x10a\0\x01\0\0\0"), raw(b"\x10$x.y\0\x01\0\0\0"), raw(b"\x0aa\0", b"\x0aa\0"), nested(50, b"\x03")]),
+    "document": (
+        3,
+        [raw(), raw(b"\x10a\0\x01\0\0\0"), raw(b"\x10$x.y\0\x01\0\0\0"), raw(b"\x0aa\0", b"\x0aa\0"), nested(50, b"\x03")],
+    ),
     "array": (4, [raw(), raw(b"\x100\0\x01\0\0\0"), raw(b"\x10wrong key\0\x01\0\0\0"), nested(50, b"\x04")]),
     "binary": (5, [struct.pack("<iB", 3, kind) + b"abc" for kind in (0, 1, 5, 6, 7, 8, 127, 128, 255)]),
     "binary of old kind": (5, [struct.pack("<iBi", 7, 2, 3) + b"abc"]),

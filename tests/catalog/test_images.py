@@ -54,7 +54,9 @@ def reason(data: bytes, **options: int) -> str:
     return caught.value.reason
 
 
-@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"quality": 20}, {"progressive": True}, {"optimize": True}, {"dpi": (1, 9)}])
+@pytest.mark.parametrize(
+    "options", [{}, {"subsampling": 0}, {"quality": 20}, {"progressive": True}, {"optimize": True}, {"dpi": (1, 9)}]
+)
 def test_jpegs_take_the_fast_path_and_equal_pillows(options: dict) -> None:
     data = encoded(picture(50, 41), "JPEG", **options)
     pixels = decode(data)
@@ -151,7 +153,10 @@ def test_orientation_in_xmp_or_behind_a_long_segment_equals_pillows(orientation:
         assert difference(decode(data), upright) > 50 if orientation == 3 else decode(data).shape == (24, 16, 3)
 
 
-@pytest.mark.parametrize("tiff", [b"", b"II*\0", b"II*\0\xff\xff\xff\xff", b"XX*\0\x08\0\0\0", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x05\0\0\0\x63"])
+@pytest.mark.parametrize(
+    "tiff",
+    [b"", b"II*\0", b"II*\0\xff\xff\xff\xff", b"XX*\0\x08\0\0\0", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x05\0\0\0\x63"],
+)
 def test_damaged_exif_data_costs_nothing(tiff: bytes) -> None:
     plain = encoded(picture(), "JPEG")
     exif = b"Exif\0\0" + tiff
@@ -167,7 +172,21 @@ def test_odd_sizes(size: tuple[int, int], kind: str) -> None:
     assert decode(encoded(Image.new("RGB", size, (9, 200, 40)), kind)).shape == (size[1], size[0], 3)
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff", b"a text, not an image", bytes(1000), b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBP", b"BM"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff",
+        b"\xff\xd8",
+        b"\xff\xd8\xff",
+        b"a text, not an image",
+        bytes(1000),
+        b"\x89PNG\r\n\x1a\n",
+        b"GIF89a",
+        b"RIFF\0\0\0\0WEBP",
+        b"BM",
+    ],
+)
 def test_what_is_no_image_says_so(data: bytes) -> None:
     assert reason(data) == ("not_an_image" if data else "empty")
 
@@ -196,6 +215,7 @@ def test_a_broken_huffman_table_is_an_error() -> None:
 
 def png_of(width: int, height: int) -> bytes:
     """A PNG of about 9 kB that declares what it doesn't hold."""
+
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
@@ -249,9 +269,7 @@ def test_a_huge_declaration_costs_no_memory() -> None:
                 assert error.reason == "too_large"
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 10_000  # kB; the pixels would take 12 GB
 
@@ -314,14 +332,17 @@ def test_other_mutated_images_are_images_or_named_errors(kind: str) -> None:
 
 def test_the_limit_holds_what_decoding_takes() -> None:
     """A 16-bit picture of the largest size that is allowed: 50 million pixels in a file of some kB."""
-    limit, script = 50_000_000, """
+    limit, script = (
+        50_000_000,
+        """
         import io, resource, sys
         from PIL import Image
         from catalog.images import decode
         out = io.BytesIO()
         Image.new(sys.argv[1], (10_000, 5_000)).save(out, "PNG")
         print(decode(out.getvalue()).nbytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    """
+    """,
+    )
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), "I;16"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import random
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -88,14 +89,17 @@ def test_the_same_dump_in_any_order_gives_the_same_store(small_dump: SmallDump, 
         assert store.read(ids) == small_store.read(ids)
 
 
-def test_two_processes_give_the_same_store(small_dump: SmallDump, small_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_give_the_same_store(
+    small_dump: SmallDump, small_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(catalog.checker, "_CHUNK_BYTES", 5_000)
     summary = run(tmp_path, small_dump.path, categories=small_dump.categories, jobs=2)
     assert fingerprint(tmp_path) == small_store.fingerprint
     assert summary.images == 208
-    assert rows(tmp_path, "SELECT sum(length(data)) FROM blobs") == small_store.connection.execute(
-        "SELECT sum(length(data)) FROM blobs"
-    ).fetchall()
+    assert (
+        rows(tmp_path, "SELECT sum(length(data)) FROM blobs")
+        == small_store.connection.execute("SELECT sum(length(data)) FROM blobs").fetchall()
+    )
 
 
 def test_another_seed_or_content_gives_another_store(small_dump: SmallDump, small_store: Store, tmp_path: Path) -> None:
@@ -127,8 +131,8 @@ def statements(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch, kill
     seen: list[str] = []
 
     def note(statement: str) -> None:
-        seen.append(statement)
-        if kill and statement.startswith(kill[0]) and sum(s.startswith(kill[0]) for s in seen) == kill[1]:
+        seen.append(statement.strip())
+        if kill and seen[-1].startswith(kill[0]) and sum(s.startswith(kill[0]) for s in seen) == kill[1]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     original = catalog.ingest._open
@@ -146,10 +150,9 @@ def statements(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch, kill
     return seen
 
 
-def kill_and_resume(
-    small_dump: SmallDump, folder: Path, moments: list[Moment], monkeypatch: pytest.MonkeyPatch
-) -> list[str]:
+def kill_and_resume(small_dump: SmallDump, folder: Path, moments: list[Moment], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Kills an ingest at these moments, one after the other, then lets it finish; the last run's statements."""
+
     def work() -> IngestSummary:
         return run(folder, small_dump.path, categories=small_dump.categories)
 
@@ -174,8 +177,8 @@ def test_killed_three_times_and_resumed_is_the_same_store(
 
 
 @pytest.mark.parametrize("moment", [
-    ("BEGIN", 1), ("CREATE TABLE products", 1), ("INSERT INTO categories", 6), ("BEGIN", 2), ("INSERT INTO dumps", 1), ("COMMIT", 2),
-    ("UPDATE products SET state = 'kept'", 1), ("COMMIT", 4), ("UPDATE products SET state = 'kept'", 120),
+    ("BEGIN", 1), ("CREATE TABLE products", 1), ("INSERT INTO categories", 6), ("BEGIN", 2), ("INSERT INTO dumps", 1),
+    ("COMMIT", 2), ("UPDATE products SET state = 'kept'", 1), ("COMMIT", 4), ("UPDATE products SET state = 'kept'", 120),
     ("WITH copies", 1), ("INSERT OR REPLACE INTO meta", 1), ("UPDATE dumps", 1),
 ])  # fmt: skip
 def test_killed_at_any_stage_and_resumed_is_the_same_store(
@@ -338,7 +341,9 @@ def test_one_id_twice(tmp_path: Path) -> None:
     assert rows(tmp_path / "0", "SELECT digest FROM products WHERE product_id = 2") == [(standing,)]
 
 
-def test_a_dump_with_other_rows_than_its_index_is_refused(small_dump: SmallDump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dump_with_other_rows_than_its_index_is_refused(
+    small_dump: SmallDump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A dump that is rewritten between the scan and the copy, in place and with the same time stamp."""
     dump = write_bson(tmp_path / "a.bson", [document(i, 1, [jpeg(i)]) for i in range(20)])
     status = dump.stat()
@@ -411,7 +416,9 @@ def test_a_later_dump_moves_no_product(tmp_path: Path) -> None:
 
 
 def test_caps_take_whole_products_and_the_rest_still_counts(tmp_path: Path) -> None:
-    dump = write_bson(tmp_path / "a.bson", [document(i, 1 + i % 2, [jpeg(4 * i + j) for j in range(1 + i % 3)]) for i in range(160)])
+    dump = write_bson(
+        tmp_path / "a.bson", [document(i, 1 + i % 2, [jpeg(4 * i + j) for j in range(1 + i % 3)]) for i in range(160)]
+    )
     config = CatalogConfig(caps=Caps(train=20, test=5))
     summary = run(tmp_path, dump, config=config)
     train = rows(tmp_path, """SELECT class_index, state, count(*), sum(n_images) FROM products
@@ -419,14 +426,11 @@ def test_caps_take_whole_products_and_the_rest_still_counts(tmp_path: Path) -> N
     assert [(c, s) for c, s, _, _ in train] == [(0, "dropped"), (0, "kept"), (1, "dropped"), (1, "kept")]
     assert all(18 <= images <= 20 for _, state, _, images in train if state == "kept")
     assert summary.dropped_products == rows(tmp_path, "SELECT count(*) FROM products WHERE state = 'dropped'")[0][0]
-    store = Store(tmp_path / "store.sqlite")
+    query = "SELECT product_id FROM products WHERE split = 'train' AND class_index = ? AND state = ?"
     for class_index in (0, 1):
-        hashes = {
-            state: product_hash(np.array([i for (i,) in rows(
-                tmp_path, "SELECT product_id FROM products WHERE split = 'train' AND class_index = ? AND state = ?", class_index, state
-            )]), 0) for state in ("kept", "dropped")
-        }  # fmt: skip
-        assert hashes["kept"].max() < hashes["dropped"].min()
+        kept, dropped = (np.ravel(rows(tmp_path, query, class_index, state)) for state in ("kept", "dropped"))
+        assert product_hash(kept, 0).max() < product_hash(dropped, 0).min()
+    store = Store(tmp_path / "store.sqlite")
     run(tmp_path / "all", dump)
     whole = Store(tmp_path / "all" / "store.sqlite")
     for unit in ("image", "product"):
@@ -464,10 +468,8 @@ def planned(count: int) -> dict[str, list[int]]:
 def test_of_identical_images_the_side_with_precedence_keeps_the_right_to_be_fitted(tmp_path: Path) -> None:
     free = planned(200)
     images = {i: [jpeg(i)] for i in range(200)}
-    pairs = []
-    for higher, lower in (("test", "val_b"), ("test", "val_a"), ("test", "reserve"), ("test", "train"), ("val_b", "val_a"),
-                          ("val_b", "reserve"), ("val_b", "train"), ("val_a", "reserve"), ("val_a", "train"), ("reserve", "train")):  # fmt: skip
-        pairs.append((free[higher].pop(), free[lower].pop(0)))
+    ranks = ("test", "val_b", "val_a", "reserve", "train")
+    pairs = [(free[higher].pop(), free[lower].pop(0)) for i, higher in enumerate(ranks) for lower in ranks[i + 1 :]]
     pairs += [(free["train"][0], free["train"][1]), (free["test"][0], free["test"][1])]  # within a side the lower hash
     for number, (winner, loser) in enumerate(pairs):
         images[winner] = images[loser] = [jpeg(1000 + number)]
@@ -508,8 +510,8 @@ def test_a_later_dump_may_take_the_right_from_an_earlier_copy(tmp_path: Path) ->
     run(tmp_path, write_bson(tmp_path / "b.bson", later))
     store = Store(tmp_path / "store.sqlite")
     assert on_two_sides(store) == {"products": 0, "pictures": 0, "strays": 0}
-    [(split,)] = rows(tmp_path, "SELECT split FROM images WHERE status = 'ok' AND digest = (SELECT digest FROM images WHERE image_id = ?)", train * POSITIONS)
-    assert split == "test"
+    query = "SELECT split FROM images WHERE status = 'ok' AND digest = (SELECT digest FROM images WHERE image_id = ?)"
+    assert rows(tmp_path, query, train * POSITIONS) == [("test",)]
     assert rows(tmp_path, "SELECT status FROM images WHERE image_id = ?", train * POSITIONS) == [("duplicate",)]
 
 
@@ -569,7 +571,7 @@ def test_other_settings_or_names_are_refused_naming_what_differs(small_dump: Sma
 @pytest.mark.parametrize("content", [b"garbage " * 1000, b"SQLite format 3\0" + bytes(10_000)])
 def test_what_is_no_store_is_not_written_to(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "store.sqlite").write_bytes(content)
-    with pytest.raises(ArtifactError, match="not readable as a store.*--rebuild"):
+    with pytest.raises(ArtifactError, match=r"not readable as a store.*--rebuild"):
         run(tmp_path, write_bson(tmp_path / "a.bson", [document(1, 1)]))
     assert (tmp_path / "store.sqlite").read_bytes() == content
 
@@ -588,8 +590,6 @@ def test_a_store_of_another_schema_is_refused(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(
     small_dump: SmallDump, small_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    import resource
-
     def work() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

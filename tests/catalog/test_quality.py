@@ -69,7 +69,9 @@ def test_max_pixels() -> None:
         check(jpeg(1, 24), CatalogConfig(max_pixels=24 * 24 - 1))
 
 
-@pytest.mark.parametrize("data, reason", [(None, "no_picture"), (b"", "empty"), (b"text", "not_an_image"), (jpeg(1)[:-40], "undecodable")])
+@pytest.mark.parametrize(
+    "data, reason", [(None, "no_picture"), (b"", "empty"), (b"text", "not_an_image"), (jpeg(1)[:-40], "undecodable")]
+)
 def test_what_cannot_be_decoded_is_named(data: bytes | None, reason: str) -> None:
     with pytest.raises(ImageError) as caught:
         check(data, CatalogConfig())

@@ -37,7 +37,7 @@ class Items:
 
 def make_small_run(run: Path, *, seed: int = 0, skill: float = 0.0) -> Path:
     """50 categories in a real store of drawn pictures; about 70 evaluated products."""
-    spec = SyntheticSpec(categories=50, products=1500, side=48, tail=0.7, duplicates=0.06, blanks=0.02)
+    spec = SyntheticSpec(categories=50, products=700, side=48, tail=0.7, duplicates=0.06, blanks=0.02)
     run.mkdir(parents=True)
     write_dump(run / "dump.bson", spec)
     write_categories(run / "names.csv", spec)

@@ -1,6 +1,8 @@
 """A small real store: four categories told apart by colour, so that a tiny network learns them in seconds."""
 
 import io
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,19 @@ def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "store.sqlite"
     ingest(path, [dump], None, CatalogConfig(), index_folder=folder / "dumps", jobs=1)
     return path
+
+
+@dataclass
+class Cut:
+    """A source of images some of which are cut short, as a dump to be scored may hold them."""
+
+    store: Store
+    damaged: Collection[int]
+
+    def read(self, image_ids: Sequence[int]) -> list[bytes]:
+        """The bytes of some images."""
+        found = zip(image_ids, self.store.read(image_ids), strict=True)
+        return [data[:40] if image_id in self.damaged else data for image_id, data in found]
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,10 +15,7 @@ from catalog.store import Store
 from stage1_cnn import checkpoint
 from stage1_cnn.backbones import build
 from stage1_cnn.config import Stage1Config
-from stage1_cnn.device import choose_engine
 from stage1_cnn.phases import Summary, train_stage1
-from stage1_cnn.sources import CachedFeatures, Photos
-from stage1_cnn.train import evaluate
 
 MADE_FROM = {"store": "0123", "config": {"lr": 0.001}}
 CHILD = """
@@ -93,27 +89,6 @@ def test_a_finished_training_is_not_repeated(unbroken: tuple[Path, Summary], sto
 def test_something_else_is_refused(unbroken: tuple[Path, Summary], store: Store, config: Stage1Config) -> None:
     with pytest.raises(ArtifactError, match=r"config\.lr was 0\.001, is now 0\.1; .*--rebuild"):
         train_stage1(store, config, unbroken[0], {**MADE_FROM, "config": {"lr": 0.1}})
-
-
-def test_cached_features_are_those_of_the_frozen_network(store: Store, config: Stage1Config, tmp_path: Path) -> None:
-    engine = choose_engine("cpu", "fp32")
-    train, val = store.images("train"), store.images("val_a")
-    photos = Photos(store, train, val, config, engine)
-    network = build(config.backbone, 4, weights=config.weights).to(memory_format=torch.channels_last)
-    network.freeze(True)
-    in_memory = CachedFeatures(photos, network, tmp_path, lambda: None)
-    on_disk = CachedFeatures(photos_with(photos, cache_gb=0), network, tmp_path, lambda: None)
-    assert isinstance(on_disk.train.features, np.memmap)
-    assert np.array_equal(in_memory.train.features, on_disk.train.features)
-    assert not list(tmp_path.iterdir()), "the scratch file has no name"
-    plain, cached = evaluate(network, photos.validation(), engine), evaluate(network.head, in_memory.validation(), engine)
-    assert cached.loss == pytest.approx(plain.loss, rel=1e-3)
-    assert (cached.top1, cached.images) == (plain.top1, plain.images)
-
-
-def photos_with(photos: Photos, **changes: object) -> Photos:
-    config = photos.config.model_copy(update=changes)
-    return Photos(photos.store, photos.train, photos.val, config, photos.engine)
 
 
 def test_killed_at_any_step_it_ends_the_same(

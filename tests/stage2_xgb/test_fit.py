@@ -17,7 +17,7 @@ from stage2_xgb.bundle import Bundle
 from stage2_xgb.gate import OWN, STAGE1
 from stage2_xgb.refine import refine
 from tests.stage2_xgb.conftest import Fitted
-from tests.stage2_xgb.planted import CLASSES, CONFIG, PER_SPLIT, Rows, bundle_bytes, fit, make_rows, pooled, write
+from tests.stage2_xgb.planted import CLASSES, CONFIG, PER_SPLIT, bundle_bytes, fit, make_head, make_rows, pooled, write
 
 ROOT = Path(__file__).parents[2]
 
@@ -154,11 +154,9 @@ def test_nothing_held_out_is_an_error(tmp_path: Path) -> None:
         fit(store, tmp_path / "stage2")
 
 
-def test_rows_is_what_it_says() -> None:
+def test_the_planted_problem_is_what_it_says() -> None:
     """The planted problem itself: the head confuses siblings only."""
-    rows: Rows = make_rows()
-    from tests.stage2_xgb.planted import make_head
-
+    rows = make_rows()
     predicted = make_head().log_probs(rows.features).argmax(axis=1)
     assert (predicted // 2 == rows.table.class_index // 2).mean() > 0.95
     assert 0.55 < (predicted == rows.table.class_index).mean() < 0.7

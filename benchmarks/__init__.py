@@ -1,0 +1,1 @@
+"""Benchmarks: one script a claim, each printing its ratio against the peer and against the limit."""

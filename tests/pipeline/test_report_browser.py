@@ -1,0 +1,209 @@
+"""The report in headless Chromium, as an analyst would use it: of a small run, and of 5,270 categories with 100,000 products.
+
+Screenshots stay in build/screenshots. Needs Debian's chromium and chromium-driver, and the package selenium.
+"""
+
+import csv
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas
+import pytest
+
+from pipeline.report import write_report
+from tests.pipeline.evaluation_maker import NASTY, make_large_run, make_small_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytest.importorskip("selenium", reason="selenium is not installed: pip install selenium")
+CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+if not CHROMIUM or not DRIVER:
+    pytest.skip("chromium or chromedriver is missing: apt-get install chromium chromium-driver", allow_module_level=True)
+
+from selenium import webdriver  # noqa: E402 (only where the skips above let it)
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--hide-scrollbars", "about:blank")  # fmt: skip
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+OPENING = 3.0
+"""Most seconds from the navigation to the first chart."""
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    runs = [make_small_run(folder / "small"), make_small_run(folder / "other", seed=3, skill=0.5)]
+    write_report(runs, runs[0] / "report")
+    return runs[0]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = make_large_run(tmp_path_factory.mktemp("runs") / "large", pictured=5000)
+    write_report([run], run / "report")
+    return run
+
+
+class Page:
+    """A report in a browser window."""
+
+    def __init__(self, driver: webdriver.Chrome, run: Path, width: int, dark: bool) -> None:
+        self.driver, self.run, self.name = driver, run, f"{run.name}-{width}{'-dark' if dark else ''}"
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        self.opening = min(self._open() for _ in range(3))  # a shared machine stalls now and then
+
+    def _open(self) -> float:
+        self.driver.get("about:blank")
+        for log in ("browser", "performance"):
+            self.driver.get_log(log)
+        self.driver.get((self.run / "report" / "index.html").as_uri())
+        self.wait(lambda: self.js("return document.documentElement.dataset.ready && document.querySelector('#plot-card canvas')"))
+        return float(self.js("return document.documentElement.dataset.ready")) / 1000
+
+    def js(self, script: str, *arguments: object) -> object:
+        return self.driver.execute_script(script, *arguments)
+
+    def find(self, selector: str) -> webdriver.remote.webelement.WebElement:
+        return self.driver.find_element("css selector", selector)
+
+    def text(self, selector: str) -> str:
+        return self.js("return document.querySelector(arguments[0]).textContent", selector)
+
+    def wait(self, condition: Callable[[], object], seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "the page did not get there"
+            time.sleep(0.05)
+
+    def view(self, name: str) -> None:
+        self.js("location.hash = arguments[0]", name)
+        self.wait(lambda: self.js("return !document.getElementById('view-' + arguments[0]).hidden", name.split("/")[0]))
+
+    def shot(self, name: str) -> None:
+        time.sleep(0.3)
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.driver.save_screenshot(str(SCREENSHOTS / f"{self.name}-{name}.png"))
+
+    def column(self, table: str, number: int) -> list[str]:
+        return self.js("return [...document.querySelectorAll(`#table-${arguments[0]} tbody tr`)].map((r) => r.children[arguments[1]].textContent)", table, number)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path_factory.mktemp("downloads"))})
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module", params=[("small", 1280, False), ("small", 400, True), ("large", 1280, True), ("large", 400, False)],
+                ids=lambda p: f"{p[0]}-{p[1]}")  # fmt: skip
+def page(request: pytest.FixtureRequest, driver: webdriver.Chrome) -> Page:
+    name, width, dark = request.param
+    return Page(driver, request.getfixturevalue(name), width, dark)
+
+
+def table(page: Page, name: str) -> pandas.DataFrame:
+    rows = pandas.read_parquet(page.run / "evaluation" / f"{name}.parquet")
+    return rows[rows["unit"] == "product"] if "unit" in rows else rows
+
+
+def percent(value: float) -> str:
+    return "–" if pandas.isna(value) else f"{100 * value:.1f}%"
+
+
+def test_opens_quickly(page: Page):
+    page.shot("overview")
+    print(f"{page.name}: first chart after {page.opening:.2f} s")
+    assert page.opening < OPENING
+
+
+def test_every_view_draws(page: Page):
+    for view in ("categories", "hierarchy", "confusions", "confidence", "review", "items", "training", "overview"):
+        page.view(view)
+        assert page.js("return document.getElementById('view-' + arguments[0]).querySelectorAll('table, canvas').length", view)
+        assert page.js("return document.documentElement.scrollWidth <= innerWidth"), f"{view} is wider than the window"
+        page.shot(view)
+    assert not page.find("#problem").is_displayed()
+
+
+def test_search_opens_a_category(page: Page):
+    row = table(page, "per_category").sort_values("support").iloc[-1]
+    search = page.find("#search")
+    search.send_keys(str(row["category_id"]))
+    page.wait(lambda: len(page.driver.find_elements("css selector", "#found li")) == 1)
+    search.send_keys(Keys.ENTER)
+    page.wait(lambda: page.js("return location.hash") == f"#category/{row['category_id']}")
+    shown = page.text("#view-category .stats")
+    for measure in ("recall", "precision", "f1"):
+        assert percent(row[f"two_stage_{measure}"]) in shown and percent(row[f"stage1_{measure}"]) in shown
+    page.shot("category")
+
+
+def test_a_hostile_name_is_text(page: Page):
+    identity = table(page, "per_category").query("class_index == 0")["category_id"].iloc[0]
+    page.view(f"category/{identity}")
+    page.wait(lambda: page.text("#view-category h1") == NASTY)
+    assert page.js("return document.querySelectorAll('#view-category script').length") == 0
+
+
+def test_a_table_sorts_filters_and_pages(page: Page):
+    page.view("categories")
+    rows = table(page, "per_category").sort_values(["support", "class_index"], ascending=[False, True])
+    page.js("document.querySelectorAll('#table-categories th button')[2].click()")
+    assert page.column("categories", 2) == [f"{n:,}" for n in rows["support"].head(20)]
+    assert page.column("categories", 4) == [percent(value) for value in rows["two_stage_recall"].head(20)]
+    page.find("#table-categories input").send_keys(str(rows["category_id"].iloc[3]))
+    page.wait(lambda: len(page.column("categories", 1)) == 1)
+    assert page.column("categories", 1) == [str(rows["category_id"].iloc[3])]
+
+
+def test_lost_products_are_the_confusions(page: Page):
+    pairs = table(page, "confusion").query("true_class != predicted_class")
+    lost = pairs.groupby(["system", "true_class"])["count"].sum().unstack(0, fill_value=0)
+    lost = lost.reset_index().sort_values(["two_stage", "true_class"], ascending=[False, True]).head(5)
+    page.view("overview")
+    assert [int(text.replace(",", "")) for text in page.column("lost", 1)[:5]] == lost["two_stage"].tolist()
+    assert [int(text.replace(",", "")) for text in page.column("lost", 3)[:5]] == lost["stage1"].tolist()
+
+
+def test_the_slider_reads_the_table(page: Page):
+    page.view("confidence")
+    page.js("const s = document.getElementById('coverage-slider'); s.value = 62; s.dispatchEvent(new Event('input'))")
+    rows = json.loads((page.run / "evaluation" / "report.json").read_text())["product"]["two_stage"]["coverage"]
+    expected = f"Accept above 0.62: {100 * rows[62]['coverage']:.0f}% of products, {100 * rows[62]['accuracy']:.0f}% right"
+    assert page.text("#coverage-sentence") == expected
+
+
+def test_corrections_export(page: Page, tmp_path: Path):
+    page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    page.view("review")
+    rows = table(page, "review").query("kind == 'doubt'")
+    page.js("document.querySelector('#doubts .use').click()")
+    page.js("document.getElementById('export-corrections').click()")
+    page.wait(lambda: (tmp_path / "corrections.csv").exists())
+    names = table(page, "per_category").set_index("class_index")["category_id"]
+    with open(tmp_path / "corrections.csv", newline="") as file:
+        assert list(csv.reader(file)) == [["product_id", "category_id"], [str(rows["product_id"].iloc[0]), str(names[rows["suggested_class"].iloc[0]])]]
+    page.js("localStorage.clear(); marks.clear(); showMarks()")
+
+
+def test_nothing_leaves_the_file(page: Page):
+    """Last: over everything that the tests above did."""
+    complaints = [entry["message"] for entry in page.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    assert not complaints
+    events = [json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")]
+    asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+    assert asked and not [url for url in asked if not url.startswith(("file:", "blob:", "data:"))]

@@ -1,0 +1,66 @@
+"""The gate, on counts made by hand."""
+
+import numpy as np
+import pytest
+
+from stage2_xgb.gate import OWN, SHARED, STAGE1, HeldOut, choose_default, decide, gains
+
+
+def held(*groups: tuple[int, int, int, int], shared: tuple[int, int] = (0, 0)) -> HeldOut:
+    """Items of some categories: (class, items, fixed by its own model, broken by it); and how many the shared model fixed and broke."""
+    predicted, before, own = [], [], []
+    for class_index, n, fixed, broken in groups:
+        predicted += [class_index] * n
+        before += [False] * fixed + [True] * (n - fixed)
+        own += [True] * fixed + [False] * broken + [True] * (n - fixed - broken)
+    stage1 = np.array(before)
+    mended = stage1.copy()
+    mended[np.flatnonzero(~stage1)[: shared[0]]] = True
+    mended[np.flatnonzero(stage1)[: shared[1]]] = False
+    return HeldOut(np.array(predicted), {STAGE1: stage1, SHARED: mended, OWN: np.array(own)})
+
+
+@pytest.mark.parametrize(
+    ("fixed", "broken", "expected"), [(0, 0, False), (3, 3, False), (2, 3, False), (3, 1, False), (10, 2, True), (60, 40, True), (4, 0, True)]
+)  # fmt: skip
+def test_gains_beyond_chance(fixed: int, broken: int, expected: bool) -> None:
+    assert bool(gains(fixed, broken)) is expected
+
+
+def test_the_default_is_shared_only_where_it_gains() -> None:
+    assert choose_default(held((0, 100, 30, 0), shared=(20, 2))) == SHARED
+    assert choose_default(held((0, 100, 30, 0), shared=(3, 2))) == STAGE1
+    assert choose_default(held((0, 100, 30, 0), shared=(0, 20))) == STAGE1
+    assert choose_default(held((0, 100, 30, 0))) == STAGE1
+
+
+def test_shrinkage_by_hand() -> None:
+    """Overall 8 fixed, 2 broken of 100 concerned: +0.06 an item. Class 0: (6 - 2 + 20 * 0.06) / (40 + 20)."""
+    found = decide(held((0, 40, 6, 2), (1, 60, 2, 0), (7, 50, 9, 0)), STAGE1, np.array([0, 1]), prior=20.0)
+    assert set(found) == {0, 1}  # 7 has no model, and does not count
+    assert found[0].gain == pytest.approx((6 - 2 + 20 * 0.06) / 60)
+    assert found[1].gain == pytest.approx((2 + 20 * 0.06) / 80)
+    assert (found[0].answer, found[0].items, found[0].fixed, found[0].broken) == (OWN, 40, 6, 2)
+
+
+def test_few_items_follow_the_whole() -> None:
+    gain = decide(held((0, 200, 60, 5), (1, 1, 0, 1), (2, 0, 0, 0)), STAGE1, np.array([0, 1, 2]), prior=20.0)
+    assert [gain[c].answer for c in range(3)] == [OWN, OWN, OWN]  # one bad item does not outweigh a clear gain elsewhere
+    loss = decide(held((0, 200, 5, 60), (1, 1, 1, 0), (2, 0, 0, 0)), STAGE1, np.array([0, 1, 2]), prior=20.0)
+    assert [loss[c].answer for c in range(3)] == [STAGE1, STAGE1, STAGE1]
+
+
+def test_an_overall_gain_within_chance_counts_as_none() -> None:
+    found = decide(held((0, 50, 2, 1), (1, 10, 0, 0)), STAGE1, np.array([0, 1]), prior=20.0)
+    assert found[1].gain == 0 and found[1].answer == STAGE1
+
+
+def test_a_category_that_loses_stays_with_the_default() -> None:
+    found = decide(held((0, 100, 40, 0), (1, 100, 5, 30)), SHARED, np.array([0, 1]), prior=20.0)
+    assert found[1].answer == SHARED and found[1].gain < 0
+
+
+def test_nothing_held_out() -> None:
+    empty = HeldOut(np.zeros(0, int), {name: np.zeros(0, bool) for name in (STAGE1, SHARED, OWN)})
+    assert choose_default(empty) == STAGE1
+    assert decide(empty, STAGE1, np.array([3]), 20.0)[3].answer == STAGE1

@@ -1,0 +1,114 @@
+"""The class mix: Bayes' rule where the answer is known, and what the fit must recover."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catalog.errors import ConfigError
+from stage1_cnn.head import normalise
+from stage2_xgb.prior import Shift, calibration_error, fit_shift, importance, mix, target_mix
+from tests.stage2_xgb.planted import taxonomy
+
+TRAIN = np.array([0.25, 0.25, 0.25, 0.25])
+TARGET = np.array([0.7, 0.2, 0.07, 0.03])
+
+
+def gaussians(n: int, prior: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Classes drawn from `prior`, and the log-likelihood [N, 4] of a point around each class's corner."""
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(4, n, p=prior)
+    points = np.eye(4)[truth] * 2 + rng.normal(size=(n, 4))
+    return truth, -0.5 * ((points[:, None] - 2 * np.eye(4)) ** 2).sum(axis=2)
+
+
+def test_the_shift_is_bayes_rule() -> None:
+    _, likelihood = gaussians(500, TARGET)
+    under_train = normalise((likelihood + np.log(TRAIN)).astype(np.float32))
+    bayes = normalise(likelihood + np.log(TARGET))
+    shifted = Shift(1.0, 1.0, np.log(TARGET / TRAIN).astype(np.float32))(under_train)
+    np.testing.assert_allclose(shifted, bayes, atol=1e-4)
+    assert shifted.dtype == np.float32
+    assert np.abs(under_train - bayes).max() > 0.5, "without the shift it is another posterior"
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("drawn_from", [TARGET, TRAIN], ids=["natural val", "balanced val"])
+def test_temperature_and_strength_are_recovered(temperature: float, drawn_from: np.ndarray) -> None:
+    truth, likelihood = gaussians(8000, drawn_from)
+    overconfident = normalise(temperature * (likelihood + np.log(TRAIN))).astype(np.float32)
+    shift = fit_shift(overconfident, truth, TRAIN, TARGET)
+    assert shift.temperature == pytest.approx(temperature, rel=0.1)
+    assert shift.strength == pytest.approx(1.0, abs=0.12)
+
+
+def test_a_mix_that_is_there_already_needs_no_shift() -> None:
+    truth, likelihood = gaussians(8000, TARGET)
+    shift = fit_shift(normalise(likelihood + np.log(TARGET)).astype(np.float32), truth, TRAIN, TARGET)
+    assert shift.strength == pytest.approx(0.0, abs=0.1)
+
+
+def test_without_items_nothing_is_fitted() -> None:
+    shift = fit_shift(np.zeros((0, 4), np.float32), np.zeros(0, int), TRAIN, TARGET)
+    assert (shift.temperature, shift.strength) == (1.0, 1.0)
+
+
+def test_named_mixes() -> None:
+    names = taxonomy(4)
+    natural, train = np.array([70, 20, 7, 0]), np.array([10, 10, 10, 10])
+    for name, counts in (("natural", natural), ("train", train), ("balanced", np.ones(4))):
+        found = target_mix(name, natural, train, names)
+        np.testing.assert_allclose(found, (counts + 0.5) / (counts + 0.5).sum())
+    assert mix(np.zeros(4)).tolist() == [0.25] * 4
+
+
+@pytest.mark.parametrize("scale", [1, 1000])
+def test_a_file_of_weights_counts_by_its_shares(tmp_path: Path, scale: int) -> None:
+    path = tmp_path / "mix.csv"
+    rows = {101: 0.7, 100: 0.2, 102: 0.1}  # not in class order; one category left out
+    path.write_text("\ufeffcategory_id,weight\n" + "".join(f"{i},{w * scale}\n" for i, w in rows.items()), encoding="utf-8")
+    found = target_mix(path, np.ones(4), np.ones(4), taxonomy(4))
+    np.testing.assert_allclose(found[:3], [0.2, 0.7, 0.1], rtol=1e-6)
+    assert 0 < found[3] < 1e-6 and found.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("category_id,share\n100,1\n", "expected a CSV with columns category_id,weight"),
+        ("category_id,weight\n100,much\n", "expected a CSV with columns category_id,weight"),
+        ("category_id,weight\n100\n", "expected a CSV with columns category_id,weight"),
+        ("category_id,weight\n100,1\n777,1\n", "category_id 777 is not in the taxonomy"),
+        ("category_id,weight\n100,1\n101,-1\n", "expected weights of at least 0"),
+        ("category_id,weight\n100,0\n", "expected weights of at least 0 and not all 0"),
+        ("category_id,weight\n100,nan\n", "expected weights of at least 0"),
+        ("category_id,weight\n", "expected weights of at least 0 and not all 0"),
+        (None, "No such file"),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path: Path, text: str | None, expected: str) -> None:
+    path = tmp_path / "mix.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        target_mix(path, np.ones(4), np.ones(4), taxonomy(4))
+    assert str(caught.value).startswith(f"stage2.target_prior: {path}: ") and expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_importance_gives_the_target_mix() -> None:
+    classes = np.repeat([0, 1, 2], [50, 30, 20])
+    weight = importance(classes, TARGET)
+    assert weight.mean() == pytest.approx(1)
+    found = np.bincount(classes, weight) / weight.sum()
+    np.testing.assert_allclose(found, TARGET[:3] / TARGET[:3].sum())  # class 3 has no item
+
+
+def test_calibration_error() -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(size=200_000)
+    correct = rng.uniform(size=len(confidence)) < confidence
+    ones = np.ones(len(confidence))
+    assert calibration_error(confidence, correct, ones) < 0.01
+    assert calibration_error(np.full(1000, 0.9), np.arange(1000) < 600, np.ones(1000)) == pytest.approx(0.3)
+    assert calibration_error(np.array([1.0, 1.0]), np.array([True, False]), np.array([3.0, 1.0])) == pytest.approx(0.25)

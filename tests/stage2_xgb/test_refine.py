@@ -1,0 +1,79 @@
+"""Refine: probabilities stay probabilities, and without trees everything is as stage 1 has it."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stage2_xgb.bundle import Bundle
+from stage2_xgb.refine import refine
+from tests.stage2_xgb.conftest import Fitted
+from tests.stage2_xgb.planted import pooled
+from tests.stage2_xgb.treeless import fell
+
+ANSWERS = [None, "shared", "own"]
+
+
+@pytest.fixture(scope="module")
+def felled(fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle without its trees."""
+    folder = tmp_path_factory.mktemp("felled") / "stage2"
+    shutil.copytree(fitted.folder, folder)
+    assert fell(folder) > 100
+    return Bundle.open(folder)
+
+
+@pytest.mark.parametrize("unit", ["image", "product"])
+@pytest.mark.parametrize("force", ANSWERS)
+def test_without_trees_it_is_stage_1(fitted: Fitted, felled: Bundle, unit: str, force: str | None) -> None:
+    items = pooled(fitted.store, "test", unit)
+    result = refine(felled, items, unit, force)
+    assert result.refined.all() and not felled.broken  # the boosters did answer
+    np.testing.assert_array_equal(result.two_stage.argmax(axis=1), result.shifted.argmax(axis=1))
+    np.testing.assert_allclose(result.two_stage, result.shifted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("unit", ["image", "product"])
+@pytest.mark.parametrize("force", ANSWERS)
+def test_mass_stays_where_it_was(fitted: Fitted, unit: str, force: str | None) -> None:
+    bundle, items = fitted.open(), pooled(fitted.store, "test", unit)
+    result = refine(bundle, items, unit, force)
+    np.testing.assert_allclose(np.exp(result.two_stage).sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(result.shifted, bundle.shifts[unit][0](items.log_probs[0]))
+    changed = result.two_stage != result.shifted
+    assert changed.any()
+    assert not changed[~result.refined].any()
+    if force == "own":
+        predicted = result.shifted.argmax(axis=1)
+        for row in np.flatnonzero(changed.any(axis=1)):
+            members = bundle.members[predicted[row]]
+            assert set(np.flatnonzero(changed[row])) <= set(members)
+            inside = [np.exp(x[row, members]).sum() for x in (result.shifted, result.two_stage)]
+            assert inside[1] == pytest.approx(inside[0], rel=1e-4)
+    if force == "shared":
+        order = np.argsort(-result.shifted, axis=1, kind="stable")[:, bundle.candidates :]
+        assert not np.take_along_axis(changed, order, axis=1).any()
+
+
+def test_items_are_answered_one_by_one_as_together(fitted: Fitted) -> None:
+    from dataclasses import fields, replace
+
+    items = pooled(fitted.store, "test", "product")
+    together = refine(fitted.open(), items, "product").two_stage
+    for row in (0, 33, 80):
+        alone = {f.name: getattr(items, f.name)[row : row + 1] for f in fields(items) if f.name not in ("log_probs", "features")}
+        parts = {name: tuple(x[row : row + 1] for x in getattr(items, name)) for name in ("log_probs", "features")}
+        one = refine(fitted.open(), replace(items, **alone, **parts), "product").two_stage
+        np.testing.assert_allclose(one[0], together[row], atol=1e-5)
+
+
+def test_the_gate_chooses_by_predicted_category(fitted: Fitted) -> None:
+    bundle, items = fitted.open(), pooled(fitted.store, "test", "image")
+    predicted = refine(bundle, items, "image").shifted.argmax(axis=1)
+    bundle.answers = {c: {0: "own", 1: "shared"}.get(c, "stage1") for c in bundle.members}
+    result, own, shared = (refine(bundle, items, "image", force) for force in (None, "own", "shared"))
+    np.testing.assert_array_equal(result.refined, predicted <= 1)
+    np.testing.assert_array_equal(result.two_stage[predicted == 0], own.two_stage[predicted == 0])
+    np.testing.assert_array_equal(result.two_stage[predicted == 1], shared.two_stage[predicted == 1])
+    np.testing.assert_array_equal(result.two_stage[predicted > 1], result.shifted[predicted > 1])

@@ -1,0 +1,52 @@
+"""The shared reranker."""
+
+import numpy as np
+import pytest
+import xgboost
+
+from stage1_cnn.head import normalise
+from stage2_xgb.dataset import Items, compact
+from stage2_xgb.evidence import Evidence
+from stage2_xgb.rerank import Reranker, fit_reranker, top_candidates
+from tests.stage2_xgb.conftest import Fitted
+from tests.stage2_xgb.planted import CONFIG, pooled
+
+
+@pytest.fixture(scope="module")
+def problem(fitted: Fitted) -> tuple[Items, Items, Evidence]:
+    """Items to learn from, items to answer, and the evidence."""
+    bundle = fitted.open()
+    learn, ask = (
+        compact(pooled(fitted.store, split, "image"), bundle.shifts["image"], bundle.projections) for split in ("reserve", "test")
+    )
+    return learn, ask, bundle.evidence
+
+
+def test_candidates_are_the_likeliest(problem: tuple[Items, Items, Evidence]) -> None:
+    _, ask, _ = problem
+    candidates, log_prob = top_candidates(ask, 3)
+    assert candidates.shape == (len(ask), 3) and (np.diff(log_prob[:, 0], axis=1) <= 0).all()
+    np.testing.assert_array_equal(candidates[:, 0], ask.predicted)
+
+
+def test_without_trees_it_answers_as_stage_1(problem: tuple[Items, Items, Evidence]) -> None:
+    _, ask, evidence = problem
+    pairs = np.zeros((2, len(evidence.names)), np.float32)
+    booster = xgboost.train({"base_score": 0.0}, xgboost.DMatrix(pairs, [0, 1]), 0)
+    candidates, log_probs = Reranker(booster, 4).log_probs(ask, evidence)
+    np.testing.assert_allclose(log_probs, normalise(ask.log_prob[:, 0, :4]), atol=1e-6)
+    np.testing.assert_array_equal(candidates, ask.top_class[:, :4])
+
+
+def test_learns_what_the_features_hold(problem: tuple[Items, Items, Evidence]) -> None:
+    learn, ask, evidence = problem
+    model = fit_reranker(learn, evidence, np.ones(len(learn), np.float32), CONFIG.rerank, 0, 1)
+    candidates, log_probs = model.log_probs(ask, evidence)
+    np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1, rtol=1e-5)
+    right = candidates[np.arange(len(ask)), log_probs.argmax(axis=1)] == ask.class_index
+    assert right.mean() > (ask.predicted == ask.class_index).mean() + 0.12
+
+
+def test_no_items_no_answers(problem: tuple[Items, Items, Evidence], fitted: Fitted) -> None:
+    candidates, log_probs = fitted.open().reranker.log_probs(problem[1][:0], problem[2])
+    assert len(candidates) == len(log_probs) == 0
