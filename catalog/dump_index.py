@@ -24,7 +24,7 @@ _DTYPES = {
     "product_id": np.int64, "category_id": np.int64, "n_images": np.int32, "source": np.int16,
     "offset": np.int64, "length": np.int32, "digest": np.uint64,
 }  # fmt: skip
-_BLOCK = 65_536
+_BLOCK = 8_192
 # What numpy, zipfile and json raise on a file of ours that was cut, emptied or changed.
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
 

@@ -29,7 +29,7 @@ from catalog.splits import PRECEDENCE, SPLITS, deal, product_hash, select
 from catalog.store import POSITIONS, REBUILD, SCHEMA, TABLES, count_rejects, fetch_columns, read_taxonomy
 from catalog.taxonomy import Taxonomy
 
-_COMMIT_BYTES = 64 * 2**20
+_COMMIT_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def ingest(
 def _open(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA cache_size = -65536")
+    connection.execute("PRAGMA cache_size = -16384")
     return connection
 
 
@@ -186,7 +186,7 @@ class _Writer:
             self.connection.executemany("UPDATE products SET state = 'dropped' WHERE product_id = ?", dropped)
 
     def copy(self, index: DumpIndex, jobs: int) -> None:
-        """Reads, checks and writes the images of every pending product, a transaction every 64 MiB."""
+        """Reads, checks and writes the images of every pending product, a transaction every 16 MiB."""
         places = self._pending(index)
         written = 0
         with progress(len(places), "ingest", "product") as bar:

@@ -68,10 +68,26 @@ def _per_category(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
         if number % 2:
             axes.axvspan(start - 0.5, stop - 0.5, color="#f2f1ed", zorder=0)
         if (stop - start) / len(level1) > 0.06:
-            axes.text(start, 1.03, _plain(run.taxonomy[start].level1, int(110 * (stop - start) / len(level1))), fontsize=7, color=MUTED)
+            axes.text(
+                start, 1.03, _plain(run.taxonomy[start].level1, int(110 * (stop - start) / len(level1))), fontsize=7, color=MUTED
+            )
     for system, color, label in (("stage1", BEFORE, "stage 1"), ("two_stage", AFTER, "two-stage")):
-        axes.scatter(rows.index, rows[f"{system}_recall"], s=size, color=color, alpha=0.55, linewidth=0, label=label, rasterized=len(rows) > 500)
-    axes.set(title=f"Accuracy of every category, per {run.unit}", xlabel="categories in hierarchy order", xlim=(-1, len(rows)), ylim=(-0.03, 1.08))
+        axes.scatter(
+            rows.index,
+            rows[f"{system}_recall"],
+            s=size,
+            color=color,
+            alpha=0.55,
+            linewidth=0,
+            label=label,
+            rasterized=len(rows) > 500,
+        )
+    axes.set(
+        title=f"Accuracy of every category, per {run.unit}",
+        xlabel="categories in hierarchy order",
+        xlim=(-1, len(rows)),
+        ylim=(-0.03, 1.08),
+    )
     axes.yaxis.set_major_formatter(_SHARE)
     axes.grid(axis="x", visible=False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=2)
@@ -79,8 +95,14 @@ def _per_category(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
 
 def _confusion(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     rows = run.confusion[(run.confusion["unit"] == run.unit) & (run.confusion["true_class"] != run.confusion["predicted_class"])]
-    table = rows.pivot_table(index=["true_class", "predicted_class"], columns="system", values="count", fill_value=0, aggfunc="sum")
-    table = table.reindex(columns=["stage1", "two_stage"], fill_value=0).sort_values(["two_stage", "stage1"], ascending=False).head(15)[::-1]
+    table = rows.pivot_table(
+        index=["true_class", "predicted_class"], columns="system", values="count", fill_value=0, aggfunc="sum"
+    )
+    table = (
+        table.reindex(columns=["stage1", "two_stage"], fill_value=0)
+        .sort_values(["two_stage", "stage1"], ascending=False)
+        .head(15)[::-1]
+    )
     axes, place = figure.add_subplot(), np.arange(len(table))
     axes.barh(place + 0.2, table["stage1"], 0.36, color=BEFORE, label="stage 1")
     axes.barh(place - 0.2, table["two_stage"], 0.36, color=AFTER, label="two-stage")
@@ -116,7 +138,9 @@ def _icicle_row(axes: Axes, run: EvaluatedRun, node: np.ndarray, support: np.nda
     for x, w, h, first in zip(left, width, hits, cuts, strict=True):
         if not w:
             continue
-        axes.add_patch(Rectangle((x, level), w, 1, facecolor=color(h / w), edgecolor="white", linewidth=edge, rasterized=len(cuts) > 500))
+        axes.add_patch(
+            Rectangle((x, level), w, 1, facecolor=color(h / w), edgecolor="white", linewidth=edge, rasterized=len(cuts) > 500)
+        )
         if w > 0.07 * support.sum():
             name = getattr(run.taxonomy[first], f"level{level + 1}")
             axes.text(x + w / 2, level + 0.5, f"{_plain(name, 14)}\n{h / w:.0%}", ha="center", va="center", fontsize=7)
@@ -127,7 +151,13 @@ def _coverage(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     for system, color, label in (("stage1", BEFORE, "stage 1"), ("two_stage", AFTER, "two-stage")):
         rows = [row for row in findings[run.unit][system]["coverage"] if row["accuracy"] is not None]
         axes.plot([row["coverage"] for row in rows], [row["accuracy"] for row in rows], color=color, label=label)
-    axes.set(title="Coverage against accuracy, natural class mix", xlabel=f"share of {run.unit}s accepted", ylabel="right among the accepted", xlim=(0, 1), ylim=(0, 1.01))
+    axes.set(
+        title="Coverage against accuracy, natural class mix",
+        xlabel=f"share of {run.unit}s accepted",
+        ylabel="right among the accepted",
+        xlim=(0, 1),
+        ylim=(0, 1.01),
+    )
     axes.xaxis.set_major_formatter(_SHARE)
     axes.yaxis.set_major_formatter(_SHARE)
     axes.legend(loc="lower left")

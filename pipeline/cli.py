@@ -37,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BUG
 
 
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {value}")
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = argparse.ArgumentParser(prog="shelfsort", description="Sorts the products of a catalogue into categories by their photos.")
@@ -70,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--labels", type=Path, metavar="CSV", help="true categories (_id,category_id) to compare the predictions with")
     step = command("predict", _predict, "the category of one product, from its photos")
     step.add_argument("photo", nargs="+", type=Path, metavar="PHOTO", help="photos of one product")
-    step.add_argument("--top", type=int, default=5, metavar="N", help="categories to print (5)")
+    step.add_argument("--top", type=_positive, default=5, metavar="N", help="categories to print (5)")
     step = command("tune", _tune, "searches the published grid on held-out data, never on test")
     step.add_argument("what", choices=["stage2"], help="what to tune")
     command("config", _config, "prints the configuration with every default", run=False)

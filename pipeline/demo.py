@@ -3,9 +3,10 @@
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from catalog.artifacts import run_lock
+from catalog.artifacts import read_json, run_lock, write_json
 from catalog.synthetic import SyntheticSpec, write_categories, write_dump, write_labels
 from pipeline import steps
 from pipeline.config import RunConfig, load_config
@@ -16,17 +17,23 @@ _TEST_SEED, _PRETRAIN_SEED = 1_000_003, 2_000_003
 
 
 def write_synthetic(out: Path, *, products: int, categories: int, side: int, seed: int, family_offset: int = 0) -> None:
-    """Writes train.bson, category_names.csv, and test.bson (a quarter as large, unlabelled) with test_labels.csv, where absent."""
+    """Writes train.bson, category_names.csv, and test.bson (a quarter as large, unlabelled) with test_labels.csv, unless they are
+    there as asked."""
     train = SyntheticSpec(categories=categories, products=products, side=side, seed=seed, family_offset=family_offset)
     test = SyntheticSpec(
         categories=categories, products=max(1, products // 4), side=side, seed=seed + _TEST_SEED, family_offset=family_offset,
         first_product_id=1 + products,
     )  # fmt: skip
+    note, asked = out / "synthetic.json", asdict(train)
+    if not (note.exists() and read_json(note, f"rm {note}") == asked):
+        for name in ("synthetic.json", "train.bson", "test.bson"):
+            (out / name).unlink(missing_ok=True)
     write_categories(out / "category_names.csv", train)
     for name, spec, labelled in (("train.bson", train, True), ("test.bson", test, False)):
         if not (out / name).exists():
             write_dump(out / name, spec, labelled=labelled)
     write_labels(out / "test_labels.csv", test)
+    write_json(note, asked)
 
 
 def demo(folder: Path, overrides: Sequence[str]) -> None:

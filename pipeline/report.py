@@ -80,7 +80,9 @@ def _render(run: EvaluatedRun, findings: dict, data: bytes, gallery: Gallery) ->
 def _headline(run: EvaluatedRun, findings: dict) -> dict[str, Any]:
     """The figures at the top: the main unit on the natural mix."""
     found = run.metrics[run.unit]["natural"]
-    counts = {unit: run.metrics[unit]["natural"]["two_stage"]["top1"]["n"] for unit in ("product", "image") if unit in run.metrics}
+    counts = {
+        unit: run.metrics[unit]["natural"]["two_stage"]["top1"]["n"] for unit in ("product", "image") if unit in run.metrics
+    }
     return {"before": found["stage1"], "after": found["two_stage"], "change": found["changes"]["two_stage_over_stage1"]["top1"],
             "moved": findings[run.unit]["changes"]["two_stage_over_stage1"], "counts": counts}  # fmt: skip
 
@@ -120,7 +122,11 @@ def _category_columns(run: EvaluatedRun, others: list[EvaluatedRun]) -> dict[str
             for name in ("precision", "recall", "f1"):
                 columns[f"{unit}.{system}.{name}"] = rows[f"{system}_{name}"].to_numpy(dtype=np.float32)
     catalogue = pandas.read_parquet(run.evaluation / "catalogue.parquet")
-    columns |= {f"category.{name}": unsigned(catalogue[name].to_numpy()) for name in ("train_images", "images", "products") if name in catalogue}
+    columns |= {
+        f"category.{name}": unsigned(catalogue[name].to_numpy())
+        for name in ("train_images", "images", "products")
+        if name in catalogue
+    }
     for number, other in enumerate(others, start=1):
         rows = other.categories(other.unit)
         rows = rows.set_index(other.taxonomy.category_ids).reindex(run.taxonomy.category_ids)
@@ -133,13 +139,18 @@ def _pair_columns(run: EvaluatedRun) -> dict[str, np.ndarray]:
     """Every pair of true and predicted class that occurs under either stage, the diagonal included."""
     rows = run.confusion[run.confusion["unit"] == run.unit]
     stages = [rows[rows["system"] == s].set_index(["true_class", "predicted_class"])["count"].rename(s) for s in _STAGES]
-    table = pandas.concat(stages, axis=1).fillna(0).reset_index().sort_values(["two_stage", "stage1"], ascending=False, kind="stable")
+    table = (
+        pandas.concat(stages, axis=1).fillna(0).reset_index().sort_values(["two_stage", "stage1"], ascending=False, kind="stable")
+    )
     names = {"true": "true_class", "predicted": "predicted_class", "stage1": "stage1", "two_stage": "two_stage"}
     return {f"pair.{name}": unsigned(table[column].to_numpy().astype(np.int64)) for name, column in names.items()}
 
 
 def _item_columns(items: pandas.DataFrame) -> dict[str, np.ndarray]:
-    columns = {"item.product": items["product_id"].to_numpy(dtype=np.float64), "item.true": unsigned(items["class_index"].to_numpy())}
+    columns = {
+        "item.product": items["product_id"].to_numpy(dtype=np.float64),
+        "item.true": unsigned(items["class_index"].to_numpy()),
+    }
     if items["item_id"].ne(items["product_id"]).any():
         columns["item.position"] = unsigned((items["item_id"] % 16384).to_numpy())
     for system in _STAGES:

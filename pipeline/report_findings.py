@@ -56,7 +56,11 @@ def system_findings(items: pandas.DataFrame, system: str, families: np.ndarray) 
         "coverage": coverage(confidence, right, weight),
         "reliability": reliability(confidence, right, weight),
         "distance": distances(answer[~right].astype(np.int64) - truth[~right]),
-        "errors": {"n": int((~right).sum()), "same_level1": int((same["level1"] & ~right).sum()), "same_level2": int((same["level2"] & ~right).sum())},
+        "errors": {
+            "n": int((~right).sum()),
+            "same_level1": int((same["level1"] & ~right).sum()),
+            "same_level2": int((same["level2"] & ~right).sum()),
+        },
     }
 
 
@@ -64,7 +68,10 @@ def changes(items: pandas.DataFrame) -> dict[str, dict[str, int]]:
     """For each pair of systems, as metrics.json names them, the items that the second mended and those that it spoilt."""
     right = {system: (items[f"{system}_class"] == items["class_index"]).to_numpy() for system in SYSTEMS}
     pairs = (("shifted", "stage1"), ("two_stage", "shifted"), ("two_stage", "stage1"))
-    return {f"{new}_over_{old}": {"fixed": int((right[new] & ~right[old]).sum()), "broken": int((right[old] & ~right[new]).sum())} for new, old in pairs}
+    return {
+        f"{new}_over_{old}": {"fixed": int((right[new] & ~right[old]).sum()), "broken": int((right[old] & ~right[new]).sum())}
+        for new, old in pairs
+    }
 
 
 def clustered_mean(values: np.ndarray, weight: np.ndarray, group: np.ndarray) -> dict:
@@ -83,7 +90,12 @@ def coverage(confidence: np.ndarray, right: np.ndarray, weight: np.ndarray) -> l
     mass = _tail_sums(weight[order])[first]
     hits = _tail_sums((weight * right)[order])[first]
     return [
-        {"threshold": float(t), "coverage": float(m / weight.sum()), "accuracy": float(h / m) if m > 0 else None, "n": int(len(order) - f)}
+        {
+            "threshold": float(t),
+            "coverage": float(m / weight.sum()),
+            "accuracy": float(h / m) if m > 0 else None,
+            "n": int(len(order) - f),
+        }
         for t, m, h, f in zip(THRESHOLDS, mass, hits, first, strict=True)
     ]
 
@@ -185,7 +197,9 @@ def _health(run: EvaluatedRun, review: pandas.DataFrame) -> dict:
 
 def _store_health(store: Store) -> dict:
     query = store.connection.execute
-    rejects = query("SELECT product_id, source, offset, position, reason, detail FROM rejects ORDER BY reason, product_id LIMIT 2000")
+    rejects = query(
+        "SELECT product_id, source, offset, position, reason, detail FROM rejects ORDER BY reason, product_id LIMIT 2000"
+    )
     blank = query("SELECT product_id, position, class_index FROM images WHERE status = 'blank' ORDER BY image_id LIMIT 2000")
     return {
         "products": query("SELECT count(*) FROM products").fetchone()[0], "images": query("SELECT count(*) FROM images").fetchone()[0],
@@ -203,4 +217,7 @@ def _rows(cursor: Iterable[tuple], names: tuple[str, ...]) -> list[dict]:
 def image_ids_of(store: Store, product_id: int) -> list[int]:
     """The stored images of a product, in order."""
     span = (product_id * POSITIONS, (product_id + 1) * POSITIONS)
-    return [row[0] for row in store.connection.execute("SELECT image_id FROM blobs WHERE image_id >= ? AND image_id < ? ORDER BY 1", span)]
+    return [
+        row[0]
+        for row in store.connection.execute("SELECT image_id FROM blobs WHERE image_id >= ? AND image_id < ? ORDER BY 1", span)
+    ]

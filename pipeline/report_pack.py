@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-KINDS = {"u1": "Uint8Array", "u2": "Uint16Array", "u4": "Uint32Array", "i4": "Int32Array", "f4": "Float32Array", "f8": "Float64Array"}
+KINDS = {
+    "u1": "Uint8Array",
+    "u2": "Uint16Array",
+    "u4": "Uint32Array",
+    "i4": "Int32Array",
+    "f4": "Float32Array",
+    "f8": "Float64Array",
+}
 
 
 def pack(values: dict[str, Any], columns: dict[str, np.ndarray]) -> bytes:
@@ -24,7 +31,9 @@ def pack(values: dict[str, Any], columns: dict[str, np.ndarray]) -> bytes:
         places[name] = {"kind": KINDS[kind], "offset": offset, "length": len(column)}
         parts.append(data + bytes(-len(data) % 8))
         offset += len(parts[-1])
-    header = json.dumps({"values": values, "columns": places}, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    header = json.dumps(
+        {"values": values, "columns": places}, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    ).encode()
     header += b" " * (-(4 + len(header)) % 8)
     return base64.b64encode(gzip.compress(len(header).to_bytes(4, "little") + header + b"".join(parts), 6, mtime=0))
 

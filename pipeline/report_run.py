@@ -94,7 +94,9 @@ class EvaluatedRun:
         """Images that each class was trained on, int64 [K]. Classes that the evaluation leaves out are counted in the store."""
         counts = self.categories(self.unit)["train_images"]
         if self.store is not None:
-            rows = self.store.connection.execute("SELECT class_index, count(*) FROM images WHERE split = 'train' AND status != 'blank' GROUP BY 1")
+            rows = self.store.connection.execute(
+                "SELECT class_index, count(*) FROM images WHERE split = 'train' AND status != 'blank' GROUP BY 1"
+            )
             counts = counts.fillna(dict(rows))
         return counts.fillna(0).to_numpy(dtype=np.int64)
 
@@ -118,7 +120,11 @@ class EvaluatedRun:
         """The lines of stage1/metrics.jsonl in order; empty where there are none."""
         path = self.folder / "stage1" / "metrics.jsonl"
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path.exists() else []
+            return (
+                [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+                if path.exists()
+                else []
+            )
         except ValueError as error:
             raise ArtifactError(path, f"not readable as JSON lines ({error})", "shelfsort stage1 --rebuild") from error
 

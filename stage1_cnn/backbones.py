@@ -56,8 +56,8 @@ class Network(nn.Module):
         return self
 
     def freeze_norm(self, choice: str) -> None:
-        """Batch norm keeps its statistics if `choice` is `frozen`, learns them if `train`; `auto` keeps those that were folded into
-        the filters (means 0, variances 1, as quantised releases have them), which batch statistics would wreck."""
+        """Batch norm keeps its statistics if `choice` is `frozen`, learns them if `train`; `auto` keeps those that were folded
+        into the filters (means 0, variances 1, as quantised releases have them), which batch statistics would wreck."""
         norms = self._batch_norms()
         folded = bool(norms) and all((n.running_mean == 0).all() and (n.running_var == 1).all() for n in norms)
         self.norm_frozen = choice == "frozen" or (choice == "auto" and folded)

@@ -61,8 +61,8 @@ class Stage1Config(Section):
     clip_norm: PositiveFloat = 1.0
     """Longest gradient."""
     batch_norm: Literal["auto", "train", "frozen"] = "auto"
-    """While fine-tuning, `train` learns its statistics anew and `frozen` keeps them; `auto` keeps those of pretrained weights that
-    have them folded into their filters, as quantised releases do."""
+    """While fine-tuning, `train` learns its statistics anew and `frozen` keeps them; `auto` keeps those of pretrained weights
+    that have them folded into their filters, as quantised releases do."""
     augment: Augment = Augment()
     """Random changes of training photos while fine-tuning."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -45,7 +45,7 @@ class RerankConfig(Section):
     """Train it, and use it where val_b says that it gains."""
     candidates: int = Field(default=10, ge=2, le=32)
     """Likeliest categories of an item that it chooses between."""
-    max_depth: PositiveInt = 4
+    max_depth: PositiveInt = 3
     """Depth of a tree."""
     n_estimators: PositiveInt = 60
     """Boosting rounds."""

@@ -49,7 +49,8 @@ def decide(held: HeldOut, default: str, classes: np.ndarray, prior: float) -> di
     """Decisions of the categories `classes`, which have a reclassifier, by class index.
 
     Each one's net gain over the default answer is shrunk towards the overall one by `prior` items, so that a category with few
-    held-out items stays with the default unless reclassifiers gain everywhere; an overall gain within chance counts as none.
+    held-out items stays with the default unless reclassifiers gain everywhere; an overall gain within chance counts as none. It
+    answers where its shrunk gain is above one standard error: choosing the luckiest of many by a hair would undo itself on test.
     """
     concerned = np.isin(held.predicted, classes)
     fixed = held.right[OWN] & ~held.right[default] & concerned
@@ -60,6 +61,6 @@ def decide(held: HeldOut, default: str, classes: np.ndarray, prior: float) -> di
     for class_index in classes.tolist():
         mine = held.predicted == class_index
         n, up, down = int(mine.sum()), int(fixed[mine].sum()), int(broken[mine].sum())
-        gain = (up - down + prior * overall) / (n + prior)
-        decisions[class_index] = Decision(OWN if gain > 0 else default, n, up, down, gain)
+        gain, error = (up - down + prior * overall) / (n + prior), (up + down) ** 0.5 / (n + prior)
+        decisions[class_index] = Decision(OWN if gain > error else default, n, up, down, gain)
     return decisions

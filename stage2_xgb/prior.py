@@ -64,7 +64,7 @@ def _weights(path: Path, taxonomy: Taxonomy) -> np.ndarray:
 def fit_shift(log_probs: np.ndarray, class_index: np.ndarray, train: np.ndarray, target: np.ndarray) -> Shift:
     """Temperature and strength that minimise the log-loss of val_a's items, reweighted to the target mix.
 
-    `log_probs` float32 [N, K], `class_index` [N]; `train` and `target` are mixes [K]. Strength lies in 0 .. 1.25.
+    `log_probs` float32 [N, K], `class_index` [N]; `train` and `target` are mixes [K]. Strength lies in 0 .. 1.5.
     """
     log_ratio = np.log(target / train).astype(np.float32)
     if not len(class_index):
@@ -75,7 +75,7 @@ def fit_shift(log_probs: np.ndarray, class_index: np.ndarray, train: np.ndarray,
         shifted = Shift(float(np.exp(parameters[0])), float(parameters[1]), log_ratio)(log_probs)
         return float(-(weight * shifted[np.arange(len(class_index)), class_index]).sum() / weight.sum())
 
-    bounds = [(np.log(0.25), np.log(4.0)), (0.0, 1.25)]
+    bounds = [(np.log(0.25), np.log(4.0)), (0.0, 1.5)]
     best = minimize(loss, x0=np.array([0.0, 0.75]), bounds=bounds, method="Powell", options={"xtol": 1e-3, "ftol": 1e-5})
     return Shift(float(np.exp(best.x[0])), float(best.x[1]), log_ratio)
 

@@ -15,6 +15,7 @@ function makeChart(label, height, option, ready) {
   const entry = {host, draw() {
     if (!entry.chart) {
       entry.chart = echarts.init(host);
+      entry.chart.on("finished", () => { document.documentElement.dataset.firstChart ||= Math.round(performance.now()); });
       if (ready) ready(entry.chart);
     }
     entry.chart.setOption({animation: false, ...option(palette(), host.clientWidth)}, true);

@@ -60,7 +60,7 @@ function familiesCard() {
   const columns = [
     {title: "Level 1", value: (i) => rows[i].top}, {title: "Level 2", value: (i) => rows[i].family.name},
     {title: "Categories", numeric: true, value: (i) => rows[i].family.children.length}, {title: `${D.unit}s`.replace(/^./, (x) => x.toUpperCase()), numeric: true, value: (i) => rows[i].family.value, text: (i) => whole(rows[i].family.value)},
-    {title: "Lost", numeric: true, value: (i) => rows[i].family.value - rows[i].family.right},
+    {title: "Lost", numeric: true, value: (i) => rows[i].family.value - rows[i].family.right, text: (i) => whole(rows[i].family.value - rows[i].family.right)},
     {title: "Stage 1", numeric: true, value: (i) => rows[i].before.right / rows[i].before.value, text: (i) => percent(rows[i].before.right / rows[i].before.value)},
     {title: "Two-stage", numeric: true, value: (i) => rows[i].family.right / rows[i].family.value, text: (i) => percent(rows[i].family.right / rows[i].family.value)},
   ];

@@ -80,7 +80,6 @@ async function start() {
   loadMarks();
   addEventListener("hashchange", go);
   go();
-  document.documentElement.dataset.ready = Math.round(performance.now());
 }
 
 start().catch((error) => { problem(`The report could not be drawn: ${error.message}`); throw error; });

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas
+import xxhash
 import yaml
 
 from catalog.artifacts import write_json
@@ -70,7 +71,9 @@ def _taxonomy(categories: int) -> Taxonomy:
     for i in range(categories):
         name = f"{words[i % 20]} {words[(i // 20) % 20]} N°{i}" if i else NASTY
         family = f"{words[level2[i] % 20]} & {words[level2[i] // 20 % 20]} {level2[i]}"
-        rows.append(Category(1_000_000_000 + (i + 1) * 38_377 % 99_991, f"DEPARTMENT {words[level1[i] % 20]} {level1[i]}", family, name))
+        rows.append(
+            Category(1_000_000_000 + (i + 1) * 38_377 % 99_991, f"DEPARTMENT {words[level1[i] % 20]} {level1[i]}", family, name)
+        )
     return Taxonomy(rows)
 
 
@@ -86,7 +89,12 @@ def _large_store(path: Path, taxonomy: Taxonomy, products: int, pictured: int, r
     splits = np.where(np.arange(len(classes)) < products, "test", np.where(rng.random(len(classes)) < 0.88, "train", "reserve"))
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(TABLES)
-        meta = {"schema": "1", "settings": CatalogConfig(caps=Caps(train=300)).model_dump_json(), "content": "made", "taxonomy": "made"}
+        meta = {
+            "schema": "1",
+            "settings": CatalogConfig(caps=Caps(train=300)).model_dump_json(),
+            "content": "made",
+            "taxonomy": "made",
+        }
         connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         rows = ((i, c.category_id, c.level1, c.level2, c.level3) for i, c in enumerate(taxonomy.categories))
         connection.executemany("INSERT INTO categories VALUES (?, ?, ?, ?, ?)", rows)
@@ -109,11 +117,30 @@ def _insert_images(
         for position in range(int(n_images[place])):
             image_id = int(ids[place]) * POSITIONS + position
             status = "blank" if image_id % 997 == 0 else "ok"
-            digest = (image_id % 50_021).to_bytes(16, "big") if image_id % 211 == 0 else image_id.to_bytes(16, "big")
-            row = (image_id, int(ids[place]), position, int(classes[place]), str(splits[place]), status, None, digest, 90, 90, "JPEG", 2000)
-            connection.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-            if place < pictured:
-                connection.execute("INSERT INTO blobs VALUES (?, ?)", (image_id, bank[(classes[place] * 5 + position) % 300]))
+            shown = place < pictured
+            copied = image_id % 211 == 0
+            data = (
+                bank[(classes[place] * 5 + position) % 300]
+                if shown
+                else (image_id % 50_021 if copied else image_id).to_bytes(8, "big")
+            )
+            if shown and not copied:
+                data += image_id.to_bytes(8, "big")  # decoders ignore what follows the JPEG, and no two pictures are the same
+            row = (
+                image_id,
+                int(ids[place]),
+                position,
+                int(classes[place]),
+                str(splits[place]),
+                status,
+                None,
+                xxhash.xxh3_128_digest(data),
+                90,
+                90,
+            )
+            connection.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'JPEG', ?)", (*row, len(data)))
+            if shown:
+                connection.execute("INSERT INTO blobs VALUES (?, ?)", (image_id, data))
 
 
 def _finish(run: Path, taxonomy: Taxonomy, seed: int, skill: float) -> Path:
@@ -133,7 +160,9 @@ def _finish(run: Path, taxonomy: Taxonomy, seed: int, skill: float) -> Path:
     folder.mkdir()
     pandas.concat(tables).to_parquet(folder / "items.parquet", index=False)
     pandas.concat([_per_category(t, taxonomy, trained) for t in tables]).to_parquet(folder / "per_category.parquet", index=False)
-    pandas.concat([_confusion(t, system) for t in tables for system in SYSTEMS]).to_parquet(folder / "confusion.parquet", index=False)
+    pandas.concat([_confusion(t, system) for t in tables for system in SYSTEMS]).to_parquet(
+        folder / "confusion.parquet", index=False
+    )
     metrics = {"schema": 1, "made_from": {"store": store.fingerprint, "stage2": "5a3c"}, "settings": {"duplicates": "drop"}}
     metrics |= {t["unit"].iloc[0]: _metrics(t, len(taxonomy)) for t in tables} | {"rejects": {"unreadable": 3}, "seconds": 840.5}
     write_json(folder / "metrics.json", metrics)
@@ -172,7 +201,13 @@ class _Model:
         share = np.bincount(truth, minlength=self.k) / n
         weight = (self.natural / np.maximum(share, 1e-12))[truth].clip(max=20)
         group = np.unique(items.product_id, return_inverse=True)[1]
-        columns = {"unit": unit, "item_id": items.item_id, "product_id": items.product_id, "group": group, "class_index": truth.astype(np.int32)}
+        columns = {
+            "unit": unit,
+            "item_id": items.item_id,
+            "product_id": items.product_id,
+            "group": group,
+            "class_index": truth.astype(np.int32),
+        }
         columns["weight"] = (weight / weight.mean()).astype(np.float32)
         for system, values in zip(SYSTEMS, (logits, shifted, refined), strict=True):
             columns |= _answers(system, candidates, values)
@@ -223,7 +258,9 @@ def _metrics(table: pandas.DataFrame, k: int) -> dict:
         scores = {s: _scores(table, s, k) for s in SYSTEMS}
         rows = {"top1": weight, "top5": weight, "macro_f1": np.ones(k)}
         found[mix] = {s: {name: _interval(scores[s][name], rows[name]) for name in rows} for s in SYSTEMS}
-        changes = {f"{a}_over_{b}": {name: _interval(scores[a][name] - scores[b][name], rows[name]) for name in rows} for a, b in pairs}
+        changes = {
+            f"{a}_over_{b}": {name: _interval(scores[a][name] - scores[b][name], rows[name]) for name in rows} for a, b in pairs
+        }
         found[mix] |= {"changes": changes, "counts": {"n": len(table), "categories": k}}
     return found
 
@@ -261,12 +298,16 @@ def _write_stage2(run: Path, taxonomy: Taxonomy, table: pandas.DataFrame, active
     categories = []
     for class_index, members in hidden.items():
         own = bool(active[class_index])
-        heldout = {"active": own, "items": 12 + class_index % 30, "fixed": 5 if own else 1, "broken": 2, "gain": 0.05 if own else -0.01}
+        heldout = {
+            "active": own,
+            "items": 12 + class_index % 30,
+            "fixed": 5 if own else 1,
+            "broken": 2,
+            "gain": 0.05 if own else -0.01,
+        }
         categories.append({"class_index": int(class_index), "category_id": int(taxonomy.category_ids[class_index]),
                            "members": [int(class_index), *map(int, members)], "decision": "own" if own else "stage1", "heldout": heldout})  # fmt: skip
     manifest = {"schema": 1, "made_from": {}, "files": {}, "base_margin": True, "categories": categories,
                 "shift": {unit: {"temperature": 1.1, "strength": 0.6} for unit in ("image", "product")}}  # fmt: skip
     write_json(run / "stage2" / "manifest.json", manifest)
     write_json(run / "stage2" / "summary.json", {"seconds": 3100.0})
-
-

@@ -37,7 +37,8 @@ def unpack(block: str) -> tuple[dict, dict[str, np.ndarray]]:
     header = json.loads(data[4 : 4 + length])
     kinds = {name: kind for kind, name in KINDS.items()}
     columns = {
-        name: np.frombuffer(data, "<" + kinds[c["kind"]], c["length"], 4 + length + c["offset"]) for name, c in header["columns"].items()
+        name: np.frombuffer(data, "<" + kinds[c["kind"]], c["length"], 4 + length + c["offset"])
+        for name, c in header["columns"].items()
     }
     return header["values"], columns
 
@@ -57,7 +58,9 @@ def test_pack_round_trip():
 
 def test_page_is_one_file(page: str):
     assert len(page.encode()) < LIMIT
-    without_library = page.replace((Path(__file__).parents[2] / "pipeline" / "templates" / "echarts.min.js").read_text(encoding="utf-8"), "")
+    without_library = page.replace(
+        (Path(__file__).parents[2] / "pipeline" / "templates" / "echarts.min.js").read_text(encoding="utf-8"), ""
+    )
     assert not re.search(r"""(src|href)=["']?(?!#|data:)[\w/]""", without_library)
     assert "http" not in re.sub(r'text/plain">[^<]*<', "", without_library)
 
@@ -150,7 +153,14 @@ def test_reliability_by_hand():
 
 def test_distances_double():
     rows = distances(np.array([-1, 1, 2, 3, -5]))
-    assert [(row["low"], row["high"], row["n"]) for row in rows] == [(-7, -4, 1), (-3, -2, 0), (-1, -1, 1), (1, 1, 1), (2, 3, 2), (4, 7, 0)]
+    assert [(row["low"], row["high"], row["n"]) for row in rows] == [
+        (-7, -4, 1),
+        (-3, -2, 0),
+        (-1, -1, 1),
+        (1, 1, 1),
+        (2, 3, 2),
+        (4, 7, 0),
+    ]
     assert distances(np.zeros(0, int)) == []
 
 

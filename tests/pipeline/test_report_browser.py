@@ -64,8 +64,8 @@ class Page:
         for log in ("browser", "performance"):
             self.driver.get_log(log)
         self.driver.get((self.run / "report" / "index.html").as_uri())
-        self.wait(lambda: self.js("return document.documentElement.dataset.ready && document.querySelector('#plot-card canvas')"))
-        return float(self.js("return document.documentElement.dataset.ready")) / 1000
+        self.wait(lambda: self.js("return document.documentElement.dataset.firstChart"))
+        return float(self.js("return document.documentElement.dataset.firstChart")) / 1000
 
     def js(self, script: str, *arguments: object) -> object:
         return self.driver.execute_script(script, *arguments)
@@ -92,7 +92,11 @@ class Page:
         self.driver.save_screenshot(str(SCREENSHOTS / f"{self.name}-{name}.png"))
 
     def column(self, table: str, number: int) -> list[str]:
-        return self.js("return [...document.querySelectorAll(`#table-${arguments[0]} tbody tr`)].map((r) => r.children[arguments[1]].textContent)", table, number)
+        return self.js(
+            "return [...document.querySelectorAll(`#table-${arguments[0]} tbody tr`)].map((r) => r.children[arguments[1]].textContent)",
+            table,
+            number,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +107,9 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path_factory.mktemp("downloads"))})
+    driver.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path_factory.mktemp("downloads"))}
+    )
     yield driver
     driver.quit()
 
@@ -196,7 +202,10 @@ def test_corrections_export(page: Page, tmp_path: Path):
     page.wait(lambda: (tmp_path / "corrections.csv").exists())
     names = table(page, "per_category").set_index("class_index")["category_id"]
     with open(tmp_path / "corrections.csv", newline="") as file:
-        assert list(csv.reader(file)) == [["product_id", "category_id"], [str(rows["product_id"].iloc[0]), str(names[rows["suggested_class"].iloc[0]])]]
+        assert list(csv.reader(file)) == [
+            ["product_id", "category_id"],
+            [str(rows["product_id"].iloc[0]), str(names[rows["suggested_class"].iloc[0]])],
+        ]
     page.js("localStorage.clear(); marks.clear(); showMarks()")
 
 

@@ -1,7 +1,7 @@
 """Refine: probabilities stay probabilities, and without trees everything is as stage 1 has it."""
 
 import shutil
-from pathlib import Path
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -57,8 +57,6 @@ def test_mass_stays_where_it_was(fitted: Fitted, unit: str, force: str | None) -
 
 
 def test_items_are_answered_one_by_one_as_together(fitted: Fitted) -> None:
-    from dataclasses import fields, replace
-
     items = pooled(fitted.store, "test", "product")
     together = refine(fitted.open(), items, "product").two_stage
     for row in (0, 33, 80):

@@ -1,0 +1,18 @@
+"""The tiny run that the tests of the pipeline share."""
+
+import pytest
+
+from pipeline.predict import Model
+from tests.pipeline.tiny import Tiny, make
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """600 products of 8 categories through every step. Only to be read."""
+    return make(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def model(tiny: Tiny) -> Model:
+    """Both stages of the tiny run."""
+    return Model.open(tiny.run, "cpu", "fp32")

@@ -1,0 +1,156 @@
+"""The command line: exit codes, what is printed, and one command at a time."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from catalog.artifacts import run_lock
+from pipeline import steps
+from pipeline.cli import main, parser
+from tests.pipeline.tiny import Tiny, documents
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def photo(tiny: Tiny, tmp_path: Path) -> Path:
+    """A photo on disk."""
+    path = tmp_path / "a photo, with ümlaut.jpg"
+    path.write_bytes(next(documents(tiny.data / "test.bson"))["imgs"][0]["picture"])
+    return path
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture) -> None:
+    (commands,) = (a.choices for a in parser()._actions if a.dest == "command")
+    for name in commands:
+        with pytest.raises(SystemExit) as caught:
+            main([name, "--help"])
+        assert caught.value.code == 0
+        text = capsys.readouterr().out
+        assert f"shelfsort {name}" in text and len(text.splitlines()) > 4
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["stage1"], ["predict", "--run", "x"], ["report", "--run", "x", "--bad"]])
+def test_wrong_arguments_exit_2(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2 and "usage: shelfsort" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["config", "--set", "stage1.lrr=1"], "--set: stage1.lrr: unknown key"),
+        (["config", "--config", "absent.yaml"], "absent.yaml: can't be read"),
+        (["stage1", "--run", "RUN"], "RUN/store.sqlite: no such file; rebuild it with: shelfsort ingest"),
+        (["features", "--run", "RUN"], "no such file"),
+        (["stage2", "--run", "RUN"], "RUN/features.h5: no such file; rebuild it with: shelfsort features --run RUN --rebuild"),
+        (["evaluate", "--run", "RUN"], "RUN/stage2/manifest.json: no such file"),
+        (["predict", "--run", "RUN", "x.jpg"], "RUN/stage2/manifest.json: no such file"),
+        (["score", "--run", "RUN", "--out", "RUN/out", "absent.bson"], "no such file"),
+        (["ingest", "--run", "RUN", "--dump", "absent.bson"], "absent.bson: no such file"),
+    ],
+)
+def test_a_users_error_is_one_line_and_exit_2(
+    arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = str(tmp_path / "my run")
+    assert main([argument.replace("RUN", folder) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"shelfsort {arguments[0]}: ") and expected.replace("RUN", folder) in error
+    assert "Traceback" not in error and len(error.splitlines()) == 1
+
+
+def test_a_bug_exits_1_with_a_traceback_and_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(steps, "evaluate", broken)
+    assert main(["evaluate", "--run", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error and "planted" in error and "This is a bug in shelfsort" in error
+
+
+def test_debug_shows_where_a_users_error_came_from(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["--debug", "stage2", "--run", str(tmp_path / "none")]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_interrupted_it_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "stage2", stopped)
+    assert main(["stage2", "--run", str(tmp_path)]) == 130
+    assert f"the same command resumes: shelfsort stage2 --run {tmp_path}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("step", ["stage1", "features", "stage2", "evaluate"])
+def test_a_second_command_on_the_same_run_is_refused(tmp_path: Path, step: str, capsys: pytest.CaptureFixture) -> None:
+    with run_lock(tmp_path):
+        assert main([step, "--run", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"pid {os.getpid()} on " in error and "is writing this run" in error
+    assert main([step, "--run", str(tmp_path)]) == 2  # now for want of its input, not of the lock
+    assert "is writing" not in capsys.readouterr().err
+
+
+def test_config_prints_what_it_would_run_with(capsys: pytest.CaptureFixture) -> None:
+    assert main(["config", "--set", "stage1.lr=3e-4"]) == 0
+    assert "lr: 0.0003" in capsys.readouterr().out
+
+
+def test_synthetic_writes_what_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    command = ["synthetic", "--out", str(tmp_path), "--categories", "4", "--side", "16", "--products"]
+    for products in (12, 20):  # another number, other files
+        assert main([*command, str(products)]) == 0
+        assert len(list(documents(tmp_path / "train.bson"))) == products
+        assert len(list(documents(tmp_path / "test.bson"))) == products // 4
+        assert len((tmp_path / "test_labels.csv").read_text().splitlines()) == 1 + products // 4
+    kept = (tmp_path / "train.bson").stat().st_mtime_ns
+    assert main([*command, "20"]) == 0 and (tmp_path / "train.bson").stat().st_mtime_ns == kept
+    assert main([*command, "3"]) == 2 and "synthetic products: expected at least one" in capsys.readouterr().err
+
+
+def test_predict_prints_five_lines_with_names(tiny: Tiny, photo: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["predict", "--run", str(tiny.folder), str(photo)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    shares = [float(line.split("%")[0]) for line in lines]
+    assert len(lines) == 5 and shares == sorted(shares, reverse=True) and sum(shares) <= 100.5
+    ids = {str(i) for i in tiny.run.store.taxonomy.category_ids}
+    assert all(line.split()[1] in ids and line.count(" > ") == 2 for line in lines)
+
+
+def test_predict_leaves_out_what_it_cannot_read(tiny: Tiny, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no image")
+    run = ["predict", "--run", str(tiny.folder)]
+    assert main([*run, str(photo), str(bad), "--top", "3"]) == 0
+    out = capsys.readouterr()
+    assert len(out.out.splitlines()) == 3 and f"left out {bad}" in out.err
+    for arguments, expected in (([str(bad)], str(bad)), ([str(tmp_path / "none.jpg")], "none.jpg: can't be read: No such file")):
+        assert main([*run, *arguments]) == 2
+        assert expected in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main([*run, str(photo), "--top", "0"])
+    assert caught.value.code == 2
+
+
+def test_as_a_module_from_any_folder(tiny: Tiny, photo: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline", "predict", "--run", str(tiny.folder), str(photo)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0 and len(found.stdout.splitlines()) == 5, found.stderr
+
+
+def test_score_and_labels(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "predictions"
+    labels = tiny.data / "test_labels.csv"
+    command = ["score", str(tiny.data / "test.bson"), "--run", str(tiny.folder), "--out", str(out), "--labels", str(labels)]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "score: 150 products = 150 predictions + 0 rejects" in text and "top-1 of 150 labelled products" in text
+    assert (out / "_SUCCESS").exists()

@@ -1,0 +1,94 @@
+"""The only inference path: files, dumps and the stored features give the same answer."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catalog.errors import ArtifactError, ShelfsortError
+from pipeline.predict import Files, Model, image_table, predict_files, top_classes
+from stage2_xgb.dataset import Pooled, Views, pool
+from tests.pipeline.tiny import Tiny, documents, same
+
+
+@pytest.fixture
+def photos(tiny: Tiny, tmp_path: Path) -> list[Path]:
+    """The photos of one product with several."""
+    product = next(d for d in documents(tiny.data / "test.bson") if len(d["imgs"]) >= 3)
+    paths = [tmp_path / f"{i}.jpg" for i in range(len(product["imgs"]))]
+    for path, image in zip(paths, product["imgs"], strict=True):
+        path.write_bytes(image["picture"])
+    return paths
+
+
+def test_top_classes() -> None:
+    log_probs = np.log(np.array([[0.1, 0.4, 0.4, 0.1], [0.7, 0.1, 0.1, 0.1]], np.float32))
+    classes, confidences = top_classes(log_probs, 3)
+    assert classes.tolist() == [[1, 2, 0], [0, 1, 2]]  # equal ones by class index
+    np.testing.assert_allclose(confidences, [[0.4, 0.4, 0.1], [0.7, 0.1, 0.1]], rtol=1e-6)
+    assert top_classes(log_probs, 9)[0].shape == (2, 4)
+
+
+def test_a_products_photos_are_pooled(model: Model, photos: list[Path]) -> None:
+    answer = predict_files(model, photos, 8)
+    alone = [predict_files(model, [path], 8) for path in photos]
+    assert sum(answer.confidences) == pytest.approx(1, abs=1e-4) and not answer.unreadable
+    assert len({tuple(a.confidences) for a in alone}) == len(photos)
+    table = image_table(np.arange(len(photos)), np.full(len(photos), -1))
+    images, _ = model.read(Files(photos), table, batch_size=2)
+    assert len(pool(images)) == 1
+    mean = np.mean([x.astype(np.float64) for x in images.log_probs[0]], axis=0)
+    assert answer.stage1_class == mean.argmax()
+
+
+def test_the_stored_features_are_what_the_network_gives(tiny: Tiny, model: Model) -> None:
+    (stored,) = Views([tiny.run.view(name).features for name in ("stage1", "small")]).blocks("test", fit_only=False)
+    store = tiny.run.store
+    read, reasons = model.read(store, store.images("test"), batch_size=13)
+    assert not reasons
+    np.testing.assert_array_equal(read.item_id, stored.item_id)
+    for unit, a, b in (("image", read, stored), ("product", pool(read), pool(stored))):
+        mine, theirs = model.answer(a, unit).two_stage, model.answer(b, unit).two_stage
+        assert same(mine.argmax(axis=1), theirs.argmax(axis=1)) >= 0.98
+        np.testing.assert_allclose(np.exp(mine), np.exp(theirs), atol=0.02)
+
+
+def test_unreadable_files_are_left_out(model: Model, photos: list[Path], tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(photos[0].read_bytes()[:30])
+    answer = predict_files(model, [bad, *photos], 3)
+    assert list(answer.unreadable) == [str(bad)]
+    assert answer.classes == predict_files(model, photos, 3).classes
+    with pytest.raises(ShelfsortError, match="bad.jpg: "):
+        predict_files(model, [bad], 3)
+    with pytest.raises(ShelfsortError, match="none.jpg: can't be read: No such file"):
+        predict_files(model, [tmp_path / "none.jpg"], 3)
+    with pytest.raises(ShelfsortError, match="can't be read: Is a directory"):
+        predict_files(model, [tmp_path], 3)
+
+
+def test_a_photo_from_the_store_is_no_neighbour_of_itself(tiny: Tiny, model: Model) -> None:
+    """Whatever product id a photo is asked under, only its own product is left out of the bank."""
+    run = tiny.run
+    (stored,) = Views([run.view(name).features for name in ("stage1", "small")]).blocks("train", fit_only=True)
+    few = Pooled(*(getattr(stored, n)[:50] for n in ("item_id", "product_id", "class_index", "split", "n_images")),
+                 tuple(x[:50] for x in stored.log_probs), tuple(x[:50] for x in stored.features))  # fmt: skip
+    strangers = Pooled(few.item_id, few.product_id + 10**9, few.class_index, few.split, few.n_images, few.log_probs, few.features)
+    model.bundle.default, before = "shared", model.bundle.default
+    try:
+        own, other = model.answer(few, "image").two_stage, model.answer(strangers, "image").two_stage
+    finally:
+        model.bundle.default = before
+    truth = few.class_index
+    assert np.exp(other[np.arange(50), truth]).mean() > np.exp(own[np.arange(50), truth]).mean(), "its own copy must be telling"
+
+
+def test_a_model_of_other_parts_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    copy = tiny.copy(tmp_path / "run")
+    best = copy.folder / "views" / "small" / "stage1" / "best.pt"
+    best.unlink()
+    with pytest.raises(ArtifactError, match=r"best\.pt: no such file"):
+        Model.open(copy.run)
+    best.write_bytes((tiny.folder / "stage1" / "best.pt").read_bytes())
+    with pytest.raises(ArtifactError, match=r"stage2: view small is another one now: checkpoint was .*rebuild it with: shelfsort stage2"):
+        Model.open(copy.run)

@@ -1,0 +1,108 @@
+"""The steps: each once, none silently on something else."""
+
+from pathlib import Path
+
+import pytest
+
+from catalog.errors import ArtifactError
+from pipeline import steps
+from pipeline.cli import main
+from pipeline.config import load_config
+from pipeline.predict import Model
+from tests.pipeline.tiny import Tiny, snapshot
+
+STEPS = ("stage1", "features", "stage2", "evaluate")
+
+
+@pytest.fixture
+def copy(tiny: Tiny, tmp_path: Path) -> Tiny:
+    """A run of one's own."""
+    return tiny.copy(tmp_path / "run")
+
+
+def test_every_artefact_is_where_the_formats_say(tiny: Tiny) -> None:
+    expected = (
+        "config.yaml store.sqlite taxonomy.json ingest.json stage1/best.pt stage1/last.pt stage1/metrics.jsonl stage1/summary.json features.h5 "
+        "views/small/features.h5 views/small/stage1/best.pt stage2/manifest.json stage2/shared.npz stage2/sets.parquet stage2/summary.json "
+        "stage2/summary.txt evaluation/metrics.json evaluation/items.parquet evaluation/per_category.parquet evaluation/confusion.parquet"
+    )
+    found = snapshot(tiny.folder)
+    assert set(expected.split()) <= set(found)
+    assert not [name for name in found if name.endswith((".tmp", ".partial", ".pkl"))]
+
+
+def test_a_second_call_says_current_and_changes_nothing(tiny: Tiny, capsys: pytest.CaptureFixture) -> None:
+    before = snapshot(tiny.folder)
+    assert main(["ingest", "--run", str(tiny.folder), *tiny.ingest_options]) == 0
+    for step in STEPS:
+        assert main([step, "--run", str(tiny.folder)]) == 0
+    text = capsys.readouterr().out
+    for part in ("ingest: current", "stage1: current", "view small: current", "features: current", "stage2: current"):
+        assert part in text
+    after = snapshot(tiny.folder)
+    assert [name for name in after if after[name] != before.get(name)] == [] and after.keys() == before.keys()
+
+
+@pytest.mark.parametrize(
+    ("step", "setting", "expected"),
+    [
+        ("stage1", "stage1.lr=1e-3", "config.lr was 0.002, is now 0.001"),
+        ("stage2", "stage2.components=8", "config.components was 64, is now 8"),
+        ("features", "views={small: {epochs: 1, image_size: 16, seed: 2}}", "config.seed was 1, is now 2"),
+    ],
+)
+def test_what_is_of_another_configuration_is_refused(
+    tiny: Tiny, step: str, setting: str, expected: str, capsys: pytest.CaptureFixture
+) -> None:
+    before = snapshot(tiny.folder)
+    assert main([step, "--run", str(tiny.folder), "--set", setting]) == 2
+    error = capsys.readouterr().err
+    assert expected in error and "rebuild it with: shelfsort " in error and "--rebuild" in error
+    assert snapshot(tiny.folder) == before
+
+
+def test_a_place_that_shapes_nothing_may_change(tiny: Tiny, capsys: pytest.CaptureFixture) -> None:
+    settings = ["--set", "stage1.workers=0", "--set", "jobs=2", "--set", "features.batch_size=7"]
+    for step in ("stage1", "features", "stage2"):
+        assert main([step, "--run", str(tiny.folder), *settings]) == 0
+    assert capsys.readouterr().out.count("current") == 5
+
+
+def test_rebuilt_it_is_the_same(copy: Tiny, capsys: pytest.CaptureFixture) -> None:
+    before = snapshot(copy.folder)
+    assert main(["stage2", "--run", str(copy.folder), "--rebuild"]) == 0
+    assert main(["evaluate", "--run", str(copy.folder), "--rebuild"]) == 0
+    after = snapshot(copy.folder)
+    timed = {"stage2/summary.json", "stage2/summary.txt", "evaluation/metrics.json"}
+    assert [name for name in after if after[name] != before.get(name) and name not in timed] == []
+    assert "reclassifiers; answering" in capsys.readouterr().out
+
+
+def test_another_stage_2_is_noticed_by_evaluate(copy: Tiny, capsys: pytest.CaptureFixture) -> None:
+    settings = ["--set", "stage2.seed=9", "--set", "stage2.components=8"]
+    assert main(["stage2", "--run", str(copy.folder), *settings, "--rebuild"]) == 0
+    before = (copy.folder / "evaluation" / "items.parquet").read_bytes()
+    assert main(["evaluate", "--run", str(copy.folder)]) == 0
+    assert (copy.folder / "evaluation" / "items.parquet").read_bytes() != before
+
+
+def test_features_of_another_checkpoint_are_refused(copy: Tiny) -> None:
+    """The view's checkpoint in the place of stage 1's."""
+    for name in ("best.pt", "summary.json"):
+        (copy.folder / "stage1" / name).unlink()
+        (copy.folder / "views" / "small" / "stage1" / name).rename(copy.folder / "stage1" / name)
+    with pytest.raises(ArtifactError, match=r"features\.h5: made from something else: checkpoint was '.{64}', is now '.{64}'"):
+        steps.features(copy.run, load_config(copy.folder / "config.yaml", ["views={}"]), rebuild=False)
+    with pytest.raises(ArtifactError, match="no such file|view stage1 is another one now: checkpoint was"):
+        Model.open(copy.run)
+
+
+def test_evaluate_prints_every_headline(tiny: Tiny) -> None:
+    said: list[str] = []
+    metrics = steps.evaluate(tiny.run, tiny.config, rebuild=False, say=said.append)
+    text = "\n".join(said)
+    for unit in ("image", "product"):
+        for mix in ("natural", "balanced"):
+            top1 = metrics[unit][mix]["two_stage"]["top1"]
+            assert f"two-stage {top1['value']:.4f} [{top1['low']:.4f}, {top1['high']:.4f}]" in text
+            assert f"per {unit}, {mix} mix (n {metrics[unit][mix]['counts']['n']}" in text

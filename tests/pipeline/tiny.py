@@ -1,0 +1,98 @@
+"""The whole product on a tiny synthetic catalogue, made once and read by many tests."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import bson
+import numpy as np
+
+from pipeline import steps
+from pipeline.config import RunConfig, load_config
+from pipeline.demo import write_synthetic
+from pipeline.runs import Run
+
+SETTINGS = (
+    "stage1.backbone=resnet18", "stage1.weights=none", "stage1.image_size=32", "stage1.epochs=2", "stage1.lr=2e-3",
+    "stage1.precision=fp32", "evaluate.resamples=200", "score.part_mb=1", "jobs=1", "views.small={epochs: 1, image_size: 16, seed: 1}",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Where everything of it lies. The run is only to be read; `copy` gives one of your own."""
+
+    data: Path
+    folder: Path
+
+    @property
+    def run(self) -> Run:
+        """The run, opened anew."""
+        return Run(self.folder)
+
+    @property
+    def config(self) -> RunConfig:
+        """Its configuration."""
+        return load_config(self.folder / "config.yaml")
+
+    @property
+    def ingest_options(self) -> list[str]:
+        """What the ingest was told."""
+        return ["--dump", str(self.data / "train.bson"), "--categories", str(self.data / "category_names.csv")]
+
+    def copy(self, folder: Path) -> "Tiny":
+        """A copy of the run; checkpoints are linked, as nobody writes into one."""
+
+        def take(source: str, target: str) -> None:
+            (os.link if source.endswith(".pt") else shutil.copy2)(source, target)
+
+        shutil.copytree(self.folder, folder, copy_function=take)
+        return Tiny(self.data, folder)
+
+
+def make(folder: Path) -> Tiny:
+    """Generates the dump and runs every step up to evaluation."""
+    tiny = Tiny(folder / "data", folder / "run")
+    write_synthetic(tiny.data, products=600, categories=8, side=32, seed=0)
+    run, config = tiny.run, load_config(None, SETTINGS)
+    steps.ingest(run, config, [str(tiny.data / "train.bson")], tiny.data / "category_names.csv", rebuild=False)
+    for step in (steps.stage1, steps.features, steps.stage2, steps.evaluate):
+        step(run, config, rebuild=False)
+    return tiny
+
+
+def documents(path: Path) -> Iterator[dict]:
+    """The documents of a dump, as plain dictionaries."""
+    with open(path, "rb") as file:
+        yield from bson.decode_file_iter(file)
+
+
+def write_dump(path: Path, source: Path, keep: Callable[[dict], bool], change: Callable[[dict], object] = lambda d: None) -> int:
+    """Writes some documents of a dump to another, each changed in place; returns their number."""
+    count = 0
+    with open(path, "wb") as file:
+        for document in documents(source):
+            if keep(document):
+                change(document)
+                file.write(bson.encode(document))
+                count += 1
+    return count
+
+
+def products_of(run: Run, split: str) -> set[int]:
+    """Ids of a split's kept products without blank images: all of them are in the features."""
+    query = """SELECT product_id FROM products WHERE split = ? AND state = 'kept'
+               AND product_id NOT IN (SELECT product_id FROM images WHERE status = 'blank')"""
+    return {i for (i,) in run.store.connection.execute(query, (split,))}
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Every file of a run but the lock."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "lock"}
+
+
+def same(a: np.ndarray, b: np.ndarray) -> float:
+    """Share of equal elements."""
+    return float((np.asarray(a) == np.asarray(b)).mean())
