@@ -33,6 +33,8 @@ class Look:
     """Size of the silhouette's characteristic detail, -1 to 1."""
     hue: float
     """0 to 1, around the colour circle."""
+    height: float = 1.0
+    """Stretches the silhouette downwards."""
     colours: tuple[tuple[int, int, int, int], ...] = ()
     """RGBA of each paint, by its number; a product has them, a category has not."""
 
@@ -74,8 +76,8 @@ def photograph(look: Look, rng: np.random.Generator, side: int) -> np.ndarray:
     """A view of the product: its own turn, size, place, light and background."""
     turn, right, lower = rng.normal(0, (0.25, 0.03, 0.03)).tolist()
     size, squash, flip = rng.uniform((0.28, 0.75, 0), (0.46, 1.0, 1)).tolist()
-    pose = _pose(turn, size, squash if flip < 0.7 else -squash, np.array([0.5 + right, 0.5 + lower]))
-    return _compose(look, pose, _shade(_background(rng, side), pose, size), rng)
+    pose = _pose(turn, size, squash if flip < 0.7 else -squash, np.array([0.5 + right, 0.5 + lower]), look.height)
+    return _compose(look, pose, _shade(_background(rng, side), pose, size, look.height), rng)
 
 
 def mislead(look: Look, rng: np.random.Generator, side: int) -> np.ndarray:
@@ -105,9 +107,9 @@ def encode(picture: np.ndarray, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def _pose(turn: float, size: float, squash: float, centre: np.ndarray) -> Pose:
+def _pose(turn: float, size: float, squash: float, centre: np.ndarray, height: float = 1.0) -> Pose:
     cos, sin = np.cos(turn), np.sin(turn)
-    return Pose(np.array([[cos * squash, -sin], [sin * squash, cos]]) * size, centre)
+    return Pose(np.array([[cos * squash, -sin * height], [sin * squash, cos * height]]) * size, centre)
 
 
 def _compose(look: Look, pose: Pose, background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -115,16 +117,16 @@ def _compose(look: Look, pose: Pose, background: np.ndarray, rng: np.random.Gene
     side = background.shape[-1]
     canvas = Image.new("RGBA", (2 * side, 2 * side))
     _draw_parts(ImageDraw.Draw(canvas), look, pose, 2 * side, look.colours)
-    across, down = _coordinates(pose, 2 * side)
     pixels = np.array(canvas).view(np.uint32)[..., 0]
     if look.pattern != "plain":
         body, second = np.array([look.colours[BODY], look.colours[SECOND]], np.uint8).view(np.uint32)[:, 0]
-        np.copyto(pixels, second, where=(pixels == body) & _pattern(look, across, down))
+        np.copyto(pixels, second, where=(pixels == body) & _pattern(look, *_coordinates(pose, 2 * side)))
     # RGBX, as Pillow would divide the colours of a reduced RGBA by its alpha; here they stay multiplied by the cover.
     layer = _planes(Image.frombuffer("RGBX", pixels.shape, pixels).reduce(2))
-    lamp, ambient, grain = rng.uniform((-0.5, 0.92, 0), (0.5, 1.1, 3)).tolist()
-    light = ambient - 0.3 * np.square(across[::2, ::2] - lamp) - 0.08 * down[::2, ::2]
-    light = light.clip(0.45, 1.15) + rng.standard_normal((side, side), np.float32) * (grain / 255)
+    across, down = _coordinates(pose, side)
+    lamp, ambient, grain = rng.uniform((-0.5, 0.92, 0), (0.5, 1.1, 0.04)).tolist()
+    light = (ambient - 0.3 * np.square(across - lamp) - 0.08 * down).clip(0.45, 1.15)
+    light += grain * (rng.random((side, side), np.float32) - 0.5)
     shown = layer[:3] * light + background * (1 - layer[3] / 255)
     return np.ascontiguousarray(shown.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
 
@@ -190,12 +192,12 @@ def _background(rng: np.random.Generator, side: int) -> np.ndarray:
     return _planes(canvas)
 
 
-def _shade(background: np.ndarray, pose: Pose, size: float) -> np.ndarray:
+def _shade(background: np.ndarray, pose: Pose, size: float, height: float) -> np.ndarray:
     """The background with a soft shadow under the product."""
     grid = np.linspace(0, 1, background.shape[-1], dtype=np.float32)
     x, y = pose.centre.tolist()
     across = np.exp(-np.square((grid - x) / (0.7 * size)))
-    down = np.exp(-np.square((grid - y - 0.95 * size) / 0.06))
+    down = np.exp(-np.square((grid - y - 0.95 * size * height) / 0.06))
     return background * (1 - 0.22 * down[:, None] * across)
 
 

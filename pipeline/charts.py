@@ -19,11 +19,30 @@ from pipeline.report_run import EvaluatedRun
 BEFORE, AFTER, WRONG, INK, MUTED, LINE = "#8f959d", "#0072b2", "#d55e00", "#1c1e22", "#5f656e", "#e5e4df"
 ACCURACY = LinearSegmentedColormap.from_list("accuracy", [(0.0, WRONG), (0.6, "#efece4"), (1.0, AFTER)])
 STYLE = {
-    "font.family": "sans-serif", "font.size": 9, "axes.edgecolor": LINE, "axes.labelcolor": MUTED, "axes.titlecolor": INK, "axes.titlesize": 11,
-    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 14, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "axes.axisbelow": True, "grid.color": LINE, "grid.linewidth": 0.6, "xtick.color": MUTED, "ytick.color": MUTED,
-    "xtick.major.size": 0, "ytick.major.size": 0, "legend.frameon": False, "lines.linewidth": 2, "savefig.dpi": 200, "svg.fonttype": "none",
-}  # fmt: skip
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 14,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+    "savefig.dpi": 200,
+    "svg.fonttype": "none",
+}
 _SHARE = PercentFormatter(1, decimals=0)
 
 
@@ -170,8 +189,15 @@ def _reliability(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
         found = findings[run.unit][system]["reliability"]
         bins = [row for row in found["bins"] if row["n"]]
         sizes = [20 + 700 * row["share"] for row in bins]
-        axes.scatter([row["confidence"] for row in bins], [row["accuracy"] for row in bins], s=sizes, color=color, alpha=0.8, linewidth=0,
-                     label=f"{label}, calibration error {found['ece']:.1%}")  # fmt: skip
+        axes.scatter(
+            [row["confidence"] for row in bins],
+            [row["accuracy"] for row in bins],
+            s=sizes,
+            color=color,
+            alpha=0.8,
+            linewidth=0,
+            label=f"{label}, calibration error {found['ece']:.1%}",
+        )
     axes.set(title="Reliability", xlabel="confidence", ylabel="right", xlim=(0, 1.02), ylim=(0, 1.03))
     axes.xaxis.set_major_formatter(_SHARE)
     axes.yaxis.set_major_formatter(_SHARE)
@@ -199,8 +225,12 @@ def _distribution(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
 def _training(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     loss, accuracy = figure.subplots(1, 2)
     epochs = np.arange(1, len(run.epochs) + 1)
-    lines = ((loss, "train_loss", BEFORE, "training"), (loss, "val_loss", AFTER, "validation"),
-             (accuracy, "val_top5", BEFORE, "among the first five"), (accuracy, "val_top1", AFTER, "first"))  # fmt: skip
+    lines = (
+        (loss, "train_loss", BEFORE, "training"),
+        (loss, "val_loss", AFTER, "validation"),
+        (accuracy, "val_top5", BEFORE, "among the first five"),
+        (accuracy, "val_top1", AFTER, "first"),
+    )
     for axes, key, color, label in lines:
         axes.plot(epochs, [row[key] for row in run.epochs], color=color, label=label, marker="o", markersize=3)
         axes.set(xlabel="epoch" if run.epochs else "this run has no training log")
@@ -211,6 +241,11 @@ def _training(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
 
 
 FIGURES: dict[str, Callable[[Figure, EvaluatedRun, dict], None]] = {
-    "per-category": _per_category, "confusion": _confusion, "hierarchy": _hierarchy, "coverage": _coverage,
-    "reliability": _reliability, "distribution": _distribution, "training": _training,
-}  # fmt: skip
+    "per-category": _per_category,
+    "confusion": _confusion,
+    "hierarchy": _hierarchy,
+    "coverage": _coverage,
+    "reliability": _reliability,
+    "distribution": _distribution,
+    "training": _training,
+}

@@ -25,8 +25,23 @@ from pipeline.report_pack import pack, plain, share, unsigned
 from pipeline.report_run import EvaluatedRun
 
 TEMPLATES = Path(__file__).parent / "templates"
-SCRIPTS = ("dom", "data", "table", "chart", "gallery", "overview", "plot", "category", "hierarchy", "confusions", "confidence", "review", "items",
-           "training", "main")  # fmt: skip
+SCRIPTS = (
+    "dom",
+    "data",
+    "table",
+    "chart",
+    "gallery",
+    "overview",
+    "plot",
+    "category",
+    "hierarchy",
+    "confusions",
+    "confidence",
+    "review",
+    "items",
+    "training",
+    "main",
+)
 LIMIT = 15_000_000
 THUMBNAILS = 7_000_000
 """Most bytes of the page and of its thumbnails (before base64)."""
@@ -37,7 +52,7 @@ _STAGES = ("stage1", "two_stage")
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
-    """Writes `out`/index.html and `out`/figures/*.svg about the first run, compared with the others; returns the path of the page.
+    """Writes `out`/index.html and `out`/figures/*.svg about the first run, compared with the others; returns the page's path.
 
     Raises ArtifactError where a run has no evaluation.
     """
@@ -58,8 +73,13 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
-                                     trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}%"
     environment.filters["points"] = lambda value: f"{100 * value:+.1f}".replace("-", "−")
     environment.filters["count"] = lambda value: f"{value:,}"
@@ -68,13 +88,22 @@ def _environment() -> jinja2.Environment:
 
 def _render(run: EvaluatedRun, findings: dict, data: bytes, gallery: Gallery) -> str:
     index = {"product": gallery.product_id, "starts": gallery.starts, "offsets": gallery.offsets}
-    return _environment().get_template("report.html.j2").render(
-        run=run, unit=run.unit, about=_about(run), headline=_headline(run, findings),
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        echarts=Markup((TEMPLATES / "echarts.min.js").read_text(encoding="utf-8")),
-        script=Markup("\n".join((TEMPLATES / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)),
-        data=data.decode(), photo_index=pack({}, index).decode(), photos=base64.b64encode(gallery.data).decode(),
-    )  # fmt: skip
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            run=run,
+            unit=run.unit,
+            about=_about(run),
+            headline=_headline(run, findings),
+            style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+            echarts=Markup((TEMPLATES / "echarts.min.js").read_text(encoding="utf-8")),
+            script=Markup("\n".join((TEMPLATES / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)),
+            data=data.decode(),
+            photo_index=pack({}, index).decode(),
+            photos=base64.b64encode(gallery.data).decode(),
+        )
+    )
 
 
 def _headline(run: EvaluatedRun, findings: dict) -> dict[str, Any]:
@@ -83,8 +112,13 @@ def _headline(run: EvaluatedRun, findings: dict) -> dict[str, Any]:
     counts = {
         unit: run.metrics[unit]["natural"]["two_stage"]["top1"]["n"] for unit in ("product", "image") if unit in run.metrics
     }
-    return {"before": found["stage1"], "after": found["two_stage"], "change": found["changes"]["two_stage_over_stage1"]["top1"],
-            "moved": findings[run.unit]["changes"]["two_stage_over_stage1"], "counts": counts}  # fmt: skip
+    return {
+        "before": found["stage1"],
+        "after": found["two_stage"],
+        "change": found["changes"]["two_stage_over_stage1"]["top1"],
+        "moved": findings[run.unit]["changes"]["two_stage_over_stage1"],
+        "counts": counts,
+    }
 
 
 def _values(run: EvaluatedRun, others: list[EvaluatedRun], findings: dict) -> dict:
@@ -93,23 +127,41 @@ def _values(run: EvaluatedRun, others: list[EvaluatedRun], findings: dict) -> di
     pairs = list(dict.fromkeys((c.level1, c.level2) for c in categories))
     level1 = list(dict.fromkeys(c.level1 for c in categories))
     places = {name: i for i, name in enumerate(level1)}
-    return plain({
-        "unit": run.unit, "name": run.name, "findings": findings, "sets": run.sets, "has_stage2": run.has_stage2,
-        "names": {"level1": level1, "level2": [pair[1] for pair in pairs], "parent": [places[pair[0]] for pair in pairs],
-                  "level3": [c.name for c in categories], "id": [c.category_id for c in categories]},
-        "metrics": {unit: run.metrics[unit] for unit in ("product", "image") if unit in run.metrics},
-        "cap": (run.store.settings.get("caps", {}).get("train") if run.store else None), "has_store": run.store is not None,
-        "key": fingerprint(run.metrics.get("made_from", {})),
-        "runs": [{"name": r.name, "backbone": r.backbone, "seconds": r.seconds, "metrics": r.metrics[r.unit], "unit": r.unit} for r in [run, *others]],
-    })  # fmt: skip
+    return plain(
+        {
+            "unit": run.unit,
+            "name": run.name,
+            "findings": findings,
+            "sets": run.sets,
+            "has_stage2": run.has_stage2,
+            "names": {
+                "level1": level1,
+                "level2": [pair[1] for pair in pairs],
+                "parent": [places[pair[0]] for pair in pairs],
+                "level3": [c.name for c in categories],
+                "id": [c.category_id for c in categories],
+            },
+            "metrics": {unit: run.metrics[unit] for unit in ("product", "image") if unit in run.metrics},
+            "cap": (run.store.settings.get("caps", {}).get("train") if run.store else None),
+            "has_store": run.store is not None,
+            "key": fingerprint(run.metrics.get("made_from", {})),
+            "runs": [
+                {"name": r.name, "backbone": r.backbone, "seconds": r.seconds, "metrics": r.metrics[r.unit], "unit": r.unit}
+                for r in [run, *others]
+            ],
+        }
+    )
 
 
 def _about(run: EvaluatedRun) -> dict[str, str]:
     made = datetime.fromtimestamp((run.evaluation / "metrics.json").stat().st_mtime, UTC)
     return {
-        "Run": run.name, "Model": run.backbone, "Evaluated": f"{made:%d %B %Y}".lstrip("0"), "Code": run.revision,
+        "Run": run.name,
+        "Model": run.backbone,
+        "Evaluated": f"{made:%d %B %Y}".lstrip("0"),
+        "Code": run.revision,
         "Data": run.store.fingerprint if run.store else "no store in the run",
-    }  # fmt: skip
+    }
 
 
 def _category_columns(run: EvaluatedRun, others: list[EvaluatedRun]) -> dict[str, np.ndarray]:
@@ -167,9 +219,12 @@ def _review_columns(review: pandas.DataFrame) -> dict[str, np.ndarray]:
     for kind in ("doubt", "conflict"):
         rows = review[review["kind"] == kind].head(REVIEW_ROWS)
         columns |= {
-            f"{kind}.product": rows["product_id"].to_numpy(dtype=np.float64), f"{kind}.item": rows["item_id"].to_numpy(dtype=np.float64),
-            f"{kind}.group": unsigned(rows["group"].to_numpy()), f"{kind}.true": unsigned(rows["class_index"].to_numpy()),
+            f"{kind}.product": rows["product_id"].to_numpy(dtype=np.float64),
+            f"{kind}.item": rows["item_id"].to_numpy(dtype=np.float64),
+            f"{kind}.group": unsigned(rows["group"].to_numpy()),
+            f"{kind}.true": unsigned(rows["class_index"].to_numpy()),
             f"{kind}.suggested": rows["suggested_class"].to_numpy(dtype=np.int32),
-            f"{kind}.own": share(rows["self_confidence"].to_numpy()), f"{kind}.confidence": share(rows["suggested_confidence"].to_numpy()),
-        }  # fmt: skip
+            f"{kind}.own": share(rows["self_confidence"].to_numpy()),
+            f"{kind}.confidence": share(rows["suggested_confidence"].to_numpy()),
+        }
     return columns

@@ -112,11 +112,16 @@ def reliability(confidence: np.ndarray, right: np.ndarray, weight: np.ndarray) -
     counts, rights = np.bincount(place, minlength=BINS), np.bincount(place, weights=right, minlength=BINS)
     bins = [
         {
-            "low": b / BINS, "high": (b + 1) / BINS, "n": int(counts[b]), "right": int(rights[b]), "share": float(mass[b] / weight.sum()),
-            "confidence": float(trust[b] / mass[b]) if mass[b] else None, "accuracy": float(hits[b] / mass[b]) if mass[b] else None,
+            "low": b / BINS,
+            "high": (b + 1) / BINS,
+            "n": int(counts[b]),
+            "right": int(rights[b]),
+            "share": float(mass[b] / weight.sum()),
+            "confidence": float(trust[b] / mass[b]) if mass[b] else None,
+            "accuracy": float(hits[b] / mass[b]) if mass[b] else None,
         }
         for b in range(BINS)
-    ]  # fmt: skip
+    ]
     return {"ece": float(np.abs(hits - trust).sum() / weight.sum()), "bins": bins}
 
 
@@ -146,13 +151,20 @@ def doubtful_labels(items: pandas.DataFrame, classes: int) -> pandas.DataFrame:
     threshold = np.bincount(truth, weights=own, minlength=classes) / np.maximum(support, 1)
     doubtful = np.flatnonzero((truth != answer) & (support[answer] > 0) & (confidence >= threshold[answer]))
     doubtful = doubtful[np.argsort(own[doubtful] - confidence[doubtful], kind="stable")]
-    return pandas.DataFrame({
-        "kind": "doubt", "group": np.arange(len(doubtful)), "item_id": items["item_id"].to_numpy()[doubtful],
-        "product_id": items["product_id"].to_numpy()[doubtful], "class_index": truth[doubtful].astype(np.int32),
-        "suggested_class": answer[doubtful].astype(np.int32), "self_confidence": own[doubtful],
-        "suggested_confidence": confidence[doubtful], "threshold": threshold[answer[doubtful]],
-        "margin": own[doubtful] - confidence[doubtful],
-    })  # fmt: skip
+    return pandas.DataFrame(
+        {
+            "kind": "doubt",
+            "group": np.arange(len(doubtful)),
+            "item_id": items["item_id"].to_numpy()[doubtful],
+            "product_id": items["product_id"].to_numpy()[doubtful],
+            "class_index": truth[doubtful].astype(np.int32),
+            "suggested_class": answer[doubtful].astype(np.int32),
+            "self_confidence": own[doubtful],
+            "suggested_confidence": confidence[doubtful],
+            "threshold": threshold[answer[doubtful]],
+            "margin": own[doubtful] - confidence[doubtful],
+        }
+    )
 
 
 _CONFLICTS = """SELECT hex(digest), image_id, product_id, class_index FROM images WHERE status != 'blank' AND digest IN
@@ -180,7 +192,8 @@ def _conflicts(run: EvaluatedRun) -> pandas.DataFrame:
 
 
 def _catalogue(run: EvaluatedRun) -> pandas.DataFrame:
-    """A row a category: the images it was trained on; with a store also its images and products in train and reserve, kept or dropped."""
+    """A row a category: the images it was trained on; with a store also its images and products in train and reserve, kept or
+    dropped."""
     counts = {f"{unit}s": run.store.natural_counts(unit) for unit in ("image", "product")} if run.store else {}
     return pandas.DataFrame({"class_index": np.arange(len(run.taxonomy)), "train_images": run.train_images, **counts})
 
@@ -188,10 +201,12 @@ def _catalogue(run: EvaluatedRun) -> pandas.DataFrame:
 def _health(run: EvaluatedRun, review: pandas.DataFrame) -> dict:
     kinds = review["kind"].value_counts()
     found = {
-        "doubtful_labels": int(kinds.get("doubt", 0)), "conflicting_images": int(kinds.get("conflict", 0)),
+        "doubtful_labels": int(kinds.get("doubt", 0)),
+        "conflicting_images": int(kinds.get("conflict", 0)),
         "conflicting_groups": int(review.loc[review["kind"] == "conflict", "group"].nunique()),
-        "small_categories": int((run.train_images < FEW_IMAGES).sum()), "evaluation_rejects": run.metrics.get("rejects", {}),
-    }  # fmt: skip
+        "small_categories": int((run.train_images < FEW_IMAGES).sum()),
+        "evaluation_rejects": run.metrics.get("rejects", {}),
+    }
     return found | (_store_health(run.store) if run.store else {})
 
 
@@ -202,12 +217,14 @@ def _store_health(store: Store) -> dict:
     )
     blank = query("SELECT product_id, position, class_index FROM images WHERE status = 'blank' ORDER BY image_id LIMIT 2000")
     return {
-        "products": query("SELECT count(*) FROM products").fetchone()[0], "images": query("SELECT count(*) FROM images").fetchone()[0],
+        "products": query("SELECT count(*) FROM products").fetchone()[0],
+        "images": query("SELECT count(*) FROM images").fetchone()[0],
         "duplicates": query("SELECT count(*) FROM images WHERE status = 'duplicate'").fetchone()[0],
         "blanks": query("SELECT count(*) FROM images WHERE status = 'blank'").fetchone()[0],
-        "rejects": count_rejects(store.connection), "reject_rows": _rows(rejects, ("product_id", "source", "offset", "position", "reason", "detail")),
+        "rejects": count_rejects(store.connection),
+        "reject_rows": _rows(rejects, ("product_id", "source", "offset", "position", "reason", "detail")),
         "blank_rows": _rows(blank, ("product_id", "position", "class_index")),
-    }  # fmt: skip
+    }
 
 
 def _rows(cursor: Iterable[tuple], names: tuple[str, ...]) -> list[dict]:

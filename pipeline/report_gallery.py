@@ -21,7 +21,7 @@ WRONG, UNCERTAIN = 3, 1
 
 @dataclass(frozen=True)
 class Gallery:
-    """WebP thumbnails: those of product i are `starts[i]` to `starts[i + 1]`, each from `offsets[j]` to `offsets[j + 1]` in `data`."""
+    """WebP thumbnails: product i has `starts[i]` to `starts[i + 1]`; thumbnail j is `data[offsets[j] : offsets[j + 1]]`."""
 
     product_id: np.ndarray
     starts: np.ndarray
@@ -30,8 +30,8 @@ class Gallery:
 
 
 def make_gallery(store: Store | None, items: pandas.DataFrame, review: pandas.DataFrame, budget: int) -> Gallery:
-    """Thumbnails of at most `budget` bytes: likely label errors first, then round by round the wrong and the most uncertain products of
-    each category, those that lose most products first. Without a store the gallery is empty."""
+    """Thumbnails of at most `budget` bytes: likely label errors first, then round by round the wrong and the most uncertain
+    products of each category, those that lose most products first. Without a store the gallery is empty."""
     products, counts, sizes, parts = [], [], [], []
     left = budget
     for product_id in _in_order(items, review) if store else ():
@@ -68,7 +68,7 @@ def _in_order(items: pandas.DataFrame, review: pandas.DataFrame) -> Iterator[int
 
 
 def _by_category(items: pandas.DataFrame) -> np.ndarray:
-    """Product ids round by round: in each round some wrong and some uncertain products of each category, the worst category first."""
+    """Product ids round by round: in each some wrong and some uncertain products of each category, the worst category first."""
     truth, wrong = items["class_index"].to_numpy(), (items["two_stage_class"] != items["class_index"]).to_numpy()
     product_id, lost = items["product_id"].to_numpy(), np.bincount(truth[wrong], minlength=int(truth.max(initial=0)) + 1)
     chosen = []

@@ -18,6 +18,7 @@ from catalog.taxonomy import Taxonomy
 SYSTEMS = ("stage1", "shifted", "two_stage")
 REBUILD = "shelfsort evaluate --rebuild"
 _ITEM_COLUMNS = ("unit", "item_id", "product_id", "group", "class_index", "weight", "refined")
+_TRAINED = "SELECT class_index, count(*) FROM images WHERE split = 'train' AND status != 'blank' GROUP BY class_index"
 _SYSTEM_COLUMNS = ("class", "confidence", "true_rank", "true_confidence")
 
 
@@ -83,7 +84,7 @@ class EvaluatedRun:
         return table.select(columns).to_pandas()
 
     def categories(self, unit: str) -> pandas.DataFrame:
-        """The rows of per_category of one unit, a row a class, by class index; classes without a row have support 0 and no scores."""
+        """The rows of per_category of one unit, by class index; classes without a row have support 0 and no scores."""
         rows = self.per_category[self.per_category["unit"] == unit].set_index("class_index")
         rows = rows.reindex(np.arange(len(self.taxonomy)))
         counts = ["support", *(f"{system}_predicted" for system in SYSTEMS)]
@@ -94,9 +95,7 @@ class EvaluatedRun:
         """Images that each class was trained on, int64 [K]. Classes that the evaluation leaves out are counted in the store."""
         counts = self.categories(self.unit)["train_images"]
         if self.store is not None:
-            rows = self.store.connection.execute(
-                "SELECT class_index, count(*) FROM images WHERE split = 'train' AND status != 'blank' GROUP BY 1"
-            )
+            rows = self.store.connection.execute(_TRAINED)
             counts = counts.fillna(dict(rows))
         return counts.fillna(0).to_numpy(dtype=np.int64)
 

@@ -55,9 +55,9 @@ class RerankConfig(Section):
     """Share of the pairs that a round sees."""
     colsample_bytree: float = Field(default=0.5, gt=0, le=1)
     """Share of the inputs that a round sees."""
-    reg_lambda: float = Field(default=5.0, ge=0)
+    reg_lambda: float = Field(default=1.0, ge=0)
     """L2 penalty on leaf values."""
-    min_child_weight: float = Field(default=5.0, ge=0)
+    min_child_weight: float = Field(default=1.0, ge=0)
     """Least hessian in a leaf."""
 
 

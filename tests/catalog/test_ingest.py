@@ -5,6 +5,7 @@ import io
 import os
 import random
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -59,8 +60,11 @@ def fingerprint(folder: Path) -> str:
     return Store(folder / "store.sqlite").fingerprint
 
 
-def in_fork(work: Callable[[], object]) -> int:
-    """Runs `work` in a forked process; its exit status as os.waitpid gives it."""
+def in_fork(work: Callable[[], object], patience: float | None = None, workers: list[int] | None = None) -> int:
+    """Runs `work` in a forked process, killed after `patience` seconds; its exit status as os.waitpid gives it.
+
+    The pids of a killed process's own workers are added to `workers`.
+    """
     child = os.fork()
     if child == 0:
         try:
@@ -68,7 +72,32 @@ def in_fork(work: Callable[[], object]) -> int:
             os._exit(0)
         finally:
             os._exit(1)
+    if patience is not None:
+        time.sleep(patience)
+        if workers is not None:
+            workers += workers_of(child)
+        os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1]
+
+
+def workers_of(pid: int) -> list[int]:
+    """The decoding processes of a process."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(status.read_text().rsplit(")", 1)[1].split()[1])
+            if parent == pid and b"LokyProcess" in (status.parent / "cmdline").read_bytes():
+                found.append(int(status.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 # --- sameness
@@ -202,71 +231,37 @@ def test_another_dump_waits_for_the_unfinished_one(
         Store(tmp_path / "store.sqlite").images()
 
 
-CHILD = """
-    import sys
-    from pathlib import Path
-    import catalog.ingest, catalog.checker
-    from catalog.config import CatalogConfig
-    catalog.ingest._COMMIT_BYTES, catalog.checker._CHUNK_BYTES = 200_000, 20_000
-    folder, dump, categories, jobs = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
-    catalog.ingest.ingest(folder / "store.sqlite", [dump], Path(categories), CatalogConfig(),
-                          index_folder=folder / "dumps", jobs=jobs)
-"""
-
-
-def child(*arguments: object) -> subprocess.Popen:
-    command = [sys.executable, "-c", textwrap.dedent(CHILD), *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
-
-
-def workers_of(pid: int) -> list[int]:
-    """The decoding processes of a process."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(status.read_text().rsplit(")", 1)[1].split()[1])
-            if parent == pid and b"LokyProcess" in (status.parent / "cmdline").read_bytes():
-                found.append(int(status.parent.name))
-        except OSError:
-            continue
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.slow
-def test_25_kills_at_random_moments_with_two_processes_leave_the_same_store_and_no_workers(tmp_path: Path) -> None:
-    spec = SyntheticSpec(categories=12, products=4000, side=32, seed=3)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("jobs, wanted", [(1, 25), (2, 8)])
+def test_kills_at_random_moments_leave_the_same_store_and_no_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, wanted: int
+) -> None:
+    monkeypatch.setattr(catalog.ingest, "_COMMIT_BYTES", 100_000)
+    monkeypatch.setattr(catalog.checker, "_CHUNK_BYTES", 20_000)
+    spec = SyntheticSpec(categories=12, products=2000, side=32, seed=3)
     write_dump(tmp_path / "a.bson", spec)
     write_categories(tmp_path / "names.csv", spec)
-    inputs = (tmp_path / "a.bson", tmp_path / "names.csv")
+
+    def work(name: str) -> IngestSummary:
+        return run(tmp_path / name, tmp_path / "a.bson", categories=tmp_path / "names.csv", jobs=jobs)
+
     start = time.monotonic()
-    assert child(tmp_path / "whole", *inputs, 2).wait(300) == 0
+    assert in_fork(lambda: work("whole")) == 0
     duration, rng, workers, kills = time.monotonic() - start, random.Random(4), [], 0
-    for _ in range(25):
-        process = child(tmp_path / "killed", *inputs, 2)
-        try:
-            process.wait(duration * rng.random())
-        except subprocess.TimeoutExpired:
-            workers += workers_of(process.pid)
-            process.kill()
-            process.wait()
+    while kills < wanted:
+        if in_fork(lambda: work("killed"), duration * rng.random(), workers) == signal.SIGKILL:
             kills += 1
-        if kills % 8 == 7:  # a fresh start now and then, or the late kills would find nothing left to do
-            (tmp_path / "killed" / "store.sqlite").unlink(missing_ok=True)
-            (tmp_path / "killed" / "store.sqlite-journal").unlink(missing_ok=True)
-    assert child(tmp_path / "killed", *inputs, 2).wait(300) == 0
-    assert kills >= 15
+        else:
+            assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "whole")
+            shutil.rmtree(tmp_path / "killed")
+    work("killed")
     assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "whole")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert workers and not any(map(alive, workers))
+    assert not any(map(alive, workers))
+    assert bool(workers) == (jobs > 1)
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def test_several_faults_are_a_line_each(tmp_path: Path) -> None:
     path.write_text("stage1: {lr: -1, epochs: x}\nscore: {top: 0}")
     with pytest.raises(ConfigError) as caught:
         load_config(path)
-    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == ["stage1.lr", "stage1.epochs", "score.top"]
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == ["stage1.epochs", "stage1.lr", "score.top"]
 
 
 def test_an_override_is_blamed_on_itself(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_missing_column_is_named(run: Path, tmp_path: Path):
     pandas.read_parquet(path).drop(columns="two_stage_true_confidence").to_parquet(path)
     with pytest.raises(ArtifactError, match=r"items\.parquet: column two_stage_true_confidence is missing.*shelfsort evaluate"):
         write_report([broken], tmp_path / "out")
-    with pytest.raises(ArtifactError, match="metrics.json: no such file"):
+    with pytest.raises(ArtifactError, match=r"metrics\.json: no such file"):
         write_report([tmp_path], tmp_path / "out")
 
 
@@ -179,8 +179,16 @@ def test_swapped_labels_are_doubted():
     answer = truth.copy()
     answer[[3, 30]] = [1, 0]
     own = np.where(truth == answer, 0.9, 0.02)
-    table = pandas.DataFrame({"item_id": np.arange(40), "product_id": np.arange(40), "class_index": truth, "two_stage_class": answer,
-                              "two_stage_confidence": np.where(truth == answer, 0.9, 0.95), "two_stage_true_confidence": own})  # fmt: skip
+    table = pandas.DataFrame(
+        {
+            "item_id": np.arange(40),
+            "product_id": np.arange(40),
+            "class_index": truth,
+            "two_stage_class": answer,
+            "two_stage_confidence": np.where(truth == answer, 0.9, 0.95),
+            "two_stage_true_confidence": own,
+        }
+    )
     found = doubtful_labels(table, 3)
     assert sorted(found["product_id"]) == [3, 30]
     assert found["suggested_class"].tolist() == [1, 0]

@@ -26,8 +26,18 @@ from selenium import webdriver  # noqa: E402 (only where the skips above let it)
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--hide-scrollbars", "about:blank")  # fmt: skip
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "about:blank",
+)
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 OPENING = 3.0
 """Most seconds from the navigation to the first chart."""
@@ -93,7 +103,8 @@ class Page:
 
     def column(self, table: str, number: int) -> list[str]:
         return self.js(
-            "return [...document.querySelectorAll(`#table-${arguments[0]} tbody tr`)].map((r) => r.children[arguments[1]].textContent)",
+            "const rows = [...document.querySelectorAll(`#table-${arguments[0]} tbody tr`)];"
+            "return rows.map((row) => row.children[arguments[1]].textContent)",
             table,
             number,
         )
@@ -114,8 +125,11 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
     driver.quit()
 
 
-@pytest.fixture(scope="module", params=[("small", 1280, False), ("small", 400, True), ("large", 1280, True), ("large", 400, False)],
-                ids=lambda p: f"{p[0]}-{p[1]}")  # fmt: skip
+@pytest.fixture(
+    scope="module",
+    params=[("small", 1280, False), ("small", 400, True), ("large", 1280, True), ("large", 400, False)],
+    ids=lambda p: f"{p[0]}-{p[1]}",
+)
 def page(request: pytest.FixtureRequest, driver: webdriver.Chrome) -> Page:
     name, width, dark = request.param
     return Page(driver, request.getfixturevalue(name), width, dark)

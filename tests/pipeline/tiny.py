@@ -15,8 +15,8 @@ from pipeline.demo import write_synthetic
 from pipeline.runs import Run
 
 SETTINGS = (
-    "stage1.backbone=resnet18", "stage1.weights=none", "stage1.image_size=32", "stage1.epochs=2", "stage1.lr=2e-3",
-    "stage1.precision=fp32", "evaluate.resamples=200", "score.part_mb=1", "jobs=1", "views.small={epochs: 1, image_size: 16, seed: 1}",
+    "stage1.backbone=shufflenet_v2_x0_5", "stage1.weights=none", "stage1.image_size=32", "stage1.epochs=4", "stage1.lr=4e-3",
+    "stage1.precision=fp32", "evaluate.resamples=200", "score.part_mb=1", "jobs=1", "views.small={epochs: 2, seed: 1}",
 )  # fmt: skip
 
 
