@@ -70,6 +70,9 @@ def parser() -> argparse.ArgumentParser:
     command("evaluate", _evaluate, "accuracy on the test split, of each stage", rebuild=True)
     step = command("report", _report, "evaluation -> one HTML page for analysts", config=False)
     step.add_argument("--against", nargs="*", type=Path, default=[], metavar="DIR", help="other runs to compare with")
+    step = command("plot", _plot, "draws one figure of a run: SVG, PNG or PDF", config=False)
+    step.add_argument("figure", help="per-category, confusion, hierarchy, coverage, reliability, distribution or training")
+    step.add_argument("--out", type=Path, metavar="FILE", help="where to; by default figures/FIGURE.svg in the run's report folder")
     step = command("score", _score, "scores a whole dump in batch")
     step.add_argument("dump", nargs="+", metavar="DUMP", help="BSON dump, plain or .gz; several files or patterns")
     step.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the predictions")
@@ -149,6 +152,13 @@ def _report(options: argparse.Namespace) -> None:
     from pipeline.runs import Run
 
     steps.report(Run(options.run), [Run(folder) for folder in options.against])
+
+
+def _plot(options: argparse.Namespace) -> None:
+    from pipeline.charts import plot
+
+    out = options.out or options.run / "report" / "figures" / f"{options.figure}.svg"
+    print(plot(options.figure, options.run, out))
 
 
 def _score(options: argparse.Namespace) -> None:

@@ -95,6 +95,7 @@ def _judge(bundle: Bundle, rival: Bundle | None, pooled: Pooled, unit: str) -> p
         ahead = (log_probs > own) | ((log_probs == own) & (np.arange(log_probs.shape[1]) < truth[:, None]))
         columns[f"{system}_class"] = log_probs.argmax(axis=1)
         columns[f"{system}_confidence"] = np.exp(log_probs.max(axis=1))
+        columns[f"{system}_true_confidence"] = np.exp(own[:, 0])
         columns[f"{system}_true_rank"] = ahead.sum(axis=1)
     return pandas.DataFrame(columns | {"refined": result.refined})
 

@@ -48,7 +48,7 @@ def test_a_second_call_says_current_and_changes_nothing(tiny: Tiny, capsys: pyte
     [
         ("stage1", "stage1.lr=1e-3", "config.lr was 0.002, is now 0.001"),
         ("stage2", "stage2.components=8", "config.components was 64, is now 8"),
-        ("features", "views={small: {epochs: 2, seed: 2}}", "config.seed was 1, is now 2"),
+        ("features", "views={small: {backbone: shufflenet_v2_x0_5, epochs: 2}}", "config.epochs was 1, is now 2"),
     ],
 )
 def test_what_is_of_another_configuration_is_refused(

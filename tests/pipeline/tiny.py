@@ -15,8 +15,9 @@ from pipeline.demo import write_synthetic
 from pipeline.runs import Run
 
 SETTINGS = (
-    "stage1.backbone=shufflenet_v2_x0_5", "stage1.weights=none", "stage1.image_size=32", "stage1.epochs=4", "stage1.lr=4e-3",
-    "stage1.precision=fp32", "evaluate.resamples=200", "score.part_mb=1", "jobs=1", "views.small={epochs: 2, seed: 1}",
+    "stage1.backbone=resnet18", "stage1.weights=none", "stage1.image_size=32", "stage1.epochs=2", "stage1.lr=2e-3",
+    "stage1.batch_size=32", "stage1.precision=fp32", "evaluate.resamples=200", "score.part_mb=1", "jobs=1",
+    "views.small={backbone: shufflenet_v2_x0_5, epochs: 1}",
 )  # fmt: skip
 
 
@@ -55,7 +56,7 @@ class Tiny:
 def make(folder: Path) -> Tiny:
     """Generates the dump and runs every step up to evaluation."""
     tiny = Tiny(folder / "data", folder / "run")
-    write_synthetic(tiny.data, products=600, categories=8, side=32, seed=0)
+    write_synthetic(tiny.data, products=500, categories=8, side=32, seed=0)
     run, config = tiny.run, load_config(None, SETTINGS)
     steps.ingest(run, config, [str(tiny.data / "train.bson")], tiny.data / "category_names.csv", rebuild=False)
     for step in (steps.stage1, steps.features, steps.stage2, steps.evaluate):
