@@ -52,8 +52,7 @@ def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     if found is None:
         with _pillow(data) as image:
             found = Header(image.format or "unknown", *image.size, fast=False)
-    pixels = found.width * found.height
-    if pixels > max_pixels:
+    if found.width * found.height > max_pixels:
         raise ImageError("too_large", f"declares {found.width} x {found.height} pixels, expected at most {max_pixels} in all")
     return found
 
@@ -63,7 +62,12 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
     Raises ImageError with reason `empty`, `not_an_image`, `too_large` or `undecodable`.
     """
-    if header(data, max_pixels).fast:
+    return pixels(data, header(data, max_pixels))
+
+
+def pixels(data: bytes, found: Header) -> np.ndarray:
+    """Like `decode`, of an image whose header was read and accepted."""
+    if found.fast:
         try:
             return simplejpeg.decode_jpeg(data, colorspace="RGB")
         except ValueError as error:

@@ -7,7 +7,7 @@ import xxhash
 
 from catalog.config import CatalogConfig
 from catalog.errors import ImageError
-from catalog.images import decode, header
+from catalog.images import header, pixels
 
 BLANK_RANGE = 8
 """A picture whose every channel stays within this many of 255 levels shows nothing (JPEG noise on a constant stays below)."""
@@ -30,9 +30,9 @@ def check(data: bytes | None, config: CatalogConfig) -> CheckedImage:
     kind = header(data, config.max_pixels)
     if config.max_side and max(kind.width, kind.height) > config.max_side:
         raise ImageError("too_long", f"{kind.width} x {kind.height} pixels, expected at most {config.max_side} a side")
-    pixels = decode(data, config.max_pixels)
-    status = "blank" if config.drop_blank and is_blank(pixels) else "ok"
-    height, width = pixels.shape[:2]
+    picture = pixels(data, kind)
+    status = "blank" if config.drop_blank and is_blank(picture) else "ok"
+    height, width = picture.shape[:2]
     return CheckedImage(status, xxhash.xxh3_128_digest(data), width, height, kind.format)
 
 

@@ -51,7 +51,7 @@ def _pretrain(run: Run) -> None:
     """A small network learns other synthetic categories: the demo's stand-in for ImageNet weights."""
     config = load_config(CONFIGS / "pretrain.yaml")
     data = run.folder / "data"
-    write_synthetic(data, products=3000, categories=30, side=64, seed=_PRETRAIN_SEED, family_offset=8)
+    write_synthetic(data, products=1500, categories=30, side=48, seed=_PRETRAIN_SEED, family_offset=8)
     steps.ingest(run, config, [str(data / "train.bson")], data / "category_names.csv", rebuild=False)
     steps.stage1(run, config, rebuild=False)
     run.save_config(config)
@@ -59,7 +59,7 @@ def _pretrain(run: Run) -> None:
 
 def _run(run: Run, config: RunConfig) -> None:
     data, out = run.folder / "data", run.folder / "predictions"
-    write_synthetic(data, products=3600, categories=24, side=64, seed=config.stage1.seed)
+    write_synthetic(data, products=3000, categories=24, side=48, seed=config.stage1.seed)
     steps.ingest(run, config, [str(data / "train.bson")], data / "category_names.csv", rebuild=False)
     steps.stage1(run, config, rebuild=False)
     steps.features(run, config, rebuild=False)

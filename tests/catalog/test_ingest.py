@@ -461,30 +461,34 @@ def planned(count: int) -> dict[str, list[int]]:
 
 
 def test_of_identical_images_the_side_with_precedence_keeps_the_right_to_be_fitted(tmp_path: Path) -> None:
-    free = planned(200)
-    images = {i: [jpeg(i)] for i in range(200)}
+    ids = np.arange(720)  # of 60 categories, so that a winner's hash may be above the loser's
+    split, hashed = deal(ids // 12, ids, np.zeros((60, 5), np.int64), 0), product_hash(ids, 0)
+    free = {name: sorted(ids[split == k].tolist(), key=hashed.__getitem__) for k, name in enumerate(SPLITS)}
     ranks = ("test", "val_b", "val_a", "reserve", "train")
     pairs = [(free[higher].pop(), free[lower].pop(0)) for i, higher in enumerate(ranks) for lower in ranks[i + 1 :]]
-    pairs += [(free["train"][0], free["train"][1]), (free["test"][0], free["test"][1])]  # within a side the lower hash
+    assert all(hashed[winner] > hashed[loser] for winner, loser in pairs)
+    for name in ranks:  # within a side the lower hash, which here is the higher id
+        place = next(i for i in range(len(free[name])) if free[name][i] > free[name][i + 1])
+        pairs.append((free[name].pop(place), free[name].pop(place)))
+    images = {i: [jpeg(i)] for i in range(720)}
     for number, (winner, loser) in enumerate(pairs):
         images[winner] = images[loser] = [jpeg(1000 + number)]
-    for everywhere in SPLITS:
-        images[free[everywhere][2]].append(jpeg(2000))  # one picture on all five sides
+    for name in ranks:
+        images[free[name][2]].append(jpeg(2000))  # one picture on all five sides
     twice = free["train"][5]
     images[twice] += [jpeg(3000), jpeg(3000)]
-    dump = write_bson(tmp_path / "a.bson", [document(i, 1, data) for i, data in images.items()])
+    dump = write_bson(tmp_path / "a.bson", [document(i, i // 12, data) for i, data in images.items()])
     summary = run(tmp_path, dump)
     expected = {loser * POSITIONS: winner * POSITIONS for winner, loser in pairs}
-    top = free["test"][2] * POSITIONS + 1
-    expected |= {free[name][2] * POSITIONS + 1: top for name in ("train", "reserve", "val_a", "val_b")}
+    expected |= {free[name][2] * POSITIONS + 1: free["test"][2] * POSITIONS + 1 for name in ranks[1:]}
     expected[twice * POSITIONS + 2] = twice * POSITIONS + 1
     assert dict(rows(tmp_path, "SELECT image_id, duplicate_of FROM images WHERE status = 'duplicate'")) == expected
-    assert summary.duplicate_images == len(expected) == 17
+    assert summary.duplicate_images == len(expected) == 20
     store = Store(tmp_path / "store.sqlite")
     table = store.images()
     assert set(table.image_id[~table.fit].tolist()) == set(expected)
     assert on_two_sides(store) == {"products": 0, "pictures": 0, "strays": 0}
-    assert sum(k["fit"] for k in summary.kept.values()) == len(table) - 17
+    assert sum(k["fit"] for k in summary.kept.values()) == len(table) - 20
 
 
 def test_keep_fits_every_copy(small_dump: SmallDump, tmp_path: Path) -> None:

@@ -111,6 +111,14 @@ def test_later_dumps_fill_what_is_short(dumps: list[list[int]], seed: int) -> No
         assert near <= far
 
 
+def test_another_seed_deals_and_selects_otherwise() -> None:
+    class_index, ids = catalogue([100])
+    one, other = (deal(class_index, ids, np.zeros((1, 5), np.int64), seed) for seed in (0, 1))
+    assert (one != other).sum() > 20
+    kept = [select(class_index, ids, np.ones(100, int), 30, seed) for seed in (0, 1)]
+    assert (kept[0] != kept[1]).sum() > 20
+
+
 def test_many_small_dumps_reach_the_shares_of_one_large_dump() -> None:
     table = np.zeros((1, 5), np.int64)
     for number in range(200):

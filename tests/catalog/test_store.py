@@ -172,14 +172,16 @@ def test_a_store_with_pages_lost_is_refused(small_store: Store, tmp_path: Path) 
 
 def test_a_flipped_bit_in_an_image_is_noticed(small_store: Store, tmp_path: Path) -> None:
     path = copy(small_store, tmp_path)
-    whole = path.read_bytes()
-    ids = small_store.images().image_id[::20].tolist()
+    whole, found = path.read_bytes(), 0
+    table = small_store.images()
+    ids = table.image_id[table.fit][::20].tolist()
     for image_id, data in zip(ids, small_store.read(ids), strict=True):
-        place = whole.find(data[300:340])  # a piece of it: a longer image lies on several pages
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-        if whole.count(data[300:340]) == 1:
+        place = whole.find(data[-60:-30])  # a piece of it: a longer image lies on several pages
+        if whole.count(data[-60:-30]) == 1:  # and a copy of it on others
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
             assert refusal(path).problem == f"image {image_id} is damaged"
-    assert len(ids) > 5
+            found += 1
+    assert found > 5
 
 
 def test_an_image_that_is_gone_is_named(small_store: Store, tmp_path: Path) -> None:

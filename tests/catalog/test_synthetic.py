@@ -132,6 +132,13 @@ def test_categories_depend_on_the_offset_and_not_on_the_seed():
     assert categories(SyntheticSpec(categories=8))[4:] == categories(SyntheticSpec(categories=4, family_offset=1))[:4]
 
 
+def test_a_silhouette_that_comes_again_has_another_height_and_name():
+    rounds = [categories(SyntheticSpec(categories=4, family_offset=offset))[0] for offset in (0, 24, 48)]
+    assert len({category.look.silhouette for category in rounds}) == 1
+    assert len({category.look.height for category in rounds}) == 3
+    assert len({category.level2 for category in rounds}) == 3
+
+
 @pytest.mark.parametrize("tail, low, high", [(0.0, 1, 1.2), (1.0, 10, 25)])
 def test_sizes_have_the_tail_asked_for(tail, low, high):
     sizes = Counter(plan(SyntheticSpec(tail=tail)).category.tolist())

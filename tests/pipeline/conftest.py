@@ -8,7 +8,7 @@ from tests.pipeline.tiny import Tiny, make
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """500 products of 8 categories through every step. Only to be read."""
+    """600 products of 8 categories through every step. Only to be read."""
     return make(tmp_path_factory.mktemp("tiny"))
 
 

@@ -152,5 +152,5 @@ def test_score_and_labels(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixt
     command = ["score", str(tiny.data / "test.bson"), "--run", str(tiny.folder), "--out", str(out), "--labels", str(labels)]
     assert main(command) == 0
     text = capsys.readouterr().out
-    assert "score: 125 products = 125 predictions + 0 rejects" in text and "top-1 of 125 labelled products" in text
+    assert "score: 150 products = 150 predictions + 0 rejects" in text and "top-1 of 150 labelled products" in text
     assert (out / "_SUCCESS").exists()

@@ -1,5 +1,6 @@
 """The only inference path: files, dumps and the stored features give the same answer."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from catalog.errors import ArtifactError, ShelfsortError
 from pipeline.predict import Files, Model, image_table, predict_files, top_classes
-from stage2_xgb.dataset import Pooled, Views, pool
+from stage2_xgb.dataset import Views, compact, pool
 from tests.pipeline.tiny import Tiny, documents, same
 
 
@@ -50,7 +51,7 @@ def test_the_stored_features_are_what_the_network_gives(tiny: Tiny, model: Model
     for unit, a, b in (("image", read, stored), ("product", pool(read), pool(stored))):
         mine, theirs = model.answer(a, unit).two_stage, model.answer(b, unit).two_stage
         assert same(mine.argmax(axis=1), theirs.argmax(axis=1)) >= 0.98
-        np.testing.assert_allclose(np.exp(mine), np.exp(theirs), atol=0.02)
+        assert np.quantile(np.abs(np.exp(mine) - np.exp(theirs)).max(axis=1), 0.97) < 0.01  # other batches round otherwise
 
 
 def test_unreadable_files_are_left_out(model: Model, photos: list[Path], tmp_path: Path) -> None:
@@ -67,20 +68,19 @@ def test_unreadable_files_are_left_out(model: Model, photos: list[Path], tmp_pat
         predict_files(model, [tmp_path], 3)
 
 
-def test_a_photo_from_the_store_is_no_neighbour_of_itself(tiny: Tiny, model: Model) -> None:
-    """Whatever product id a photo is asked under, only its own product is left out of the bank."""
-    run = tiny.run
-    (stored,) = Views([run.view(name).features for name in ("stage1", "small")]).blocks("train", fit_only=True)
-    few = Pooled(*(getattr(stored, n)[:50] for n in ("item_id", "product_id", "class_index", "split", "n_images")),
-                 tuple(x[:50] for x in stored.log_probs), tuple(x[:50] for x in stored.features))  # fmt: skip
-    strangers = Pooled(few.item_id, few.product_id + 10**9, few.class_index, few.split, few.n_images, few.log_probs, few.features)
-    model.bundle.default, before = "shared", model.bundle.default
-    try:
-        own, other = model.answer(few, "image").two_stage, model.answer(strangers, "image").two_stage
-    finally:
-        model.bundle.default = before
-    truth = few.class_index
-    assert np.exp(other[np.arange(50), truth]).mean() > np.exp(own[np.arange(50), truth]).mean(), "its own copy must be telling"
+def test_the_product_id_decides_whom_the_neighbours_leave_out(tiny: Tiny, model: Model) -> None:
+    """A training photo under a strange id finds itself among its neighbours: whoever scores must give the product's own id."""
+    views = Views([tiny.run.view(name).features for name in ("stage1", "small")])
+    (images,) = views.blocks("train", fit_only=True)
+    strangers = replace(images, product_id=images.product_id + 10**9)
+    shifts, projections = model.bundle.shifts["image"], model.bundle.projections
+    nearest = []
+    for asked in (images, strangers):
+        items = compact(asked, shifts, projections)
+        pairs = model.bundle.evidence(items, items.class_index[:, None], items.log_prob[:, :, :1])
+        nearest.append(pairs[:, 0, model.bundle.evidence.names.index("nearest_0")])
+    np.testing.assert_allclose(nearest[1], 1, atol=1e-2)
+    assert np.nanmean(nearest[0]) < 0.99
 
 
 def test_a_model_of_other_parts_is_refused(tiny: Tiny, tmp_path: Path) -> None:

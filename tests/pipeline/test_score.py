@@ -53,7 +53,7 @@ def test_every_product_has_a_prediction(tiny: Tiny, scored: tuple[Path, Path, To
     dump, out, totals = scored
     table, ids = predictions(out), [d["_id"] for d in documents(dump)]
     assert table["product_id"].tolist() == ids
-    assert (totals.products, totals.predictions, totals.rejected_products) == (125, 125, 0)
+    assert (totals.products, totals.predictions, totals.rejected_products) == (150, 150, 0)
     assert len(list(out.glob("part-*.parquet"))) >= 3
     assert table["n_images"].tolist() == [len(d["imgs"]) for d in documents(dump)] and totals.images == table["n_images"].sum()
     taxonomy = tiny.run.store.taxonomy
@@ -62,11 +62,11 @@ def test_every_product_has_a_prediction(tiny: Tiny, scored: tuple[Path, Path, To
         assert table[level].tolist() == [getattr(taxonomy[i], level) for i in index]
     top = np.array(table["top_category_id"].tolist())
     confidence = np.array(table["top_confidence"].tolist())
-    assert top.shape == (125, 5) and (np.diff(confidence, axis=1) <= 0).all()
+    assert top.shape == (150, 5) and (np.diff(confidence, axis=1) <= 0).all()
     np.testing.assert_array_equal(top[:, 0], table["category_id"])
     np.testing.assert_array_equal(confidence[:, 0], table["confidence"].astype(float))
     success = json.loads((out / "_SUCCESS").read_text())
-    assert success["products"] == success["predictions"] == 125
+    assert success["products"] == success["predictions"] == 150
 
 
 def test_it_beats_chance(tiny: Tiny, scored: tuple[Path, Path, Totals]) -> None:

@@ -1,5 +1,6 @@
 """The steps: each once, none silently on something else."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def copy(tiny: Tiny, tmp_path: Path) -> Tiny:
 
 def test_every_artefact_is_where_the_formats_say(tiny: Tiny) -> None:
     expected = (
-        "config.yaml store.sqlite taxonomy.json ingest.json stage1/best.pt stage1/last.pt stage1/metrics.jsonl stage1/summary.json features.h5 "
+        "store.sqlite taxonomy.json ingest.json stage1/best.pt stage1/last.pt stage1/metrics.jsonl stage1/summary.json features.h5 "
         "views/small/features.h5 views/small/stage1/best.pt stage2/manifest.json stage2/shared.npz stage2/sets.parquet stage2/summary.json "
         "stage2/summary.txt evaluation/metrics.json evaluation/items.parquet evaluation/per_category.parquet evaluation/confusion.parquet"
     )
@@ -32,7 +33,7 @@ def test_every_artefact_is_where_the_formats_say(tiny: Tiny) -> None:
 
 
 def test_a_second_call_says_current_and_changes_nothing(tiny: Tiny, capsys: pytest.CaptureFixture) -> None:
-    before = snapshot(tiny.folder)
+    before, config = snapshot(tiny.folder), tiny.config
     assert main(["ingest", "--run", str(tiny.folder), *tiny.ingest_options]) == 0
     for step in STEPS:
         assert main([step, "--run", str(tiny.folder)]) == 0
@@ -40,7 +41,10 @@ def test_a_second_call_says_current_and_changes_nothing(tiny: Tiny, capsys: pyte
     for part in ("ingest: current", "stage1: current", "view small: current", "features: current", "stage2: current"):
         assert part in text
     after = snapshot(tiny.folder)
+    summary, first = (json.loads(found.pop("ingest.json")) for found in (after, before))
+    assert summary | {"changed": True} == first  # it says whether the last ingest brought anything
     assert [name for name in after if after[name] != before.get(name)] == [] and after.keys() == before.keys()
+    assert tiny.config == config
 
 
 @pytest.mark.parametrize(
@@ -54,17 +58,17 @@ def test_a_second_call_says_current_and_changes_nothing(tiny: Tiny, capsys: pyte
 def test_what_is_of_another_configuration_is_refused(
     tiny: Tiny, step: str, setting: str, expected: str, capsys: pytest.CaptureFixture
 ) -> None:
-    before = snapshot(tiny.folder)
+    before, config = snapshot(tiny.folder), tiny.config
     assert main([step, "--run", str(tiny.folder), "--set", setting]) == 2
     error = capsys.readouterr().err
     assert expected in error and "rebuild it with: shelfsort " in error and "--rebuild" in error
-    assert snapshot(tiny.folder) == before
+    assert snapshot(tiny.folder) == before and tiny.config == config
 
 
-def test_a_place_that_shapes_nothing_may_change(tiny: Tiny, capsys: pytest.CaptureFixture) -> None:
+def test_a_place_that_shapes_nothing_may_change(copy: Tiny, capsys: pytest.CaptureFixture) -> None:
     settings = ["--set", "stage1.workers=0", "--set", "jobs=2", "--set", "features.batch_size=7"]
     for step in ("stage1", "features", "stage2"):
-        assert main([step, "--run", str(tiny.folder), *settings]) == 0
+        assert main([step, "--run", str(copy.folder), *settings]) == 0
     assert capsys.readouterr().out.count("current") == 5
 
 

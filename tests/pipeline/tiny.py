@@ -16,7 +16,7 @@ from pipeline.runs import Run
 
 SETTINGS = (
     "stage1.backbone=resnet18", "stage1.weights=none", "stage1.image_size=32", "stage1.epochs=2", "stage1.lr=2e-3",
-    "stage1.batch_size=32", "stage1.precision=fp32", "evaluate.resamples=200", "score.part_mb=1", "jobs=1",
+    "stage1.precision=fp32", "evaluate.resamples=200", "score.part_mb=1", "jobs=1",
     "views.small={backbone: shufflenet_v2_x0_5, epochs: 1}",
 )  # fmt: skip
 
@@ -56,9 +56,10 @@ class Tiny:
 def make(folder: Path) -> Tiny:
     """Generates the dump and runs every step up to evaluation."""
     tiny = Tiny(folder / "data", folder / "run")
-    write_synthetic(tiny.data, products=500, categories=8, side=32, seed=0)
+    write_synthetic(tiny.data, products=600, categories=8, side=32, seed=0)
     run, config = tiny.run, load_config(None, SETTINGS)
     steps.ingest(run, config, [str(tiny.data / "train.bson")], tiny.data / "category_names.csv", rebuild=False)
+    run.save_config(config)
     for step in (steps.stage1, steps.features, steps.stage2, steps.evaluate):
         step(run, config, rebuild=False)
     return tiny
@@ -90,8 +91,9 @@ def products_of(run: Run, split: str) -> set[int]:
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    """Every file of a run but the lock."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "lock"}
+    """Every file of a run but the lock, and config.yaml, which names the code's revision."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in ("lock", "config.yaml"))
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 def same(a: np.ndarray, b: np.ndarray) -> float:
