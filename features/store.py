@@ -79,7 +79,8 @@ class FeatureWriter:
             status[bad] = schema.UNREADABLE
             features = features.copy()
             features[bad] = 0
-            for name, values in ((schema.ERROR_ID, self.table.image_id[start + np.array(bad)]), (schema.ERROR_REASON, [*errors.values()])):
+            found = {schema.ERROR_ID: self.table.image_id[start + np.array(bad)], schema.ERROR_REASON: [*errors.values()]}
+            for name, values in found.items():
                 known = len(self.file[name])
                 self.file[name].resize((known + len(bad),))
                 self.file[name][known:] = values

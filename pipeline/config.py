@@ -77,7 +77,9 @@ class RunConfig(Section):
 
     def view(self, name: str) -> Stage1Config:
         """The network of a view."""
-        return self.stage1 if name == "stage1" else Stage1Config.model_validate(_merged(self.stage1.model_dump(), self.views[name]))
+        if name == "stage1":
+            return self.stage1
+        return Stage1Config.model_validate(_merged(self.stage1.model_dump(), self.views[name]))
 
     @property
     def view_names(self) -> list[str]:
@@ -87,8 +89,8 @@ class RunConfig(Section):
 
 def _merged(value: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`value` with some keys changed, those within its sections too."""
-    nested = {k: _merged(value[k], v) if isinstance(v, dict) and isinstance(value.get(k), dict) else v for k, v in changes.items()}
-    return value | nested
+    both = {k for k in changes if isinstance(changes[k], dict) and isinstance(value.get(k), dict)}
+    return value | changes | {k: _merged(value[k], changes[k]) for k in both}
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -149,8 +151,8 @@ def _explain(error: ValidationError, value: dict[str, Any], path: Path | None, o
     for fault in error.errors(include_url=False):
         key, found_here = _place(fault["loc"], value)
         unknown = fault["type"] == "extra_forbidden"
-        message = "unknown key, expected one of the keys in `shelfsort config`" if unknown else fault["msg"].removeprefix("Value error, ")
-        faults.setdefault(key, []).append(message)
+        known = "unknown key, expected one of the keys in `shelfsort config`"
+        faults.setdefault(key, []).append(known if unknown else fault["msg"].removeprefix("Value error, "))
         if not unknown and not isinstance(found_here, dict):
             found[key] = found_here
     lines = []

@@ -13,6 +13,7 @@ import numpy as np
 import pandas
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from scipy.stats import binomtest, false_discovery_control
 
 from catalog.artifacts import atomic_path, write_json
 from catalog.errors import ShelfsortError
@@ -71,6 +72,7 @@ def evaluate(
         frames[unit] = frame
     metrics["rejects"] = dict(store.connection.execute("SELECT reason, count(*) FROM rejects GROUP BY reason"))
     metrics["seconds"] = round(time.perf_counter() - started, 3)
+    metrics["seconds"] = round(time.perf_counter() - started, 1)
     _write(folder, frames, taxonomy, train, metrics)
     return metrics
 
@@ -134,7 +136,7 @@ class _Figures:
             for s, (predicted, rank) in enumerate(zip(self._predicted, self._rank, strict=True)):
                 hit = np.bincount(self._truth, weight * (rank == 0), self.classes)
                 taken = np.bincount(predicted, weight, self.classes)
-                counted = support > 0
+                counted = (support > 0) & self._enough  # a category that most resamples miss would bend the interval
                 f1 = (2 * hit[counted] / (support + taken)[counted]).mean() if counted.any() else 0.0
                 if m == 0:
                     top = [np.dot(weight, rank < k) / weight.sum() for k in (1, 5)]
@@ -181,11 +183,26 @@ def measure(frame: pandas.DataFrame, classes: int, config: EvaluateConfig) -> di
                 for k, metric in enumerate(METRICS)
             }
     right = {s: (frame[f"{s}_true_rank"] == 0).to_numpy() for s in systems}
+    truth = frame["class_index"].to_numpy()
+    out["categories_changed"] = changed_categories(truth, right["shifted"], right["two_stage"], classes)
     out["fixed"] = int((~right["shifted"] & right["two_stage"]).sum())
     out["broken"] = int((right["shifted"] & ~right["two_stage"]).sum())
     out["refined"] = int(frame["refined"].sum())
     out["ece"] = {s: calibration_error(frame[f"{s}_confidence"].to_numpy(), right[s], weight) for s in systems}
     return out
+
+
+def changed_categories(truth: np.ndarray, before: np.ndarray, after: np.ndarray, classes: int, rate: float = 0.05) -> dict[str, list[int]]:
+    """Class indices whose items are significantly worse or better off with stage 2: paired sign test a category, false discovery rate
+    held by Benjamini and Hochberg (1995). `before` and `after` bool [N]: whether the shifted stage 1 and both stages are right."""
+    fixed = np.bincount(truth[~before & after], minlength=classes)
+    broken = np.bincount(truth[before & ~after], minlength=classes)
+    moved = np.flatnonzero(fixed + broken)
+    if not len(moved):
+        return {"worse": [], "better": []}
+    chance = [binomtest(int(fixed[c]), int(fixed[c] + broken[c])).pvalue for c in moved]
+    sure = moved[false_discovery_control(chance) <= rate]
+    return {"worse": sure[fixed[sure] < broken[sure]].tolist(), "better": sure[fixed[sure] > broken[sure]].tolist()}
 
 
 def _interval(value: float, samples: np.ndarray, n: int) -> dict[str, float]:

@@ -181,6 +181,8 @@ def headline(metrics: dict[str, Any]) -> str:
             lines.append(f"    two-stage over shifted {_points(change)} points")
             if published := part["changes"].get("published_over_stage1"):
                 lines.append(f"    the published second stage over stage 1 {_points(published['top1'])} points")
+        moved = metrics[unit]["categories_changed"]
+        lines.append(f"  per {unit}: {len(moved['better'])} categories significantly better with stage 2, {len(moved['worse'])} worse")
     return "\n".join(lines)
 
 

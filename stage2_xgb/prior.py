@@ -56,7 +56,8 @@ def _weights(path: Path, taxonomy: Taxonomy) -> np.ndarray:
     weights = np.zeros(len(taxonomy))
     np.add.at(weights, index, [row[1] for row in rows])
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
-        raise ConfigError(f"stage2.target_prior: {path}: expected weights of at least 0 and not all 0, found {weights.tolist()[:10]}")
+        found = weights.tolist()[:10]
+        raise ConfigError(f"stage2.target_prior: {path}: expected weights of at least 0 and not all 0, found {found}")
     shares = np.maximum(weights / weights.sum(), _LEAST)
     return shares / shares.sum()
 

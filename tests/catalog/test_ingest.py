@@ -516,18 +516,17 @@ def test_a_later_dump_may_take_the_right_from_an_earlier_copy(tmp_path: Path) ->
 
 def test_what_a_cap_drops_keeps_no_right(tmp_path: Path) -> None:
     """A picture whose keeper is pushed out by a later dump may be fitted elsewhere again."""
-    train = planned(30)["train"]
-    first, last = train[0], train[-1]
-    parts = [document(i, 1, [jpeg(first if i == last else i)]) for i in range(30)]
-    capped = CatalogConfig(caps=Caps(train=len(train)))
-    run(tmp_path, write_bson(tmp_path / "a.bson", parts), config=capped)
-    assert rows(tmp_path, "SELECT duplicate_of FROM images WHERE product_id = ?", last) == [(first * POSITIONS,)]
-    run(tmp_path, write_bson(tmp_path / "b.bson", [document(100 + i, 1) for i in range(300)]), config=capped)
-    states = dict(rows(tmp_path, "SELECT product_id, state FROM products WHERE product_id IN (?, ?)", first, last))
-    left = rows(tmp_path, "SELECT status, duplicate_of FROM images WHERE product_id = ?", first)
-    assert states[last] == "dropped"
-    assert left == ([("ok", None)] if states[first] == "kept" else [])
-    assert rows(tmp_path, "SELECT count(*) FROM images WHERE duplicate_of NOT IN (SELECT image_id FROM images)") == [(0,)]
+    by_split = planned(60)
+    keeper, copy = by_split["test"][-1], by_split["train"][0]
+    config = CatalogConfig(caps=Caps(test=len(by_split["test"])))
+    first = [document(i, 1, [jpeg(keeper if i == copy else i)]) for i in range(60)]
+    query = "SELECT status, duplicate_of FROM images WHERE product_id = ?"
+    run(tmp_path, write_bson(tmp_path / "a.bson", first), config=config)
+    assert rows(tmp_path, query, copy) == [("duplicate", keeper * POSITIONS)]
+    run(tmp_path, write_bson(tmp_path / "b.bson", [document(100 + i, 1) for i in range(400)]), config=config)
+    assert rows(tmp_path, query, keeper) == []
+    assert rows(tmp_path, query, copy) == [("ok", None)]
+    assert Store(tmp_path / "store.sqlite").images().fit.all()
 
 
 def test_blank_images_are_kept_and_not_used_and_no_duplicates(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+import xxhash
 
 from catalog.images import decode
 from catalog.store import Store
@@ -21,8 +22,9 @@ def store(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store
     path = tmp_path_factory.mktemp("extract") / "store.sqlite"
     shutil.copy(small_store.path, path)
     with closing(sqlite3.connect(path)) as connection:
-        bad = int(small_store.images().image_id[7])
-        connection.execute("UPDATE blobs SET data = ? WHERE image_id = ?", (b"\xff\xd8\xff nothing", bad))
+        bad, data = int(small_store.images().image_id[7]), b"\xff\xd8\xff nothing"
+        connection.execute("UPDATE blobs SET data = ? WHERE image_id = ?", (data, bad))
+        connection.execute("UPDATE images SET digest = ? WHERE image_id = ?", (xxhash.xxh3_128_digest(data), bad))
         connection.commit()
     return Store(path)
 

@@ -76,7 +76,7 @@ def test_a_class_and_a_split_are_one_slice_each(made: Made, path: Path) -> None:
 
 def test_more_reasons_than_an_attribute_holds(tmp_path: Path) -> None:
     made = make_rows(2000)
-    made.errors.update({row: "undecodable: " + "x" * 90 for row in range(0, len(made.table), 3)})
+    made.errors.update(dict.fromkeys(range(0, len(made.table), 3), "undecodable: " + "x" * 90))
     made.write(tmp_path / "features.h5", batch=500)
     assert len(FeatureStore(tmp_path / "features.h5").errors) == len(made.errors) > 1000
 

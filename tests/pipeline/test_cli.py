@@ -33,7 +33,9 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture) -> None:
         assert f"shelfsort {name}" in text and len(text.splitlines()) > 4
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["stage1"], ["predict", "--run", "x"], ["report", "--run", "x", "--bad"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["stage1"], ["predict", "--run", "x"], ["report", "--run", "x", "--bad"]]
+)
 def test_wrong_arguments_exit_2(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)

@@ -13,7 +13,9 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
     assert load_config(None) == RunConfig()
     path = tmp_path / "c.yaml"
     path.write_text("stage1: {lr: 3e-4, epochs: 2}\ncatalog: {caps: {train: 300}}\n")
-    config = load_config(path, ["stage1.epochs=5", "stage1.lr=1e-5", "catalog.caps.test=7", "stage1.image_size=[64, 48]", "jobs=null"])
+    config = load_config(
+        path, ["stage1.epochs=5", "stage1.lr=1e-5", "catalog.caps.test=7", "stage1.image_size=[64, 48]", "jobs=null"]
+    )
     assert (config.stage1.lr, config.stage1.epochs) == (1e-5, 5)
     assert (config.catalog.caps.train, config.catalog.caps.test) == (300, 7)
     assert config.stage1.size == (64, 48) and config.jobs is None
@@ -46,7 +48,9 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
         ("views: {../x: {}}", "views", "plain word", "'../x'"),
     ],
 )
-def test_a_fault_is_one_line_with_file_key_expected_and_found(tmp_path: Path, text: str, key: str, expected: str, found: str) -> None:
+def test_a_fault_is_one_line_with_file_key_expected_and_found(
+    tmp_path: Path, text: str, key: str, expected: str, found: str
+) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -80,7 +84,9 @@ def test_a_bad_override_is_named(override: str) -> None:
     assert str(caught.value).startswith("--set") and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("content", "expected"), [(b"a: [", "not YAML"), (b"- 1", "expected a mapping"), (b"\xff\xfe\x00", "not YAML")])
+@pytest.mark.parametrize(
+    ("content", "expected"), [(b"a: [", "not YAML"), (b"- 1", "expected a mapping"), (b"\xff\xfe\x00", "not YAML")]
+)
 def test_a_file_that_is_no_mapping(tmp_path: Path, content: bytes, expected: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes(content)
@@ -92,14 +98,18 @@ def test_a_file_that_is_no_mapping(tmp_path: Path, content: bytes, expected: str
 
 
 def test_a_view_differs_only_where_it_says() -> None:
-    config = load_config(None, ["stage1.lr=5e-4", "stage1.augment.crop=0.3", "views.small={image_size: 64, augment: {flip: false}}"])
+    config = load_config(
+        None, ["stage1.lr=5e-4", "stage1.augment.crop=0.3", "views.small={image_size: 64, augment: {flip: false}}"]
+    )
     view = config.view("small")
     assert (view.lr, view.size, view.augment.flip, view.augment.crop) == (5e-4, (64, 64), False, 0.3)
     assert config.view("stage1") is config.stage1 and config.view_names == ["stage1", "small"]
 
 
 def test_a_saved_configuration_loads_as_it_was(tmp_path: Path) -> None:
-    config = load_config(None, ["stage1.lr=3e-4", "views.small={epochs: 1}", "stage1.image_size=[32, 64]", "catalog.caps.train=300"])
+    config = load_config(
+        None, ["stage1.lr=3e-4", "views.small={epochs: 1}", "stage1.image_size=[32, 64]", "catalog.caps.train=300"]
+    )
     Run(tmp_path).save_config(config)
     assert load_config(tmp_path / "config.yaml") == config
     assert (tmp_path / "config.yaml").read_text().startswith("revision: ")

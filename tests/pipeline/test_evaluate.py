@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from pipeline.config import EvaluateConfig
-from pipeline.evaluate import measure, product_groups
+from pipeline.evaluate import changed_categories, measure, product_groups
 from stage2_xgb.prior import calibration_error
 from tests.pipeline.tiny import Tiny
 
@@ -18,7 +18,11 @@ def made_items(n: int = 120, seed: int = 0) -> pandas.DataFrame:
     """Items with ranks and answers that fit together, some in one group, unevenly weighted; class 5 has too few items."""
     rng = np.random.default_rng(seed)
     truth = np.concatenate([rng.integers(0, 5, n - 3), [5, 5, 5]])
-    columns: dict = {"class_index": truth, "group": np.r_[np.arange(n - 20), np.arange(20) // 2], "weight": rng.uniform(0.2, 3, n)}
+    columns: dict = {
+        "class_index": truth,
+        "group": np.r_[np.arange(n - 20), np.arange(20) // 2],
+        "weight": rng.uniform(0.2, 3, n),
+    }
     for skill, system in enumerate(SYSTEMS):
         scores = rng.normal(size=(n, CLASSES)) + (0.5 + 0.6 * skill) * np.eye(CLASSES)[truth]
         order = np.argsort(-scores, axis=1)
@@ -29,10 +33,10 @@ def made_items(n: int = 120, seed: int = 0) -> pandas.DataFrame:
 
 
 def slow(frame: pandas.DataFrame, system: str, weight: np.ndarray) -> dict[str, float]:
-    """Weighted top-1, top-5 and macro F1 over the classes that have weight, by plain loops."""
+    """Weighted top-1, top-5, and macro F1 over the classes with five items, by plain loops."""
     rows = list(zip(frame["class_index"], frame[f"{system}_class"], frame[f"{system}_true_rank"], weight, strict=True))
     f1 = []
-    for c in sorted({t for t, _, _, w in rows if w > 0}):
+    for c in sorted({t for t, _, _, w in rows if w > 0 and sum(t == other[0] for other in rows) >= 5}):
         hit = sum(w for t, p, _, w in rows if t == p == c)
         f1.append(2 * hit / (sum(w for t, _, _, w in rows if t == c) + sum(w for _, p, _, w in rows if p == c)))
     return {
@@ -53,7 +57,11 @@ def test_figures_equal_a_plain_reference() -> None:
         for system in SYSTEMS:
             for metric, value in slow(frame, system, weight).items():
                 assert found[mix][system][metric]["value"] == pytest.approx(value), (mix, system, metric)
-        for change, new, old in (("shifted_over_stage1", 1, 0), ("two_stage_over_shifted", 2, 1), ("two_stage_over_stage1", 2, 0)):
+        for change, new, old in (
+            ("shifted_over_stage1", 1, 0),
+            ("two_stage_over_shifted", 2, 1),
+            ("two_stage_over_stage1", 2, 0),
+        ):
             a, b = (slow(frame, SYSTEMS[s], weight)["top1"] for s in (new, old))
             assert found[mix]["changes"][change]["top1"]["value"] == pytest.approx(a - b)
     assert found["natural"]["counts"]["n"] == len(frame) and found["balanced"]["counts"]["n"] == len(frame) - 3
@@ -118,7 +126,9 @@ def test_metrics_follow_from_the_items(tiny: Tiny) -> None:
 
 def test_tables_sum_up(tiny: Tiny) -> None:
     folder = tiny.folder / "evaluation"
-    items, per_category, confusion = (pandas.read_parquet(folder / f"{n}.parquet") for n in ("items", "per_category", "confusion"))
+    items, per_category, confusion = (
+        pandas.read_parquet(folder / f"{n}.parquet") for n in ("items", "per_category", "confusion")
+    )
     store = tiny.run.store
     fitted = store.images("train")
     for unit in ("image", "product"):
@@ -126,7 +136,9 @@ def test_tables_sum_up(tiny: Tiny) -> None:
         support = frame["class_index"].value_counts()
         assert table["support"].sum() == len(frame) and (table["support"][support.index] == support).all()
         np.testing.assert_array_equal(table["category_id"], store.taxonomy.category_ids[table.index])
-        np.testing.assert_array_equal(table["train_images"], np.bincount(fitted.class_index[fitted.fit], minlength=8)[table.index])
+        np.testing.assert_array_equal(
+            table["train_images"], np.bincount(fitted.class_index[fitted.fit], minlength=8)[table.index]
+        )
         for system in SYSTEMS:
             pairs = confusion[(confusion["unit"] == unit) & (confusion["system"] == system)]
             assert pairs["count"].sum() == len(frame) == table[f"{system}_predicted"].sum()
@@ -143,7 +155,9 @@ def test_groups_are_products_that_share_a_picture(tiny: Tiny) -> None:
     """Reference: merging by hand over the digests."""
     run = tiny.run
     groups = product_groups(run.features, run.store)
-    rows = run.store.connection.execute("SELECT product_id, digest FROM images WHERE split = 'test' AND status != 'blank'").fetchall()
+    rows = run.store.connection.execute(
+        "SELECT product_id, digest FROM images WHERE split = 'test' AND status != 'blank'"
+    ).fetchall()
     names = {product: product for product, _ in rows}
     for _ in range(5):
         for digest in {d for _, d in rows}:
@@ -153,3 +167,12 @@ def test_groups_are_products_that_share_a_picture(tiny: Tiny) -> None:
     assert set(groups.index) == set(names)
     pairs = {(groups[p], names[p]) for p in names}
     assert len(pairs) == len(set(names.values())) == groups.nunique()
+
+
+def test_categories_significantly_worse_and_better() -> None:
+    """Class 0 loses 20 of 40 and wins none, class 1 the other way round, class 2 moves both ways, class 3 only once."""
+    truth = np.repeat([0, 1, 2, 3], 40)
+    before = np.concatenate([np.ones(40), np.zeros(40), np.arange(40) % 2, np.zeros(40)]).astype(bool)
+    after = np.concatenate([np.arange(40) % 2, np.arange(40) % 2, 1 - np.arange(40) % 2, np.arange(40) == 0]).astype(bool)
+    assert changed_categories(truth, before, after, 4) == {"worse": [0], "better": [1]}
+    assert changed_categories(truth, before, before, 4) == {"worse": [], "better": []}

@@ -60,9 +60,9 @@ def test_unreadable_files_are_left_out(model: Model, photos: list[Path], tmp_pat
     answer = predict_files(model, [bad, *photos], 3)
     assert list(answer.unreadable) == [str(bad)]
     assert answer.classes == predict_files(model, photos, 3).classes
-    with pytest.raises(ShelfsortError, match="bad.jpg: "):
+    with pytest.raises(ShelfsortError, match=r"bad\.jpg: "):
         predict_files(model, [bad], 3)
-    with pytest.raises(ShelfsortError, match="none.jpg: can't be read: No such file"):
+    with pytest.raises(ShelfsortError, match=r"none\.jpg: can't be read: No such file"):
         predict_files(model, [tmp_path / "none.jpg"], 3)
     with pytest.raises(ShelfsortError, match="can't be read: Is a directory"):
         predict_files(model, [tmp_path], 3)
@@ -90,5 +90,7 @@ def test_a_model_of_other_parts_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"best\.pt: no such file"):
         Model.open(copy.run)
     best.write_bytes((tiny.folder / "stage1" / "best.pt").read_bytes())
-    with pytest.raises(ArtifactError, match=r"stage2: view small is another one now: checkpoint was .*rebuild it with: shelfsort stage2"):
+    with pytest.raises(
+        ArtifactError, match=r"stage2: view small is another one now: checkpoint was .*rebuild it with: shelfsort stage2"
+    ):
         Model.open(copy.run)

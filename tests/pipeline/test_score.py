@@ -146,10 +146,19 @@ def test_bad_documents_and_images_are_counted_and_named(tiny: Tiny, model: Model
     whole = found[found["position"] == -1]
     assert len(whole) == totals.rejected_products == 6
     reasons = dict(zip(whole["product_id"], whole["reason"], strict=True))
-    assert reasons[900_003] == "no_readable_image" and reasons[good[0]["_id"]] == "duplicate_product" and reasons[900_002] == "no_images"
+    assert (
+        reasons[900_003] == "no_readable_image"
+        and reasons[good[0]["_id"]] == "duplicate_product"
+        and reasons[900_002] == "no_images"
+    )
     assert {"corrupt", "bad_product_id", "truncated"} <= set(whole["reason"])
     single = found[found["position"] >= 0]
-    assert sorted(zip(single["product_id"], single["position"], strict=True)) == [(900_003, 0), (900_003, 1), (900_003, 2), (900_004, 0)]
+    assert sorted(zip(single["product_id"], single["position"], strict=True)) == [
+        (900_003, 0),
+        (900_003, 1),
+        (900_003, 2),
+        (900_004, 0),
+    ]
     assert totals.rejected_images == 4 and single["detail"].str.len().gt(0).all()
     with open(out / "kaggle.csv", newline="") as file:
         header, *rows = csv.reader(file)

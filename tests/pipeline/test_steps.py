@@ -22,13 +22,15 @@ def copy(tiny: Tiny, tmp_path: Path) -> Tiny:
 
 
 def test_every_artefact_is_where_the_formats_say(tiny: Tiny) -> None:
-    expected = (
-        "store.sqlite taxonomy.json ingest.json stage1/best.pt stage1/last.pt stage1/metrics.jsonl stage1/summary.json features.h5 "
-        "views/small/features.h5 views/small/stage1/best.pt stage2/manifest.json stage2/shared.npz stage2/sets.parquet stage2/summary.json "
-        "stage2/summary.txt evaluation/metrics.json evaluation/items.parquet evaluation/per_category.parquet evaluation/confusion.parquet"
-    )
+    files = {
+        "": "store.sqlite taxonomy.json ingest.json config.yaml features.h5 views/small/features.h5 views/small/stage1/best.pt",
+        "stage1/": "best.pt last.pt metrics.jsonl summary.json",
+        "stage2/": "manifest.json shared.npz sets.parquet summary.json summary.txt",
+        "evaluation/": "metrics.json items.parquet per_category.parquet confusion.parquet",
+    }
+    expected = {folder + name for folder, names in files.items() for name in names.split()}
     found = snapshot(tiny.folder)
-    assert set(expected.split()) <= set(found)
+    assert expected - {"config.yaml"} <= set(found) and (tiny.folder / "config.yaml").exists()
     assert not [name for name in found if name.endswith((".tmp", ".partial", ".pkl"))]
 
 
@@ -97,7 +99,7 @@ def test_features_of_another_checkpoint_are_refused(copy: Tiny) -> None:
         (copy.folder / "views" / "small" / "stage1" / name).rename(copy.folder / "stage1" / name)
     with pytest.raises(ArtifactError, match=r"features\.h5: made from something else: checkpoint was '.{64}', is now '.{64}'"):
         steps.features(copy.run, load_config(copy.folder / "config.yaml", ["views={}"]), rebuild=False)
-    with pytest.raises(ArtifactError, match="no such file|view stage1 is another one now: checkpoint was"):
+    with pytest.raises(ArtifactError, match=r"no such file|view stage1 is another one now: checkpoint was"):
         Model.open(copy.run)
 
 

@@ -1,8 +1,8 @@
-"""Feature files whose truth is known: classes in sibling pairs, a head that reads the family well and the sibling badly, and further
-features that hold the answer.
+"""Feature files whose truth is known: classes in sibling pairs, a head that reads the family well and the sibling badly, and
+further features that hold the answer.
 
-The head is Bayes-optimal on what it reads, so that nothing can be gained but from the other features. Without them (`answer` False)
-a second stage has nothing to find. No torch here: processes that are killed start fast.
+The head is Bayes-optimal on what it reads, so that nothing can be gained but from the other features. Without them (`answer`
+False) a second stage has nothing to find. No torch here: processes that are killed start fast.
 """
 
 from dataclasses import dataclass
@@ -75,7 +75,9 @@ def make_head(classes: int = CLASSES) -> Head:
 
 def write(path: Path, rows: Rows, classes: int = CLASSES, errors: dict[int, str] | None = None) -> FeatureStore:
     """Writes the file of some rows."""
-    with FeatureWriter(path, rows.table, WIDTH, classes, MADE_FROM["views"]["stage1"], {"device": "cpu", "precision": "fp32"}) as writer:
+    with FeatureWriter(
+        path, rows.table, WIDTH, classes, MADE_FROM["views"]["stage1"], {"device": "cpu", "precision": "fp32"}
+    ) as writer:
         writer.write(rows.features, errors or {})
         writer.finish(make_head(classes))
     return FeatureStore(path)

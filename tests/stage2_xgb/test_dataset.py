@@ -91,7 +91,7 @@ def test_blocks_never_cut_a_product(fitted: Fitted, monkeypatch: pytest.MonkeyPa
 def test_blocks_leave_out_the_unreadable_and_on_demand_the_unfit(tmp_path: Path) -> None:
     rows = make_rows()
     rows.table.fit[::3] = False
-    errors = {row: "undecodable" for row in range(1, len(rows.table), 10)}
+    errors = dict.fromkeys(range(1, len(rows.table), 10), "undecodable")
     store = write(tmp_path / "features.h5", rows, errors=errors)
     test = np.flatnonzero(rows.table.split == 4)
     readable = np.array([row for row in test if row not in errors])

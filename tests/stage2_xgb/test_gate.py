@@ -7,7 +7,7 @@ from stage2_xgb.gate import OWN, SHARED, STAGE1, HeldOut, choose_default, decide
 
 
 def held(*groups: tuple[int, int, int, int], shared: tuple[int, int] = (0, 0)) -> HeldOut:
-    """Items of some categories: (class, items, fixed by its own model, broken by it); and how many the shared model fixed and broke."""
+    """Items of some categories: (class, items, fixed by its own model, broken by it); `shared`: fixed and broken by the shared one."""
     predicted, before, own = [], [], []
     for class_index, n, fixed, broken in groups:
         predicted += [class_index] * n
@@ -21,7 +21,8 @@ def held(*groups: tuple[int, int, int, int], shared: tuple[int, int] = (0, 0)) -
 
 
 @pytest.mark.parametrize(
-    ("fixed", "broken", "expected"), [(0, 0, False), (3, 3, False), (2, 3, False), (3, 1, False), (10, 2, True), (60, 40, True), (4, 0, True)]
+    ("fixed", "broken", "expected"),
+    [(0, 0, False), (3, 3, False), (2, 3, False), (3, 1, False), (10, 2, True), (60, 40, True), (4, 0, True)]
 )  # fmt: skip
 def test_gains_beyond_chance(fixed: int, broken: int, expected: bool) -> None:
     assert bool(gains(fixed, broken)) is expected

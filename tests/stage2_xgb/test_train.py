@@ -29,7 +29,9 @@ def pick(fitted: Fitted, **changes: object) -> tuple[Items, TrainingRows]:
     return items, picker.rows(MEMBERS)
 
 
-@pytest.mark.parametrize(("rows", "splits"), [("heldout", ["reserve", "val_a"]), ("train", ["train"]), ("both", ["train", "reserve", "val_a"])])
+@pytest.mark.parametrize(
+    ("rows", "splits"), [("heldout", ["reserve", "val_a"]), ("train", ["train"]), ("both", ["train", "reserve", "val_a"])]
+)
 def test_rows_are_of_the_set_and_of_the_splits_asked_for(fitted: Fitted, rows: str, splits: list[str]) -> None:
     items, found = pick(fitted, rows=rows)
     wanted = items.on(*splits) & np.isin(items.class_index, MEMBERS)
