@@ -22,8 +22,8 @@ _BLOCK = 8192
 
 
 def sizes(categories: int, cap: int) -> np.ndarray:
-    """Photos of each category, int64: Cdiscount's own counts where SHELFSORT_TEST_DATA has them (cdiscount/sample-distribution.json),
-    else a long tail like theirs; all capped."""
+    """Photos of each category, int64: Cdiscount's own counts where SHELFSORT_TEST_DATA has them
+    (cdiscount/sample-distribution.json), else a long tail like theirs; all capped."""
     path = Path(os.environ.get("SHELFSORT_TEST_DATA", "")) / "cdiscount" / "sample-distribution.json"
     if path.is_file():
         known = json.loads(path.read_text())

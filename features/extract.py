@@ -13,7 +13,8 @@ from stage1_cnn.predict import Predictor
 
 
 def made_from(checkpoint: str, transform: dict, store: str) -> dict:
-    """What a features.h5 depends on: sha256 of the checkpoint, its evaluation transform, fingerprint of the store, dtype, schema."""
+    """What a features.h5 depends on: sha256 of the checkpoint, its evaluation transform, fingerprint of the store, dtype,
+    schema."""
     return {"schema": SCHEMA, "checkpoint": checkpoint, "transform": transform, "store": store, "dtype": FEATURE_DTYPE.__name__}
 
 

@@ -123,7 +123,8 @@ def _slices(table: ImageTable, classes: int) -> np.ndarray:
 class FeatureStore:
     """Reader of a finished features.h5. Opens lazily, once per process; row arrays are read when first asked for.
 
-    Raises ArtifactError, naming the command that rebuilds it, where the file is missing, damaged, unfinished or of another schema.
+    Raises ArtifactError, naming the command that rebuilds it, where the file is missing, damaged, unfinished or of another
+    schema.
     """
 
     def __init__(self, path: Path, rebuild: str = "shelfsort features --rebuild") -> None:

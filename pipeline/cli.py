@@ -17,7 +17,9 @@ USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. Exit code 0 well, 2 a user's error, 1 a bug, 130 interrupted."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.DEBUG if options.debug else logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
+    )
     try:
         return options.function(options) or 0
     except ShelfsortError as error:
@@ -33,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except Exception:
         traceback.print_exc()
-        print("This is a bug in shelfsort: please report it with the lines above and what `shelfsort doctor` prints.", file=sys.stderr)
+        print(
+            "This is a bug in shelfsort: please report it with the lines above and what `shelfsort doctor` prints.",
+            file=sys.stderr,
+        )
         return BUG
 
 
@@ -45,24 +50,32 @@ def _positive(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    top = argparse.ArgumentParser(prog="shelfsort", description="Sorts the products of a catalogue into categories by their photos.")
+    top = argparse.ArgumentParser(
+        prog="shelfsort", description="Sorts the products of a catalogue into categories by their photos."
+    )
     top.add_argument("--debug", action="store_true", help="show the traceback of errors, and log more")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, function: Callable, text: str, *, run: bool = True, config: bool = True, rebuild: bool = False) -> argparse.ArgumentParser:
+    def command(
+        name: str, function: Callable, text: str, *, run: bool = True, config: bool = True, rebuild: bool = False
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         sub.set_defaults(function=function)
         if run:
             sub.add_argument("--run", type=Path, required=True, metavar="DIR", help="run directory, such as runs/first")
         if config:
             sub.add_argument("--config", type=Path, metavar="FILE", help="YAML file; by default the run's own config.yaml")
-            sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, such as stage1.lr=3e-4")
+            sub.add_argument(
+                "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, such as stage1.lr=3e-4"
+            )
         if rebuild:
             sub.add_argument("--rebuild", action="store_true", help="make the artefact anew, even where it is current")
         return sub
 
     step = command("ingest", _ingest, "dump -> store: splits, checks, copies photos", rebuild=True)
-    step.add_argument("--dump", nargs="+", required=True, metavar="FILE", help="BSON dump, plain or .gz; several files or patterns")
+    step.add_argument(
+        "--dump", nargs="+", required=True, metavar="FILE", help="BSON dump, plain or .gz; several files or patterns"
+    )
     step.add_argument("--categories", type=Path, metavar="CSV", help="category_names.csv; without it the ids alone are used")
     command("stage1", _stage1, "store -> stage1: trains the network", rebuild=True)
     command("features", _features, "stage1 -> features.h5: extracts bottleneck features", rebuild=True)
@@ -72,11 +85,15 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--against", nargs="*", type=Path, default=[], metavar="DIR", help="other runs to compare with")
     step = command("plot", _plot, "draws one figure of a run: SVG, PNG or PDF", config=False)
     step.add_argument("figure", help="per-category, confusion, hierarchy, coverage, reliability, distribution or training")
-    step.add_argument("--out", type=Path, metavar="FILE", help="where to; by default figures/FIGURE.svg in the run's report folder")
+    step.add_argument(
+        "--out", type=Path, metavar="FILE", help="where to; by default figures/FIGURE.svg in the run's report folder"
+    )
     step = command("score", _score, "scores a whole dump in batch")
     step.add_argument("dump", nargs="+", metavar="DUMP", help="BSON dump, plain or .gz; several files or patterns")
     step.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the predictions")
-    step.add_argument("--labels", type=Path, metavar="CSV", help="true categories (_id,category_id) to compare the predictions with")
+    step.add_argument(
+        "--labels", type=Path, metavar="CSV", help="true categories (_id,category_id) to compare the predictions with"
+    )
     step = command("predict", _predict, "the category of one product, from its photos")
     step.add_argument("photo", nargs="+", type=Path, metavar="PHOTO", help="photos of one product")
     step.add_argument("--top", type=_positive, default=5, metavar="N", help="categories to print (5)")
@@ -84,7 +101,9 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("what", choices=["stage2"], help="what to tune")
     command("config", _config, "prints the configuration with every default", run=False)
     step = command("synthetic", _synthetic, "writes a synthetic dump to try things with", run=False, config=False)
-    step.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for train.bson, test.bson and category_names.csv")
+    step.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for train.bson, test.bson and category_names.csv"
+    )
     step.add_argument("--products", type=int, default=2400, help="products in train.bson (2400)")
     step.add_argument("--categories", type=int, default=24, help="categories (24)")
     step.add_argument("--side", type=int, default=64, help="pixels a side (64)")

@@ -52,8 +52,8 @@ class RunConfig(Section):
     score: ScoreConfig = ScoreConfig()
     """Batch scoring."""
     views: dict[str, dict[str, Any]] = {}
-    """Further networks that stage 2 looks through: name -> what differs from section `stage1`, such as `epochs: 0` (the head phase
-    alone, on the frozen backbone), another backbone, weights or image size."""
+    """Further networks that stage 2 looks through: name -> what differs from section `stage1`, such as `epochs: 0` (the head
+    phase alone, on the frozen backbone), another backbone, weights or image size."""
     jobs: PositiveInt | None = None
     """Processes that decode in ingest and train in stage 2; null uses every core."""
 

@@ -33,7 +33,8 @@ SYSTEMS = ("stage1", "shifted", "two_stage", "published")
 UNITS = ("image", "product")
 METRICS = ("top1", "top5", "macro_f1")
 CHANGES = {
-    "shifted_over_stage1": (1, 0), "two_stage_over_shifted": (2, 1), "two_stage_over_stage1": (2, 0), "published_over_stage1": (3, 0),
+    "shifted_over_stage1": (1, 0), "two_stage_over_shifted": (2, 1), "two_stage_over_stage1": (2, 0),
+    "published_over_stage1": (3, 0),
 }  # fmt: skip
 
 
@@ -91,7 +92,13 @@ def _judge(bundle: Bundle, rival: Bundle | None, pooled: Pooled, unit: str) -> p
     if rival:
         answers.append(refine(rival, pooled.first_view(), unit).two_stage)
     truth = pooled.class_index.astype(np.int64)
-    columns: dict[str, Any] = {"unit": unit, "item_id": pooled.item_id, "product_id": pooled.product_id, "class_index": truth, "n_images": pooled.n_images}
+    columns: dict[str, Any] = {
+        "unit": unit,
+        "item_id": pooled.item_id,
+        "product_id": pooled.product_id,
+        "class_index": truth,
+        "n_images": pooled.n_images,
+    }
     for system, log_probs in zip(SYSTEMS, answers, strict=False):
         own = log_probs[np.arange(len(truth)), truth][:, None]
         ahead = (log_probs > own) | ((log_probs == own) & (np.arange(log_probs.shape[1]) < truth[:, None]))
@@ -155,12 +162,17 @@ def measure(frame: pandas.DataFrame, classes: int, config: EvaluateConfig) -> di
     number = group.max() + 1
     rng = np.random.default_rng(config.seed)
     samples = np.stack(
-        [figures(np.bincount(rng.integers(number, size=number), minlength=number)[group].astype(float)) for _ in range(config.resamples)]
+        [
+            figures(np.bincount(rng.integers(number, size=number), minlength=number)[group].astype(float))
+            for _ in range(config.resamples)
+        ]
     )
     support = np.bincount(frame["class_index"], minlength=classes)
     weight = frame["weight"].to_numpy()
     counts = {
-        "natural": {"n": len(frame), "effective_n": float(weight.sum() ** 2 / (weight**2).sum()), "categories": int((support > 0).sum())},
+        "natural": {
+            "n": len(frame), "effective_n": float(weight.sum() ** 2 / (weight**2).sum()), "categories": int((support > 0).sum())
+        },
         "balanced": {
             "n": int(support[support >= config.min_support].sum()), "categories": int((support >= config.min_support).sum()),
             "min_support": config.min_support,
@@ -172,9 +184,7 @@ def measure(frame: pandas.DataFrame, classes: int, config: EvaluateConfig) -> di
         n = counts[name]["n"]
         out[name] = {"counts": counts[name], "changes": {}}
         for s, system in enumerate(systems):
-            out[name][system] = {
-                metric: _interval(point[m, s, k], samples[:, m, s, k], n) for k, metric in enumerate(METRICS)
-            }
+            out[name][system] = {metric: _interval(point[m, s, k], samples[:, m, s, k], n) for k, metric in enumerate(METRICS)}
         for change, (a, b) in CHANGES.items():
             if a >= len(systems):
                 continue
@@ -192,9 +202,12 @@ def measure(frame: pandas.DataFrame, classes: int, config: EvaluateConfig) -> di
     return out
 
 
-def changed_categories(truth: np.ndarray, before: np.ndarray, after: np.ndarray, classes: int, rate: float = 0.05) -> dict[str, list[int]]:
-    """Class indices whose items are significantly worse or better off with stage 2: paired sign test a category, false discovery rate
-    held by Benjamini and Hochberg (1995). `before` and `after` bool [N]: whether the shifted stage 1 and both stages are right."""
+def changed_categories(
+    truth: np.ndarray, before: np.ndarray, after: np.ndarray, classes: int, rate: float = 0.05
+) -> dict[str, list[int]]:
+    """Class indices whose items are significantly worse or better off with stage 2: paired sign test a category, false
+    discovery rate held by Benjamini and Hochberg (1995). `before` and `after` bool [N]: whether the shifted stage 1 and both
+    stages are right."""
     fixed = np.bincount(truth[~before & after], minlength=classes)
     broken = np.bincount(truth[before & ~after], minlength=classes)
     moved = np.flatnonzero(fixed + broken)

@@ -26,7 +26,10 @@ class Comparison:
         """For a terminal."""
         first, second = (f"{v:.4f} [{low:.4f}, {high:.4f}]" for v, low, high in (self.stage1, self.two_stage))
         value, low, high = (100 * x for x in self.change)
-        return f"top-1 of {self.products} labelled products: stage 1 {first}, two-stage {second}, change {value:+.2f} [{low:+.2f}, {high:+.2f}] points"
+        return (
+            f"top-1 of {self.products} labelled products: stage 1 {first}, two-stage {second}, "
+            f"change {value:+.2f} [{low:+.2f}, {high:+.2f}] points"
+        )
 
 
 def read_labels(path: Path) -> dict[int, int]:
@@ -40,13 +43,15 @@ def read_labels(path: Path) -> dict[int, int]:
     except OSError as error:
         raise ShelfsortError(f"{path}: can't be read: {error.strerror}") from error
     except (KeyError, ValueError, TypeError) as error:
-        raise ShelfsortError(f"{path}: line {reader.line_num}: expected integers in columns _id,category_id: {error!r}") from error
+        raise ShelfsortError(
+            f"{path}: line {reader.line_num}: expected integers in columns _id,category_id: {error!r}"
+        ) from error
     return labels
 
 
 def compare(out: Path, labels: dict[int, int], resamples: int, seed: int) -> Comparison:
     """Compares all parts in the folder `out` with labels; intervals by the bootstrap over products."""
-    right = {product: (False, False) for product in labels}
+    right = dict.fromkeys(labels, (False, False))
     for part in sorted(out.glob("part-*.parquet")):
         columns = pyarrow.parquet.read_table(part, columns=["product_id", "stage1_category_id", "category_id"]).to_pydict()
         for product, first, second in zip(*columns.values(), strict=True):

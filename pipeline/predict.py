@@ -116,7 +116,9 @@ def predict_files(model: Model, paths: Sequence[Path], top: int) -> Answer:
     pooled = pool(images)
     result = model.answer(pooled, "product")
     classes, confidences = top_classes(result.two_stage, top)
-    return Answer(classes[0].tolist(), confidences[0].tolist(), int(pooled.log_probs[0][0].argmax()), bool(result.refined[0]), unreadable)
+    return Answer(
+        classes[0].tolist(), confidences[0].tolist(), int(pooled.log_probs[0][0].argmax()), bool(result.refined[0]), unreadable
+    )
 
 
 def image_table(image_id: np.ndarray, product_id: np.ndarray) -> ImageTable:

@@ -15,7 +15,6 @@ from catalog.store import Store
 from features.store import FeatureStore
 from pipeline.config import RunConfig
 
-
 STAGE1 = "stage1"
 """Name of the first view."""
 
@@ -91,7 +90,8 @@ class Run:
         return f"shelfsort {step} --run {(self.whole or self).folder} --rebuild"
 
     def current(self, manifest: Path, made_from: dict[str, Any], step: str) -> bool:
-        """Whether an artefact is there and made from this; False where it is not there. Raises where it is from something else."""
+        """Whether an artefact is there and made from this; False where it is not there. Raises where it is from something
+        else."""
         if not manifest.exists():
             return False
         found = read_json(manifest, self.command(step)).get("made_from", {})

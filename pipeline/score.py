@@ -28,7 +28,8 @@ from stage2_xgb.dataset import Pooled, pool
 SCHEMA = 1
 PREDICTIONS = pyarrow.schema(
     [
-        ("product_id", pyarrow.int64()), ("n_images", pyarrow.int32()), ("category_id", pyarrow.int64()), ("level1", pyarrow.string()),
+        ("product_id", pyarrow.int64()), ("n_images", pyarrow.int32()), ("category_id", pyarrow.int64()),
+        ("level1", pyarrow.string()),
         ("level2", pyarrow.string()), ("level3", pyarrow.string()), ("confidence", pyarrow.float32()),
         ("top_category_id", pyarrow.list_(pyarrow.int64())), ("top_confidence", pyarrow.list_(pyarrow.float32())),
         ("stage1_category_id", pyarrow.int64()), ("refined", pyarrow.bool_()),
@@ -117,7 +118,9 @@ def score(scorer: Scorer, dumps: Sequence[str | Path], out: Path, config: ScoreC
     _write_rejects(out / "rejects-scan.parquet", [asdict(reject) for reject in index.rejects])
     totals = _totals(index, sidecars)
     if totals.products != totals.predictions + totals.rejected_products:
-        raise ShelfsortError(f"{out}: {totals.products} products, but {totals.predictions} predictions and {totals.rejected_products} rejects")
+        raise ShelfsortError(
+            f"{out}: {totals.products} products, but {totals.predictions} predictions and {totals.rejected_products} rejects"
+        )
     _write_kaggle(out, index, len(parts), scorer.fallback)
     write_json(out / "_SUCCESS", {"made_from": origin, **asdict(totals)})
     return totals
@@ -152,14 +155,18 @@ def score_partition(
     return sidecar
 
 
-def _score_products(model: Model, source: DumpImages, rows: np.ndarray, config: ScoreConfig) -> tuple[pyarrow.Table, list[dict], int]:
+def _score_products(
+    model: Model, source: DumpImages, rows: np.ndarray, config: ScoreConfig
+) -> tuple[pyarrow.Table, list[dict], int]:
     index = source.index
     counts = index.n_images[rows]
     row_of_image = np.repeat(rows, counts).astype(np.int64)
     position = np.arange(len(row_of_image)) - np.repeat(np.cumsum(counts) - counts, counts)
     table = image_table(row_of_image * POSITIONS + position, index.product_id[row_of_image])
     images, reasons = model.read(source, table, config.batch_size)
-    rejects = [_reject(index, int(row_of_image[i]), int(position[i]), *reason.split(": ", 1)) for i, reason in sorted(reasons.items())]
+    rejects = [
+        _reject(index, int(row_of_image[i]), int(position[i]), *reason.split(": ", 1)) for i, reason in sorted(reasons.items())
+    ]
     pooled = pool(images)
     lost = rows[~np.isin(index.product_id[rows], pooled.product_id)].tolist()
     rejects += [_reject(index, row, -1, "no_readable_image", "no image of the product can be read") for row in lost]
@@ -200,7 +207,8 @@ def _write_rejects(path: Path, rejects: list[dict[str, Any]]) -> None:
 
 
 def _finished(out: Path, number: int, origin: dict[str, Any]) -> dict[str, Any] | None:
-    """The sidecar of a part that is whole; None where there is none yet or a file of it is damaged. Raises where it has another origin."""
+    """The sidecar of a part that is whole; None where there is none yet or a file of it is damaged. Raises where it has another
+    origin."""
     path = out / f"part-{number:05d}.json"
     if not path.exists():
         return None
@@ -217,7 +225,10 @@ def _finished(out: Path, number: int, origin: dict[str, Any]) -> dict[str, Any] 
 
 
 def _totals(index: DumpIndex, sidecars: list[dict[str, Any]]) -> Totals:
-    total = {key: sum(s[key] for s in sidecars) for key in ("predictions", "rejected_products", "images", "rejected_images", "known_images")}
+    total = {
+        key: sum(s[key] for s in sidecars)
+        for key in ("predictions", "rejected_products", "images", "rejected_images", "known_images")
+    }
     total["rejected_products"] += len(index.rejects)
     return Totals(products=len(index) + len(index.rejects), **total)
 
@@ -240,4 +251,3 @@ def _answers(out: Path, parts: int) -> Iterator[tuple[int, int]]:
     for number in range(parts):
         table = pyarrow.parquet.read_table(out / f"part-{number:05d}.parquet", columns=["product_id", "category_id"])
         yield from zip(table["product_id"].to_pylist(), table["category_id"].to_pylist(), strict=True)
-

@@ -42,7 +42,10 @@ def ingest(run: Run, config: RunConfig, dumps: Sequence[str], categories: Path |
     for split, n in summary.kept.items():
         say(f"  {split:8s} {n['products']:8d} products {n['images']:8d} images, {n['fit']} may be fitted")
     rejects = ", ".join(f"{reason} {n}" for reason, n in summary.rejects.items()) or "none"
-    say(f"  dropped under caps {summary.dropped_products} products; duplicates {summary.duplicate_images}, blank {summary.blank_images}; rejects: {rejects}")
+    say(
+        f"  dropped under caps {summary.dropped_products} products; duplicates {summary.duplicate_images}, "
+        f"blank {summary.blank_images}; rejects: {rejects}"
+    )
 
 
 def stage1(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> None:
@@ -71,7 +74,8 @@ def _train(part: Run, config: Stage1Config, rebuild: bool, say: Say, name: str) 
 
 
 def features(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> None:
-    """stage1/best.pt -> features.h5: every photo's bottleneck features; the networks of further views are trained and asked too."""
+    """stage1/best.pt -> features.h5: every photo's bottleneck features; the networks of further views are trained and asked
+    too."""
     for name in config.view_names:
         part = run.view(name)
         if part.whole:
@@ -157,7 +161,11 @@ def evaluate(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> di
         "config": config.evaluate.model_dump(mode="json"),
     }  # fmt: skip
     path = run.evaluation / "metrics.json"
-    if not rebuild and path.exists() and read_json(path, run.command("evaluate"))["made_from"] == json.loads(json.dumps(made_from)):
+    if (
+        not rebuild
+        and path.exists()
+        and read_json(path, run.command("evaluate"))["made_from"] == json.loads(json.dumps(made_from))
+    ):
         metrics = read_json(path, run.command("evaluate"))
     else:
         stores = [part.features for part in run.views(bundle.made_from["views"])]
@@ -182,7 +190,9 @@ def headline(metrics: dict[str, Any]) -> str:
             if published := part["changes"].get("published_over_stage1"):
                 lines.append(f"    the published second stage over stage 1 {_points(published['top1'])} points")
         moved = metrics[unit]["categories_changed"]
-        lines.append(f"  per {unit}: {len(moved['better'])} categories significantly better with stage 2, {len(moved['worse'])} worse")
+        lines.append(
+            f"  per {unit}: {len(moved['better'])} categories significantly better with stage 2, {len(moved['worse'])} worse"
+        )
     return "\n".join(lines)
 
 
@@ -229,4 +239,3 @@ def _cores() -> int:
     import os
 
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-

@@ -21,8 +21,8 @@ _VOTE_WEIGHT, _MEAN_WEIGHT = 1.0, 10.0
 
 @dataclass(frozen=True)
 class Logistic:
-    """Linear scores of standardised inputs, on top of stage 1's log-probabilities: mean and scale float32 [F], weight float32 [S, F],
-    bias float32 [S]."""
+    """Linear scores of standardised inputs, on top of stage 1's log-probabilities: mean and scale float32 [F], weight float32
+    [S, F], bias float32 [S]."""
 
     members: np.ndarray
     mean: np.ndarray

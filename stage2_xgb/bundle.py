@@ -163,7 +163,9 @@ def save_shared(folder: Path, bundle: Bundle) -> None:
     }  # fmt: skip
     arrays |= {f"log_ratio_{unit}": shifts[0].log_ratio for unit, shifts in bundle.shifts.items()}
     for v, (projection, bank) in enumerate(zip(bundle.projections, bundle.evidence.banks, strict=True)):
-        arrays |= {f"{name}_{v}": getattr(projection, name) for name in ("mean", "components", "scale")} | {f"bank_{v}": bank.vectors}
+        arrays |= {f"{name}_{v}": getattr(projection, name) for name in ("mean", "components", "scale")} | {
+            f"bank_{v}": bank.vectors
+        }
     with atomic_path(folder / "shared.npz") as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
 
@@ -181,11 +183,14 @@ def save_manifest(folder: Path, bundle: Bundle, decisions: Mapping[int, Decision
             }
         )  # fmt: skip
     shift = {
-        unit: [s and {"temperature": s.temperature, "strength": s.strength} for s in shifts] for unit, shifts in bundle.shifts.items()
+        unit: [s and {"temperature": s.temperature, "strength": s.strength} for s in shifts]
+        for unit, shifts in bundle.shifts.items()
     }
     manifest = {
-        "schema": SCHEMA, "made_from": bundle.made_from, "files": dict(sorted(bundle.checksums.items())), "base_margin": bundle.base_margin,
-        "default": bundle.default, "candidates": bundle.candidates, "model": bundle.model, "shift": shift, "categories": categories,
+        "schema": SCHEMA, "made_from": bundle.made_from, "files": dict(sorted(bundle.checksums.items())),
+        "base_margin": bundle.base_margin,
+        "default": bundle.default, "candidates": bundle.candidates, "model": bundle.model, "shift": shift,
+        "categories": categories,
     }  # fmt: skip
     manifest = json.loads(json.dumps(manifest))
     write_json(folder / "manifest.json", manifest | {"fingerprint": fingerprint(manifest)})

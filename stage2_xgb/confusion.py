@@ -1,4 +1,5 @@
-"""Confusion sets: for each category c, the categories whose items stage 1 takes for c. One reclassifier chooses within each set."""
+"""Confusion sets: for each category c, the categories whose items stage 1 takes for c. One reclassifier chooses within each
+set."""
 
 from dataclasses import dataclass
 

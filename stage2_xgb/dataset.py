@@ -105,8 +105,8 @@ class Items:
         return self.top_class[:, 0]
 
     def log_probs(self, members: np.ndarray) -> np.ndarray:
-        """Each view's shifted log-probabilities float32 [N, V, S] of some classes; one that is not among an item's highest has the
-        lowest kept."""
+        """Each view's shifted log-probabilities float32 [N, V, S] of some classes; one that is not among an item's highest has
+        the lowest kept."""
         lowest = self.log_prob.min(axis=2, keepdims=True)
         out = np.repeat(lowest, len(members), axis=2)
         for column, member in enumerate(members):
@@ -129,7 +129,8 @@ class Views:
         self.heads = tuple(store.head for store in self.stores)
 
     def blocks(self, split: str, *, fit_only: bool) -> Iterator[Pooled]:
-        """The images of a split, BLOCK rows or so at a time, never cutting a product; one empty block where the split is empty."""
+        """The images of a split, BLOCK rows or so at a time, never cutting a product; one empty block where the split is
+        empty."""
         rows, table = self.first.of_split(split), self.first.table
         start, stop = rows.start, -1
         while stop < rows.stop:

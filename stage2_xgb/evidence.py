@@ -1,4 +1,5 @@
-"""What speaks for each candidate category of an item: each view's log-probability, and likeness to the category's fitted photos."""
+"""What speaks for each candidate category of an item: each view's log-probability, and likeness to the category's fitted
+photos."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -64,11 +64,14 @@ class Stage2Summary:
     def text(self) -> str:
         """For a terminal."""
         answers = ", ".join(f"{name} {count}" for name, count in self.answers.items())
-        lines = [f"stage 2: {self.sets} confusion sets, {self.models} reclassifiers; answering: {answers}; elsewhere {self.default}"]
+        lines = [
+            f"stage 2: {self.sets} confusion sets, {self.models} reclassifiers; answering: {answers}; elsewhere {self.default}"
+        ]
         lines.append(f"errors that the sets could mend: {self.mendable_share:.0%} (published: 32%)")
         for unit, u in self.units.items():
             lines.append(
-                f"val_b, {u['items']:.0f} {unit}s, top-1: stage 1 {u['raw']:.4f}, shifted {u['stage1']:.4f}, shared only {u['shared']:.4f},"
+                f"val_b, {u['items']:.0f} {unit}s, top-1: stage 1 {u['raw']:.4f}, shifted {u['stage1']:.4f}, "
+                f"shared only {u['shared']:.4f},"
                 f" own {u['own']:.4f}, gated {u['gated']:.4f} (fixed {u['fixed']:.0f}, broken {u['broken']:.0f})"
             )
         lines.append("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in self.seconds.items()))
@@ -115,8 +118,8 @@ def fit_stage2(
 
 @dataclass(frozen=True)
 class Material:
-    """What every model of stage 2 is made from: the views, each unit's target mix [K] and each view's shift and projection, the items
-    of train, reserve and val_a by unit, the evidence and the confusion sets."""
+    """What every model of stage 2 is made from: the views, each unit's target mix [K] and each view's shift and projection, the
+    items of train, reserve and val_a by unit, the evidence and the confusion sets."""
 
     views: Views
     targets: dict[str, np.ndarray]
@@ -187,13 +190,19 @@ def _train_reranker(picker: RowPicker, config: Stage2Config, folder: Path, jobs:
     return {RERANKER: sha256_file(folder / RERANKER)}
 
 
-def _train_reclassifiers(sets: list[ConfusionSet], picker: RowPicker, config: Stage2Config, folder: Path, jobs: int) -> dict[str, str]:
+def _train_reclassifiers(
+    sets: list[ConfusionSet], picker: RowPicker, config: Stage2Config, folder: Path, jobs: int
+) -> dict[str, str]:
     """Trains the reclassifiers that are not there yet; file -> sha256 of every one."""
     if config.model in UNTRAINED:
         return {}
     names = [model_name(s.class_index, config.model) for s in sets]
     checksums = {name: sha256_file(folder / name) for name in names if (folder / name).exists()}
-    tasks = (delayed(_train_one)(picker, s.members, folder / name) for s, name in zip(sets, names, strict=True) if name not in checksums)
+    tasks = (
+        delayed(_train_one)(picker, s.members, folder / name)
+        for s, name in zip(sets, names, strict=True)
+        if name not in checksums
+    )
     results = Parallel(n_jobs=jobs, prefer="threads", return_as="generator_unordered", pre_dispatch="2*n_jobs")(tasks)
     with progress(len(sets), "reclassifiers", "model", initial=len(checksums)) as bar:
         for path, checksum in results:

@@ -1,4 +1,5 @@
-"""The gate: which of stage 1, the shared reranker and a category's own reclassifier answers, decided on val_b, which no fit saw."""
+"""The gate: which of stage 1, the shared reranker and a category's own reclassifier answers, decided on val_b, which no fit
+saw."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

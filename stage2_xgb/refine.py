@@ -1,4 +1,5 @@
-"""Refine: stage 1's pooled opinion in, the two-stage opinion out. Items are grouped by predicted category, one booster call each."""
+"""Refine: stage 1's pooled opinion in, the two-stage opinion out. Items are grouped by predicted category, one booster call
+each."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ class Refined:
 
 
 def refine(bundle: Bundle, pooled: Pooled, unit: str, force: str | None = None) -> Refined:
-    """Both stages' opinion of some items. `force` has one answer everywhere, in place of the gate's choice: `shared`, or `own` (the
-    shared one where a category has no reclassifier).
+    """Both stages' opinion of some items. `force` has one answer everywhere, in place of the gate's choice: `shared`, or `own`
+    (the shared one where a category has no reclassifier).
 
     Stage 1's mass of the candidates, or of the confusion set, is spread as stage 2 says; all else stands.
     """

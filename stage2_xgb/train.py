@@ -65,8 +65,9 @@ class RowPicker:
         self.sorted_class = items.class_index[self.order]
 
     def rows(self, members: np.ndarray, only: np.ndarray | None = None) -> TrainingRows:
-        """The rows of a set, of those that the mask `only` [items] allows. Their margin is stage 1's opinion under the rows' own class mix, not the target's, so that the trees
-        learn what the inputs add and nothing about how common a category is."""
+        """The rows of a set, of those that the mask `only` [items] allows. Their margin is stage 1's opinion under the rows'
+        own class mix, not the target's, so that the trees learn what the inputs add and nothing about how common a category
+        is."""
         picked, labels = [], []
         for label, member in enumerate(members):
             span = np.searchsorted(self.sorted_class, [member, member + 1])

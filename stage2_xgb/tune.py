@@ -40,14 +40,18 @@ def search(sets: Sequence[ConfusionSet], picker: RowPicker, config: Stage2Config
     """Every point of the grid, the best first."""
     grid = list(product(DEPTHS, RATES))
     tasks = [(found, depth, rate) for found in sets for depth, rate in grid]
-    results = Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(delayed(_trial)(picker, *task, config) for task in tasks)
+    results = Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(
+        delayed(_trial)(picker, *task, config) for task in tasks
+    )
     total: dict[tuple[int, float], np.ndarray] = {point: np.zeros((len(ROUNDS), 3), dtype=np.int64) for point in grid}
     with progress(len(tasks), "grid", "model") as bar:
         for (_, depth, rate), counts in zip(tasks, results, strict=True):
             total[depth, rate] += counts
             bar.update()
     trials = [
-        Trial(depth, rounds, rate, *total[depth, rate][place].tolist()) for depth, rate in grid for place, rounds in enumerate(ROUNDS)
+        Trial(depth, rounds, rate, *total[depth, rate][place].tolist())
+        for depth, rate in grid
+        for place, rounds in enumerate(ROUNDS)
     ]
     return sorted(trials, key=lambda trial: -trial.gain)
 

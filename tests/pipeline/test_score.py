@@ -133,7 +133,8 @@ def test_bad_documents_and_images_are_counted_and_named(tiny: Tiny, model: Model
     planted = [
         *good, bytes(corrupt), {"_id": 900_002, "imgs": []}, {"_id": "x", "imgs": [{"picture": picture}]},
         {"_id": 900_003, "imgs": [{"picture": b"text"}, {"picture": b""}, {}]},
-        {"_id": 900_004, "imgs": [{"picture": picture[:40]}, {"picture": picture}]}, {"_id": good[0]["_id"], "imgs": good[1]["imgs"]},
+        {"_id": 900_004, "imgs": [{"picture": picture[:40]}, {"picture": picture}]},
+        {"_id": good[0]["_id"], "imgs": good[1]["imgs"]},
         {"_id": 900_005, "imgs": [{"picture": picture}]},
     ]  # fmt: skip
     dump, out = tmp_path / "bad.bson", tmp_path / "out"
@@ -186,7 +187,8 @@ def test_labels_in_the_dump_change_nothing(tiny: Tiny, model: Model, tmp_path: P
 
 @pytest.mark.parametrize("split", ["test", "train"])
 def test_scoring_gives_what_the_stored_features_give(tiny: Tiny, model: Model, tmp_path: Path, split: str) -> None:
-    """A dump with the products of a split. On train every product's copy stands in the neighbour bank and must be left out there."""
+    """A dump with the products of a split. On train every product's copy stands in the neighbour bank and must be left out
+    there."""
     run, out = tiny.run, tmp_path / "out"
     wanted = products_of(run, split)
     count = write_dump(tmp_path / "dump.bson", tiny.data / "train.bson", lambda d: d["_id"] in wanted)

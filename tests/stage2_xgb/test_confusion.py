@@ -29,7 +29,8 @@ def items(rows: list[Row]) -> Items:
 
 BY_HAND: list[Row] = [
     *[("val_a", 0, 0)] * 5, *[("val_a", 1, 0)] * 2, *[("reserve", 1, 0)] * 1, *[("val_a", 2, 0)] * 2, ("val_a", 3, 0),
-    *[("train", 1, 0)] * 2, *[("train", 2, 0)] * 1, *[("train", 4, 0)] * 9, *[("reserve", 4, 2)] * 2, ("val_b", 3, 0), ("val_b", 3, 0),
+    *[("train", 1, 0)] * 2, *[("train", 2, 0)] * 1, *[("train", 4, 0)] * 9, *[("reserve", 4, 2)] * 2,
+    *[("val_b", 3, 0)] * 2,
     *[("test", 3, 0)] * 9,
 ]  # fmt: skip
 

@@ -7,7 +7,8 @@ from stage2_xgb.gate import OWN, SHARED, STAGE1, HeldOut, choose_default, decide
 
 
 def held(*groups: tuple[int, int, int, int], shared: tuple[int, int] = (0, 0)) -> HeldOut:
-    """Items of some categories: (class, items, fixed by its own model, broken by it); `shared`: fixed and broken by the shared one."""
+    """Items of some categories: (class, items, fixed by its own model, broken by it); `shared`: fixed and broken by the shared
+    one."""
     predicted, before, own = [], [], []
     for class_index, n, fixed, broken in groups:
         predicted += [class_index] * n
