@@ -20,8 +20,9 @@ RESUME_KEYS = ("optimizer", "scheduler", "scaler", "generators", "step", "tally"
 
 
 def rebuild_command(path: Path) -> str:
-    """The command that makes RUN/stage1/NAME.pt anew."""
-    return REBUILD.format(run=path.absolute().parent.parent)
+    """The command that makes RUN/stage1/NAME.pt, or that of a further view in RUN/views/VIEW/stage1/, anew."""
+    run = path.absolute().parent.parent
+    return f"shelfsort features --run {run.parent.parent} --rebuild" if run.parent.name == "views" else REBUILD.format(run=run)
 
 
 def save(path: Path, content: dict[str, Any]) -> None:

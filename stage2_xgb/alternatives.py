@@ -30,8 +30,8 @@ class Logistic:
     weight: np.ndarray
     bias: np.ndarray
 
-    def log_probs(self, items: Items, evidence: Evidence) -> np.ndarray:
-        """Log-probabilities within the set, float32 [N, S]."""
+    def log_probs(self, items: Items, evidence: Evidence, margin: np.ndarray) -> np.ndarray:
+        """Log-probabilities within the set, float32 [N, S]; as Reclassifier's, but that `margin` is not needed."""
         log_prob = items.log_probs(self.members)
         seen = (inputs(items, self.members, log_prob, evidence) - self.mean) / self.scale
         return normalise(np.nan_to_num(seen) @ self.weight.T + self.bias)
@@ -45,12 +45,12 @@ class Likeness:
     kind: str
     weight: float
 
-    def log_probs(self, items: Items, evidence: Evidence) -> np.ndarray:
-        """Log-probabilities within the set, float32 [N, S]."""
+    def log_probs(self, items: Items, evidence: Evidence, margin: np.ndarray) -> np.ndarray:
+        """Log-probabilities within the set, float32 [N, S]; `margin` as Reclassifier's."""
         log_prob = items.log_probs(self.members)
         pairs = evidence(items, np.tile(self.members, (len(items), 1)), log_prob)
         columns = [place for place, name in enumerate(evidence.names) if name.startswith(f"{self.kind}_")]
-        return normalise(log_prob[:, 0] + self.weight * np.nan_to_num(pairs[:, :, columns]).mean(axis=2))
+        return normalise(margin + self.weight * np.nan_to_num(pairs[:, :, columns]).mean(axis=2))
 
 
 def likeness(model: str, members: np.ndarray) -> Likeness:

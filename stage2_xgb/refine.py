@@ -36,7 +36,7 @@ def refine(bundle: Bundle, pooled: Pooled, unit: str, force: str | None = None) 
         answer = force or bundle.answer(class_index)
         model = bundle.reclassifier(class_index) if answer == OWN else None
         if model is not None:
-            within = model.log_probs(items[rows], bundle.evidence)
+            within = model.log_probs(items[rows], bundle.evidence, shifted[np.ix_(rows, model.members)])
             _spread(two_stage, rows, np.tile(model.members, (len(rows), 1)), within)
             refined[rows] = True
         elif answer == SHARED or (answer == OWN and (force or bundle.default == SHARED)):

@@ -22,11 +22,11 @@ class Reclassifier:
     booster: xgboost.Booster
     base_margin: bool
 
-    def log_probs(self, items: Items, evidence: Evidence) -> np.ndarray:
-        """Log-probabilities within the set, float32 [N, S]."""
+    def log_probs(self, items: Items, evidence: Evidence, margin: np.ndarray) -> np.ndarray:
+        """Log-probabilities within the set, float32 [N, S]; `margin` [N, S] holds stage 1's shifted ones, exact for every member."""
         log_prob = items.log_probs(self.members)
         seen = inputs(items, self.members, log_prob, evidence if self.base_margin else None)
-        start = log_prob[:, 0] if self.base_margin else np.zeros_like(log_prob[:, 0])
+        start = margin if self.base_margin else np.zeros_like(margin)
         scores = self.booster.inplace_predict(seen, base_margin=start, predict_type="margin", validate_features=False)
         return normalise(scores.reshape(start.shape))
 
