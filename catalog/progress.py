@@ -8,6 +8,13 @@ from tqdm import tqdm
 def progress(total: int | None, description: str, unit: str, *, initial: int = 0) -> tqdm:
     """A bar that counts `total` units: call `.update(n)`, use as a context manager. Drawn only where stderr is a terminal."""
     return tqdm(
-        total=total, desc=description, unit=unit, initial=initial, unit_scale=True, dynamic_ncols=True,
-        mininterval=0.5, disable=not sys.stderr.isatty(), file=sys.stderr,
+        total=total,
+        desc=description,
+        unit=unit,
+        initial=initial,
+        unit_scale=True,
+        dynamic_ncols=True,
+        mininterval=0.5,
+        disable=not sys.stderr.isatty(),
+        file=sys.stderr,
     )
