@@ -12,7 +12,7 @@ from scipy.linalg import eigh
 
 from catalog.errors import ArtifactError
 from catalog.progress import progress
-from catalog.splits import SPLITS
+from catalog.splits import SPLITS, product_hash
 from catalog.store import ImageTable
 from features import schema
 from features.store import FeatureStore
@@ -56,6 +56,15 @@ class Pooled:
 
     def __len__(self) -> int:
         return len(self.item_id)
+
+    def of_products(self, share: float) -> "Pooled":
+        """The items of about a share of the products, chosen by their hash."""
+        if share >= 1:
+            return self
+        rows = product_hash(self.product_id, seed=1) < np.uint64(share * 2**64)
+        log_probs = tuple(x if x is None else x[rows] for x in self.log_probs)
+        plain = (getattr(self, name)[rows] for name in ("item_id", "product_id", "class_index", "split", "n_images"))
+        return Pooled(*plain, log_probs, tuple(x[rows] for x in self.features))
 
     def first_view(self) -> "Pooled":
         """The same items through stage 1 alone."""

@@ -31,6 +31,8 @@ from stage2_xgb.rerank import fit_reranker
 from stage2_xgb.train import RowPicker, fit_booster
 
 UNITS = ("image", "product")
+SHIFT_IMAGES = 20_000
+"""Images that two numbers, temperature and strength, are fitted on at most."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +162,10 @@ def _begin(folder: Path, made_from: dict[str, Any]) -> None:
 
 
 def fit_shifts(views: Views, targets: dict[str, np.ndarray], train: np.ndarray) -> dict[str, tuple[Shift | None, ...]]:
-    """Each unit's and view's class-mix shift, fitted on val_a."""
-    images = list(views.blocks("val_a", fit_only=True))
+    """Each unit's and view's class-mix shift, fitted on val_a: on SHIFT_IMAGES of it at most, as these are held over all
+    classes."""
+    share = SHIFT_IMAGES / max(views.count(["val_a"]), 1)
+    images = [part.of_products(share) for part in views.blocks("val_a", fit_only=True)]
     out = {}
     for unit, parts in (("image", images), ("product", [pool(part) for part in images])):
         labels = np.concatenate([part.class_index for part in parts])

@@ -23,7 +23,8 @@ class Reclassifier:
     base_margin: bool
 
     def log_probs(self, items: Items, evidence: Evidence, margin: np.ndarray) -> np.ndarray:
-        """Log-probabilities within the set, float32 [N, S]; `margin` [N, S] holds stage 1's shifted ones, exact for every member."""
+        """Log-probabilities within the set, float32 [N, S]; `margin` [N, S] holds stage 1's shifted ones, exact for every
+        member."""
         log_prob = items.log_probs(self.members)
         seen = inputs(items, self.members, log_prob, evidence if self.base_margin else None)
         start = margin if self.base_margin else np.zeros_like(margin)

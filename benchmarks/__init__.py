@@ -1,1 +1,0 @@
-"""Benchmarks: one script a claim, each printing its ratio against the peer and against the limit."""
