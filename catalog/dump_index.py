@@ -5,8 +5,8 @@ import logging
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,16 @@ class DumpIndex:
             state.update(np.ascontiguousarray(getattr(self, name)).tobytes())
         rejects = [(r.offset, r.reason) for r in self.rejects]
         return fingerprint([SCHEMA, state.hexdigest(), [s.size for s in self.sources], rejects])
+
+    def relabelled(self, labels: Mapping[int, int]) -> "DumpIndex":
+        """The index with other category ids for some products; ids that the dump lacks are passed over."""
+        if not labels:
+            return self
+        ids = np.array(sorted(labels), dtype=np.int64)
+        place = np.searchsorted(ids, self.product_id).clip(max=len(ids) - 1)
+        named = ids[place] == self.product_id
+        better = np.array([labels[i] for i in ids.tolist()], dtype=np.int64)
+        return replace(self, category_id=np.where(named, better[place], self.category_id))
 
     def place(self, row: int) -> tuple[int, int, int, int]:
         """Source, offset, length and digest of a row, as DumpReader.product takes them."""

@@ -8,7 +8,7 @@ may push products out from under a cap (`dropped`).
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -55,19 +55,22 @@ class IngestSummary:
 
 
 def ingest(
-    store: Path, dumps: Sequence[str | Path], categories: Path | None, config: CatalogConfig, *, index_folder: Path, jobs: int
+    store: Path, dumps: Sequence[str | Path], categories: Path | None, config: CatalogConfig, *, index_folder: Path, jobs: int,
+    corrections: Mapping[int, int] | None = None,
 ) -> IngestSummary:  # fmt: skip
     """Brings a dump into the store at `store` and returns what the store holds.
 
     `categories` is category_names.csv; without it the ids of the first dump are the taxonomy. `jobs` processes decode.
+    `corrections`, product id -> category id, overrule the dump and what the store has; the split of a product stays.
     Raises ShelfsortError where the store was made with other settings or categories, or another ingest is unfinished.
     """
-    index = open_index(dumps, index_folder)
+    corrections = corrections or {}
+    index = open_index(dumps, index_folder).relabelled(corrections)
     try:
         with closing(_open(store)) as connection:
             writer = _Writer(store, connection, config)
             writer.prepare(index, categories)
-            if changed := writer.plan(index):
+            if changed := writer.plan(index, corrections):
                 writer.copy(index, jobs)
                 writer.finish(index)
             return writer.summary(changed)
@@ -117,7 +120,7 @@ class _Writer:
         rows = ((i, c.category_id, c.level1, c.level2, c.level3) for i, c in enumerate(taxonomy.categories))
         self.connection.executemany("INSERT INTO categories VALUES (?, ?, ?, ?, ?)", rows)
 
-    def plan(self, index: DumpIndex) -> bool:
+    def plan(self, index: DumpIndex, corrections: Mapping[int, int]) -> bool:
         """Deals splits and applies the caps, in one transaction. False where this dump was planned before."""
         states = dict(self.connection.execute("SELECT fingerprint, state FROM dumps"))
         if index.fingerprint in states:
@@ -132,9 +135,22 @@ class _Writer:
             self.connection.execute("INSERT INTO dumps VALUES (?, ?, ?, ?, ?)", row)
             self.connection.execute("DELETE FROM meta WHERE key = 'content'")
             self._reject(index.rejects)
+            self._correct(corrections)
             self._add(index)
             self._apply_caps()
         return True
+
+    def _correct(self, corrections: Mapping[int, int]) -> None:
+        """Moves products that the store has to the categories that an analyst gave them."""
+        ids, better = (np.array(column, dtype=np.int64) for column in (list(corrections), list(corrections.values())))
+        classes = read_taxonomy(self.connection).class_index(better)
+        if (classes < 0).any():
+            unknown = int(np.argmin(classes))
+            raise ShelfsortError(f"corrections: product {ids[unknown]}: category_id {better[unknown]} is not in the taxonomy")
+        pairs = list(zip(classes.tolist(), ids.tolist(), strict=True))
+        self.connection.executemany("UPDATE products SET class_index = ? WHERE product_id = ?", pairs)
+        spans = ((c, i * POSITIONS, (i + 1) * POSITIONS) for c, i in pairs)
+        self.connection.executemany("UPDATE images SET class_index = ? WHERE image_id >= ? AND image_id < ?", spans)
 
     def _add(self, index: DumpIndex) -> None:
         """Deals the products that the store doesn't have yet."""

@@ -77,12 +77,14 @@ def parser() -> argparse.ArgumentParser:
         "--dump", nargs="+", required=True, metavar="FILE", help="BSON dump, plain or .gz; several files or patterns"
     )
     step.add_argument("--categories", type=Path, metavar="CSV", help="category_names.csv; without it the ids alone are used")
+    step.add_argument("--corrections", type=Path, metavar="CSV", help="better labels (product_id,category_id), as the report exports")
     command("stage1", _stage1, "store -> stage1: trains the network", rebuild=True)
     command("features", _features, "stage1 -> features.h5: extracts bottleneck features", rebuild=True)
     command("stage2", _stage2, "features -> stage2: trains the reclassifiers", rebuild=True)
     command("evaluate", _evaluate, "accuracy on the test split, of each stage", rebuild=True)
-    step = command("report", _report, "evaluation -> one HTML page for analysts", config=False)
-    step.add_argument("--against", nargs="*", type=Path, default=[], metavar="DIR", help="other runs to compare with")
+    step = command("report", _report, "evaluation -> one HTML page for analysts", run=False, config=False)
+    step.add_argument("runs", nargs="*", type=Path, metavar="DIR", help="the run, and others to compare it with")
+    step.add_argument("--run", type=Path, metavar="DIR", help="the run, as the other commands have it")
     step = command("plot", _plot, "draws one figure of a run: SVG, PNG or PDF", config=False)
     step.add_argument("figure", help="per-category, confusion, hierarchy, coverage, reliability, distribution or training")
     step.add_argument(
@@ -129,7 +131,7 @@ def _ingest(options: argparse.Namespace) -> None:
 
     run, config = _loaded(options)
     with run_lock(run.folder):
-        steps.ingest(run, config, options.dump, options.categories, options.rebuild)
+        steps.ingest(run, config, options.dump, options.categories, options.rebuild, options.corrections)
         run.save_config(config)
 
 
@@ -170,7 +172,10 @@ def _report(options: argparse.Namespace) -> None:
     from pipeline import steps
     from pipeline.runs import Run
 
-    steps.report(Run(options.run), [Run(folder) for folder in options.against])
+    runs = [Run(folder) for folder in ([options.run] if options.run else []) + options.runs]
+    if not runs:
+        raise ShelfsortError("no run given, expected shelfsort report DIR, or --run DIR")
+    steps.report(runs[0], runs[1:])
 
 
 def _plot(options: argparse.Namespace) -> None:

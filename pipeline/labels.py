@@ -1,6 +1,5 @@
 """Predictions beside the true categories of a scored dump, where a CSV has them."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,23 +29,6 @@ class Comparison:
             f"top-1 of {self.products} labelled products: stage 1 {first}, two-stage {second}, "
             f"change {value:+.2f} [{low:+.2f}, {high:+.2f}] points"
         )
-
-
-def read_labels(path: Path) -> dict[int, int]:
-    """Product id -> category id, from a CSV with columns _id,category_id. Raises ShelfsortError naming the line that is wrong."""
-    labels: dict[int, int] = {}
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            for row in reader:
-                labels[int(row["_id"])] = int(row["category_id"])
-    except OSError as error:
-        raise ShelfsortError(f"{path}: can't be read: {error.strerror}") from error
-    except (KeyError, ValueError, TypeError) as error:
-        raise ShelfsortError(
-            f"{path}: line {reader.line_num}: expected integers in columns _id,category_id: {error!r}"
-        ) from error
-    return labels
 
 
 def compare(out: Path, labels: dict[int, int], resamples: int, seed: int) -> Comparison:

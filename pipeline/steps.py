@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from catalog.artifacts import read_json, sha256_file, write_json, write_text
+from catalog.labels import read_labels
 from pipeline.config import RunConfig
 from pipeline.runs import Run
 from stage1_cnn.config import Stage1Config
@@ -21,16 +22,20 @@ from stage1_cnn.config import Stage1Config
 Say = Callable[[str], None]
 
 
-def ingest(run: Run, config: RunConfig, dumps: Sequence[str], categories: Path | None, rebuild: bool, say: Say = print) -> None:
-    """Dump -> store.sqlite: products dealt to splits, photos checked and copied."""
+def ingest(
+    run: Run, config: RunConfig, dumps: Sequence[str], categories: Path | None, rebuild: bool,
+    corrections: Path | None = None, say: Say = print,
+) -> None:  # fmt: skip
+    """Dump -> store.sqlite: products dealt to splits, photos checked and copied; `corrections` are an analyst's better labels."""
     from catalog.ingest import ingest as ingest_dump
 
     if rebuild:
         run.store_path.unlink(missing_ok=True)
     started = time.perf_counter()
     summary = ingest_dump(
-        run.store_path, dumps, categories, config.catalog, index_folder=run.folder / "dumps", jobs=config.jobs or _cores()
-    )
+        run.store_path, dumps, categories, config.catalog, index_folder=run.folder / "dumps", jobs=config.jobs or _cores(),
+        corrections=read_labels(corrections) if corrections else {},
+    )  # fmt: skip
     taxonomy = run.store.taxonomy
     write_json(run.folder / "taxonomy.json", taxonomy.to_json())
     write_json(run.ingest_summary, {"made_from": {"store": run.store.fingerprint}, **summary.to_json()})
@@ -212,7 +217,7 @@ def score(
     run: Run, config: RunConfig, dumps: Sequence[str], out: Path, labels: Path | None = None, say: Say = print
 ) -> None:  # fmt: skip
     """Another dump -> predictions/*.parquet, every product accounted for; compared with `labels` where given."""
-    from pipeline.labels import compare, read_labels
+    from pipeline.labels import compare
     from pipeline.predict import Model
     from pipeline.score import Scorer
     from pipeline.score import score as score_dump

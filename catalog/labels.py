@@ -1,0 +1,32 @@
+"""Labels beside a dump: a CSV of product ids and category ids, as a test dump's true labels or an analyst's corrections."""
+
+import csv
+from pathlib import Path
+
+from catalog.errors import ShelfsortError
+
+ID_COLUMNS = ("_id", "product_id")
+
+
+def read_labels(path: Path) -> dict[int, int]:
+    """Product id -> category id, from columns `_id` or `product_id`, and `category_id`.
+
+    Raises ShelfsortError naming the line that is wrong.
+    """
+    labels: dict[int, int] = {}
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            names = reader.fieldnames or ()
+            id_column = next((name for name in ID_COLUMNS if name in names), None)
+            if id_column is None or "category_id" not in names:
+                expected = f"columns {' or '.join(ID_COLUMNS)}, and category_id"
+                raise ShelfsortError(f"{path}: line 1: expected {expected}, found {list(names)}")
+            for row in reader:
+                labels[int(row[id_column])] = int(row["category_id"])
+    except OSError as error:
+        raise ShelfsortError(f"{path}: can't be read: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        place = f"{path}: line {reader.line_num}"
+        raise ShelfsortError(f"{place}: expected integers as product id and category_id: {error}") from error
+    return labels
