@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
         "--dump", nargs="+", required=True, metavar="FILE", help="BSON dump, plain or .gz; several files or patterns"
     )
     step.add_argument("--categories", type=Path, metavar="CSV", help="category_names.csv; without it the ids alone are used")
-    step.add_argument("--corrections", type=Path, metavar="CSV", help="better labels (product_id,category_id), as the report exports")
+    step.add_argument("--corrections", type=Path, metavar="CSV", help="better labels, as the report exports them")
     command("stage1", _stage1, "store -> stage1: trains the network", rebuild=True)
     command("features", _features, "stage1 -> features.h5: extracts bottleneck features", rebuild=True)
     command("stage2", _stage2, "features -> stage2: trains the reclassifiers", rebuild=True)
