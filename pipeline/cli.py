@@ -101,7 +101,8 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--top", type=_positive, default=5, metavar="N", help="categories to print (5)")
     step = command("tune", _tune, "searches the published grid on held-out data, never on test")
     step.add_argument("what", choices=["stage2"], help="what to tune")
-    command("config", _config, "prints the configuration with every default", run=False)
+    step = command("config", _config, "prints the whole configuration, of a run or with every default", run=False)
+    step.add_argument("--run", type=Path, metavar="DIR", help="a run, whose own config.yaml is printed")
     step = command("synthetic", _synthetic, "writes a synthetic dump to try things with", run=False, config=False)
     step.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for train.bson, test.bson and category_names.csv"
@@ -155,6 +156,8 @@ def _step(options: argparse.Namespace, name: str) -> None:
     from pipeline import steps
 
     run, config = _loaded(options)
+    if not run.folder.is_dir():
+        raise ShelfsortError(f"{run.folder}: no such run; make one with: shelfsort ingest --run {run.folder}")
     with run_lock(run.folder):
         getattr(steps, name)(run, config, options.rebuild)
         run.save_config(config)  # only now: a refused step must not change what the others are checked against
@@ -212,7 +215,8 @@ def _config(options: argparse.Namespace) -> None:
 
     from pipeline.config import load_config
 
-    print(yaml.safe_dump(load_config(options.config, options.set).model_dump(mode="json"), sort_keys=False), end="")
+    config = _loaded(options)[1] if options.run else load_config(options.config, options.set)
+    print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
 
 
 def _synthetic(options: argparse.Namespace) -> None:

@@ -95,7 +95,7 @@ class Run:
         if not manifest.exists():
             return False
         found = read_json(manifest, self.command(step)).get("made_from", {})
-        require_same(manifest, made_from, found, self.command(step))
+        require_same(manifest, made_from, found, "the same command and --rebuild")
         return True
 
     def stage1_checksum(self) -> str:
@@ -104,6 +104,12 @@ class Run:
         if not self.checkpoint.exists():
             raise ArtifactError(self.checkpoint, "no such file", self.command("stage1"))
         return summary["checkpoint"]
+
+    def require_features(self) -> None:
+        """Raises ArtifactError unless the features come from the checkpoint and the store that are there now."""
+        self.features.require(
+            self.features.made_from | {"checkpoint": self.stage1_checksum(), "store": self.store.fingerprint}
+        )
 
     def save_config(self, config: RunConfig) -> None:
         """Writes config.yaml: the resolved configuration and the code's revision."""

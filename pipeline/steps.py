@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from catalog.artifacts import read_json, sha256_file, write_json, write_text
+from catalog.artifacts import read_json, require_same, sha256_file, write_json, write_text
 from catalog.labels import read_labels
 from pipeline.config import RunConfig
 from pipeline.runs import Run
@@ -92,8 +92,7 @@ def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say) -> None:
     if rebuild:
         part.features_path.unlink(missing_ok=True)
     if part.features_path.exists():
-        origin = part.features.made_from
-        part.features.require(origin | {"checkpoint": part.stage1_checksum(), "store": part.store.fingerprint})
+        part.require_features()
         say(f"features: current ({part.features_path}: {len(part.features)} images)")
         return
     from features.extract import extract
@@ -109,6 +108,8 @@ def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say) -> None:
 
 def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> None:
     """features.h5 -> stage2/: the reranker and the reclassifiers, and where they are used."""
+    for part in run.views(config.view_names):
+        part.require_features()
     views = {name: run.view(name).features for name in config.view_names}
     made_from = {
         "views": {name: view.made_from for name, view in views.items()}, "store": run.store.fingerprint,
@@ -161,6 +162,11 @@ def evaluate(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> di
     from stage2_xgb.bundle import Bundle
 
     bundle = Bundle.open(run.stage2)
+    parts = run.views(bundle.made_from["views"])
+    for part in parts:
+        part.require_features()
+    views = dict(zip(bundle.made_from["views"], (part.features.made_from for part in parts), strict=True))
+    require_same(run.stage2, views, bundle.made_from["views"], run.command("stage2"))
     made_from = {
         "views": bundle.made_from["views"], "stage2": sha256_file(run.stage2 / "manifest.json"),
         "config": config.evaluate.model_dump(mode="json"),
@@ -173,7 +179,7 @@ def evaluate(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> di
     ):
         metrics = read_json(path, run.command("evaluate"))
     else:
-        stores = [part.features for part in run.views(bundle.made_from["views"])]
+        stores = [part.features for part in parts]
         metrics = evaluate_test(stores, run.store, bundle, config.evaluate, run.evaluation, made_from)
     say(headline(metrics))
     return metrics

@@ -51,6 +51,7 @@ def test_wrong_arguments_exit_2(arguments: list[str], capsys: pytest.CaptureFixt
         (["features", "--run", "RUN"], "no such file"),
         (["stage2", "--run", "RUN"], "RUN/features.h5: no such file; rebuild it with: shelfsort features --run RUN --rebuild"),
         (["evaluate", "--run", "RUN"], "RUN/stage2/manifest.json: no such file"),
+        (["stage1", "--run", "RUN/typo"], "RUN/typo: no such run; make one with: shelfsort ingest"),
         (["predict", "--run", "RUN", "x.jpg"], "RUN/stage2/manifest.json: no such file"),
         (["score", "--run", "RUN", "--out", "RUN/out", "absent.bson"], "no such file"),
         (["ingest", "--run", "RUN", "--dump", "absent.bson"], "absent.bson: no such file"),
@@ -60,6 +61,7 @@ def test_a_users_error_is_one_line_and_exit_2(
     arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     folder = str(tmp_path / "my run")
+    Path(folder).mkdir()
     assert main([argument.replace("RUN", folder) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"shelfsort {arguments[0]}: ") and expected.replace("RUN", folder) in error
