@@ -124,7 +124,7 @@ class Trainer:
     def run(self) -> Summary:
         """All phases, or what is left of them."""
         if self.config.weights == "none":
-            _log.info("stage1.weights is none: no head phase, as a random backbone has no features to keep")
+            _log.warning("stage1.weights is none: no head phase, as a random backbone has no features to keep")
         if not len(self.photos.val):
             _log.warning("val_a has no images: the last epoch is kept as the best")
         self.journal = Journal(self.folder, self.history)
