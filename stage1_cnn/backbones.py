@@ -14,9 +14,11 @@ from pathlib import Path
 import torch
 import torchvision
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from catalog.artifacts import sha256_file
 from catalog.errors import ConfigError
+from stage1_cnn.blocks import blocks
 
 _AUXILIARY = ("googlenet", "inception_v3")
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
@@ -28,7 +30,8 @@ class Network(nn.Module):
     def __init__(self, backbone: nn.Module, head: nn.Linear) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
-        self.frozen = self.norm_frozen = False
+        self.norm_frozen, self.whole = False, True
+        self.trainable: list[nn.Module] = []
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Bottleneck features, float32 [B, D], whatever the precision of the backbone."""
@@ -40,16 +43,23 @@ class Network(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             return self.head(features)
 
-    def freeze(self, frozen: bool) -> None:
-        """Frozen, the backbone gets no gradients and stays in evaluation mode, so that its batch norm doesn't move."""
-        self.frozen = frozen
-        self.backbone.requires_grad_(not frozen)
+    def freeze(self, trainable: int | str) -> None:
+        """Leaves the last `trainable` blocks of the backbone (`all`: all of it) to be trained; the rest gets no gradients and
+        stays in evaluation mode, so that its batch norm doesn't move."""
+        parts = blocks(self.backbone)
+        self.backbone.requires_grad_(trainable == "all")
+        kept = parts if trainable == "all" else parts[len(parts) - min(int(trainable), len(parts)) :]
+        self.trainable = [module.requires_grad_(True) for modules in kept for module in modules]
+        self.whole = trainable == "all"
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Network":
-        """As any module's, but for a frozen backbone or frozen batch norm."""
+        """As any module's, but for frozen blocks or frozen batch norm."""
         super().train(mode)
-        self.backbone.train(mode and not self.frozen)
+        if not self.whole:
+            self.backbone.eval()
+            for module in self.trainable:
+                module.train(mode)
         if self.norm_frozen:
             for module in self._batch_norms():
                 module.eval()
@@ -63,8 +73,8 @@ class Network(nn.Module):
         self.norm_frozen = choice == "frozen" or (choice == "auto" and folded)
         self.train(self.training)
 
-    def _batch_norms(self) -> list[nn.BatchNorm2d]:
-        return [module for module in self.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    def _batch_norms(self) -> list[_BatchNorm]:
+        return [module for module in self.backbone.modules() if isinstance(module, _BatchNorm)]
 
 
 def check_name(name: str) -> str:

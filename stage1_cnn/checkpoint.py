@@ -1,8 +1,11 @@
 """Checkpoints of stage 1: dictionaries of tensors and plain values, written atomically, loaded without pickles.
 
-best.pt, head.pt and last.pt have the keys of docs/formats.md; each scores alone, last.pt also resumes the training.
+best.pt, head.pt and last.pt have the keys of docs/formats.md; each scores alone. last.pt also resumes the training, and
+before.pt, the last.pt before it, does so where last.pt is damaged.
 """
 
+import logging
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -16,7 +19,11 @@ from catalog.errors import ArtifactError
 SCHEMA = 1
 REBUILD = "shelfsort stage1 --run {run} --rebuild"
 KEYS = ("made_from", "config", "transform", "taxonomy", "network", "train_images", "epoch", "phase", "metrics")
-RESUME_KEYS = ("optimizer", "scheduler", "scaler", "generators", "step", "tally", "history", "best", "seconds")
+RESUME_KEYS = ("optimizer", "scheduler", "scaler", "step", "tally", "history", "best", "seconds")
+
+LAST, BEFORE = "last.pt", "before.pt"
+
+_log = logging.getLogger(__name__)
 
 
 def rebuild_command(path: Path) -> str:
@@ -29,6 +36,32 @@ def save(path: Path, content: dict[str, Any]) -> None:
     """Writes a checkpoint atomically; `content` has KEYS and, for last.pt, RESUME_KEYS."""
     with atomic_path(path) as temporary:
         torch.save({"schema": SCHEMA, **content}, temporary)
+
+
+def save_last(folder: Path, content: dict[str, Any]) -> None:
+    """Writes last.pt; the one that was there becomes before.pt."""
+    with atomic_path(folder / LAST) as temporary:
+        torch.save({"schema": SCHEMA, **content}, temporary)
+        if (folder / LAST).exists():
+            (folder / BEFORE).unlink(missing_ok=True)
+            os.link(folder / LAST, folder / BEFORE)
+
+
+def load_last(folder: Path) -> dict[str, Any] | None:
+    """What a training goes on from: last.pt, or before.pt where last.pt is damaged; None where there is no last.pt.
+
+    Raises ArtifactError where both are damaged.
+    """
+    last, before = folder / LAST, folder / BEFORE
+    try:
+        return load(last, resume=True) if last.exists() else None
+    except ArtifactError as error:
+        if not before.exists():
+            raise
+        content = load(before, resume=True)
+        place = f"after {content['phase']} epoch {content['epoch']}, step {content['step']}"
+        _log.warning("%s: %s; going on from %s, %s", last, error.problem, before.name, place)
+        return content
 
 
 def load(path: Path, *, resume: bool = False) -> dict[str, Any]:

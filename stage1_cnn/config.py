@@ -12,7 +12,12 @@ NORMALISATIONS = {
 }
 """Mean and standard deviation of each channel, on the scale where a pixel is 0 to 1; `unit` gives [-1, 1]."""
 
-_PLACE = {"device", "workers", "save_minutes", "cache_gb"}
+_PLACE = {"device", "workers", "save_minutes", "cache_gb", "compile", "deterministic"}
+_FIRST = {
+    "backbone", "weights", "image_size", "normalisation", "head_epochs", "head_lr", "epochs", "lr", "optimizer", "weight_decay",
+    "label_smoothing", "warmup", "batch_size", "clip_norm", "batch_norm", "precision", "seed",
+}  # fmt: skip
+_FIRST_AUGMENT = {"flip", "crop", "stretch", "colour"}
 
 
 class Augment(Section):
@@ -26,6 +31,27 @@ class Augment(Section):
     """Most by which a crop changes the ratio of the photo's sides."""
     colour: float = Field(default=0.2, ge=0, lt=1)
     """Brightness, contrast and saturation are each multiplied by 1 - colour to 1 + colour."""
+    rotate: float = Field(default=0, ge=0, le=180)
+    """Most degrees by which a photo is turned, either way. What comes into sight is the edge, drawn out."""
+    shift: float = Field(default=0, ge=0, lt=1)
+    """Largest share of its width, and of its height, by which a photo is moved."""
+    shear: float = Field(default=0, ge=0, lt=90)
+    """Most degrees by which a photo's upright sides lean, either way."""
+    zoom: float = Field(default=0, ge=0, lt=1)
+    """A photo is magnified by 1 - zoom to 1 + zoom."""
+    policy: Literal["none", "randaugment", "trivialaugment"] = "none"
+    """Operations drawn at random from a fixed list: RandAugment (Cubuk et al. 2019), TrivialAugment (Müller, Hutter 2021)."""
+    operations: PositiveInt = 2
+    """RandAugment: operations on each photo."""
+    magnitude: int = Field(default=9, ge=0, le=30)
+    """RandAugment: how strong each is, 0 to 30."""
+    erase: float = Field(default=0, ge=0, le=1)
+    """Share of the photos in which a random rectangle is blotted out (random erasing, Zhong et al. 2017)."""
+    mixup: NonNegativeFloat = 0
+    """Photos of a batch are blended in pairs, the share drawn from Beta(mixup, mixup); 0 is off, 0.2 usual."""
+    cutmix: NonNegativeFloat = 0
+    """A rectangle of one photo is put into another, its share drawn from Beta(cutmix, cutmix); 0 is off, 1 usual. With
+    mixup too, each batch gets one of them."""
 
 
 class Stage1Config(Section):
@@ -38,16 +64,28 @@ class Stage1Config(Section):
     the same torchvision network, or a checkpoint of stage 1."""
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt] = 224
     """Pixels: a side, or height and width. Photos are resized to exactly this, so that the whole product is seen."""
-    normalisation: Literal["imagenet", "unit"] = "imagenet"
-    """`imagenet` for torchvision's weights, `unit` for [-1, 1]."""
+    train_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    """Pixels while fine-tuning, where they are to be fewer than in evaluation (Touvron et al. 2019); null is image_size."""
+    normalisation: Literal["imagenet", "unit", "train_mean"] = "imagenet"
+    """`imagenet` for torchvision's weights, `unit` for [-1, 1], `train_mean` for mean and deviation of the training photos."""
     head_epochs: NonNegativeInt = 12
     """Epochs of the new head over the frozen backbone."""
     head_lr: PositiveFloat = 1e-3
     """Highest learning rate of the head phase."""
     epochs: NonNegativeInt = 8
-    """Epochs of fine-tuning with everything trainable."""
+    """Epochs of fine-tuning."""
     lr: PositiveFloat = 1e-4
     """Highest learning rate of fine-tuning."""
+    trainable_blocks: NonNegativeInt | Literal["all"] = "all"
+    """Blocks of the backbone, counted from the head, that fine-tuning changes; 0 trains the head alone, on augmented photos."""
+    layer_decay: float = Field(default=1, gt=0, le=1)
+    """The learning rate of each block is that of the next one, nearer to the head, times this."""
+    drop_path: float | None = Field(default=None, ge=0, lt=1)
+    """Highest rate at which residual branches are skipped (Huang et al. 2016); null leaves the backbone's own."""
+    ema_decay: float = Field(default=0, ge=0, lt=1)
+    """Fine-tuning keeps a moving average of the weights, which is validated and kept as the best; 0 is off, 0.999 usual."""
+    patience: PositiveInt | None = None
+    """A phase ends early when val_a has not improved for so many epochs; null never does."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """SGD has Nesterov momentum 0.9 and wants a learning rate ten to a hundred times as high."""
     weight_decay: NonNegativeFloat = 0.01
@@ -56,8 +94,17 @@ class Stage1Config(Section):
     """Share of each target spread over all categories."""
     warmup: NonNegativeFloat = 0.5
     """Epochs over which a phase's learning rate rises; a cosine to 0 follows."""
+    logit_adjustment: NonNegativeFloat = 0
+    """Weight of log(category's share of the training photos), added to the logits in the loss (Menon et al. 2021); 1 usual."""
+    sampling: Literal["natural", "balanced", "levelled"] = "natural"
+    """`natural` shows each photo once an epoch; `balanced` as many, each category as often; `levelled` brings smaller categories
+    up to the 98th percentile of their sizes by repeats that are mirrored, turned either way, or grained, as published."""
+    shuffle_block: NonNegativeInt = 0
+    """0 shuffles all photos; else blocks of so many neighbours on disk, 64 blocks at a time: for stores larger than memory."""
     batch_size: PositiveInt = 64
-    """Images a step."""
+    """Images a step, over all processes."""
+    accumulate: PositiveInt = 1
+    """Parts in which a step's images go through the network, to need less memory."""
     clip_norm: PositiveFloat = 1.0
     """Longest gradient."""
     batch_norm: Literal["auto", "train", "frozen"] = "auto"
@@ -75,6 +122,10 @@ class Stage1Config(Section):
     """last.pt is also saved within an epoch, this often; 0 saves after every step."""
     cache_gb: NonNegativeFloat = 2
     """Memory for the head phase's features; more than this goes to a temporary file in the run."""
+    compile: Literal["no", "yes", "graphs"] = "no"
+    """`yes` fine-tunes through torch.compile; `graphs` with CUDA graphs too, on a GPU."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits each time: slower on a GPU, no difference on a CPU."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the new head, the order of the images, augmentation and dropout."""
 
@@ -84,11 +135,33 @@ class Stage1Config(Section):
             raise ValueError("epochs is 0, and head_epochs is 0 or skipped as weights is none: nothing to train")
         return self
 
+    @model_validator(mode="after")
+    def _one_remedy(self) -> "Stage1Config":
+        if self.logit_adjustment and self.sampling != "natural":
+            raise ValueError(f"logit_adjustment and sampling={self.sampling} both make up for small categories: choose one")
+        return self
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the network's input, pixels."""
-        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+        return _pair(self.image_size)
+
+    @property
+    def fit_size(self) -> tuple[int, int]:
+        """Height and width while fine-tuning."""
+        return _pair(self.train_size or self.image_size)
 
     def shaping(self) -> dict[str, Any]:
-        """What shapes the result, for `made_from`: all but where and how fast it runs."""
-        return self.model_dump(mode="json", exclude=_PLACE)
+        """What shapes the result, for `made_from`: all but where and how fast it runs.
+
+        Keys that came later stand in it only where they differ from their default, which is how it was before they came, so
+        that earlier checkpoints stay current.
+        """
+        first = self.model_dump(mode="json", include=_FIRST)
+        augment = self.augment.model_dump(mode="json", include=_FIRST_AUGMENT)
+        later = self.model_dump(mode="json", exclude=_PLACE, exclude_defaults=True)
+        return later | first | {"augment": later.get("augment", {}) | augment}
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return size if isinstance(size, tuple) else (size, size)

@@ -8,9 +8,9 @@ with the reason.
 import copy
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -20,8 +20,8 @@ from catalog.errors import ImageError
 from catalog.images import decode
 from catalog.store import ImageTable
 
-Transform = Callable[[Sequence[np.ndarray], np.ndarray], torch.Tensor]
-"""(uint8 [H, W, 3] photos, image ids int64 [B]) -> uint8 [B, 3, height, width]."""
+Transform = Callable[[Sequence[np.ndarray], np.ndarray, np.ndarray], torch.Tensor]
+"""(uint8 [H, W, 3] photos, image ids int64 [B], repeats int64 [B]) -> uint8 [B, 3, height, width]."""
 
 
 class Blobs(Protocol):
@@ -33,10 +33,12 @@ class Blobs(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """B images: `rows` int64 [B] of the image table, `pixels` uint8 [B, 3, H, W] (channels_last; 0 where not readable),
-    `labels` int64 [B], `readable` bool [B], and `reasons`, row -> why it isn't."""
+    """B images: `rows` int64 [B] of the image table, `repeats` int64 [B] (how often each row came before in the epoch), `pixels`
+    uint8 [B, 3, H, W] (channels_last; 0 where not readable), `labels` int64 [B], `readable` bool [B], and `reasons`, row -> why
+    it isn't."""
 
     rows: np.ndarray
+    repeats: np.ndarray
     pixels: torch.Tensor
     labels: torch.Tensor
     readable: np.ndarray
@@ -46,8 +48,12 @@ class Batch:
         return len(self.rows)
 
 
-def load(store: Blobs, table: ImageTable, rows: np.ndarray, transform: Transform) -> Batch:
-    """Reads, decodes and transforms some rows of `table`. Raises ArtifactError where the store lacks one."""
+def load(store: Blobs, table: ImageTable, places: np.ndarray, transform: Transform) -> Batch:
+    """Reads, decodes and transforms some rows of `table`, or repeats of them (places as in `sampler`).
+
+    Raises ArtifactError where the store lacks one.
+    """
+    repeats, rows = np.divmod(places, max(1, len(table)))
     photos, readable, reasons = [], np.ones(len(rows), dtype=bool), {}
     for place, data in enumerate(store.read(table.image_id[rows])):
         try:
@@ -56,41 +62,52 @@ def load(store: Blobs, table: ImageTable, rows: np.ndarray, transform: Transform
             readable[place] = False
             reasons[int(rows[place])] = str(error)
     labels = torch.from_numpy(table.class_index[rows].astype(np.int64))
-    pixels = transform(photos, table.image_id[rows][readable])
+    pixels = transform(photos, table.image_id[rows][readable], repeats[readable])
     if reasons:
         whole = torch.zeros((len(rows), *pixels.shape[1:]), dtype=torch.uint8)
         whole[torch.from_numpy(readable)] = pixels
         pixels = whole.contiguous(memory_format=torch.channels_last)
-    return Batch(rows, pixels, labels, readable, reasons)
+    return Batch(rows, repeats, pixels, labels, readable, reasons)
 
 
 def batches(
     store: Blobs, table: ImageTable, transform: Transform, *,
     batch_size: int, order: np.ndarray | None = None, workers: int = 0, pin_memory: bool = False,
 ) -> Iterator[Batch]:  # fmt: skip
-    """The rows `order` (int64; all, in store order, where None) in batches of `batch_size`, the last one smaller.
+    """As `stream`: the rows `order` (int64; all, in store order, where None) in batches of `batch_size`, the last one smaller."""
+    order = np.arange(len(table)) if order is None else order
+    return stream(store, table, transform, in_parts(order, batch_size), workers=workers, pin_memory=pin_memory)
+
+
+def in_parts(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """`order` in slices of `size`, the last one smaller."""
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
+def stream(
+    store: Blobs, table: ImageTable, transform: Transform, parts: Iterable[np.ndarray], *, workers: int, pin_memory: bool = False
+) -> Iterator[Batch]:
+    """A batch a part: the places of its photos, int64.
 
     `workers` threads decode ahead, each with its own connection; 0 decodes in the calling thread. Batches and their
     content don't depend on `workers`. Close the iterator to stop early. `pin_memory` is for copies to a GPU.
     """
-    order = np.arange(len(table)) if order is None else order
-    parts = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
     if workers == 0:
-        yield from (_pinned(load(store, table, rows, transform), pin_memory) for rows in parts)
+        yield from (_pinned(load(store, table, places, transform), pin_memory) for places in parts)
         return
     own = threading.local()
 
     def open_store() -> None:
         own.store = copy.copy(store)
 
-    def job(rows: np.ndarray) -> Batch:
-        return _pinned(load(own.store, table, rows, transform), pin_memory)
+    def job(places: np.ndarray) -> Batch:
+        return _pinned(load(own.store, table, places, transform), pin_memory)
 
     pool = ThreadPoolExecutor(workers, "decode", initializer=open_store)
     pending: deque[Future[Batch]] = deque()
     try:
-        for rows in parts:
-            pending.append(pool.submit(job, rows))
+        for places in parts:
+            pending.append(pool.submit(job, places))
             if len(pending) > 2 * workers:
                 yield pending.popleft().result()
         while pending:
@@ -100,6 +117,4 @@ def batches(
 
 
 def _pinned(batch: Batch, pin: bool) -> Batch:
-    if not pin:
-        return batch
-    return Batch(batch.rows, batch.pixels.pin_memory(), batch.labels.pin_memory(), batch.readable, batch.reasons)
+    return replace(batch, pixels=batch.pixels.pin_memory(), labels=batch.labels.pin_memory()) if pin else batch

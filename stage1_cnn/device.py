@@ -1,22 +1,26 @@
 """Where the network runs and in which arithmetic: device, precision, threads."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 
 from catalog.errors import ConfigError
+from stage1_cnn.processes import ALONE, Processes
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A device and the precision (`fp32`, `bf16`, `fp16`) of the network's arithmetic on it."""
+    """A device, the precision of the network's arithmetic on it (`fp32`, `bf16`, `fp16`), and who shares the work."""
 
     device: torch.device
     precision: str
+    processes: Processes = ALONE
 
     def autocast(self) -> AbstractContextManager:
         """The context in which the network's forward pass runs."""
@@ -33,18 +37,17 @@ class Engine:
             with torch.cuda.device(self.device):
                 torch.cuda.manual_seed(seed)
 
-    def generator_states(self) -> dict[str, torch.Tensor]:
-        """State of the default generators of the processor and of the device."""
-        states = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self.device)
-        return states
-
-    def restore_generators(self, states: dict[str, torch.Tensor]) -> None:
-        """Inverse of generator_states; a state of the other kind of device is left out."""
-        torch.set_rng_state(states["cpu"])
-        if self.device.type == "cuda" and "cuda" in states:
-            torch.cuda.set_rng_state(states["cuda"], self.device)
+    @contextlib.contextmanager
+    def exactly(self, deterministic: bool) -> Iterator[None]:
+        """Inside, only algorithms that give the same bits each time, where `deterministic`; else the fastest for each size."""
+        before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = not deterministic
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before[0])
+            torch.backends.cudnn.benchmark = before[1]
 
     def to_json(self) -> dict[str, str]:
         """`computed_with` of the manifests."""
@@ -52,10 +55,15 @@ class Engine:
         return {"device": name, "precision": self.precision}
 
 
-def choose_engine(device: str = "auto", precision: str = "auto") -> Engine:
-    """Resolves `auto`. Raises ConfigError where the machine lacks what was asked for."""
+def choose_engine(device: str = "auto", precision: str = "auto", processes: Processes = ALONE) -> Engine:
+    """Resolves `auto`; of several processes each takes a GPU of its own.
+
+    Raises ConfigError where the machine lacks what was asked for.
+    """
     cuda = torch.cuda.is_available()
     name = ("cuda" if cuda else "cpu") if device == "auto" else device
+    if name == "cuda" and processes.size > 1:
+        name = f"cuda:{processes.local_rank}"
     try:
         chosen = torch.device(name)
     except RuntimeError:
@@ -68,7 +76,7 @@ def choose_engine(device: str = "auto", precision: str = "auto") -> Engine:
         raise ConfigError(f"stage1.precision: expected auto, {', '.join(DTYPES)}, found {precision!r}")
     if precision == "fp16" and chosen.type == "cpu":
         raise ConfigError("stage1.precision: fp16 needs a GPU; expected fp32 or bf16 on a CPU")
-    return Engine(chosen, _best_precision(chosen) if precision == "auto" else precision)
+    return Engine(chosen, _best_precision(chosen) if precision == "auto" else precision, processes)
 
 
 def _best_precision(device: torch.device) -> str:
@@ -82,12 +90,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def decode_threads(workers: int | str, device: torch.device) -> int:
-    """Threads that decode beside the arithmetic; `auto` takes the cores that PyTorch's own threads leave, never more.
+def decode_threads(workers: int | str, device: torch.device, processes: int = 1) -> int:
+    """Threads that decode beside the arithmetic; `auto` takes the cores that PyTorch's own threads leave, never more, and only
+    its part of them where `processes` share the machine.
 
     Where they leave none, 0: decoding between the steps, since a thread too many slows all the computing ones.
     """
     if workers != "auto":
         return int(workers)
     busy = 1 if device.type == "cuda" else torch.get_num_threads()
-    return max(0, cores() - busy)
+    return max(0, cores() // processes - busy)

@@ -14,7 +14,7 @@ class Journal:
     """Writes both; a restart writes them anew from the checkpoint's history, so that a lost epoch leaves no line."""
 
     def __init__(self, folder: Path, history: list[dict[str, Any]]) -> None:
-        self.path, self.history = folder / "metrics.jsonl", history
+        self.path, self.epochs = folder / "metrics.jsonl", len(history)
         write_text(self.path, "".join(_line(metrics) for metrics in history))
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self.board = SummaryWriter(str(folder / "tensorboard"))
@@ -22,11 +22,11 @@ class Journal:
             self._draw(epoch, metrics)
 
     def add(self, metrics: dict[str, Any]) -> None:
-        """One more epoch; `history` grows with it."""
-        self.history.append(metrics)
+        """One more epoch."""
+        self.epochs += 1
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(_line(metrics))
-        self._draw(len(self.history), metrics)
+        self._draw(self.epochs, metrics)
         self.board.flush()
 
     def close(self) -> None:

@@ -1,12 +1,13 @@
 """What a phase trains on: photos through the whole network, or cached features through the head alone.
 
-Both give the same: pairs of inputs and labels on the device, for training rows in a given order and for validation.
+Both give the same: pairs of inputs and labels on the device, for training places in given parts and for validation. Of several
+processes each has its own share of every step and of the validation rows.
 """
 
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,24 +18,35 @@ from catalog.progress import progress
 from catalog.store import ImageTable
 from stage1_cnn.backbones import Network
 from stage1_cnn.config import Stage1Config
-from stage1_cnn.dataset import Blobs, batches
+from stage1_cnn.dataset import Batch, Blobs, in_parts, stream
 from stage1_cnn.device import Engine, decode_threads
+from stage1_cnn.processes import Processes
+from stage1_cnn.sampler import Sampler
 from stage1_cnn.train import Pair
-from stage1_cnn.transforms import EvalTransform, Normaliser, TrainTransform
+from stage1_cnn.transforms import EvalTransform, Moments, Normaliser, TrainTransform
 
 AnyTransform = EvalTransform | TrainTransform
 
 _log = logging.getLogger(__name__)
+_MEASURED = 10_000
+"""Training photos, evenly spread over the store, that `train_mean` is measured on."""
 
 
 class Photos:
     """Photos of the store, augmented for training, plain for validation; unreadable ones are left out and counted."""
 
-    def __init__(self, store: Blobs, train: ImageTable, val: ImageTable, config: Stage1Config, engine: Engine) -> None:
+    def __init__(
+        self, store: Blobs, train: ImageTable, val: ImageTable, config: Stage1Config, engine: Engine,
+        transform: EvalTransform | None = None,
+    ) -> None:  # fmt: skip
+        """`transform` is the one of evaluation; where None it follows from the configuration."""
         self.store, self.train, self.val, self.config, self.engine = store, train, val, config, engine
-        self.transform = EvalTransform.from_config(config)
-        self.normaliser = Normaliser(self.transform, engine.device)
         self.unreadable: set[int] = set()
+        measured = transform is None and config.normalisation == "train_mean"
+        self.transform = transform or EvalTransform.from_config(config, self._moments() if measured else None)
+        self.fitted = replace(self.transform, height=config.fit_size[0], width=config.fit_size[1])
+        self.normaliser = Normaliser(self.transform, engine.device)
+        self.sampler = Sampler(train.class_index, train.image_id, config)
 
     def __len__(self) -> int:
         """Training rows."""
@@ -42,41 +54,60 @@ class Photos:
 
     @property
     def steps(self) -> int:
-        """Batches an epoch, whole ones: batch norm suffers from a small rest. Other images are left out every epoch."""
-        return max(1, len(self) // self.config.batch_size)
+        """Steps an epoch, of whole batches: batch norm suffers from a small rest. Other images are left out every epoch."""
+        return max(1, len(self.sampler) // self.config.batch_size)
 
-    def training(self, order: np.ndarray, epoch: int) -> Iterator[Pair]:
-        """Pairs of inputs float32 [B, 3, H, W] and labels, rows in `order`; a batch without readable image is empty."""
-        transform = TrainTransform(self.transform, self.config.augment, self.config.seed, epoch)
-        return self._pairs(self.train, transform, order)
+    def training(self, parts: Iterable[np.ndarray], epoch: int) -> Iterator[Pair]:
+        """Pairs of inputs float32 [B, 3, H, W] and labels, a part each; one without readable image is empty."""
+        config = self.config
+        transform = TrainTransform(self.fitted, config.augment, config.seed, epoch, config.sampling == "levelled")
+        return self._pairs(self.train, transform, parts)
 
     def validation(self) -> Iterator[Pair]:
         """The validation images, in store order."""
-        return self._pairs(self.val, self.transform, None)
+        return self._pairs(self.val, self.transform, _share(len(self.val), self.config, self.engine.processes))
 
-    def _pairs(self, table: ImageTable, transform: AnyTransform, order: np.ndarray | None) -> Iterator[Pair]:
-        with contextlib.closing(self.batches(table, transform, order)) as found:
+    def _pairs(self, table: ImageTable, transform: AnyTransform, parts: Iterable[np.ndarray]) -> Iterator[Pair]:
+        with contextlib.closing(self.batches(table, transform, parts)) as found:
             for _, inputs, labels in found:
                 yield inputs, labels
 
     def batches(
-        self, table: ImageTable, transform: AnyTransform, order: np.ndarray | None = None
+        self, table: ImageTable, transform: AnyTransform, parts: Iterable[np.ndarray]
     ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
-        """Readable rows of `table` (int64), inputs and labels on the device; in store order where `order` is None."""
+        """Readable rows of `table` (int64), inputs and labels on the device, a part each."""
         device = self.engine.device
-        loader = batches(
-            self.store, table, transform, batch_size=self.config.batch_size, order=order,
-            workers=decode_threads(self.config.workers, device), pin_memory=device.type == "cuda",
-        )  # fmt: skip
-        with contextlib.closing(loader) as found:
+        for batch in self._readable(table, transform, parts):
+            changes = transform.changes(table.image_id[batch.rows], batch.repeats)
+            yield batch.rows, self.normaliser(batch.pixels, changes), batch.labels.to(device, non_blocking=True)
+
+    def _readable(self, table: ImageTable, transform: AnyTransform, parts: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """Batches without their unreadable images, which are noted."""
+        workers = decode_threads(self.config.workers, self.engine.device, self.engine.processes.local_size)
+        pin = self.engine.device.type == "cuda"
+        with contextlib.closing(stream(self.store, table, transform, parts, workers=workers, pin_memory=pin)) as found:
             for batch in found:
-                rows, pixels, labels = batch.rows, batch.pixels, batch.labels
-                if batch.reasons:
-                    self._note(table, batch.reasons)
-                    readable = torch.from_numpy(batch.readable)
-                    rows, pixels, labels = rows[batch.readable], pixels[readable], labels[readable]
-                inputs = self.normaliser(pixels, transform.colours(table.image_id[rows]))
-                yield rows, inputs, labels.to(device, non_blocking=True)
+                if not batch.reasons:
+                    yield batch
+                    continue
+                self._note(table, batch.reasons)
+                kept, whole = batch.readable, torch.from_numpy(batch.readable)
+                yield Batch(
+                    batch.rows[kept], batch.repeats[kept], batch.pixels[whole], batch.labels[whole], batch.readable[kept], {}
+                )
+
+    def _moments(self) -> Moments:
+        """Mean and standard deviation of each channel over training photos, at the size that the network sees."""
+        plain = EvalTransform(*self.config.size, (0.0,) * 3, (1.0,) * 3)
+        rows = np.unique(np.linspace(0, len(self.train) - 1, min(len(self.train), _MEASURED)).astype(np.int64))
+        sums, pixels = np.zeros((2, 3)), 0
+        for batch in self._readable(self.train, plain, in_parts(rows, self.config.batch_size)):
+            values = batch.pixels.double() / 255
+            sums += torch.stack([values.sum((0, 2, 3)), (values * values).sum((0, 2, 3))]).numpy()
+            pixels += values[:, 0].numel()
+        mean, square = sums / max(1, pixels)
+        deviation = np.sqrt(np.maximum(square - mean**2, 1e-6))
+        return tuple(mean.round(4).tolist()), tuple(deviation.round(4).tolist())
 
     def _note(self, table: ImageTable, reasons: dict[int, str]) -> None:
         for row, reason in reasons.items():
@@ -99,27 +130,30 @@ class CachedFeatures:
     """The frozen backbone's features of all training and validation images, computed once; the head trains on them.
 
     Features are rounded to float16 as in features.h5. Beyond `cache_gb` they lie in a temporary file without a name in
-    `folder`, which vanishes with the process.
+    `folder`, which vanishes with the process; several processes share such a file, each filling in its share.
     """
 
     def __init__(self, photos: Photos, network: Network, folder: Path, check: Callable[[], None]) -> None:
         """`check` is called after every batch and may raise."""
         self.config = photos.config
         self.engine = replace(photos.engine, precision="fp32")
-        width = network.head.in_features
+        width, processes = network.head.in_features, self.engine.processes
         need = (len(photos.train) + len(photos.val)) * width * 2
-        on_disk = need > self.config.cache_gb * 2**30
+        shared = processes.size > 1
+        place = folder if shared or need > self.config.cache_gb * 2**30 else None
         network.eval()
-        with progress(len(photos.train) + len(photos.val), "frozen features", "img") as bar:
+        with progress((len(photos.train) + len(photos.val)) // processes.size, "frozen features", "img") as bar:
 
             def done(images: int) -> None:
                 bar.update(images)
-                check()
+                if not shared:
+                    check()
 
             self.train, self.val = (
-                _extract(photos, table, network, _allocate(len(table), width, folder if on_disk else None), done)
+                _extract(photos, table, network, _allocate(len(table), width, place, processes), done)
                 for table in (photos.train, photos.val)
             )
+        self.sampler = Sampler(self.train.labels[self.train.rows], self.train.rows, self.config)
 
     def __len__(self) -> int:
         """Training rows."""
@@ -127,42 +161,61 @@ class CachedFeatures:
 
     @property
     def steps(self) -> int:
-        """Batches an epoch, the last one may be smaller."""
-        return -(-len(self) // self.config.batch_size)
+        """Steps an epoch, the last one may be smaller."""
+        return -(-len(self.sampler) // self.config.batch_size)
 
-    def training(self, order: np.ndarray, epoch: int) -> Iterator[Pair]:
-        """Pairs of features float32 [B, D] and labels, rows in `order`."""
-        return self._pairs(self.train, order)
+    def training(self, parts: Iterable[np.ndarray], epoch: int) -> Iterator[Pair]:
+        """Pairs of features float32 [B, D] and labels, a part each; repeats are all alike."""
+        return self._pairs(self.train, (places % max(1, len(self)) for places in parts))
 
     def validation(self) -> Iterator[Pair]:
         """The validation images, in store order."""
-        return self._pairs(self.val, np.arange(len(self.val.rows)))
+        return self._pairs(self.val, _share(len(self.val.rows), self.config, self.engine.processes))
 
-    def _pairs(self, cached: Cached, order: np.ndarray) -> Iterator[Pair]:
+    def _pairs(self, cached: Cached, parts: Iterable[np.ndarray]) -> Iterator[Pair]:
         device = self.engine.device
-        for start in range(0, len(order), self.config.batch_size):
-            rows = cached.rows[order[start : start + self.config.batch_size]]
+        for part in parts:
+            rows = cached.rows[part]
             features = torch.from_numpy(cached.features[rows]).to(device)
             yield features.float(), torch.from_numpy(cached.labels[rows]).to(device)
 
 
-def _allocate(rows: int, width: int, folder: Path | None) -> np.ndarray:
+def _share(rows: int, config: Stage1Config, processes: Processes) -> Iterator[np.ndarray]:
+    """This process's share of `rows`, in order, in parts of a batch."""
+    own = np.array_split(np.arange(rows), processes.size)[processes.rank]
+    return in_parts(own, max(1, config.batch_size // processes.size))
+
+
+def _allocate(rows: int, width: int, folder: Path | None, processes: Processes) -> np.ndarray:
     if folder is None or rows == 0:
         return np.zeros((rows, width), dtype=np.float16)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return np.memmap(file, dtype=np.float16, mode="w+", shape=(rows, width))
+    if processes.size == 1:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return np.memmap(file, dtype=np.float16, mode="w+", shape=(rows, width))
+    path = folder / ".frozen.tmp"
+    if processes.writes:
+        np.memmap(path, dtype=np.float16, mode="w+", shape=(rows, width))
+    processes.wait()
+    shared = np.memmap(path, dtype=np.float16, mode="r+", shape=(rows, width))
+    processes.wait()
+    if processes.writes:
+        path.unlink()
+    return shared
 
 
 def _extract(
     photos: Photos, table: ImageTable, network: Network, out: np.ndarray, done: Callable[[int], None]
 ) -> Cached:
-    readable = np.zeros(len(table), dtype=bool)
-    with torch.inference_mode(), contextlib.closing(photos.batches(table, photos.transform)) as found:
+    processes = photos.engine.processes
+    readable = torch.zeros(len(table), dtype=torch.int32)
+    parts = _share(len(table), photos.config, processes)
+    with torch.inference_mode(), contextlib.closing(photos.batches(table, photos.transform, parts)) as found:
         for rows, inputs, _ in found:
             with photos.engine.autocast():
                 features = network.features(inputs)
             out[rows] = features.half().cpu().numpy()
-            readable[rows] = True
+            readable[rows] = 1
             done(len(rows))
-    return Cached(out, table.class_index.astype(np.int64), np.flatnonzero(readable))
+    rows = np.flatnonzero(processes.reduce(readable).numpy())  # and so all have written
+    return Cached(out, table.class_index.astype(np.int64), rows)

@@ -1,23 +1,43 @@
 """The one definition of how pixels reach the network: evaluation, training, and normalisation on the device.
 
-Transforms run on the processor and give uint8; the device gets uint8 and makes normalised floats of it. The evaluation
-transform is saved in the checkpoint as a plain dictionary and rebuilt from it.
+Transforms run on the processor and give uint8; the device gets uint8 and makes normalised floats of it, and what changes a
+whole batch alike is done there (`Changes`). The evaluation transform is saved in the checkpoint as a plain dictionary and
+rebuilt from it.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
+from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from catalog.errors import ConfigError
+from stage1_cnn import policies
 from stage1_cnn.config import NORMALISATIONS, Augment, Stage1Config
 
-_GEOMETRY, _COLOUR = 0, 1
+_GEOMETRY, _COLOUR, _AFFINE, _POLICY, _ERASE, _REPEAT = range(6)
 _LUMA = (0.299, 0.587, 0.114)
+_MIRRORED, _LEFT, _RIGHT, _GRAINED = range(1, 5)
+_TURN, _GRAIN = 20.0, 12.0
+"""Repeats of a photo: most degrees of their turn, and deviation of their grain in levels of 256."""
+Moments = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and standard deviation of each channel, on the scale where a pixel is 0 to 1."""
+
+
+class Changes(NamedTuple):
+    """What the device does to a batch: `colours` float32 [B, 3] (factors of brightness, contrast, saturation), `affine` float32
+    [B, 2, 3] (from places of the new photo to places of the old, -1 to 1), `boxes` int64 [B, 4] (top, left, bottom, right of what
+    is blotted out, in pixels); None is left out."""
+
+    colours: torch.Tensor | None = None
+    affine: torch.Tensor | None = None
+    boxes: torch.Tensor | None = None
+
+
+NO_CHANGES = Changes()
 
 
 @dataclass(frozen=True)
@@ -30,9 +50,9 @@ class EvalTransform:
     std: tuple[float, float, float]
 
     @classmethod
-    def from_config(cls, config: Stage1Config) -> "EvalTransform":
-        """The transform that a configuration asks for."""
-        return cls(*config.size, *NORMALISATIONS[config.normalisation])
+    def from_config(cls, config: Stage1Config, moments: Moments | None = None) -> "EvalTransform":
+        """The transform that a configuration asks for; `moments` of the training photos where it asks for `train_mean`."""
+        return cls(*config.size, *(moments or NORMALISATIONS[config.normalisation]))
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary for checkpoint and fingerprints."""
@@ -45,8 +65,10 @@ class EvalTransform:
             raise ConfigError(f"transform: expected kind resize-bilinear-antialias, found {value.get('kind')!r}")
         return cls(value["height"], value["width"], tuple(value["mean"]), tuple(value["std"]))
 
-    def __call__(self, images: Sequence[np.ndarray], image_ids: np.ndarray | None = None) -> torch.Tensor:
-        """uint8 [H, W, 3] photos of any sizes -> uint8 [B, 3, height, width] in channels_last; image ids are not used.
+    def __call__(
+        self, images: Sequence[np.ndarray], image_ids: np.ndarray | None = None, repeats: np.ndarray | None = None
+    ) -> torch.Tensor:
+        """uint8 [H, W, 3] photos of any sizes -> uint8 [B, 3, height, width] in channels_last; the ids are not used.
 
         Photos of one size are resized in one call, three times as fast as one by one and equal to the bit.
         """
@@ -64,26 +86,54 @@ class EvalTransform:
         resized = interpolate(photos, (self.height, self.width), mode="bilinear", antialias=True)
         return resized.permute(0, 2, 3, 1).numpy()
 
-    def colours(self, image_ids: np.ndarray) -> torch.Tensor | None:
-        """None: evaluation leaves colours alone."""
-        return None
+    def changes(self, image_ids: np.ndarray, repeats: np.ndarray) -> Changes:
+        """None: evaluation leaves photos alone."""
+        return NO_CHANGES
 
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random crop and mirror before the evaluation transform, drawn from seed, epoch and image id alone."""
+    """Random changes around the evaluation transform, drawn from seed, epoch, image id and repeat alone.
+
+    Crop, mirror and policy are done here, on the processor; colours, turning and erasing by the Normaliser, from `changes`.
+    `levelled` repeats of a photo within an epoch are, in turn, mirrored, turned left, turned right, and grained.
+    """
 
     base: EvalTransform
     augment: Augment
     seed: int
     epoch: int
+    levelled: bool = False
 
-    def __call__(self, images: Sequence[np.ndarray], image_ids: np.ndarray) -> torch.Tensor:
-        """As EvalTransform; `image_ids` int64 [B]."""
-        draws = uniforms(self.seed, self.epoch, image_ids, 5, stream=_GEOMETRY)
-        return self.base([self._crop(image, draw) for image, draw in zip(images, draws, strict=True)])
+    def __call__(
+        self, images: Sequence[np.ndarray], image_ids: np.ndarray, repeats: np.ndarray | None = None
+    ) -> torch.Tensor:
+        """As EvalTransform; `image_ids` int64 [B], `repeats` int64 [B] (0 where None)."""
+        repeats = np.zeros(len(images), dtype=np.int64) if repeats is None else repeats
+        draws = self._draws(image_ids, repeats, 5, _GEOMETRY)
+        kinds = self._kinds(repeats)
+        pixels = self.base([
+            self._crop(self._grain(image, int(i), int(r)) if kind == _GRAINED else image, draw, kind == _MIRRORED)
+            for image, i, r, kind, draw in zip(images, image_ids, repeats, kinds, draws, strict=True)
+        ])
+        if count := policies.draws_needed(self.augment):
+            for image, draw in zip(pixels, self._draws(image_ids, repeats, count, _POLICY), strict=True):
+                image.copy_(policies.apply(self.augment, image, draw))
+        return pixels
 
-    def _crop(self, image: np.ndarray, draw: np.ndarray) -> np.ndarray:
+    def _draws(self, image_ids: np.ndarray, repeats: np.ndarray, count: int, stream: int) -> np.ndarray:
+        return uniforms(self.seed, self.epoch, image_ids, count, stream=stream, repeats=repeats)
+
+    def _kinds(self, repeats: np.ndarray) -> np.ndarray:
+        """What each repeat is besides: 0 nothing, else one of the four."""
+        return np.where(repeats > 0, (repeats - 1) % 4 + 1, 0) * self.levelled
+
+    def _grain(self, image: np.ndarray, image_id: int, repeat: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, self.epoch, image_id, repeat])
+        noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(_GRAIN)
+        return (image + noise).clip(0, 255).astype(np.uint8)
+
+    def _crop(self, image: np.ndarray, draw: np.ndarray, mirrored: bool = False) -> np.ndarray:
         """A crop of random area, ratio and place (as torchvision's RandomResizedCrop), perhaps mirrored."""
         height, width = image.shape[:2]
         share = self.augment.crop + (1 - self.augment.crop) * draw[0]
@@ -91,15 +141,50 @@ class TrainTransform:
         high = min(height, max(1, round(height * (share / stretch) ** 0.5)))
         wide = min(width, max(1, round(width * (share * stretch) ** 0.5)))
         top, left = int(draw[2] * (height - high + 1)), int(draw[3] * (width - wide + 1))
-        step = -1 if self.augment.flip and draw[4] < 0.5 else 1
+        step = -1 if mirrored != (self.augment.flip and draw[4] < 0.5) else 1
         return image[top : top + high, left : left + wide][:, ::step]
 
-    def colours(self, image_ids: np.ndarray) -> torch.Tensor | None:
-        """Factors of brightness, contrast, saturation, float32 [B, 3], for the Normaliser; None where colour is off."""
+    def changes(self, image_ids: np.ndarray, repeats: np.ndarray) -> Changes:
+        """For the Normaliser."""
+        return Changes(self._colours(image_ids, repeats), self._affine(image_ids, repeats), self._boxes(image_ids, repeats))
+
+    def _colours(self, image_ids: np.ndarray, repeats: np.ndarray) -> torch.Tensor | None:
         if not self.augment.colour:
             return None
-        draws = uniforms(self.seed, self.epoch, image_ids, 3, stream=_COLOUR)
+        draws = self._draws(image_ids, repeats, 3, _COLOUR)
         return torch.from_numpy((1 + self.augment.colour * (2 * draws - 1)).astype(np.float32))
+
+    def _affine(self, image_ids: np.ndarray, repeats: np.ndarray) -> torch.Tensor | None:
+        """Turn, shear and zoom about the centre, then shift; degrees and shares are uniform up to the limits."""
+        augment, kinds = self.augment, self._kinds(repeats)
+        turned = np.where(kinds == _LEFT, 1.0, np.where(kinds == _RIGHT, -1.0, 0.0))
+        if not (augment.rotate or augment.shift or augment.shear or augment.zoom or turned.any()):
+            return None
+        draws = 2 * self._draws(image_ids, repeats, 5, _AFFINE) - 1
+        turn = self._draws(image_ids, repeats, 1, _REPEAT)[:, 0] * _TURN * turned
+        angle = np.deg2rad(augment.rotate * draws[:, 0] + turn)
+        lean, zoom = np.tan(np.deg2rad(augment.shear * draws[:, 1])), 1 / (1 + augment.zoom * draws[:, 2])
+        # places run from -1 to 1 on both sides, so a turn of a photo that is not square needs its ratio
+        ratio = self.base.height / self.base.width
+        sine, cosine = np.sin(angle), np.cos(angle)
+        shift = 2 * augment.shift * draws[:, 3:]
+        top = np.stack([zoom * cosine, zoom * (lean * cosine - sine) * ratio, shift[:, 0]], axis=1)
+        low = np.stack([zoom * sine / ratio, zoom * (lean * sine + cosine), shift[:, 1]], axis=1)
+        return torch.from_numpy(np.stack([top, low], axis=1).astype(np.float32))
+
+    def _boxes(self, image_ids: np.ndarray, repeats: np.ndarray) -> torch.Tensor | None:
+        """Rectangles of 2% to 33% of the photo, sides 3:10 to 10:3, as torchvision's RandomErasing; else empty."""
+        if not self.augment.erase:
+            return None
+        height, width = self.base.height, self.base.width
+        draws = self._draws(image_ids, repeats, 5, _ERASE)
+        area = (0.02 + 0.31 * draws[:, 1]) * height * width * (draws[:, 0] < self.augment.erase)
+        ratio = 0.3 ** (1 - 2 * draws[:, 2])
+        high = np.minimum(height, np.round((area * ratio) ** 0.5)).astype(np.int64)
+        wide = np.minimum(width, np.round((area / ratio) ** 0.5)).astype(np.int64)
+        top = (draws[:, 3] * (height - high + 1)).astype(np.int64)
+        left = (draws[:, 4] * (width - wide + 1)).astype(np.int64)
+        return torch.from_numpy(np.stack([top, left, top + high, left + wide], axis=1))
 
 
 class Normaliser:
@@ -111,13 +196,27 @@ class Normaliser:
         self.scale = 1 / torch.tensor(transform.std, device=device).view(1, 3, 1, 1)
         self.luma = torch.tensor(_LUMA, device=device).view(1, 3, 1, 1)
 
-    def __call__(self, pixels: torch.Tensor, colours: torch.Tensor | None = None) -> torch.Tensor:
-        """`colours` as from TrainTransform.colours."""
-        values = pixels.to(self.device, non_blocking=True)
+    def __call__(self, pixels: torch.Tensor, changes: Changes = NO_CHANGES) -> torch.Tensor:
+        """`changes` as from TrainTransform.changes."""
+        colours, affine, boxes = (change if change is None else self._moved(change) for change in changes)
+        values = self._moved(pixels)
         values = values.to(torch.float32, memory_format=torch.channels_last).mul_(1 / 255)
         if colours is not None:
-            values = self._recolour(values, colours.to(self.device, non_blocking=True))
-        return values.sub_(self.mean).mul_(self.scale)
+            values = self._recolour(values, colours)
+        if affine is not None:
+            grid = affine_grid(affine, list(values.shape), align_corners=False)
+            values = grid_sample(values, grid, padding_mode="border", align_corners=False)
+        values = values.contiguous(memory_format=torch.channels_last).sub_(self.mean).mul_(self.scale)
+        return values if boxes is None else self._erase(values, boxes)
+
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.device, non_blocking=True)
+
+    def _erase(self, values: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        top, left, bottom, right = boxes[:, :, None].unbind(1)
+        rows, columns = (torch.arange(side, device=self.device)[None] for side in values.shape[2:])
+        down, across = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
+        return values.masked_fill_((down[:, :, None] & across[:, None, :])[:, None], 0)
 
     def _recolour(self, values: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
         brightness, contrast, saturation = factors.view(-1, 3, 1, 1, 1).unbind(1)
@@ -129,13 +228,18 @@ class Normaliser:
         return values.clamp_(0, 1)
 
 
-def uniforms(seed: int, epoch: int, image_ids: np.ndarray, count: int, *, stream: int) -> np.ndarray:
+def uniforms(
+    seed: int, epoch: int, image_ids: np.ndarray, count: int, *, stream: int, repeats: np.ndarray | None = None
+) -> np.ndarray:
     """Uniform numbers in [0, 1), float64 [B, count]: a pure function, so that neither batches nor workers matter.
 
     The generator is splitmix64 (Steele, Lea, Flood 2014), keyed by image.
     """
     key = _scramble(_scramble(_scramble(np.uint64([seed])) ^ np.uint64(epoch)) ^ np.uint64(stream))
-    key = _scramble(key ^ np.asarray(image_ids).astype(np.uint64))[:, None]
+    key = _scramble(key ^ np.asarray(image_ids).astype(np.uint64))
+    if repeats is not None and repeats.any():
+        key = np.where(repeats > 0, _scramble(key ^ repeats.astype(np.uint64)), key)
+    key = key[:, None]
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return (_scramble(key + steps) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 

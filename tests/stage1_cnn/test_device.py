@@ -17,6 +17,7 @@ def test_threads_never_exceed_the_cores() -> None:
     finally:
         torch.set_num_threads(before)
     assert decode_threads("auto", torch.device("cuda")) == cores() - 1
+    assert decode_threads("auto", torch.device("cuda"), processes=2) == max(0, cores() // 2 - 1)
     assert decode_threads(3, cpu) == 3
 
 
@@ -46,10 +47,6 @@ def test_seeding_stays_inside() -> None:
     with engine.fork_generators():
         engine.seed(1)
         first = torch.rand(1).item()
-        state = engine.generator_states()
-        second = torch.rand(1).item()
-        engine.restore_generators(state)
-        assert torch.rand(1).item() == second
         engine.seed(1)
         assert torch.rand(1).item() == first
     assert torch.rand(1).item() == expected

@@ -14,8 +14,9 @@ from catalog.errors import ArtifactError, ConfigError
 from catalog.store import Store
 from stage1_cnn import checkpoint
 from stage1_cnn.backbones import build
-from stage1_cnn.config import Stage1Config
-from stage1_cnn.phases import Summary, train_stage1
+from stage1_cnn.config import Augment, Stage1Config
+from stage1_cnn.interrupt import Interrupt
+from stage1_cnn.phases import Summary, Trainer, train_stage1
 
 MADE_FROM = {"store": "0123", "config": {"lr": 0.001}}
 CHILD = """
@@ -136,6 +137,66 @@ def test_interrupted_within_an_epoch_it_ends_the_same(
     assert not (folder / "summary.json").exists()
     train_stage1(store, config, folder, MADE_FROM)
     assert_same_training(folder, unbroken[0])
+
+
+EVERYTHING = {
+    "ema_decay": 0.9, "layer_decay": 0.7, "trainable_blocks": 3, "accumulate": 2, "sampling": "levelled", "train_size": 24,
+    "normalisation": "train_mean", "shuffle_block": 8,
+    "augment": Augment(mixup=0.2, cutmix=1, erase=0.3, policy="randaugment", rotate=10, shift=0.1, shear=5, zoom=0.1),
+}  # fmt: skip
+
+
+def test_with_every_option_on_an_interrupted_run_ends_the_same(store: Store, config: Stage1Config, tmp_path: Path) -> None:
+    config = config.model_copy(update=EVERYTHING)
+    train_stage1(store, config, tmp_path / "whole", MADE_FROM)
+    folder, steps = tmp_path / "broken", []
+
+    class Interrupts(Interrupt):
+        """Asks to stop after every fifth look."""
+
+        @property
+        def requested(self) -> bool:
+            steps.append(1)
+            return len(steps) % 5 == 0
+
+        @requested.setter
+        def requested(self, value: bool) -> None:
+            pass
+
+    for _ in range(100):
+        with Interrupts() as interrupt:
+            try:
+                Trainer(store, config, folder, MADE_FROM, interrupt).run()
+                break
+            except KeyboardInterrupt:
+                continue
+    assert len(steps) > 30
+    assert_same_training(folder, tmp_path / "whole")
+    best, last = checkpoint.load(folder / "best.pt"), checkpoint.load(folder / "last.pt")
+    assert last["ema"]["steps"] > 0
+    assert any(not torch.equal(best["network"][key], last["network"][key]) for key in best["network"]), "best is the average"
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before(
+    unbroken: tuple[Path, Summary], store: Store, config: Stage1Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "stage1"
+    with Interrupt() as interrupt:
+        trainer = Trainer(store, config.model_copy(update={"save_minutes": 0}), folder, MADE_FROM, interrupt)
+        trainer.run()
+    last = folder / "last.pt"
+    last.write_bytes(last.read_bytes()[:-2000])
+    train_stage1(store, config, folder, MADE_FROM)
+    assert "last.pt: damaged" in caplog.text
+    assert "going on from before.pt, after finetune epoch 1, step" in caplog.text
+    assert_same_training(folder, unbroken[0])
+
+
+def test_it_stops_early(store: Store, config: Stage1Config, tmp_path: Path) -> None:
+    config = config.model_copy(update={"epochs": 0, "head_epochs": 40, "patience": 2, "head_lr": 1e-9})
+    train_stage1(store, config, tmp_path / "stage1", MADE_FROM)
+    assert len(lines(tmp_path / "stage1")) == 3
+    assert (tmp_path / "stage1" / "head.pt").exists()
 
 
 def test_random_weights_skip_the_head_phase(

@@ -7,7 +7,7 @@ import torch
 from catalog.store import Store
 from stage1_cnn.backbones import Network, build
 from stage1_cnn.config import Stage1Config
-from stage1_cnn.dataset import Blobs
+from stage1_cnn.dataset import Blobs, in_parts
 from stage1_cnn.device import choose_engine
 from stage1_cnn.sources import CachedFeatures, Photos
 from stage1_cnn.train import evaluate
@@ -23,7 +23,7 @@ def photos(store: Store, config: Stage1Config, source: Blobs | None = None) -> P
 @pytest.fixture
 def frozen(config: Stage1Config) -> Network:
     network = build(config.backbone, 4, weights=config.weights).to(memory_format=torch.channels_last)
-    network.freeze(True)
+    network.freeze(0)
     return network
 
 
@@ -57,10 +57,10 @@ def test_pairs_follow_the_order(store: Store, config: Stage1Config, frozen: Netw
     cached = cache(source, frozen, tmp_path)
     order = np.random.default_rng(0).permutation(len(source))[:20]
     labels = store.images("train").class_index[order]
-    for pairs in (list(source.training(order, 1)), list(cached.training(order, 1))):
+    for pairs in (list(source.training(in_parts(order, 16), 1)), list(cached.training(in_parts(order, 16), 1))):
         assert [len(found) for _, found in pairs] == [16, 4]
         assert np.array_equal(torch.cat([found for _, found in pairs]), labels)
-    features = torch.cat([inputs for inputs, _ in cached.training(order, 1)])
+    features = torch.cat([inputs for inputs, _ in cached.training(in_parts(order, 16), 1)])
     assert np.array_equal(features, cached.train.features[order].astype(np.float32))
 
 
@@ -70,11 +70,42 @@ def test_unreadable_images_are_left_out_and_counted(
     damaged = store.images("train").image_id[[0, 5]]
     source = photos(store, config, Cut(store, damaged))
     for _ in range(2):
-        pairs = list(source.training(np.arange(20), 1))
+        pairs = list(source.training(in_parts(np.arange(20), 16), 1))
     assert [len(labels) for _, labels in pairs] == [14, 4]
     assert source.unreadable == set(damaged.tolist())
     assert caplog.text.count("left out") == 2, "once an image"
     cached = cache(source, frozen, tmp_path)
     assert len(cached) == len(source) - 2
-    labels = torch.cat([found for _, found in cached.training(np.arange(len(cached)), 1)])
+    labels = torch.cat([found for _, found in cached.training([np.arange(len(cached))], 1)])
     assert np.array_equal(labels, np.delete(store.images("train").class_index, [0, 5]))
+
+
+def test_train_mean_is_measured_on_the_training_photos(store: Store, config: Stage1Config) -> None:
+    config = config.model_copy(update={"normalisation": "train_mean"})
+    source = photos(store, config)
+    pairs = source._pairs(source.train, source.transform, in_parts(np.arange(len(source)), 16))
+    inputs = torch.cat([found for found, _ in pairs])
+    torch.testing.assert_close(inputs.mean((0, 2, 3)), torch.zeros(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(inputs.std((0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
+    again = Photos(store, source.train, source.val, config, ENGINE, source.transform)
+    assert again.transform is source.transform, "a resumed training keeps what it measured"
+
+
+def test_training_photos_may_be_smaller(store: Store, config: Stage1Config) -> None:
+    source = photos(store, config.model_copy(update={"train_size": 24}))
+    assert next(source.training([np.arange(4)], 1))[0].shape == (4, 3, 24, 24)
+    assert next(source.validation())[0].shape[2:] == (32, 32)
+
+
+def test_repeats_come_augmented_and_cached_features_alike(
+    store: Store, config: Stage1Config, frozen: Network, tmp_path: Path
+) -> None:
+    config = config.model_copy(update={"sampling": "levelled"})
+    source = photos(store, config)
+    cached = cache(source, frozen, tmp_path)
+    places = np.array([3, 3 + len(source), 3 + 2 * len(source)])
+    (inputs, labels), (features, same) = next(source.training([places], 1)), next(cached.training([places], 1))
+    assert torch.equal(labels, same)
+    assert len(labels.unique()) == 1
+    assert not torch.equal(inputs[0], inputs[1])
+    assert torch.equal(features[0], features[1])

@@ -55,7 +55,7 @@ def test_steps_lower_the_loss(optimizer: str) -> None:
     module, inputs, labels = linear(), torch.rand(32, 4), torch.arange(32) % 3
     inputs[torch.arange(32), labels] += 1
     run = learner(module, optimizer=optimizer)
-    losses = [float(run.step(inputs, labels)) for _ in range(50)]
+    losses = [float(run.step([(inputs, labels)])) for _ in range(50)]
     assert losses[-1] < 0.6 * losses[0]
     assert run.steps == 50
 
@@ -65,12 +65,12 @@ def test_label_smoothing_is_that_of_the_textbook() -> None:
     module = linear()
     targets = nn.functional.one_hot(labels, 3) * 0.7 + 0.3 / 3
     expected = -(targets * torch.log_softmax(module(inputs), 1)).sum(1).mean().item()
-    assert float(learner(module, label_smoothing=0.3).step(inputs, labels)) == pytest.approx(expected, rel=1e-6)
+    assert float(learner(module, label_smoothing=0.3).step([(inputs, labels)])) / 5 == pytest.approx(expected, rel=1e-6)
 
 
 def test_long_gradients_are_clipped() -> None:
     module, before = linear(), linear()
-    learner(module, lr=1.0, optimizer="sgd", clip_norm=1e-3).step(1e4 * torch.rand(8, 4), torch.zeros(8).long())
+    learner(module, lr=1.0, optimizer="sgd", clip_norm=1e-3).step([(1e4 * torch.rand(8, 4), torch.zeros(8).long())])
     change = torch.cat([(a - b).flatten() for a, b in zip(module.parameters(), before.parameters(), strict=True)])
     assert 0 < change.norm() <= 1e-3 * (1 + 0.9) * 1.001  # Nesterov's first step is 1 + momentum gradients
 
@@ -86,15 +86,15 @@ def test_a_restored_learner_goes_on_exactly() -> None:
     whole, first, second = linear(), linear(), linear()
     run = learner(whole, steps=20)
     for batch in inputs:
-        run.step(batch, labels)
+        run.step([(batch, labels)])
     run = learner(first, steps=20)
     for batch in inputs[:9]:
-        run.step(batch, labels)
+        run.step([(batch, labels)])
     second.load_state_dict(first.state_dict())
     again = learner(second, steps=20)
     again.restore(run.state())
     for batch in inputs[9:]:
-        again.step(batch, labels)
+        again.step([(batch, labels)])
     assert torch.equal(second.weight, whole.weight)
 
 
@@ -113,3 +113,62 @@ def iter_closing(pairs: list) -> object:
 def test_a_lost_network_is_an_error() -> None:
     with pytest.raises(ShelfsortError, match=r"loss became nan .*lower stage1\.lr"):
         evaluate(nn.Identity(), [(torch.full((1, 3), math.nan), torch.tensor([0]))], ENGINE)
+
+
+def test_parts_of_a_step_add_up() -> None:
+    inputs, labels = torch.rand(12, 4), torch.arange(12) % 3
+    whole, parts = linear(), linear()
+    one = learner(whole).step([(inputs, labels)])
+    other = learner(parts).step([(inputs[:5], labels[:5]), (inputs[5:], labels[5:])])
+    torch.testing.assert_close(one, other)
+    torch.testing.assert_close(whole.weight, parts.weight)
+
+
+def test_deeper_parameters_learn_slower() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    depths = dict.fromkeys(module[0].parameters(), 2)
+    config = Stage1Config(layer_decay=0.5)
+    run = Learner(module, config, ENGINE, lr=0.1, schedule=Schedule(10, 0), depths=depths)
+    rates = {p: group["top_lr"] for group in run.optimizer.param_groups for p in group["params"]}
+    assert rates[module[0].weight] == rates[module[0].bias] == pytest.approx(0.025)
+    assert rates[module[1].weight] == 0.1
+    run.step([(torch.rand(4, 4), torch.arange(4) % 3)])
+    assert run.lr == 0.1
+
+
+def test_logit_adjustment_is_that_of_the_paper() -> None:
+    inputs, labels, shares = torch.rand(5, 4), torch.arange(5) % 3, torch.tensor([0.7, 0.2, 0.1])
+    module, config = linear(), Stage1Config(logit_adjustment=1.5, label_smoothing=0)
+    expected = nn.functional.cross_entropy(module(inputs) + 1.5 * shares.log(), labels, reduction="sum").item()
+    run = Learner(module, config, ENGINE, lr=0.1, schedule=Schedule(10, 0), shares=shares)
+    assert float(run.step([(inputs, labels)])) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_average_is_what_is_judged_and_restored() -> None:
+    module, config = linear(), Stage1Config(ema_decay=0.9)
+    run = Learner(module, config, ENGINE, lr=0.1, schedule=Schedule(10, 0), average=True)
+    run.step([(torch.rand(4, 4), torch.arange(4) % 3)])
+    assert not torch.equal(run.judged.weight, module.weight)
+    again = Learner(linear(), config, ENGINE, lr=0.1, schedule=Schedule(10, 0), average=True)
+    again.restore(run.state())
+    assert torch.equal(again.judged.weight, run.judged.weight)
+    assert learner(module).judged is module
+
+
+def test_batch_norm_passes_over_a_part_of_one() -> None:
+    module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    pairs = [(torch.rand(n, 4), torch.zeros(n).long()) for n in (3, 1, 2, 2)]
+    run, tally = learner(module), Tally()
+    assert list(train_steps(run, iter_closing(pairs), tally, parts=2)) == [4, 4]
+    assert (tally.step, tally.images, run.steps) == (2, 4, 1)
+
+
+@pytest.mark.slow
+def test_a_compiled_module_learns_the_same() -> None:
+    plain, compiled = linear(), linear()
+    inputs, labels = torch.rand(6, 8, 4), torch.arange(8) % 3
+    one, other = learner(plain), learner(compiled)
+    other.distribute("yes")
+    for batch in inputs:
+        torch.testing.assert_close(other.step([(batch, labels)]), one.step([(batch, labels)]))
+    torch.testing.assert_close(compiled.weight, plain.weight)

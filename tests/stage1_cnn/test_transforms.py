@@ -7,7 +7,7 @@ from torchvision.transforms.v2 import functional as F
 
 from catalog.errors import ConfigError
 from stage1_cnn.config import Augment, Stage1Config
-from stage1_cnn.transforms import EvalTransform, Normaliser, TrainTransform, uniforms
+from stage1_cnn.transforms import Changes, EvalTransform, Normaliser, TrainTransform, uniforms
 
 EVAL = EvalTransform.from_config(Stage1Config(image_size=(20, 16)))
 IDS = np.array([1 << 40, 3, 17], dtype=np.int64)
@@ -64,7 +64,7 @@ def test_everything_off_is_the_evaluation_transform() -> None:
     images = photos((30, 40), (9, 9), (20, 16))
     off = TrainTransform(EVAL, Augment(flip=False, crop=1, stretch=1, colour=0), 0, 1)
     assert torch.equal(off(images, IDS), EVAL(images))
-    assert off.colours(IDS) is None
+    assert off.changes(IDS, np.zeros(3, dtype=np.int64)) == (None, None, None)
 
 
 def test_half_are_mirrored() -> None:
@@ -109,7 +109,86 @@ def test_normaliser_equals_torchvision() -> None:
 def test_colours_equal_torchvision() -> None:
     pixels = EVAL(photos((30, 40))) // 2 + 50
     plain = EvalTransform(20, 16, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    values = Normaliser(plain, torch.device("cpu"))(pixels, torch.tensor([[1.1, 0.8, 1.3]]))
+    values = Normaliser(plain, torch.device("cpu"))(pixels, Changes(colours=torch.tensor([[1.1, 0.8, 1.3]])))
     expected = F.adjust_brightness(pixels.float() / 255, 1.1)
     expected = F.adjust_saturation(F.adjust_contrast(expected, 0.8), 1.3)
     torch.testing.assert_close(values, expected, atol=2e-3, rtol=0)  # torchvision's gray has rounder coefficients
+
+
+NONE = np.zeros(3, dtype=np.int64)
+STILL = {"flip": False, "crop": 1, "stretch": 1, "colour": 0}
+
+
+def train(seed: int = 0, epoch: int = 1, levelled: bool = False, **options: object) -> TrainTransform:
+    return TrainTransform(EVAL, Augment(**STILL, **options), seed, epoch, levelled)
+
+
+def changed(transform: TrainTransform, pixels: torch.Tensor, repeats: np.ndarray = NONE, ids: np.ndarray = IDS) -> torch.Tensor:
+    plain = EvalTransform(20, 16, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return Normaliser(plain, torch.device("cpu"))(pixels, transform.changes(ids, repeats))
+
+
+def test_turns_are_those_of_torchvision() -> None:
+    pixels = EVAL([np.full((20, 16, 3), 7, np.uint8)] * 3)
+    pixels[:, :, 6:14, 5:11] = 200
+    transform = train(rotate=30)
+    affine = transform.changes(IDS, NONE).affine
+    for found, row, theta in zip(changed(transform, pixels), pixels, affine, strict=True):
+        degrees = float(torch.atan2(theta[1, 0] * 20 / 16, theta[0, 0]).rad2deg())
+        assert 0 < abs(degrees) <= 30
+        expected = F.rotate(row.float() / 255, degrees, F.InterpolationMode.BILINEAR, fill=[7 / 255] * 3)
+        torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+
+
+def test_shift_and_zoom_stay_within_their_limits() -> None:
+    ids = np.arange(500)
+    affine = train(shift=0.1, zoom=0.2).changes(ids, np.zeros(500, dtype=np.int64)).affine
+    assert 0.15 < affine[:, :, 2].abs().max() <= 0.2, "places run from -1 to 1"
+    assert 1 / 1.2 <= affine[:, 0, 0].min() < 0.86
+    assert 1.2 < affine[:, 0, 0].max() <= 1 / 0.8
+    assert torch.equal(affine[:, 0, 0], affine[:, 1, 1])
+    lean = train(shear=20).changes(ids, np.zeros(500, dtype=np.int64)).affine
+    assert np.tan(np.deg2rad(18)) < lean[:, 0, 1].abs().max() * 16 / 20 <= np.tan(np.deg2rad(20)) + 1e-6
+    assert torch.equal(lean[:, 0, 0], torch.ones(500))
+
+
+def test_erased_boxes_are_blank_and_as_frequent_as_asked() -> None:
+    ids = np.arange(400)
+    transform, pixels = train(erase=0.25), torch.full((400, 3, 20, 16), 255, dtype=torch.uint8)
+    blank = (changed(transform, pixels, np.zeros(400, dtype=np.int64), ids) == 0).all(1)
+    assert 70 < blank.flatten(1).any(1).sum() < 130
+    area = blank.flatten(1).double().mean(1)
+    assert area.max() < 0.4
+    for mask in blank[area > 0][:20]:
+        rows, columns = mask.any(1), mask.any(0)
+        assert torch.equal(mask, rows[:, None] & columns[None, :]), "a rectangle"
+
+
+def test_repeats_of_a_photo_differ_from_each_other() -> None:
+    image, ids = photos((30, 40))[0], np.array([5, 5, 5])
+    pixels = TrainTransform(EVAL, Augment(), 0, 1)([image] * 3, ids, np.array([0, 1, 2]))
+    assert len({tuple(row.flatten().tolist()) for row in pixels}) == 3
+    assert torch.equal(pixels[:1], TrainTransform(EVAL, Augment(), 0, 1)([image], ids[:1]))
+
+
+def test_levelled_repeats_are_mirrored_turned_both_ways_and_grained() -> None:
+    image, ids, repeats = photos((20, 16))[0], np.full(5, 9), np.arange(5)
+    transform = train(levelled=True)
+    plain, mirrored, left, right, grained = transform([image] * 5, ids, repeats)
+    assert torch.equal(plain, chw(image))
+    assert torch.equal(mirrored, chw(image[:, ::-1]))
+    assert torch.equal(left, plain)
+    assert torch.equal(right, plain)
+    assert 5 < (grained.float() - plain.float()).std() < 15
+    turn = transform.changes(ids, repeats).affine[:, 1, 0]
+    assert turn[2] > 0 > turn[3]
+    assert not turn[[0, 1, 4]].any()
+
+
+@pytest.mark.parametrize("policy", ["randaugment", "trivialaugment"])
+def test_policies_depend_on_the_image_alone(policy: str) -> None:
+    images, transform = photos((30, 40), (30, 40), (25, 25)), train(policy=policy)
+    together = transform(images, IDS)
+    assert together.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(together[1:2], transform(images[1:2], IDS[1:2]))
+    assert not torch.equal(together, EVAL(images))
