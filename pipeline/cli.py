@@ -3,10 +3,12 @@
 import argparse
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from catalog.artifacts import run_lock
 from catalog.errors import ShelfsortError
@@ -28,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"shelfsort {options.command}: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        print(f"\nstopped; the same command resumes: {' '.join(['shelfsort', *(arguments or sys.argv[1:])])}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"\nstopped; the same command resumes: {_again(arguments or sys.argv[1:])}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -40,6 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return BUG
+
+
+def _again(arguments: Sequence[str]) -> str:
+    """The command that resumes; torchrun's where it started this process."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE")
+    start = ["torchrun", f"--nproc-per-node={processes}", "-m", "pipeline"] if processes else ["shelfsort"]
+    return shlex.join([*start, *arguments])
 
 
 def _positive(text: str) -> int:
@@ -99,8 +109,10 @@ def parser() -> argparse.ArgumentParser:
     step = command("predict", _predict, "the category of one product, from its photos")
     step.add_argument("photo", nargs="+", type=Path, metavar="PHOTO", help="photos of one product")
     step.add_argument("--top", type=_positive, default=5, metavar="N", help="categories to print (5)")
-    step = command("tune", _tune, "searches the published grid on held-out data, never on test")
-    step.add_argument("what", choices=["stage2"], help="what to tune")
+    step = command("tune", _tune, "searches the published grids on held-out data, never on test")
+    step.add_argument("what", choices=["stage1", "stage2"], help="what to tune")
+    step.add_argument("--epochs", type=_positive, default=2, metavar="N", help="stage1: epochs of fine-tuning each run (2)")
+    step.add_argument("--photos", type=_positive, metavar="N", help="stage1: training photos of each run; by default all")
     step = command("config", _config, "prints the whole configuration, of a run or with every default", run=False)
     step.add_argument("--run", type=Path, metavar="DIR", help="a run, whose own config.yaml is printed")
     step = command("synthetic", _synthetic, "writes a synthetic dump to try things with", run=False, config=False)
@@ -137,7 +149,23 @@ def _ingest(options: argparse.Namespace) -> None:
 
 
 def _stage1(options: argparse.Namespace) -> None:
-    _step(options, "stage1")
+    """Under torchrun every process comes here, and one of them locks the run, writes it, and speaks."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # stage1.deterministic needs it before CUDA starts
+    if "LOCAL_RANK" not in os.environ:
+        _step(options, "stage1")
+        return
+    from pipeline import steps
+    from stage1_cnn.processes import joined
+
+    with joined(int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])) as processes:
+        if processes.writes:
+            _step(options, "stage1", processes=processes)
+        else:
+            steps.stage1(*_loaded(options), options.rebuild, _silent, processes)
+
+
+def _silent(line: str) -> None:
+    pass
 
 
 def _features(options: argparse.Namespace) -> None:
@@ -152,14 +180,14 @@ def _evaluate(options: argparse.Namespace) -> None:
     _step(options, "evaluate")
 
 
-def _step(options: argparse.Namespace, name: str) -> None:
+def _step(options: argparse.Namespace, name: str, **more: Any) -> None:
     from pipeline import steps
 
     run, config = _loaded(options)
     if not run.folder.is_dir():
         raise ShelfsortError(f"{run.folder}: no such run; make one with: shelfsort ingest --run {run.folder}")
     with run_lock(run.folder):
-        getattr(steps, name)(run, config, options.rebuild)
+        getattr(steps, name)(run, config, options.rebuild, **more)
         run.save_config(config)  # only now: a refused step must not change what the others are checked against
 
 
@@ -168,7 +196,10 @@ def _tune(options: argparse.Namespace) -> None:
 
     run, config = _loaded(options)
     with run_lock(run.folder):
-        steps.tune_stage2(run, config)
+        if options.what == "stage1":
+            steps.tune_stage1(run, config, options.epochs, options.photos)
+        else:
+            steps.tune_stage2(run, config)
 
 
 def _report(options: argparse.Namespace) -> None:

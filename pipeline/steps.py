@@ -8,8 +8,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from catalog.labels import read_labels
 from pipeline.config import RunConfig
 from pipeline.runs import Run
 from stage1_cnn.config import Stage1Config
+
+if TYPE_CHECKING:
+    from stage1_cnn.processes import Processes
 
 Say = Callable[[str], None]
 
@@ -53,24 +57,29 @@ def ingest(
     )
 
 
-def stage1(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> None:
-    """store.sqlite -> stage1/best.pt: the network, head first, then whole."""
-    _train(run, config.stage1, rebuild, say, "stage1")
+def stage1(run: Run, config: RunConfig, rebuild: bool, say: Say = print, processes: "Processes | None" = None) -> None:
+    """store.sqlite -> stage1/best.pt: the network, head first, then whole; by several `processes` where torchrun started them."""
+    _train(run, config.stage1, rebuild, say, "stage1", processes)
 
 
-def _train(part: Run, config: Stage1Config, rebuild: bool, say: Say, name: str) -> None:
+def _train(
+    part: Run, config: Stage1Config, rebuild: bool, say: Say, name: str, processes: "Processes | None" = None
+) -> None:  # fmt: skip
     """Trains stage 1, or the network of a further view."""
     weights = Path(config.weights)
     pretrained = sha256_file(weights) if weights.is_file() else config.weights
     made_from = {"store": part.store.fingerprint, "config": config.shaping() | {"weights": pretrained}}
-    if rebuild:
+    if rebuild and (processes is None or processes.writes):
         shutil.rmtree(part.stage1, ignore_errors=True)
+    if processes:
+        processes.wait()
     if part.current(part.stage1 / "summary.json", made_from, "stage1"):
         say(f"{name}: current ({part.checkpoint})")
         return
     from stage1_cnn.phases import train_stage1
+    from stage1_cnn.processes import ALONE
 
-    summary = train_stage1(part.store, config, part.stage1, made_from)
+    summary = train_stage1(part.store, config, part.stage1, made_from, processes or ALONE)
     best = summary.best
     say(
         f"{name}: {part.checkpoint} in {summary.seconds:.0f} s; best {best['phase']} epoch {best['epoch']}: "
@@ -138,6 +147,34 @@ def _class_mixes(run: Run) -> Any:
     store, table, rows = run.store, run.features.table, run.features.of_split("train")
     train = np.bincount(table.class_index[rows][table.fit[rows]], minlength=len(store.taxonomy))
     return ClassMixes({unit: store.natural_counts(unit) for unit in ("image", "product")}, train)
+
+
+def tune_stage1(run: Run, config: RunConfig, epochs: int, photos: int | None, say: Say = print) -> None:
+    """Short runs over learning rates, trainable blocks and validation shares, judged on val_a -> tune/stage1.csv, .svg."""
+    from pipeline.tune_chart import draw
+    from stage1_cnn.tune import Search, steepest
+
+    folder = run.folder / "tune" / "stage1"
+    made_from = {"store": run.store.fingerprint, "config": config.stage1.shaping()}
+    search = Search(run.store, config.stage1, folder, made_from, epochs=epochs, photos=photos)
+    range_rows = search.range_test()
+    advised = steepest(range_rows)
+    rows = [asdict(outcome.trial) | asdict(outcome) | {"epochs": epochs} for outcome in search.run()]
+    names = (
+        "what", "lr", "trainable_blocks", "validation_share", "epochs", "epoch", "train_images", "val_images", "val_top1", "low",
+        "high", "val_loss", "seconds",
+    )  # fmt: skip
+    lines = [",".join(names), *(",".join("" if row[name] is None else f"{row[name]}" for name in names) for row in rows)]
+    path = folder.with_name("stage1.csv")
+    write_text(path, "\n".join(lines) + "\n")
+    draw(rows, range_rows, advised, path.with_suffix(".svg"))
+    best = max(rows, key=lambda row: row["val_top1"])
+    for row in rows:
+        say(f"  {row['what']} {row[row['what']]}: {row['val_top1']:.4f} [{row['low']:.4f}, {row['high']:.4f}]")
+    say(f"tune: {len(rows)} runs of {epochs} epochs, top-1 on {best['val_images']} images of val_a -> {path}, stage1.svg")
+    say(f"  best: --set stage1.lr={best['lr']:g} --set stage1.trainable_blocks={best['trainable_blocks']}")
+    if advised:
+        say(f"  range test: the loss falls fastest at a learning rate of {advised:.2g}")
 
 
 def tune_stage2(run: Run, config: RunConfig, say: Say = print) -> None:

@@ -17,17 +17,7 @@ from stage1_cnn.backbones import build
 from stage1_cnn.config import Augment, Stage1Config
 from stage1_cnn.interrupt import Interrupt
 from stage1_cnn.phases import Summary, Trainer, train_stage1
-
-MADE_FROM = {"store": "0123", "config": {"lr": 0.001}}
-CHILD = """
-import sys
-from pathlib import Path
-from catalog.store import Store
-from stage1_cnn.config import Stage1Config
-from stage1_cnn.phases import train_stage1
-store, folder, config = sys.argv[1:]
-train_stage1(Store(store), Stage1Config.model_validate_json(config), Path(folder), {"store": "0123", "config": {"lr": 0.001}})
-"""
+from tests.stage1_cnn.child import MADE_FROM
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +87,7 @@ def test_killed_at_any_step_it_ends_the_same(
 ) -> None:
     folder, last = tmp_path / "stage1", tmp_path / "stage1" / "last.pt"
     config = config.model_copy(update={"save_minutes": 0})
-    command = [sys.executable, "-c", CHILD, str(store_path), str(folder), config.model_dump_json()]
+    command = [sys.executable, "-m", "tests.stage1_cnn.child", str(store_path), str(folder), config.model_dump_json()]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as child:
         wait_for(lambda: last.exists() and len(lines(folder)) >= 2, child)
         seen = last.stat().st_mtime_ns
@@ -152,18 +142,18 @@ def test_with_every_option_on_an_interrupted_run_ends_the_same(store: Store, con
     folder, steps = tmp_path / "broken", []
 
     class Interrupts(Interrupt):
-        """Asks to stop after every fifth look."""
+        """Asks to stop after every thirteenth look, of which the frozen features take eight."""
 
         @property
         def requested(self) -> bool:
             steps.append(1)
-            return len(steps) % 5 == 0
+            return len(steps) % 13 == 0
 
         @requested.setter
         def requested(self, value: bool) -> None:
             pass
 
-    for _ in range(100):
+    for _ in range(30):
         with Interrupts() as interrupt:
             try:
                 Trainer(store, config, folder, MADE_FROM, interrupt).run()

@@ -1,0 +1,128 @@
+"""Training and extraction on a GPU, from the store, against the bare network on synthetic tensors and beside published figures.
+
+Claim (a goal): at least 90% of the bare network, ResNet-50 at 224 px, bf16, channels_last, compiled. Published: A100 2,470
+images/s of AMP training at 224 px; H100 about 7,000 (MLPerf). Photos are drawn, 180 px. Takes turns; the median counts. --smoke
+runs on a CPU.
+Run: python -m benchmarks.gpu [--batch N] [--photos N] [--rounds N] [--no-compile] [--graphs] [--smoke]
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.photos import write_store
+from catalog.store import Store
+from stage1_cnn.backbones import Network, build
+from stage1_cnn.config import Stage1Config
+from stage1_cnn.dataset import in_parts
+from stage1_cnn.device import Engine, choose_engine
+from stage1_cnn.sources import Photos
+from stage1_cnn.train import Learner, Pair, Schedule, Tally, train_steps
+
+
+def main() -> None:
+    """Prints images/s of each, the ratios, and the memory taken."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--photos", type=int, default=6000, help="products drawn; read over and over")
+    parser.add_argument("--steps", type=int, default=60, help="steps a run")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
+    parser.add_argument("--graphs", action="store_true", help="with CUDA graphs")
+    parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    options = parser.parse_args()
+    backbone, side, own = "resnet50", 224, 180
+    if options.smoke:
+        backbone, side, own = "resnet18", 32, 32
+        options.batch, options.photos, options.steps, options.rounds, options.no_compile = 8, 60, 2, 1, True
+    elif not torch.cuda.is_available():
+        print("no usable GPU here: nothing measured (--smoke runs on a CPU)")
+        return
+    engine = choose_engine()
+    compiled = "no" if options.no_compile else "graphs" if options.graphs else "yes"
+    config = Stage1Config(backbone=backbone, weights="none", image_size=side, batch_size=options.batch)
+    print(f"{engine.to_json()}, {backbone} at {side}, batch {options.batch}, compile {compiled}")
+    with tempfile.TemporaryDirectory() as folder, engine.exactly(False):
+        store = write_store(Path(folder), products=options.photos, side=own)
+        measure(store, config, engine, options.steps, options.rounds, compiled)
+
+
+def measure(store: Store, config: Stage1Config, engine: Engine, steps: int, rounds: int, compiled: str) -> None:
+    """Both jobs, from the store and bare."""
+    table = store.images("train")
+    photos = Photos(store, table, table, config, engine)
+    network = build(config.backbone, len(store.taxonomy)).to(engine.device, memory_format=torch.channels_last)
+    learner = Learner(network, config, engine, lr=1e-4, schedule=Schedule(10**6, 0))
+    learner.distribute(compiled)
+    inputs, labels = next(photos.training([np.arange(config.batch_size) % len(table)], 1))
+    jobs = {
+        "training": (lambda: train(learner, islice(endless(photos), steps)), lambda: train(learner, bare(inputs, labels, steps))),
+        "extraction": (
+            lambda: extract(network, engine, islice(endless(photos, plain=True), steps)),
+            lambda: extract(network, engine, bare(inputs, labels, steps)),
+        ),
+    }
+    for name, (ours, alone) in jobs.items():
+        rates = [(rate(engine, ours), rate(engine, alone)) for _ in range(rounds + 1)][1:]
+        ratio = statistics.median(one / two for one, two in rates)
+        stored, bare_rate = (statistics.median(values) for values in zip(*rates, strict=True))
+        print(f"{name}: from the store {stored:.0f} images/s, bare {bare_rate:.0f}, ratio {ratio:.3f} (goal 0.9)", flush=True)
+    print("published, training: A100 2,470 images/s (AMP, 224 px), H100 about 7,000 (MLPerf)")
+    if engine.device.type == "cuda":
+        print(f"most memory: {torch.cuda.max_memory_allocated(engine.device) / 2**30:.1f} GiB")
+
+
+def endless(photos: Photos, plain: bool = False) -> Iterator[Pair]:
+    """Batches from the store, as in training, or as in extraction."""
+    epoch, size = 0, photos.config.batch_size
+    while True:
+        epoch += 1
+        order = np.random.default_rng(epoch).permutation(len(photos))
+        order = np.resize(order, max(1, len(order) // size) * size)
+        parts = in_parts(order, size)
+        if plain:
+            yield from ((inputs, labels) for _, inputs, labels in photos.batches(photos.train, photos.transform, parts))
+        else:
+            yield from photos.training(parts, epoch)
+
+
+def bare(inputs: torch.Tensor, labels: torch.Tensor, steps: int) -> Iterator[Pair]:
+    """The same batch again and again."""
+    for _ in range(steps):
+        yield inputs, labels
+
+
+def train(learner: Learner, pairs: Iterator[Pair]) -> int:
+    """Images of some steps."""
+    return sum(train_steps(learner, (pair for pair in pairs), Tally()))
+
+
+def extract(network: Network, engine: Engine, pairs: Iterator[Pair]) -> int:
+    """Images whose features were computed and brought back, as for features.h5."""
+    network.eval()
+    images = 0
+    with torch.inference_mode():
+        for inputs, _ in pairs:
+            with engine.autocast():
+                images += len(network.features(inputs).half().cpu())
+    return images
+
+
+def rate(engine: Engine, run: Callable[[], int]) -> float:
+    """Images a second."""
+    started = time.perf_counter()
+    images = run()
+    if engine.device.type == "cuda":
+        torch.cuda.synchronize(engine.device)
+    return images / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""A training in a process of its own, to be killed, or to share with others under torchrun: STORE FOLDER CONFIG [NORM]."""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from catalog.store import Store
+from stage1_cnn import phases
+from stage1_cnn.backbones import Network, build
+from stage1_cnn.config import Stage1Config
+from stage1_cnn.interrupt import Interrupt
+from stage1_cnn.processes import ALONE, Processes, joined
+
+MADE_FROM = {"store": "0123", "config": {"lr": 0.001}}
+
+
+def build_with_group_norm(*arguments: object, **options: object) -> Network:
+    """A network whose batch norm gave way to group norm; torchvision has none under a name."""
+    network = build(*arguments, **options)
+    for name, module in list(network.backbone.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            network.backbone.set_submodule(name, nn.GroupNorm(8, module.num_features))
+    return network
+
+
+def train(store: Path, folder: Path, config: Stage1Config, norm: str, processes: Processes = ALONE) -> None:
+    """Trains into `folder`, without the summary at the end."""
+    phases.build = build_with_group_norm if norm == "group" else build
+    with Interrupt() as interrupt:
+        phases.Trainer(Store(store), config, folder, MADE_FROM, interrupt, processes).run()
+
+
+def main() -> None:
+    """As the command line says."""
+    store, folder, config, *norm = sys.argv[1:]
+    shared = "LOCAL_RANK" in os.environ
+    with joined(int(os.environ["LOCAL_RANK"]), 2) if shared else contextlib.nullcontext(ALONE) as processes:
+        train(Path(store), Path(folder), Stage1Config.model_validate_json(config), "".join(norm), processes)
+
+
+if __name__ == "__main__":
+    main()

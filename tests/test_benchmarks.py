@@ -1,0 +1,25 @@
+"""The benchmarks that stage 1 has: that they run, and say what they measure."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SAYS = {
+    "loader": ["180 px photos to 180 px, ours / ImageFolder", "ours / decoder alone", "64 px photos to 64 px", "blocks of 64"],
+    "trainer": ["trainer / bare loop", "frozen forward / cached", "top-1 on val_a"],
+    "gpu": ["training: from the store", "extraction: from the store", "published"],
+}
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_it_runs_in_small(name: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--smoke"], cwd=Path(__file__).parents[1], capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, timeout=250,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    for text in SAYS[name]:
+        assert text in result.stdout
