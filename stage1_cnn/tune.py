@@ -119,7 +119,7 @@ class Search:
         cut = self._cut(trial.validation_share)
         if config.weights != "none" and config.head_epochs and not (folder / "last.pt").exists():
             head = checkpoint.load(self.head(trial.validation_share) / "last.pt", resume=True)
-            checkpoint.save(folder / "last.pt", {**head, "made_from": made_from, "seconds": 0.0})
+            checkpoint.save(folder / "last.pt", {**head, "made_from": made_from, "best": None, "seconds": 0.0})
         summary = train_stage1(self.store, config, folder, made_from, cut=cut)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         best = max((line for line in lines if line["phase"] == "finetune"), key=lambda line: line["val_top1"] or 0.0)

@@ -72,7 +72,10 @@ def test_a_trial_of_something_else_is_made_anew(
     assert search(store, config, tmp_path)._outcome(trial).val_top1 == searched[1][1].val_top1
 
 
-def test_range_test_rises_and_is_kept(store: Store, config: Stage1Config, tmp_path: Path) -> None:
+def test_range_test_rises_and_is_kept(
+    store: Store, config: Stage1Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "STEPS", 24)
     one = search(store, config, tmp_path)
     rows = one.range_test()
     rates = [rate for rate, _ in rows]
