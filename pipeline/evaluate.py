@@ -53,7 +53,7 @@ def evaluate(
     rows = features.of_split("test")
     with progress(rows.stop - rows.start, "evaluate", "img") as bar:
         for images in views.blocks("test", fit_only=False):
-            for unit, pooled in (("image", images), ("product", pool(images))):
+            for unit, pooled in (("image", images), ("product", pool(images, bundle.sharpness))):
                 items[unit].append(_judge(bundle, rival, pooled, unit))
             bar.update(len(images.product_id))
     if not any(len(frame) for frame in items["image"]):
@@ -72,7 +72,6 @@ def evaluate(
         metrics[unit] = measure(frame, len(taxonomy), config)
         frames[unit] = frame
     metrics["rejects"] = dict(store.connection.execute("SELECT reason, count(*) FROM rejects GROUP BY reason"))
-    metrics["seconds"] = round(time.perf_counter() - started, 3)
     metrics["seconds"] = round(time.perf_counter() - started, 1)
     _write(folder, frames, taxonomy, train, metrics)
     return metrics

@@ -113,7 +113,7 @@ def predict_files(model: Model, paths: Sequence[Path], top: int) -> Answer:
     unreadable = {str(paths[row]): reason for row, reason in reasons.items()}
     if not len(images):
         raise ShelfsortError("; ".join(f"{path}: {reason}" for path, reason in unreadable.items()))
-    pooled = pool(images)
+    pooled = pool(images, model.bundle.sharpness)
     result = model.answer(pooled, "product")
     classes, confidences = top_classes(result.two_stage, top)
     return Answer(

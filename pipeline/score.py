@@ -167,7 +167,7 @@ def _score_products(
     rejects = [
         _reject(index, int(row_of_image[i]), int(position[i]), *reason.split(": ", 1)) for i, reason in sorted(reasons.items())
     ]
-    pooled = pool(images)
+    pooled = pool(images, model.bundle.sharpness)
     lost = rows[~np.isin(index.product_id[rows], pooled.product_id)].tolist()
     rejects += [_reject(index, row, -1, "no_readable_image", "no image of the product can be read") for row in lost]
     return _predictions(model, pooled, config.top), rejects, len(images)

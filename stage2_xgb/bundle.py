@@ -30,7 +30,7 @@ from stage2_xgb.train import Reclassifier
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2
 REBUILD = "shelfsort stage2 --rebuild"
 RERANKER = "reranker.ubj"
 UNTRAINED = ("neighbours", "prototypes")
@@ -40,11 +40,12 @@ T = TypeVar("T")
 
 @dataclass
 class Bundle:
-    """A trained second stage: per unit each view's shift, each view's projection, who answers for which category (`default` where
-    `answers` has none). A broken file is reported in `broken`; stage 1 answers in its place."""
+    """A trained second stage: per unit each view's shift, the pooling's sharpness, each view's projection, who answers for which
+    category (`default` where `answers` has none). A broken file is reported in `broken`; stage 1 answers in its place."""
 
     folder: Path
     shifts: dict[str, tuple[Shift | None, ...]]
+    sharpness: float
     projections: tuple[Projection, ...]
     evidence: Evidence
     members: dict[int, np.ndarray]
@@ -72,13 +73,13 @@ class Bundle:
             for unit, views in manifest["shift"].items()
         }
         views = range(len(shifts["image"]))
-        projections = tuple(Projection(*(arrays[f"{name}_{v}"] for name in ("mean", "components", "scale"))) for v in views)
+        projections = tuple(Projection(*(arrays[f"{name}_{v}"] for name in ("mean", "components"))) for v in views)
         banks = tuple(Bank(arrays[f"bank_{v}"], arrays["bank_product_id"], arrays["bank_starts"]) for v in views)
         evidence = Evidence(banks, arrays["log_train"], arrays["log_natural"])
         members = {c["class_index"]: np.array(c["members"], dtype=np.int32) for c in manifest["categories"]}
         answers = {c["class_index"]: c["decision"] for c in manifest["categories"]}
         rest = (manifest[key] for key in ("default", "candidates", "model", "base_margin", "files", "made_from"))
-        return cls(folder, shifts, projections, evidence, members, answers, *rest)
+        return cls(folder, shifts, manifest["sharpness"], projections, evidence, members, answers, *rest)
 
     def answer(self, class_index: int) -> str:
         """Who answers for items that stage 1 puts into this category."""
@@ -163,7 +164,7 @@ def save_shared(folder: Path, bundle: Bundle) -> None:
     }  # fmt: skip
     arrays |= {f"log_ratio_{unit}": shifts[0].log_ratio for unit, shifts in bundle.shifts.items()}
     for v, (projection, bank) in enumerate(zip(bundle.projections, bundle.evidence.banks, strict=True)):
-        arrays |= {f"{name}_{v}": getattr(projection, name) for name in ("mean", "components", "scale")} | {
+        arrays |= {f"{name}_{v}": getattr(projection, name) for name in ("mean", "components")} | {
             f"bank_{v}": bank.vectors
         }
     with atomic_path(folder / "shared.npz") as temporary, open(temporary, "wb") as file:
@@ -190,6 +191,7 @@ def save_manifest(folder: Path, bundle: Bundle, decisions: Mapping[int, Decision
         "schema": SCHEMA, "made_from": bundle.made_from, "files": dict(sorted(bundle.checksums.items())),
         "base_margin": bundle.base_margin,
         "default": bundle.default, "candidates": bundle.candidates, "model": bundle.model, "shift": shift,
+        "sharpness": bundle.sharpness,
         "categories": categories,
     }  # fmt: skip
     manifest = json.loads(json.dumps(manifest))

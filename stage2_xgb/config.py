@@ -74,6 +74,8 @@ class Stage2Config(Section):
     """The reclassifiers, where they are XGBoost models."""
     rerank: RerankConfig = RerankConfig()
     """The reranker that all categories share."""
+    pooling: Literal["mean", "weighted"] = "weighted"
+    """How images make a product: `weighted` counts those more that stage 1 is surer of, as far as that helps on val_a."""
     components: PositiveInt | None = 64
     """Principal components of the bottleneck features that stage 2 sees; null takes the features as they are."""
     rows: Literal["heldout", "train", "both"] = "both"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from scipy.linalg import eigh
+from sklearn.decomposition import PCA
 
 from catalog.errors import ArtifactError
 from catalog.progress import progress
@@ -29,11 +29,10 @@ BLOCK = 4096
 @dataclass(frozen=True)
 class Projection:
     """Principal components of one view's features: mean float32 [D], components float32 [D, C] of unit length, by falling
-    variance, and scale float32 [C], the standard deviation along each."""
+    variance."""
 
     mean: np.ndarray
     components: np.ndarray
-    scale: np.ndarray
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Projected features float32 [N, C]: distances and angles are the features' own, as far as C components hold them."""
@@ -158,17 +157,28 @@ class Views:
         return sum((rows := self.first.of_split(split)).stop - rows.start for split in splits)
 
 
-def pool(images: Pooled) -> Pooled:
-    """Products from their images: mean log-probability, renormalised; mean feature; number of images."""
+def pool(images: Pooled, sharpness: float) -> Pooled:
+    """Products from their images: mean log-probability, renormalised; mean feature; number of images.
+
+    An image counts by stage 1's highest probability for it to the power of `sharpness`: views that show little count less; with 0
+    all count the same.
+    """
     if not len(images):
         return images
     starts = np.flatnonzero(np.r_[True, np.diff(images.product_id) != 0])
     count = np.diff(np.append(starts, len(images))).astype(np.int32)
+    ids = images.product_id[starts]
+    weight = np.exp(sharpness * images.log_probs[0].max(axis=1)).astype(np.float32)
+    weight /= np.repeat(np.add.reduceat(weight, starts), count)
 
     def mean(x: np.ndarray) -> np.ndarray:
-        return (np.add.reduceat(x, starts, axis=0) / count[:, None]).astype(np.float32)
+        out = x[starts] * weight[starts, None]
+        for place in range(1, count.max()):
+            products = np.flatnonzero(count > place)
+            rows = starts[products] + place
+            out[products] += x[rows] * weight[rows, None]
+        return out
 
-    ids = images.product_id[starts]
     log_probs = tuple(None if x is None else normalise(mean(x)) for x in images.log_probs)
     features = tuple(mean(x) for x in images.features)
     return Pooled(ids, ids, images.class_index[starts], images.split[starts], count, log_probs, features)
@@ -190,42 +200,32 @@ def compact(pooled: Pooled, shifts: Sequence[Shift | None], projections: Sequenc
 
 
 def read_items(
-    views: Views, splits: Sequence[str], shifts: dict[str, Sequence[Shift | None]], projections: Sequence[Projection]
+    views: Views, splits: Sequence[str], shifts: dict[str, Sequence[Shift | None]], projections: Sequence[Projection],
+    sharpness: float,
 ) -> dict[str, Items]:  # fmt: skip
-    """The fitted items of some splits: `image` and `product`, each with its unit's shifts."""
+    """The fitted items of some splits: `image` and `product` (pooled with `sharpness`), each with its unit's shifts."""
     parts: dict[str, list[Items]] = {"image": [], "product": []}
     with progress(views.count(splits), "read features", "image") as bar:
         for split in splits:
             for images in views.blocks(split, fit_only=True):
                 parts["image"].append(compact(images, shifts["image"], projections))
-                parts["product"].append(compact(pool(images), shifts["product"], projections))
+                parts["product"].append(compact(pool(images, sharpness), shifts["product"], projections))
                 bar.update(len(images))
     return {unit: Items.concatenate(items) for unit, items in parts.items()}
 
 
-def fit_projection(store: FeatureStore, components: int | None, seed: int, sample: int = 20_000) -> Projection:
+def fit_projection(store: FeatureStore, components: int | None, seed: int, sample: int = 10_000) -> Projection:
     """Principal components of up to `sample` fitted images of train and reserve; the features themselves where None."""
+    width = store.width
     if components is None:
-        width = store.width
-        return Projection(np.zeros(width, dtype=np.float32), np.eye(width, dtype=np.float32), np.ones(width, dtype=np.float32))
-    rng = np.random.default_rng(seed)
+        return Projection(np.zeros(width, dtype=np.float32), np.eye(width, dtype=np.float32))
     fitted = store.table.fit & np.isin(store.table.split, [SPLITS.index("train"), SPLITS.index("reserve")])
     rows = np.flatnonzero(fitted & (store.status == schema.DONE))
-    rows = np.sort(rng.choice(rows, min(sample, len(rows)), replace=False))
-    parts = []
-    for start in range(0, len(store), BLOCK):
-        inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + BLOCK)] - start
-        if len(inside):
-            parts.append(store.features(slice(start, min(start + BLOCK, len(store))))[inside].astype(np.float32))
-    features = np.concatenate(parts)
-    mean = features.mean(axis=0)
-    centred = features - mean
-    width = min(components, features.shape[1], len(features))
-    covariance = centred.T @ centred / len(features)
-    value, vector = eigh(covariance, subset_by_index=(features.shape[1] - width, features.shape[1] - 1))
-    vector *= np.sign(vector[np.abs(vector).argmax(axis=0), np.arange(width)])  # one sign, whatever the linear algebra library
-    components_ = np.zeros((features.shape[1], components), dtype=np.float32)
-    components_[:, :width] = vector[:, ::-1]
-    scale = np.zeros(components, dtype=np.float32)
-    scale[:width] = np.sqrt(np.maximum(value[::-1], 0))
-    return Projection(mean.astype(np.float32), components_, scale)
+    rows = np.sort(np.random.default_rng(seed).choice(rows, min(sample, len(rows)), replace=False))
+    blocks = [rows[slice(*np.searchsorted(rows, (start, start + BLOCK)))] for start in range(0, len(store), BLOCK)]
+    features = np.concatenate([store.features(slice(b[0], b[-1] + 1))[b - b[0]].astype(np.float32) for b in blocks if len(b)])
+    found = min(components, *features.shape)
+    model = PCA(found, svd_solver="randomized", iterated_power=4, random_state=seed % 2**32).fit(features)
+    vectors = np.zeros((width, components), dtype=np.float32)
+    vectors[:, :found] = model.components_.T
+    return Projection(model.mean_.astype(np.float32), vectors)

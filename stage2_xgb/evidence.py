@@ -10,7 +10,8 @@ from features.neighbours import NEAREST, Bank
 from stage2_xgb.dataset import Items
 
 PER_VIEW = ("log_prob", "behind_first", "nearest", "nearest_three", "class_mean", "behind_nearest", "vote")
-SHARED = ("rank", "log_train", "log_natural", "log_images")
+COMMON = ("log_train", "log_natural", "log_images")
+"""The last inputs of a pair: the same for every item, or for every candidate, so that within one set they tell nothing apart."""
 _VOTERS = 10
 _SHARPNESS = 20.0
 
@@ -30,7 +31,7 @@ class Evidence:
     @cached_property
     def names(self) -> list[str]:
         """Name of each input."""
-        return [f"{name}_{view}" for view in range(len(self.banks)) for name in PER_VIEW] + list(SHARED)
+        return [f"{name}_{view}" for view in range(len(self.banks)) for name in PER_VIEW] + ["rank", *COMMON]
 
     def __call__(self, items: Items, candidates: np.ndarray, log_prob: np.ndarray) -> np.ndarray:
         """Inputs float32 [N, C, P] of the pairs; candidates int [N, C], log_prob float32 [N, V, C] of each view for them."""

@@ -5,7 +5,7 @@ A reclassifier that an interrupted run left whole is kept; the manifest, written
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from stage2_xgb.alternatives import fit_logistic, save_logistic
 from stage2_xgb.bundle import RERANKER, UNTRAINED, Bundle, model_name, save_booster, save_manifest, save_sets, save_shared
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.confusion import ConfusionSet, mine
-from stage2_xgb.dataset import Items, Projection, Views, fit_projection, pool, read_items
+from stage2_xgb.dataset import Items, Pooled, Projection, Views, fit_projection, pool, read_items
 from stage2_xgb.evidence import Evidence
 from stage2_xgb.gate import OWN, SHARED, STAGE1, Decision, HeldOut, choose_default, decide
 from stage2_xgb.prior import Shift, fit_shift, importance, mix, target_mix
@@ -31,6 +31,8 @@ from stage2_xgb.rerank import fit_reranker
 from stage2_xgb.train import RowPicker, fit_booster
 
 UNITS = ("image", "product")
+SHARPNESS = {"mean": (0.0,), "weighted": (0.0, 0.5, 1.0, 2.0, 4.0)}
+"""Of `pooling`: what val_a chooses from."""
 SHIFT_IMAGES = 20_000
 """Images that two numbers, temperature and strength, are fitted on at most."""
 
@@ -61,6 +63,9 @@ class Stage2Summary:
     units: dict[str, dict[str, float]]
     """Per unit: items; top1 of stage 1, shifted, shared only, own (with shared) and gated; fixed and broken over shifted."""
     shift: dict[str, list[dict[str, float] | None]]
+    pooling: dict[str, float]
+    """Products of several images on val_b and their top-1 by the shifted stage 1: pooled by `mean` log-probability, `weighted`
+    (with the chosen `sharpness`), or their mean `features`."""
     seconds: dict[str, float]
 
     def text(self) -> str:
@@ -76,6 +81,10 @@ class Stage2Summary:
                 f"shared only {u['shared']:.4f},"
                 f" own {u['own']:.4f}, gated {u['gated']:.4f} (fixed {u['fixed']:.0f}, broken {u['broken']:.0f})"
             )
+        if several := self.pooling["products"]:
+            ways = ", ".join(f"{name} {self.pooling[name]:.4f}" for name in ("mean", "weighted", "features"))
+            sharpness = self.pooling["sharpness"]
+            lines.append(f"{several:.0f} products of several images, shifted, by pooling: {ways} (sharpness {sharpness})")
         lines.append("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in self.seconds.items()))
         return "\n".join(lines)
 
@@ -97,8 +106,8 @@ def fit_stage2(
     clock.lap("reclassify")
     members = {s.class_index: s.members for s in sets}
     bundle = Bundle(
-        folder, material.shifts, material.projections, material.evidence, members, {}, STAGE1, config.rerank.candidates,
-        config.model, config.base_margin, checksums, made_from,
+        folder, material.shifts, material.sharpness, material.projections, material.evidence, members, {}, STAGE1,
+        config.rerank.candidates, config.model, config.base_margin, checksums, made_from,
     )  # fmt: skip
     save_shared(folder, bundle)
     checksums |= {name: sha256_file(folder / name) for name in ("shared.npz", "sets.parquet")}
@@ -111,7 +120,8 @@ def fit_stage2(
     mendable = sum(s.mendable for s in sets) / max(sum(s.errors for s in sets), 1)
     shift = {u: [s and {"temperature": s.temperature, "strength": s.strength} for s in ss] for u, ss in material.shifts.items()}
     models = sum(config.model in UNTRAINED or model_name(s.class_index, config.model) in checksums for s in sets)
-    summary = Stage2Summary(len(sets), models, bundle.default, answers, mendable, units, shift, clock.laps)
+    pooling = compare_pooling(material.views, material.shifts["product"], material.sharpness)
+    summary = Stage2Summary(len(sets), models, bundle.default, answers, mendable, units, shift, pooling, clock.laps)
     write_json(folder / "summary.json", asdict(summary))
     write_text(folder / "summary.txt", summary.text() + "\n")
     save_manifest(folder, bundle, decisions, taxonomy)
@@ -120,12 +130,13 @@ def fit_stage2(
 
 @dataclass(frozen=True)
 class Material:
-    """What every model of stage 2 is made from: the views, each unit's target mix [K] and each view's shift and projection, the
-    items of train, reserve and val_a by unit, the evidence and the confusion sets."""
+    """What every model of stage 2 is made from: the views, each unit's target mix [K] and each view's shift, the pooling's
+    sharpness, each view's projection, the items of train, reserve and val_a by unit, the evidence and the confusion sets."""
 
     views: Views
     targets: dict[str, np.ndarray]
     shifts: dict[str, tuple[Shift | None, ...]]
+    sharpness: float
     projections: tuple[Projection, ...]
     items: dict[str, Items]
     evidence: Evidence
@@ -141,12 +152,12 @@ def gather(stores: Sequence[FeatureStore], mixes: ClassMixes, taxonomy: Taxonomy
     """Reads the feature files once: class mix, projection, items, evidence, confusion sets."""
     views = Views(stores)
     targets = {unit: mixes.target(config, unit, taxonomy) for unit in UNITS}
-    shifts = fit_shifts(views, targets, mix(mixes.train))
+    shifts, sharpness = fit_shifts(views, targets, mix(mixes.train), SHARPNESS[config.pooling])
     projections = tuple(fit_projection(store, config.components, config.seed) for store in stores)
-    items = read_items(views, ("train", "reserve", "val_a"), shifts, projections)
+    items = read_items(views, ("train", "reserve", "val_a"), shifts, projections, sharpness)
     evidence = gather_evidence(items["image"], mixes, len(taxonomy))
     sets = mine(items["image"], len(taxonomy), config.confusion)
-    return Material(views, targets, shifts, projections, items, evidence, sets)
+    return Material(views, targets, shifts, sharpness, projections, items, evidence, sets)
 
 
 def _begin(folder: Path, made_from: dict[str, Any]) -> None:
@@ -161,19 +172,23 @@ def _begin(folder: Path, made_from: dict[str, Any]) -> None:
         write_json(started, made_from)
 
 
-def fit_shifts(views: Views, targets: dict[str, np.ndarray], train: np.ndarray) -> dict[str, tuple[Shift | None, ...]]:
-    """Each unit's and view's class-mix shift, fitted on val_a: on SHIFT_IMAGES of it at most, as these are held over all
-    classes."""
+def fit_shifts(
+    views: Views, targets: dict[str, np.ndarray], train: np.ndarray, sharpness: Sequence[float]
+) -> tuple[dict[str, tuple[Shift | None, ...]], float]:  # fmt: skip
+    """Each unit's and view's class-mix shift, fitted on val_a, and the pooling's best `sharpness` there: on SHIFT_IMAGES of it at
+    most, as these are held over all classes."""
     share = SHIFT_IMAGES / max(views.count(["val_a"]), 1)
     images = [part.of_products(share) for part in views.blocks("val_a", fit_only=True)]
-    out = {}
-    for unit, parts in (("image", images), ("product", [pool(part) for part in images])):
+
+    def fit(parts: Sequence[Pooled], unit: str) -> Iterator[Shift | None]:
         labels = np.concatenate([part.class_index for part in parts])
-        out[unit] = tuple(
-            head and fit_shift(np.concatenate([part.log_probs[v] for part in parts]), labels, train, targets[unit])
-            for v, head in enumerate(views.heads)
-        )
-    return out
+        for v, head in enumerate(views.heads):
+            yield head and fit_shift(np.concatenate([part.log_probs[v] for part in parts]), labels, train, targets[unit])
+
+    single = all(len(part) == len(np.unique(part.product_id)) for part in images)
+    pooled = {x: [pool(part, x) for part in images] for x in (sharpness[:1] if single else sharpness)}
+    best = min(pooled, key=lambda x: next(fit(pooled[x], "product")).loss)
+    return {"image": tuple(fit(images, "image")), "product": tuple(fit(pooled[best], "product"))}, best
 
 
 def gather_evidence(images: Items, mixes: ClassMixes, classes: int) -> Evidence:
@@ -207,7 +222,7 @@ def _train_reclassifiers(
         for s, name in zip(sets, names, strict=True)
         if name not in checksums
     )
-    results = Parallel(n_jobs=jobs, prefer="threads", return_as="generator_unordered", pre_dispatch="2*n_jobs")(tasks)
+    results = Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="2*n_jobs")(tasks)
     with progress(len(sets), "reclassifiers", "model", initial=len(checksums)) as bar:
         for path, checksum in results:
             bar.update()
@@ -231,7 +246,7 @@ def judge(bundle: Bundle, views: Views) -> tuple[HeldOut, np.ndarray, np.ndarray
     each item's unit."""
     parts: dict[str, list[np.ndarray]] = {name: [] for name in ("predicted", "raw", STAGE1, SHARED, OWN, "counted", "unit")}
     for images in views.blocks("val_b", fit_only=True):
-        for number, (unit, pooled) in enumerate(zip(UNITS, (images, pool(images)), strict=True)):
+        for number, (unit, pooled) in enumerate(zip(UNITS, (images, pool(images, bundle.sharpness)), strict=True)):
             results = {name: refine(bundle, pooled, unit, force=name) for name in (SHARED, OWN)}
             predicted = results[SHARED].shifted.argmax(axis=1)
             parts["predicted"].append(predicted)
@@ -244,6 +259,20 @@ def judge(bundle: Bundle, views: Views) -> tuple[HeldOut, np.ndarray, np.ndarray
     arrays = {name: np.concatenate(part) for name, part in parts.items()}
     held = HeldOut(arrays["predicted"], {name: arrays[name] for name in ("raw", STAGE1, SHARED, OWN)})
     return held, arrays["counted"], arrays["unit"]
+
+
+def compare_pooling(views: Views, shifts: Sequence[Shift | None], sharpness: float) -> dict[str, float]:
+    """Top-1 of the shifted stage 1 on val_b's products of several images, pooled in each way."""
+    right: dict[str, list[np.ndarray]] = {"mean": [], "weighted": [], "features": []}
+    for images in views.blocks("val_b", fit_only=True):
+        mean, weighted = pool(images, 0.0), pool(images, sharpness)
+        opinions = (mean.log_probs[0], weighted.log_probs[0], views.heads[0].log_probs(mean.features[0]))
+        for name, log_probs in zip(right, opinions, strict=True):
+            right[name].append((shifts[0](log_probs).argmax(axis=1) == mean.class_index)[mean.n_images > 1])
+    found = {name: np.concatenate(parts) for name, parts in right.items()}
+    products = len(found["mean"])
+    top1 = {name: float(values.mean()) if products else 0.0 for name, values in found.items()}
+    return {"products": products, "sharpness": sharpness, **top1}
 
 
 def _decide(bundle: Bundle, held: HeldOut, counted: np.ndarray, config: Stage2Config) -> dict[int, Decision]:

@@ -14,6 +14,7 @@ PUBLISHED = Stage2Config(
     ),
     rerank=RerankConfig(use=False),
     components=None,
+    pooling="mean",
     rows="train",
     base_margin=False,
     gate=False,

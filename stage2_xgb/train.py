@@ -8,9 +8,10 @@ import xgboost
 from stage1_cnn.head import normalise
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.dataset import Items
-from stage2_xgb.evidence import Evidence
+from stage2_xgb.evidence import COMMON, Evidence
 
-BINS = 64
+BINS = 16
+"""Histogram bins: as good as 64 on a few hundred rows, and trained in half the time."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,14 @@ class Reclassifier:
 
 
 def inputs(items: Items, members: np.ndarray, log_prob: np.ndarray, evidence: Evidence | None) -> np.ndarray:
-    """What a reclassifier sees, float32 [N, F]: projected features of every view and the evidence for each member."""
+    """What a reclassifier sees, float32 [N, F]: projected features of every view, the evidence that tells one member from
+    another, and the number of images."""
     features = items.z.reshape(len(items), -1)
     if evidence is None:
         return features
     pairs = evidence(items, np.tile(members, (len(items), 1)), log_prob)
-    return np.concatenate([features, pairs.reshape(len(items), -1)], axis=1)
+    telling = pairs[:, :, : -len(COMMON)].reshape(len(items), -1)
+    return np.concatenate([features, telling, np.log(items.n_images)[:, None]], axis=1, dtype=np.float32)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def search(sets: Sequence[ConfusionSet], picker: RowPicker, config: Stage2Config
     """Every point of the grid, the best first."""
     grid = list(product(DEPTHS, RATES))
     tasks = [(found, depth, rate) for found in sets for depth, rate in grid]
-    results = Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(
+    results = Parallel(n_jobs=jobs, return_as="generator")(
         delayed(_trial)(picker, *task, config) for task in tasks
     )
     total: dict[tuple[int, float], np.ndarray] = {point: np.zeros((len(ROUNDS), 3), dtype=np.int64) for point in grid}

@@ -37,7 +37,7 @@ def test_a_products_photos_are_pooled(model: Model, photos: list[Path]) -> None:
     assert len({tuple(a.confidences) for a in alone}) == len(photos)
     table = image_table(np.arange(len(photos)), np.full(len(photos), -1))
     images, _ = model.read(Files(photos), table, batch_size=2)
-    assert len(pool(images)) == 1
+    assert len(pool(images, 1.0)) == 1
     mean = np.mean([x.astype(np.float64) for x in images.log_probs[0]], axis=0)
     assert answer.stage1_class == mean.argmax()
 
@@ -48,7 +48,7 @@ def test_the_stored_features_are_what_the_network_gives(tiny: Tiny, model: Model
     read, reasons = model.read(store, store.images("test"), batch_size=13)
     assert not reasons
     np.testing.assert_array_equal(read.item_id, stored.item_id)
-    for unit, a, b in (("image", read, stored), ("product", pool(read), pool(stored))):
+    for unit, a, b in (("image", read, stored), ("product", pool(read, 1.0), pool(stored, 1.0))):
         mine, theirs = model.answer(a, unit).two_stage, model.answer(b, unit).two_stage
         assert same(mine.argmax(axis=1), theirs.argmax(axis=1)) >= 0.98
         assert np.quantile(np.abs(np.exp(mine) - np.exp(theirs)).max(axis=1), 0.97) < 0.01  # other batches round otherwise

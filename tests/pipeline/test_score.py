@@ -197,7 +197,7 @@ def test_scoring_gives_what_the_stored_features_give(tiny: Tiny, model: Model, t
     assert totals.predictions == count == len(wanted)
     assert totals.known_images == totals.images  # all of them stand in the store
     (images,) = Views([run.view(name).features for name in ("stage1", "small")]).blocks(split, fit_only=False)
-    pooled = pool(images)
+    pooled = pool(images, model.bundle.sharpness)
     use = np.isin(pooled.product_id, list(wanted))
     result = model.answer(pooled, "product").two_stage[use]
     table = table.loc[pooled.product_id[use]]

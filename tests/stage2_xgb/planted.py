@@ -100,10 +100,10 @@ def fit(store: FeatureStore, folder: Path, config: Stage2Config = CONFIG, jobs: 
     return fit_stage2([store], mixes(store), taxonomy(), config, folder, made_from, jobs)
 
 
-def pooled(store: FeatureStore, split: str, unit: str) -> Pooled:
+def pooled(store: FeatureStore, split: str, unit: str, sharpness: float = 0.0) -> Pooled:
     """All items of a split, in one block."""
     (images,) = Views([store]).blocks(split, fit_only=False)
-    return images if unit == "image" else pool(images)
+    return images if unit == "image" else pool(images, sharpness)
 
 
 def bundle_bytes(folder: Path) -> dict[str, bytes]:

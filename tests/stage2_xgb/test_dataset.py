@@ -17,7 +17,7 @@ from stage2_xgb.prior import Shift
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, WIDTH, Rows, make_rows, write
 
-WHOLE = Projection(np.zeros(WIDTH, np.float32), np.eye(WIDTH, dtype=np.float32), np.ones(WIDTH, np.float32))
+WHOLE = Projection(np.zeros(WIDTH, np.float32), np.eye(WIDTH, dtype=np.float32))
 NO_SHIFT = Shift(1.0, 1.0, np.zeros(CLASSES, np.float32))
 
 
@@ -29,7 +29,7 @@ def images_of(store: FeatureStore, split: str) -> Pooled:
 
 def test_pool_equals_a_plain_loop(fitted: Fitted) -> None:
     images = images_of(fitted.store, "val_b")
-    found = pool(images)
+    found = pool(images, 0.0)
     ids = list(dict.fromkeys(images.product_id.tolist()))
     assert found.product_id.tolist() == found.item_id.tolist() == ids
     for row, product in enumerate(ids):
@@ -105,12 +105,12 @@ def test_an_empty_split_is_one_empty_block(tmp_path: Path) -> None:
     store = write(tmp_path / "features.h5", make_rows(per_split=(4, 2, 0, 1, 0)))
     for split in ("val_a", "test"):
         (block,) = Views([store]).blocks(split, fit_only=True)
-        assert len(block) == len(pool(block)) == len(compact(block, [NO_SHIFT], [WHOLE])) == 0
+        assert len(block) == len(pool(block, 0.0)) == len(compact(block, [NO_SHIFT], [WHOLE])) == 0
 
 
 def test_read_items_reads_the_splits_it_is_told(fitted: Fitted) -> None:
     shifts = {"image": [NO_SHIFT], "product": [NO_SHIFT]}
-    items = read_items(Views([fitted.store]), ("reserve", "val_a"), shifts, [WHOLE])
+    items = read_items(Views([fitted.store]), ("reserve", "val_a"), shifts, [WHOLE], 0.0)
     table = fitted.store.table
     wanted = np.isin(table.split, [1, 2])
     np.testing.assert_array_equal(items["image"].product_id, table.product_id[wanted])
@@ -134,9 +134,8 @@ def test_projection_is_principal_components(fitted: Fitted) -> None:
     found = fit_projection(store, 5, seed=0)
     values, vectors = np.linalg.eigh(np.cov(x.T, bias=True))
     np.testing.assert_allclose(found.mean, x.mean(axis=0), atol=1e-4)
-    np.testing.assert_allclose(found.scale, np.sqrt(values[::-1][:5]), rtol=1e-3)
     np.testing.assert_allclose(np.abs((found.components * vectors[:, ::-1][:, :5]).sum(axis=0)), 1, atol=1e-3)
-    np.testing.assert_allclose(found(x).std(axis=0), found.scale, rtol=1e-3)
+    np.testing.assert_allclose(found(x).std(axis=0), np.sqrt(values[::-1][:5]), rtol=1e-3)
     more = fit_projection(store, 20, seed=0)  # more components than features
     assert more.components.shape == (WIDTH, 20) and not more.components[:, WIDTH:].any()
 
