@@ -184,7 +184,9 @@ def tune_stage2(run: Run, config: RunConfig, say: Say = print) -> None:
 
     stores = [run.view(name).features for name in config.view_names]
     material = gather(stores, _class_mixes(run), run.store.taxonomy, config.stage2)
-    trials = search(material.sets, material.picker(config.stage2), config.stage2, config.jobs or _cores())
+    jobs = config.jobs or _cores()
+    picker, _ = material.picker(config.stage2, jobs)
+    trials = search(material.sets, picker, config.stage2, jobs)
     names = ("max_depth", "n_estimators", "learning_rate", "items", "before", "after")
     lines = [",".join([*names, "gain"]), *(",".join([*(str(getattr(t, n)) for n in names), f"{t.gain:.5f}"]) for t in trials)]
     path = run.folder / "tune" / "stage2.csv"

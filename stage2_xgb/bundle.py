@@ -23,7 +23,7 @@ from stage2_xgb.alternatives import Likeness, Logistic, likeness, load_logistic
 from stage2_xgb.confusion import ConfusionSet
 from stage2_xgb.dataset import Projection
 from stage2_xgb.evidence import Evidence
-from stage2_xgb.gate import Decision
+from stage2_xgb.gate import STAGE1, Decision
 from stage2_xgb.prior import Shift
 from stage2_xgb.rerank import Reranker
 from stage2_xgb.train import Reclassifier
@@ -36,6 +36,8 @@ RERANKER = "reranker.ubj"
 UNTRAINED = ("neighbours", "prototypes")
 """Models that are a formula: they have no file."""
 T = TypeVar("T")
+Model = Reclassifier | Logistic | Likeness
+"""What chooses within a confusion set."""
 
 
 @dataclass
@@ -57,7 +59,7 @@ class Bundle:
     checksums: Mapping[str, str]
     made_from: dict[str, Any]
     broken: dict[str, str] = field(default_factory=dict)
-    _loaded: dict[int, Reclassifier | Logistic | Likeness | None] = field(default_factory=dict)
+    _loaded: dict[int, Model | None] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path) -> "Bundle":
@@ -82,7 +84,10 @@ class Bundle:
         return cls(folder, shifts, manifest["sharpness"], projections, evidence, members, answers, *rest)
 
     def answer(self, class_index: int) -> str:
-        """Who answers for items that stage 1 puts into this category."""
+        """Who answers for items that stage 1 puts into this category. All else starts from the reranker's opinion: where its file
+        is broken, stage 1 answers everywhere."""
+        if RERANKER in self.checksums and self.reranker is None:
+            return STAGE1
         return self.answers.get(class_index, self.default)
 
     @cached_property
@@ -91,13 +96,13 @@ class Bundle:
         booster = self._booster(RERANKER)
         return booster and Reranker(booster, self.candidates)
 
-    def reclassifier(self, class_index: int) -> Reclassifier | Logistic | Likeness | None:
+    def reclassifier(self, class_index: int) -> Model | None:
         """A category's own reclassifier; None where it has none, or its file is broken."""
         if class_index not in self._loaded:
             self._loaded[class_index] = self._load(class_index) if class_index in self.members else None
         return self._loaded[class_index]
 
-    def _load(self, class_index: int) -> Reclassifier | Logistic | Likeness | None:
+    def _load(self, class_index: int) -> Model | None:
         members, name = self.members[class_index], model_name(class_index, self.model)
         if self.model in UNTRAINED:
             return likeness(self.model, members)

@@ -58,9 +58,14 @@ class Pooled:
 
     def of_products(self, share: float) -> "Pooled":
         """The items of about a share of the products, chosen by their hash."""
-        if share >= 1:
-            return self
-        rows = product_hash(self.product_id, seed=1) < np.uint64(share * 2**64)
+        return self if share >= 1 else self._rows(product_hash(self.product_id, seed=1) < np.uint64(share * 2**64))
+
+    def of_several(self) -> "Pooled":
+        """The images of products that have several, where those of a product stand together."""
+        same = self.product_id[1:] == self.product_id[:-1]
+        return self._rows(np.r_[False, same] | np.r_[same, False][: len(self)])
+
+    def _rows(self, rows: np.ndarray) -> "Pooled":
         log_probs = tuple(x if x is None else x[rows] for x in self.log_probs)
         plain = (getattr(self, name)[rows] for name in ("item_id", "product_id", "class_index", "split", "n_images"))
         return Pooled(*plain, log_probs, tuple(x[rows] for x in self.features))
@@ -111,6 +116,12 @@ class Items:
     def predicted(self) -> np.ndarray:
         """Class index of the shifted stage 1, int32 [N]."""
         return self.top_class[:, 0]
+
+    def judged(self, log_probs: np.ndarray) -> "Items":
+        """The items with another opinion [N, K] in the place of stage 1's, of the classes that were likeliest to stage 1."""
+        log_prob = self.log_prob.copy()
+        log_prob[:, 0] = np.take_along_axis(log_probs, self.top_class, axis=1)
+        return replace(self, log_prob=log_prob)
 
     def log_probs(self, members: np.ndarray) -> np.ndarray:
         """Each view's shifted log-probabilities float32 [N, V, S] of some classes; one that is not among an item's highest has
@@ -203,13 +214,14 @@ def read_items(
     views: Views, splits: Sequence[str], shifts: dict[str, Sequence[Shift | None]], projections: Sequence[Projection],
     sharpness: float,
 ) -> dict[str, Items]:  # fmt: skip
-    """The fitted items of some splits: `image` and `product` (pooled with `sharpness`), each with its unit's shifts."""
+    """The fitted items of some splits: every `image`, and every `product` of several (pooled with `sharpness`), each with its
+    unit's shifts."""
     parts: dict[str, list[Items]] = {"image": [], "product": []}
     with progress(views.count(splits), "read features", "image") as bar:
         for split in splits:
             for images in views.blocks(split, fit_only=True):
                 parts["image"].append(compact(images, shifts["image"], projections))
-                parts["product"].append(compact(pool(images, sharpness), shifts["product"], projections))
+                parts["product"].append(compact(pool(images.of_several(), sharpness), shifts["product"], projections))
                 bar.update(len(images))
     return {unit: Items.concatenate(items) for unit, items in parts.items()}
 

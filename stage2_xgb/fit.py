@@ -25,10 +25,10 @@ from stage2_xgb.confusion import ConfusionSet, mine
 from stage2_xgb.dataset import Items, Pooled, Projection, Views, fit_projection, pool, read_items
 from stage2_xgb.evidence import Evidence
 from stage2_xgb.gate import OWN, SHARED, STAGE1, Decision, HeldOut, choose_default, decide
-from stage2_xgb.prior import Shift, fit_shift, importance, mix, target_mix
+from stage2_xgb.prior import Shift, fit_shift, mix, target_mix
 from stage2_xgb.refine import refine
-from stage2_xgb.rerank import fit_reranker
-from stage2_xgb.train import RowPicker, fit_booster
+from stage2_xgb.rerank import Reranker, cross_fit
+from stage2_xgb.train import RowPicker, enough, fit_booster
 
 UNITS = ("image", "product")
 SHARPNESS = {"mean": (0.0,), "weighted": (0.0, 0.5, 1.0, 2.0, 4.0)}
@@ -97,10 +97,11 @@ def fit_stage2(
     _begin(folder, made_from)
     clock = _Clock()
     material = gather(stores, mixes, taxonomy, config)
-    sets, picker = material.sets, material.picker(config)
+    sets = material.sets
     save_sets(folder / "sets.parquet", sets, taxonomy)
     clock.lap("read")
-    checksums = _train_reranker(picker, config, folder, jobs) if config.rerank.use else {}
+    picker, reranker = material.picker(config, jobs)
+    checksums = {RERANKER: save_booster(folder / RERANKER, reranker.booster)} if reranker else {}
     clock.lap("rerank")
     checksums |= _train_reclassifiers(sets, picker, config, folder, jobs)
     clock.lap("reclassify")
@@ -142,10 +143,15 @@ class Material:
     evidence: Evidence
     sets: list[ConfusionSet]
 
-    def picker(self, config: Stage2Config) -> RowPicker:
-        """Finds training rows among the images and the products of several images."""
-        several = self.items["product"][self.items["product"].n_images > 1]
-        return RowPicker(Items.concatenate([self.items["image"], several]), self.evidence, self.targets["image"], config)
+    def picker(self, config: Stage2Config, threads: int) -> tuple[RowPicker, Reranker | None]:
+        """Finds training rows among the images and the products of several images; and the reranker whose opinion they have."""
+        items = Items.concatenate([self.items["image"], self.items["product"]])
+        target = self.targets["image"]
+        reranker = None
+        if config.rerank.use:
+            items = items[enough(items, config.max_rows_per_class)]
+            reranker, items = cross_fit(items, self.evidence, target, config.rerank, config.seed, threads)
+        return RowPicker(items, self.evidence, target, config), reranker
 
 
 def gather(stores: Sequence[FeatureStore], mixes: ClassMixes, taxonomy: Taxonomy, config: Stage2Config) -> Material:
@@ -167,7 +173,7 @@ def _begin(folder: Path, made_from: dict[str, Any]) -> None:
     same = started.exists() and read_json(started, "shelfsort stage2 --rebuild") == made_from
     (folder / "manifest.json").unlink(missing_ok=True)
     if not same:
-        for path in (*folder.glob("boosters/*"), *folder.glob(RERANKER)):
+        for path in folder.glob("boosters/*"):
             path.unlink()
         write_json(started, made_from)
 
@@ -198,15 +204,6 @@ def gather_evidence(images: Items, mixes: ClassMixes, classes: int) -> Evidence:
     banks = tuple(Bank.of(fitted.z[:, v], fitted.product_id, fitted.class_index, classes) for v in views)
     logs = (np.log(counts + 1).astype(np.float32) for counts in (mixes.train, mixes.natural["image"]))
     return Evidence(banks, *logs)
-
-
-def _train_reranker(picker: RowPicker, config: Stage2Config, folder: Path, jobs: int) -> dict[str, str]:
-    """Trains the shared reranker on the items that stage 1 never saw, weighted to the target mix, unless it is there already."""
-    if not (folder / RERANKER).exists():
-        unseen = picker.items[picker.items.on("reserve", "val_a")]
-        weight = importance(unseen.class_index, picker.target).astype(np.float32)
-        save_booster(folder / RERANKER, fit_reranker(unseen, picker.evidence, weight, config.rerank, config.seed, jobs).booster)
-    return {RERANKER: sha256_file(folder / RERANKER)}
 
 
 def _train_reclassifiers(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp
 
-from stage2_xgb.bundle import Bundle
+from stage2_xgb.bundle import Bundle, Model
 from stage2_xgb.dataset import Items, Pooled, compact
-from stage2_xgb.gate import OWN, SHARED
+from stage2_xgb.gate import OWN, SHARED, STAGE1
 
 
 @dataclass(frozen=True)
@@ -25,28 +25,35 @@ def refine(bundle: Bundle, pooled: Pooled, unit: str, force: str | None = None) 
     """Both stages' opinion of some items. `force` has one answer everywhere, in place of the gate's choice: `shared`, or `own`
     (the shared one where a category has no reclassifier).
 
-    Stage 1's mass of the candidates, or of the confusion set, is spread as stage 2 says; all else stands.
+    One builds on the other: the shared reranker spreads stage 1's mass of the candidates, a reclassifier that of its confusion
+    set in the reranker's opinion; all else stands.
     """
     shifts = bundle.shifts[unit]
     shifted = shifts[0](pooled.log_probs[0])
     items = compact(pooled, shifts, bundle.projections)
     two_stage, refined = shifted.copy(), np.zeros(len(items), dtype=bool)
-    shared = np.zeros(len(items), dtype=bool)
-    for class_index, rows in _by_predicted(items):
-        answer = force or bundle.answer(class_index)
-        model = bundle.reclassifier(class_index) if answer == OWN else None
-        if model is not None:
-            within = model.log_probs(items[rows], bundle.evidence, shifted[np.ix_(rows, model.members)])
-            _spread(two_stage, rows, np.tile(model.members, (len(rows), 1)), within)
-            refined[rows] = True
-        elif answer == SHARED or (answer == OWN and (force or bundle.default == SHARED)):
-            shared[rows] = True
-    rows = np.flatnonzero(shared)
-    if bundle.reranker is not None and len(rows):
+    groups = [(rows, *_who(bundle, class_index, force)) for class_index, rows in _by_predicted(items)]
+    if bundle.reranker is not None:
+        rows = np.concatenate([np.zeros(0, dtype=np.int64), *(rows for rows, answer, _ in groups if answer != STAGE1)])
         candidates, within = bundle.reranker.log_probs(items[rows], bundle.evidence)
         _spread(two_stage, rows, candidates, within)
         refined[rows] = True
+    for rows, _, model in groups:
+        if model is not None:
+            seen = items[rows].judged(two_stage[rows])
+            within = model.log_probs(seen, bundle.evidence, two_stage[np.ix_(rows, model.members)])
+            _spread(two_stage, rows, np.tile(model.members, (len(rows), 1)), within)
+            refined[rows] = True
     return Refined(shifted, two_stage, refined)
+
+
+def _who(bundle: Bundle, class_index: int, force: str | None) -> tuple[str, Model | None]:
+    """Who answers for a category, and its reclassifier if that does."""
+    answer = force or bundle.answer(class_index)
+    model = bundle.reclassifier(class_index) if answer == OWN else None
+    if answer == OWN and model is None:
+        answer = SHARED if force else bundle.default
+    return answer, model
 
 
 def _by_predicted(items: Items) -> Iterator[tuple[int, np.ndarray]]:

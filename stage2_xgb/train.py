@@ -1,4 +1,5 @@
-"""One reclassifier: an XGBoost model that chooses within one confusion set, starting from stage 1's opinion."""
+"""One reclassifier: an XGBoost model that chooses within one confusion set, starting from the opinion before it: the shared
+reranker's, or stage 1's where there is none."""
 
 from dataclasses import dataclass
 
@@ -16,16 +17,15 @@ BINS = 16
 
 @dataclass(frozen=True)
 class Reclassifier:
-    """A trained model over `members` int32 [S]. Without trees it answers as stage 1 does; without `base_margin` it sees features
-    alone."""
+    """A trained model over `members` int32 [S]. Without trees it answers as the opinion before it; without `base_margin` it sees
+    features alone."""
 
     members: np.ndarray
     booster: xgboost.Booster
     base_margin: bool
 
     def log_probs(self, items: Items, evidence: Evidence, margin: np.ndarray) -> np.ndarray:
-        """Log-probabilities within the set, float32 [N, S]; `margin` [N, S] holds stage 1's shifted ones, exact for every
-        member."""
+        """Log-probabilities within the set, float32 [N, S]; `margin` [N, S] holds those before, exact for every member."""
         log_prob = items.log_probs(self.members)
         seen = inputs(items, self.members, log_prob, evidence if self.base_margin else None)
         start = margin if self.base_margin else np.zeros_like(margin)
@@ -58,8 +58,8 @@ class RowPicker:
     """Finds the rows of a set: items of its classes, those that stage 1 never saw at weight 1, those it was fitted on at less."""
 
     def __init__(self, items: Items, evidence: Evidence, target: np.ndarray, config: Stage2Config) -> None:
-        """`items`: images, and products of several images, of train, reserve and val_a; `target` [K]: the mix their opinion is
-        shifted to."""
+        """`items`: images, and products of several images, of train, reserve and val_a, with the opinion to start from; `target`
+        [K]: the mix that this is shifted to."""
         self.items, self.evidence, self.target, self.config = items, evidence, target, config
         seen = items.on("train")
         self.weight = np.where(seen, config.seen_weight if config.rows == "both" else 1.0, 1.0).astype(np.float32)
@@ -69,7 +69,7 @@ class RowPicker:
         self.sorted_class = items.class_index[self.order]
 
     def rows(self, members: np.ndarray, only: np.ndarray | None = None) -> TrainingRows:
-        """The rows of a set, of those that the mask `only` [items] allows. Their margin is stage 1's opinion under the rows'
+        """The rows of a set, of those that the mask `only` [items] allows. Their margin is the opinion before, under the rows'
         own class mix, not the target's, so that the trees learn what the inputs add and nothing about how common a category
         is."""
         picked, labels = [], []
@@ -87,6 +87,17 @@ class RowPicker:
         mix = np.bincount(label, weight, len(members)) + 0.5
         margin = normalise(log_prob[:, 0] + np.log(mix / self.target[members]).astype(np.float32))
         return TrainingRows(inputs(items, members, log_prob, self.evidence), label, margin, weight)
+
+
+def enough(items: Items, limit: int) -> np.ndarray:
+    """Mask of the items to learn from: those that stage 1 never saw, and of a class that has fewer than `limit` of them as many
+    others as make it up."""
+    seen = items.on("train")
+    order = np.lexsort((seen, items.class_index))
+    starts = np.flatnonzero(np.r_[True, np.diff(items.class_index[order]) != 0])
+    place = np.empty(len(items), dtype=np.int64)
+    place[order] = np.arange(len(items)) - np.repeat(starts, np.diff(np.append(starts, len(items))))
+    return ~seen | (place < limit)
 
 
 def fit_booster(rows: TrainingRows, config: Stage2Config) -> xgboost.Booster | None:

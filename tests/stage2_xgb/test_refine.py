@@ -44,12 +44,14 @@ def test_mass_stays_where_it_was(fitted: Fitted, unit: str, force: str | None) -
     changed = result.two_stage != result.shifted
     assert changed.any()
     assert not changed[~result.refined].any()
-    if force == "own":
-        predicted = result.shifted.argmax(axis=1)
+    if force == "own":  # it changes the shared opinion within its set
+        predicted, before = result.shifted.argmax(axis=1), refine(bundle, items, unit, "shared").two_stage
+        changed = result.two_stage != before
+        assert changed.any()
         for row in np.flatnonzero(changed.any(axis=1)):
             members = bundle.members[predicted[row]]
             assert set(np.flatnonzero(changed[row])) <= set(members)
-            inside = [np.exp(x[row, members]).sum() for x in (result.shifted, result.two_stage)]
+            inside = [np.exp(x[row, members]).sum() for x in (before, result.two_stage)]
             assert inside[1] == pytest.approx(inside[0], rel=1e-4)
     if force == "shared":
         order = np.argsort(-result.shifted, axis=1, kind="stable")[:, bundle.candidates :]

@@ -7,7 +7,7 @@ import xgboost
 from stage1_cnn.head import normalise
 from stage2_xgb.dataset import Items, compact
 from stage2_xgb.evidence import Evidence
-from stage2_xgb.rerank import Reranker, fit_reranker, top_candidates
+from stage2_xgb.rerank import Lessons, Reranker, fit_reranker, top_candidates
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CONFIG, pooled
 
@@ -40,7 +40,8 @@ def test_without_trees_it_answers_as_stage_1(problem: tuple[Items, Items, Eviden
 
 def test_learns_what_the_features_hold(problem: tuple[Items, Items, Evidence]) -> None:
     learn, ask, evidence = problem
-    model = fit_reranker(learn, evidence, np.ones(len(learn), np.float32), CONFIG.rerank, 0, 1)
+    lessons = Lessons.of(learn, evidence, np.ones(len(learn), np.float32), CONFIG.rerank.candidates)
+    model = fit_reranker(lessons, CONFIG.rerank, 0, 1)
     candidates, log_probs = model.log_probs(ask, evidence)
     np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1, rtol=1e-5)
     right = candidates[np.arange(len(ask)), log_probs.argmax(axis=1)] == ask.class_index
