@@ -16,7 +16,8 @@ from catalog.taxonomy import Category, Taxonomy
 from features.store import FeatureWriter
 from stage1_cnn.head import Head
 
-SIBLINGS = 5
+SIBLINGS = 10
+"""Categories in a family; those of one family are confused."""
 _SPREAD, _SEPARATION = 2.0, 3.0
 _BLOCK = 8192
 
@@ -34,11 +35,21 @@ def sizes(categories: int, cap: int) -> np.ndarray:
     return np.minimum(counts[np.linspace(0, len(counts) - 1, categories).round().astype(int)], cap)
 
 
-def write(path: Path, *, categories: int, width: int, cap: int, seed: int = 0) -> tuple[Taxonomy, np.ndarray]:
-    """Writes the file, and returns the categories and the natural counts int64 [K]."""
+def counts(categories: int, cap: int, seed: int = 0) -> np.ndarray:
+    """Photos of each category over all splits, int64 [K]; `cap` is that of train."""
+    return np.random.default_rng(seed).permutation(sizes(categories, int(cap / 0.7)))
+
+
+def taxonomy(categories: int) -> Taxonomy:
+    """A family a level-2 category."""
+    return Taxonomy(Category(i, f"L{i // 100}", f"F{i // SIBLINGS}", f"C{i}") for i in range(categories))
+
+
+def write(path: Path, *, categories: int, width: int, cap: int, seed: int = 0) -> None:
+    """Writes the file."""
     rng = np.random.default_rng(seed)
-    counts = rng.permutation(sizes(categories, int(cap / 0.7)))
-    class_index = np.repeat(np.arange(categories, dtype=np.int32), counts)
+    photos = counts(categories, cap, seed)
+    class_index = np.repeat(np.arange(categories, dtype=np.int32), photos)
     product_id = rng.permutation(len(class_index)).astype(np.int64)
     split = deal(class_index, product_id, np.zeros((categories, len(SPLITS)), dtype=np.int64), seed)
     order = np.lexsort((product_id, class_index, split))
@@ -57,5 +68,3 @@ def write(path: Path, *, categories: int, width: int, cap: int, seed: int = 0) -
             noise = rng.standard_normal((len(part), width), dtype=np.float32)
             writer.write((centres[part.class_index] + spread * noise).astype(np.float16), {})
         writer.finish(head)
-    taxonomy = Taxonomy(Category(i, f"L{i // 100}", f"F{i // SIBLINGS}", f"C{i}") for i in range(categories))
-    return taxonomy, counts

@@ -33,7 +33,8 @@ def main() -> None:
         options.categories, options.width, options.cap, options.rounds = 10, 64, 40, 1
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.h5"
-        taxonomy, counts = catalogue.write(path, categories=options.categories, width=options.width, cap=options.cap)
+        catalogue.write(path, categories=options.categories, width=options.width, cap=options.cap)
+        taxonomy, counts = catalogue.taxonomy(options.categories), catalogue.counts(options.categories, options.cap)
         mixes = ClassMixes({"image": counts, "product": counts}, np.minimum(counts, options.cap))
         ratios = []
         for number in range(options.rounds):

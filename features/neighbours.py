@@ -48,11 +48,15 @@ class Bank:
                 part = places[start : start + step]
                 query = part // candidates.shape[1]
                 found = queries[query] @ vectors.T
-                found[product_id[query][:, None] == self.product_id[rows]] = np.nan
+                total, count = found.sum(axis=1), np.full(len(part), size)
+                mine = np.flatnonzero(np.isin(product_id[query], self.product_id[rows]))
+                if len(mine):
+                    itself = product_id[query[mine]][:, None] == self.product_id[rows]
+                    total[mine] -= np.where(itself, found[mine], 0).sum(axis=1)
+                    count[mine] -= itself.sum(axis=1)
+                    found[mine] = np.where(itself, -np.inf, found[mine])
                 flat_nearest[part, : min(NEAREST, size)] = _highest(found)
-                with np.errstate(invalid="ignore"):
-                    count = size - np.isnan(found).sum(axis=1)
-                    flat_mean[part] = np.where(count, np.nansum(found, axis=1) / np.maximum(count, 1), np.nan)
+                flat_mean[part] = np.where(count, total / np.maximum(count, 1), np.nan)
         return nearest, mean
 
 
@@ -70,9 +74,8 @@ def _by_class(classes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _highest(cosines: np.ndarray) -> np.ndarray:
-    """The highest NEAREST of each row, descending, NaN last."""
-    filled = np.where(np.isnan(cosines), -np.inf, cosines)
-    if filled.shape[1] > NEAREST:
-        filled = -np.partition(-filled, NEAREST - 1, axis=1)[:, :NEAREST]
-    filled = -np.sort(-filled, axis=1)
-    return np.where(np.isinf(filled), np.nan, filled)
+    """The highest NEAREST of each row, descending; NaN in the place of -inf."""
+    if cosines.shape[1] > NEAREST:
+        cosines = np.partition(cosines, -NEAREST, axis=1)[:, -NEAREST:]
+    highest = np.sort(cosines, axis=1)[:, ::-1]
+    return np.where(np.isinf(highest), np.nan, highest)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from catalog.config import Section
 
@@ -24,9 +24,9 @@ class BoosterConfig(Section):
 
     max_depth: PositiveInt = 3
     """Depth of a tree."""
-    n_estimators: PositiveInt = 30
+    n_estimators: PositiveInt = 10
     """Boosting rounds."""
-    learning_rate: float = Field(default=0.1, gt=0, le=1)
+    learning_rate: float = Field(default=0.2, gt=0, le=1)
     """Shrinkage of each round."""
     subsample: float = Field(default=0.8, gt=0, le=1)
     """Share of the rows that a round sees."""
@@ -82,6 +82,8 @@ class Stage2Config(Section):
     """What reclassifiers learn from: rows that stage 1 never saw, those it was fitted on, or both."""
     seen_weight: float = Field(default=0.3, ge=0)
     """Weight of a row that stage 1 was fitted on, where a row that it never saw has 1."""
+    seen_until: NonNegativeInt = 100
+    """Of `both`: rows that stage 1 was fitted on join in until a class has this many."""
     base_margin: bool = True
     """Start from stage 1's log-probabilities, and see what speaks for each member; without, features alone are seen."""
     gate: bool = True

@@ -149,7 +149,7 @@ class Material:
         target = self.targets["image"]
         reranker = None
         if config.rerank.use:
-            items = items[enough(items, config.max_rows_per_class)]
+            items = items[enough(items, config.seen_until)]
             reranker, items = cross_fit(items, self.evidence, target, config.rerank, config.seed, threads)
         return RowPicker(items, self.evidence, target, config), reranker
 

@@ -18,7 +18,7 @@ from stage2_xgb.dataset import Items
 from stage2_xgb.evidence import Evidence
 from stage2_xgb.prior import importance
 
-BINS = 128
+BINS = 64
 FOLDS = 3
 """Of cross-fitting."""
 LESSONS = 100_000

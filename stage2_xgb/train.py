@@ -62,10 +62,10 @@ class RowPicker:
         [K]: the mix that this is shifted to."""
         self.items, self.evidence, self.target, self.config = items, evidence, target, config
         seen = items.on("train")
-        self.weight = np.where(seen, config.seen_weight if config.rows == "both" else 1.0, 1.0).astype(np.float32)
-        wanted = {"heldout": ~seen, "train": seen, "both": np.ones(len(seen), dtype=bool)}[config.rows]
+        self.weight = np.where(seen & (config.rows == "both"), config.seen_weight, 1).astype(np.float32)
+        wanted = {"heldout": ~seen, "train": seen, "both": enough(items, config.seen_until)}[config.rows]
         rows = np.flatnonzero(wanted & (self.weight > 0))
-        self.order = rows[np.lexsort((seen[rows], items.class_index[rows]))]  # unseen rows first: they stay under the limit
+        self.order = rows[np.lexsort((seen[rows], items.class_index[rows]))]
         self.sorted_class = items.class_index[self.order]
 
     def rows(self, members: np.ndarray, only: np.ndarray | None = None) -> TrainingRows:
