@@ -44,6 +44,24 @@ def test_pool_equals_a_plain_loop(fitted: Fitted) -> None:
     np.testing.assert_allclose(found.log_probs[0][single], images.log_probs[0][first], atol=1e-6)
 
 
+def test_a_sharper_pooling_hears_the_surer_image() -> None:
+    """A product of a sure and an unsure image, and one of a single image."""
+    sure, unsure = np.log([0.9, 0.05, 0.05]), np.log([0.2, 0.45, 0.35])
+    ids, zeros = np.array([7, 7, 8]), np.zeros(3, np.int32)
+    features = np.array([[1.0], [0.0], [5.0]], np.float32)
+    images = Pooled(ids, ids, zeros, zeros, zeros + 1, (np.array([sure, unsure, unsure], np.float32),), (features,))
+    for sharpness in (0.0, 2.0):
+        found = pool(images, sharpness)
+        weight = np.array([0.9, 0.45]) ** sharpness
+        weight /= weight.sum()
+        np.testing.assert_allclose(found.log_probs[0][0], normalise((weight @ [sure, unsure])[None])[0], atol=1e-5)
+        np.testing.assert_allclose(found.features[0], [[weight[0]], [5.0]], atol=1e-6)
+        np.testing.assert_allclose(found.log_probs[0][1], unsure, atol=1e-6)
+    several = images.of_several()
+    assert several.product_id.tolist() == [7, 7] and len(several.log_probs[0]) == len(several.features[0]) == 2
+    assert len(images.of_several().of_products(1.0)) == 2
+
+
 def wide_items(classes: int = 50, n: int = 30) -> tuple[Items, np.ndarray]:
     """Items with more classes than are kept, and their whole shifted log-probabilities."""
     rng = np.random.default_rng(0)

@@ -1,5 +1,7 @@
 """The shared reranker."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xgboost
@@ -7,9 +9,9 @@ import xgboost
 from stage1_cnn.head import normalise
 from stage2_xgb.dataset import Items, compact
 from stage2_xgb.evidence import Evidence
-from stage2_xgb.rerank import Lessons, Reranker, fit_reranker, top_candidates
+from stage2_xgb.rerank import Lessons, Reranker, cross_fit, fit_reranker, top_candidates
 from tests.stage2_xgb.conftest import Fitted
-from tests.stage2_xgb.planted import CONFIG, pooled
+from tests.stage2_xgb.planted import CLASSES, CONFIG, pooled
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +53,32 @@ def test_learns_what_the_features_hold(problem: tuple[Items, Items, Evidence]) -
 def test_no_items_no_answers(problem: tuple[Items, Items, Evidence], fitted: Fitted) -> None:
     candidates, log_probs = fitted.open().reranker.log_probs(problem[1][:0], problem[2])
     assert len(candidates) == len(log_probs) == 0
+
+
+def test_its_opinion_takes_the_place_of_stage_1s(problem: tuple[Items, Items, Evidence], fitted: Fitted) -> None:
+    _, ask, evidence = problem
+    model = fitted.open().reranker
+    judged = model(ask, evidence)
+    candidates, within = model.log_probs(ask, evidence)
+    count = candidates.shape[1]
+    np.testing.assert_allclose(normalise(judged.log_prob[:, 0, :count]), within, atol=1e-4)
+    np.testing.assert_array_equal(judged.log_prob[:, 0, count:], ask.log_prob[:, 0, count:])
+    np.testing.assert_allclose(np.exp(judged.log_prob[:, 0]).sum(axis=1), np.exp(ask.log_prob[:, 0]).sum(axis=1), rtol=1e-4)
+
+
+def test_cross_fitting_never_asks_who_has_seen_the_item(problem: tuple[Items, Items, Evidence]) -> None:
+    """The labels say nothing here, so that only a model that learnt an item by heart could be right of it more often."""
+    learn, _, evidence = problem
+    rng = np.random.default_rng(0)
+    items = replace(learn, class_index=rng.integers(0, CLASSES, len(learn)).astype(np.int32))
+    deep = CONFIG.rerank.model_copy(update={"max_depth": 8, "n_estimators": 60, "candidates": CLASSES, "min_child_weight": 0})
+    model, judged = cross_fit(items, evidence, np.full(CLASSES, 1 / CLASSES), deep, 0, 1)
+
+    def right(log_prob: np.ndarray) -> float:
+        best = items.top_class[np.arange(len(items)), log_prob[:, 0].argmax(axis=1)]
+        return float((best == items.class_index).mean())
+
+    assert right(model(items, evidence).log_prob) > 0.6  # it has seen them
+    assert right(judged.log_prob) < 0.3
+    again = cross_fit(items, evidence, np.full(CLASSES, 1 / CLASSES), deep, 0, 1)[1]
+    np.testing.assert_array_equal(again.log_prob, judged.log_prob)

@@ -47,6 +47,16 @@ def test_what_stage_1_saw_counts_less(fitted: Fitted) -> None:
     assert len(none.label) == (mine & ~items.on("train")).sum()
 
 
+def test_seen_rows_fill_up_what_unseen_ones_leave(fitted: Fitted) -> None:
+    items = items_of(fitted)
+    unseen = np.bincount(items.class_index[~items.on("train")], minlength=CLASSES)[MEMBERS]
+    until = int(unseen.max()) + 3
+    _, found = pick(fitted, seen_until=until)
+    assert np.bincount(found.label).tolist() == [until, until]
+    assert np.bincount(found.label[found.weight == 1]).tolist() == unseen.tolist()
+    assert np.bincount(pick(fitted, seen_until=0)[1].label).tolist() == unseen.tolist()
+
+
 def test_the_limit_keeps_unseen_rows(fitted: Fitted) -> None:
     _, found = pick(fitted, max_rows_per_class=10)
     assert np.bincount(found.label).tolist() == [10, 10] and (found.weight == 1).all()
