@@ -33,6 +33,8 @@ class CatalogConfig(Section):
     """Most images of one category in each split."""
     duplicates: Literal["drop", "keep"] = "drop"
     """`drop` fits identical images once, on the side that has precedence; `keep` only to compare with published figures."""
+    drop_undecodable: bool = True
+    """Reject images that can't be decoded; false keeps their bytes in the store, marked, and never fits or scores them."""
     drop_blank: bool = True
     """Leave near-constant pictures out of fitting and evaluation."""
     max_side: PositiveInt | None = None

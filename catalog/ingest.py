@@ -45,6 +45,8 @@ class IngestSummary:
     dropped_products: int
     duplicate_images: int
     blank_images: int
+    undecodable_images: int
+    """Those kept in the store; by default they are among the rejects."""
     rejects: dict[str, int]
     changed: bool
     """False where the dump was in the store already."""
@@ -106,7 +108,8 @@ class _Writer:
         meta = dict(self.connection.execute("SELECT key, value FROM meta"))
         require_same(self.path, {"schema": str(SCHEMA)}, {"schema": meta.get("schema")}, REBUILD)
         taxonomy = Taxonomy.from_csv(categories).fingerprint if categories else meta["taxonomy"]
-        found = {"settings": json.loads(meta["settings"]), "taxonomy": meta["taxonomy"]}
+        made_with = CatalogConfig().model_dump(mode="json") | json.loads(meta["settings"])  # a key unknown then has its default
+        found = {"settings": made_with, "taxonomy": meta["taxonomy"]}
         require_same(self.path, {"settings": settings, "taxonomy": taxonomy}, found, REBUILD)
 
     def _create(self, index: DumpIndex, categories: Path | None, settings: dict) -> None:
@@ -304,14 +307,14 @@ class _Writer:
         status: Counter[str] = Counter()
         for split, name, n in query("SELECT split, status, count(*) FROM images GROUP BY 1, 2"):
             status[name] += n
-            kept[split]["images"] += n * (name != "blank")
+            kept[split]["images"] += n * (name in ("ok", "duplicate"))
             kept[split]["fit"] += n * (name == "ok")
         products, images = query("SELECT count(*), coalesce(sum(n_images), 0) FROM products").fetchone()
         return IngestSummary(
             products, images, self._count("categories"),
             query("SELECT count(DISTINCT class_index) FROM products").fetchone()[0], kept,
             query("SELECT count(*) FROM products WHERE state = 'dropped'").fetchone()[0],
-            status["duplicate"], status["blank"], count_rejects(self.connection), changed,
+            status["duplicate"], status["blank"], status["undecodable"], count_rejects(self.connection), changed,
         )  # fmt: skip
 
 

@@ -24,6 +24,8 @@ POSITIONS = 2**14
 
 REBUILD = "shelfsort ingest --rebuild"
 RESUME = "the same `shelfsort ingest` command, which resumes"
+USED = "status IN ('ok', 'duplicate')"
+"""SQL: images that are evaluated; of those the `ok` ones are fitted."""
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE dumps (fingerprint TEXT PRIMARY KEY, sources TEXT NOT NULL, products INTEGER NOT NULL, images INTEGER NOT NULL,
@@ -34,7 +36,8 @@ CREATE TABLE products (product_id INTEGER PRIMARY KEY, class_index INTEGER NOT N
   split TEXT NOT NULL, state TEXT NOT NULL CHECK (state IN ('pending', 'kept', 'dropped')),
   n_images INTEGER NOT NULL, digest INTEGER NOT NULL);
 CREATE TABLE images (image_id INTEGER PRIMARY KEY, product_id INTEGER NOT NULL REFERENCES products, position INTEGER NOT NULL,
-  class_index INTEGER NOT NULL, split TEXT NOT NULL, status TEXT NOT NULL CHECK (status IN ('ok', 'duplicate', 'blank')),
+  class_index INTEGER NOT NULL, split TEXT NOT NULL,
+  status TEXT NOT NULL CHECK (status IN ('ok', 'duplicate', 'blank', 'undecodable')),
   duplicate_of INTEGER, digest BLOB NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL, format TEXT NOT NULL,
   n_bytes INTEGER NOT NULL);
 CREATE INDEX images_by_digest ON images (digest);
@@ -161,8 +164,8 @@ class Store:
         return ImageTable(*(np.concatenate([getattr(t, f.name) for t in tables]) for f in fields(ImageTable)))
 
     def _images_of(self, split: str) -> ImageTable:
-        query = """SELECT image_id, product_id, class_index, status = 'ok' FROM images
-                   WHERE split = ? AND status != 'blank' ORDER BY class_index, image_id"""
+        query = f"""SELECT image_id, product_id, class_index, status = 'ok' FROM images
+                    WHERE split = ? AND {USED} ORDER BY class_index, image_id"""
         with self._reading() as connection:
             image_id, product_id, class_index, fit = fetch_columns(connection, query, (split,), 4)
         split_index = np.full(len(image_id), SPLITS.index(split), dtype=np.uint8)
@@ -207,7 +210,7 @@ class Store:
         marks = ",".join("?" * len(names))
         query = f"""SELECT DISTINCT a.product_id, b.product_id FROM images a JOIN images b
                     ON a.digest = b.digest AND a.product_id < b.product_id
-                    WHERE a.digest IN (SELECT digest FROM images WHERE status != 'blank' GROUP BY digest HAVING count(*) > 1)
-                    AND a.status != 'blank' AND b.status != 'blank' AND a.split IN ({marks}) AND b.split IN ({marks})"""
+                    WHERE a.digest IN (SELECT digest FROM images WHERE {USED} GROUP BY digest HAVING count(*) > 1)
+                    AND a.{USED} AND b.{USED} AND a.split IN ({marks}) AND b.split IN ({marks})"""
         with self._reading() as connection:
             return np.array(connection.execute(query, [*names, *names]).fetchall(), dtype=np.int64).reshape(-1, 2)

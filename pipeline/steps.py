@@ -53,7 +53,7 @@ def ingest(
     rejects = ", ".join(f"{reason} {n}" for reason, n in summary.rejects.items()) or "none"
     say(
         f"  dropped under caps {summary.dropped_products} products; duplicates {summary.duplicate_images}, "
-        f"blank {summary.blank_images}; rejects: {rejects}"
+        f"blank {summary.blank_images}, undecodable but kept {summary.undecodable_images}; rejects: {rejects}"
     )
 
 

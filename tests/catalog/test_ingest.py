@@ -529,6 +529,19 @@ def test_what_a_cap_drops_keeps_no_right(tmp_path: Path) -> None:
     assert Store(tmp_path / "store.sqlite").images().fit.all()
 
 
+def test_undecodable_images_are_rejected_or_kept_marked_and_never_used(tmp_path: Path) -> None:
+    broken = {2: jpeg(2)[:300], 3: b"no image", 4: b""}
+    parts = [document(i, 1, [broken.get(i, jpeg(i))]) for i in range(20)]
+    dump = write_bson(tmp_path / "dump.bson", parts)
+    summary = run(tmp_path / "on", dump)
+    assert (summary.undecodable_images, sum(summary.rejects.values())) == (0, 3)
+    summary = run(tmp_path / "off", dump, config=CatalogConfig(drop_undecodable=False))
+    assert (summary.undecodable_images, summary.rejects) == (2, {"empty": 1})
+    store = Store(tmp_path / "off" / "store.sqlite")
+    assert store.read([2 * POSITIONS, 3 * POSITIONS]) == [broken[2], broken[3]]
+    assert len(store.images()) == sum(n["images"] for n in summary.kept.values()) == 17
+
+
 def test_blank_images_are_kept_and_not_used_and_no_duplicates(tmp_path: Path) -> None:
     parts = [document(i, 1, [jpeg(i), blank(7)]) for i in range(20)]
     dump = write_bson(tmp_path / "a.bson", parts)
