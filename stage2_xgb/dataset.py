@@ -4,7 +4,7 @@ The first view is stage 1 itself; further views (another network, another size, 
 Nothing of size items x categories is kept: of each item's log-probabilities the highest stay, the rest count as the lowest kept.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 
 from catalog.errors import ArtifactError
 from catalog.progress import progress
-from catalog.splits import SPLITS, product_hash
+from catalog.splits import SPLITS, product_hash, select
 from catalog.store import ImageTable
 from features import schema
 from features.store import FeatureStore
@@ -147,25 +147,49 @@ class Views:
                 raise ArtifactError(store.path, f"holds other images than {self.first.path}", store.rebuild)
         self.heads = tuple(store.head for store in self.stores)
 
-    def blocks(self, split: str, *, fit_only: bool) -> Iterator[Pooled]:
+    def blocks(self, split: str, *, fit_only: bool, cap: int | None = None) -> Iterator[Pooled]:
         """The images of a split, BLOCK rows or so at a time, never cutting a product; one empty block where the split is
-        empty."""
-        rows, table = self.first.of_split(split), self.first.table
-        start, stop = rows.start, -1
-        while stop < rows.stop:
-            stop = min(start + BLOCK, rows.stop)
-            while stop < rows.stop and table.product_id[stop] == table.product_id[stop - 1]:
+        empty. `cap` takes whole products, by their hash, up to so many images of a class."""
+        for rows, use in self._spans(split, fit_only, cap):
+            features = [store.features(rows)[use] for store in self.stores]
+            yield Pooled.images(self.first.table[rows][use], features, self.heads)
+
+    def project(self, split: str, projections: Sequence[Projection]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Product id [N], class index [N] and projected features float32 [N, V, C] of the fitted images of a split."""
+        parts = [], [], []
+        for rows, use in self._spans(split, True, None):
+            z = [projection(store.features(rows)[use]) for projection, store in zip(projections, self.stores, strict=True)]
+            found = self.first.table.product_id[rows][use], self.first.table.class_index[rows][use], np.stack(z, axis=1)
+            for part, values in zip(parts, found, strict=True):
+                part.append(values)
+        return tuple(np.concatenate(part) for part in parts)
+
+    def _spans(self, split: str, fit_only: bool, cap: int | None) -> Iterator[tuple[slice, np.ndarray]]:
+        """Runs of rows of a split that cut no product, and which of them are wanted and readable."""
+        span, table, wanted = self.first.of_split(split), self.first.table, self._capped(split, cap)
+        start, stop = span.start, -1
+        while stop < span.stop:
+            stop = min(start + BLOCK, span.stop)
+            while stop < span.stop and table.product_id[stop] == table.product_id[stop - 1]:
                 stop += 1
-            use = np.all([store.status[start:stop] == schema.DONE for store in self.stores], axis=0)
-            if fit_only:
-                use &= table.fit[start:stop]
-            features = [store.features(slice(start, stop))[use] for store in self.stores]
-            yield Pooled.images(table[start:stop][use], features, self.heads)
+            rows = slice(start, stop)
+            use = np.all([store.status[rows] == schema.DONE for store in self.stores], axis=0)
+            use &= wanted[start - span.start : stop - span.start]
+            yield rows, use & table.fit[rows] if fit_only else use
             start = stop
 
-    def count(self, splits: Sequence[str]) -> int:
-        """Images on some splits."""
-        return sum((rows := self.first.of_split(split)).stop - rows.start for split in splits)
+    def _capped(self, split: str, cap: int | None) -> np.ndarray:
+        rows = self.first.of_split(split)
+        if cap is None:
+            return np.ones(rows.stop - rows.start, dtype=bool)
+        product_id, class_index = self.first.table.product_id[rows], self.first.table.class_index[rows]
+        starts = np.flatnonzero(np.diff(product_id, prepend=-1) != 0)
+        count = np.diff(np.append(starts, len(product_id)))
+        return np.repeat(select(class_index[starts], product_id[starts], count, cap, seed=1), count)
+
+    def count(self, splits: Mapping[str, int | None]) -> int:
+        """Images on some splits, each with its cap."""
+        return sum(int(self._capped(split, cap).sum()) for split, cap in splits.items())
 
 
 def pool(images: Pooled, sharpness: float) -> Pooled:
@@ -211,15 +235,15 @@ def compact(pooled: Pooled, shifts: Sequence[Shift | None], projections: Sequenc
 
 
 def read_items(
-    views: Views, splits: Sequence[str], shifts: dict[str, Sequence[Shift | None]], projections: Sequence[Projection],
+    views: Views, splits: Mapping[str, int | None], shifts: dict[str, Sequence[Shift | None]], projections: Sequence[Projection],
     sharpness: float,
 ) -> dict[str, Items]:  # fmt: skip
-    """The fitted items of some splits: every `image`, and every `product` of several (pooled with `sharpness`), each with its
-    unit's shifts."""
+    """The fitted items of some splits, each with its cap: every `image`, and every `product` of several (pooled with
+    `sharpness`), each with its unit's shifts."""
     parts: dict[str, list[Items]] = {"image": [], "product": []}
     with progress(views.count(splits), "read features", "image") as bar:
-        for split in splits:
-            for images in views.blocks(split, fit_only=True):
+        for split, cap in splits.items():
+            for images in views.blocks(split, fit_only=True, cap=cap):
                 parts["image"].append(compact(images, shifts["image"], projections))
                 parts["product"].append(compact(pool(images.of_several(), sharpness), shifts["product"], projections))
                 bar.update(len(images))

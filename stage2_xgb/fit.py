@@ -160,8 +160,10 @@ def gather(stores: Sequence[FeatureStore], mixes: ClassMixes, taxonomy: Taxonomy
     targets = {unit: mixes.target(config, unit, taxonomy) for unit in UNITS}
     shifts, sharpness = fit_shifts(views, targets, mix(mixes.train), SHARPNESS[config.pooling])
     projections = tuple(fit_projection(store, config.components, config.seed) for store in stores)
-    items = read_items(views, ("train", "reserve", "val_a"), shifts, projections, sharpness)
-    evidence = gather_evidence(items["image"], mixes, len(taxonomy))
+    whole = config.rows == "train" or config.confusion.rule == "published"
+    splits = {"train": None if whole else config.seen_until, "reserve": None, "val_a": None}
+    items = read_items(views, splits, shifts, projections, sharpness)
+    evidence = gather_evidence(views, projections, mixes)
     sets = mine(items["image"], len(taxonomy), config.confusion)
     return Material(views, targets, shifts, sharpness, projections, items, evidence, sets)
 
@@ -183,7 +185,7 @@ def fit_shifts(
 ) -> tuple[dict[str, tuple[Shift | None, ...]], float]:  # fmt: skip
     """Each unit's and view's class-mix shift, fitted on val_a, and the pooling's best `sharpness` there: on SHIFT_IMAGES of it at
     most, as these are held over all classes."""
-    share = SHIFT_IMAGES / max(views.count(["val_a"]), 1)
+    share = SHIFT_IMAGES / max(views.count({"val_a": None}), 1)
     images = [part.of_products(share) for part in views.blocks("val_a", fit_only=True)]
 
     def fit(parts: Sequence[Pooled], unit: str) -> Iterator[Shift | None]:
@@ -197,11 +199,11 @@ def fit_shifts(
     return {"image": tuple(fit(images, "image")), "product": tuple(fit(pooled[best], "product"))}, best
 
 
-def gather_evidence(images: Items, mixes: ClassMixes, classes: int) -> Evidence:
+def gather_evidence(views: Views, projections: Sequence[Projection], mixes: ClassMixes) -> Evidence:
     """The bank of fitted photos of train and reserve, and the class counts."""
-    fitted = images[images.on("train", "reserve")]
-    views = range(images.z.shape[1])
-    banks = tuple(Bank.of(fitted.z[:, v], fitted.product_id, fitted.class_index, classes) for v in views)
+    projected = [views.project(split, projections) for split in ("train", "reserve")]
+    product_id, class_index, z = (np.concatenate(parts) for parts in zip(*projected, strict=True))
+    banks = tuple(Bank.of(z[:, v], product_id, class_index, len(mixes.train)) for v in range(len(projections)))
     logs = (np.log(counts + 1).astype(np.float32) for counts in (mixes.train, mixes.natural["image"]))
     return Evidence(banks, *logs)
 

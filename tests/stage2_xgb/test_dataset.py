@@ -128,7 +128,7 @@ def test_an_empty_split_is_one_empty_block(tmp_path: Path) -> None:
 
 def test_read_items_reads_the_splits_it_is_told(fitted: Fitted) -> None:
     shifts = {"image": [NO_SHIFT], "product": [NO_SHIFT]}
-    items = read_items(Views([fitted.store]), ("reserve", "val_a"), shifts, [WHOLE], 0.0)
+    items = read_items(Views([fitted.store]), {"reserve": None, "val_a": None}, shifts, [WHOLE], 0.0)
     table = fitted.store.table
     wanted = np.isin(table.split, [1, 2])
     np.testing.assert_array_equal(items["image"].product_id, table.product_id[wanted])
@@ -137,6 +137,26 @@ def test_read_items_reads_the_splits_it_is_told(fitted: Fitted) -> None:
     assert sorted(items["product"].product_id) == ids[count > 1].tolist()  # one of a single image is that image
     assert items["product"].n_images.sum() == count[count > 1].sum()
     np.testing.assert_array_equal(items["image"].on("val_a"), table.split[wanted] == 2)
+
+
+def test_a_cap_takes_whole_products_by_their_hash(fitted: Fitted) -> None:
+    views, table = Views([fitted.store]), fitted.store.table
+    (images,) = views.blocks("train", fit_only=True, cap=10)
+    counts = np.bincount(images.class_index, minlength=CLASSES)
+    assert counts.max() <= 10 and counts.min() >= 7
+    assert views.count({"train": 10, "val_a": None}) == counts.sum() + (table.split == 2).sum()
+    ids, found = np.unique(images.product_id, return_counts=True)
+    whole = np.bincount(np.searchsorted(ids, table.product_id[np.isin(table.product_id, ids)]))
+    np.testing.assert_array_equal(found, whole)
+
+
+def test_project_is_the_projection_of_the_fitted_images(fitted: Fitted) -> None:
+    projection = fit_projection(fitted.store, 5, seed=0)
+    product_id, class_index, z = Views([fitted.store, fitted.store]).project("reserve", [projection, projection])
+    (images,) = Views([fitted.store]).blocks("reserve", fit_only=True)
+    np.testing.assert_array_equal(product_id, images.product_id)
+    np.testing.assert_array_equal(class_index, images.class_index)
+    np.testing.assert_allclose(z[:, 0], projection(images.features[0]), atol=1e-5)
 
 
 def test_views_of_other_images_are_refused(fitted: Fitted, tmp_path: Path) -> None:
