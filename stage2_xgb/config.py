@@ -92,6 +92,8 @@ class Stage2Config(Section):
     """Items' worth of the overall gain that a category's own count is weighed against."""
     max_rows_per_class: PositiveInt = 1000
     """Rows of one class that a reclassifier learns from, at most."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where XGBoost trains. A GPU pays for the reranker of a large catalogue; the reclassifiers are too small to notice."""
     published: bool = False
     """Also train the published second stage on the same features, for comparison in `evaluate`; it takes far longer."""
     seed: int = Field(default=0, ge=0)

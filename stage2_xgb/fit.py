@@ -150,7 +150,7 @@ class Material:
         reranker = None
         if config.rerank.use:
             items = items[enough(items, config.seen_until)]
-            reranker, items = cross_fit(items, self.evidence, target, config.rerank, config.seed, threads)
+            reranker, items = cross_fit(items, self.evidence, target, config.rerank, config.seed, threads, config.device)
         return RowPicker(items, self.evidence, target, config), reranker
 
 

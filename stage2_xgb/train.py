@@ -106,7 +106,7 @@ def fit_booster(rows: TrainingRows, config: Stage2Config) -> xgboost.Booster | N
         return None
     parameters = config.booster.model_dump(exclude={"n_estimators"}) | {
         "objective": "multi:softprob", "num_class": rows.margin.shape[1], "tree_method": "hist", "max_bin": BINS, "nthread": 1,
-        "seed": config.seed, "verbosity": 0,
+        "seed": config.seed, "verbosity": 0, "device": config.device,
     }  # fmt: skip
     data = xgboost.QuantileDMatrix(rows.inputs, rows.label, weight=rows.weight, base_margin=rows.margin, max_bin=BINS, nthread=1)
     return xgboost.train(parameters, data, num_boost_round=config.booster.n_estimators)
