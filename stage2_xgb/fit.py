@@ -33,7 +33,7 @@ from stage2_xgb.train import RowPicker, enough, fit_booster
 UNITS = ("image", "product")
 SHARPNESS = {"mean": (0.0,), "weighted": (0.0, 0.5, 1.0, 2.0, 4.0)}
 """Of `pooling`: what val_a chooses from."""
-SHIFT_IMAGES = 20_000
+SHIFT_IMAGES = 10_000
 """Images that two numbers, temperature and strength, are fitted on at most."""
 
 
@@ -188,15 +188,24 @@ def fit_shifts(
     share = SHIFT_IMAGES / max(views.count({"val_a": None}), 1)
     images = [part.of_products(share) for part in views.blocks("val_a", fit_only=True)]
 
-    def fit(parts: Sequence[Pooled], unit: str) -> Iterator[Shift | None]:
+    def fit(parts: Sequence[Pooled], unit: str) -> tuple[tuple[Shift | None, ...], np.ndarray]:
+        """Each view's shift, and each item's log-loss under the first."""
         labels = np.concatenate([part.class_index for part in parts])
-        for v, head in enumerate(views.heads):
-            yield head and fit_shift(np.concatenate([part.log_probs[v] for part in parts]), labels, train, targets[unit])
+        log_probs = [head and np.concatenate([part.log_probs[v] for part in parts]) for v, head in enumerate(views.heads)]
+        shifts = tuple(None if x is None else fit_shift(x, labels, train, targets[unit]) for x in log_probs)
+        return shifts, -shifts[0](log_probs[0])[np.arange(len(labels)), labels]
 
     single = all(len(part) == len(np.unique(part.product_id)) for part in images)
-    pooled = {x: [pool(part, x) for part in images] for x in (sharpness[:1] if single else sharpness)}
-    best = min(pooled, key=lambda x: next(fit(pooled[x], "product")).loss)
-    return {"image": tuple(fit(images, "image")), "product": tuple(fit(pooled[best], "product"))}, best
+    tried = {x: fit([pool(part, x) for part in images], "product") for x in (sharpness[:1] if single else sharpness)}
+    best = sharpest({x: losses for x, (_, losses) in tried.items()})
+    return {"image": fit(images, "image")[0], "product": tried[best][0]}, best
+
+
+def sharpest(losses: Mapping[float, np.ndarray]) -> float:
+    """The sharpness of least log-loss, if that is more than a standard error below the plain mean's; else 0."""
+    best = min(losses, key=lambda x: losses[x].sum())
+    gain = losses[0.0] - losses[best]
+    return best if gain.sum() > gain.std() * len(gain) ** 0.5 else 0.0
 
 
 def gather_evidence(views: Views, projections: Sequence[Projection], mixes: ClassMixes) -> Evidence:

@@ -5,7 +5,7 @@ temperature: Guo et al. 2017). Temperature and strength are fitted on val_a, for
 """
 
 import csv
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +21,11 @@ _LEAST = 1e-9
 
 @dataclass(frozen=True)
 class Shift:
-    """From stage 1's log-probabilities to those under the target mix. `log_ratio` float32 [K] is log target/train; `loss` is the
-    log-loss that the fit ended at."""
+    """From stage 1's log-probabilities to those under the target mix. `log_ratio` float32 [K] is log target/train."""
 
     temperature: float
     strength: float
     log_ratio: np.ndarray
-    loss: float = field(default=float("nan"), compare=False)
 
     def __call__(self, log_probs: np.ndarray) -> np.ndarray:
         """Shifted log-probabilities, float32 [N, K]."""
@@ -80,7 +78,7 @@ def fit_shift(log_probs: np.ndarray, class_index: np.ndarray, train: np.ndarray,
 
     bounds = [(np.log(0.25), np.log(4.0)), (0.0, 1.5)]
     best = minimize(loss, x0=np.array([0.0, 0.75]), bounds=bounds, method="Powell", options={"xtol": 1e-3, "ftol": 1e-5})
-    return Shift(float(np.exp(best.x[0])), float(best.x[1]), log_ratio, float(best.fun))
+    return Shift(float(np.exp(best.x[0])), float(best.x[1]), log_ratio)
 
 
 def importance(class_index: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import pytest
 from catalog.errors import ShelfsortError
 from features.store import FeatureStore
 from stage2_xgb.bundle import Bundle
+from stage2_xgb.fit import sharpest
 from stage2_xgb.gate import OWN, STAGE1
 from stage2_xgb.refine import refine
 from tests.stage2_xgb.conftest import Fitted
@@ -160,3 +161,11 @@ def test_the_planted_problem_is_what_it_says() -> None:
     predicted = make_head().log_probs(rows.features).argmax(axis=1)
     assert (predicted // 2 == rows.table.class_index // 2).mean() > 0.95
     assert 0.55 < (predicted == rows.table.class_index).mean() < 0.7
+
+
+def test_images_weigh_alike_unless_a_sharper_pooling_is_clearly_better() -> None:
+    rng = np.random.default_rng(0)
+    plain = rng.exponential(size=400)
+    assert sharpest({0.0: plain, 1.0: plain - 0.05, 2.0: plain - 0.2 + rng.normal(size=400)}) in (1.0, 2.0)
+    assert sharpest({0.0: plain, 1.0: plain + rng.normal(scale=5, size=400)}) == 0.0
+    assert sharpest({0.0: np.zeros(0), 1.0: np.zeros(0)}) == 0.0
