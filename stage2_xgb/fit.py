@@ -5,7 +5,7 @@ A reclassifier that an interrupted run left whole is kept; the manifest, written
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -202,10 +202,10 @@ def fit_shifts(
 
 
 def sharpest(losses: Mapping[float, np.ndarray]) -> float:
-    """The sharpness of least log-loss, if that is more than a standard error below the plain mean's; else 0."""
+    """The sharpness of least log-loss, if that is more than two standard errors below the plain mean's; else 0."""
     best = min(losses, key=lambda x: losses[x].sum())
     gain = losses[0.0] - losses[best]
-    return best if gain.sum() > gain.std() * len(gain) ** 0.5 else 0.0
+    return best if gain.sum() > 2 * np.square(gain).sum() ** 0.5 else 0.0
 
 
 def gather_evidence(views: Views, projections: Sequence[Projection], mixes: ClassMixes) -> Evidence:
