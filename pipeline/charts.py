@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from catalog.artifacts import atomic_path, read_json
+from catalog.artifacts import atomic_path
 from catalog.errors import ConfigError
-from pipeline.report_findings import write_findings
+from pipeline.report_findings import findings_of
 from pipeline.report_run import EvaluatedRun
 
 BEFORE, AFTER, WRONG, INK, MUTED, LINE = "#8f959d", "#0072b2", "#d55e00", "#1c1e22", "#5f656e", "#e5e4df"
@@ -43,6 +43,8 @@ STYLE = {
     "savefig.dpi": 200,
     "svg.fonttype": "none",
 }
+STAGES = (("shifted", BEFORE, "stage 1, adjusted"), ("two_stage", AFTER, "both stages"))
+"""Stage 2 starts from stage 1 adjusted to the catalogue's class mix, so that what it adds shows beside that."""
 _SHARE = PercentFormatter(1, decimals=0)
 
 
@@ -53,9 +55,7 @@ def plot(name: str, run: Path, out: Path) -> Path:
     if Path(out).suffix not in (".svg", ".png", ".pdf"):
         raise ConfigError(f"plot: {out}: expected a file name ending in .svg, .png or .pdf")
     evaluated = EvaluatedRun(Path(run))
-    path = evaluated.evaluation / "report.json"
-    findings = read_json(path, "shelfsort report") if path.exists() else write_findings(evaluated)
-    return _draw(name, evaluated, findings, Path(out))
+    return _draw(name, evaluated, findings_of(evaluated), Path(out))
 
 
 def write_figures(run: EvaluatedRun, findings: dict, folder: Path) -> list[Path]:
@@ -90,7 +90,7 @@ def _per_category(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
             axes.text(
                 start, 1.03, _plain(run.taxonomy[start].level1, int(110 * (stop - start) / len(level1))), fontsize=7, color=MUTED
             )
-    for system, color, label in (("stage1", BEFORE, "stage 1"), ("two_stage", AFTER, "two-stage")):
+    for system, color, label in STAGES:
         axes.scatter(
             rows.index,
             rows[f"{system}_recall"],
@@ -118,13 +118,13 @@ def _confusion(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
         index=["true_class", "predicted_class"], columns="system", values="count", fill_value=0, aggfunc="sum"
     )
     table = (
-        table.reindex(columns=["stage1", "two_stage"], fill_value=0)
-        .sort_values(["two_stage", "stage1"], ascending=False)
+        table.reindex(columns=["shifted", "two_stage"], fill_value=0)
+        .sort_values(["two_stage", "shifted"], ascending=False)
         .head(15)[::-1]
     )
     axes, place = figure.add_subplot(), np.arange(len(table))
-    axes.barh(place + 0.2, table["stage1"], 0.36, color=BEFORE, label="stage 1")
-    axes.barh(place - 0.2, table["two_stage"], 0.36, color=AFTER, label="two-stage")
+    axes.barh(place + 0.2, table["shifted"], 0.36, color=BEFORE, label="stage 1, adjusted")
+    axes.barh(place - 0.2, table["two_stage"], 0.36, color=AFTER, label="both stages")
     names = [f"{_plain(run.taxonomy[t].name, 28)}  →  {_plain(run.taxonomy[p].name, 28)}" for t, p in table.index]
     axes.set_yticks(place, names)
     axes.set(title="The strongest confusions: true category → answer", xlabel=f"{run.unit}s")
@@ -140,7 +140,7 @@ def _hierarchy(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     families = np.column_stack([run.taxonomy.families, np.arange(len(support))])
     for level in range(3):
         _icicle_row(axes, run, families[:, level], support, right, level)
-    axes.set(title="Accuracy over the hierarchy, two-stage", xlim=(0, max(1, support.sum())), ylim=(3, 0), xticks=[])
+    axes.set(title="Accuracy over the hierarchy, both stages", xlim=(0, max(1, support.sum())), ylim=(3, 0), xticks=[])
     axes.set_yticks([0.5, 1.5, 2.5], ["level 1", "level 2", "level 3"])
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
@@ -167,7 +167,7 @@ def _icicle_row(axes: Axes, run: EvaluatedRun, node: np.ndarray, support: np.nda
 
 def _coverage(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     axes = figure.add_subplot()
-    for system, color, label in (("stage1", BEFORE, "stage 1"), ("two_stage", AFTER, "two-stage")):
+    for system, color, label in STAGES:
         rows = [row for row in findings[run.unit][system]["coverage"] if row["accuracy"] is not None]
         axes.plot([row["coverage"] for row in rows], [row["accuracy"] for row in rows], color=color, label=label)
     axes.set(
@@ -185,7 +185,7 @@ def _coverage(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
 def _reliability(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle="--")
-    for system, color, label in (("stage1", BEFORE, "stage 1"), ("two_stage", AFTER, "two-stage")):
+    for system, color, label in STAGES:
         found = findings[run.unit][system]["reliability"]
         bins = [row for row in found["bins"] if row["n"]]
         sizes = [20 + 700 * row["share"] for row in bins]

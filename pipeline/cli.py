@@ -95,8 +95,10 @@ def parser() -> argparse.ArgumentParser:
     step = command("report", _report, "evaluation -> one HTML page for analysts", run=False, config=False)
     step.add_argument("runs", nargs="*", type=Path, metavar="DIR", help="the run, and others to compare it with")
     step.add_argument("--run", type=Path, metavar="DIR", help="the run, as the other commands have it")
-    step = command("plot", _plot, "draws one figure of a run: SVG, PNG or PDF", config=False)
+    step = command("plot", _plot, "draws one figure of a run: SVG, PNG or PDF", run=False, config=False)
     step.add_argument("figure", help="per-category, confusion, hierarchy, coverage, reliability, distribution or training")
+    step.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="run directory, such as runs/first")
+    step.add_argument("--run", type=Path, metavar="DIR", help="the run, as the other commands have it")
     step.add_argument(
         "--out", type=Path, metavar="FILE", help="where to; by default figures/FIGURE.svg in the run's report folder"
     )
@@ -215,8 +217,10 @@ def _report(options: argparse.Namespace) -> None:
 def _plot(options: argparse.Namespace) -> None:
     from pipeline.charts import plot
 
-    out = options.out or options.run / "report" / "figures" / f"{options.figure}.svg"
-    print(plot(options.figure, options.run, out))
+    run = options.run or options.folder
+    if run is None:
+        raise ShelfsortError("no run given, expected shelfsort plot FIGURE DIR, or --run DIR")
+    print(plot(options.figure, run, options.out or run / "report" / "figures" / f"{options.figure}.svg"))
 
 
 def _score(options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ autoescape or, inside the base64 of the data, to be set as text by the scripts.
 """
 
 import base64
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipeline.charts import write_figures
 from pipeline.report_findings import write_findings
 from pipeline.report_gallery import Gallery, make_gallery
 from pipeline.report_pack import pack, plain, share, unsigned
-from pipeline.report_run import EvaluatedRun
+from pipeline.report_run import SYSTEMS, EvaluatedRun
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = (
@@ -30,6 +31,8 @@ SCRIPTS = (
     "data",
     "table",
     "chart",
+    "picker",
+    "viewer",
     "gallery",
     "overview",
     "plot",
@@ -48,7 +51,6 @@ THUMBNAILS = 7_000_000
 MARGIN = 300_000
 """For the HTML itself and the index of the thumbnails."""
 REVIEW_ROWS = 2000
-_STAGES = ("stage1", "two_stage")
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
@@ -62,7 +64,8 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     findings = write_findings(run)
     review = pandas.read_parquet(run.evaluation / "review.parquet")
     items = run.items[run.items["unit"] == run.unit].sort_values(["class_index", "item_id"], kind="stable").reset_index(drop=True)
-    columns = {**_category_columns(run, others), **_pair_columns(run), **_item_columns(items), **_review_columns(review)}
+    columns = _category_columns(run, others) | _node_columns(run) | _pair_columns(run)
+    columns |= _item_columns(items) | _review_columns(review)
     data = pack(_values(run, others, findings), columns)
     fixed = len(data) + sum(path.stat().st_size for path in TEMPLATES.iterdir())
     gallery = make_gallery(run.store, items, review, max(0, min(THUMBNAILS, (LIMIT - fixed - MARGIN) * 3 // 4)))
@@ -113,10 +116,9 @@ def _headline(run: EvaluatedRun, findings: dict) -> dict[str, Any]:
         unit: run.metrics[unit]["natural"]["two_stage"]["top1"]["n"] for unit in ("product", "image") if unit in run.metrics
     }
     return {
-        "before": found["stage1"],
-        "after": found["two_stage"],
-        "change": found["changes"]["two_stage_over_stage1"]["top1"],
-        "moved": findings[run.unit]["changes"]["two_stage_over_stage1"],
+        "systems": {system: found[system] for system in SYSTEMS},
+        "change": found["changes"]["two_stage_over_shifted"]["top1"],
+        "moved": findings[run.unit]["changes"]["two_stage_over_shifted"],
         "counts": counts,
     }
 
@@ -133,6 +135,8 @@ def _values(run: EvaluatedRun, others: list[EvaluatedRun], findings: dict) -> di
             "name": run.name,
             "findings": findings,
             "sets": run.sets,
+            "default_answer": run.default_answer,
+            "min_support": run.metrics[run.unit]["balanced"]["counts"].get("min_support", 5),
             "has_stage2": run.has_stage2,
             "names": {
                 "level1": level1,
@@ -160,8 +164,17 @@ def _about(run: EvaluatedRun) -> dict[str, str]:
         "Model": run.backbone,
         "Evaluated": f"{made:%d %B %Y}".lstrip("0"),
         "Code": run.revision,
-        "Data": run.store.fingerprint if run.store else "no store in the run",
+        "Data": _data(run),
     }
+
+
+def _data(run: EvaluatedRun) -> str:
+    if run.store is None:
+        return "no store in the run"
+    query = run.store.connection.execute
+    files = [Path(name).name for (text,) in query("SELECT sources FROM dumps") for name in json.loads(text)]
+    count = query("SELECT count(*) FROM products").fetchone()[0]
+    return f"{', '.join(files) or 'no dump recorded'}: {count:,} products ({run.store.fingerprint})"
 
 
 def _category_columns(run: EvaluatedRun, others: list[EvaluatedRun]) -> dict[str, np.ndarray]:
@@ -170,7 +183,7 @@ def _category_columns(run: EvaluatedRun, others: list[EvaluatedRun]) -> dict[str
     for unit in (unit for unit in ("product", "image") if unit in run.metrics):
         rows = run.categories(unit)
         columns[f"{unit}.support"] = unsigned(rows["support"].to_numpy())
-        for system in _STAGES:
+        for system in SYSTEMS:
             for name in ("precision", "recall", "f1"):
                 columns[f"{unit}.{system}.{name}"] = rows[f"{system}_{name}"].to_numpy(dtype=np.float32)
     catalogue = pandas.read_parquet(run.evaluation / "catalogue.parquet")
@@ -187,14 +200,23 @@ def _category_columns(run: EvaluatedRun, others: list[EvaluatedRun]) -> dict[str
     return columns
 
 
+def _node_columns(run: EvaluatedRun) -> dict[str, np.ndarray]:
+    """The rows of hierarchy.parquet of the main unit: level 1, then level 2, then the categories."""
+    rows = pandas.read_parquet(run.evaluation / "hierarchy.parquet")
+    rows = rows[rows["unit"] == run.unit]
+    counts = ["categories", "support", "fixed", "broken", *(f"{system}_lost" for system in SYSTEMS)]
+    shares = [f"{system}_{name}" for system in SYSTEMS for name in ("accuracy", "low", "high")]
+    columns = {f"node.{name}": unsigned(rows[name].to_numpy()) for name in counts}
+    return columns | {f"node.{name}": share(rows[name]) for name in shares}
+
+
 def _pair_columns(run: EvaluatedRun) -> dict[str, np.ndarray]:
-    """Every pair of true and predicted class that occurs under either stage, the diagonal included."""
+    """Every pair of true and predicted class that occurs under any system, the diagonal included."""
     rows = run.confusion[run.confusion["unit"] == run.unit]
-    stages = [rows[rows["system"] == s].set_index(["true_class", "predicted_class"])["count"].rename(s) for s in _STAGES]
-    table = (
-        pandas.concat(stages, axis=1).fillna(0).reset_index().sort_values(["two_stage", "stage1"], ascending=False, kind="stable")
-    )
-    names = {"true": "true_class", "predicted": "predicted_class", "stage1": "stage1", "two_stage": "two_stage"}
+    stages = [rows[rows["system"] == s].set_index(["true_class", "predicted_class"])["count"].rename(s) for s in SYSTEMS]
+    table = pandas.concat(stages, axis=1).fillna(0).reset_index()
+    table = table.sort_values(["two_stage", "shifted"], ascending=False, kind="stable")
+    names = {"true": "true_class", "predicted": "predicted_class"} | {system: system for system in SYSTEMS}
     return {f"pair.{name}": unsigned(table[column].to_numpy().astype(np.int64)) for name, column in names.items()}
 
 
@@ -205,7 +227,7 @@ def _item_columns(items: pandas.DataFrame) -> dict[str, np.ndarray]:
     }
     if items["item_id"].ne(items["product_id"]).any():
         columns["item.position"] = unsigned((items["item_id"] % 16384).to_numpy())
-    for system in _STAGES:
+    for system in SYSTEMS:
         columns[f"item.{system}"] = unsigned(items[f"{system}_class"].to_numpy())
         columns[f"item.{system}.rank"] = unsigned(items[f"{system}_true_rank"].to_numpy())
         columns[f"item.{system}.confidence"] = share(items[f"{system}_confidence"].to_numpy())

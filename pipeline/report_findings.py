@@ -1,5 +1,6 @@
 """What the report says beyond the evaluation's own tables. It is stored beside them, and the page is made from what is stored:
 
+evaluation/hierarchy.parquet each node of the hierarchy: what every system loses there (pipeline.report_hierarchy)
 evaluation/report.json       accuracy per level, coverage, reliability, distances of errors, health of the data, training
 evaluation/catalogue.parquet images and products of each category in the whole catalogue
 evaluation/review.parquet    labels that are likely wrong
@@ -10,28 +11,39 @@ from collections.abc import Iterable
 import numpy as np
 import pandas
 
-from catalog.artifacts import atomic_path, write_json
+from catalog.artifacts import atomic_path, fingerprint, read_json, write_json
 from catalog.store import POSITIONS, Store, count_rejects
+from pipeline.report_hierarchy import hierarchy
 from pipeline.report_run import SYSTEMS, EvaluatedRun
 
-SCHEMA = 1
+SCHEMA = 2
 THRESHOLDS = np.round(np.arange(101) / 100, 2)
 BINS = 20
 FEW_IMAGES = 20
 """Categories that were trained on fewer images than this are listed as too small."""
 
 
+def findings_of(run: EvaluatedRun) -> dict:
+    """The content of report.json; computed and stored anew unless it is about the evaluation that is there now."""
+    path = run.evaluation / "report.json"
+    stored = read_json(path, run.remake("report")) if path.exists() else {}
+    current = (SCHEMA, fingerprint(run.metrics))
+    return stored if (stored.get("schema"), stored.get("evaluation")) == current else write_findings(run)
+
+
 def write_findings(run: EvaluatedRun) -> dict:
-    """Computes and stores the three files; returns the content of report.json."""
-    found = {"schema": SCHEMA, "unit": run.unit, "few_images": FEW_IMAGES}
+    """Computes and stores the four files; returns the content of report.json."""
+    found = {"schema": SCHEMA, "evaluation": fingerprint(run.metrics), "unit": run.unit, "few_images": FEW_IMAGES}
+    families = run.taxonomy.families
     for unit, items in run.items.groupby("unit"):
-        families = run.taxonomy.families
-        found[str(unit)] = {system: system_findings(items, system, families) for system in SYSTEMS} | {"changes": changes(items)}
+        found[str(unit)] = {system: system_findings(items, system, families) for system in SYSTEMS}
+        found[str(unit)]["changes"] = changes(items, families)
     review = pandas.concat([doubtful_labels(run.items[run.items["unit"] == run.unit], len(run.taxonomy)), _conflicts(run)])
     found["health"] = _health(run, review)
     found["training"] = {"epochs": run.epochs, "seconds": run.seconds}
     _write_parquet(run, "catalogue.parquet", _catalogue(run))
     _write_parquet(run, "review.parquet", review)
+    _write_parquet(run, "hierarchy.parquet", hierarchy(run))
     write_json(run.evaluation / "report.json", found)
     return found
 
@@ -64,23 +76,33 @@ def system_findings(items: pandas.DataFrame, system: str, families: np.ndarray) 
     }
 
 
-def changes(items: pandas.DataFrame) -> dict[str, dict[str, int]]:
-    """For each pair of systems, as metrics.json names them, the items that the second mended and those that it spoilt."""
-    right = {system: (items[f"{system}_class"] == items["class_index"]).to_numpy() for system in SYSTEMS}
-    pairs = (("shifted", "stage1"), ("two_stage", "shifted"), ("two_stage", "stage1"))
-    return {
-        f"{new}_over_{old}": {"fixed": int((right[new] & ~right[old]).sum()), "broken": int((right[old] & ~right[new]).sum())}
-        for new, old in pairs
-    }
+def changes(items: pandas.DataFrame, families: np.ndarray) -> dict[str, dict]:
+    """For each pair of systems, as metrics.json names them, the items that the second mended and those that it spoilt, and the
+    change of the accuracy on each level."""
+    truth, right = items["class_index"].to_numpy(), {}
+    for system in SYSTEMS:
+        answer = items[f"{system}_class"].to_numpy()
+        right[system] = {f"level{k + 1}": families[truth, k] == families[answer, k] for k in (0, 1)} | {"level3": truth == answer}
+    weight, group = items["weight"].to_numpy(dtype=np.float64), items["group"].to_numpy()
+    found: dict[str, dict] = {}
+    for new, old in (("shifted", "stage1"), ("two_stage", "shifted"), ("two_stage", "stage1")):
+        after, before = right[new], right[old]
+        found[f"{new}_over_{old}"] = {
+            "fixed": int((after["level3"] & ~before["level3"]).sum()),
+            "broken": int((before["level3"] & ~after["level3"]).sum()),
+            "levels": {k: clustered_mean(after[k].astype(float) - before[k], weight, group, least=-1.0) for k in after},
+        }
+    return found
 
 
-def clustered_mean(values: np.ndarray, weight: np.ndarray, group: np.ndarray) -> dict:
-    """Weighted mean with a 95% interval that treats items of one group as dependent (linearised ratio estimator)."""
+def clustered_mean(values: np.ndarray, weight: np.ndarray, group: np.ndarray, least: float = 0.0) -> dict:
+    """Weighted mean with a 95% interval that treats items of one group as dependent (linearised ratio estimator). Values lie
+    between `least` and 1."""
     total = weight.sum()
     mean = float((weight * values).sum() / total)
     residual = np.bincount(np.unique(group, return_inverse=True)[1], weights=weight * (values - mean))
     half = 1.96 * float(np.sqrt((residual**2).sum()) / total)
-    return {"value": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half), "n": len(values)}
+    return {"value": mean, "low": max(least, mean - half), "high": min(1.0, mean + half), "n": len(values)}
 
 
 def coverage(confidence: np.ndarray, right: np.ndarray, weight: np.ndarray) -> list[dict]:

@@ -12,7 +12,9 @@ from catalog.images import decode
 from catalog.store import Store
 from pipeline.report_findings import image_ids_of
 
-SIDE = 72
+SIDES = (180, 144, 112, 88, 72)
+"""Pixels of a thumbnail's longer side: the largest at which the photos that matter most fit the budget."""
+SAMPLE = 40
 QUALITY = 55
 MOST_IMAGES = 4
 WRONG, UNCERTAIN = 3, 1
@@ -34,8 +36,10 @@ def make_gallery(store: Store | None, items: pandas.DataFrame, review: pandas.Da
     products of each category, those that lose most products first. Without a store the gallery is empty."""
     products, counts, sizes, parts = [], [], [], []
     left = budget
-    for product_id in _in_order(items, review) if store else ():
-        thumbnails = [thumbnail(data) for data in store.read(image_ids_of(store, product_id)[:MOST_IMAGES])]
+    order = list(_in_order(items, review)) if store else []
+    side = _side(store, order, int((items["two_stage_class"] != items["class_index"]).sum()), budget) if store else SIDES[-1]
+    for product_id in order:
+        thumbnails = [thumbnail(data, side) for data in store.read(image_ids_of(store, product_id)[:MOST_IMAGES])]
         left -= sum(map(len, thumbnails))
         if left < 0:
             break
@@ -48,10 +52,21 @@ def make_gallery(store: Store | None, items: pandas.DataFrame, review: pandas.Da
     return Gallery(np.array(products, dtype=np.float64), starts, offsets, b"".join(parts))
 
 
-def thumbnail(data: bytes) -> bytes:
-    """A picture's bytes as a small WebP, its longer side SIDE pixels. Raises ImageError where it can't be decoded."""
+def _side(store: Store, order: list[int], wrong: int, budget: int) -> int:
+    """The largest of SIDES at which twice as many products as are wrong fit the budget, by a sample of them."""
+    wanted = order[: max(2 * wrong, SAMPLE)]
+    sample = wanted[:: max(1, len(wanted) // SAMPLE)]
+    photos = [data for product_id in sample for data in store.read(image_ids_of(store, product_id)[:MOST_IMAGES])]
+    for side in SIDES:
+        if sum(len(thumbnail(data, side)) for data in photos) / max(1, len(sample)) * len(wanted) <= budget:
+            return side
+    return SIDES[-1]
+
+
+def thumbnail(data: bytes, side: int) -> bytes:
+    """A picture's bytes as a small WebP, its longer side `side` pixels at most. Raises ImageError where it can't be decoded."""
     image = Image.fromarray(decode(data))
-    image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
+    image.thumbnail((side, side), Image.Resampling.BICUBIC)
     out = io.BytesIO()
     image.save(out, "WEBP", quality=QUALITY, method=2)
     return out.getvalue()

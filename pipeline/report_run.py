@@ -14,9 +14,9 @@ from catalog.artifacts import read_json
 from catalog.errors import ArtifactError
 from catalog.store import Store
 from catalog.taxonomy import Taxonomy
+from pipeline.runs import Run
 
 SYSTEMS = ("stage1", "shifted", "two_stage")
-REBUILD = "shelfsort evaluate --rebuild"
 _ITEM_COLUMNS = ("unit", "item_id", "product_id", "group", "class_index", "weight", "refined")
 _TRAINED = "SELECT class_index, count(*) FROM images WHERE split = 'train' AND status != 'blank' GROUP BY class_index"
 _SYSTEM_COLUMNS = ("class", "confidence", "true_rank", "true_confidence")
@@ -34,6 +34,10 @@ class EvaluatedRun:
         """The directory's name."""
         return self.folder.absolute().name
 
+    def remake(self, step: str) -> str:
+        """The command that makes a step of this run anew, for messages."""
+        return Run(self.folder).command(step)
+
     @property
     def evaluation(self) -> Path:
         """The folder of the tables, in which the report's own findings are stored as well."""
@@ -42,12 +46,12 @@ class EvaluatedRun:
     @cached_property
     def taxonomy(self) -> Taxonomy:
         """The categories in class-index order."""
-        return Taxonomy.from_json(read_json(self.folder / "taxonomy.json", "shelfsort ingest --rebuild"))
+        return Taxonomy.from_json(read_json(self.folder / "taxonomy.json", self.remake("ingest")))
 
     @cached_property
     def metrics(self) -> dict:
         """evaluation/metrics.json."""
-        return read_json(self.evaluation / "metrics.json", REBUILD)
+        return read_json(self.evaluation / "metrics.json", self.remake("evaluate"))
 
     @property
     def unit(self) -> str:
@@ -76,11 +80,11 @@ class EvaluatedRun:
         try:
             table = pyarrow.parquet.read_table(path)
         except FileNotFoundError:
-            raise ArtifactError(path, "no such file", REBUILD) from None
+            raise ArtifactError(path, "no such file", self.remake("evaluate")) from None
         except (OSError, pyarrow.ArrowException) as error:
-            raise ArtifactError(path, f"not readable as Parquet ({error})", REBUILD) from error
+            raise ArtifactError(path, f"not readable as Parquet ({error})", self.remake("evaluate")) from error
         if missing := [column for column in columns if column not in table.column_names]:
-            raise ArtifactError(path, f"column {missing[0]} is missing; found {table.column_names}", REBUILD)
+            raise ArtifactError(path, f"column {missing[0]} is missing; found {table.column_names}", self.remake("evaluate"))
         return table.select(columns).to_pandas()
 
     def categories(self, unit: str) -> pandas.DataFrame:
@@ -112,7 +116,7 @@ class EvaluatedRun:
         try:
             return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
         except yaml.YAMLError as error:
-            raise ArtifactError(path, f"not readable as YAML ({error})", "shelfsort ingest") from error
+            raise ArtifactError(path, f"not readable as YAML ({error})", self.remake("ingest")) from error
 
     @cached_property
     def epochs(self) -> list[dict]:
@@ -125,12 +129,21 @@ class EvaluatedRun:
                 else []
             )
         except ValueError as error:
-            raise ArtifactError(path, f"not readable as JSON lines ({error})", "shelfsort stage1 --rebuild") from error
+            raise ArtifactError(path, f"not readable as JSON lines ({error})", self.remake("stage1")) from error
 
     @cached_property
     def sets(self) -> list[dict]:
         """Stage 2's confusion sets with their decisions, from its manifest; empty without a second stage."""
-        return self._optional("stage2/manifest.json", "shelfsort stage2 --rebuild").get("categories", [])
+        return self._manifest.get("categories", [])
+
+    @property
+    def default_answer(self) -> str:
+        """Who answers where no category's own reclassifier does: `shared` or `stage1`."""
+        return self._manifest.get("default", "stage1")
+
+    @cached_property
+    def _manifest(self) -> dict:
+        return self._optional("stage2/manifest.json", self.remake("stage2"))
 
     @property
     def has_stage2(self) -> bool:
@@ -141,7 +154,7 @@ class EvaluatedRun:
     def seconds(self) -> dict[str, float]:
         """Wall time of each step that recorded it."""
         places = {"stage1": "stage1/summary.json", "stage2": "stage2/summary.json", "evaluate": "evaluation/metrics.json"}
-        found = {step: self._optional(path, f"shelfsort {step} --rebuild").get("seconds") for step, path in places.items()}
+        found = {step: self._optional(path, self.remake(step)).get("seconds") for step, path in places.items()}
         return {step: float(value) for step, value in found.items() if isinstance(value, int | float)}
 
     @property

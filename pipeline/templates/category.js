@@ -2,43 +2,51 @@
 
 function renderCategory(view, c) {
   forget(view);
-  const support = D.support[c], trained = D.columns["category.train_images"][c];
-  const row = (title, measure) => [title, percent(scoreOf("two_stage", measure)[c]), `from ${percent(scoreOf("stage1", measure)[c])}`];
-  const neighbours = [c - 1, c + 1].filter((n) => n >= 0 && n < D.classes);
+  const support = D.support[c], trained = D.columns["category.train_images"][c], names = D.values.names;
+  const share = (system, measure) => percent(scoreOf(system, measure)[c]);
+  const row = (title, measure) => [title, share("two_stage", measure), `from ${share("shifted", measure)} adjusted, ${share("stage1", measure)} alone`];
+  const neighbours = [c - 1, c + 1].filter((n) => n >= 0 && n < D.classes), lost = (system) => whole(D.lost[system][c]);
+  const crumbs = [[names.level1[D.level1[c]], `#hierarchy/1-${D.level1[c]}`], [names.level2[D.level2[c]], `#hierarchy/2-${D.level2[c]}`]].filter(([name]) => name);
   view.replaceChildren(
-    el("p", {class: "crumbs"}, pathOf(c)), el("h1", {}, nameOf(c)),
-    el("p", {class: "lead"}, `Category ${idOf(c)}, class ${c}. Neighbours: `, neighbours.map((n, k) => [k ? ", " : "", el("a", {href: "#category/" + idOf(n)}, nameOf(n))]).flat()),
+    el("p", {class: "crumbs"}, crumbs.map(([name, href], k) => [k ? " › " : "", el("a", {href}, name)]).flat()), el("h1", {}, nameOf(c)),
+    el("p", {class: "lead"}, `Category ${idOf(c)}. Beside it in the hierarchy: `, neighbours.map((n, k) => [k ? ", " : "", el("a", {href: "#category/" + idOf(n)}, nameIn(n, c))]).flat()),
     el("div", {class: "card"}, statistics([row("Accuracy (recall)", "recall"), row("Precision", "precision"), row("F1", "f1"),
-      [`Evaluated ${D.unit}s`, whole(support)], ["Lost", whole(D.lost.two_stage[c]), `from ${whole(D.lost.stage1[c])}`], ["Trained on", whole(trained), trained === 1 ? "image" : "images"],
+      [`Evaluated ${D.unit}s`, whole(support)], ["Lost", lost("two_stage"), `from ${lost("shifted")} adjusted, ${lost("stage1")} alone`], ["Trained on", whole(trained), trained === 1 ? "image" : "images"],
       ...(D.columns["category.images"] ? [["In the catalogue", whole(D.columns["category.images"][c]), "images"]] : [])]),
-      support < 10 ? el("p", {class: "note"}, `Only ${plural(support, D.unit)} evaluated: these figures say little.`) : null),
-    el("div", {class: "columns"}, mistakenCard(c, true), mistakenCard(c, false)), setCard(c), ...galleryCards(c));
+      el("p", {class: "note"}, support ? `With both stages ${whole(support - D.lost.two_stage[c])} of ${plural(support, D.unit)} are right; the 95% interval of that accuracy is ${percent(nodeShare("two_stage_low", 3, c))} – ${percent(nodeShare("two_stage_high", 3, c))}. “Adjusted” and “alone” are stage 1 with and without the mix of the catalogue.`
+        : `Nothing of this category was evaluated, so nothing can be said about it.`)),
+    el("div", {class: "columns"}, mistakenCard(c, true), mistakenCard(c, false)), opinionCard(c), ...galleryCards(c));
 }
 
 function mistakenCard(c, asTruth) {
   const pairs = (asTruth ? D.pairsOfTrue : D.pairsOfPredicted)[c], other = D.columns[asTruth ? "pair.predicted" : "pair.true"];
-  const before = D.columns["pair.stage1"], after = D.columns["pair.two_stage"];
-  const rows = [...pairs].sort((a, b) => after[b] - after[a] || before[b] - before[a]).slice(0, 10);
-  const columns = [categoryColumn("Category", (i) => other[i]),
-    {title: "Stage 1", numeric: true, value: (i) => before[i]}, {title: "Two-stage", numeric: true, value: (i) => after[i]},
-    {title: "Change", numeric: true, value: (i) => after[i] - before[i], cell: (i) => el("span", {class: after[i] < before[i] ? "up" : after[i] > before[i] ? "down" : ""}, signed(after[i] - before[i], whole))}];
+  const before = D.columns["pair.shifted"], after = D.columns["pair.two_stage"];
+  const columns = [...categoryColumns("Category", (i) => other[i]), countColumn("Both stages", (i) => after[i]),
+    fewerColumn("Change by stage 2", (i) => after[i] - before[i], "Both stages less stage 1, adjusted"), countColumn("Stage 1, adjusted", (i) => before[i]), countColumn("Stage 1 alone", (i) => D.columns["pair.stage1"][i])];
   const title = asTruth ? "It is mistaken for" : "Mistaken for it";
-  if (!rows.length) return card(title, null, empty(asTruth ? "None of its products was sorted elsewhere." : "Nothing else was sorted here."));
-  return card(title, `The ten strongest of ${plural(pairs.length, asTruth ? "category" : "category")}; ${D.unit}s.`,
-    makeTable({name: (asTruth ? "mistaken-for-" : "taken-for-") + idOf(c), label: title, rows, columns, sort: [2, true], filter: false}));
+  if (!pairs.length) return card(title, null, empty(asTruth ? `None of its ${D.unit}s was sorted elsewhere.` : "Nothing else was sorted here."));
+  return card(title, asTruth ? `Where its own ${D.unit}s went, the strongest first.` : `Which categories’ ${D.unit}s came here, the strongest first.`,
+    makeTable({name: (asTruth ? "mistaken-for-" : "taken-for-") + idOf(c), label: title, rows: pairs, columns, sort: [1, true], page: 10}));
 }
 
-function setCard(c) {
+// Who answers where stage 1, adjusted, says this category, why, and what that changed.
+function opinionCard(c) {
   const title = "Second opinion";
   if (!D.values.has_stage2) return card(title, null, empty("This run has no stage 2."));
-  const set = D.set.get(c);
-  if (!set) return card(title, null, empty("No confusion set: stage 1 takes too few products of other categories for this one for a second opinion to be learnt."));
-  const {items, fixed, broken, gain, ...more} = set.heldout, own = set.decision === "own";
-  const why = items ? `On ${plural(items, "held-out product")} it fixed ${whole(fixed)} and broke ${whole(broken)}; the estimated gain is ${points(gain)} points.` : "No held-out product was taken for this category.";
+  const set = D.set.get(c), {fixed, broken, chance} = effectOf(3, c), other = D.values.default_answer === "shared" ? "the shared model" : "stage 1";
+  const who = {own: "its own model answers", shared: "the shared model answers", stage1: "stage 1’s answer stands"}[answererOf(c)];
   return card(title, null,
-    el("p", {}, el("span", {class: "chip " + (own ? "right" : "plain")}, own ? "reclassifier active" : "reclassifier not used"), " ", why, own ? "" : " Stage 1’s answer stands."),
-    el("h3", {}, "When stage 1 answers with this category, stage 2 chooses among"),
-    el("p", {}, set.members.map((m, k) => [k ? " · " : "", el("a", {href: "#category/" + idOf(m), title: pathOf(m)}, nameIn(m, c))]).flat()));
+    el("p", {}, el("span", {class: "chip " + (answererOf(c) === "own" ? "right" : "plain")}, who), " ", set ? opinionReason(set, other)
+      : `No model of its own: stage 1 takes too few ${D.unit}s of other categories for this one for one to be trained. `, answererOf(c) === "shared" ? "The shared model gives second opinions in all categories." : ""),
+    el("p", {}, `Of this category’s ${plural(D.support[c], "evaluated " + D.unit)} stage 2 fixed ${whole(fixed)} and broke ${whole(broken)}.`, chance ? " So small a change may be chance." : ""),
+    ...(set ? [el("h3", {}, answererOf(c) === "own" ? "When stage 1 answers with this category, its model chooses among" : "Confused with it (its confusion set)"),
+      el("p", {}, set.members.map((m, k) => [k ? " · " : "", el("a", {href: "#category/" + idOf(m), title: pathOf(m)}, nameIn(m, c))]).flat())] : []));
+}
+
+function opinionReason({decision, heldout}, other) {
+  if (!heldout.items) return "Its own model is not used: no held-out product came out as this category, so it could not prove itself. ";
+  const found = `on ${plural(heldout.items, "held-out product")} that came out as this category it fixed ${whole(heldout.fixed)} and broke ${whole(heldout.broken)} more than ${other} did`;
+  return decision === "own" ? `Its own model is used: ${found}. ` : `Its own model is not used: ${found}, which is no clear gain. `;
 }
 
 function galleryCards(c) {
@@ -47,12 +55,12 @@ function galleryCards(c) {
   const pictured = (i) => (thumbnailsOf(D.columns["item.product"][i]).length ? 0 : 1);
   const wrong = rows.filter((i) => answer[i] !== c).sort((a, b) => pictured(a) - pictured(b) || own[a] - own[b]);
   const unsure = rows.slice().sort((a, b) => pictured(a) - pictured(b) || confidence[a] - confidence[b]);
-  return [galleryCard(`Wrong ${D.unit}s`, "Those that the model doubts most come first. Green is right, yellow is wrong within the same level-2 family, red is wrong.", wrong, "None was sorted wrong."),
+  return [galleryCard(`Wrong ${D.unit}s`, "First those to whose label the model gives least. Green ✓ is right, yellow ≈ is wrong within the same family (level 2), red ✗ is wrong.", wrong, "None was sorted wrong."),
     galleryCard("Most uncertain", "The answers with the lowest confidence, right or wrong.", unsure, "Nothing of this category was evaluated.")];
 }
 
 function galleryCard(title, note, rows, none, batch = 12) {
-  const grid = el("div", {class: "photos"}), more = el("button", {type: "button", onclick: () => add()});
+  const grid = el("div", {class: "photos"}), more = el("button", {type: "button", onclick: () => { const first = grid.children.length; add(); grid.children[first]?.querySelector("button, a")?.focus(); }});
   let shown = 0;
   const add = () => {
     grid.append(...rows.slice(shown, shown + batch).map(itemCard));
@@ -61,11 +69,10 @@ function galleryCard(title, note, rows, none, batch = 12) {
     more.textContent = `Show more (${whole(rows.length - shown)} left)`;
   };
   add();
-  const node = card(`${title} · ${whole(rows.length)}`, note, rows.length ? grid : empty(none), el("div", {class: "pager"}, more));
-  return node;
+  return card(`${title} · ${whole(rows.length)}`, note, rows.length ? grid : empty(none), el("div", {class: "pager"}, more));
 }
 
 function itemCard(i) {
-  const item = (name) => D.columns["item." + name][i];
-  return photoCard(item("product"), item("true"), [["Stage 1", item("stage1"), item("stage1.confidence") / 10000], ["Two-stage", item("two_stage"), item("two_stage.confidence") / 10000]], item("two_stage"));
+  const item = (name) => D.columns["item." + name][i], answer = (system) => [SYSTEM_NAMES[system], item(system), shareOf(D.columns[`item.${system}.confidence`], i)];
+  return photoCard(item("product"), item("true"), SYSTEMS.map(answer), item("two_stage"));
 }

@@ -40,6 +40,27 @@ function forget(node) {
   }
 }
 
+// A canvas can't follow the paper's width: before printing, each chart in view is drawn as a picture; afterwards again for the screen.
+function chartsToPaper() {
+  for (const entry of drawn) {
+    if (!entry.host.clientWidth) continue;
+    if (!entry.chart) entry.draw();
+    entry.chart.resize({width: entry.host.clientWidth});
+    entry.draw();
+    entry.host.append(el("img", {class: "paper", alt: "", src: entry.chart.getDataURL({pixelRatio: 2, backgroundColor: "#ffffff"})}));
+  }
+}
+
+function chartsToScreen() {
+  for (const entry of drawn) {
+    entry.host.querySelector("img.paper")?.remove();
+    if (!entry.chart || !entry.host.clientWidth) continue;
+    entry.width = entry.host.clientWidth;
+    entry.chart.resize({width: "auto"});
+    entry.draw();
+  }
+}
+
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   for (const entry of drawn) if (entry.chart && entry.host.clientWidth) entry.draw();
 });
@@ -64,6 +85,12 @@ function tooltip(content, properties = {}) {
             box.style.cssText = "background:var(--card);color:var(--ink);border:1px solid var(--line);border-radius:10px;padding:8px 12px;font:13px/1.45 var(--sans);white-space:normal;max-width:320px";
             return box;
           }, ...properties};
+}
+
+// Ink that can be read on a filling "rgb(r,g,b)".
+function readable(fill) {
+  const [r, g, b] = (fill.match(/\d+/g) || [255, 255, 255]).map((v) => (v / 255) ** 2.2), light = 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  return light > 0.2 ? "#1c1e22" : "#ffffff";
 }
 
 function mix(from, to, t) {

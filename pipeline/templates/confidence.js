@@ -9,31 +9,34 @@ function renderConfidence(view) {
   const slider = el("input", {type: "range", min: 0, max: 100, step: 1, value: 50, id: "coverage-slider", "aria-label": "Accept answers above this confidence"});
   const read = () => {
     const at = found().coverage[Math.round(100 * state.threshold)];
-    sentence.replaceChildren(`Accept above ${decimal(at.threshold)}: `, el("b", {}, percent(at.coverage, 0)), ` of ${state.unit}s, `, el("b", {}, percent(at.accuracy, 0)), " right");
-    slider.setAttribute("aria-valuetext", sentence.textContent);
+    sentence.replaceChildren(`Accept above ${decimal(at.threshold)}: `, el("b", {}, percent(at.coverage, 0)), ` of ${state.unit}s, `, el("b", {}, percent(at.accuracy, 0)), " right", el("small", {}, `${percent(1 - at.coverage, 0)} go to a person; without a threshold ${percent(found().coverage[0].accuracy, 0)} are right`));
+    slider.setAttribute("aria-valuetext", sentence.firstChild.textContent + percent(at.coverage, 0) + ` of ${state.unit}s, ` + percent(at.accuracy, 0) + " right");
   };
   const all = () => {
     read();
     const {reliability, errors: e} = found();
-    ece.textContent = `Expected calibration error ${percent(reliability.ece)}: on average the confidence is that far from the share that is right. Points under the diagonal are overconfident.`;
-    errors.textContent = e.n ? `Neighbours are similar categories: an error close to zero goes to a lookalike. ${percent(e.same_level2 / e.n, 0)} of ${plural(e.n, "error")} stay inside the level-2 family.` : "No errors.";
+    ece.textContent = `Does a confidence of 0.80 mean that 80% are right? Points under the dashed line are too confident, points above it too cautious. On average the two differ by ${percent(reliability.ece)} (expected calibration error).`;
+    errors.textContent = e.n ? `Categories that are close in the hierarchy are alike: an error close to zero goes to a lookalike. ${percent(e.same_level2 / e.n, 0)} of ${plural(e.n, "error")} stay inside the family (level 2).` : "No errors.";
     for (const chart of charts) chart.redraw();
   };
   slider.addEventListener("input", () => { state.threshold = slider.value / 100; read(); charts[0].redraw(); });
   view.append(el("div", {class: "tools"}, toggle("System", Object.entries(SYSTEM_NAMES), state.system, (system) => { state.system = system; all(); }),
     Object.keys(D.values.metrics).length > 1 ? chooser("Per", Object.keys(D.values.metrics).map((u) => [u, u]), state.unit, (unit) => { state.unit = unit; all(); }) : null),
-  card("Coverage against accuracy", "Answers above the threshold can go into the shop as they are, the rest to a person. On the natural class mix.", sentence, slider, charts[0]),
-  el("div", {class: "columns"}, el("div", {class: "card"}, el("h2", {}, "Reliability"), ece, charts[1]), card("Confidence", "How many answers have which confidence.", charts[2])),
+  card("How many answers to accept", "Answers whose confidence is above the threshold go into the shop as they are, the others to a person. Weighed as the whole catalogue is mixed.", sentence, el("div", {class: "along"}, slider), charts[0]),
+  el("div", {class: "columns"}, el("div", {class: "card"}, el("h2", {}, "Is the confidence honest?"), ece, charts[1]), card("How sure the answers are", `How many ${D.unit}s have which confidence.`, charts[2])),
   el("div", {class: "columns"}, el("div", {class: "card"}, el("h2", {}, "How far errors go"), errors, charts[3]), sizesCard()));
   all();
 }
+
+// Space beside the plot, and in report.css beside the slider, whose thumb thus stands above the dashed line.
+const ALONG = {left: 46, right: 16};
 
 function coverageChart(state, found) {
   return makeChart("Coverage and accuracy for each threshold", 300, (colours) => {
     const rows = found().coverage, line = (name, key, color, more) => ({type: "line", name, symbol: "none", data: rows.map((r) => [r.threshold, r[key]]), lineStyle: {color, width: 2.5}, itemStyle: {color}, ...more});
     return {
       legend: {top: 0, left: 40, icon: "roundRect", itemHeight: 3, itemWidth: 16, textStyle: {color: colours.muted, fontFamily: colours.sans}},
-      grid: {left: 46, right: 16, top: 34, bottom: 46}, xAxis: axis(colours, {type: "value", min: 0, max: 1, name: "accept above this confidence", splitLine: {show: false}}), yAxis: axis(colours, {type: "value", min: 0, max: 1, ...shares}),
+      grid: {left: ALONG.left, right: ALONG.right, top: 34, bottom: 46}, xAxis: axis(colours, {type: "value", min: 0, max: 1, name: "accept above this confidence", splitLine: {show: false}}), yAxis: axis(colours, {type: "value", min: 0, max: 1, ...shares}),
       tooltip: tooltip(([p]) => { const r = rows[Math.round(100 * p.data[0])]; return [el("b", {}, "Above " + decimal(r.threshold)), pairsOf([["Accepted", percent(r.coverage)], ["Right", percent(r.accuracy)], ["Items", whole(r.n)]])]; }),
       series: [line("accepted", "coverage", colours.before), line("right among accepted", "accuracy", colours.accent, {markLine: {symbol: "none", silent: true, label: {show: false}, lineStyle: {color: colours.ink, type: "dashed", width: 1}, data: [{xAxis: state.threshold}]}})],
     };
@@ -44,8 +47,8 @@ function reliabilityChart(found) {
   return makeChart("Reliability diagram", 300, (colours) => {
     const bins = found().reliability.bins.filter((b) => b.n > 0);
     return {
-      grid: {left: 50, right: 16, top: 14, bottom: 46}, xAxis: axis(colours, {type: "value", min: 0, max: 1, name: "confidence", ...shares, splitLine: {show: false}}), yAxis: axis(colours, {type: "value", min: 0, max: 1, ...shares}),
-      tooltip: tooltip((p) => { const b = bins[p.dataIndex]; return [el("b", {}, `Confidence ${percent(b.low, 0)} – ${percent(b.high, 0)}`), pairsOf([["Mean confidence", percent(b.confidence)], ["Right", percent(b.accuracy)], ["Items", whole(b.n)]])]; }, {trigger: "item"}),
+      grid: {left: 50, right: 16, top: 14, bottom: 46}, xAxis: axis(colours, {type: "value", min: 0, max: 1, name: "confidence", splitLine: {show: false}}), yAxis: axis(colours, {type: "value", min: 0, max: 1, ...shares}),
+      tooltip: tooltip((p) => { const b = bins[p.dataIndex]; return [el("b", {}, `Confidence ${decimal(b.low)} – ${decimal(b.high)}`), pairsOf([["Mean confidence", decimal(b.confidence)], ["Right", percent(b.accuracy)], ["Items", whole(b.n)]])]; }, {trigger: "item"}),
       series: [{type: "line", data: [[0, 0], [1, 1]], symbol: "none", silent: true, lineStyle: {color: colours.faint, type: "dashed", width: 1}},
         {type: "scatter", data: bins.map((b) => [b.confidence, b.accuracy]), symbolSize: (_, p) => 6 + 26 * Math.sqrt(bins[p.dataIndex].share), itemStyle: {color: colours.accent, opacity: 0.85}}],
     };
@@ -57,8 +60,8 @@ function confidenceChart(found) {
     const bins = found().reliability.bins, bar = (name, color, of) => ({type: "bar", name, stack: "all", barCategoryGap: "12%", data: bins.map(of), itemStyle: {color}});
     return {
       legend: {top: 0, left: 50, icon: "roundRect", itemHeight: 8, itemWidth: 12, textStyle: {color: colours.muted, fontFamily: colours.sans}},
-      grid: {left: 56, right: 12, top: 34, bottom: 46}, xAxis: axis(colours, {type: "category", data: bins.map((b) => percent(b.low, 0)), name: "confidence", splitLine: {show: false}, axisLabel: {interval: 3}}), yAxis: axis(colours, {type: "value"}),
-      tooltip: tooltip(([p]) => { const b = bins[p.dataIndex]; return [el("b", {}, `Confidence ${percent(b.low, 0)} – ${percent(b.high, 0)}`), pairsOf([["Right", whole(b.right)], ["Wrong", whole(b.n - b.right)]])]; }),
+      grid: {left: 56, right: 12, top: 34, bottom: 46}, xAxis: axis(colours, {type: "category", data: bins.map((b) => decimal(b.low)), name: "confidence, from", splitLine: {show: false}, axisLabel: {interval: 3}}), yAxis: axis(colours, {type: "value"}),
+      tooltip: tooltip(([p]) => { const b = bins[p.dataIndex]; return [el("b", {}, `Confidence ${decimal(b.low)} – ${decimal(b.high)}`), pairsOf([["Right", whole(b.right)], ["Wrong", whole(b.n - b.right)]])]; }),
       series: [bar("right", colours.accent, (b) => b.right), bar("wrong", colours.low, (b) => b.n - b.right)],
     };
   });
@@ -70,7 +73,7 @@ function distanceChart(found) {
   return makeChart("Errors by distance in class index", 300, (colours) => {
     const bins = found().distance;
     return {
-      grid: {left: 56, right: 12, top: 14, bottom: 58}, xAxis: axis(colours, {type: "category", data: bins.map((b) => signed(Math.abs(b.low) < Math.abs(b.high) ? b.low : b.high, whole)), name: "predicted less true class index (from)", nameGap: 40, splitLine: {show: false}, axisLabel: {hideOverlap: true}}), yAxis: axis(colours, {type: "value"}),
+      grid: {left: 56, right: 12, top: 14, bottom: 58}, xAxis: axis(colours, {type: "category", data: bins.map((b) => signed(Math.abs(b.low) < Math.abs(b.high) ? b.low : b.high, whole)), name: "places in the hierarchy from the truth to the answer", nameGap: 40, splitLine: {show: false}, axisLabel: {hideOverlap: true}}), yAxis: axis(colours, {type: "value"}),
       tooltip: tooltip(([p]) => [el("b", {}, span(bins[p.dataIndex])), pairsOf([["Errors", whole(bins[p.dataIndex].n)]])]),
       series: [{type: "bar", barCategoryGap: "12%", data: bins.map((b) => b.n), itemStyle: {color: colours.accent}}],
     };

@@ -31,6 +31,7 @@ function prepare(names) {
   D.classes = names.id.length;
   D.unit = D.values.unit;
   D.support = D.columns[D.unit + ".support"];
+  D.minSupport = D.values.min_support;
   D.byId = new Map(names.id.map((id, c) => [String(id), c]));
   D.level1 = D.columns["category.level1"];
   D.level2 = D.columns["category.level2"];
@@ -39,43 +40,56 @@ function prepare(names) {
   D.firstItem = new Uint32Array(D.classes + 1);
   for (const c of truth) D.firstItem[c + 1]++;
   for (let c = 0; c < D.classes; c++) D.firstItem[c + 1] += D.firstItem[c];
+  D.nodeOffset = [0, 0, names.level1.length, names.level1.length + names.level2.length];
+  countNames(names);
   D.set = new Map(D.values.sets.map((s) => [s.class_index, s]));
   countPairs();
 }
 
+// Level-3 names repeat, even within a family: how often each stands alone, and with its family.
+function countNames(names) {
+  const count = (keys) => { const found = new Map(); for (const key of keys) found.set(key, (found.get(key) || 0) + 1); return keys.map((key) => found.get(key)); };
+  D.sameFamily = count(names.level2);
+  D.sameName = count(names.level3);
+  D.sameInFamily = count(names.level3.map((name, c) => D.level2[c] + " " + name));
+}
+
 // Lost products: evaluated ones of the category that were sorted elsewhere.
 function countPairs() {
-  const {"pair.true": t, "pair.predicted": p, "pair.stage1": before, "pair.two_stage": after} = D.columns;
-  D.lost = {stage1: new Uint32Array(D.classes), two_stage: new Uint32Array(D.classes)};
+  const {"pair.true": t, "pair.predicted": p} = D.columns;
+  D.lost = Object.fromEntries(SYSTEMS.map((s) => [s, D.columns[`node.${s}_lost`].subarray(D.nodeOffset[3])]));
   D.pairsOfTrue = Array.from({length: D.classes}, () => []);
   D.pairsOfPredicted = Array.from({length: D.classes}, () => []);
-  D.rightly = {stage1: new Uint32Array(D.classes), two_stage: new Uint32Array(D.classes)};
   for (let i = 0; i < t.length; i++) {
-    if (t[i] === p[i]) {
-      D.rightly.stage1[t[i]] = before[i];
-      D.rightly.two_stage[t[i]] = after[i];
-      continue;
-    }
-    D.lost.stage1[t[i]] += before[i];
-    D.lost.two_stage[t[i]] += after[i];
+    if (t[i] === p[i]) continue;
     D.pairsOfTrue[t[i]].push(i);
     D.pairsOfPredicted[p[i]].push(i);
   }
 }
 
+// Stage 2 starts from the adjusted answers, so that its effect is counted from them.
+const SYSTEMS = ["stage1", "shifted", "two_stage"];
+const SYSTEM_NAMES = {stage1: "Stage 1 alone", shifted: "Stage 1, adjusted", two_stage: "Both stages"};
+
 const nameOf = (c) => D.values.names.level3[c];
 const idOf = (c) => String(D.values.names.id[c]);
 const pathOf = (c) => [D.values.names.level1[D.columns["category.level1"][c]], D.values.names.level2[D.columns["category.level2"][c]]].filter(Boolean).join(" › ");
-// Level-3 names repeat, so beside category c one of another family carries its family's name.
-const nameIn = (other, c) => (D.level2[other] === D.level2[c] ? nameOf(other) : `${nameOf(other)} (${D.values.names.level2[D.level2[other]]})`);
+const familyOf = (c) => (D.sameFamily[D.level2[c]] > 1 ? pathOf(c) : D.values.names.level2[D.level2[c]]);
+const nodeOf = (name, level, k) => D.columns["node." + name][D.nodeOffset[level] + k];
+const nodeShare = (name, level, k) => shareOf(D.columns["node." + name], D.nodeOffset[level] + k);
+// The name; with its family and its id where it needs them to be told from others.
+const named = (c, withFamily) => { const more = [withFamily ? familyOf(c) : "", D.sameInFamily[c] > 1 ? idOf(c) : ""].filter(Boolean); return nameOf(c) + (more.length ? ` (${more.join(", ")})` : ""); };
+const titleOf = (c) => named(c, D.sameName[c] > 1);
+// Beside category c one of another family carries its family's name.
+const nameIn = (other, c) => named(other, D.level2[other] !== D.level2[c]);
 const scoreOf = (stage, measure, unit = D.unit) => D.columns[`${unit}.${stage}.${measure}`];
 const shareOf = (column, i) => (column[i] === 65535 ? NaN : column[i] / 10000);
 const verdict = (truth, answer) => (truth === answer ? "right" : D.level2[truth] === D.level2[answer] ? "near" : "wrong");
 const verdictSign = {right: "✓", near: "≈", wrong: "✗"};
 const verdictText = {right: "right", near: "wrong, same family", wrong: "wrong"};
 
-function categoryLink(c, withPath = true) {
-  return el("span", {class: "name"}, el("a", {href: "#category/" + idOf(c)}, nameOf(c)), withPath ? el("small", {}, pathOf(c)) : null);
+function categoryLink(c) {
+  return el("span", {class: "name"}, el("a", {href: "#category/" + idOf(c)}, nameOf(c)), el("small", {}, pathOf(c) + (D.sameInFamily[c] > 1 ? " · " + idOf(c) : "")));
 }
 
 // Classes that hold every word of the query in their names or id.

@@ -18,7 +18,7 @@ function thumbnailsOf(product) {
 function strip(product, name) {
   const found = thumbnailsOf(product);
   const why = D.values.has_store ? "photo not in this file" : "no photos in this run";
-  return el("div", {class: "strip"}, found.length ? found.map((src, n) => el("img", {src, alt: `${name}, photo ${n + 1}`, title: n ? "another photo of the same product" : ""})) : el("span", {class: "none"}, why));
+  return el("div", {class: "strip"}, found.length ? found.map((src, n) => el("button", {type: "button", class: "thumb", title: n ? "Another photo of the same product" : "Enlarge", "aria-label": `Enlarge photo ${n + 1} of ${name}`, onclick: () => openViewer(found, n, name)}, el("img", {src, alt: ""}))) : el("span", {class: "none"}, why));
 }
 
 function chip(truth, answer, confidence) {
@@ -28,8 +28,8 @@ function chip(truth, answer, confidence) {
 
 // A product with its photos, its label, the answers, and the buttons of the review.
 function photoCard(product, truth, answers, suggested, note = null) {
-  const card = el("article", {class: "photo"}, strip(product, "Product " + product),
-    el("dl", {}, el("dt", {}, "Product"), el("dd", {}, String(product)), el("dt", {}, "Label"), el("dd", {}, el("a", {href: "#category/" + idOf(truth)}, nameOf(truth))),
+  const card = el("article", {class: "photo"}, strip(product, `product ${product}, ${titleOf(truth)}`),
+    el("dl", {}, el("dt", {}, "Product"), el("dd", {}, String(product)), el("dt", {}, "Label"), el("dd", {}, el("a", {href: "#category/" + idOf(truth), title: pathOf(truth)}, titleOf(truth))),
       answers.map(([name, answer, confidence]) => [el("dt", {}, name), el("dd", {}, chip(truth, answer, confidence))]).flat()),
     note ? el("span", {class: "note"}, note) : null);
   card.append(reviewButtons(card, product, truth, suggested));
@@ -43,22 +43,16 @@ function reviewButtons(card, product, truth, suggested) {
     card.classList.toggle("marked", marked !== undefined);
     if (marked !== undefined) {
       const c = D.byId.get(marked);
-      box.replaceChildren(el("span", {}, "→ " + (c === undefined ? marked : nameOf(c))), el("button", {type: "button", onclick: () => { setMark(product, null); paint(); }}, "Undo"));
+      box.replaceChildren(el("span", {}, "→ " + (c === undefined ? marked : titleOf(c))), el("button", {type: "button", onclick: () => { setMark(product, null); paint(); box.querySelector("button").focus(); }}, "Undo"));
       return;
     }
+    const choose = (c) => { setMark(product, idOf(c)); paint(); box.querySelector("button").focus(); };
     const other = el("button", {type: "button", onclick: () => {
-      const input = el("input", {type: "text", list: "category-names", placeholder: "Category id or name", "aria-label": "Right category of product " + product});
-      const accept = () => {
-        const found = D.byId.has(input.value.trim()) ? [D.byId.get(input.value.trim())] : findClasses(input.value, 2);
-        if (input.value.trim() && found.length === 1) { setMark(product, idOf(found[0])); paint(); } else input.setAttribute("aria-invalid", "true");
-      };
-      input.addEventListener("change", accept);
-      input.addEventListener("keydown", (event) => { if (event.key === "Escape") paint(); });
-      box.replaceChildren(input, el("button", {type: "button", onclick: accept}, "Set"));
-      input.focus();
-    }}, "Other category…");
-    const use = suggested >= 0 && suggested !== truth ? el("button", {type: "button", class: "use", title: "Mark the label as wrong and take " + nameOf(suggested),
-      onclick: () => { setMark(product, idOf(suggested)); paint(); }}, "Use the answer") : null;
+      const picker = categoryPicker({label: "Right category of product " + product, placeholder: "Category name or id", choose});
+      box.replaceChildren(picker, el("button", {type: "button", onclick: () => { paint(); box.querySelector("button").focus(); }}, "Cancel"));
+      picker.querySelector("input").focus();
+    }}, "Choose another category…");
+    const use = suggested >= 0 && suggested !== truth ? el("button", {type: "button", class: "use", onclick: () => choose(suggested)}, `Correct to ${nameIn(suggested, truth)}`) : null;
     box.replaceChildren(...[use, other].filter(Boolean));
   };
   paint();
@@ -87,24 +81,19 @@ function showMarks() {
 
 function correctionsCard() {
   const rows = [...marks];
-  const node = card("Your corrections", "Mark wrong labels here or on a category’s page, then export them. The command “shelfsort ingest --corrections corrections.csv” takes the file." +
-    (marks.unsaved ? " This browser doesn’t keep marks of a local file: export before you close the page." : " Marks are kept in this browser."));
+  const node = card("Your corrections", "Correct wrong labels below or on a category’s page, export them, and hand the file to whoever runs shelfsort (“shelfsort ingest --corrections corrections.csv” takes it)." +
+    (marks.unsaved ? " This browser doesn’t keep marks of a local file: export before you close the page." : " This browser keeps them until you remove them."));
   node.id = "corrections";
-  if (!rows.length) { node.append(empty("No label is marked as wrong yet.")); return node; }
+  if (!rows.length) { node.append(empty("No label is corrected yet.")); return node; }
   const columns = [
     {title: "product_id", value: (i) => Number(rows[i][0]), text: (i) => rows[i][0]},
     {title: "category_id", value: (i) => Number(rows[i][1]), text: (i) => rows[i][1]},
-    {title: "Category", value: (i) => (D.byId.has(rows[i][1]) ? nameOf(D.byId.get(rows[i][1])) : "")},
+    {title: "Category", value: (i) => (D.byId.has(rows[i][1]) ? titleOf(D.byId.get(rows[i][1])) : "")},
     {title: "", value: () => "", cell: (i) => el("button", {type: "button", onclick: () => setMark(rows[i][0], null)}, "Remove")},
   ];
   node.append(el("div", {class: "tools"}, el("button", {type: "button", class: "main", id: "export-corrections", onclick: () =>
     download("corrections.csv", ["product_id,category_id", ...rows.map((row) => row.join(","))].join("\n") + "\n")}, "Export corrections.csv"),
-    el("button", {type: "button", onclick: () => { marks.clear(); setMark("", null); }}, "Remove all")),
-    makeTable({name: "corrections-list", label: "Corrections", rows: rows.length, columns, filter: rows.length > 20}));
+    el("button", {type: "button", id: "remove-corrections", onclick: () => { if (confirm(`Remove ${rows.length === 1 ? "the one correction" : `all ${rows.length} corrections`}? This can’t be undone.`)) { marks.clear(); setMark("", null); } }}, "Remove all")),
+    makeTable({name: "corrections-list", label: "Corrections", rows: rows.length, columns, save: false}));
   return node;
 }
-
-document.addEventListener("focusin", (event) => {
-  if (event.target.getAttribute("list") !== "category-names" || $("category-names").children.length) return;
-  $("category-names").append(...Array.from({length: D.classes}, (_, c) => el("option", {value: idOf(c), label: `${nameOf(c)} · ${pathOf(c)}`})));
-});

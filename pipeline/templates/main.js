@@ -3,6 +3,7 @@
 const VIEWS = {overview: (view) => { renderPlot($("plot-card")); renderLost($("lost-card")); renderMetrics($("metrics-card")); },
   categories: renderCategories, hierarchy: renderHierarchy, confusions: renderConfusions, confidence: renderConfidence,
   review: renderReview, items: renderItems, training: renderTraining};
+const ARRIVED = {hierarchy: showNodes};
 const rendered = new Set();
 
 function render(name) {
@@ -23,40 +24,17 @@ function go() {
     else link.removeAttribute("aria-current");
   }
   tip.hide();
-  if (shown === "category") renderCategory($("view-category"), D.byId.get(id));
-  else render(shown);
-  document.title = (shown === "category" ? nameOf(D.byId.get(id)) : D.values.name) + " · category report";
   scrollTo(0, 0);
+  if (shown === "category") renderCategory($("view-category"), D.byId.get(id));
+  else { render(shown); ARRIVED[shown]?.(id); }
+  document.title = (shown === "category" ? titleOf(D.byId.get(id)) : D.values.name) + " · category report";
 }
 
 function setUpSearch() {
-  const input = $("search"), list = $("found");
-  let found = [], chosen = -1;
-  const close = () => { list.hidden = true; input.setAttribute("aria-expanded", "false"); input.removeAttribute("aria-activedescendant"); };
-  const open = (c) => { input.value = ""; close(); location.hash = "category/" + idOf(c); };
-  const mark = (k) => {
-    chosen = k;
-    [...list.children].forEach((item, i) => item.setAttribute("aria-selected", String(i === k)));
-    if (k >= 0) { list.children[k].scrollIntoView({block: "nearest"}); input.setAttribute("aria-activedescendant", "found-" + k); }
-  };
-  input.addEventListener("input", () => {
-    found = input.value.trim() ? findClasses(input.value, 30) : [];
-    list.replaceChildren(...found.map((c, k) => el("li", {role: "option", id: "found-" + k, onmousedown: (e) => { e.preventDefault(); open(c); }},
-      nameOf(c), el("small", {}, `${pathOf(c)} · ${idOf(c)}`))));
-    if (input.value.trim() && !found.length) list.replaceChildren(el("li", {role: "option", "aria-disabled": "true"}, "No category has this in its name or id"));
-    list.hidden = !input.value.trim();
-    input.setAttribute("aria-expanded", String(!list.hidden));
-    mark(found.length ? 0 : -1);
-  });
-  input.addEventListener("keydown", (event) => {
-    if (event.key === "ArrowDown" && found.length) { mark((chosen + 1) % found.length); event.preventDefault(); }
-    else if (event.key === "ArrowUp" && found.length) { mark((chosen - 1 + found.length) % found.length); event.preventDefault(); }
-    else if (event.key === "Enter" && chosen >= 0 && !list.hidden) open(found[chosen]);
-    else if (event.key === "Escape") close();
-  });
-  input.addEventListener("blur", close);
+  const picker = categoryPicker({id: "search", label: "Find a category by name or id", placeholder: "Find a category by name or id", choose: (c) => { location.hash = "category/" + idOf(c); }});
+  $("search-box").append(picker);
   addEventListener("keydown", (event) => {
-    if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) { input.focus(); event.preventDefault(); }
+    if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) { $("search").focus(); event.preventDefault(); }
   });
 }
 
@@ -65,11 +43,23 @@ function problem(text) {
   $("problem").hidden = false;
 }
 
-// Paper shows every view.
+// Paper shows the view that is open, or all of them where the button asked for that.
+let printAll = false;
+
 addEventListener("beforeprint", () => {
-  for (const name of Object.keys(VIEWS)) { $("view-" + name).hidden = false; render(name); }
+  document.documentElement.classList.add("printing");
+  if (printAll) for (const name of Object.keys(VIEWS)) { $("view-" + name).hidden = false; render(name); ARRIVED[name]?.(); }
+  chartsToPaper();
 });
-addEventListener("afterprint", go);
+addEventListener("afterprint", () => {
+  document.documentElement.classList.remove("printing");
+  if (printAll) { printAll = false; go(); }
+  chartsToScreen();
+});
+
+function setUpPrinting() {
+  $("print-all").addEventListener("click", () => { printAll = true; print(); });
+}
 
 async function start() {
   if (typeof DecompressionStream === "undefined") return problem("This browser is too old for the report: it can't unpack the data. Any Chrome, Edge, Firefox or Safari since 2023 can.");
@@ -77,6 +67,8 @@ async function start() {
   // The photos stand at the end of the file; only the overview can do without them.
   if (location.hash.length > 1 && document.readyState === "loading") await new Promise((done) => { addEventListener("DOMContentLoaded", done); });
   setUpSearch();
+  setUpViewer();
+  setUpPrinting();
   loadMarks();
   addEventListener("hashchange", go);
   go();

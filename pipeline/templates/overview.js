@@ -1,79 +1,97 @@
 // The overview's tables, and the table of all categories.
 
 function mostlyTaken(c, most = 3) {
-  const pairs = D.pairsOfTrue[c].filter((i) => D.columns["pair.two_stage"][i] > 0)
-    .sort((a, b) => D.columns["pair.two_stage"][b] - D.columns["pair.two_stage"][a]);
-  return pairs.slice(0, most).map((i) => [D.columns["pair.predicted"][i], D.columns["pair.two_stage"][i]]);
+  const after = D.columns["pair.two_stage"];
+  return D.pairsOfTrue[c].filter((i) => after[i] > 0).sort((a, b) => after[b] - after[a]).slice(0, most);
+}
+
+// What stage 2 fixed and broke at a node, and whether chance could do the same (sign test of evaluation/metrics.json).
+function effectOf(level, k) {
+  const [fixed, broken] = ["fixed", "broken"].map((name) => nodeOf(name, level, k));
+  const moved = D.values.metrics[D.unit].categories_changed;
+  const sure = level === 3 && moved && (moved.better.includes(k) || moved.worse.includes(k));
+  return {fixed, broken, chance: level === 3 && moved && !sure && fixed + broken > 0};
+}
+
+function wonBack(c) {
+  const {fixed, broken, chance} = effectOf(3, c);
+  return el("span", {}, changed(fixed - broken, whole), fixed + broken ? el("small", {}, `${whole(fixed)} fixed, ${whole(broken)} broken`, chance ? el("span", {class: "chance"}, " · may be chance") : null) : null);
+}
+
+function takenCell(c) {
+  const {"pair.predicted": answer, "pair.shifted": before, "pair.two_stage": after} = D.columns;
+  return el("span", {class: "name wide"}, mostlyTaken(c).map((i, k) => [k ? ", " : "", el("a", {href: "#category/" + idOf(answer[i]), title: pathOf(answer[i])}, nameIn(answer[i], c)), ` ${whole(after[i])}`,
+    after[i] === before[i] ? "" : el("small", {class: "beside"}, ` was ${whole(before[i])}`)]).flat());
 }
 
 function renderLost(host) {
-  const losing = Array.from({length: D.classes}, (_, c) => c).filter((c) => D.lost.two_stage[c] > 0 || D.lost.stage1[c] > 0);
+  const losing = Array.from({length: D.classes}, (_, c) => c).filter((c) => SYSTEMS.some((s) => D.lost[s][c] > 0));
   const total = losing.reduce((sum, c) => sum + D.lost.two_stage[c], 0);
   const most = Math.max(1, ...losing.map((c) => D.lost.two_stage[c]));
+  const {"pair.predicted": answer, "pair.two_stage": after} = D.columns;
   const columns = [
-    categoryColumn("Category", (c) => c),
+    ...categoryColumns("Category", (c) => c),
     {title: "Lost", numeric: true, value: (c) => D.lost.two_stage[c], cell: (c) => {
       const bar = el("span", {class: "bar-cell"});
       bar.style.width = Math.round(64 * D.lost.two_stage[c] / most) + "px";
       return el("span", {}, bar, whole(D.lost.two_stage[c]));
     }},
-    {title: "of", numeric: true, hint: `Evaluated ${D.unit}s`, value: (c) => D.support[c], text: (c) => whole(D.support[c])},
-    {title: "Lost by stage 1", numeric: true, value: (c) => D.lost.stage1[c], text: (c) => whole(D.lost.stage1[c])},
-    {title: "Stage 2 won back", numeric: true, value: (c) => D.lost.stage1[c] - D.lost.two_stage[c], cell: (c) => changed(D.lost.stage1[c] - D.lost.two_stage[c], whole)},
-    {title: "Mostly taken for", value: (c) => mostlyTaken(c).map(([p, n]) => `${nameIn(p, c)}: ${n}`).join("; "), cell: (c) =>
-      el("span", {class: "name wide"}, mostlyTaken(c).map(([p, n], k) => [k ? ", " : "", el("a", {href: "#category/" + idOf(p), title: pathOf(p)}, nameIn(p, c)), ` ${whole(n)}`]).flat())},
+    countColumn("of", (c) => D.support[c], `Evaluated ${D.unit}s`),
+    {title: "Mostly taken for", value: (c) => mostlyTaken(c).map((i) => `${nameIn(answer[i], c)}: ${after[i]}`).join("; "), cell: takenCell},
+    {title: "Stage 2 won back", hint: "Fixed less broken, over stage 1, adjusted", numeric: true, value: (c) => effectOf(3, c).fixed - effectOf(3, c).broken, cell: wonBack},
+    countColumn("Lost by stage 1, adjusted", (c) => D.lost.shifted[c]), countColumn("Lost by stage 1 alone", (c) => D.lost.stage1[c]),
   ];
   host.append(el("h2", {}, `Where ${D.unit}s are lost`),
-    el("p", {class: "note"}, `${plural(total, D.unit)} of the evaluated ones stand in a wrong category after both stages. The categories at the top lose most of them.`),
+    el("p", {class: "note"}, `After both stages ${plural(total, D.unit)} of ${whole(D.support.reduce((a, b) => a + b, 0))} stand in a wrong category. “Stage 2 won back” is what stage 2 fixed less what it broke, counted from stage 1, adjusted; “was” is that stage’s count.` +
+      (D.values.metrics[D.unit].categories_changed ? " “May be chance” marks a change too small to be sure of." : "")),
     makeTable({name: "lost", label: `Categories that lose most ${D.unit}s`, rows: losing, columns, sort: [1, true], page: 10}));
 }
 
-const SYSTEM_NAMES = {stage1: "Stage 1", shifted: "Stage 1, class mix corrected", two_stage: "Two-stage"};
 const HEADLINE_NAMES = {...SYSTEM_NAMES, published: "Published second stage"};
 
 function renderMetrics(host) {
-  const state = {unit: D.unit, mix: "natural"}, box = el("div", {class: "scroll"}), said = el("p", {class: "note"});
+  const state = {unit: D.unit, mix: "natural"}, box = el("div", {}), said = el("p", {class: "note"});
+  const gain = (m) => (m ? `${points(m.value)} [${points(m.low)} to ${points(m.high)}]` : "–");
   const show = () => {
     const found = D.values.metrics[state.unit][state.mix];
-    const cells = (m) => ["top1", "top5", "macro_f1"].map((key) => el("td", {class: "number"}, interval(m[key])));
-    const rows = Object.entries(HEADLINE_NAMES).filter(([system]) => found[system]).map(([system, name]) =>
-      el("tr", {}, el("th", {scope: "row"}, name), cells(found[system]), el("td", {})));
-    const gain = (m) => `${points(m.value)} [${points(m.low)} to ${points(m.high)}]`;
-    const changes = Object.entries(found.changes).map(([key, m]) => {
-      const [now, then] = key.split("_over_").map((s) => HEADLINE_NAMES[s]), moved = D.values.findings[state.unit].changes[key];
-      return el("tr", {}, el("th", {scope: "row"}, `${now} over ${then.toLowerCase()}, points`), ["top1", "top5", "macro_f1"].map((metric) => el("td", {class: "number"}, gain(m[metric]))),
-        el("td", {class: "number"}, moved ? `${whole(moved.fixed)} fixed, ${whole(moved.broken)} broken` : ""));
+    const rows = Object.entries(HEADLINE_NAMES).filter(([system]) => found[system]).map(([system, name]) => ({name, figures: found[system], text: interval}));
+    for (const [key, figures] of Object.entries(found.changes)) {
+      const [now, then] = key.split("_over_").map((s) => HEADLINE_NAMES[s]);
+      rows.push({name: `${now} over ${then.toLowerCase()}, points`, figures, text: gain, moved: D.values.findings[state.unit].changes[key]});
+    }
+    const measures = [["top1", "Accuracy"], ["top5", "Among first five"], ["macro_f1", "Macro F1"]].map(([key, title]) => {
+      const [shown, ...ends] = intervalColumns(title, (i) => rows[i].figures[key]);
+      return [{...shown, text: (i) => rows[i].text(rows[i].figures[key])}, ...ends];
     });
-    box.replaceChildren(el("table", {"aria-label": "All headline figures"}, el("thead", {}, el("tr", {}, ["", "Accuracy", "Among first five", "Macro F1", ""].map((t, i) =>
-      el("th", {scope: "col", class: i ? "number" : ""}, t)))), el("tbody", {}, rows, changes)));
-    said.textContent = `${plural(found.two_stage.top1.n, state.unit)}; ` + (state.mix === "natural" ? "weighted to the class mix of the whole catalogue." : "every category counts the same.");
+    const columns = [{title: "Answer", value: (i) => rows[i].name, text: (i) => rows[i].name}, ...measures.flat(),
+      ...["fixed", "broken"].map((name) => ({title: name, numeric: true, value: (i) => rows[i].moved?.[name] ?? NaN, text: (i) => (rows[i].moved ? whole(rows[i].moved[name]) : "")}))];
+    box.replaceChildren(makeTable({name: "headline", label: "All headline figures", rows: rows.length, columns}));
+    said.textContent = `${plural(found.two_stage.top1.n, state.unit)}; ` + (state.mix === "natural" ? "weighed as the whole catalogue is mixed." : `every category with at least ${D.minSupport} of them counts the same.`);
   };
   show();
   host.append(el("h2", {}, "All headline figures"), said, el("div", {class: "tools"},
     toggle("Unit", Object.keys(D.values.metrics).map((u) => [u, "Per " + u]), state.unit, (unit) => { state.unit = unit; show(); }),
-    toggle("Class mix", [["natural", "Natural mix"], ["balanced", "Balanced"]], state.mix, (mix) => { state.mix = mix; show(); })), box);
+    toggle("Mix of categories", [["natural", "Mixed as the catalogue"], ["balanced", "Every category alike"]], state.mix, (mix) => { state.mix = mix; show(); })), box);
 }
 
-function reclassifierOf(c) {
-  const set = D.set.get(c);
-  return !D.values.has_stage2 ? "no stage 2" : !set ? "no confusion set" : set.decision === "own" ? "active" : "inactive";
-}
+// Who gives the second opinion where stage 1, adjusted, answers with a category.
+const OPINIONS = {own: "own model", shared: "shared model", stage1: "stage 1 stands"};
+const answererOf = (c) => (!D.values.has_stage2 ? null : (D.set.get(c)?.decision ?? D.values.default_answer));
 
 function renderCategories(view) {
-  const score = (stage, measure) => scoreOf(stage, measure);
-  const measured = MEASURES.map(([measure, title]) => ({title, numeric: true, value: (c) => score("two_stage", measure)[c], text: (c) => percent(score("two_stage", measure)[c])}));
+  const score = (system, measure) => (c) => scoreOf(system, measure)[c];
   const trained = D.columns["category.train_images"];
   const columns = [
     categoryColumn("Category", (c) => c), idColumn("Id", (c) => c),
-    {title: `${D.unit === "product" ? "Products" : "Images"}`, hint: `Evaluated ${D.unit}s`, numeric: true, value: (c) => D.support[c], text: (c) => whole(D.support[c])},
-    {title: "Stage 1 accuracy", numeric: true, value: (c) => score("stage1", "recall")[c], text: (c) => percent(score("stage1", "recall")[c])},
-    ...measured,
-    {title: "Change", hint: "Accuracy, two-stage less stage 1, in points", numeric: true, value: (c) => score("two_stage", "recall")[c] - score("stage1", "recall")[c],
-      cell: (c) => changed(score("two_stage", "recall")[c] - score("stage1", "recall")[c], (v) => (100 * v).toFixed(1))},
-    {title: "Lost", numeric: true, value: (c) => D.lost.two_stage[c], text: (c) => whole(D.lost.two_stage[c])},
-    {title: "Trained on", hint: "Images", numeric: true, value: (c) => trained[c], text: (c) => whole(trained[c])},
-    {title: "Reclassifier", value: reclassifierOf},
+    countColumn(D.unit === "product" ? "Products" : "Images", (c) => D.support[c], `Evaluated ${D.unit}s`),
+    countColumn("Lost", (c) => D.lost.two_stage[c], "After both stages"),
+    rateColumn("Accuracy", score("two_stage", "recall"), "Both stages"),
+    pointsColumn("Change", (c) => score("two_stage", "recall")(c) - score("shifted", "recall")(c), "Accuracy, both stages less stage 1, adjusted, in points"),
+    rateColumn("Stage 1, adjusted", score("shifted", "recall"), "Accuracy"), rateColumn("Stage 1 alone", score("stage1", "recall"), "Accuracy"),
+    rateColumn("Precision", score("two_stage", "precision"), "Both stages"), rateColumn("F1", score("two_stage", "f1"), "Both stages"),
+    countColumn("Trained on", (c) => trained[c], "Images"),
+    {title: "Second opinion", value: (c) => OPINIONS[answererOf(c)] || "no stage 2"},
   ];
-  view.append(el("div", {class: "card"}, makeTable({name: "categories", label: "All categories", rows: D.classes, columns, sort: [7, true],
+  view.append(el("div", {class: "card"}, makeTable({name: "categories", label: "All categories", rows: D.classes, columns, sort: [3, true], support: (c) => D.support[c],
     match: (query) => { const found = new Set(findClasses(query)); return (c) => found.has(c); }})));
 }

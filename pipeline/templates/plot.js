@@ -1,38 +1,45 @@
 // The plot of the mission: every category's accuracy under both stages, in hierarchy order or sorted.
 
 const MEASURES = [["recall", "Accuracy"], ["precision", "Precision"], ["f1", "F1"]];
-const STAGES = [["both", "Both"], ["stage1", "Stage 1"], ["two_stage", "Two-stage"]];
+const SHOWN = [["change", "Stage 2’s change"], ...Object.entries(SYSTEM_NAMES)];
 const BANDS = 4;
 const bandOf = (support) => (support >= 100 ? 3 : support >= 20 ? 2 : support >= 5 ? 1 : 0);
 const RADII = [2.6, 4, 5.6, 8];
 
-const plot = {measure: "recall", sorting: "hierarchy", stage: "both", unit: null, picked: -1};
+const plot = {measure: "recall", sorting: "hierarchy", shown: "change", unit: null, picked: -1};
 
 function arrangePlot() {
-  const before = scoreOf("stage1", plot.measure, plot.unit), after = scoreOf("two_stage", plot.measure, plot.unit);
+  const values = Object.fromEntries(SYSTEMS.map((s) => [s, scoreOf(s, plot.measure, plot.unit)]));
+  const before = values.shifted, after = values.two_stage, main = values[plot.shown] || after;
   const support = D.columns[plot.unit + ".support"];
-  const keys = {hierarchy: (c) => c, value: (c) => after[c], support: (c) => support[c], change: (c) => after[c] - before[c]};
+  const keys = {hierarchy: (c) => c, value: (c) => main[c], support: (c) => support[c], change: (c) => after[c] - before[c]};
   const key = Float64Array.from({length: D.classes}, (_, c) => keys[plot.sorting](c));
   const order = Uint32Array.from({length: D.classes}, (_, c) => c).filter((c) => support[c] > 0 || plot.sorting === "hierarchy");
-  if (plot.sorting !== "hierarchy") order.sort((a, b) => missing(key[a]) - missing(key[b]) || key[a] - key[b] || a - b);
+  // As in the tables: sorted by a share, categories with few products stand last.
+  const few = (c) => (plot.sorting === "value" || plot.sorting === "change") && support[c] < D.minSupport;
+  if (plot.sorting !== "hierarchy") order.sort((a, b) => missing(key[a]) - missing(key[b]) || few(a) - few(b) || key[a] - key[b] || a - b);
+  plot.few = order.reduce((n, c) => n + few(c), 0);
   plot.order = order;
   plot.place = new Int32Array(D.classes).fill(-1);
   order.forEach((c, x) => { plot.place[c] = x; });
-  Object.assign(plot, {before, after, support});
+  Object.assign(plot, {values, before, after, support});
 }
 
-// Points of one stage, those of one band of support together, so that each band is one fast series.
+// The systems whose points are drawn: before and after stage 2, or the one that was chosen.
+const plotted = () => (plot.shown === "change" ? ["shifted", "two_stage"] : [plot.shown]);
+
+// Points of one system, those of one band of support together, so that each band is one fast series.
 function plotSeries(colours) {
   const series = [];
-  for (const [stage, values, colour] of [["stage1", plot.before, colours.before], ["two_stage", plot.after, colours.accent]]) {
-    if (plot.stage !== "both" && plot.stage !== stage) continue;
+  for (const system of plotted()) {
+    const values = plot.values[system], last = system === "two_stage", colour = last ? colours.accent : colours.before;
     const parts = Array.from({length: BANDS}, () => []);
     plot.order.forEach((c, x) => { if (!missing(values[c])) parts[bandOf(plot.support[c])].push(x, values[c]); });
     parts.forEach((part, band) => {
       const rows = [];
       for (let i = 0; i < part.length; i += 2) rows.push([part[i], part[i + 1]]);
       series.push({type: "scatter", data: rows, symbolSize: RADII[band] * 2 * plotScale(), large: true, largeThreshold: 1500, silent: true, clip: false,
-                   progressive: 0, itemStyle: {color: colour, opacity: stage === "stage1" ? 0.45 : 0.62}, z: stage === "stage1" ? 2 : 3});
+                   progressive: 0, itemStyle: {color: colour, opacity: last ? 0.62 : 0.45}, z: last ? 3 : 2});
     });
   }
   return series;
@@ -65,9 +72,9 @@ function bandSeries(colours) {
   }};
 }
 
-// A line from stage 1 to two-stage for each category, where few enough are in view to tell them apart.
+// A line from stage 1, adjusted, to both stages for each category, where few enough are in view to tell them apart.
 function changeSeries(colours) {
-  if (plot.stage !== "both") return null;
+  if (plot.shown !== "change") return null;
   const rows = [];
   plot.order.forEach((c, x) => {
     if (!missing(plot.before[c]) && !missing(plot.after[c]) && plot.before[c] !== plot.after[c]) rows.push([x, plot.before[c], plot.after[c]]);
@@ -103,8 +110,7 @@ function nearestPoint(chart, x, y) {
   const reach = Math.max(1, Math.ceil(14 / unit)), middle = Math.round(at[0]);
   let best = -1, least = 26 ** 2;
   for (let k = Math.max(0, middle - reach); k <= Math.min(n - 1, middle + reach); k++) {
-    for (const [stage, values] of [["stage1", plot.before], ["two_stage", plot.after]]) {
-      if (plot.stage !== "both" && plot.stage !== stage) continue;
+    for (const values of plotted().map((s) => plot.values[s])) {
       const distance = ((k - at[0]) * unit) ** 2 + ((values[plot.order[k]] - at[1]) * height) ** 2;
       if (distance < least) [best, least] = [k, distance];
     }
@@ -114,7 +120,7 @@ function nearestPoint(chart, x, y) {
 
 function describe(c) {
   return [el("b", {}, nameOf(c)), el("small", {}, pathOf(c)), pairsOf([
-    ["Stage 1", percent(plot.before[c])], ["Two-stage", percent(plot.after[c])], ["Change", points(plot.after[c] - plot.before[c])],
+    ...SYSTEMS.map((s) => [SYSTEM_NAMES[s], percent(plot.values[s][c])]), ["Stage 2’s change", points(plot.after[c] - plot.before[c])],
     [D.unit === plot.unit ? `Evaluated ${D.unit}s` : `Evaluated ${plot.unit}s`, whole(plot.support[c])], ["Trained on", plural(D.columns["category.train_images"][c], "image")], ["Id", idOf(c)],
   ])];
 }
@@ -153,32 +159,37 @@ function plotEvents(chart) {
 function renderPlot(host) {
   plot.unit = D.unit;
   arrangePlot();
-  const chart = makeChart("Accuracy of every category with stage 1 alone and with both stages; the table of all categories holds the same numbers",
+  const chart = makeChart("Accuracy of every category before and after stage 2; the table of all categories holds the same numbers",
     390, plotOption, plotEvents);
-  const again = (change) => { Object.assign(plot, change); plot.zoom = undefined; arrangePlot(); chart.redraw(); };
+  const key = el("span", {class: "keys"}), few = el("span", {class: "key"});
+  const paint = () => {
+    key.replaceChildren(...plotted().map((s) => el("span", {class: "key"}, el("i", {class: s === "two_stage" ? "after" : ""}), SYSTEM_NAMES[s].toLowerCase())));
+    few.textContent = plot.few ? `the last ${whole(plot.few)} have fewer than ${D.minSupport} ${plot.unit}s` : "";
+  };
+  const again = (change) => { Object.assign(plot, change); plot.zoom = undefined; arrangePlot(); chart.redraw(); paint(); };
   const units = Object.keys(D.values.metrics);
   chart.tabIndex = 0;
   chart.addEventListener("keydown", (event) => {
     const action = {ArrowLeft: [1, -0.25], ArrowRight: [1, 0.25], "+": [0.5], "-": [2]}[event.key];
     if (action) { zoomPlot(...action); event.preventDefault(); }
   });
-  const find = el("input", {type: "search", placeholder: "Show a category", "aria-label": "Show a category in the plot", list: "category-names"});
-  find.addEventListener("input", () => {
-    const found = D.byId.has(find.value) ? [D.byId.get(find.value)] : find.value.length > 1 ? findClasses(find.value, 1) : [];
-    plot.picked = found.length ? found[0] : -1;
+  const pick = (c) => {
+    plot.picked = c;
     plot.zoom = undefined;
     chart.redraw();
-    if (found.length && plot.place[found[0]] >= 0) { const x = plot.place[found[0]]; showPlot(x - 30, x + 30); }
-  });
+    const x = c >= 0 ? plot.place[c] : -1;
+    if (x >= 0) showPlot(x - 30, x + 30);
+  };
+  const find = categoryPicker({label: "Show a category in the plot", placeholder: "Show a category", keep: true, choose: pick, clear: () => pick(-1)});
   host.append(el("h2", {}, "Accuracy of every category"),
-    el("p", {class: "note"}, "Each point is a category; larger points have more evaluated products. A category’s accuracy is the share of its own products that were sorted right (its recall). Drag to pan, Ctrl + wheel or the buttons to zoom, click to open a category."),
+    el("p", {class: "note"}, `Each point is a category; larger points have more evaluated ${D.unit}s. A line joins stage 1, adjusted, to both stages: green where stage 2 helps, orange where it harms. Drag to pan, Ctrl + wheel or the buttons to zoom, click to open a category.`),
     el("div", {class: "tools"}, toggle("Measure", MEASURES, plot.measure, (measure) => again({measure})),
-      toggle("Stages", STAGES, plot.stage, (stage) => again({stage})),
-      chooser("Sort by", [["hierarchy", "hierarchy"], ["value", "value"], ["support", "support"], ["change", "change"]], plot.sorting, (sorting) => again({sorting})),
+      toggle("Shown", SHOWN, plot.shown, (shown) => again({shown})),
+      chooser("Sort by", [["hierarchy", "hierarchy"], ["value", "value"], ["support", "number of " + D.unit + "s"], ["change", "change by stage 2"]], plot.sorting, (sorting) => again({sorting})),
       units.length > 1 ? chooser("Per", units.map((u) => [u, u]), plot.unit, (unit) => again({unit})) : null, find),
     chart,
-    el("div", {class: "tools"}, el("span", {class: "key"}, el("i", {}), "stage 1"), el("span", {class: "key"}, el("i", {class: "after"}), "two-stage"),
-      el("span", {class: "grow"}),
+    el("div", {class: "tools"}, key, few, el("span", {class: "grow"}),
       el("button", {type: "button", "aria-label": "Zoom in", onclick: () => zoomPlot(0.5)}, "+"), el("button", {type: "button", "aria-label": "Zoom out", onclick: () => zoomPlot(2)}, "−"),
       el("button", {type: "button", onclick: () => showPlot(-0.5, plot.order.length - 0.5)}, "Whole")));
+  paint();
 }

@@ -2,7 +2,7 @@
 
 function renderReview(view) {
   const health = D.values.findings.health, rejected = Object.values(health.rejects || {}).reduce((a, b) => a + b, 0);
-  view.append(el("p", {class: "lead"}, "Look at the photos, mark the labels that are wrong, export the corrections. Nothing leaves this page but the file you save."),
+  view.append(el("p", {class: "lead"}, "Look at the photos, correct the labels that are wrong, export the corrections. Nothing leaves this page but the file you save."),
     el("div", {class: "card"}, statistics([["Labels the model doubts", whole(health.doubtful_labels)], ["Same picture, other category", whole(health.conflicting_groups), "pictures"],
       ...(health.images !== undefined ? [["Duplicate images", whole(health.duplicates)], ["Blank images", whole(health.blanks)], ["Rejected", whole(rejected)]] : []),
       ["Small categories", whole(health.small_categories), `under ${D.values.findings.few_images} images`]])),
@@ -27,8 +27,9 @@ function pagedCards(rows, make, size = 12) {
 
 function reviewTable(kind, name, label) {
   const c = (key) => D.columns[`${kind}.${key}`];
-  const columns = [{title: "Product", value: (i) => c("product")[i]}, categoryColumn("Label", (i) => c("true")[i]),
-    {title: "Answer", value: (i) => (c("suggested")[i] < 0 ? "" : nameOf(c("suggested")[i])), text: (i) => (c("suggested")[i] < 0 ? "not evaluated" : nameOf(c("suggested")[i]))},
+  const columns = [{title: "Product", value: (i) => c("product")[i]}, ...categoryColumns("Label", (i) => c("true")[i]),
+    {title: "Answer", value: (i) => (c("suggested")[i] < 0 ? "" : titleOf(c("suggested")[i])), text: (i) => (c("suggested")[i] < 0 ? "not evaluated" : titleOf(c("suggested")[i])), cell: (i) => (c("suggested")[i] < 0 ? "not evaluated" : categoryLink(c("suggested")[i]))},
+    {title: "Answer: category_id", hidden: true, value: (i) => (c("suggested")[i] < 0 ? "" : D.values.names.id[c("suggested")[i]])},
     {title: "Label’s probability", numeric: true, value: (i) => shareOf(c("own"), i), text: (i) => percent(shareOf(c("own"), i))},
     {title: "Answer’s probability", numeric: true, value: (i) => shareOf(c("confidence"), i), text: (i) => percent(shareOf(c("confidence"), i))}];
   return makeTable({name, label, rows: c("product").length, columns, page: 10});
@@ -37,24 +38,24 @@ function reviewTable(kind, name, label) {
 function doubtsCard() {
   const {"doubt.product": product, "doubt.true": truth, "doubt.suggested": suggested, "doubt.own": own, "doubt.confidence": confidence} = D.columns;
   const total = D.values.findings.health.doubtful_labels;
-  const node = card("Labels the model doubts", "Confident learning: the answer’s probability reaches what the model gives on average to products that do carry that label. Ranked by the label’s probability less the answer’s." +
+  const node = card("Labels the model doubts", "The model is at least as sure of another category as it usually is of products that truly carry it (confident learning, as in Cleanlab). First those where it is surest that the label is wrong: where the label’s probability is furthest below the answer’s." +
     (total > product.length ? ` The first ${whole(product.length)} of ${whole(total)}; all stand in evaluation/review.parquet.` : ""));
   node.id = "doubts";
   if (!product.length) { node.append(empty("None.")); return node; }
-  node.append(...pagedCards(Array.from(product.keys()), (i) => photoCard(product[i], truth[i], [["Answer", suggested[i], shareOf(confidence, i)]], suggested[i], `label’s own probability ${percent(shareOf(own, i))}`)),
+  node.append(...pagedCards(Array.from(product.keys()), (i) => photoCard(product[i], truth[i], [["Answer", suggested[i], shareOf(confidence, i)]], suggested[i], `The model gives the label ${percent(shareOf(own, i))}.`)),
     el("details", {}, el("summary", {}, "As a table"), reviewTable("doubt", "doubts", "Labels the model doubts")));
   return node;
 }
 
 function conflictsCard() {
   const {"conflict.product": product, "conflict.group": group, "conflict.true": truth, "conflict.suggested": suggested, "conflict.confidence": confidence} = D.columns;
-  const node = card("Same picture, other category", "Products whose photos are identical to the byte but whose categories differ: at least one label is likely wrong. Those that the model believes least come first.");
+  const node = card("Same picture, other category", "The same photo stands under several categories: products whose photos are identical to the byte but whose categories differ: at least one label is likely wrong. Those that the model believes least come first.");
   node.id = "conflicts";
   if (!D.values.has_store) { node.append(empty("The run has no store, so pictures can’t be compared.")); return node; }
   if (!product.length) { node.append(empty("None: no picture stands in two categories.")); return node; }
   const groups = Map.groupBy ? [...Map.groupBy(product.keys(), (i) => group[i]).values()] : [...product.keys()].reduce((all, i) => ((all[group[i]] ||= []).push(i), all), []);
-  node.append(...pagedCards(groups.flat(), (i) => photoCard(product[i], truth[i], suggested[i] < 0 ? [] : [["Answer", suggested[i], shareOf(confidence, i)]], suggested[i], `picture ${group[i] + 1}; also in ` +
-    [...new Set(groups[group[i]].filter((k) => truth[k] !== truth[i]).map((k) => nameOf(truth[k])))].join(", "))), el("details", {}, el("summary", {}, "As a table"), reviewTable("conflict", "conflicts", "Same picture, other category")));
+  node.append(...pagedCards(groups.flat(), (i) => photoCard(product[i], truth[i], suggested[i] < 0 ? [] : [["Answer", suggested[i], shareOf(confidence, i)]], suggested[i], `Picture ${group[i] + 1}; also in ` +
+    [...new Set(groups[group[i]].filter((k) => truth[k] !== truth[i]).map((k) => titleOf(truth[k])))].join(", "))), el("details", {}, el("summary", {}, "As a table"), reviewTable("conflict", "conflicts", "Same picture, other category")));
   return node;
 }
 
@@ -82,7 +83,8 @@ function smallCard() {
   const few = D.values.findings.few_images, trained = D.columns["category.train_images"];
   const rows = Array.from({length: D.classes}, (_, c) => c).filter((c) => trained[c] < few);
   if (!rows.length) return card("Small categories", null, empty(`Every category was trained on at least ${few} images.`));
-  const columns = [categoryColumn("Category", (c) => c), idColumn("Id", (c) => c), {title: "Trained on", numeric: true, value: (c) => trained[c]}, {title: `Evaluated ${D.unit}s`, numeric: true, value: (c) => D.support[c]},
-    {title: "Accuracy", numeric: true, value: (c) => scoreOf("two_stage", "recall")[c], text: (c) => percent(scoreOf("two_stage", "recall")[c])}];
-  return card("Small categories", `Trained on fewer than ${few} images: more photos, or a merge with a neighbour, help most here.`, makeTable({name: "small", label: "Small categories", rows, columns, sort: [2, false], page: 10}));
+  const inCatalogue = D.columns["category.images"];
+  const columns = [categoryColumn("Category", (c) => c), idColumn("Id", (c) => c), countColumn("Trained on", (c) => trained[c], "Images"), ...(inCatalogue ? [countColumn("In the catalogue", (c) => inCatalogue[c], "Images")] : []), countColumn(`Evaluated ${D.unit}s`, (c) => D.support[c]),
+    rateColumn("Accuracy", (c) => scoreOf("two_stage", "recall")[c], "Both stages")];
+  return card("Small categories", `Trained on fewer than ${few} images: more photos, or a merge with a neighbour, help most here.`, makeTable({name: "small", label: "Small categories", rows, columns, sort: [2, false], page: 10, support: (c) => D.support[c]}));
 }

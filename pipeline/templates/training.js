@@ -34,7 +34,7 @@ function epochsCard(epochs) {
   const titles = {phase: "Phase", epoch: "Epoch", train_loss: "Training loss", val_loss: "Validation loss", val_top1: "Top 1", val_top5: "Top 5", lr: "Learning rate", images_per_second: "Images/s", seconds: "Time"};
   const texts = {val_top1: percent, val_top5: percent, seconds: hours, images_per_second: (v) => decimal(v, 0), lr: (v) => Number(v).toExponential(1), train_loss: (v) => decimal(v, 3), val_loss: (v) => decimal(v, 3)};
   const columns = Object.entries(titles).map(([key, title]) => ({title, numeric: key !== "phase", value: (i) => epochs[i][key], text: (i) => (missing(epochs[i][key]) ? "–" : texts[key] ? texts[key](epochs[i][key]) : String(epochs[i][key]))}));
-  return card("Epochs", null, makeTable({name: "epochs", label: "Epochs", rows: epochs.length, columns, filter: false, page: 15}));
+  return card("Epochs", null, makeTable({name: "epochs", label: "Epochs", rows: epochs.length, columns, page: 15}));
 }
 
 function renderRuns(view) {
@@ -45,20 +45,20 @@ function renderRuns(view) {
   }
   const score = (run, system, metric = "top1") => run.metrics.natural[system][metric], total = (run) => Object.values(run.seconds).reduce((a, b) => a + b, 0);
   const columns = [{title: "Run", value: (i) => runs[i].name}, {title: "Model", value: (i) => runs[i].backbone}, {title: "Per", value: (i) => runs[i].unit},
-    {title: "Stage 1", numeric: true, value: (i) => score(runs[i], "stage1").value, text: (i) => interval(score(runs[i], "stage1"))}, {title: "Two-stage", numeric: true, value: (i) => score(runs[i], "two_stage").value, text: (i) => interval(score(runs[i], "two_stage"))},
-    {title: "Macro F1", numeric: true, value: (i) => score(runs[i], "two_stage", "macro_f1").value, text: (i) => interval(score(runs[i], "two_stage", "macro_f1"))}, {title: "Time", numeric: true, value: (i) => total(runs[i]), text: (i) => hours(total(runs[i]))}];
-  view.append(card("Runs compared", "Accuracy on the natural mix, with 95% intervals, and the hours of all steps that recorded them.", runsChart(runs, score, total), makeTable({name: "runs", label: "Runs compared", rows: runs.length, columns, filter: false})), ...runs.slice(1).map((run, k) => movedCard(run, k + 1)));
+    ...["two_stage", "shifted", "stage1"].map((s) => intervalColumns(SYSTEM_NAMES[s], (i) => score(runs[i], s))).flat(),
+    ...intervalColumns("Macro F1", (i) => score(runs[i], "two_stage", "macro_f1")), {title: "Time", numeric: true, value: (i) => total(runs[i]), text: (i) => hours(total(runs[i]))}];
+  view.append(card("Runs compared", "Accuracy on the natural mix, with 95% intervals, and the hours of all steps that recorded them.", runsChart(runs, score, total), makeTable({name: "runs", label: "Runs compared", rows: runs.length, columns})), ...runs.slice(1).map((run, k) => movedCard(run, k + 1)));
 }
 
 function runsChart(runs, score, total) {
-  return makeChart("Accuracy and hours of each run", 80 + 64 * runs.length, (colours, width) => {
+  return makeChart("Accuracy and hours of each run", 80 + 84 * runs.length, (colours, width) => {
     const names = runs.map((r) => r.name), half = width > 620, y = (gridIndex, show) => axis(colours, {type: "category", data: names, inverse: true, gridIndex, splitLine: {show: false}, axisLabel: {show, width: 110, overflow: "truncate"}});
     const bar = (name, color, of, k = 0) => ({type: "bar", name, xAxisIndex: k, yAxisIndex: k, data: runs.map(of), itemStyle: {color, borderRadius: 2}, barMaxWidth: 16, label: {show: true, position: "right", color: colours.muted, fontFamily: colours.sans, formatter: (p) => (k ? hours(p.value * 3600) : percent(p.value))}});
     return {
-      legend: {top: 0, left: 120, data: ["stage 1", "two-stage"], icon: "roundRect", itemHeight: 8, itemWidth: 12, textStyle: {color: colours.muted, fontFamily: colours.sans}},
+      legend: {top: 0, left: 120, data: ["stage 1 alone", "stage 1, adjusted", "both stages"], icon: "roundRect", itemHeight: 8, itemWidth: 12, textStyle: {color: colours.muted, fontFamily: colours.sans}},
       grid: [{left: 120, right: half ? "40%" : 50, top: 30, bottom: 30}, {left: half ? "66%" : "200%", right: 60, top: 30, bottom: 30}],
       xAxis: [axis(colours, {type: "value", min: 0, max: 1, ...shares}), axis(colours, {type: "value", gridIndex: 1, axisLabel: {formatter: (v) => v + " h"}, splitNumber: 3})], yAxis: [y(0, true), y(1, false)],
-      series: [bar("stage 1", colours.before, (r) => score(r, "stage1").value), bar("two-stage", colours.accent, (r) => score(r, "two_stage").value), bar("hours", colours.faint, (r) => total(r) / 3600, 1)],
+      series: [bar("stage 1 alone", colours.line, (r) => score(r, "stage1").value), bar("stage 1, adjusted", colours.before, (r) => score(r, "shifted").value), bar("both stages", colours.accent, (r) => score(r, "two_stage").value), bar("hours", colours.faint, (r) => total(r) / 3600, 1)],
     };
   });
 }
@@ -66,8 +66,9 @@ function runsChart(runs, score, total) {
 function movedCard(run, number) {
   const other = D.columns[`run${number}.recall`], mine = scoreOf("two_stage", "recall");
   const rows = Array.from({length: D.classes}, (_, c) => c).filter((c) => !missing(mine[c]) && !missing(other[c]));
-  const columns = [categoryColumn("Category", (c) => c), {title: D.values.name, numeric: true, value: (c) => mine[c], text: (c) => percent(mine[c])}, {title: run.name, numeric: true, value: (c) => other[c], text: (c) => percent(other[c])},
-    {title: "Difference", numeric: true, value: (c) => other[c] - mine[c], cell: (c) => changed(other[c] - mine[c], (v) => (100 * v).toFixed(1))}, {title: "Size of the move", numeric: true, value: (c) => Math.abs(other[c] - mine[c]), text: (c) => (100 * Math.abs(other[c] - mine[c])).toFixed(1)},
-    {title: `Evaluated ${D.unit}s`, numeric: true, value: (c) => D.support[c], text: (c) => whole(D.support[c])}];
-  return card(`Categories that moved most: ${run.name}`, "Two-stage accuracy of each category, in points.", makeTable({name: "moved-" + number, label: "Categories that moved most", rows, columns, sort: [4, true]}));
+  const columns = [...categoryColumns("Category", (c) => c), rateColumn(D.values.name, (c) => mine[c]), rateColumn(run.name, (c) => other[c]),
+    pointsColumn("Difference, points", (c) => other[c] - mine[c]),
+    {title: `${D.unit === "product" ? "Products" : "Images"} at stake`, numeric: true, value: (c) => Math.abs(other[c] - mine[c]) * D.support[c], text: (c) => decimal(Math.abs(other[c] - mine[c]) * D.support[c], 1)},
+    countColumn(`Evaluated ${D.unit}s`, (c) => D.support[c])];
+  return card(`Categories that moved most: ${run.name}`, `Accuracy with both stages. First those where most ${D.unit}s are at stake: the difference times the evaluated ${D.unit}s.`, makeTable({name: "moved-" + number, label: "Categories that moved most", rows, columns, sort: [4, true], support: (c) => D.support[c]}));
 }

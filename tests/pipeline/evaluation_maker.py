@@ -21,6 +21,7 @@ from catalog.ingest import ingest
 from catalog.store import POSITIONS, TABLES, Store
 from catalog.synthetic import SyntheticSpec, picture, write_categories, write_dump
 from catalog.taxonomy import Category, Taxonomy
+from pipeline.evaluate import changed_categories
 
 SYSTEMS = ("stage1", "shifted", "two_stage")
 NASTY = '<script>alert("level 3")</script> & "co" \'é\''
@@ -261,7 +262,9 @@ def _metrics(table: pandas.DataFrame, k: int) -> dict:
         changes = {
             f"{a}_over_{b}": {name: _interval(scores[a][name] - scores[b][name], rows[name]) for name in rows} for a, b in pairs
         }
-        found[mix] |= {"changes": changes, "counts": {"n": len(table), "categories": k}}
+        found[mix] |= {"changes": changes, "counts": {"n": len(table), "categories": k, "min_support": 5}}
+    right = {s: (table[f"{s}_class"] == table["class_index"]).to_numpy() for s in SYSTEMS}
+    found["categories_changed"] = changed_categories(truth, right["shifted"], right["two_stage"], k)
     return found
 
 
@@ -321,7 +324,7 @@ def _write_stage2(run: Path, taxonomy: Taxonomy, table: pandas.DataFrame, active
                 "class_index": int(class_index),
                 "category_id": int(taxonomy.category_ids[class_index]),
                 "members": [int(class_index), *map(int, members)],
-                "decision": "own" if own else "stage1",
+                "decision": "own" if own else "shared",
                 "heldout": heldout,
             }
         )
@@ -330,6 +333,7 @@ def _write_stage2(run: Path, taxonomy: Taxonomy, table: pandas.DataFrame, active
         "made_from": {},
         "files": {},
         "base_margin": True,
+        "default": "shared",
         "categories": categories,
         "shift": {unit: {"temperature": 1.1, "strength": 0.6} for unit in ("image", "product")},
     }

@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import io
 import json
 import re
 import shutil
@@ -10,11 +11,19 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+from PIL import Image
 
+from catalog.config import CatalogConfig
 from catalog.errors import ArtifactError, ConfigError
+from catalog.ingest import ingest
+from catalog.store import Store
+from catalog.synthetic import SyntheticSpec, write_categories, write_dump
 from pipeline.charts import FIGURES, plot
+from pipeline.cli import main
 from pipeline.report import LIMIT, write_report
-from pipeline.report_findings import clustered_mean, coverage, distances, doubtful_labels, reliability
+from pipeline.report_findings import changes, clustered_mean, coverage, distances, doubtful_labels, reliability
+from pipeline.report_gallery import make_gallery
+from pipeline.report_hierarchy import wilson
 from pipeline.report_pack import KINDS, pack, share
 from pipeline.report_run import EvaluatedRun
 from tests.pipeline.evaluation_maker import NASTY, make_small_run
@@ -80,13 +89,17 @@ def test_numbers_are_the_evaluations(run: Path, page: str):
     assert values["metrics"]["product"] == json.loads((run / "evaluation" / "metrics.json").read_text())["product"]
     assert values["findings"] == json.loads((run / "evaluation" / "report.json").read_text())
     pairs = pandas.read_parquet(run / "evaluation" / "confusion.parquet").query("unit == 'product' and system == 'two_stage'")
+    for system in ("stage1", "shifted", "two_stage"):
+        assert columns[f"pair.{system}"].sum() == columns["product.support"].sum()
+        lost = np.rint(table["support"] * (1 - table[f"{system}_recall"]).fillna(0))
+        np.testing.assert_array_equal(columns[f"node.{system}_lost"][-len(table) :], lost)
     assert columns["pair.two_stage"].sum() == pairs["count"].sum() == columns["product.support"].sum()
 
 
 def test_headline_is_on_the_page(run: Path, page: str):
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())["product"]["natural"]
     figure = re.search(r'data-metric="top1">(.*?)</div>', page, re.DOTALL)[1]
-    for system in ("stage1", "two_stage"):
+    for system in ("stage1", "shifted", "two_stage"):
         for bound in ("value", "low", "high"):
             assert f"{100 * metrics[system]['top1'][bound]:.1f}%" in figure
 
@@ -117,7 +130,8 @@ def test_a_missing_column_is_named(run: Path, tmp_path: Path):
     shutil.copytree(run, broken)
     path = broken / "evaluation" / "items.parquet"
     pandas.read_parquet(path).drop(columns="two_stage_true_confidence").to_parquet(path)
-    with pytest.raises(ArtifactError, match=r"items\.parquet: column two_stage_true_confidence is missing.*shelfsort evaluate"):
+    remedy = rf"shelfsort evaluate --run {re.escape(str(broken))} --rebuild"
+    with pytest.raises(ArtifactError, match=rf"items\.parquet: column two_stage_true_confidence is missing.*{remedy}"):
         write_report([broken], tmp_path / "out")
     with pytest.raises(ArtifactError, match=r"metrics\.json: no such file"):
         write_report([tmp_path], tmp_path / "out")
@@ -135,6 +149,80 @@ def test_unknown_figures_are_refused(run: Path, tmp_path: Path):
         plot("pie", run, tmp_path / "pie.svg")
     with pytest.raises(ConfigError, match=r"\.svg, \.png or \.pdf"):
         plot("coverage", run, tmp_path / "coverage.gif")
+
+
+def test_a_figure_is_about_the_evaluation_that_is_there(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    path = copy / "evaluation" / "report.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"evaluation": "of another day", "product": {}}))
+    assert main(["plot", "coverage", str(copy), "--out", str(tmp_path / "coverage.png")]) == 0
+    assert json.loads(path.read_text()) == stored
+    assert (tmp_path / "coverage.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["plot", "coverage"]) == 2
+    assert "expected shelfsort plot FIGURE DIR" in capsys.readouterr().err
+
+
+def test_stage2_is_credited_over_the_shifted_stage1():
+    """Item 0 is the shift's merit, item 1 is stage 2's, item 2 is what stage 2 breaks; all but item 2's stay in the family."""
+    table = pandas.DataFrame(
+        {
+            "class_index": [0, 0, 0, 0],
+            "stage1_class": [1, 1, 0, 0],
+            "shifted_class": [0, 1, 0, 0],
+            "two_stage_class": [0, 0, 2, 0],
+            "weight": np.ones(4),
+            "group": np.arange(4),
+        }
+    )
+    found = changes(table, np.array([[0, 0], [0, 0], [0, 1]]))
+    assert {name: (c["fixed"], c["broken"]) for name, c in found.items()} == {
+        "shifted_over_stage1": (1, 0),
+        "two_stage_over_shifted": (1, 1),
+        "two_stage_over_stage1": (2, 1),
+    }
+    levels = found["two_stage_over_shifted"]["levels"]
+    assert [levels[k]["value"] for k in ("level1", "level2", "level3")] == [0.0, -0.25, 0.0]
+    assert levels["level2"]["low"] < -0.25
+
+
+def test_a_node_holds_what_lies_under_it(run: Path, page: str):
+    nodes = pandas.read_parquet(run / "evaluation" / "hierarchy.parquet").query("unit == 'product'")
+    counts = ["categories", "support", "fixed", "broken", "stage1_lost", "shifted_lost", "two_stage_lost"]
+    below = nodes[nodes["level"] == 3]
+    assert nodes.groupby("level")[counts].sum().nunique().eq(1).all()
+    for _, family in nodes[nodes["level"] == 2].iterrows():
+        members = below[(below["level1"] == family["level1"]) & (below["level2"] == family["level2"])]
+        assert members[counts].sum().tolist() == family[counts].tolist()
+    assert (nodes["shifted_lost"] - nodes["two_stage_lost"]).equals(nodes["fixed"] - nodes["broken"])
+
+
+def test_wilson_by_hand():
+    low, high = wilson(np.array([8, 0, 0]), np.array([10, 3, 0]))
+    assert low[:2] == pytest.approx([0.4902, 0.0], abs=1e-4)
+    assert high[:2] == pytest.approx([0.9433, 0.5615], abs=1e-4)
+    assert np.isnan(low[2]) and np.isnan(high[2])
+
+
+def test_thumbnails_are_as_large_as_the_budget_allows(tmp_path: Path):
+    spec = SyntheticSpec(categories=4, products=60, side=180, duplicates=0.0, blanks=0.0)
+    write_dump(tmp_path / "dump.bson", spec)
+    write_categories(tmp_path / "names.csv", spec)
+    dump, names = tmp_path / "dump.bson", tmp_path / "names.csv"
+    ingest(tmp_path / "store.sqlite", [dump], names, CatalogConfig(), index_folder=tmp_path, jobs=1)
+    store = Store(tmp_path / "store.sqlite")
+    items = pandas.DataFrame({"product_id": np.unique(store.images("train").product_id)})
+    items = items.assign(class_index=0, two_stage_class=1, two_stage_confidence=0.9, two_stage_true_confidence=0.1)
+    review = pandas.DataFrame({"kind": [], "product_id": []})
+    sides, shown = [], []
+    for budget in (10_000_000, 40_000, 20_000):
+        gallery = make_gallery(store, items, review, budget)
+        assert len(gallery.data) <= budget
+        sides.append(max(Image.open(io.BytesIO(gallery.data[: gallery.offsets[1]])).size))
+        shown.append(len(gallery.product_id))
+    assert sides[0] == 180 and sides[0] > sides[1] >= sides[2] == 72
+    assert shown[0] == len(items) > shown[2] > 0
 
 
 def test_coverage_counts_by_hand():

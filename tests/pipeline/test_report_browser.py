@@ -4,6 +4,7 @@ Screenshots stay in build/screenshots. Needs Debian's chromium and chromium-driv
 """
 
 import csv
+import itertools
 import json
 import shutil
 import time
@@ -24,6 +25,7 @@ if not CHROMIUM or not DRIVER:
 
 from selenium import webdriver  # noqa: E402 (only where the skips above let it)
 from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 FLAGS = (
@@ -101,6 +103,9 @@ class Page:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.driver.save_screenshot(str(SCREENSHOTS / f"{self.name}-{name}.png"))
 
+    def sort(self, table: str, number: int) -> None:
+        self.js("document.querySelectorAll(`#table-${arguments[0]} th button`)[arguments[1]].click()", table, number)
+
     def column(self, table: str, number: int) -> list[str]:
         return self.js(
             "const rows = [...document.querySelectorAll(`#table-${arguments[0]} tbody tr`)];"
@@ -144,6 +149,10 @@ def percent(value: float) -> str:
     return "–" if pandas.isna(value) else f"{100 * value:.1f}%"
 
 
+def signed(value: int) -> str:
+    return f"{value:+,}".replace("-", "−") if value else "±0"
+
+
 def test_opens_quickly(page: Page):
     page.shot("overview")
     print(f"{page.name}: first chart after {page.opening:.2f} s")
@@ -163,12 +172,12 @@ def test_search_opens_a_category(page: Page):
     row = table(page, "per_category").sort_values("support").iloc[-1]
     search = page.find("#search")
     search.send_keys(str(row["category_id"]))
-    page.wait(lambda: len(page.driver.find_elements("css selector", "#found li")) == 1)
+    page.wait(lambda: len(page.driver.find_elements("css selector", "#search-found li")) == 1)
     search.send_keys(Keys.ENTER)
     page.wait(lambda: page.js("return location.hash") == f"#category/{row['category_id']}")
     shown = page.text("#view-category .stats")
-    for measure in ("recall", "precision", "f1"):
-        assert percent(row[f"two_stage_{measure}"]) in shown and percent(row[f"stage1_{measure}"]) in shown
+    for system, measure in itertools.product(("stage1", "shifted", "two_stage"), ("recall", "precision", "f1")):
+        assert percent(row[f"{system}_{measure}"]) in shown
     page.shot("category")
 
 
@@ -182,7 +191,7 @@ def test_a_hostile_name_is_text(page: Page):
 def test_a_table_sorts_filters_and_pages(page: Page):
     page.view("categories")
     rows = table(page, "per_category").sort_values(["support", "class_index"], ascending=[False, True])
-    page.js("document.querySelectorAll('#table-categories th button')[2].click()")
+    page.sort("categories", 2)
     assert page.column("categories", 2) == [f"{n:,}" for n in rows["support"].head(20)]
     assert page.column("categories", 4) == [percent(value) for value in rows["two_stage_recall"].head(20)]
     page.find("#table-categories input").send_keys(str(rows["category_id"].iloc[3]))
@@ -196,7 +205,146 @@ def test_lost_products_are_the_confusions(page: Page):
     lost = lost.reset_index().sort_values(["two_stage", "true_class"], ascending=[False, True]).head(5)
     page.view("overview")
     assert [int(text.replace(",", "")) for text in page.column("lost", 1)[:5]] == lost["two_stage"].tolist()
-    assert [int(text.replace(",", "")) for text in page.column("lost", 3)[:5]] == lost["stage1"].tolist()
+    assert [int(text.replace(",", "")) for text in page.column("lost", 5)[:5]] == lost["shifted"].tolist()
+    assert [int(text.replace(",", "")) for text in page.column("lost", 6)[:5]] == lost["stage1"].tolist()
+    won = "return [...document.querySelectorAll('#table-lost td:nth-child(5) span span:first-child')].map((s) => s.textContent)"
+    assert page.js(won)[:5] == [signed(n) for n in lost["shifted"] - lost["two_stage"]]
+
+
+def test_stage2_is_credited_over_the_adjusted_stage1(page: Page):
+    metrics = json.loads((page.run / "evaluation" / "metrics.json").read_text())["product"]["natural"]
+    moved = json.loads((page.run / "evaluation" / "report.json").read_text())["product"]["changes"]["two_stage_over_shifted"]
+    shown = " ".join(page.text("[data-metric=change]").split())
+    gain = metrics["changes"]["two_stage_over_shifted"]["top1"]["value"]
+    assert f"{100 * gain:+.1f}".replace("-", "−") in shown
+    assert f"{moved['fixed']:,} products fixed" in shown and f"{moved['broken']:,} broken" in shown
+    accuracy = " ".join(page.text("[data-metric=top1]").split())
+    for system, name in (("shifted", "stage 1, adjusted"), ("stage1", "stage 1 alone")):
+        assert f"{name} {percent(metrics[system]['top1']['value'])}" in accuracy
+
+
+def test_a_rate_is_not_drowned_by_tiny_categories(page: Page):
+    page.view("categories")
+    page.js("const i = document.querySelector('#table-categories input'); i.value = ''; i.dispatchEvent(new Event('input'))")
+    page.wait(lambda: len(page.column("categories", 2)) == 20)
+    page.sort("categories", 4)
+    page.sort("categories", 4)
+    rows = table(page, "per_category").query("support >= 5").sort_values(["two_stage_recall", "class_index"])
+    few = min(20, len(rows))
+    assert page.column("categories", 4)[:few] == [percent(value) for value in rows["two_stage_recall"].head(few)]
+    assert "stand last" in page.text("#table-categories .pager")
+    page.js("const s = document.querySelector('#table-categories select'); s.value = '20'; s.dispatchEvent(new Event('change'))")
+    assert all(int(n.replace(",", "")) >= 20 for n in page.column("categories", 2))
+    page.js("const s = document.querySelector('#table-categories select'); s.value = '0'; s.dispatchEvent(new Event('change'))")
+
+
+def test_names_tell_categories_apart(page: Page):
+    titles = page.js("return Array.from({length: D.classes}, (_, c) => titleOf(c))")
+    assert len(set(titles)) == len(titles)
+    names = table(page, "per_category")["level3"]
+    if names.duplicated().any():
+        assert not set(names[names.duplicated(keep=False)]) & set(titles)
+
+
+def test_the_hierarchy_leads_down_to_a_category(page: Page):
+    nodes = table(page, "hierarchy")
+    family = nodes[nodes["level"] == 2].sort_values("two_stage_lost", ascending=False, kind="stable").iloc[0]
+    page.view("hierarchy")
+    page.wait(lambda: page.column("nodes", 3))
+    row = page.js("return [...document.querySelector('#table-nodes tbody tr').children].map((cell) => cell.textContent)")
+    value, low, high = (percent(family[f"two_stage_{name}"]) for name in ("accuracy", "low", "high"))
+    counts = [f"{family[name]:,}" for name in ("support", "two_stage_lost")]
+    assert row[0] == family["level2"] + family["level1"] and row[2:5] == [*counts, f"{value} [{low} – {high}]"]
+    page.js("document.querySelector('#table-nodes tbody a').click()")
+    inside = nodes.query("level == 3 and level1 == @family.level1 and level2 == @family.level2 and support > 0")
+    inside = inside.sort_values("two_stage_lost", ascending=False, kind="stable")
+    page.wait(lambda: page.text("#nodes h2") == f"Inside {family['level2']}")
+    assert page.column("nodes", 2) == [f"{n:,}" for n in inside["two_stage_lost"].head(20)]
+    page.shot("family")
+    page.js("document.querySelector('#table-nodes tbody a').click()")
+    page.wait(lambda: page.js("return location.hash").startswith("#category/"))
+
+
+def test_the_treemap_says_what_the_pointer_is_on(page: Page):
+    page.view("hierarchy")
+    chart = page.find("#view-hierarchy .chart")
+    page.js("arguments[0].scrollIntoView({block: 'center'})", chart)
+    page.wait(lambda: page.js("return arguments[0].querySelector('canvas') !== null", chart))
+    ActionChains(page.driver).move_to_element(chart).move_by_offset(9, 7).perform()
+    page.wait(lambda: "Accuracy" in page.js("return arguments[0].textContent", chart), 10)
+    assert "Lost" in page.js("return arguments[0].textContent", chart)
+
+
+def test_the_key_column_stays_in_sight(page: Page):
+    page.view("categories")
+    box = page.js(
+        "const s = document.querySelector('#table-categories .scroll'); s.scrollLeft = 600;"
+        "const cell = s.querySelector('tbody td').getBoundingClientRect(), frame = s.getBoundingClientRect();"
+        "return [cell.left - frame.left, s.scrollLeft, cell.width / frame.width]"
+    )
+    assert 0 <= box[0] <= 26 and box[2] < 0.5
+    page.shot("scrolled")
+    page.js("document.querySelector('#table-categories .scroll').scrollLeft = 0")
+
+
+def test_photos_enlarge_by_keyboard(page: Page):
+    page.view("review")
+    page.js("document.querySelector('#doubts .thumb').focus()")
+    ActionChains(page.driver).send_keys(Keys.ENTER).perform()
+    page.wait(lambda: page.js("return document.getElementById('viewer').open"))
+    page.wait(lambda: page.js("return document.querySelector('#viewer img').naturalWidth") > 0)
+    assert page.js("return document.querySelector('#viewer img').clientWidth") >= 300
+    page.shot("photo")
+    ActionChains(page.driver).send_keys(Keys.ARROW_RIGHT).send_keys(Keys.ESCAPE).perform()
+    page.wait(lambda: not page.js("return document.getElementById('viewer').open"))
+    assert page.js("return document.activeElement.className") == "thumb"
+
+
+def test_an_unknown_category_is_said_aloud(page: Page):
+    page.view("review")
+    page.js("const buttons = document.querySelectorAll('#doubts .do button'); buttons[buttons.length - 1].click()")
+    field = page.find("#doubts .do input")
+    field.send_keys("no such name", Keys.ENTER)
+    page.wait(lambda: "No category has this" in page.text("#doubts .picker"))
+    assert field.get_attribute("aria-invalid") == "true" and page.js("return marks.size") == 0
+    page.shot("unknown")
+    field.clear()
+    name = table(page, "per_category").iloc[3]
+    field.send_keys(str(name["category_id"]), Keys.ENTER)
+    page.wait(lambda: page.js("return marks.size") == 1)
+    assert str(name["category_id"]) in page.text("#table-corrections-list tbody")
+    assert page.js("return document.querySelectorAll('#corrections button').length") == 6  # export, remove all, the table's own 4
+    page.js("document.getElementById('remove-corrections').click()")
+    page.driver.switch_to.alert.dismiss()
+    assert page.js("return marks.size") == 1
+    page.js("document.getElementById('remove-corrections').click()")
+    page.driver.switch_to.alert.accept()
+    assert page.js("return marks.size") == 0
+
+
+@pytest.mark.parametrize("view", ["overview", "hierarchy", "confusions", "confidence"])
+def test_paper_cuts_nothing(page: Page, view: str):
+    page.view(view)
+    page.wait(lambda: page.js("return document.querySelector(`#view-${arguments[0]} canvas`) !== null", view))
+    page.js("dispatchEvent(new Event('beforeprint'))")
+    paper = {"width": 1032, "height": 703, "deviceScaleFactor": 1, "mobile": False}  # A4, lying, less its margins
+    screen = page.js("return {width: innerWidth, height: innerHeight, deviceScaleFactor: 1, mobile: false}")
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", paper)
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    charts = page.js(
+        "return [...document.querySelectorAll(`#view-${arguments[0]} .chart`)].map((c) =>"
+        "[c.querySelector('img.paper').getBoundingClientRect().width, c.parentElement.clientWidth])", view
+    )
+    tables = page.js(
+        "return [...document.querySelectorAll(`#view-${arguments[0]} .scroll`)].map((s) => [s.scrollWidth, s.clientWidth])", view
+    )
+    page.shot(f"paper-{view}")
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    page.js("dispatchEvent(new Event('afterprint'))")
+    assert charts and all(0.5 * within < width <= within for width, within in charts)
+    assert all(width <= within + 1 for width, within in tables)
+    assert page.js("return document.querySelectorAll('img.paper').length") == 0
 
 
 def test_the_slider_reads_the_table(page: Page):
@@ -204,7 +352,14 @@ def test_the_slider_reads_the_table(page: Page):
     page.js("const s = document.getElementById('coverage-slider'); s.value = 62; s.dispatchEvent(new Event('input'))")
     rows = json.loads((page.run / "evaluation" / "report.json").read_text())["product"]["two_stage"]["coverage"]
     expected = f"Accept above 0.62: {100 * rows[62]['coverage']:.0f}% of products, {100 * rows[62]['accuracy']:.0f}% right"
-    assert page.text("#coverage-sentence") == expected
+    assert page.text("#coverage-sentence").startswith(expected)
+    thumb, line = page.js(
+        "const s = document.getElementById('coverage-slider').getBoundingClientRect();"
+        "const host = document.querySelector('#view-confidence .chart'), chart = echarts.getInstanceByDom(host);"
+        "const x = host.getBoundingClientRect().left + chart.convertToPixel({xAxisIndex: 0}, 0.62);"
+        "return [s.left + 8 + 0.62 * (s.width - 16), x]"
+    )
+    assert abs(thumb - line) < 2
 
 
 def test_corrections_export(page: Page, tmp_path: Path):

@@ -1,0 +1,54 @@
+"""Every node of the hierarchy with what each system loses under it: evaluation/hierarchy.parquet, from the items."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas
+
+from pipeline.report_run import SYSTEMS, EvaluatedRun
+
+_Z = 1.959964
+
+
+def hierarchy(run: EvaluatedRun) -> pandas.DataFrame:
+    """A row a unit and node: first the families of level 1, then of level 2, then the categories, each in hierarchy order.
+
+    `fixed` and `broken` count what stage 2 did to the shifted stage 1. Accuracy is the plain share of the node's items whose
+    category (on level 3) is right, with a 95% Wilson interval; an interval of a node without items is missing.
+    """
+    return pandas.concat([table for unit, items in run.items.groupby("unit") for table in _tables(run, str(unit), items)])
+
+
+def wilson(right: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95% interval of a share (Wilson, 1927), which says something even of few items; NaN where n is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = right / n
+        middle, scale = share + _Z**2 / (2 * n), 1 + _Z**2 / n
+        half = _Z * np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+        return (middle - half) / scale, (middle + half) / scale
+
+
+def _tables(run: EvaluatedRun, unit: str, items: pandas.DataFrame) -> Iterator[pandas.DataFrame]:
+    classes = len(run.taxonomy)
+    truth = items["class_index"].to_numpy()
+    right = {system: (items[f"{system}_class"] == items["class_index"]).to_numpy() for system in SYSTEMS}
+    counts = {"categories": np.ones(classes, dtype=np.int64), "support": np.bincount(truth, minlength=classes)}
+    counts |= {f"{system}_right": np.bincount(truth[right[system]], minlength=classes) for system in SYSTEMS}
+    counts["fixed"] = np.bincount(truth[right["two_stage"] & ~right["shifted"]], minlength=classes)
+    counts["broken"] = np.bincount(truth[right["shifted"] & ~right["two_stage"]], minlength=classes)
+    for level, places in enumerate((*run.taxonomy.families.T, np.arange(classes)), start=1):
+        yield _level(run, unit, level, places, counts)
+
+
+def _level(run: EvaluatedRun, unit: str, level: int, places: np.ndarray, counts: dict[str, np.ndarray]) -> pandas.DataFrame:
+    first = [run.taxonomy[i] for i in np.unique(places, return_index=True)[1]]
+    columns = {"unit": unit, "level": level, "category_id": [c.category_id if level == 3 else -1 for c in first]}
+    columns |= {f"level{k}": [getattr(c, f"level{k}") if k <= level else "" for c in first] for k in (1, 2, 3)}
+    sums = {name: np.bincount(places, weights=count).astype(np.int64) for name, count in counts.items()}
+    columns |= sums
+    for system in SYSTEMS:
+        right, n = sums[f"{system}_right"], sums["support"]
+        with np.errstate(invalid="ignore"):
+            columns[f"{system}_lost"], columns[f"{system}_accuracy"] = n - right, right / n
+        columns[f"{system}_low"], columns[f"{system}_high"] = wilson(right, n)
+    return pandas.DataFrame(columns)
