@@ -29,7 +29,8 @@ function categoryPicker({label, placeholder, choose, id = "picker-" + ++pickers,
   input.addEventListener("keydown", (event) => {
     if (event.key === "ArrowDown" && found.length) { mark((at + 1) % found.length); event.preventDefault(); }
     else if (event.key === "ArrowUp" && found.length) { mark((at - 1 + found.length) % found.length); event.preventDefault(); }
-    else if (event.key === "Enter" && at >= 0 && !list.hidden) take(found[at]);
+    // Not to be passed on: the choice may move the focus to a button, which the same key would press.
+    else if (event.key === "Enter" && at >= 0 && !list.hidden) { event.preventDefault(); take(found[at]); }
     else if (event.key === "Escape" && !list.hidden) { close(); event.stopPropagation(); event.preventDefault(); }
   });
   input.addEventListener("blur", close);
