@@ -132,7 +132,7 @@ def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> None
     from stage2_xgb.fit import fit_stage2
     from stage2_xgb.published import FOLDER, PUBLISHED
 
-    stores, mixes, taxonomy, jobs = list(views.values()), _class_mixes(run), run.store.taxonomy, config.jobs or _cores()
+    stores, mixes, taxonomy, jobs = list(views.values()), class_mixes(run), run.store.taxonomy, config.jobs or _cores()
     if config.stage2.published:
         summary = fit_stage2([run.features], mixes, taxonomy, PUBLISHED, run.stage2 / FOLDER, made_from, jobs)
         say(f"published recipe, {summary.text()}")
@@ -140,7 +140,7 @@ def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> None
     say(summary.text())
 
 
-def _class_mixes(run: Run) -> Any:
+def class_mixes(run: Run) -> Any:
     """How many images and products each class has in the catalogue, and in stage 1's training."""
     from stage2_xgb.fit import ClassMixes
 
@@ -183,7 +183,7 @@ def tune_stage2(run: Run, config: RunConfig, say: Say = print) -> None:
     from stage2_xgb.tune import search
 
     stores = [run.view(name).features for name in config.view_names]
-    material = gather(stores, _class_mixes(run), run.store.taxonomy, config.stage2)
+    material = gather(stores, class_mixes(run), run.store.taxonomy, config.stage2)
     jobs = config.jobs or _cores()
     picker, _ = material.picker(config.stage2, jobs)
     trials = search(material.sets, picker, config.stage2, jobs)
