@@ -46,7 +46,7 @@ def main() -> None:
         print("no usable GPU here: nothing measured (--smoke runs on a CPU)")
         return
     engine = choose_engine()
-    compiled = "no" if options.no_compile else "graphs" if options.graphs else "yes"
+    compiled = "none" if options.no_compile else "graphs" if options.graphs else "plain"
     config = Stage1Config(backbone=backbone, weights="none", image_size=side, batch_size=options.batch)
     print(f"{engine.to_json()}, {backbone} at {side}, batch {options.batch}, compile {compiled}")
     with tempfile.TemporaryDirectory() as folder, engine.exactly(False):

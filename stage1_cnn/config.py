@@ -122,8 +122,8 @@ class Stage1Config(Section):
     """last.pt is also saved within an epoch, this often; 0 saves after every step."""
     cache_gb: NonNegativeFloat = 2
     """Memory for the head phase's features; more than this goes to a temporary file in the run."""
-    compile: Literal["no", "yes", "graphs"] = "no"
-    """`yes` fine-tunes through torch.compile; `graphs` with CUDA graphs too, on a GPU."""
+    compile: Literal["none", "plain", "graphs"] = "none"
+    """`plain` fine-tunes through torch.compile; `graphs` with CUDA graphs too, on a GPU."""
     deterministic: bool = False
     """Only algorithms that give the same bits each time: slower on a GPU, no difference on a CPU."""
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -171,7 +171,7 @@ class Trainer:
         )  # fmt: skip
         if self.resumed.get("phase") == self.phase.name:
             learner.restore(self.resumed)
-        learner.distribute(config.compile if whole else "no")
+        learner.distribute(config.compile if whole else "none")
         return learner
 
     def _run_epoch(self) -> None:

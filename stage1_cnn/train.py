@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from catalog.errors import ShelfsortError
+from catalog.errors import ConfigError, ShelfsortError
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.device import Engine
 from stage1_cnn.ema import Ema
@@ -73,7 +73,9 @@ class Learner:
         if self.engine.processes.size > 1:
             own = [self.engine.device] if self.engine.device.type == "cuda" else None
             self.forward = DistributedDataParallel(self.forward, device_ids=own, gradient_as_bucket_view=True)
-        if compiled != "no":
+        if compiled == "graphs" and self.engine.device.type != "cuda":
+            raise ConfigError(f"stage1.compile: CUDA graphs need a GPU, found {self.engine.device.type}; expected none or plain")
+        if compiled != "none":
             self.forward = torch.compile(self.forward, mode="reduce-overhead" if compiled == "graphs" else "default")
 
     @property

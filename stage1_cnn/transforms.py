@@ -77,8 +77,11 @@ class EvalTransform:
         for row, image in enumerate(images):
             by_shape[image.shape].append(row)
         for shape, rows in by_shape.items():
-            stack = np.stack([images[row] for row in rows])
-            out[rows] = stack if shape[:2] == (self.height, self.width) else self._resize(stack)
+            if shape[:2] == (self.height, self.width):
+                for row in rows:
+                    out[row] = images[row]
+            else:
+                out[rows] = self._resize(np.stack([images[row] for row in rows]))
         return torch.from_numpy(out).permute(0, 3, 1, 2)
 
     def _resize(self, stack: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ def test_impossible_values_and_unknown_keys_are_errors(wrong: dict) -> None:
 
 def test_only_what_shapes_the_result_is_part_of_it() -> None:
     base = Stage1Config().shaping()
-    place = {"workers": 3, "device": "cpu", "cache_gb": 0, "save_minutes": 1, "compile": "yes", "deterministic": True}
+    place = {"workers": 3, "device": "cpu", "cache_gb": 0, "save_minutes": 1, "compile": "plain", "deterministic": True}
     assert Stage1Config(**place).shaping() == base
     assert Stage1Config(seed=1).shaping() != base
     assert Stage1Config(augment={"flip": False}).shaping() != base

@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -165,6 +166,32 @@ def test_with_every_option_on_an_interrupted_run_ends_the_same(store: Store, con
     best, last = checkpoint.load(folder / "best.pt"), checkpoint.load(folder / "last.pt")
     assert last["ema"]["steps"] > 0
     assert any(not torch.equal(best["network"][key], last["network"][key]) for key in best["network"]), "best is the average"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_killed_at_ten_random_steps_it_ends_the_same(store_path: Path, config: Stage1Config, tmp_path: Path) -> None:
+    config = config.model_copy(update={**EVERYTHING, "epochs": 3, "save_minutes": 0})
+    train_stage1(Store(store_path), config, tmp_path / "whole", MADE_FROM)
+    folder, rng = tmp_path / "broken", np.random.default_rng()
+    last, seen = folder / "last.pt", 0
+    command = [sys.executable, "-m", "tests.stage1_cnn.child", str(store_path), str(folder), config.model_dump_json()]
+
+    def saved() -> bool:
+        nonlocal seen
+        now = last.stat().st_mtime_ns if last.exists() else seen
+        before, seen = seen, now
+        return now != before
+
+    for _ in range(10):
+        with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as child:
+            for _ in range(rng.integers(1, 4)):
+                wait_for(saved, child)
+            time.sleep(rng.random() * 0.05)
+            child.send_signal(signal.SIGKILL)
+        assert child.returncode == -signal.SIGKILL, "it ended before it was killed"
+    train_stage1(Store(store_path), config, folder, MADE_FROM)
+    assert_same_training(folder, tmp_path / "whole")
 
 
 def test_a_torn_checkpoint_falls_back_to_the_one_before(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from catalog.errors import ShelfsortError
+from catalog.errors import ConfigError, ShelfsortError
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.device import choose_engine
 from stage1_cnn.train import Learner, Schedule, Tally, evaluate, train_steps
@@ -163,12 +163,17 @@ def test_batch_norm_passes_over_a_part_of_one() -> None:
     assert (tally.step, tally.images, run.steps) == (2, 4, 1)
 
 
+def test_cuda_graphs_need_a_gpu() -> None:
+    with pytest.raises(ConfigError, match="CUDA graphs need a GPU, found cpu"):
+        learner(linear()).distribute("graphs")
+
+
 @pytest.mark.slow
 def test_a_compiled_module_learns_the_same() -> None:
     plain, compiled = linear(), linear()
     inputs, labels = torch.rand(6, 8, 4), torch.arange(8) % 3
     one, other = learner(plain), learner(compiled)
-    other.distribute("yes")
+    other.distribute("plain")
     for batch in inputs:
         torch.testing.assert_close(other.step([(batch, labels)]), one.step([(batch, labels)]))
     torch.testing.assert_close(compiled.weight, plain.weight)

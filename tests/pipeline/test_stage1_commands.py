@@ -1,0 +1,74 @@
+"""stage1 under torchrun, and its search, from the command line."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from stage1_cnn import tune
+from tests.conftest import SmallDump
+
+SETTINGS = [
+    "stage1.backbone=mobilenet_v3_small", "stage1.weights=none", "stage1.image_size=32", "stage1.epochs=2",
+    "stage1.batch_size=16", "stage1.precision=fp32", "stage1.workers=0", "jobs=1",
+]  # fmt: skip
+
+
+@pytest.fixture
+def run(small_dump: SmallDump, tmp_path: Path) -> Path:
+    """A run that was ingested."""
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    assert main(["ingest", "--run", str(tmp_path / "run"), "--dump", str(small_dump.path), *settings]) == 0
+    return tmp_path / "run"
+
+
+def test_tune_writes_table_and_figure(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    for name, values in (("RATES", (1e-3,)), ("BLOCKS", (1,)), ("SHARES", (0.3,)), ("STEPS", 8)):
+        monkeypatch.setattr(tune, name, values)
+    assert main(["tune", "stage1", "--run", str(run), "--epochs", "1", "--photos", "32"]) == 0
+    text = capsys.readouterr().out
+    assert "3 runs of 1 epochs" in text
+    assert "--set stage1.lr=0.001" in text
+    with open(run / "tune" / "stage1.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["what"] for row in rows] == ["lr", "trainable_blocks", "validation_share"]
+    assert [row["validation_share"] for row in rows] == ["", "", "0.3"]
+    assert (run / "tune" / "stage1.svg").read_text().count("val_a") == 3
+    assert main(["tune", "stage1", "--run", str(run), "--epochs", "1", "--photos", "32"]) == 0
+    assert capsys.readouterr().out == text, "nothing is trained again"
+
+
+def torchrun(run: Path, *options: str) -> subprocess.Popen:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipeline"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [*launch, "stage1", "--run", str(run), *options], cwd=Path(__file__).parents[2], env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_torchrun_stops_on_control_c_says_how_to_go_on_and_speaks_once(run: Path) -> None:
+    with torchrun(run, "--set", "stage1.save_minutes=0", "--set", "stage1.epochs=4") as processes:
+        end = time.monotonic() + 500
+        while not (run / "stage1" / "last.pt").exists():
+            assert time.monotonic() < end and processes.poll() is None
+            time.sleep(0.01)
+        processes.send_signal(signal.SIGINT)
+        _, error = processes.communicate(timeout=300)
+    assert error.count("the same command resumes: torchrun --nproc-per-node=2 -m pipeline stage1 --run") == 1, error
+    assert not (run / "stage1" / "summary.json").exists()
+    with torchrun(run, "--set", "stage1.epochs=4") as processes:
+        out, error = processes.communicate(timeout=500)
+    assert processes.returncode == 0, error
+    assert out.count("best finetune epoch") == 1
+    with torchrun(run, "--set", "stage1.epochs=4") as processes:
+        out, _ = processes.communicate(timeout=300)
+    assert out.count("stage1: current") == 1
