@@ -294,8 +294,8 @@ class Trainer:
 
     def _summary(self) -> Summary:
         images = {"train": len(self.photos.train), "val_a": len(self.photos.val)}
-        self.processes.wait()  # for the one that writes
-        checksum, unreadable = sha256_file(self.folder / "best.pt"), len(self.photos.unreadable)
+        unreadable = len(self.processes.union(self.photos.unreadable))  # and so the one that writes has written
+        checksum = sha256_file(self.folder / "best.pt")
         computed_with = self.engine.to_json()
         return Summary(self.made_from, checksum, self.best or {}, images, unreadable, computed_with, self._seconds())
 

@@ -39,6 +39,14 @@ class Processes:
             distributed.all_reduce(tensor)
         return tensor
 
+    def union(self, values: set[int]) -> set[int]:
+        """The members of every process's set."""
+        if self.size == 1:
+            return values
+        sets: list[set[int]] = [set()] * self.size
+        distributed.all_gather_object(sets, values)
+        return set().union(*sets)
+
     def wait(self) -> None:
         """Returns once every process has come here."""
         self.total([0])
