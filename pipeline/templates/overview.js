@@ -44,7 +44,7 @@ function renderLost(host) {
   host.append(el("h2", {}, `Where ${D.unit}s are lost`),
     el("p", {class: "note"}, `After both stages ${plural(total, D.unit)} of ${whole(D.support.reduce((a, b) => a + b, 0))} stand in a wrong category. “Stage 2 won back” is what stage 2 fixed less what it broke, counted from stage 1, adjusted; “was” is that stage’s count.` +
       (D.values.metrics[D.unit].categories_changed ? " “May be chance” marks a change too small to be sure of." : "")),
-    makeTable({name: "lost", label: `Categories that lose most ${D.unit}s`, rows: losing, columns, sort: [1, true], page: 10}));
+    makeTable({name: "lost", label: `Categories that lose most ${D.unit}s`, rows: losing, columns, sort: [1, true], page: 10, stack: true}));
 }
 
 const HEADLINE_NAMES = {...SYSTEM_NAMES, published: "Published second stage"};

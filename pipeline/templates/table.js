@@ -1,12 +1,13 @@
 // A table that sorts, filters, pages and exports, over row numbers: it holds no copy of the rows.
 //
 // columns: {title, value(i) -> number or text, text(i) -> text shown, cell(i) -> node instead, numeric, rate, head (a shorter title to show), hidden (only exported)}
+// stack: in a narrow window each row is a small list, so that nothing needs to be scrolled for.
 // support(i): products behind row i; sorted by a rate, rows with few come last, so that a 0% of one product drowns nothing.
 // match(query) -> (i) => boolean; by default any column's text holds the query.
 
 const PAGE = 20;
 
-function makeTable({name, label, rows, columns, sort, match, save = true, page = PAGE, extra = [], support = null}) {
+function makeTable({name, label, rows, columns, sort, match, save = true, page = PAGE, extra = [], support = null, stack = false}) {
   const seen = columns.filter((column) => !column.hidden); // hidden ones are exported only
   const state = {sort, order: null, page: 0, query: "", least: 0};
   const all = typeof rows === "number" ? Uint32Array.from({length: rows}, (_, i) => i) : Uint32Array.from(rows);
@@ -31,7 +32,7 @@ function makeTable({name, label, rows, columns, sort, match, save = true, page =
     state.page = Math.min(Math.max(wanted, 0), end);
     const from = state.page * page, shown = state.order.subarray(from, from + page);
     body.replaceChildren(...Array.from(shown, (i) => el("tr", {}, seen.map((column) =>
-      el("td", {class: column.numeric ? "number" : ""}, column.cell ? column.cell(i) : textOf(column, i))))));
+      el("td", {class: column.numeric ? "number" : "", "data-title": column.head || column.title}, column.cell ? column.cell(i) : textOf(column, i))))));
     said.textContent = state.order.length ? `${whole(from + 1)}–${whole(from + shown.length)} of ${whole(state.order.length)}` : "nothing found";
     said.hidden = all.length <= page && state.order.length === all.length;
     previous.disabled = state.page === 0;
@@ -62,7 +63,7 @@ function makeTable({name, label, rows, columns, sort, match, save = true, page =
   });
   const button = el("button", {type: "button", "aria-label": `Export as CSV: ${label}`, onclick: () => downloadTable(name, columns.map((c) => c.title),
     Array.from(state.order, (i) => columns.map((c) => c.value(i))))}, "Export CSV");
-  const box = el("div", {class: "table", id: "table-" + name},
+  const box = el("div", {class: stack ? "table stack" : "table", id: "table-" + name},
     el("div", {class: "tools"}, input, ...extra, support ? leastChooser(0, (least) => { state.least = least; arrange(); }) : null, el("span", {class: "grow"}), save ? button : null),
     el("div", {class: "scroll", tabIndex: 0, role: "region", "aria-label": label}, el("table", {"aria-label": label}, el("thead", {}, head), body)),
     el("div", {class: "pager"}, previous, next, said, last));
