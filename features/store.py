@@ -223,3 +223,9 @@ class FeatureStore:
     def features(self, rows: slice) -> np.ndarray:
         """Features float16 [n, D] of a slice of rows."""
         return self._read(schema.FEATURES, rows)
+
+    def features_at(self, rows: np.ndarray) -> np.ndarray:
+        """Features float16 [n, D] of ascending rows int64 [n] from anywhere in the file."""
+        borders = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # neighbours are read at once
+        parts = [self.features(slice(int(run[0]), int(run[-1]) + 1)) for run in np.split(rows, borders[1:]) if len(run)]
+        return np.concatenate([np.zeros((0, self.width), dtype=schema.FEATURE_DTYPE), *parts])

@@ -58,6 +58,12 @@ def _positive(text: str) -> int:
     return value
 
 
+def _cosine(text: str) -> float:
+    if not -1 <= (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"expected a cosine from -1 to 1, found {value}")
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = argparse.ArgumentParser(
@@ -108,6 +114,14 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument(
         "--labels", type=Path, metavar="CSV", help="true categories (_id,category_id) to compare the predictions with"
     )
+    step.add_argument(
+        "--list", type=Path, metavar="FILE", help="look for these images instead: a folder, or a text file with a path a line"
+    )
+    step.add_argument("--threshold", type=_cosine, metavar="COSINE", default=0.95, help="likeness that is a match (0.95)")
+    step = command("similar", _similar, "products of the catalogue that look like some photos", rebuild=True)
+    step.add_argument("photo", nargs="+", type=Path, metavar="PHOTO", help="photos of one product")
+    step.add_argument("--top", type=_positive, default=10, metavar="N", help="products to print (10)")
+    step.add_argument("--csv", action="store_true", help="print CSV")
     step = command("predict", _predict, "the category of one product, from its photos")
     step.add_argument("photo", nargs="+", type=Path, metavar="PHOTO", help="photos of one product")
     step.add_argument("--top", type=_positive, default=5, metavar="N", help="categories to print (5)")
@@ -228,7 +242,24 @@ def _score(options: argparse.Namespace) -> None:
 
     run, config = _loaded(options)
     with run_lock(options.out):
+        if options.list:
+            steps.lookalikes(run, config, options.dump, options.list, options.threshold, options.out)
+            return
         steps.score(run, config, options.dump, options.out, options.labels)
+
+
+def _similar(options: argparse.Namespace) -> None:
+    from pipeline.similar import Finder, find_similar, print_csv, table_text
+
+    run, config = _loaded(options)
+    finder = Finder.open(run, device=config.stage1.device, precision=config.stage1.precision, rebuild=options.rebuild)
+    found, unreadable = find_similar(finder, options.photo, options.top)
+    for path, reason in unreadable.items():
+        print(f"left out {path}: {reason}", file=sys.stderr)
+    if options.csv:
+        print_csv(found)
+    else:
+        print(table_text(found))
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -285,6 +285,25 @@ def score(
         say(f"  stage 1 answered for want of {', '.join(model.bundle.broken)}; mend it with: {run.command('stage2')}")
 
 
+def lookalikes(
+    run: Run, config: RunConfig, dumps: Sequence[str], listed: Path, threshold: float, out: Path, say: Say = print
+) -> None:  # fmt: skip
+    """Another dump against a list of images -> lookalikes-*.parquet: each product's nearest listed image."""
+    from pipeline.lookalikes import ListedImages, find_lookalikes
+    from stage1_cnn.predict import Predictor
+
+    run.stage1_checksum()
+    predictor = Predictor.open(run.checkpoint, device=config.stage1.device, precision=config.stage1.precision)
+    images = ListedImages.read(listed, predictor)
+    started = time.perf_counter()
+    totals = find_lookalikes(predictor, dumps, images, threshold, out, config.score)
+    say(
+        f"lookalikes: {totals.products} products against {len(images.names)} images in {time.perf_counter() - started:.1f} s: "
+        f"{totals.matches} with a cosine of {threshold:g} or more -> {out}"
+    )
+    say(f"  {totals.unreadable_images} images could not be read, {totals.rejected} documents of the dump neither")
+
+
 def _cores() -> int:
     import os
 

@@ -1,0 +1,175 @@
+"""A dump against a list of images, such as banned ones: each product's nearest listed image, as a Parquet table.
+
+The dump's index is cut into partitions, each of which becomes one part, written atomically and with what it was made from in its
+own metadata; run again, whole parts are kept. Cosines are exact, on all of stage 1's bottleneck features.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import xxhash
+
+from catalog.artifacts import atomic_path, fingerprint, require_same, write_json
+from catalog.bson_reader import DumpReader
+from catalog.dump_index import DumpIndex, open_index
+from catalog.errors import ShelfsortError
+from catalog.progress import progress
+from features.neighbours import unit
+from pipeline.config import ScoreConfig
+from pipeline.similar import photo_features, read_photo
+from stage1_cnn.predict import Predictor
+
+SCHEMA = 1
+TABLE = pyarrow.schema(
+    [
+        ("product_id", pyarrow.int64()), ("n_images", pyarrow.int32()), ("unreadable", pyarrow.int32()),
+        ("position", pyarrow.int32()), ("listed", pyarrow.string()), ("cosine", pyarrow.float32()), ("match", pyarrow.bool_()),
+    ]
+)  # fmt: skip
+_GROUP = 512
+"""Products that are in memory at once."""
+_MADE_FROM = b"made_from"
+
+
+@dataclass(frozen=True)
+class ListedImages:
+    """Images to look for: `names` as the list has them, `vectors` float32 [L, D] of unit length, `fingerprint` of names and
+    bytes."""
+
+    names: tuple[str, ...]
+    vectors: np.ndarray
+    fingerprint: str
+
+    @classmethod
+    def read(cls, path: Path, predictor: Predictor) -> "ListedImages":
+        """Reads a folder of images, or a text file with the path of one a line, relative to that file; blank lines and those
+        that start with # are skipped.
+
+        Raises ShelfsortError naming the image that can't be read: one that nobody looks for would go unnoticed.
+        """
+        names, files = _files_in(path)
+        if not names:
+            raise ShelfsortError(f"{path}: names no image, expected at least one")
+        images = [read_photo(file) for file in files]
+        features, _, reasons = photo_features(predictor, images)
+        if reasons:
+            place, reason = next(iter(reasons.items()))
+            raise ShelfsortError(f"{path}: {names[place]}: {reason}")
+        content = [[name, xxhash.xxh3_128_hexdigest(data)] for name, data in zip(names, images, strict=True)]
+        return cls(tuple(names), unit(features), fingerprint(content))
+
+    def nearest(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of features [N, D]: the place int64 [N] of the nearest listed image, and its cosine float32 [N]."""
+        cosines = unit(features) @ self.vectors.T
+        best = cosines.argmax(axis=1)
+        return best, np.take_along_axis(cosines, best[:, None], axis=1)[:, 0]
+
+
+def _files_in(path: Path) -> tuple[list[str], list[Path]]:
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        return [p.name for p in files], files
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ShelfsortError(f"{path}: can't be read as a list of images: {error}") from error
+    names = [line for line in lines if line and not line.startswith("#")]
+    return names, [path.parent / name for name in names]
+
+
+@dataclass(frozen=True)
+class LookalikeTotals:
+    """What became of a dump: documents = products + rejected (by the scan); the products with a match; images not readable."""
+
+    products: int
+    rejected: int
+    matches: int
+    unreadable_images: int
+
+
+def find_lookalikes(
+    predictor: Predictor, dumps: Sequence[str | Path], listed: ListedImages, threshold: float, out: Path, config: ScoreConfig
+) -> LookalikeTotals:  # fmt: skip
+    """Writes lookalikes-00000.parquet and so on into the folder `out`, then _LOOKALIKES with the totals.
+
+    Raises ArtifactError where `out` holds parts of another model, dump, list or threshold.
+    """
+    index = open_index(dumps, out / "dumps")
+    origin = {
+        "schema": SCHEMA, "dump": index.fingerprint, "checkpoint": predictor.fingerprint, "part_mb": config.part_mb,
+        "listed": listed.fingerprint, "threshold": threshold,
+    }  # fmt: skip
+    (out / "_LOOKALIKES").unlink(missing_ok=True)
+    matches = unreadable = 0
+    with progress(len(index), "lookalikes", "product") as bar:
+        for number, (start, stop) in enumerate(index.partitions(config.part_mb * 2**20)):
+            path = out / f"lookalikes-{number:05d}.parquet"
+            part = _finished(path, origin)
+            if part is None:
+                part = _table(predictor, index, range(start, stop), listed, threshold, config.batch_size)
+                _write(path, part, origin)
+            matches += part["match"].to_numpy().sum()
+            unreadable += part["unreadable"].to_numpy().sum()
+            bar.update(stop - start)
+    totals = LookalikeTotals(len(index), len(index.rejects), int(matches), int(unreadable))
+    write_json(out / "_LOOKALIKES", {"made_from": origin, **asdict(totals)})
+    return totals
+
+
+def _table(
+    predictor: Predictor, index: DumpIndex, rows: range, listed: ListedImages, threshold: float, batch_size: int
+) -> pyarrow.Table:  # fmt: skip
+    tables, reader = [TABLE.empty_table()], DumpReader(index.sources)
+    for start in range(0, len(rows), _GROUP):
+        group = np.array(rows[start : start + _GROUP])
+        products = [reader.product(*index.place(row)) for row in group.tolist()]
+        images = [data or b"" for product in products for data in product.images]
+        features, readable, _ = photo_features(predictor, images, batch_size)
+        owner = np.repeat(np.arange(len(group)), [len(p.images) for p in products])
+        position = np.concatenate([np.arange(len(p.images)) for p in products])
+        place, cosine = listed.nearest(features)
+        best = _best(owner[readable], cosine, len(group))  # of each product, a row of `features`, -1 where there is none
+        some = best >= 0
+        columns = {
+            "product_id": index.product_id[group], "n_images": np.bincount(owner[readable], minlength=len(group)),
+            "unreadable": np.bincount(owner[~readable], minlength=len(group)),
+            "position": [int(position[readable][b]) if b >= 0 else None for b in best],
+            "listed": [listed.names[place[b]] if b >= 0 else None for b in best],
+            "cosine": [float(cosine[b]) if b >= 0 else None for b in best],
+            "match": some & (np.append(cosine, -2)[best] >= threshold),
+        }  # fmt: skip
+        tables.append(pyarrow.table(columns, schema=TABLE))
+    return pyarrow.concat_tables(tables)
+
+
+def _best(owner: np.ndarray, cosine: np.ndarray, owners: int) -> np.ndarray:
+    """Place of each owner's highest cosine, int64 [owners]; -1 where it has none."""
+    best = np.full(owners, -1, dtype=np.int64)
+    order = np.argsort(cosine, kind="stable")
+    best[owner[order]] = order  # the last one written is the highest
+    return best
+
+
+def _write(path: Path, part: pyarrow.Table, origin: dict[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        described = part.replace_schema_metadata({_MADE_FROM: json.dumps(origin)})
+        pyarrow.parquet.write_table(described, temporary, write_page_checksum=True)
+
+
+def _finished(path: Path, origin: dict[str, Any]) -> pyarrow.Table | None:
+    """A part that is whole; None where there is none or it is damaged. Raises where it has another origin."""
+    if not path.exists():
+        return None
+    try:
+        part = pyarrow.parquet.read_table(path, page_checksum_verification=True)
+    except (OSError, pyarrow.ArrowException):
+        return None
+    found = json.loads((part.schema.metadata or {}).get(_MADE_FROM, b"{}"))
+    require_same(path, origin, found, f"rm -r {path.parent} and the same `shelfsort score --list` command")
+    return part

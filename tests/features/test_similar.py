@@ -1,0 +1,81 @@
+"""The index of similar images: nearly what brute force finds, and a file that knows what it was made from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import similar as benchmark
+from catalog.errors import ArtifactError
+from features.neighbours import unit
+from features.similar import SimilarIndex, build
+from features.store import FeatureStore
+from tests.features.rows import MADE_FROM, Made
+
+REBUILD = "the command"
+
+
+@pytest.fixture(scope="module")
+def store(made: Made, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    """A finished features.h5; every tenth image is unreadable."""
+    path = tmp_path_factory.mktemp("similar") / "features.h5"
+    made.write(path)
+    return FeatureStore(path)
+
+
+def test_the_shortlist_is_ranked_by_exact_cosines(made: Made, store: FeatureStore, tmp_path: Path) -> None:
+    build(tmp_path, store)
+    index = SimilarIndex.open(tmp_path, store, REBUILD)
+    queries = np.random.default_rng(1).normal(size=(20, made.features.shape[1]))
+    rows, cosines = index.nearest(queries, shortlist=30)
+    assert rows.shape == cosines.shape == (20, 30)
+    exact = unit(queries) @ unit(made.features).T
+    exact[:, list(made.errors)] = -np.inf
+    np.testing.assert_allclose(cosines, np.take_along_axis(exact, rows, axis=1), atol=1e-6)
+    np.testing.assert_allclose(cosines[:, :10], -np.sort(-exact, axis=1)[:, :10], atol=1e-6)
+    assert not set(rows.ravel()) & set(made.errors)
+
+
+def test_a_shortlist_longer_than_the_store_is_all_of_it(made: Made, store: FeatureStore, tmp_path: Path) -> None:
+    build(tmp_path, store)
+    rows, cosines = SimilarIndex.open(tmp_path, store, REBUILD).nearest(made.features[:1], shortlist=10**6)
+    assert sorted(rows[0]) == list(range(len(store)))
+    assert np.isneginf(cosines).sum() == len(made.errors) and cosines[0, 0] == pytest.approx(1, abs=1e-3)
+
+
+def test_fewer_directions_than_features_still_find_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "features.h5"
+    benchmark.write(path, 3000, 400)
+    store = FeatureStore(path)
+    build(tmp_path / "similar", store)
+    index = SimilarIndex.open(tmp_path / "similar", store, REBUILD)
+    assert index.codes.shape == (3000, 256)
+    queries = store.features(slice(0, 3000))[::150]
+    found = index.nearest(queries, shortlist=60)[1][:, 9]
+    assert (found >= benchmark.brute_force(store, unit(queries)) - 1e-5).mean() >= 0.95
+
+
+@pytest.mark.parametrize("name", ["codes.npy", "projection.npz"])
+def test_a_damaged_index_is_refused(store: FeatureStore, tmp_path: Path, name: str) -> None:
+    build(tmp_path, store)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[-5] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match=rf"{name}: its checksum is not .*rebuild it with: {REBUILD}"):
+        SimilarIndex.open(tmp_path, store, REBUILD)
+    (tmp_path / name).unlink()
+    with pytest.raises(ArtifactError, match=rf"{name}: no such file"):
+        SimilarIndex.open(tmp_path, store, REBUILD)
+
+
+def test_an_index_of_other_features_is_refused(made: Made, store: FeatureStore, tmp_path: Path) -> None:
+    build(tmp_path / "similar", store)
+    made.write(tmp_path / "features.h5", made_from=MADE_FROM | {"checkpoint": "d" * 64})
+    with pytest.raises(ArtifactError, match=r"made from something else: features\.checkpoint was 'c+', is now 'd+'"):
+        SimilarIndex.open(tmp_path / "similar", FeatureStore(tmp_path / "features.h5"), REBUILD)
+
+
+def test_rows_from_anywhere(made: Made, store: FeatureStore) -> None:
+    rows = np.array([0, 1, 2, 7, 9, 10, len(store) - 1])
+    np.testing.assert_array_equal(store.features_at(rows), store.features(slice(0, len(store)))[rows])
+    assert store.features_at(rows[:0]).shape == (0, store.width)
