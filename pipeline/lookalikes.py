@@ -1,10 +1,9 @@
 """A dump against a list of images, such as banned ones: each product's nearest listed image, as a Parquet table.
 
-The dump's index is cut into partitions, each of which becomes one part, written atomically and with what it was made from in its
-own metadata; run again, whole parts are kept. Cosines are exact, on all of stage 1's bottleneck features.
+The dump's index is cut into partitions, each of which becomes one part, written atomically, with a sidecar that says what it was
+made from; run again, whole parts are kept. Cosines are exact, on all of stage 1's bottleneck features.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import xxhash
 
-from catalog.artifacts import atomic_path, fingerprint, require_same, write_json
+from catalog.artifacts import atomic_path, fingerprint, read_json, require_same, sha256_file, write_json
 from catalog.bson_reader import DumpReader
 from catalog.dump_index import DumpIndex, open_index
 from catalog.errors import ShelfsortError
@@ -34,7 +33,6 @@ TABLE = pyarrow.schema(
 )  # fmt: skip
 _GROUP = 512
 """Products that are in memory at once."""
-_MADE_FROM = b"made_from"
 
 
 @dataclass(frozen=True)
@@ -158,18 +156,15 @@ def _best(owner: np.ndarray, cosine: np.ndarray, owners: int) -> np.ndarray:
 
 def _write(path: Path, part: pyarrow.Table, origin: dict[str, Any]) -> None:
     with atomic_path(path) as temporary:
-        described = part.replace_schema_metadata({_MADE_FROM: json.dumps(origin)})
-        pyarrow.parquet.write_table(described, temporary, write_page_checksum=True)
+        pyarrow.parquet.write_table(part, temporary)
+    write_json(path.with_suffix(".json"), {"made_from": origin, "sha256": sha256_file(path)})
 
 
 def _finished(path: Path, origin: dict[str, Any]) -> pyarrow.Table | None:
     """A part that is whole; None where there is none or it is damaged. Raises where it has another origin."""
-    if not path.exists():
+    if not path.exists() or not path.with_suffix(".json").exists():
         return None
-    try:
-        part = pyarrow.parquet.read_table(path, page_checksum_verification=True)
-    except (OSError, pyarrow.ArrowException):
-        return None
-    found = json.loads((part.schema.metadata or {}).get(_MADE_FROM, b"{}"))
-    require_same(path, origin, found, f"rm -r {path.parent} and the same `shelfsort score --list` command")
-    return part
+    rebuild = f"rm -r {path.parent} and the same `shelfsort score --list` command"
+    sidecar = read_json(path.with_suffix(".json"), rebuild)
+    require_same(path, origin, sidecar["made_from"], rebuild)
+    return pyarrow.parquet.read_table(path) if sha256_file(path) == sidecar["sha256"] else None
