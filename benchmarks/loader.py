@@ -25,7 +25,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from benchmarks.photos import write_folders, write_store
-from catalog.store import ImageTable, Store
+from catalog.image_table import ImageTable
+from catalog.store import Store
 from stage1_cnn.config import NORMALISATIONS, Stage1Config
 from stage1_cnn.dataset import batches
 from stage1_cnn.sampler import Sampler

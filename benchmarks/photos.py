@@ -6,8 +6,9 @@ Not a benchmark itself.
 from pathlib import Path
 
 from catalog.config import CatalogConfig
+from catalog.image_table import ImageTable
 from catalog.ingest import ingest
-from catalog.store import ImageTable, Store
+from catalog.store import Store
 from catalog.synthetic import SyntheticSpec, write_dump
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from scipy.fft import dct
 
-from catalog.store import POSITIONS, ImageTable
+from catalog.image_table import ImageTable
+from catalog.store import POSITIONS
 from features.neighbours import unit
 from features.similar import SimilarIndex, build
 from features.store import FeatureStore, FeatureWriter

@@ -19,10 +19,11 @@ from pipeline.steps import class_mixes
 from stage1_cnn.head import normalise
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.config import Stage2Config
-from stage2_xgb.dataset import Pooled, Views, compact, pool
+from stage2_xgb.dataset import Views
 from stage2_xgb.evidence import Evidence
 from stage2_xgb.fit import ClassMixes, fit_stage2, gather
 from stage2_xgb.gate import SHARED
+from stage2_xgb.items import Pooled, compact, pool
 from stage2_xgb.published import PUBLISHED
 from stage2_xgb.refine import refine
 

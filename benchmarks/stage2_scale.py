@@ -20,8 +20,9 @@ from benchmarks import catalogue
 from features.store import FeatureStore
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.config import Stage2Config
-from stage2_xgb.dataset import Pooled, Views
+from stage2_xgb.dataset import Views
 from stage2_xgb.fit import ClassMixes, fit_stage2
+from stage2_xgb.items import Pooled
 from stage2_xgb.refine import refine
 
 

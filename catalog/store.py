@@ -8,13 +8,14 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
 from catalog.errors import ArtifactError
+from catalog.image_table import ImageTable
 from catalog.splits import SPLITS
 from catalog.taxonomy import Category, Taxonomy
 
@@ -46,24 +47,6 @@ CREATE TABLE rejects (source TEXT NOT NULL, offset INTEGER NOT NULL, position IN
   reason TEXT NOT NULL, detail TEXT NOT NULL, PRIMARY KEY (source, offset, position)) WITHOUT ROWID;
 """
 _CHUNK = 500
-
-
-@dataclass(frozen=True)
-class ImageTable:
-    """Images as arrays, a row an image, in store order: image_id and product_id int64, class_index int32, split uint8 (index
-    into SPLITS), fit bool (may be fitted: no copy of an image that has precedence)."""
-
-    image_id: np.ndarray
-    product_id: np.ndarray
-    class_index: np.ndarray
-    split: np.ndarray
-    fit: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.image_id)
-
-    def __getitem__(self, rows: slice | np.ndarray) -> "ImageTable":
-        return ImageTable(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def fetch_columns(connection: sqlite3.Connection, query: str, parameters: Sequence, width: int) -> np.ndarray:

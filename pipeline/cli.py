@@ -122,6 +122,8 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("photo", nargs="+", type=Path, metavar="PHOTO", help="photos of one product")
     step.add_argument("--top", type=_positive, default=10, metavar="N", help="products to print (10)")
     step.add_argument("--csv", action="store_true", help="print CSV")
+    step = command("export", _export, "both stages as one folder that needs neither shelfsort nor PyTorch", config=False)
+    step.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to be made")
     step = command("predict", _predict, "the category of one product, from its photos")
     step.add_argument("photo", nargs="+", type=Path, metavar="PHOTO", help="photos of one product")
     step.add_argument("--top", type=_positive, default=5, metavar="N", help="categories to print (5)")
@@ -260,6 +262,14 @@ def _similar(options: argparse.Namespace) -> None:
         print_csv(found)
     else:
         print(table_text(found))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from pipeline.export import export
+    from pipeline.runs import Run
+
+    exported = export(Run(options.run), options.out)
+    print(f"export: {exported.files} files, {exported.size / 1e6:.1f} MB -> {options.out}, to be read by its reader.py")
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -23,7 +23,8 @@ from catalog.taxonomy import Taxonomy
 from features.store import FeatureStore
 from pipeline.config import EvaluateConfig
 from stage2_xgb.bundle import Bundle
-from stage2_xgb.dataset import Pooled, Views, pool
+from stage2_xgb.dataset import Views
+from stage2_xgb.items import Pooled, pool
 from stage2_xgb.prior import calibration_error, importance, mix
 from stage2_xgb.published import FOLDER
 from stage2_xgb.refine import refine

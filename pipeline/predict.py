@@ -19,7 +19,7 @@ from stage1_cnn.dataset import Blobs, batches
 from stage1_cnn.device import decode_threads
 from stage1_cnn.predict import Predictor
 from stage2_xgb.bundle import Bundle
-from stage2_xgb.dataset import Pooled, pool
+from stage2_xgb.items import Pooled, pool
 from stage2_xgb.refine import Refined, refine
 
 

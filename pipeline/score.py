@@ -23,7 +23,7 @@ from catalog.progress import progress
 from catalog.store import POSITIONS, digest_number
 from pipeline.config import ScoreConfig
 from pipeline.predict import Model, image_table, top_classes
-from stage2_xgb.dataset import Pooled, pool
+from stage2_xgb.items import Pooled, pool
 
 SCHEMA = 1
 PREDICTIONS = pyarrow.schema(

@@ -20,8 +20,9 @@ from torch import nn
 
 from catalog.artifacts import read_json, require_same, sha256_file, write_json
 from catalog.errors import ShelfsortError
+from catalog.image_table import ImageTable
 from catalog.progress import progress
-from catalog.store import ImageTable, Store
+from catalog.store import Store
 from stage1_cnn import checkpoint
 from stage1_cnn.backbones import Network, build, check_size
 from stage1_cnn.blocks import depths, set_drop_path

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from catalog.image_table import ImageTable
 from catalog.progress import progress
-from catalog.store import ImageTable
 from stage1_cnn.backbones import Network
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.dataset import Batch, Blobs, in_parts, stream

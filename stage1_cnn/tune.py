@@ -16,9 +16,10 @@ import numpy as np
 
 from catalog.artifacts import read_json, write_json, write_text
 from catalog.errors import ShelfsortError
+from catalog.image_table import ImageTable
 from catalog.progress import progress
 from catalog.splits import product_hash
-from catalog.store import ImageTable, Store
+from catalog.store import Store
 from stage1_cnn import checkpoint
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.interrupt import Interrupt

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from catalog.artifacts import atomic_path, sha256_file
 from stage1_cnn.head import normalise
-from stage2_xgb.dataset import Items
 from stage2_xgb.evidence import Evidence
-from stage2_xgb.train import TrainingRows, inputs
+from stage2_xgb.items import Items
+from stage2_xgb.reclassifier import inputs
 
 _VOTE_WEIGHT, _MEAN_WEIGHT = 1.0, 10.0
 
@@ -56,23 +55,6 @@ class Likeness:
 def likeness(model: str, members: np.ndarray) -> Likeness:
     """The model `neighbours` or `prototypes` of a set."""
     return Likeness(members, *{"neighbours": ("vote", _VOTE_WEIGHT), "prototypes": ("class_mean", _MEAN_WEIGHT)}[model])
-
-
-def fit_logistic(rows: TrainingRows, strength: float = 0.1) -> dict[str, np.ndarray] | None:
-    """The arrays of a Logistic. None where fewer than two classes have rows."""
-    classes = np.unique(rows.label)
-    if len(classes) < 2:
-        return None
-    seen = np.nan_to_num(rows.inputs)
-    mean, scale = seen.mean(axis=0), seen.std(axis=0) + 1e-6
-    model = LogisticRegression(C=strength, max_iter=200).fit((seen - mean) / scale, rows.label, sample_weight=rows.weight)
-    weight = np.zeros((rows.margin.shape[1], seen.shape[1]), dtype=np.float32)
-    bias = np.full(len(weight), -30.0, dtype=np.float32)  # a member without rows is never chosen
-    if len(classes) == 2:
-        weight[classes[1]], bias[classes] = model.coef_[0], [0, model.intercept_[0]]
-    else:
-        weight[classes], bias[classes] = model.coef_, model.intercept_
-    return {"mean": mean.astype(np.float32), "scale": scale.astype(np.float32), "weight": weight, "bias": bias}
 
 
 def save_logistic(path: Path, arrays: dict[str, np.ndarray]) -> str:

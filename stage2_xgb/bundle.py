@@ -4,15 +4,13 @@ booster a category. A bundle opens lazily: boosters are read and verified when f
 import json
 import logging
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import xgboost
 
 from catalog.artifacts import atomic_path, fingerprint, read_json, sha256_file, write_json
@@ -20,13 +18,12 @@ from catalog.errors import ArtifactError
 from catalog.taxonomy import Taxonomy
 from features.neighbours import Bank
 from stage2_xgb.alternatives import Likeness, Logistic, likeness, load_logistic
-from stage2_xgb.confusion import ConfusionSet
-from stage2_xgb.dataset import Projection
 from stage2_xgb.evidence import Evidence
 from stage2_xgb.gate import STAGE1, Decision
+from stage2_xgb.items import Projection
 from stage2_xgb.prior import Shift
+from stage2_xgb.reclassifier import Reclassifier
 from stage2_xgb.rerank import Reranker
-from stage2_xgb.train import Reclassifier
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +79,11 @@ class Bundle:
         answers = {c["class_index"]: c["decision"] for c in manifest["categories"]}
         rest = (manifest[key] for key in ("default", "candidates", "model", "base_margin", "files", "made_from"))
         return cls(folder, shifts, manifest["sharpness"], projections, evidence, members, answers, *rest)
+
+    def verify(self) -> None:
+        """Raises ArtifactError where a file is missing or damaged, which is otherwise noticed when it is first used."""
+        for name, checksum in self.checksums.items():
+            _verify(self.folder / name, checksum)
 
     def answer(self, class_index: int) -> str:
         """Who answers for items that stage 1 puts into this category. All else starts from the reranker's opinion: where its file
@@ -201,19 +203,3 @@ def save_manifest(folder: Path, bundle: Bundle, decisions: Mapping[int, Decision
     }  # fmt: skip
     manifest = json.loads(json.dumps(manifest))
     write_json(folder / "manifest.json", manifest | {"fingerprint": fingerprint(manifest)})
-
-
-def save_sets(path: Path, sets: Sequence[ConfusionSet], taxonomy: Taxonomy) -> None:
-    """Writes sets.parquet."""
-    columns = {
-        "category_id": [int(taxonomy.category_ids[s.class_index]) for s in sets],
-        "class_index": [s.class_index for s in sets],
-        "members": [s.members.tolist() for s in sets],
-        "member_counts": [s.counts.tolist() for s in sets],
-        "errors": [s.errors for s in sets],
-        "mendable": [s.mendable for s in sets],
-    }
-    kinds = {"members": pyarrow.list_(pyarrow.int32()), "member_counts": pyarrow.list_(pyarrow.int64())}
-    fields = [(name, kinds.get(name, pyarrow.int64())) for name in columns]
-    with atomic_path(path) as temporary:
-        pyarrow.parquet.write_table(pyarrow.table(columns, schema=pyarrow.schema(fields)), temporary)

@@ -1,13 +1,19 @@
 """Confusion sets: for each category c, the categories whose items stage 1 takes for c. One reclassifier chooses within each
 set."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 
+from catalog.artifacts import atomic_path
 from catalog.errors import ShelfsortError
+from catalog.taxonomy import Taxonomy
 from stage2_xgb.config import ConfusionConfig
-from stage2_xgb.dataset import Items
+from stage2_xgb.items import Items
 
 
 @dataclass(frozen=True)
@@ -63,3 +69,19 @@ def _set_of(class_index: int, true: np.ndarray, number: np.ndarray, often: np.nd
     members = np.concatenate([[class_index], true[others]]).astype(np.int32)
     counts = np.concatenate([[number[own].sum()], number[others]]).astype(np.int64)
     return ConfusionSet(class_index, members, counts, int(number[~own].sum()))
+
+
+def save_sets(path: Path, sets: Sequence[ConfusionSet], taxonomy: Taxonomy) -> None:
+    """Writes sets.parquet."""
+    columns = {
+        "category_id": [int(taxonomy.category_ids[s.class_index]) for s in sets],
+        "class_index": [s.class_index for s in sets],
+        "members": [s.members.tolist() for s in sets],
+        "member_counts": [s.counts.tolist() for s in sets],
+        "errors": [s.errors for s in sets],
+        "mendable": [s.mendable for s in sets],
+    }
+    kinds = {"members": pyarrow.list_(pyarrow.int32()), "member_counts": pyarrow.list_(pyarrow.int64())}
+    fields = [(name, kinds.get(name, pyarrow.int64())) for name in columns]
+    with atomic_path(path) as temporary:
+        pyarrow.parquet.write_table(pyarrow.table(columns, schema=pyarrow.schema(fields)), temporary)

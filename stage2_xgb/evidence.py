@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from features.neighbours import NEAREST, Bank
-from stage2_xgb.dataset import Items
+from stage2_xgb.items import Items
 
 PER_VIEW = ("log_prob", "behind_first", "nearest", "nearest_three", "class_mean", "behind_nearest", "vote")
 COMMON = ("log_train", "log_natural", "log_images")

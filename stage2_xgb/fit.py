@@ -18,17 +18,19 @@ from catalog.progress import progress
 from catalog.taxonomy import Taxonomy
 from features.neighbours import Bank
 from features.store import FeatureStore
-from stage2_xgb.alternatives import fit_logistic, save_logistic
-from stage2_xgb.bundle import RERANKER, UNTRAINED, Bundle, model_name, save_booster, save_manifest, save_sets, save_shared
+from stage2_xgb.alternatives import save_logistic
+from stage2_xgb.bundle import RERANKER, UNTRAINED, Bundle, model_name, save_booster, save_manifest, save_shared
 from stage2_xgb.config import Stage2Config
-from stage2_xgb.confusion import ConfusionSet, mine
-from stage2_xgb.dataset import Items, Pooled, Projection, Views, fit_projection, pool, read_items
+from stage2_xgb.confusion import ConfusionSet, mine, save_sets
+from stage2_xgb.dataset import Views, fit_projection, read_items
 from stage2_xgb.evidence import Evidence
 from stage2_xgb.gate import OWN, SHARED, STAGE1, Decision, HeldOut, choose_default, decide
+from stage2_xgb.items import Items, Pooled, Projection, pool
 from stage2_xgb.prior import Shift, fit_shift, mix, target_mix
 from stage2_xgb.refine import refine
-from stage2_xgb.rerank import Reranker, cross_fit
-from stage2_xgb.train import RowPicker, enough, fit_booster
+from stage2_xgb.rerank import Reranker
+from stage2_xgb.train import RowPicker, enough, fit_booster, fit_logistic
+from stage2_xgb.train_reranker import cross_fit
 
 UNITS = ("image", "product")
 SHARPNESS = {"mean": (0.0,), "weighted": (0.0, 0.5, 1.0, 2.0, 4.0)}

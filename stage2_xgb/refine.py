@@ -8,8 +8,8 @@ import numpy as np
 from scipy.special import logsumexp
 
 from stage2_xgb.bundle import Bundle, Model
-from stage2_xgb.dataset import Items, Pooled, compact
 from stage2_xgb.gate import OWN, SHARED, STAGE1
+from stage2_xgb.items import Items, Pooled, compact
 
 
 @dataclass(frozen=True)

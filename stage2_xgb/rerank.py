@@ -4,25 +4,16 @@ It is a conditional logit (McFadden 1974) boosted by trees: the pair's score is 
 the softmax over an item's candidates is its probability. With no trees it answers as stage 1 does.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import xgboost
 from scipy.special import logsumexp
 
-from catalog.splits import product_hash
 from stage1_cnn.head import normalise
-from stage2_xgb.config import RerankConfig
-from stage2_xgb.dataset import Items
 from stage2_xgb.evidence import Evidence
-from stage2_xgb.prior import importance
+from stage2_xgb.items import Items
 
-BINS = 64
-FOLDS = 3
-"""Of cross-fitting."""
-LESSONS = 100_000
-"""Items that a reranker learns from, about, at most: a few dozen shallow trees need no more."""
 _BLOCK = 16_384
 
 
@@ -57,6 +48,7 @@ class Reranker:
 def top_candidates(items: Items, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The likeliest classes int32 [N, C] and every view's log-probabilities float32 [N, V, C]."""
     return items.top_class[:, :count], items.log_prob[:, :, :count]
+<<<<<<< HEAD
 
 
 @dataclass(frozen=True)
@@ -131,3 +123,5 @@ def _conditional_logit(truth: np.ndarray, weight: np.ndarray) -> Callable[[np.nd
         return gradient.reshape(-1), hessian.reshape(-1)
 
     return objective
+=======
+>>>>>>> 07e4408 (wip)

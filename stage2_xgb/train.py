@@ -1,47 +1,19 @@
-"""One reclassifier: an XGBoost model that chooses within one confusion set, starting from the opinion before it: the shared
-reranker's, or stage 1's where there is none."""
+"""Trains one reclassifier: picks its rows, and fits the booster or the regression."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import xgboost
+from sklearn.linear_model import LogisticRegression
 
 from stage1_cnn.head import normalise
 from stage2_xgb.config import Stage2Config
-from stage2_xgb.dataset import Items
-from stage2_xgb.evidence import COMMON, Evidence
+from stage2_xgb.evidence import Evidence
+from stage2_xgb.items import Items
+from stage2_xgb.reclassifier import inputs
 
 BINS = 16
 """Histogram bins: as good as 64 on a few hundred rows, and trained in half the time."""
-
-
-@dataclass(frozen=True)
-class Reclassifier:
-    """A trained model over `members` int32 [S]. Without trees it answers as the opinion before it; without `base_margin` it sees
-    features alone."""
-
-    members: np.ndarray
-    booster: xgboost.Booster
-    base_margin: bool
-
-    def log_probs(self, items: Items, evidence: Evidence, margin: np.ndarray) -> np.ndarray:
-        """Log-probabilities within the set, float32 [N, S]; `margin` [N, S] holds those before, exact for every member."""
-        log_prob = items.log_probs(self.members)
-        seen = inputs(items, self.members, log_prob, evidence if self.base_margin else None)
-        start = margin if self.base_margin else np.zeros_like(margin)
-        scores = self.booster.inplace_predict(seen, base_margin=start, predict_type="margin", validate_features=False)
-        return normalise(scores.reshape(start.shape))
-
-
-def inputs(items: Items, members: np.ndarray, log_prob: np.ndarray, evidence: Evidence | None) -> np.ndarray:
-    """What a reclassifier sees, float32 [N, F]: projected features of every view, the evidence that tells one member from
-    another, and the number of images."""
-    features = items.z.reshape(len(items), -1)
-    if evidence is None:
-        return features
-    pairs = evidence(items, np.tile(members, (len(items), 1)), log_prob)
-    telling = pairs[:, :, : -len(COMMON)].reshape(len(items), -1)
-    return np.concatenate([features, telling, np.log(items.n_images)[:, None]], axis=1, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -110,3 +82,20 @@ def fit_booster(rows: TrainingRows, config: Stage2Config) -> xgboost.Booster | N
     }  # fmt: skip
     data = xgboost.QuantileDMatrix(rows.inputs, rows.label, weight=rows.weight, base_margin=rows.margin, max_bin=BINS, nthread=1)
     return xgboost.train(parameters, data, num_boost_round=config.booster.n_estimators)
+
+
+def fit_logistic(rows: TrainingRows, strength: float = 0.1) -> dict[str, np.ndarray] | None:
+    """The arrays of a Logistic. None where fewer than two classes have rows."""
+    classes = np.unique(rows.label)
+    if len(classes) < 2:
+        return None
+    seen = np.nan_to_num(rows.inputs)
+    mean, scale = seen.mean(axis=0), seen.std(axis=0) + 1e-6
+    model = LogisticRegression(C=strength, max_iter=200).fit((seen - mean) / scale, rows.label, sample_weight=rows.weight)
+    weight = np.zeros((rows.margin.shape[1], seen.shape[1]), dtype=np.float32)
+    bias = np.full(len(weight), -30.0, dtype=np.float32)  # a member without rows is never chosen
+    if len(classes) == 2:
+        weight[classes[1]], bias[classes] = model.coef_[0], [0, model.intercept_[0]]
+    else:
+        weight[classes], bias[classes] = model.coef_, model.intercept_
+    return {"mean": mean.astype(np.float32), "scale": scale.astype(np.float32), "weight": weight, "bias": bias}

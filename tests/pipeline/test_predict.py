@@ -8,7 +8,8 @@ import pytest
 
 from catalog.errors import ArtifactError, ShelfsortError
 from pipeline.predict import Files, Model, image_table, predict_files, top_classes
-from stage2_xgb.dataset import Views, compact, pool
+from stage2_xgb.dataset import Views
+from stage2_xgb.items import compact, pool
 from tests.pipeline.tiny import Tiny, documents, same
 
 

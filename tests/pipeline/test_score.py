@@ -13,7 +13,8 @@ from catalog.errors import ArtifactError
 from pipeline.config import ScoreConfig
 from pipeline.predict import Model
 from pipeline.score import Scorer, Totals, score
-from stage2_xgb.dataset import Views, pool
+from stage2_xgb.dataset import Views
+from stage2_xgb.items import pool
 from tests.pipeline.tiny import Tiny, documents, products_of, same, write_dump
 
 CONFIG = ScoreConfig(part_mb=1, batch_size=50)

@@ -16,8 +16,9 @@ from catalog.taxonomy import Category, Taxonomy
 from features.store import FeatureStore, FeatureWriter
 from stage1_cnn.head import Head
 from stage2_xgb.config import BoosterConfig, ConfusionConfig, RerankConfig, Stage2Config
-from stage2_xgb.dataset import Pooled, Views, pool
+from stage2_xgb.dataset import Views
 from stage2_xgb.fit import ClassMixes, Stage2Summary, fit_stage2
+from stage2_xgb.items import Pooled, pool
 
 CLASSES = 8
 PER_SPLIT = (24, 14, 12, 20, 20)

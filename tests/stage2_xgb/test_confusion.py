@@ -11,7 +11,7 @@ from catalog.errors import ShelfsortError
 from catalog.splits import SPLITS
 from stage2_xgb.config import ConfusionConfig
 from stage2_xgb.confusion import count_confusions, mine
-from stage2_xgb.dataset import Items
+from stage2_xgb.items import Items
 
 CLASSES = 5
 Row = tuple[str, int, int]

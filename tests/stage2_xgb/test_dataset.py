@@ -12,7 +12,8 @@ from catalog.store import ImageTable
 from features.store import FeatureStore
 from stage1_cnn.head import Head, normalise
 from stage2_xgb import dataset
-from stage2_xgb.dataset import TOP, Items, Pooled, Projection, Views, compact, fit_projection, pool, read_items
+from stage2_xgb.dataset import Views, fit_projection, read_items
+from stage2_xgb.items import TOP, Items, Pooled, Projection, compact, pool
 from stage2_xgb.prior import Shift
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, WIDTH, Rows, make_rows, write

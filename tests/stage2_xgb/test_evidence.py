@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from features.neighbours import unit
-from stage2_xgb.dataset import Items, compact
 from stage2_xgb.evidence import Evidence
+from stage2_xgb.items import Items, compact
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, pooled
 

@@ -7,9 +7,10 @@ import pytest
 import xgboost
 
 from stage1_cnn.head import normalise
-from stage2_xgb.dataset import Items, compact
 from stage2_xgb.evidence import Evidence
-from stage2_xgb.rerank import Lessons, Reranker, cross_fit, fit_reranker, top_candidates
+from stage2_xgb.items import Items, compact
+from stage2_xgb.rerank import Reranker, top_candidates
+from stage2_xgb.train_reranker import Lessons, cross_fit, fit_reranker
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, CONFIG, pooled
 

@@ -5,7 +5,7 @@ import pytest
 
 from features.store import FeatureStore
 from stage2_xgb.config import Stage2Config
-from stage2_xgb.dataset import Items, compact
+from stage2_xgb.items import Items, compact
 from stage2_xgb.train import RowPicker, TrainingRows, fit_booster
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, CONFIG, pooled

@@ -1,0 +1,75 @@
+"""Categories of products from their photos, by this folder alone: needs numpy, onnxruntime, xgboost and Pillow.
+
+Stage 1 is ONNX; `code/` holds the few modules of shelfsort that stage 2 answers with, which need numpy, scipy (as xgboost does)
+and xgboost. All files are compared with their sha256 in manifest.json first.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER / "code"))
+
+from catalog.image_table import ImageTable  # noqa: E402
+from stage1_cnn.head import Head  # noqa: E402
+from stage2_xgb.bundle import Bundle  # noqa: E402
+from stage2_xgb.items import Pooled, pool  # noqa: E402
+from stage2_xgb.refine import refine  # noqa: E402
+
+
+class Model:
+    """Both stages. `categories`: a dictionary each (category_id, level1, level2, level3), in the order of the probabilities.
+
+    Raises ValueError where a file of the folder is missing or not the one that was exported.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        manifest = json.loads((FOLDER / "manifest.json").read_text(encoding="utf-8"))
+        for name, checksum in manifest["files"].items():
+            path = FOLDER / name
+            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
+                raise ValueError(f"{path}: missing, or its sha256 is not the one in manifest.json; export the model again")
+        self.categories = json.loads((FOLDER / "taxonomy.json").read_text(encoding="utf-8"))["categories"]
+        self.views = manifest["views"]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.networks = [
+            onnxruntime.InferenceSession(FOLDER / view["network"], options, providers=["CPUExecutionProvider"])
+            for view in self.views
+        ]
+        with np.load(FOLDER / "heads.npz", allow_pickle=False) as arrays:
+            self.heads = [Head(arrays[f"weight_{v}"], arrays[f"bias_{v}"]) for v in range(len(self.views))]
+        self.stage2 = Bundle.open(FOLDER / "stage2")
+
+    def predict(self, products: Sequence[Sequence[Image.Image]], batch_size: int = 64) -> np.ndarray:
+        """Probabilities float32 [N, K] of N products, each given by one or more of its photos."""
+        photos = [upright(photo) for product in products for photo in product]
+        features = [self._features(v, photos, batch_size) for v in range(len(self.views))]
+        numbers = np.repeat(-1 - np.arange(len(products)), [len(product) for product in products])  # no product of the catalogue
+        zeros = np.zeros(len(photos), dtype=np.int32)
+        table = ImageTable(np.arange(len(photos)), numbers, zeros, zeros.astype(np.uint8), zeros.astype(bool))
+        pooled = pool(Pooled.images(table, features, self.heads), self.stage2.sharpness)
+        return np.exp(refine(self.stage2, pooled, "product").two_stage)
+
+    def _features(self, view: int, photos: Sequence[Image.Image], batch_size: int) -> np.ndarray:
+        size = (self.views[view]["width"], self.views[view]["height"])
+        parts = []
+        for start in range(0, len(photos), batch_size):
+            pixels = [np.asarray(p.resize(size, Image.Resampling.BILINEAR)) for p in photos[start : start + batch_size]]
+            parts.append(self.networks[view].run(["features"], {"pixels": np.stack(pixels)})[0].astype(np.float16))
+        return np.concatenate(parts)
+
+
+def upright(photo: Image.Image) -> Image.Image:
+    """As RGB, turned as its EXIF data say, transparent pixels white."""
+    photo = ImageOps.exif_transpose(photo)
+    if "A" in photo.mode or "transparency" in photo.info:
+        photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo.convert("RGBA"))
+    return photo.convert("RGB")
