@@ -213,7 +213,7 @@ class Workers:
                         todo.extendleft(_after_death(searches, work))
                     else:
                         raise error
-        except CancelledError as error:
+        except (CancelledError, OSError) as error:
             raise ShelfsortError("the scheduler is gone; finished parts are kept, run the same command again") from error
         finally:
             self.client.cancel(list(running))

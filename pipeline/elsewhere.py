@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor
+from concurrent.futures import Executor
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -27,12 +27,13 @@ _BATCHES = 16
 @contextlib.contextmanager
 def checking(client: Client) -> Iterator[tuple[Executor, int]]:
     """The workers as an executor for ingest's checks, and how many tasks they do at once. They get the photos themselves, so
-    that they need to see no file. Raises BrokenExecutor where one of them died."""
+    that they need to see no file. Raises ShelfsortError where one of them died."""
     with client.get_executor(pure=False) as executor:
         try:
             yield executor, max(1, sum(client.nthreads().values()))
         except KilledWorker as error:
-            raise BrokenExecutor(str(error)) from error
+            message = "a worker died while it checked photos; what was committed is kept, run the same command again"
+            raise ShelfsortError(f"{message}: {error}") from error
 
 
 @contextlib.contextmanager
