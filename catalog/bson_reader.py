@@ -6,10 +6,7 @@ function that takes a DumpError (a list's append quarantines). A corrupt documen
 document alone; a bad length ends its file, and what came before is kept.
 """
 
-import glob
-import gzip
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -20,6 +17,7 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.int64 import Int64
 
 from catalog.errors import DumpError, ShelfsortError
+from catalog.files import READ_ERRORS, is_url, matching, open_file, size_and_stamp
 
 MIN_DOCUMENT, MAX_DOCUMENT = 5, 256 * 2**20
 MAX_POSITIONS = 2**14
@@ -34,7 +32,7 @@ OnError = Callable[[DumpError], None]
 
 
 class Source(NamedTuple):
-    """One file of a dump, as it was when the dump was opened."""
+    """One file of a dump, as it was when the dump was opened; `path` may be a URL, whose stamp stands for the time."""
 
     path: str
     size: int
@@ -43,18 +41,11 @@ class Source(NamedTuple):
     @classmethod
     def of(cls, path: str | Path) -> "Source":
         """Describes the file at `path`."""
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise ShelfsortError(f"{path}: can't be read: {error.strerror}") from error
-        return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+        return cls(str(path) if is_url(path) else os.path.abspath(path), *size_and_stamp(path))
 
     def open(self, buffer: int = -1) -> BinaryIO:
         """Opens the file for reading, decompressed. `buffer` bytes are read at a time; -1 suits random access."""
-        try:
-            return gzip.open(self.path, "rb") if self.path.endswith(".gz") else open(self.path, "rb", buffer)
-        except OSError as error:
-            raise ShelfsortError(f"{self.path}: can't be read: {error.strerror}") from error
+        return open_file(self.path, buffer)
 
 
 class Document(NamedTuple):
@@ -82,8 +73,7 @@ def expand(paths: Iterable[str | Path]) -> list[Source]:
     """The files behind paths and globs, each once, sorted within a glob. Raises where a path or glob matches nothing."""
     found: dict[str, Source] = {}
     for path in map(str, paths):
-        matches = [path] if os.path.exists(path) else sorted(glob.glob(path))
-        if not matches:
+        if not (matches := matching(path)):
             raise ShelfsortError(f"{path}: no such file, and no file matches it as a pattern")
         for match in matches:
             source = Source.of(match)
@@ -102,7 +92,7 @@ def documents(source: Source, on_error: OnError = raise_error) -> Iterator[Docum
                 data = _frame(stream, source.path, offset)
             except DumpError as error:
                 fault = error
-            except (EOFError, zlib.error, OSError) as error:
+            except READ_ERRORS as error:
                 fault = DumpError(source.path, offset, "unreadable", f"the file can't be read on: {error}", fatal=True)
             else:
                 if not data:
@@ -197,12 +187,15 @@ def products(paths: Iterable[str | Path], on_error: OnError = raise_error) -> It
 class DumpReader:
     """Reads documents of known place, in any order. A gzip file read forwards costs one pass; going back rewinds it.
 
-    Use as a context manager; one reader per process or thread.
+    Use as a context manager; one reader per process or thread. A copy in another process opens its files anew.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources = sources
         self._open: dict[int, BinaryIO] = {}
+
+    def __reduce__(self) -> tuple:
+        return DumpReader, (self.sources,)
 
     def __enter__(self) -> "DumpReader":
         return self
@@ -221,7 +214,7 @@ class DumpReader:
         try:
             stream.seek(offset)
             data = stream.read(length)
-        except (EOFError, zlib.error, OSError) as error:
+        except READ_ERRORS as error:
             raise DumpError(path, offset, "unreadable", f"the file can't be read: {error}", fatal=True) from error
         if xxhash.xxh3_64_intdigest(data) != digest:
             detail = "the document is not the one that was indexed; the file changed since"

@@ -1,5 +1,6 @@
 """Reads products of a dump and has their images checked by all cores, a bounded number in flight."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -27,16 +28,17 @@ Checked = list[list[CheckedImage | ImageError]]
 
 
 def checked_chunks(
-    index: DumpIndex, places: np.ndarray, config: CatalogConfig, jobs: int
+    index: DumpIndex, places: np.ndarray, config: CatalogConfig, jobs: int, executor: Executor | None = None
 ) -> Iterator[tuple[np.ndarray, list[Product], Checked]]:
     """Rows of `places` (int64 [P, >= 1], its first column a row of the index), their products and the checks, in that order.
 
-    `jobs` processes check; -1 is one a core. Raises DumpError where the dump changed since it was indexed, BrokenExecutor
-    where a worker died.
+    `jobs` processes check; -1 is one a core. A caller's own `executor` is used and left open, with `jobs` workers in it. Raises
+    DumpError where the dump changed since it was indexed, BrokenExecutor where a worker died.
     """
     jobs = effective_n_jobs(jobs)
     waiting: deque[tuple[np.ndarray, list[Product], Future[Checked]]] = deque()
-    with DumpReader(index.sources) as reader, _executor(jobs) as executor:
+    with DumpReader(index.sources) as reader, contextlib.ExitStack() as stack:
+        executor = executor or stack.enter_context(_executor(jobs))
         for chunk in _chunks(places, index.length):
             products = [reader.product(*index.place(row)) for row in chunk[:, 0]]
             task = executor.submit(check_products, [product.images for product in products], config)

@@ -63,6 +63,10 @@ class DumpIndex:
     def __len__(self) -> int:
         return len(self.product_id)
 
+    def __getitem__(self, rows: slice) -> "DumpIndex":
+        """Some rows, with the same sources and without rejects."""
+        return replace(self, rejects=(), **{name: getattr(self, name)[rows] for name in _DTYPES})
+
     @property
     def fingerprint(self) -> str:
         """Changes when any document or its place changes; not with the dump's path or time stamp."""
@@ -88,11 +92,7 @@ class DumpIndex:
 
     def partitions(self, bytes_each: int) -> list[tuple[int, int]]:
         """Ranges of rows, each of about `bytes_each` bytes and at least one product, covering every row once."""
-        if not len(self):
-            return []
-        parts = np.cumsum(self.length, dtype=np.int64) // bytes_each
-        cuts = np.flatnonzero(np.diff(parts)) + 1
-        return list(zip([0, *cuts.tolist()], [*cuts.tolist(), len(self)], strict=True))
+        return cut(self.length, bytes_each)
 
     def save(self, path: Path) -> None:
         """Writes the index as an npz without objects, atomically."""
@@ -116,6 +116,14 @@ class DumpIndex:
                 return cls(sources, rejects, **{name: file[name].astype(kind) for name, kind in _DTYPES.items()})
         except _DAMAGE as error:
             raise ArtifactError(path, f"not readable as the index of a dump ({error})", "shelfsort ingest") from error
+
+
+def cut(sizes: np.ndarray, each: int) -> list[tuple[int, int]]:
+    """Ranges of rows whose `sizes` [N] sum to about `each`, at least one row in each, covering every row once."""
+    if not len(sizes):
+        return []
+    cuts = np.flatnonzero(np.diff(np.cumsum(sizes, dtype=np.int64) // each)) + 1
+    return list(zip([0, *cuts.tolist()], [*cuts.tolist(), len(sizes)], strict=True))
 
 
 def build_index(paths: Iterable[str | Path], on_error: OnError | None = None) -> DumpIndex:

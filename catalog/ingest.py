@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, Executor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,11 +58,12 @@ class IngestSummary:
 
 def ingest(
     store: Path, dumps: Sequence[str | Path], categories: Path | None, config: CatalogConfig, *, index_folder: Path, jobs: int,
-    corrections: Mapping[int, int] | None = None,
+    corrections: Mapping[int, int] | None = None, executor: Executor | None = None,
 ) -> IngestSummary:  # fmt: skip
     """Brings a dump into the store at `store` and returns what the store holds.
 
-    `categories` is category_names.csv; without it the ids of the first dump are the taxonomy. `jobs` processes decode.
+    `categories` is category_names.csv; without it the ids of the first dump are the taxonomy. `jobs` processes decode, or the
+    workers of `executor`.
     `corrections`, product id -> category id, overrule the dump and what the store has; the split of a product stays.
     Raises ShelfsortError where the store was made with other settings or categories, or another ingest is unfinished.
     """
@@ -73,7 +74,7 @@ def ingest(
             writer = _Writer(store, connection, config)
             writer.prepare(index, categories)
             if changed := writer.plan(index, corrections):
-                writer.copy(index, jobs)
+                writer.copy(index, jobs, executor)
                 writer.finish(index)
             return writer.summary(changed)
     except BrokenExecutor as error:
@@ -204,12 +205,12 @@ class _Writer:
             dropped = ((i,) for i in product_id[~kept].tolist())
             self.connection.executemany("UPDATE products SET state = 'dropped' WHERE product_id = ?", dropped)
 
-    def copy(self, index: DumpIndex, jobs: int) -> None:
+    def copy(self, index: DumpIndex, jobs: int, executor: Executor | None) -> None:
         """Reads, checks and writes the images of every pending product, a transaction every 16 MiB."""
         places = self._pending(index)
         written = 0
         with progress(len(places), "ingest", "product") as bar:
-            for chunk, products, checked in checked_chunks(index, places, self.config, jobs):
+            for chunk, products, checked in checked_chunks(index, places, self.config, jobs, executor):
                 if not self.connection.in_transaction:
                     self.connection.execute("BEGIN IMMEDIATE")
                 for place, product, images in zip(chunk, products, checked, strict=True):

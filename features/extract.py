@@ -1,8 +1,12 @@
 """Every usable image of a store through the network, into features.h5."""
 
 import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
+from catalog.image_table import ImageTable
 from catalog.progress import progress
 from catalog.store import Store
 from features.schema import FEATURE_DTYPE, SCHEMA
@@ -18,22 +22,39 @@ def made_from(checkpoint: str, transform: dict, store: str) -> dict:
     return {"schema": SCHEMA, "checkpoint": checkpoint, "transform": transform, "store": store, "dtype": FEATURE_DTYPE.__name__}
 
 
-def extract(predictor: Predictor, store: Store, path: Path, *, batch_size: int) -> int:
-    """Writes the features of all splits to `path` and returns the number of unreadable images. Interrupted, it resumes."""
+Block = tuple[np.ndarray, dict[int, str]]
+"""Features float16 [B, D] of some rows in store order, and row within the block -> why a photo can't be read."""
+
+
+def blocks_of(predictor: Predictor, store: Store, table: ImageTable, batch_size: int) -> Iterator[Block]:
+    """The features of all rows of `table`, a batch at a time."""
+    workers = decode_threads("auto", predictor.engine.device)
+    with contextlib.closing(batches(store, table, predictor.transform, batch_size=batch_size, workers=workers)) as found:
+        for batch in found:
+            errors = {row - int(batch.rows[0]): reason for row, reason in batch.reasons.items()}
+            yield predictor.features(batch.pixels), errors
+
+
+def extract(
+    predictor: Predictor, store: Store, path: Path, *, batch_size: int, elsewhere: Callable[[int], Iterator[Block]] | None = None
+) -> int:  # fmt: skip
+    """Writes the features of all splits to `path` and returns the number of unreadable images. Interrupted, it resumes.
+
+    `elsewhere`: takes the first row that is missing and gives the blocks from there on, where another than this process makes
+    them.
+    """
     table = store.images()
     origin = made_from(predictor.fingerprint, predictor.transform.to_json(), store.fingerprint)
     head = predictor.head
     computed_with = predictor.engine.to_json()
     unreadable = 0
     with FeatureWriter(path, table, head.weight.shape[1], len(head.bias), origin, computed_with) as writer:
-        rest = table[writer.cursor :]
-        workers = decode_threads("auto", predictor.engine.device)
-        loader = batches(store, rest, predictor.transform, batch_size=batch_size, workers=workers)
-        with contextlib.closing(loader) as found, progress(len(table), "features", "img", initial=writer.cursor) as bar:
-            for batch in found:
-                errors = {row - int(batch.rows[0]): reason for row, reason in batch.reasons.items()}
-                writer.write(predictor.features(batch.pixels), errors)
+        start = writer.cursor
+        blocks = elsewhere(start) if elsewhere else blocks_of(predictor, store, table[start:], batch_size)
+        with contextlib.closing(blocks) as found, progress(len(table), "features", "img", initial=start) as bar:
+            for features, errors in found:
+                writer.write(features, errors)
                 unreadable += len(errors)
-                bar.update(len(batch))
+                bar.update(len(features))
         writer.finish(head)
     return unreadable

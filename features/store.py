@@ -15,8 +15,8 @@ import numpy as np
 
 from catalog.artifacts import publish, require_same
 from catalog.errors import ArtifactError
+from catalog.image_table import ImageTable
 from catalog.splits import SPLITS
-from catalog.store import ImageTable
 from features import schema
 from stage1_cnn.head import Head
 

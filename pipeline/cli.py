@@ -1,6 +1,7 @@
 """The command line: one screen maps command to function."""
 
 import argparse
+import functools
 import logging
 import os
 import shlex
@@ -88,15 +89,21 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--rebuild", action="store_true", help="make the artefact anew, even where it is current")
         return sub
 
+    def spread(sub: argparse.ArgumentParser) -> None:
+        where = sub.add_mutually_exclusive_group()
+        where.add_argument("--workers", type=_positive, metavar="N", help="use N worker processes of dask on this machine")
+        where.add_argument("--scheduler", metavar="ADDRESS", help="use the workers of a dask scheduler, such as tcp://host:8786")
+
     step = command("ingest", _ingest, "dump -> store: splits, checks, copies photos", rebuild=True)
     step.add_argument(
         "--dump", nargs="+", required=True, metavar="FILE", help="BSON dump, plain or .gz; several files or patterns"
     )
     step.add_argument("--categories", type=Path, metavar="CSV", help="category_names.csv; without it the ids alone are used")
+    spread(step)
     step.add_argument("--corrections", type=Path, metavar="CSV", help="better labels, as the report exports them")
     command("stage1", _stage1, "store -> stage1: trains the network", rebuild=True)
-    command("features", _features, "stage1 -> features.h5: extracts bottleneck features", rebuild=True)
-    command("stage2", _stage2, "features -> stage2: trains the reclassifiers", rebuild=True)
+    spread(command("features", _features, "stage1 -> features.h5: extracts bottleneck features", rebuild=True))
+    spread(command("stage2", _stage2, "features -> stage2: trains the reclassifiers", rebuild=True))
     command("evaluate", _evaluate, "accuracy on the test split, of each stage", rebuild=True)
     step = command("report", _report, "evaluation -> one HTML page for analysts", run=False, config=False)
     step.add_argument("runs", nargs="*", type=Path, metavar="DIR", help="the run, and others to compare it with")
@@ -109,7 +116,10 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="FILE", help="where to; by default figures/FIGURE.svg in the run's report folder"
     )
     step = command("score", _score, "scores a whole dump in batch")
-    step.add_argument("dump", nargs="+", metavar="DUMP", help="BSON dump, plain or .gz; several files or patterns")
+    step.add_argument(
+        "source", nargs="+", metavar="SOURCE",
+        help="BSON dumps, plain or .gz, or patterns; or a folder of photos; or a .csv or .parquet table of photos; also as URLs",
+    )  # fmt: skip
     step.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the predictions")
     step.add_argument(
         "--labels", type=Path, metavar="CSV", help="true categories (_id,category_id) to compare the predictions with"
@@ -124,8 +134,13 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--csv", action="store_true", help="print CSV")
     step = command("export", _export, "both stages as one folder that needs neither shelfsort nor PyTorch", config=False)
     step.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to be made")
+    step.add_argument("--top", type=_positive, metavar="K", help="categories listed for each product (score.top)")
+    step.add_argument(
+        "--min-confidence", type=float, metavar="X", help="split into accepted.parquet, from X on, and review.parquet"
+    )
+    spread(step)
     step = command("predict", _predict, "the category of one product, from its photos")
-    step.add_argument("photo", nargs="+", type=Path, metavar="PHOTO", help="photos of one product")
+    step.add_argument("photo", nargs="+", metavar="PHOTO", help="photos of one product: files or URLs")
     step.add_argument("--top", type=_positive, default=5, metavar="N", help="categories to print (5)")
     step = command("tune", _tune, "searches the published grids on held-out data, never on test")
     step.add_argument("what", choices=["stage1", "stage2"], help="what to tune")
@@ -162,7 +177,7 @@ def _ingest(options: argparse.Namespace) -> None:
 
     run, config = _loaded(options)
     with run_lock(run.folder):
-        steps.ingest(run, config, options.dump, options.categories, options.rebuild, options.corrections)
+        steps.ingest(run, config, options.dump, options.categories, options.rebuild, options.corrections, _workers(options))
         run.save_config(config)
 
 
@@ -187,11 +202,11 @@ def _silent(line: str) -> None:
 
 
 def _features(options: argparse.Namespace) -> None:
-    _step(options, "features")
+    _step(options, "features", workers=_workers(options))
 
 
 def _stage2(options: argparse.Namespace) -> None:
-    _step(options, "stage2")
+    _step(options, "stage2", workers=_workers(options))
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -242,12 +257,23 @@ def _plot(options: argparse.Namespace) -> None:
 def _score(options: argparse.Namespace) -> None:
     from pipeline import steps
 
+    for key, value in (("top", options.top), ("min_confidence", options.min_confidence)):
+        options.set += [] if value is None else [f"score.{key}={value}"]
     run, config = _loaded(options)
     with run_lock(options.out):
         if options.list:
-            steps.lookalikes(run, config, options.dump, options.list, options.threshold, options.out)
+            steps.lookalikes(run, config, options.source, options.list, options.threshold, options.out)
             return
-        steps.score(run, config, options.dump, options.out, options.labels)
+        steps.score(run, config, options.source, options.out, options.labels, _workers(options))
+
+
+def _workers(options: argparse.Namespace) -> Any:
+    """What `--workers` or `--scheduler` asks for: opens a client; None where this process is to do it alone."""
+    if options.workers is None and options.scheduler is None:
+        return None
+    from pipeline.cluster import connect
+
+    return functools.partial(connect, options.workers, options.scheduler)
 
 
 def _similar(options: argparse.Namespace) -> None:

@@ -34,6 +34,8 @@ class ScoreConfig(Section):
     """Images through the network at once."""
     top: PositiveInt = 5
     """Categories listed for each product."""
+    min_confidence: float | None = Field(default=None, ge=0, le=1)
+    """Splits the predictions into accepted.parquet, at least so confident, and review.parquet; null writes neither."""
 
 
 class RunConfig(Section):

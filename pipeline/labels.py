@@ -1,4 +1,4 @@
-"""Predictions beside the true categories of a scored dump, where a CSV has them."""
+"""Predictions beside the true categories of a scored dump, where a CSV or the dump itself has them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet
 
 from catalog.errors import ShelfsortError
+from pipeline.sources import Source
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,13 @@ class Comparison:
         )
 
 
+def labels_of(source: Source) -> dict[int, int]:
+    """Product id -> category id of the products that the source itself has a category of; of a repeated id, the first one's."""
+    labelled = source.category_id >= 0
+    ids, first = np.unique(source.product_id[labelled], return_index=True)
+    return dict(zip(ids.tolist(), source.category_id[labelled][first].tolist(), strict=True))
+
+
 def compare(out: Path, labels: dict[int, int], resamples: int, seed: int) -> Comparison:
     """Compares all parts in the folder `out` with labels; intervals by the bootstrap over products."""
     right = dict.fromkeys(labels, (False, False))
@@ -39,14 +47,14 @@ def compare(out: Path, labels: dict[int, int], resamples: int, seed: int) -> Com
         for product, first, second in zip(*columns.values(), strict=True):
             if product in labels:
                 right[product] = (first == labels[product], second == labels[product])
-    hits = np.array(list(right.values()), dtype=float).reshape(-1, 2)
-    if not len(hits):
+    if not right:
         raise ShelfsortError("the labels name no product, expected at least one")
-    hits = np.column_stack([hits, hits[:, 1] - hits[:, 0]])
-    rng = np.random.default_rng(seed)
-    means = np.stack([hits[rng.integers(len(hits), size=len(hits))].mean(axis=0) for _ in range(resamples)])
+    kinds = np.array([(first, second, second - first) for first in (0, 1) for second in (0, 1)])
+    counts = np.bincount([2 * first + second for first, second in right.values()], minlength=len(kinds))
+    # A resample of products is a draw of how many of each kind it has: the same bootstrap, at a cost that no dump's size raises.
+    means = np.random.default_rng(seed).multinomial(len(right), counts / len(right), size=resamples) @ kinds / len(right)
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
-    return Comparison(len(hits), *_triples(hits.mean(axis=0), low, high))
+    return Comparison(len(right), *_triples(counts @ kinds / len(right), low, high))
 
 
 def _triples(*columns: np.ndarray) -> Sequence[tuple[float, float, float]]:

@@ -3,7 +3,6 @@
 Evaluation, scoring and single predictions all end in `Model.answer`; they differ in where the features come from.
 """
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from catalog.artifacts import differences
-from catalog.errors import ArtifactError, ShelfsortError
-from catalog.store import POSITIONS, ImageTable
+from catalog.errors import ArtifactError, ImageError, ShelfsortError
+from catalog.files import read_file
+from catalog.image_table import ImageTable
 from catalog.taxonomy import Taxonomy
 from pipeline.runs import Run
-from stage1_cnn.dataset import Blobs, batches
-from stage1_cnn.device import decode_threads
+from stage1_cnn.dataset import decode_all, padded
 from stage1_cnn.predict import Predictor
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.items import Pooled, pool
@@ -48,50 +47,31 @@ class Model:
         """The categories."""
         return self.predictors[0].taxonomy
 
-    def read(self, source: Blobs, table: ImageTable, batch_size: int) -> tuple[Pooled, dict[int, str]]:
-        """Log-probabilities and features of the readable images of `table`, and row -> reason of the others."""
-        features = []
-        for predictor in self.predictors:
-            rows, found, reasons = _features(predictor, source, table, batch_size)
-            features.append(found)
-        return Pooled.images(table[rows], features, [predictor.head for predictor in self.predictors]), reasons
+    def features(self, images: Sequence[bytes | ImageError]) -> tuple[list[np.ndarray], np.ndarray, dict[int, ImageError]]:
+        """One batch of B images, each decoded once for all views: per view the features float16 [R, D] of the R readable ones;
+        which those are, bool [B]; and place -> why not."""
+        photos, readable, errors = decode_all(images)
+        if not photos:
+            return [np.zeros((0, p.width), dtype=np.float16) for p in self.predictors], readable, errors
+        found = [p.features(padded(p.transform(photos), readable))[readable] for p in self.predictors]
+        return found, readable, errors
+
+    def read(
+        self, images: Sequence[bytes | ImageError], table: ImageTable, batch_size: int
+    ) -> tuple[Pooled, dict[int, ImageError]]:  # fmt: skip
+        """Log-probabilities and features of the readable images, a row of `table` each, and row -> error of the others."""
+        parts, readable, errors = [], np.zeros(len(images), dtype=bool), {}
+        for start in range(0, len(images) or 1, batch_size):
+            found, fine, failed = self.features(images[start : start + batch_size])
+            parts.append(found)
+            readable[start : start + batch_size] = fine
+            errors |= {start + place: error for place, error in failed.items()}
+        features = [np.concatenate([part[v] for part in parts]) for v in range(len(self.predictors))]
+        return Pooled.images(table[readable], features, [p.head for p in self.predictors]), errors
 
     def answer(self, pooled: Pooled, unit: str) -> Refined:
         """Both stages' opinion of images or pooled products."""
         return refine(self.bundle, pooled, unit)
-
-
-def _features(
-    predictor: Predictor, source: Blobs, table: ImageTable, batch_size: int
-) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:  # fmt: skip
-    """Readable rows of `table`, their features float16 [n, D], and row -> reason of the unreadable."""
-    features, readable, reasons = [np.zeros((0, predictor.width), dtype=np.float16)], [np.zeros(0, dtype=np.int64)], {}
-    workers = decode_threads("auto", predictor.engine.device)
-    loader = batches(source, table, predictor.transform, batch_size=batch_size, workers=workers)
-    with contextlib.closing(loader) as found:
-        for batch in found:
-            features.append(predictor.features(batch.pixels)[batch.readable])
-            readable.append(batch.rows[batch.readable])
-            reasons |= batch.reasons
-    return np.concatenate(readable), np.concatenate(features), reasons
-
-
-@dataclass(frozen=True)
-class Files:
-    """Image files as a source of images: image id = position."""
-
-    paths: Sequence[Path]
-
-    def read(self, image_ids: Sequence[int]) -> list[bytes]:
-        """The bytes of some files. Raises ShelfsortError where one can't be read."""
-        return [_read(self.paths[int(i) % POSITIONS]) for i in image_ids]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ShelfsortError(f"{path}: can't be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -105,12 +85,12 @@ class Answer:
     unreadable: dict[str, str]
 
 
-def predict_files(model: Model, paths: Sequence[Path], top: int) -> Answer:
-    """The category of one product, from its photo files. Raises ShelfsortError where none can be read as an image."""
+def predict_files(model: Model, paths: Sequence[str | Path], top: int) -> Answer:
+    """The category of one product, from its photos: files or URLs. Raises ShelfsortError where none can be read as an image."""
     unknown = np.full(len(paths), -1, dtype=np.int64)  # no product of the store, whose neighbours would leave it out
     table = image_table(np.arange(len(paths)), unknown)
-    images, reasons = model.read(Files(paths), table, batch_size=64)
-    unreadable = {str(paths[row]): reason for row, reason in reasons.items()}
+    images, errors = model.read([read_file(path) for path in paths], table, batch_size=64)
+    unreadable = {str(paths[row]): str(error) for row, error in errors.items()}
     if not len(images):
         raise ShelfsortError("; ".join(f"{path}: {reason}" for path, reason in unreadable.items()))
     pooled = pool(images, model.bundle.sharpness)

@@ -4,10 +4,12 @@ Each step takes a run directory and the configuration, says in a line what it di
 An artefact that was made from something else is an error that names what differs; `rebuild` makes it anew.
 """
 
+import contextlib
 import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +26,13 @@ if TYPE_CHECKING:
     from stage1_cnn.processes import Processes
 
 Say = Callable[[str], None]
+Workers = Callable[[], AbstractContextManager] | None
+"""Opens a client of dask workers for the time of a step; None where this process does it alone."""
 
 
 def ingest(
     run: Run, config: RunConfig, dumps: Sequence[str], categories: Path | None, rebuild: bool,
-    corrections: Path | None = None, say: Say = print,
+    corrections: Path | None = None, workers: Workers = None, say: Say = print,
 ) -> None:  # fmt: skip
     """Dump -> store.sqlite: products dealt to splits, photos checked and copied; `corrections` are an analyst's better labels."""
     from catalog.ingest import ingest as ingest_dump
@@ -36,10 +40,16 @@ def ingest(
     if rebuild:
         run.store_path.unlink(missing_ok=True)
     started = time.perf_counter()
-    summary = ingest_dump(
-        run.store_path, dumps, categories, config.catalog, index_folder=run.folder / "dumps", jobs=config.jobs or _cores(),
-        corrections=read_labels(corrections) if corrections else {},
-    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        executor, jobs = None, config.jobs or _cores()
+        if workers:
+            from pipeline.elsewhere import checking
+
+            executor, jobs = stack.enter_context(checking(stack.enter_context(workers())))
+        summary = ingest_dump(
+            run.store_path, dumps, categories, config.catalog, index_folder=run.folder / "dumps", jobs=jobs,
+            corrections=read_labels(corrections) if corrections else {}, executor=executor,
+        )  # fmt: skip
     taxonomy = run.store.taxonomy
     write_json(run.folder / "taxonomy.json", taxonomy.to_json())
     write_json(run.ingest_summary, {"made_from": {"store": run.store.fingerprint}, **summary.to_json()})
@@ -87,17 +97,17 @@ def _train(
     )
 
 
-def features(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> None:
+def features(run: Run, config: RunConfig, rebuild: bool, say: Say = print, workers: Workers = None) -> None:
     """stage1/best.pt -> features.h5: every photo's bottleneck features; the networks of further views are trained and asked
     too."""
     for name in config.view_names:
         part = run.view(name)
         if part.whole:
             _train(part, config.view(name), rebuild, say, f"view {name}")
-        _extract(part, config, rebuild, say)
+        _extract(part, config, rebuild, say, workers)
 
 
-def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say) -> None:
+def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say, workers: Workers) -> None:
     if rebuild:
         part.features_path.unlink(missing_ok=True)
     if part.features_path.exists():
@@ -109,13 +119,20 @@ def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say) -> None:
 
     started = time.perf_counter()
     predictor = Predictor.open(part.checkpoint, device=config.stage1.device, precision=config.stage1.precision)
-    unreadable = extract(predictor, part.store, part.features_path, batch_size=config.features.batch_size)
+    with contextlib.ExitStack() as stack:
+        elsewhere = None
+        if workers:
+            from pipeline.elsewhere import extraction
+
+            elsewhere = extraction(stack.enter_context(workers()), part, config)
+        size = config.features.batch_size
+        unreadable = extract(predictor, part.store, part.features_path, batch_size=size, elsewhere=elsewhere)
     seconds, n = time.perf_counter() - started, len(part.features)
     rate = f"{n} images x {part.features.width} in {seconds:.1f} s ({n / seconds:.0f} img/s)"
     say(f"features: {rate}, {unreadable} unreadable -> {part.features_path}")
 
 
-def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> None:
+def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print, workers: Workers = None) -> None:
     """features.h5 -> stage2/: the reranker and the reclassifiers, and where they are used."""
     for part in run.views(config.view_names):
         part.require_features()
@@ -128,6 +145,7 @@ def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> None
         shutil.rmtree(run.stage2, ignore_errors=True)
     if run.current(run.stage2 / "manifest.json", made_from, "stage2"):
         say(f"stage2: current ({run.stage2})")
+        _cover(run, config, list(views.values()))
         return
     from stage2_xgb.fit import fit_stage2
     from stage2_xgb.published import FOLDER, PUBLISHED
@@ -136,8 +154,24 @@ def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> None
     if config.stage2.published:
         summary = fit_stage2([run.features], mixes, taxonomy, PUBLISHED, run.stage2 / FOLDER, made_from, jobs)
         say(f"published recipe, {summary.text()}")
-    summary = fit_stage2(stores, mixes, taxonomy, config.stage2, run.stage2, made_from, jobs)
+    with contextlib.ExitStack() as stack:
+        if workers:
+            from pipeline.elsewhere import training
+
+            stack.enter_context(training(stack.enter_context(workers()), run))
+        summary = fit_stage2(stores, mixes, taxonomy, config.stage2, run.stage2, made_from, jobs)
     say(summary.text())
+    _cover(run, config, stores)
+
+
+def _cover(run: Run, config: RunConfig, stores: Sequence[Any]) -> None:
+    """Measures what each threshold of confidence costs, unless that is known."""
+    from pipeline import coverage
+    from stage2_xgb.bundle import Bundle
+
+    if not coverage.is_current(run.stage2):
+        target = class_mixes(run).target(config.stage2, "product", run.store.taxonomy)
+        coverage.save(run.stage2, coverage.measure(stores, Bundle.open(run.stage2), target))
 
 
 def class_mixes(run: Run) -> Any:
@@ -259,30 +293,54 @@ def report(run: Run, others: Sequence[Run], say: Say = print) -> None:
 
 
 def score(
-    run: Run, config: RunConfig, dumps: Sequence[str], out: Path, labels: Path | None = None, say: Say = print
+    run: Run, config: RunConfig, paths: Sequence[str], out: Path, labels: Path | None = None, workers: Workers = None,
+    say: Say = print,
 ) -> None:  # fmt: skip
-    """Another dump -> predictions/*.parquet, every product accounted for; compared with `labels` where given."""
-    from pipeline.labels import compare
+    """A dump or other source -> predictions/*.parquet, every product accounted for; compared with `labels` where given."""
+    from pipeline import coverage
+    from pipeline.engine import Lanes
+    from pipeline.labels import compare, labels_of
     from pipeline.predict import Model
     from pipeline.score import Scorer
-    from pipeline.score import score as score_dump
+    from pipeline.score import score as score_source
+    from pipeline.sources import open_source
 
     truth = read_labels(labels) if labels else {}
+    threshold = config.score.min_confidence
+    costs = [] if threshold is None else coverage.read(run.stage2, f"shelfsort stage2 --run {run.folder}")
     model = Model.open(run, config.stage1.device, config.stage1.precision)
     fallback = int(model.taxonomy.category_ids[int(run.store.natural_counts("product").argmax())])
     checksums = {"checkpoint": run.stage1_checksum(), "stage2": sha256_file(run.stage2 / "manifest.json")}
     started = time.perf_counter()
-    totals = score_dump(Scorer(model, checksums, fallback, run.store.digests()), dumps, out, config.score)
+    source = open_source(paths, out / "dumps")
+    with contextlib.ExitStack() as stack:
+        if workers is None:
+            engine: Any = Lanes(model, config.jobs or _cores())
+        else:
+            engine = _cluster_engine(stack.enter_context(workers()), run, config, checksums, source)
+        totals = score_source(Scorer(engine, checksums, fallback, run.store.digests()), source, out, config.score)
     seconds = time.perf_counter() - started
     say(
         f"score: {totals.products} products = {totals.predictions} predictions + {totals.rejected_products} rejects, "
         f"{totals.images} images in {seconds:.1f} s -> {out}"
     )
     say(f"  overlap: {totals.known_images} of these images stand, byte for byte, in the run's own store")
-    if truth:
+    accepted, review = coverage.split(out, totals.parts, threshold)
+    if threshold is not None:
+        say(f"  {costs[round(100 * threshold)].text()}")
+        say(f"  here: {accepted} products in accepted.parquet, {review} in review.parquet")
+    if truth := truth or labels_of(source):
         say(f"  {compare(out, truth, config.evaluate.resamples, config.evaluate.seed).text()}")
-    if model.bundle.broken:
-        say(f"  stage 1 answered for want of {', '.join(model.bundle.broken)}; mend it with: {run.command('stage2')}")
+    if totals.broken:
+        say(f"  stage 1 answered for want of {', '.join(totals.broken)}; mend it with: {run.command('stage2')}")
+
+
+def _cluster_engine(client: Any, run: Run, config: RunConfig, checksums: dict[str, str], source: Any) -> Any:
+    from pipeline.cluster import ModelPlace
+    from pipeline.cluster import Workers as Cluster
+
+    place = ModelPlace(str(run.folder.absolute()), **checksums, device=config.stage1.device, precision=config.stage1.precision)
+    return Cluster(client, place, source)
 
 
 def lookalikes(

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from catalog.errors import ImageError
+from catalog.image_table import ImageTable
 from catalog.images import decode
-from catalog.store import ImageTable
 
 Transform = Callable[[Sequence[np.ndarray], np.ndarray, np.ndarray], torch.Tensor]
 """(uint8 [H, W, 3] photos, image ids int64 [B], repeats int64 [B]) -> uint8 [B, 3, height, width]."""
@@ -54,20 +54,35 @@ def load(store: Blobs, table: ImageTable, places: np.ndarray, transform: Transfo
     Raises ArtifactError where the store lacks one.
     """
     repeats, rows = np.divmod(places, max(1, len(table)))
-    photos, readable, reasons = [], np.ones(len(rows), dtype=bool), {}
-    for place, data in enumerate(store.read(table.image_id[rows])):
+    photos, readable, errors = decode_all(store.read(table.image_id[rows]))
+    labels = torch.from_numpy(table.class_index[rows].astype(np.int64))
+    pixels = padded(transform(photos, table.image_id[rows][readable], repeats[readable]), readable)
+    return Batch(rows, repeats, pixels, labels, readable, {int(rows[place]): str(error) for place, error in errors.items()})
+
+
+def decode_all(blobs: Sequence[bytes | ImageError]) -> tuple[list[np.ndarray], np.ndarray, dict[int, ImageError]]:
+    """The photos that can be decoded, uint8 [H, W, 3] each; which of the B those are, bool [B]; and place -> why not. What
+    could not even be read comes as its error."""
+    photos, readable, errors = [], np.ones(len(blobs), dtype=bool), {}
+    for place, data in enumerate(blobs):
         try:
+            if isinstance(data, ImageError):
+                raise data
             photos.append(decode(data))
         except ImageError as error:
             readable[place] = False
-            reasons[int(rows[place])] = str(error)
-    labels = torch.from_numpy(table.class_index[rows].astype(np.int64))
-    pixels = transform(photos, table.image_id[rows][readable], repeats[readable])
-    if reasons:
-        whole = torch.zeros((len(rows), *pixels.shape[1:]), dtype=torch.uint8)
-        whole[torch.from_numpy(readable)] = pixels
-        pixels = whole.contiguous(memory_format=torch.channels_last)
-    return Batch(rows, repeats, pixels, labels, readable, reasons)
+            errors[place] = error
+    return photos, readable, errors
+
+
+def padded(pixels: torch.Tensor, readable: np.ndarray) -> torch.Tensor:
+    """The readable images' pixels as a whole batch, uint8 [B, 3, H, W] in channels_last: 0 where an image is not readable, so
+    that a batch keeps its size, and with it the arithmetic of its other images."""
+    if readable.all():
+        return pixels
+    whole = torch.zeros((len(readable), *pixels.shape[1:]), dtype=torch.uint8)
+    whole[torch.from_numpy(readable)] = pixels
+    return whole.contiguous(memory_format=torch.channels_last)
 
 
 def batches(

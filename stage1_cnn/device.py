@@ -90,6 +90,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def one_thread() -> None:
+    """Makes the arithmetic of the calling thread single-threaded, for threads that share the cores among themselves."""
+    torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def threads_restored() -> Iterator[None]:
+    """PyTorch's number of threads is afterwards what it was before: `one_thread` also sets what later threads begin with."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def decode_threads(workers: int | str, device: torch.device, processes: int = 1) -> int:
     """Threads that decode beside the arithmetic; `auto` takes the cores that PyTorch's own threads leave, never more, and only
     its part of them where `processes` share the machine.

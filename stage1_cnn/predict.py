@@ -1,5 +1,7 @@
 """A trained network as a function from pixels to bottleneck features: all that scoring needs, from one checkpoint."""
 
+import contextlib
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,8 @@ class Predictor:
         self.head = Head(weight.float().numpy().copy(), bias.float().numpy().copy())
         self.network = network.eval().requires_grad_(False).to(engine.device, memory_format=torch.channels_last)
         self._normaliser = Normaliser(self.transform, engine.device)
+        # Threads share a GPU by turns, so that one batch at a time has its activations there; on the processor each has a core.
+        self._turn = threading.Lock() if engine.device.type == "cuda" else contextlib.nullcontext()
 
     @classmethod
     def open(cls, path: Path, *, device: str = "auto", precision: str = "auto") -> "Predictor":
@@ -55,5 +59,6 @@ class Predictor:
 
     def features(self, pixels: torch.Tensor) -> np.ndarray:
         """uint8 [B, 3, H, W] from `transform` -> bottleneck features float16 [B, D]."""
-        with torch.inference_mode(), self.engine.autocast():
-            return self.network.features(self._normaliser(pixels)).half().cpu().numpy()
+        with self._turn, torch.inference_mode(), self.engine.autocast():
+            features = self.network.features(self._normaliser(pixels)).half()
+        return features.cpu().numpy()

@@ -42,7 +42,7 @@ class Lessons:
         return Lessons(self.pairs[rows], self.margin[rows], self.truth[rows], self.weight[rows])
 
 
-def fit_reranker(lessons: Lessons, config: RerankConfig, seed: int, threads: int) -> Reranker:
+def fit_reranker(lessons: Lessons, config: RerankConfig, seed: int, threads: int, device: str = "cpu") -> Reranker:
     """Boosts a conditional logit, starting from stage 1's opinion."""
     learn = lessons[np.flatnonzero(lessons.weight)]
     size, count = learn.truth.size, learn.truth.shape[1]
@@ -52,13 +52,14 @@ def fit_reranker(lessons: Lessons, config: RerankConfig, seed: int, threads: int
     )  # fmt: skip
     parameters = config.model_dump(exclude={"n_estimators", "candidates", "use"}) | {
         "tree_method": "hist", "max_bin": BINS, "nthread": threads, "seed": seed, "verbosity": 0, "base_score": 0.0,
+        "device": device,
     }  # fmt: skip
     objective = _conditional_logit(learn.truth, learn.weight)
     return Reranker(xgboost.train(parameters, data, config.n_estimators, obj=objective), count)
 
 
 def cross_fit(
-    items: Items, evidence: Evidence, target: np.ndarray, config: RerankConfig, seed: int, threads: int
+    items: Items, evidence: Evidence, target: np.ndarray, config: RerankConfig, seed: int, threads: int, device: str = "cpu"
 ) -> tuple[Reranker, Items]:
     """The reranker, learnt from the items that stage 1 never saw, weighted to the mix `target` [K]; and `items` with its opinion.
 
@@ -69,14 +70,14 @@ def cross_fit(
     number = product_hash(items.product_id[unseen], seed + 1)
     taught = unseen[number < min(LESSONS / max(len(unseen), 1), 1) * (2**64 - 1)]
     lessons = Lessons.of(items[taught], evidence, importance(items.class_index[taught], target), config.candidates)
-    whole = fit_reranker(lessons, config, seed, threads)
+    whole = fit_reranker(lessons, config, seed, threads, device)
     log_prob = items.log_prob.copy()
     fold = product_hash(items.product_id, seed + 2) % np.uint64(FOLDS)
     others = np.ones(len(items), dtype=bool)
     others[unseen] = False
     for place in range(FOLDS):
         rows = unseen[fold[unseen] == place]
-        model = fit_reranker(lessons[np.flatnonzero(fold[taught] != place)], config, seed, threads)
+        model = fit_reranker(lessons[np.flatnonzero(fold[taught] != place)], config, seed, threads, device)
         log_prob[rows] = model(items[rows], evidence).log_prob
     log_prob[others] = whole(items[others], evidence).log_prob
     return whole, replace(items, log_prob=log_prob)

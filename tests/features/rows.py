@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from catalog.image_table import ImageTable
 from catalog.splits import SPLITS
-from catalog.store import POSITIONS, ImageTable
+from catalog.store import POSITIONS
 from features.store import FeatureWriter
 from stage1_cnn.head import Head
 

@@ -84,7 +84,7 @@ def test_debug_shows_where_a_users_error_came_from(tmp_path: Path, capsys: pytes
 
 
 def test_interrupted_it_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    def stopped(*_: object) -> None:
+    def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(steps, "stage2", stopped)

@@ -207,7 +207,8 @@ def test_lost_products_are_the_confusions(page: Page):
     assert [int(text.replace(",", "")) for text in page.column("lost", 1)[:5]] == lost["two_stage"].tolist()
     assert [int(text.replace(",", "")) for text in page.column("lost", 5)[:5]] == lost["shifted"].tolist()
     assert [int(text.replace(",", "")) for text in page.column("lost", 6)[:5]] == lost["stage1"].tolist()
-    sight = "return [...document.querySelectorAll('#table-lost tbody td')].every((td) => td.getBoundingClientRect().right <= innerWidth)"
+    cells = "[...document.querySelectorAll('#table-lost tbody td')]"
+    sight = f"return {cells}.every((td) => td.getBoundingClientRect().right <= innerWidth)"
     assert page.js(sight) or page.js("return innerWidth") > 560
     won = "return [...document.querySelectorAll('#table-lost td:nth-child(5) span span:first-child')].map((s) => s.textContent)"
     assert page.js(won)[:5] == [signed(n) for n in lost["shifted"] - lost["two_stage"]]

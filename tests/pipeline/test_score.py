@@ -10,43 +10,19 @@ import pandas
 import pytest
 
 from catalog.errors import ArtifactError
-from pipeline.config import ScoreConfig
 from pipeline.predict import Model
-from pipeline.score import Scorer, Totals, score
+from pipeline.score import Totals
 from stage2_xgb.dataset import Views
 from stage2_xgb.items import pool
+from tests.pipeline.scoring import CONFIG, FALLBACK, padded_dump, predictions, rejects, score, scorer
 from tests.pipeline.tiny import Tiny, documents, products_of, same, write_dump
-
-CONFIG = ScoreConfig(part_mb=1, batch_size=50)
-FALLBACK = 4242
-
-
-def scorer(tiny: Tiny, model: Model, **checksums: str) -> Scorer:
-    """What scores, with some checksums changed."""
-    return Scorer(model, {"checkpoint": "c", "stage2": "s"} | checksums, FALLBACK, tiny.run.store.digests())
-
-
-def predictions(out: Path) -> pandas.DataFrame:
-    """All parts."""
-    return pandas.concat([pandas.read_parquet(p) for p in sorted(out.glob("part-*.parquet"))], ignore_index=True)
-
-
-def rejects(out: Path) -> pandas.DataFrame:
-    """All rejects."""
-    return pandas.concat([pandas.read_parquet(p) for p in sorted(out.glob("rejects-*.parquet"))], ignore_index=True)
-
-
-def pad(document: dict) -> None:
-    """Makes a document so large that a dump of them has several parts."""
-    document["padding"] = b"x" * 20_000
 
 
 @pytest.fixture(scope="module")
 def scored(tiny: Tiny, model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Totals]:
     """A dump in several parts, its predictions, and the totals. Only to be read."""
     folder = tmp_path_factory.mktemp("score")
-    dump, out = folder / "test.bson", folder / "out"
-    write_dump(dump, tiny.data / "test.bson", lambda d: True, pad)
+    dump, out = padded_dump(tiny, folder / "test.bson"), folder / "out"
     return dump, out, score(scorer(tiny, model), [dump], out, CONFIG)
 
 

@@ -10,7 +10,7 @@ CHILD = """
 import sys
 import numpy as np
 import torch
-from catalog.store import ImageTable
+from catalog.image_table import ImageTable
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.device import Engine
 from stage1_cnn.plan import parts_of

@@ -7,8 +7,8 @@ import pytest
 from scipy.special import logsumexp
 
 from catalog.errors import ArtifactError
+from catalog.image_table import ImageTable
 from catalog.splits import SPLITS
-from catalog.store import ImageTable
 from features.store import FeatureStore
 from stage1_cnn.head import Head, normalise
 from stage2_xgb import dataset

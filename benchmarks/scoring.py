@@ -1,0 +1,162 @@
+"""Scoring end to end against the bare network, and its memory.
+
+Claims: both stages from the dump to Parquet run at 95% or more of the bare stage-1 forward on the same images, decoded and in
+memory (ResNet-50 at 224, two cores), at 80% or more with MobileNetV2 at 96; memory from 10,000 to 200,000 products grows by less
+than 10%. Bare is the faster of two ways: one stream with all of PyTorch's threads, or a single-threaded stream a core.
+
+Run: python -m benchmarks.scoring [--rounds N] [--memory] [--smoke]
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import bson
+import numpy as np
+import torch
+
+from catalog.images import decode
+from catalog.synthetic import SyntheticSpec, products
+from pipeline import steps
+from pipeline.config import ScoreConfig, load_config
+from pipeline.demo import write_synthetic
+from pipeline.engine import Lanes, ordered
+from pipeline.predict import Model
+from pipeline.runs import Run
+from pipeline.score import Scorer, score
+from pipeline.sources import open_source
+from stage1_cnn.device import cores
+
+CASES = (("resnet50", 224, 180, 0.95), ("mobilenet_v2", 96, 180, 0.80))
+"""Backbone, pixels a side of the network and of the photos, and the goal."""
+NO_IMAGES = np.zeros(0, dtype=np.uint64)
+
+
+def main() -> None:
+    """Prints each case's ratio, or the memory of both sizes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--products", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5, help="turns of both; the median counts")
+    parser.add_argument("--memory", action="store_true", help="measure memory, not speed")
+    parser.add_argument("--sizes", type=int, nargs=2, default=[10_000, 200_000], help="products of the two dumps for --memory")
+    parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    parser.add_argument("--score", nargs=2, type=Path, metavar=("RUN", "DUMP"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.smoke:
+        options.products, options.rounds, options.sizes = 60, 1, [100, 400]
+    if options.score:
+        print(peak_of(*options.score))
+    elif options.memory:
+        memory(options.sizes)
+    else:
+        cases = (("shufflenet_v2_x0_5", 32, 40, 0.0),) if options.smoke else CASES
+        for case in cases:
+            speed(*case, options.products, options.rounds)
+
+
+def make_run(folder: Path, backbone: str, size: int, side: int) -> Run:
+    """A run of a network that has hardly learnt anything: accuracy does not matter here."""
+    write_synthetic(folder / "data", products=160, categories=8, side=side, seed=0)
+    settings = (f"stage1.backbone={backbone}", "stage1.weights=none", f"stage1.image_size={size}", "stage1.epochs=1", "jobs=1")
+    run, config = Run(folder / "run"), load_config(None, settings)
+    quiet: Callable[[str], None] = lambda _: None  # noqa: E731
+    names = folder / "data" / "category_names.csv"
+    steps.ingest(run, config, [str(folder / "data" / "train.bson")], names, rebuild=False, say=quiet)
+    for step in (steps.stage1, steps.features, steps.stage2):
+        step(run, config, rebuild=False, say=quiet)
+    return run
+
+
+def make_dump(path: Path, count: int, side: int) -> Path:
+    """A dump of so many products; beyond 500 their photos repeat, under other ids."""
+    some = list(products(SyntheticSpec(categories=8, products=min(count, 500), side=side, seed=7)))
+    with open(path, "wb") as file:
+        for number in range(count):
+            file.write(bson.encode({"_id": number, "imgs": some[number % len(some)]["imgs"]}))
+    return path
+
+
+def speed(backbone: str, size: int, side: int, goal: float, count: int, rounds: int) -> None:
+    """Bare and end to end in turns."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = Model.open(make_run(folder, backbone, size, side))
+        dump = make_dump(folder / "dump.bson", count, side)
+        batches = list(decoded(model, dump, folder))
+        images = sum(len(batch) for batch in batches)
+        ways = {"one stream": lambda: bare(model, batches), "a stream a core": lambda: bare_lanes(model, batches)}
+        ways["end to end"] = lambda: end_to_end(model, dump, folder)
+        rates: dict[str, list[float]] = {way: [] for way in ways}
+        for way in ways.values():
+            way()  # memory, caches and kernels are warm before the first round
+        for _ in range(rounds):
+            for way, run in ways.items():
+                started = time.perf_counter()
+                run()
+                rates[way].append(images / (time.perf_counter() - started))
+            print("  " + ", ".join(f"{way} {rate[-1]:.1f} img/s" for way, rate in rates.items()), flush=True)
+        median = {way: statistics.median(rate) for way, rate in rates.items()}
+        best = max(("one stream", "a stream a core"), key=median.__getitem__)
+        ratio = median["end to end"] / median[best]
+        engine = model.predictors[0].engine
+        what = f"{backbone} at {size}, {engine.precision}, {cores()} cores, {images} images, medians of {rounds}"
+        print(f"{what}: end to end {median['end to end']:.1f} img/s = {ratio:.1%} of bare ({best}); goal {goal:.0%}", flush=True)
+
+
+def decoded(model: Model, dump: Path, folder: Path) -> Iterator[torch.Tensor]:
+    """The photos of the dump as the network takes them, in batches."""
+    source = open_source([dump], folder / "index")
+    photos = [photo for row in range(len(source)) for photo in source.read(row)]
+    size = ScoreConfig().batch_size
+    for start in range(0, len(photos), size):
+        yield model.predictors[0].transform([decode(photo) for photo in photos[start : start + size]])
+
+
+def bare(model: Model, batches: list[torch.Tensor]) -> None:
+    """The forward alone, with PyTorch's own threads."""
+    for batch in batches:
+        model.predictors[0].features(batch)
+
+
+def bare_lanes(model: Model, batches: list[torch.Tensor]) -> None:
+    """The forward alone, a single-threaded stream a core."""
+    for _ in ordered(model.predictors[0].features, batches, cores()):
+        pass
+
+
+def end_to_end(model: Model, dump: Path, folder: Path) -> None:
+    """Scan, reading, decoding, both stages, Parquet."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        source = open_source([dump], Path(name) / "dumps")
+        score(Scorer(Lanes(model, cores()), {}, 0, NO_IMAGES), source, Path(name), ScoreConfig(part_mb=16))
+
+
+def memory(sizes: list[int]) -> None:
+    """Peak memory of scoring either number of products, each in a process of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_run(folder, "shufflenet_v2_x0_5", 32, 32)
+        peaks = []
+        for size in sizes:
+            dump = make_dump(folder / f"{size}.bson", size, 32)
+            command = [sys.executable, "-m", "benchmarks.scoring", "--score", str(folder / "run"), str(dump)]
+            peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
+            print(f"{size} products: peak {peaks[-1]:.1f} MB", flush=True)
+        print(f"growth {peaks[1] / peaks[0] - 1:+.1%}; goal below 10%")
+
+
+def peak_of(run: Path, dump: Path) -> float:
+    """Scores, and returns the most memory that this process ever held, MB."""
+    import resource
+
+    end_to_end(Model.open(Run(run)), dump, dump.parent)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What a threshold of confidence costs: the share of products it accepts and how many of these are right, on val_b, never test.
+
+The table is stored with the model (stage2/coverage.json) and says what `shelfsort score --min-confidence` may expect; the scored
+folder is then split into accepted.parquet and review.parquet.
+"""
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute
+import pyarrow.parquet
+
+from catalog.artifacts import atomic_path, read_json, sha256_file, write_json
+from catalog.errors import ArtifactError
+from features.store import FeatureStore
+from pipeline.parts import PREDICTIONS, part_path
+from stage2_xgb.bundle import Bundle
+from stage2_xgb.dataset import Views
+from stage2_xgb.items import pool
+from stage2_xgb.prior import importance
+from stage2_xgb.refine import refine
+
+FILES = ("accepted.parquet", "review.parquet")
+_NORMAL_95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Cost:
+    """At one threshold: `coverage`, the share of products at least as confident; `accuracy`, the share of these that is right
+    (None where there is none), with its 95% interval `low`, `high`; `n`, how many val_b products these are."""
+
+    threshold: float
+    coverage: float
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def text(self) -> str:
+        """For a terminal."""
+        accepted = f"accept from {self.threshold:.2f}: {self.coverage:.0%} of products"
+        if self.accuracy is None:
+            return f"{accepted} on val_b"
+        return f"{accepted}, {self.accuracy:.1%} of them right [{self.low:.1%}, {self.high:.1%}] on val_b (n {self.n})"
+
+
+def measure(stores: Sequence[FeatureStore], bundle: Bundle, target: np.ndarray) -> list[Cost]:
+    """The table over thresholds 0.00 to 1.00, of products, weighted to the class mix `target` [K]."""
+    parts = []
+    for images in Views(stores).blocks("val_b", fit_only=True):
+        pooled = pool(images, bundle.sharpness)
+        answer = refine(bundle, pooled, "product").two_stage
+        parts.append((pooled.class_index, np.exp(answer.max(axis=1)), answer.argmax(axis=1) == pooled.class_index))
+    class_index, confidence, right = (np.concatenate(column) for column in zip(*parts, strict=True))
+    weight = importance(class_index, target) if len(class_index) else np.zeros(0)
+    return [_cost(threshold, confidence >= threshold, weight, right) for threshold in (np.arange(101) / 100).tolist()]
+
+
+def _cost(threshold: float, accepted: np.ndarray, weight: np.ndarray, right: np.ndarray) -> Cost:
+    mass = weight[accepted].sum()
+    coverage = float(mass / weight.sum()) if len(weight) else 0.0
+    if not mass:
+        return Cost(threshold, coverage, None, None, None, int(accepted.sum()))
+    share = float(weight[accepted & right].sum() / mass)
+    low, high = wilson(share, float(mass**2 / (weight[accepted] ** 2).sum()))
+    return Cost(threshold, coverage, share, low, high, int(accepted.sum()))
+
+
+def wilson(share: float, n: float) -> tuple[float, float]:
+    """95% interval of a share among `n` items (Wilson 1927); `n` is the effective number where they are weighted."""
+    z2 = _NORMAL_95**2
+    centre, half = share + z2 / (2 * n), _NORMAL_95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, (centre - half) / (1 + z2 / n)), min(1.0, (centre + half) / (1 + z2 / n))
+
+
+def path_of(stage2: Path) -> Path:
+    """Where the table lies."""
+    return stage2 / "coverage.json"
+
+
+def save(stage2: Path, table: Sequence[Cost]) -> None:
+    """Writes the table beside the bundle that it was measured with."""
+    rows = [asdict(cost) for cost in table]
+    write_json(path_of(stage2), {"made_from": _origin(stage2), "unit": "product", "split": "val_b", "rows": rows})
+
+
+def is_current(stage2: Path) -> bool:
+    """Whether the table is there and of this very bundle."""
+    path = path_of(stage2)
+    return path.exists() and read_json(path, "").get("made_from") == _origin(stage2)
+
+
+def read(stage2: Path, rebuild: str) -> list[Cost]:
+    """The table. Raises ArtifactError where it is missing, damaged or of another bundle."""
+    path = path_of(stage2)
+    content: dict[str, Any] = read_json(path, rebuild)
+    if content.get("made_from") != _origin(stage2):
+        raise ArtifactError(path, "measured with another stage 2 than is there now", rebuild)
+    return [Cost(**row) for row in content["rows"]]
+
+
+def _origin(stage2: Path) -> dict[str, str]:
+    return {"stage2": sha256_file(stage2 / "manifest.json")}
+
+
+def split(out: Path, parts: int, threshold: float | None) -> tuple[int, int]:
+    """Writes accepted.parquet and review.parquet from all parts, and returns their rows; without a threshold removes them."""
+    if threshold is None:
+        for name in FILES:
+            (out / name).unlink(missing_ok=True)
+        return 0, 0
+    counts = [0, 0]
+    with contextlib.ExitStack() as stack:
+        targets = [stack.enter_context(atomic_path(out / name)) for name in FILES]
+        writers = [stack.enter_context(pyarrow.parquet.ParquetWriter(target, PREDICTIONS)) for target in targets]
+        for number in range(parts):
+            table = pyarrow.parquet.read_table(part_path(out, number))
+            sure = pyarrow.compute.greater_equal(table["confidence"], pyarrow.scalar(threshold, pyarrow.float32()))
+            for place, mask in enumerate((sure, pyarrow.compute.invert(sure))):
+                rows = table.filter(mask)
+                writers[place].write_table(rows)
+                counts[place] += len(rows)
+    return counts[0], counts[1]

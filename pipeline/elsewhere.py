@@ -1,0 +1,91 @@
+"""Ingest, features and stage 2 on dask workers. Unlike scoring, they need the run folder on a disk that all workers share."""
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from functools import lru_cache, partial
+from pathlib import Path
+
+import joblib
+import numpy as np
+from distributed import Client, Future, KilledWorker
+
+from catalog.errors import ShelfsortError
+from catalog.image_table import ImageTable
+from catalog.store import Store
+from features.extract import Block, blocks_of
+from pipeline.cluster import require_files
+from pipeline.config import RunConfig
+from pipeline.runs import Run
+from stage1_cnn.predict import Predictor
+
+_BATCHES = 16
+"""Batches that one extraction task does."""
+
+
+@contextlib.contextmanager
+def checking(client: Client) -> Iterator[tuple[Executor, int]]:
+    """The workers as an executor for ingest's checks, and how many tasks they do at once. They get the photos themselves, so
+    that they need to see no file. Raises ShelfsortError where one of them died."""
+    with client.get_executor(pure=False) as executor:
+        try:
+            yield executor, max(1, sum(client.nthreads().values()))
+        except KilledWorker as error:
+            message = "a worker died while it checked photos; what was committed is kept, run the same command again"
+            raise ShelfsortError(f"{message}: {error}") from error
+
+
+@contextlib.contextmanager
+def training(client: Client, run: Run) -> Iterator[None]:
+    """Has joblib run stage 2's reclassifiers on the workers, which write them into the run."""
+    require_files(client, [run.features_path])
+    with joblib.parallel_config(backend="dask", n_jobs=max(1, sum(client.nthreads().values()))):
+        yield
+
+
+def extraction(client: Client, part: Run, config: RunConfig) -> Callable[[int], Iterator[Block]]:
+    """What makes the blocks of features.h5 on the workers, for `features.extract.extract`."""
+    require_files(client, [part.store_path if part.whole is None else part.whole.store_path, part.checkpoint])
+    store, size = part.store, config.features.batch_size
+    task = partial(extract_rows, part.checkpoint, store.path, size, config.stage1.device, config.stage1.precision)
+    return partial(_blocks, client, task, len(store.images()), size * _BATCHES)
+
+
+def _blocks(client: Client, task: Callable[..., Block], rows: int, each: int, start: int) -> Iterator[Block]:
+    """The blocks from row `start` on, in order, two a worker under way."""
+    waiting: deque[Future] = deque()
+    try:
+        for first in range(start, rows, each):
+            waiting.append(client.submit(task, first, min(first + each, rows), pure=False, retries=2))
+            if len(waiting) >= 2 * len(client.nthreads()):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except KilledWorker as error:
+        raise ShelfsortError(f"a worker died while it extracted features; run the same command again: {error}") from error
+    finally:
+        client.cancel(list(waiting))
+
+
+_turn = threading.Lock()
+
+
+def extract_rows(checkpoint: Path, store: Path, batch_size: int, device: str, precision: str, first: int, last: int) -> Block:
+    """Rows first .. last - 1 of a store through a network, in a worker."""
+    with _turn:
+        predictor, table = _opened(checkpoint, store, device, precision)
+        features, errors, done = [], {}, 0
+        for found, failed in blocks_of(predictor, Store(store), table[first:last], batch_size):
+            errors |= {done + row: reason for row, reason in failed.items()}
+            features.append(found)
+            done += len(found)
+        return np.concatenate(features), errors
+
+
+@lru_cache(maxsize=1)
+def _opened(checkpoint: Path, store: Path, device: str, precision: str) -> tuple[Predictor, ImageTable]:
+    """Network and table, once a process."""
+    return Predictor.open(checkpoint, device=device, precision=precision), Store(store).images()
+

@@ -1,0 +1,101 @@
+"""One part of the predictions: two Parquet files and a sidecar, each written atomically, and how they are verified later."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from catalog.artifacts import atomic_path, fingerprint, read_json, require_same, sha256_file, write_json
+from catalog.errors import ArtifactError
+
+SCHEMA = 2
+PREDICTIONS = pyarrow.schema(
+    [
+        ("product_id", pyarrow.int64()), ("name", pyarrow.string()), ("n_images", pyarrow.int32()),
+        ("category_id", pyarrow.int64()),
+        ("level1", pyarrow.string()), ("level2", pyarrow.string()), ("level3", pyarrow.string()),
+        ("confidence", pyarrow.float32()),
+        ("top_category_id", pyarrow.list_(pyarrow.int64())), ("top_confidence", pyarrow.list_(pyarrow.float32())),
+        ("stage1_category_id", pyarrow.int64()), ("refined", pyarrow.bool_()),
+    ]
+)  # fmt: skip
+REJECTS = pyarrow.schema(
+    [
+        ("source", pyarrow.string()), ("offset", pyarrow.int64()), ("product_id", pyarrow.int64()), ("name", pyarrow.string()),
+        ("position", pyarrow.int32()), ("reason", pyarrow.string()), ("detail", pyarrow.string()),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """What scoring one partition gave: predictions, rejects, the number of readable images, every image's digest uint64, and
+    the files of stage 2 that could not be read."""
+
+    number: int
+    products: int
+    predictions: pyarrow.Table
+    rejects: pyarrow.Table
+    images: int
+    digests: np.ndarray
+    broken: tuple[str, ...]
+
+
+def part_path(out: Path, number: int) -> Path:
+    """Where the predictions of a part lie."""
+    return out / f"part-{number:05d}.parquet"
+
+
+def write_part(part: Part, out: Path, origin: dict[str, Any], known: np.ndarray) -> dict[str, Any]:
+    """Writes a part, its sidecar last, and returns the sidecar. `known`: digests (uint64, sorted) of the run's own images."""
+    files = {part_path(out, part.number): part.predictions, out / f"rejects-{part.number:05d}.parquet": part.rejects}
+    for path, table in files.items():
+        write_table(path, table)
+    whole = np.asarray(part.rejects["position"]) < 0
+    sidecar = {
+        "made_from": origin, "products": part.products, "predictions": len(part.predictions), "images": part.images,
+        "known_images": int(np.isin(part.digests, known).sum()), "rejected_products": int(whole.sum()),
+        "rejected_images": int((~whole).sum()), "broken": list(part.broken),
+        "sha256": {path.name: sha256_file(path) for path in files},
+    }  # fmt: skip
+    write_json(_sidecar(out, part.number), sidecar | {"fingerprint": fingerprint(sidecar)})
+    return sidecar
+
+
+def write_table(path: Path, table: pyarrow.Table) -> None:
+    """Writes a Parquet file atomically."""
+    with atomic_path(path) as temporary:
+        pyarrow.parquet.write_table(table, temporary)
+
+
+def _sidecar(out: Path, number: int) -> Path:
+    return out / f"part-{number:05d}.json"
+
+
+def finished(out: Path, number: int, origin: dict[str, Any]) -> dict[str, Any] | None:
+    """The sidecar of a part that is whole; None where there is none yet or a file of it is damaged. Raises ArtifactError where
+    it has another origin."""
+    path = _sidecar(out, number)
+    if not path.exists():
+        return None
+    rebuild = f"rm -r {out} and the same `shelfsort score` command"
+    try:
+        sidecar = read_json(path, rebuild)
+    except ArtifactError:
+        return None  # a damaged sidecar: the part is scored again
+    if not isinstance(sidecar, dict) or sidecar.pop("fingerprint", None) != fingerprint(sidecar):
+        return None
+    require_same(path, origin, sidecar["made_from"], rebuild)
+    whole = all((out / name).exists() and sha256_file(out / name) == checksum for name, checksum in sidecar["sha256"].items())
+    return sidecar if whole else None
+
+
+def answers(out: Path, parts: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Product ids and category ids, int64 each, of every part."""
+    for number in range(parts):
+        table = pyarrow.parquet.read_table(part_path(out, number), columns=["product_id", "category_id"])
+        yield table["product_id"].to_numpy(), table["category_id"].to_numpy()

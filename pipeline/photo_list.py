@@ -1,0 +1,158 @@
+"""Products as lists of image files: a folder of photos, or a CSV or Parquet table of paths or URLs.
+
+In a folder a file is a product, and so are files that differ in a number at the end alone: 123.jpg, 123_1.jpg and 123_2.jpg are
+the photos of product 123. A table has a row a photo: `path` (or `url`, `image`), the product in `product_id` (or `_id`, `name`;
+each photo its own product where there is none), and perhaps its true `category_id`.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
+import xxhash
+
+from catalog.artifacts import fingerprint
+from catalog.bson_reader import MAX_POSITIONS, MAX_PRODUCT_ID
+from catalog.dump_index import Reject
+from catalog.errors import ImageError, ShelfsortError
+from catalog.files import files_below, is_url, open_file, read_files
+
+TABLES = (".csv", ".csv.gz", ".parquet")
+PATH_COLUMNS, ID_COLUMNS = ("path", "url", "image"), ("product_id", "_id", "name")
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+_FURTHER = re.compile(r"_\d{1,2}$")  # not more digits: IMG_0001 and IMG_0002 are two products
+_USUAL_BYTES = 20_000
+"""Of a photo whose size is not known, for partitions of about equal size."""
+
+Photos = list[bytes | ImageError]
+"""The photos of one product as they are stored; an error where one can't even be read."""
+
+
+@dataclass(frozen=True)
+class PhotoList:
+    """A source (pipeline.sources.Source) whose product in row i has the photos paths[starts[i]] .. paths[starts[i + 1] - 1].
+
+    `names` holds what the source calls its products, where that are no numbers; their ids are then hashes of the names.
+    """
+
+    content: str
+    """Fingerprint of everything that was listed."""
+    rejects: tuple[Reject, ...]
+    product_id: np.ndarray
+    category_id: np.ndarray
+    starts: np.ndarray
+    paths: tuple[str, ...]
+    names: tuple[str, ...] | None
+
+    def __len__(self) -> int:
+        return len(self.product_id)
+
+    def __getitem__(self, rows: slice) -> "PhotoList":
+        first, last, _ = rows.indices(len(self))
+        starts = self.starts[first : last + 1]
+        return replace(
+            self, rejects=(), product_id=self.product_id[rows], category_id=self.category_id[rows], starts=starts - starts[0],
+            paths=self.paths[starts[0] : starts[-1]], names=self.names and self.names[rows],
+        )  # fmt: skip
+
+    @property
+    def fingerprint(self) -> str:
+        """Of names, photos, sizes and time stamps in a folder; of what is written in a table."""
+        return self.content
+
+    @cached_property
+    def n_images(self) -> np.ndarray:
+        """Photos of each product, int32 [N]."""
+        return np.diff(self.starts).astype(np.int32)
+
+    @property
+    def length(self) -> np.ndarray:
+        """Bytes of each product, about, int64 [N]."""
+        return self.n_images.astype(np.int64) * _USUAL_BYTES
+
+    @property
+    def files(self) -> list[tuple[str, int]]:
+        """One local photo of them."""
+        here = next((path for path in self.paths if not is_url(path) and os.path.isfile(path)), None)
+        return [(here, os.path.getsize(here))] if here else []
+
+    def place(self, row: int, position: int) -> tuple[str, int]:
+        """The photo; of a product, the first one."""
+        return self.paths[int(self.starts[row]) + max(position, 0)], 0
+
+    def name(self, row: int) -> str | None:
+        """The product's name."""
+        return self.names[row] if self.names else None
+
+    def read(self, row: int) -> Photos:
+        """The files of a product, those on a server at once."""
+        return read_files(self.paths[self.starts[row] : self.starts[row + 1]])
+
+
+def read_folder(folder: str) -> PhotoList:
+    """Lists the photos below a folder. Raises ShelfsortError where there is none."""
+    found = [file for file in files_below(folder) if file[0].lower().endswith(_SUFFIXES)]
+    if not found:
+        raise ShelfsortError(f"{folder}: expected photos ({' '.join(_SUFFIXES)}) in this folder or below it, found none")
+    names = [_FURTHER.sub("", os.path.splitext(within)[0]) for within, *_ in found]
+    content = fingerprint([[within, size, stamp] for within, _, size, stamp in found])
+    return _listed(content, names, [path for _, path, *_ in found], [-1] * len(found))
+
+
+def read_table(path: str) -> PhotoList:
+    """Reads a table of photos; paths in it are relative to its own folder. Raises ShelfsortError where it has no such column."""
+    with open_file(path) as file:
+        try:
+            table = pyarrow.parquet.read_table(file) if path.endswith(".parquet") else pyarrow.csv.read_csv(file)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ShelfsortError(f"{path}: not readable as a table: {' '.join(str(error).split())}") from error
+    photo = next((name for name in PATH_COLUMNS if name in table.column_names), None)
+    if photo is None:
+        raise ShelfsortError(f"{path}: expected a column {' or '.join(PATH_COLUMNS)}, found {', '.join(table.column_names)}")
+    written = [str(value or "") for value in table[photo].to_pylist()]
+    who = next((name for name in ID_COLUMNS if name in table.column_names), photo)
+    names = [str(value) for value in table[who].to_pylist()]
+    labels = table["category_id"].to_pylist() if "category_id" in table.column_names else [None] * len(names)
+    categories = [-1 if label is None else label for label in labels]
+    if not all(isinstance(label, int) for label in categories):
+        raise ShelfsortError(f"{path}: column category_id: expected integers, found {table['category_id'].type}")
+    content = fingerprint([written, names, categories])
+    folder = os.path.dirname(path)
+    paths = [text if is_url(text) or os.path.isabs(text) else f"{folder}/{text}" if folder else text for text in written]
+    return _listed(content, names, paths, categories)
+
+
+def _listed(content: str, names: Sequence[str], paths: Sequence[str], categories: Sequence[int]) -> PhotoList:
+    """Groups photos by product, in the order of each product's first photo."""
+    photos: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        photos.setdefault(name, []).append(place)
+    detail = f"has {{}} photos, expected at most {MAX_POSITIONS}"
+    rejects = [
+        Reject(paths[places[0]], 0, -1, -1, "too_many_images", f"{name} {detail.format(len(places))}")
+        for name, places in photos.items()
+        if len(places) > MAX_POSITIONS
+    ]
+    photos = {name: places for name, places in photos.items() if len(places) <= MAX_POSITIONS}
+    ids = _numbers(list(photos))
+    starts = np.cumsum([0, *map(len, photos.values())], dtype=np.int64)
+    order = [place for places in photos.values() for place in places]
+    category_id = np.array([categories[places[0]] for places in photos.values()], dtype=np.int64)
+    hashed = np.array([xxhash.xxh3_64_intdigest(name.encode()) & MAX_PRODUCT_ID for name in photos], dtype=np.int64)
+    return PhotoList(
+        content, tuple(rejects), hashed if ids is None else ids, category_id, starts, tuple(paths[place] for place in order),
+        tuple(photos) if ids is None else None,
+    )  # fmt: skip
+
+
+def _numbers(names: list[str]) -> np.ndarray | None:
+    """The names as product ids, where all of them are; None otherwise."""
+    if not all(re.fullmatch(r"0|[1-9]\d{0,14}", name) and int(name) <= MAX_PRODUCT_ID for name in names):
+        return None
+    return np.array(list(map(int, names)), dtype=np.int64)

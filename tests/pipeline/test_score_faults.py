@@ -1,0 +1,162 @@
+"""What may befall a scoring: damaged files, a full disk, a kill at any moment. The same command always mends it."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.predict import Model
+from tests.pipeline.scoring import contents, on, padded_dump, score, scorer, workers
+from tests.pipeline.tiny import Tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def scored(tiny: Tiny, model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """A dump in several parts, and what scoring it gives."""
+    folder = tmp_path_factory.mktemp("score")
+    dump = padded_dump(tiny, folder / "test.bson")
+    score(scorer(tiny, model), [dump], folder / "out")
+    return dump, contents(folder / "out")
+
+
+def flip(path: Path) -> None:
+    """Turns one bit in the middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+FAULTS = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-7]), "flipped": flip, "emptied": lambda path: path.write_bytes(b""),
+    "gone": Path.unlink,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_damaged_file_is_made_again(
+    tiny: Tiny, model: Model, scored: tuple[Path, dict[str, bytes]], tmp_path: Path, fault: Callable[[Path], object]
+) -> None:  # fmt: skip
+    dump, whole = scored
+    for name, data in whole.items():
+        (tmp_path / name).write_bytes(data)
+    for name in ("part-00000.parquet", "rejects-00001.parquet", "part-00002.json", "kaggle.csv", "rejects-scan.parquet"):
+        fault(tmp_path / name)
+    score(scorer(tiny, model), [dump], tmp_path)
+    assert contents(tmp_path) == whole
+
+
+def test_parts_of_a_larger_source_do_not_stay(tiny: Tiny, model: Model, scored: tuple[Path, dict], tmp_path: Path) -> None:
+    dump, whole = scored
+    for name in ("part-00077.parquet", "part-00077.json", "rejects-00077.parquet"):
+        (tmp_path / name).write_bytes(b"")
+    score(scorer(tiny, model), [dump], tmp_path)
+    assert contents(tmp_path) == whole
+
+
+def command(tiny: Tiny, dump: Path, out: Path, *more: str) -> list[str]:
+    """Scores as a process of its own; the batches are small, so that there is time to kill it."""
+    start = [sys.executable, "-c", "import sys; from pipeline.cli import main; sys.exit(main())"]
+    return [*start, "score", str(dump), "--run", str(tiny.folder), "--out", str(out), "--set", "score.batch_size=8", *more]
+
+
+def run(arguments: list[str], **options: object) -> subprocess.CompletedProcess:
+    """To its end."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(arguments, env=environment, capture_output=True, text=True, **options)
+
+
+def test_a_full_disk_is_an_error_and_the_same_command_goes_on(tiny: Tiny, tmp_path: Path) -> None:
+    dump, out = padded_dump(tiny, tmp_path / "test.bson"), tmp_path / "out, with ümlaut"
+
+    def nearly_full() -> None:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, resource.RLIM_INFINITY))
+
+    failed = run(command(tiny, dump, out), preexec_fn=nearly_full)
+    assert failed.returncode == 2 and len(failed.stderr.splitlines()) == 1, failed.stderr
+    assert str(out) in failed.stderr and "can't be written: " in failed.stderr
+    assert not (out / "_SUCCESS").exists() and not list(out.rglob(".*.tmp"))
+    assert run(command(tiny, dump, out)).returncode == 0 and (out / "_SUCCESS").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "out"
+    assert main(["score", str(tiny.data / "test.bson"), "--run", str(tiny.folder), "--out", str(out)]) == 2
+    assert f"{out}: can't be written: " in capsys.readouterr().err
+
+
+def kill_until(arguments: list[str], enough: Callable[[], bool]) -> None:
+    """Starts a process and kills it with SIGKILL as soon as `enough` says so."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not enough():
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_killed_at_random_moments(tiny: Tiny, tmp_path: Path) -> None:
+    dump = padded_dump(tiny, tmp_path / "test.bson")
+    started = time.monotonic()
+    assert run(command(tiny, dump, tmp_path / "whole")).returncode == 0
+    took, rng = time.monotonic() - started, random.Random(0)
+    for _ in range(5):
+        end = time.monotonic() + took * rng.uniform(0.3, 1.0)
+        kill_until(command(tiny, dump, tmp_path / "out"), lambda end=end: time.monotonic() > end)
+    assert run(command(tiny, dump, tmp_path / "out")).returncode == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_client_is_killed_and_started_again(tiny: Tiny, tmp_path: Path) -> None:
+    dump = padded_dump(tiny, tmp_path / "test.bson")
+    assert run(command(tiny, dump, tmp_path / "whole")).returncode == 0
+    out = tmp_path / "out"
+    kill_until(command(tiny, dump, out, "--workers", "2"), lambda: any(out.glob("part-*.json")))
+    assert any(out.glob("part-*.json")) and not (out / "_SUCCESS").exists()
+    last = run(command(tiny, dump, out, "--workers", "2"))
+    assert last.returncode == 0, last.stderr
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_three_workers_are_killed_during_a_run(
+    tiny: Tiny, scored: tuple[Path, dict[str, bytes]], tmp_path: Path
+) -> None:  # fmt: skip
+    dump, whole = scored
+    out, killed, done = tmp_path / "out", [], threading.Event()
+    with workers(2, tmp_path) as client:
+        by = on(client, tiny, dump, out)
+
+        def kill() -> None:
+            while len(killed) < 3 and not done.is_set():
+                pids = {pid for pid in client.run(os.getpid).values() if pid not in killed}
+                if pids:
+                    killed.append(pids.pop())
+                    os.kill(killed[-1], signal.SIGKILL)
+                time.sleep(1)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        totals = score(by, [dump], out)
+        done.set()
+        killer.join()
+    assert len(killed) == 3 and totals.products == totals.predictions
+    assert contents(out) == whole

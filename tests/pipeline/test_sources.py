@@ -1,0 +1,127 @@
+"""What can be scored: the same products give the same answers as a dump, a folder, a table, here and behind URLs."""
+
+import csv
+import uuid
+from pathlib import Path
+
+import bson
+import fsspec
+import numpy as np
+import pandas
+import pytest
+
+from catalog.errors import ShelfsortError
+from pipeline.predict import Model, predict_files
+from pipeline.sources import open_source
+from tests.catalog.served import served
+from tests.conftest import jpeg
+from tests.pipeline.scoring import predictions, rejects, score, scorer
+from tests.pipeline.tiny import Tiny, documents
+
+
+@pytest.fixture(scope="module")
+def shop(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve products as a dump `d.bson`, a folder `photos` and two tables `photos.csv`, `named.parquet`."""
+    folder = tmp_path_factory.mktemp("a shop, ümlaut")
+    (folder / "photos").mkdir()
+    rows, some = [], sorted(list(documents(tiny.data / "test.bson"))[:12], key=lambda d: str(d["_id"]))
+    for found in some:
+        for position, image in enumerate(found["imgs"]):
+            name = f"{found['_id']}_{position}.jpg" if position else f"{found['_id']}.jpg"
+            (folder / "photos" / name).write_bytes(image["picture"])
+            rows.append({"product_id": found["_id"], "path": f"photos/{name}"})
+    (folder / "d.bson").write_bytes(b"".join(map(bson.encode, some)))
+    pandas.DataFrame(rows).to_csv(folder / "photos.csv", index=False)
+    named = pandas.DataFrame({"name": [f"shoe {r['product_id']}" for r in rows], "url": [r["path"] for r in rows]})
+    named["category_id"] = int(tiny.run.store.taxonomy.category_ids[0])
+    named.to_parquet(folder / "named.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(tiny: Tiny, model: Model, shop: Path, tmp_path_factory: pytest.TempPathFactory) -> pandas.DataFrame:
+    """The dump's predictions."""
+    out = tmp_path_factory.mktemp("out")
+    score(scorer(tiny, model), [shop / "d.bson"], out)
+    return predictions(out)
+
+
+@pytest.mark.parametrize("name", ["photos", "photos.csv"])
+def test_a_folder_and_a_table_score_as_the_dump(
+    tiny: Tiny, model: Model, shop: Path, expected: pandas.DataFrame, tmp_path: Path, name: str
+) -> None:  # fmt: skip
+    totals = score(scorer(tiny, model), [shop / name], tmp_path)
+    assert totals.products == totals.predictions == 12
+    assert predictions(tmp_path).equals(expected)
+
+
+@pytest.mark.parametrize("name", ["d.bson", "photos.csv", "photos/"])
+def test_over_http(tiny: Tiny, model: Model, shop: Path, expected: pandas.DataFrame, tmp_path: Path, name: str) -> None:
+    with served(shop) as url:
+        score(scorer(tiny, model), [f"{url}/{name}"], tmp_path)
+    assert predictions(tmp_path).equals(expected)
+
+
+def test_in_memory(tiny: Tiny, model: Model, shop: Path, expected: pandas.DataFrame, tmp_path: Path) -> None:
+    root = f"memory://{uuid.uuid4().hex}"
+    fsspec.filesystem("memory").put(str(shop), root, recursive=True)
+    for number, name in enumerate(("d.bson", "photos")):
+        score(scorer(tiny, model), [f"{root}/{name}"], tmp_path / str(number))
+        assert predictions(tmp_path / str(number)).equals(expected)
+
+
+def test_products_with_names(tiny: Tiny, model: Model, shop: Path, expected: pandas.DataFrame, tmp_path: Path) -> None:
+    source = open_source([shop / "named.parquet"], tmp_path)
+    assert (source.category_id == tiny.run.store.taxonomy.category_ids[0]).all()
+    score(scorer(tiny, model), [shop / "named.parquet"], tmp_path)
+    found = predictions(tmp_path)
+    assert found["name"].tolist() == [f"shoe {i}" for i in expected["product_id"]]
+    np.testing.assert_array_equal(found["category_id"], expected["category_id"])
+    assert found["product_id"].is_unique and (found["product_id"] >= 0).all()
+
+
+def test_photos_that_are_gone_are_rejects(tiny: Tiny, model: Model, tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(jpeg(1, 40))
+    with open(tmp_path / "t.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("_id", "image"), (5, "1.jpg"), (5, "none.jpg"), (6, "none.jpg"), (7, "")])
+    totals = score(scorer(tiny, model), [tmp_path / "t.csv"], tmp_path / "out")
+    assert (totals.products, totals.predictions, totals.rejected_products, totals.rejected_images) == (3, 1, 2, 3)
+    found = rejects(tmp_path / "out")
+    assert found[found["product_id"] == 5]["reason"].tolist() == ["unreadable_file"]
+    assert found[found["product_id"] == 5]["source"].tolist() == [f"{tmp_path}/none.jpg"]
+    assert set(found[found["position"] == -1]["product_id"]) == {6, 7}
+
+
+def test_what_is_no_source_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "bad.parquet").write_bytes(b"no parquet")
+    for name, message in (
+        ("empty", "expected photos .* found none"), ("bad.csv", "expected a column path or url or image, found a, b"),
+        ("bad.parquet", "not readable as a table"), ("none.csv", "can't be read: No such file"),
+    ):  # fmt: skip
+        with pytest.raises(ShelfsortError, match=rf"{name}: {message}"):
+            open_source([tmp_path / name], tmp_path)
+    with pytest.raises(ShelfsortError, match="expected one folder or table alone"):
+        open_source([tmp_path / "bad.csv", tmp_path / "x.bson"], tmp_path)
+
+
+def test_a_slice_holds_its_own_photos(shop: Path, tmp_path: Path) -> None:
+    for name in ("photos", "d.bson"):
+        whole = open_source([shop / name], tmp_path)
+        part = whole[4:9]
+        assert len(part) == 5 and part.rejects == ()
+        for row in range(5):
+            assert part.read(row) == whole.read(row + 4)
+            assert part.place(row, -1) == whole.place(row + 4, -1)
+        np.testing.assert_array_equal(part.n_images, whole.n_images[4:9])
+    with pytest.raises(ShelfsortError, match="can't be read"):
+        open_source([shop / "gone.parquet"], tmp_path)
+
+
+def test_predict_takes_urls(model: Model, shop: Path) -> None:
+    photo = next((shop / "photos").iterdir())
+    with served(shop) as url:
+        assert predict_files(model, [f"{url}/photos/{photo.name}"], 3) == predict_files(model, [photo], 3)
+        with pytest.raises(ShelfsortError, match=r"/none\.jpg: can't be read"):
+            predict_files(model, [f"{url}/none.jpg"], 3)
