@@ -128,17 +128,17 @@ def parser() -> argparse.ArgumentParser:
         "--list", type=Path, metavar="FILE", help="look for these images instead: a folder, or a text file with a path a line"
     )
     step.add_argument("--threshold", type=_cosine, metavar="COSINE", default=0.95, help="likeness that is a match (0.95)")
+    step.add_argument("--top", type=_positive, metavar="K", help="categories listed for each product (score.top)")
+    step.add_argument(
+        "--min-confidence", type=float, metavar="X", help="split into accepted.parquet, from X on, and review.parquet"
+    )
+    spread(step)
     step = command("similar", _similar, "products of the catalogue that look like some photos", rebuild=True)
     step.add_argument("photo", nargs="+", type=Path, metavar="PHOTO", help="photos of one product")
     step.add_argument("--top", type=_positive, default=10, metavar="N", help="products to print (10)")
     step.add_argument("--csv", action="store_true", help="print CSV")
     step = command("export", _export, "both stages as one folder that needs neither shelfsort nor PyTorch", config=False)
     step.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to be made")
-    step.add_argument("--top", type=_positive, metavar="K", help="categories listed for each product (score.top)")
-    step.add_argument(
-        "--min-confidence", type=float, metavar="X", help="split into accepted.parquet, from X on, and review.parquet"
-    )
-    spread(step)
     step = command("predict", _predict, "the category of one product, from its photos")
     step.add_argument("photo", nargs="+", metavar="PHOTO", help="photos of one product: files or URLs")
     step.add_argument("--top", type=_positive, default=5, metavar="N", help="categories to print (5)")

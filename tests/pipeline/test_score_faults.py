@@ -82,7 +82,7 @@ def test_a_full_disk_is_an_error_and_the_same_command_goes_on(tiny: Tiny, tmp_pa
         import resource
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
 
     failed = run(command(tiny, dump, out), preexec_fn=nearly_full)
     assert failed.returncode == 2 and len(failed.stderr.splitlines()) == 1, failed.stderr

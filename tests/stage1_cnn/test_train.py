@@ -120,7 +120,7 @@ def test_parts_of_a_step_add_up() -> None:
     whole, parts = linear(), linear()
     one = learner(whole).step([(inputs, labels)])
     other = learner(parts).step([(inputs[:5], labels[:5]), (inputs[5:], labels[5:])])
-    assert one == pytest.approx(other, rel=1e-6)  # both are float32 sums, in another order
+    assert float(one) == pytest.approx(float(other), rel=1e-6)  # both are float32 sums, in another order
     torch.testing.assert_close(whole.weight, parts.weight)
 
 
