@@ -58,8 +58,11 @@ def deal(class_index: np.ndarray, product_ids: np.ndarray, existing: np.ndarray,
     return np.array([_TEST, _VAL_B, _VAL_A, _RESERVE, _TRAIN], dtype=np.uint8)[place]
 
 
-def select(class_index: np.ndarray, product_ids: np.ndarray, n_images: np.ndarray, cap: int, seed: int) -> np.ndarray:
-    """Which products of one split fit under its cap (bool): in each category the first by hash, whole, while their images fit.
+def select(
+    class_index: np.ndarray, product_ids: np.ndarray, n_images: np.ndarray, cap: int | np.ndarray, seed: int
+) -> np.ndarray:  # fmt: skip
+    """Which products of one split fit under its cap, one number or one a class (bool): in each category the first by hash, whole,
+    while their images fit.
 
     The first product always fits. Adding products can only push others out, never bring one back.
     """
@@ -69,5 +72,5 @@ def select(class_index: np.ndarray, product_ids: np.ndarray, n_images: np.ndarra
     images = np.cumsum(n_images[order], dtype=np.int64)
     before = np.maximum.accumulate(np.where(first, images - n_images[order], 0))
     kept = np.empty(len(order), dtype=bool)
-    kept[order] = first | (images - before <= cap)
+    kept[order] = first | (images - before <= (cap[group] if isinstance(cap, np.ndarray) else cap))
     return kept

@@ -30,9 +30,9 @@ class Views:
                 raise ArtifactError(store.path, f"holds other images than {self.first.path}", store.rebuild)
         self.heads = tuple(store.head for store in self.stores)
 
-    def blocks(self, split: str, *, fit_only: bool, cap: int | None = None) -> Iterator[Pooled]:
+    def blocks(self, split: str, *, fit_only: bool, cap: np.ndarray | None = None) -> Iterator[Pooled]:
         """The images of a split, BLOCK rows or so at a time, never cutting a product; one empty block where the split is
-        empty. `cap` takes whole products, by their hash, up to so many images of a class."""
+        empty. `cap` takes whole products, by their hash, up to so many images of each class, int [K]."""
         for rows, use in self._spans(split, fit_only, cap):
             features = [store.features(rows)[use] for store in self.stores]
             yield Pooled.images(self.first.table[rows][use], features, self.heads)
@@ -47,7 +47,7 @@ class Views:
                 part.append(values)
         return tuple(np.concatenate(part) for part in parts)
 
-    def _spans(self, split: str, fit_only: bool, cap: int | None) -> Iterator[tuple[slice, np.ndarray]]:
+    def _spans(self, split: str, fit_only: bool, cap: np.ndarray | None) -> Iterator[tuple[slice, np.ndarray]]:
         """Runs of rows of a split that cut no product, and which of them are wanted and readable."""
         span, table, wanted = self.first.of_split(split), self.first.table, self._capped(split, cap)
         start, stop = span.start, -1
@@ -61,7 +61,7 @@ class Views:
             yield rows, use & table.fit[rows] if fit_only else use
             start = stop
 
-    def _capped(self, split: str, cap: int | None) -> np.ndarray:
+    def _capped(self, split: str, cap: np.ndarray | None) -> np.ndarray:
         rows = self.first.of_split(split)
         if cap is None:
             return np.ones(rows.stop - rows.start, dtype=bool)
@@ -70,14 +70,20 @@ class Views:
         count = np.diff(np.append(starts, len(product_id)))
         return np.repeat(select(class_index[starts], product_id[starts], count, cap, seed=1), count)
 
-    def count(self, splits: Mapping[str, int | None]) -> int:
+    def fitted(self, *splits: str) -> np.ndarray:
+        """Images of each class on some splits that may be fitted, int64 [K]."""
+        spans = [self.first.of_split(split) for split in splits]
+        classes = [self.first.table.class_index[rows][self.first.table.fit[rows]] for rows in spans]
+        return np.bincount(np.concatenate(classes), minlength=len(self.heads[0].bias))
+
+    def count(self, splits: Mapping[str, np.ndarray | None]) -> int:
         """Images on some splits, each with its cap."""
         return sum(int(self._capped(split, cap).sum()) for split, cap in splits.items())
 
 
 def read_items(
-    views: Views, splits: Mapping[str, int | None], shifts: dict[str, Sequence[Shift | None]], projections: Sequence[Projection],
-    sharpness: float,
+    views: Views, splits: Mapping[str, np.ndarray | None], shifts: dict[str, Sequence[Shift | None]],
+    projections: Sequence[Projection], sharpness: float,
 ) -> dict[str, Items]:  # fmt: skip
     """The fitted items of some splits, each with its cap: every `image`, and every `product` of several (pooled with
     `sharpness`), each with its unit's shifts."""

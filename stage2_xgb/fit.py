@@ -29,6 +29,7 @@ from stage2_xgb.items import Items, Pooled, Projection, pool
 from stage2_xgb.prior import Shift, fit_shift, mix, target_mix
 from stage2_xgb.refine import refine
 from stage2_xgb.rerank import Reranker
+from stage2_xgb.summary import RAW, Stage2Summary, compare_pooling, standings
 from stage2_xgb.train import RowPicker, enough, fit_booster, fit_logistic
 from stage2_xgb.train_reranker import cross_fit
 
@@ -49,46 +50,6 @@ class ClassMixes:
     def target(self, config: Stage2Config, unit: str, taxonomy: Taxonomy) -> np.ndarray:
         """The mix [K] that items of a unit are expected to have."""
         return target_mix(config.target_prior, self.natural[unit], self.train, taxonomy)
-
-
-@dataclass(frozen=True)
-class Stage2Summary:
-    """The one-page summary on val_b."""
-
-    sets: int
-    models: int
-    default: str
-    answers: dict[str, int]
-    """Categories answered by each of stage1, shared, own."""
-    mendable_share: float
-    """Share of the held-out errors that perfect reclassifiers could mend."""
-    units: dict[str, dict[str, float]]
-    """Per unit: items; top1 of stage 1, shifted, shared only, own (with shared) and gated; fixed and broken over shifted."""
-    shift: dict[str, list[dict[str, float] | None]]
-    pooling: dict[str, float]
-    """Products of several images on val_b and their top-1 by the shifted stage 1: pooled by `mean` log-probability, `weighted`
-    (with the chosen `sharpness`), or their mean `features`."""
-    seconds: dict[str, float]
-
-    def text(self) -> str:
-        """For a terminal."""
-        answers = ", ".join(f"{name} {count}" for name, count in self.answers.items())
-        lines = [
-            f"stage 2: {self.sets} confusion sets, {self.models} reclassifiers; answering: {answers}; elsewhere {self.default}"
-        ]
-        lines.append(f"errors that the sets could mend: {self.mendable_share:.0%} (published: 32%)")
-        for unit, u in self.units.items():
-            lines.append(
-                f"val_b, {u['items']:.0f} {unit}s, top-1: stage 1 {u['raw']:.4f}, shifted {u['stage1']:.4f}, "
-                f"shared only {u['shared']:.4f},"
-                f" own {u['own']:.4f}, gated {u['gated']:.4f} (fixed {u['fixed']:.0f}, broken {u['broken']:.0f})"
-            )
-        if several := self.pooling["products"]:
-            ways = ", ".join(f"{name} {self.pooling[name]:.4f}" for name in ("mean", "weighted", "features"))
-            sharpness = self.pooling["sharpness"]
-            lines.append(f"{several:.0f} products of several images, shifted, by pooling: {ways} (sharpness {sharpness})")
-        lines.append("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in self.seconds.items()))
-        return "\n".join(lines)
 
 
 def fit_stage2(
@@ -115,11 +76,11 @@ def fit_stage2(
     save_shared(folder, bundle)
     checksums |= {name: sha256_file(folder / name) for name in ("shared.npz", "sets.parquet")}
     held, counted, unit_of = judge(bundle, material.views)
-    decisions = _decide(bundle, held, counted, config)
+    decisions = _decide(bundle, held[counted], config)
     bundle.answers = {c: d.answer for c, d in decisions.items()}
     clock.lap("gate")
     answers = {name: sum(d.answer == name for d in decisions.values()) for name in (STAGE1, SHARED, OWN)}
-    units = {unit: _unit_summary(bundle, held, unit_of == number) for number, unit in enumerate(UNITS)}
+    units = {unit: standings(held[unit_of == n], bundle.answers, bundle.default) for n, unit in enumerate(UNITS)}
     mendable = sum(s.mendable for s in sets) / max(sum(s.errors for s in sets), 1)
     shift = {u: [s and {"temperature": s.temperature, "strength": s.strength} for s in ss] for u, ss in material.shifts.items()}
     models = sum(config.model in UNTRAINED or model_name(s.class_index, config.model) in checksums for s in sets)
@@ -163,7 +124,8 @@ def gather(stores: Sequence[FeatureStore], mixes: ClassMixes, taxonomy: Taxonomy
     shifts, sharpness = fit_shifts(views, targets, mix(mixes.train), SHARPNESS[config.pooling])
     projections = tuple(fit_projection(store, config.components, config.seed) for store in stores)
     whole = config.rows == "train" or config.confusion.rule == "published"
-    splits = {"train": None if whole else config.seen_until, "reserve": None, "val_a": None}
+    missing = np.maximum(config.seen_until - views.fitted("reserve", "val_a"), 0)  # the first product fits under any cap
+    splits = {"train": None if whole else missing, "reserve": None, "val_a": None}
     items = read_items(views, splits, shifts, projections, sharpness)
     evidence = gather_evidence(views, projections, mixes)
     sets = mine(items["image"], len(taxonomy), config.confusion)
@@ -254,54 +216,33 @@ def _train_one(picker: RowPicker, members: np.ndarray, path: Path) -> tuple[Path
 def judge(bundle: Bundle, views: Views) -> tuple[HeldOut, np.ndarray, np.ndarray]:
     """What each answer gets right on val_b; which items count in the gate (products of one image are counted as images); and
     each item's unit."""
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("predicted", "raw", STAGE1, SHARED, OWN, "counted", "unit")}
+    names = ("predicted", "class_index", "product_id", RAW, STAGE1, SHARED, OWN, "counted", "unit")
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for images in views.blocks("val_b", fit_only=True):
         for number, (unit, pooled) in enumerate(zip(UNITS, (images, pool(images, bundle.sharpness)), strict=True)):
             results = {name: refine(bundle, pooled, unit, force=name) for name in (SHARED, OWN)}
             predicted = results[SHARED].shifted.argmax(axis=1)
             parts["predicted"].append(predicted)
-            parts["raw"].append(pooled.log_probs[0].argmax(axis=1) == pooled.class_index)
+            parts["class_index"].append(pooled.class_index)
+            parts["product_id"].append(pooled.product_id)
+            parts[RAW].append(pooled.log_probs[0].argmax(axis=1) == pooled.class_index)
             parts[STAGE1].append(predicted == pooled.class_index)
             for name, result in results.items():
                 parts[name].append(result.two_stage.argmax(axis=1) == pooled.class_index)
             parts["counted"].append((pooled.n_images > 1) | (unit == "image"))
             parts["unit"].append(np.full(len(pooled), number))
     arrays = {name: np.concatenate(part) for name, part in parts.items()}
-    held = HeldOut(arrays["predicted"], {name: arrays[name] for name in ("raw", STAGE1, SHARED, OWN)})
-    return held, arrays["counted"], arrays["unit"]
+    right = {name: arrays[name] for name in (RAW, STAGE1, SHARED, OWN)}
+    return HeldOut(*(arrays[name] for name in names[:3]), right), arrays["counted"], arrays["unit"]
 
 
-def compare_pooling(views: Views, shifts: Sequence[Shift | None], sharpness: float) -> dict[str, float]:
-    """Top-1 of the shifted stage 1 on val_b's products of several images, pooled in each way."""
-    right: dict[str, list[np.ndarray]] = {"mean": [], "weighted": [], "features": []}
-    for images in views.blocks("val_b", fit_only=True):
-        mean, weighted = pool(images, 0.0), pool(images, sharpness)
-        opinions = (mean.log_probs[0], weighted.log_probs[0], views.heads[0].log_probs(mean.features[0]))
-        for name, log_probs in zip(right, opinions, strict=True):
-            right[name].append((shifts[0](log_probs).argmax(axis=1) == mean.class_index)[mean.n_images > 1])
-    found = {name: np.concatenate(parts) for name, parts in right.items()}
-    products = len(found["mean"])
-    top1 = {name: float(values.mean()) if products else 0.0 for name, values in found.items()}
-    return {"products": products, "sharpness": sharpness, **top1}
-
-
-def _decide(bundle: Bundle, held: HeldOut, counted: np.ndarray, config: Stage2Config) -> dict[int, Decision]:
+def _decide(bundle: Bundle, held: HeldOut, config: Stage2Config) -> dict[int, Decision]:
     classes = np.array([c for c in bundle.members if bundle.reclassifier(c)], dtype=np.int64)
-    counted_held = HeldOut(held.predicted[counted], {name: right[counted] for name, right in held.right.items()})
-    bundle.default = choose_default(counted_held) if config.gate else (SHARED if config.rerank.use else STAGE1)
-    decisions = decide(counted_held, bundle.default, classes, config.gate_prior)
+    bundle.default = choose_default(held) if config.gate else (SHARED if config.rerank.use else STAGE1)
+    decisions = decide(held, bundle.default, classes, config.gate_prior)
     if config.gate:
         return decisions
     return {c: Decision(OWN, d.items, d.fixed, d.broken, d.gain) for c, d in decisions.items()}
-
-
-def _unit_summary(bundle: Bundle, held: HeldOut, mine: np.ndarray) -> dict[str, float]:
-    right = {name: values[mine] for name, values in held.right.items()}
-    own = np.isin(held.predicted[mine], [c for c, answer in bundle.answers.items() if answer == OWN])
-    right["gated"] = np.where(own, right[OWN], right[bundle.default])
-    fixed, broken = right["gated"] & ~right[STAGE1], right[STAGE1] & ~right["gated"]
-    top1 = {name: float(values.mean()) if mine.any() else 0.0 for name, values in right.items()}
-    return {"items": int(mine.sum()), **top1, "fixed": int(fixed.sum()), "broken": int(broken.sum())}
 
 
 class _Clock:

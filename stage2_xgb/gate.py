@@ -27,11 +27,17 @@ class Decision:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """val_b's items: predicted int [N] by the shifted stage 1, and whether each answer is right, bool [N]. Where there is no
-    reclassifier, `own` is as `shared`."""
+    """val_b's items: the class int [N] that the shifted stage 1 predicts, the true one, the product, and whether each answer is
+    right, bool [N]. Where there is no reclassifier, `own` is as `shared`."""
 
     predicted: np.ndarray
+    class_index: np.ndarray
+    product_id: np.ndarray
     right: Mapping[str, np.ndarray]
+
+    def __getitem__(self, rows: np.ndarray) -> "HeldOut":
+        plain = (getattr(self, name)[rows] for name in ("predicted", "class_index", "product_id"))
+        return HeldOut(*plain, {name: right[rows] for name, right in self.right.items()})
 
 
 def choose_default(held: HeldOut) -> str:

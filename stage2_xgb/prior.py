@@ -15,6 +15,8 @@ from catalog.errors import ConfigError
 from catalog.taxonomy import Taxonomy
 from stage1_cnn.head import normalise
 
+_ROWS = 256
+"""Items at once in fitting: thousands of categories of so many stay in the processor's cache."""
 _LEAST = 1e-9
 """Share of a category that a file of weights leaves out or gives 0: its logarithm must exist."""
 
@@ -71,14 +73,25 @@ def fit_shift(log_probs: np.ndarray, class_index: np.ndarray, train: np.ndarray,
     if not len(class_index):
         return Shift(1.0, 1.0, log_ratio)
     weight = importance(class_index, target)
+    weight /= weight.sum()
 
-    def loss(parameters: np.ndarray) -> float:
-        shifted = Shift(float(np.exp(parameters[0])), float(parameters[1]), log_ratio)(log_probs)
-        return float(-(weight * shifted[np.arange(len(class_index)), class_index]).sum() / weight.sum())
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        """The log-loss, convex in sharpness (1 / temperature) and strength, and its slope."""
+        sharpness, strength = parameters.astype(np.float32)
+        total, slope = 0.0, np.zeros(2)
+        for start in range(0, len(class_index), _ROWS):
+            seen, truth, w = (x[start : start + _ROWS] for x in (log_probs, class_index, weight))
+            own, ratio = seen[np.arange(len(seen)), truth], log_ratio[truth]
+            scores = sharpness * seen + strength * log_ratio
+            top = scores.max(axis=1)
+            share = np.exp(scores - top[:, None])
+            norm = share.sum(axis=1)
+            total += w @ (np.log(norm) + top - sharpness * own - strength * ratio)
+            slope += w @ (np.einsum("nk,nk->n", share, seen) / norm - own), w @ (share @ log_ratio / norm - ratio)
+        return total, slope
 
-    bounds = [(np.log(0.25), np.log(4.0)), (0.0, 1.5)]
-    best = minimize(loss, x0=np.array([0.0, 0.75]), bounds=bounds, method="Powell", options={"xtol": 1e-3, "ftol": 1e-5})
-    return Shift(float(np.exp(best.x[0])), float(best.x[1]), log_ratio)
+    best = minimize(loss, x0=np.array([1.0, 0.75]), jac=True, bounds=[(0.25, 4.0), (0.0, 1.5)], method="L-BFGS-B")
+    return Shift(float(1 / best.x[0]), float(best.x[1]), log_ratio)
 
 
 def importance(class_index: np.ndarray, target: np.ndarray) -> np.ndarray:

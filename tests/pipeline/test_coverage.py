@@ -24,7 +24,7 @@ def test_the_table_falls_in_coverage_and_holds_its_intervals(tiny: Tiny) -> None
     assert (np.diff([cost.n for cost in table]) <= 0).all()
     sure = [cost for cost in table if cost.accuracy is not None]
     assert all(cost.low <= cost.accuracy <= cost.high for cost in sure)
-    held = json.loads((tiny.run.stage2 / "summary.json").read_text())["units"]["product"]
+    held = json.loads((tiny.run.stage2 / "summary.json").read_text())["units"]["product"]["natural"]
     assert table[0].n == held["items"]
 
 
@@ -38,7 +38,7 @@ def test_accuracy_at_no_threshold_is_stage_2s_own(tiny: Tiny, model: Model) -> N
         products = dict(zip(fitted.product_id.tolist(), fitted.class_index.tolist(), strict=True))
         np.add.at(counts, list(products.values()), 1)
     first = coverage.measure(stores, model.bundle, counts / counts.sum())[0]
-    held = json.loads((tiny.run.stage2 / "summary.json").read_text())["units"]["product"]
+    held = json.loads((tiny.run.stage2 / "summary.json").read_text())["units"]["product"]["natural"]
     assert first.accuracy == pytest.approx(held["gated"])
 
 

@@ -142,10 +142,10 @@ def test_read_items_reads_the_splits_it_is_told(fitted: Fitted) -> None:
 
 def test_a_cap_takes_whole_products_by_their_hash(fitted: Fitted) -> None:
     views, table = Views([fitted.store]), fitted.store.table
-    (images,) = views.blocks("train", fit_only=True, cap=10)
+    (images,) = views.blocks("train", fit_only=True, cap=np.full(CLASSES, 10))
     counts = np.bincount(images.class_index, minlength=CLASSES)
     assert counts.max() <= 10 and counts.min() >= 7
-    assert views.count({"train": 10, "val_a": None}) == counts.sum() + (table.split == 2).sum()
+    assert views.count({"train": np.full(CLASSES, 10), "val_a": None}) == counts.sum() + (table.split == 2).sum()
     ids, found = np.unique(images.product_id, return_counts=True)
     whole = np.bincount(np.searchsorted(ids, table.product_id[np.isin(table.product_id, ids)]))
     np.testing.assert_array_equal(found, whole)

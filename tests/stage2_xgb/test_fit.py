@@ -132,9 +132,9 @@ def test_the_summary_says_what_the_manifest_says(fitted: Fitted) -> None:
     assert saved["answers"] == {name: decisions.count(name) for name in saved["answers"]}
     table = fitted.store.table
     val_b = fitted.store.of_split("val_b")
-    assert saved["units"]["image"]["items"] == val_b.stop - val_b.start
-    assert saved["units"]["product"]["items"] == len(np.unique(table.product_id[val_b])) == CLASSES * PER_SPLIT[3]
-    unit = saved["units"]["image"]
+    assert saved["units"]["image"]["natural"]["items"] == val_b.stop - val_b.start
+    assert saved["units"]["product"]["natural"]["items"] == len(np.unique(table.product_id[val_b])) == CLASSES * PER_SPLIT[3]
+    unit = saved["units"]["image"]["natural"]
     assert unit["gated"] - unit["stage1"] == pytest.approx((unit["fixed"] - unit["broken"]) / unit["items"])
     assert (fitted.folder / "summary.txt").read_text().startswith(f"stage 2: {CLASSES} confusion sets")
 

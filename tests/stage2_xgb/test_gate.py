@@ -18,7 +18,8 @@ def held(*groups: tuple[int, int, int, int], shared: tuple[int, int] = (0, 0)) -
     mended = stage1.copy()
     mended[np.flatnonzero(~stage1)[: shared[0]]] = True
     mended[np.flatnonzero(stage1)[: shared[1]]] = False
-    return HeldOut(np.array(predicted), {STAGE1: stage1, SHARED: mended, OWN: np.array(own)})
+    none = np.zeros(len(predicted), int)
+    return HeldOut(np.array(predicted), none, none, {STAGE1: stage1, SHARED: mended, OWN: np.array(own)})
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,7 @@ def test_a_category_that_loses_stays_with_the_default() -> None:
 
 
 def test_nothing_held_out() -> None:
-    empty = HeldOut(np.zeros(0, int), {name: np.zeros(0, bool) for name in (STAGE1, SHARED, OWN)})
+    nothing = np.zeros(0, int)
+    empty = HeldOut(nothing, nothing, nothing, {name: np.zeros(0, bool) for name in (STAGE1, SHARED, OWN)})
     assert choose_default(empty) == STAGE1
     assert decide(empty, STAGE1, np.array([3]), 20.0)[3].answer == STAGE1
