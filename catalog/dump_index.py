@@ -90,10 +90,6 @@ class DumpIndex:
         """Source, offset, length and digest of a row, as DumpReader.product takes them."""
         return int(self.source[row]), int(self.offset[row]), int(self.length[row]), int(self.digest[row])
 
-    def partitions(self, bytes_each: int) -> list[tuple[int, int]]:
-        """Ranges of rows, each of about `bytes_each` bytes and at least one product, covering every row once."""
-        return cut(self.length, bytes_each)
-
     def save(self, path: Path) -> None:
         """Writes the index as an npz without objects, atomically."""
         header = {

@@ -127,14 +127,16 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument(
         "--list", type=Path, metavar="FILE", help="look for these images instead: a folder, or a text file with a path a line"
     )
-    step.add_argument("--threshold", type=_cosine, metavar="COSINE", default=0.95, help="likeness that is a match (0.95)")
+    step.add_argument(
+        "--threshold", type=_cosine, metavar="COSINE", default=0.95, help="with --list: likeness that is a match (0.95)"
+    )
     step.add_argument("--top", type=_positive, metavar="K", help="categories listed for each product (score.top)")
     step.add_argument(
         "--min-confidence", type=float, metavar="X", help="split into accepted.parquet, from X on, and review.parquet"
     )
     spread(step)
     step = command("similar", _similar, "products of the catalogue that look like some photos", rebuild=True)
-    step.add_argument("photo", nargs="+", type=Path, metavar="PHOTO", help="photos of one product")
+    step.add_argument("photo", nargs="+", metavar="PHOTO", help="photos of one product: files or URLs")
     step.add_argument("--top", type=_positive, default=10, metavar="N", help="products to print (10)")
     step.add_argument("--csv", action="store_true", help="print CSV")
     step = command("export", _export, "both stages as one folder that needs neither shelfsort nor PyTorch", config=False)
@@ -259,6 +261,9 @@ def _score(options: argparse.Namespace) -> None:
 
     for key, value in (("top", options.top), ("min_confidence", options.min_confidence)):
         options.set += [] if value is None else [f"score.{key}={value}"]
+    for name in ("labels", "workers", "scheduler", "top", "min_confidence") if options.list else ():
+        if getattr(options, name) is not None:
+            raise ShelfsortError(f"--{name.replace('_', '-')} says nothing beside --list; leave it out")
     run, config = _loaded(options)
     with run_lock(options.out):
         if options.list:

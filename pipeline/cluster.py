@@ -10,6 +10,7 @@ import io
 import itertools
 import logging
 import threading
+import time
 import traceback
 import zipfile
 from collections import deque
@@ -41,8 +42,8 @@ _PIECES = 4
 """Into how many a partition is cut that kills its workers."""
 _DEATHS = 2
 """Workers that may die of a task before it is at fault: the first may have been killed by somebody."""
-_PATIENCE = 60.0
-"""Seconds without a single worker before the work is given up."""
+_PATIENCE, _GLANCE = 120.0, 3.0
+"""Seconds without a single worker before the work is given up, and between looks."""
 _LOCAL = {
     "distributed.scheduler.allowed-failures": 0,  # `Workers` counts deaths itself
     "distributed.worker.daemon": True,
@@ -224,11 +225,14 @@ class Workers:
 
     def _finished(self, running: dict[Future, _Work]) -> set[Future]:
         """Waits for some tasks. Raises ShelfsortError where no worker is left to do them."""
+        seen = time.monotonic()
         while True:
             try:
-                return distributed.wait(list(running), timeout=_PATIENCE, return_when="FIRST_COMPLETED").done
+                return distributed.wait(list(running), timeout=_GLANCE, return_when="FIRST_COMPLETED").done
             except TimeoutError:
-                if not self.client.nthreads():
+                if self.client.nthreads():
+                    seen = time.monotonic()
+                elif time.monotonic() - seen > _PATIENCE:
                     message = f"no worker for {_PATIENCE:.0f} s; finished parts are kept, run the same command again"
                     raise ShelfsortError(message) from None
 

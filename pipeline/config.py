@@ -36,6 +36,9 @@ class ScoreConfig(Section):
     """Categories listed for each product."""
     min_confidence: float | None = Field(default=None, ge=0, le=1)
     """Splits the predictions into accepted.parquet, at least so confident, and review.parquet; null writes neither."""
+    features: bool = False
+    """Writes each product's bottleneck features too, features-*.parquet; a part then needs four bytes a feature and product more
+    memory."""
 
 
 class RunConfig(Section):

@@ -21,7 +21,7 @@ from catalog.dump_index import cut
 from catalog.errors import ImageError
 from catalog.store import POSITIONS, digest_number
 from pipeline.config import ScoreConfig
-from pipeline.parts import PREDICTIONS, REJECTS, Part
+from pipeline.parts import FEATURES, PREDICTIONS, REJECTS, Part
 from pipeline.photo_list import Photos
 from pipeline.predict import Model, image_table, top_classes
 from pipeline.sources import Source
@@ -80,6 +80,7 @@ class _Scored:
     """What one group gave."""
 
     predictions: pyarrow.Table
+    features: pyarrow.Table
     rejects: list[dict[str, Any]]
     images: int
     digests: list[int]
@@ -111,19 +112,20 @@ class Lanes:
                 done.append(result)
                 while waiting and len(done) >= waiting[0][1]:
                     task, count = waiting.popleft()
-                    yield self._part(task, done[:count])
+                    yield self._part(task, done[:count], config)
                     done = done[count:]
             for task, _ in waiting:  # without a group
-                yield self._part(task, [])
+                yield self._part(task, [], config)
 
-    def _part(self, task: Task, scored: list[_Scored]) -> Part:
+    def _part(self, task: Task, scored: list[_Scored], config: ScoreConfig) -> Part:
         again = "a product with this _id stands earlier in the dump"
         rejects = [task.reject(row, -1, "duplicate_product", again) for row in np.flatnonzero(task.repeated).tolist()]
         rejects += [reject for group in scored for reject in group.rejects]
-        tables = [group.predictions for group in scored]
+        predictions = pyarrow.concat_tables([PREDICTIONS.empty_table(), *(group.predictions for group in scored)])
+        features = pyarrow.concat_tables([FEATURES.empty_table(), *(group.features for group in scored)])
         digests = np.array([digest for group in scored for digest in group.digests], dtype=np.uint64)
         return Part(
-            task.number, len(task.source), pyarrow.concat_tables(tables) if tables else PREDICTIONS.empty_table(),
+            task.number, len(task.source), predictions, features if config.features else None,
             pyarrow.Table.from_pylist(rejects, schema=REJECTS), sum(group.images for group in scored), digests,
             tuple(sorted(self.model.bundle.broken)),
         )  # fmt: skip
@@ -166,7 +168,16 @@ def score_group(model: Model, task: Task, rows: np.ndarray, photos: list[Photos]
         rejects.append(task.reject(row, -1, KILLS_WORKER if deadly else "no_readable_image", detail))
     digests = [digest_number(xxhash.xxh3_128_digest(photo)) for photo in flat if not isinstance(photo, ImageError)]
     names = dict(zip(task.source.product_id[rows].tolist(), map(task.source.name, rows.tolist()), strict=True))
-    return _Scored(_predictions(model, pooled, names, config.top), rejects, len(images), digests)
+    features = _features(pooled) if config.features else FEATURES.empty_table()
+    return _Scored(_predictions(model, pooled, names, config.top), features, rejects, len(images), digests)
+
+
+def _features(pooled: Pooled) -> pyarrow.Table:
+    """Stage 1's, rounded as features.h5 has them; in float32, as Spark and others know no float16."""
+    values = pooled.features[0].astype(np.float16).astype(np.float32)
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * np.int32(values.shape[1])
+    lists = pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(values.ravel()))
+    return pyarrow.table({"product_id": pooled.product_id, "features": lists}, schema=FEATURES)
 
 
 def _predictions(model: Model, pooled: Pooled, names: dict[int, str | None], top: int) -> pyarrow.Table:

@@ -1,10 +1,10 @@
-"""A dump against a list of images, such as banned ones: each product's nearest listed image, as a Parquet table.
+"""A dump or other source against a list of images, such as banned ones: each product's nearest listed image, as a Parquet table.
 
-The dump's index is cut into partitions, each of which becomes one part, written atomically, with a sidecar that says what it was
+The source is cut into partitions, each of which becomes one part, written atomically, with a sidecar that says what it was
 made from; run again, whole parts are kept. Cosines are exact, on all of stage 1's bottleneck features.
 """
 
-from collections.abc import Sequence
+import contextlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,28 @@ import pyarrow.parquet
 import xxhash
 
 from catalog.artifacts import atomic_path, fingerprint, read_json, require_same, sha256_file, write_json
-from catalog.bson_reader import DumpReader
-from catalog.dump_index import DumpIndex, open_index
+from catalog.dump_index import cut
 from catalog.errors import ShelfsortError
+from catalog.files import read_file
 from catalog.progress import progress
 from features.neighbours import unit
 from pipeline.config import ScoreConfig
-from pipeline.similar import photo_features, read_photo
+from pipeline.engine import ordered
+from pipeline.photo_list import Photos
+from pipeline.similar import photo_features
+from pipeline.sources import Source
 from stage1_cnn.predict import Predictor
 
-SCHEMA = 1
+SCHEMA = 2
 TABLE = pyarrow.schema(
     [
-        ("product_id", pyarrow.int64()), ("n_images", pyarrow.int32()), ("unreadable", pyarrow.int32()),
-        ("position", pyarrow.int32()), ("listed", pyarrow.string()), ("cosine", pyarrow.float32()), ("match", pyarrow.bool_()),
+        ("product_id", pyarrow.int64()), ("name", pyarrow.string()), ("n_images", pyarrow.int32()),
+        ("unreadable", pyarrow.int32()), ("position", pyarrow.int32()), ("listed", pyarrow.string()),
+        ("cosine", pyarrow.float32()), ("match", pyarrow.bool_()),
     ]
 )  # fmt: skip
-_GROUP = 512
-"""Products that are in memory at once."""
+_GROUP = 256
+"""Products that a lane takes at once."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class ListedImages:
         names, files = _files_in(path)
         if not names:
             raise ShelfsortError(f"{path}: names no image, expected at least one")
-        images = [read_photo(file) for file in files]
+        images = [read_file(file) for file in files]
         features, _, reasons = photo_features(predictor, images)
         if reasons:
             place, reason = next(iter(reasons.items()))
@@ -83,7 +87,7 @@ def _files_in(path: Path) -> tuple[list[str], list[Path]]:
 
 @dataclass(frozen=True)
 class LookalikeTotals:
-    """What became of a dump: documents = products + rejected (by the scan); the products with a match; images not readable."""
+    """What became of a source: `products` looked at, `rejected` by its scan; those with a match; images not readable."""
 
     products: int
     rejected: int
@@ -92,58 +96,64 @@ class LookalikeTotals:
 
 
 def find_lookalikes(
-    predictor: Predictor, dumps: Sequence[str | Path], listed: ListedImages, threshold: float, out: Path, config: ScoreConfig
+    predictor: Predictor, source: Source, listed: ListedImages, threshold: float, out: Path, config: ScoreConfig, lanes: int
 ) -> LookalikeTotals:  # fmt: skip
     """Writes lookalikes-00000.parquet and so on into the folder `out`, then _LOOKALIKES with the totals.
 
-    Raises ArtifactError where `out` holds parts of another model, dump, list or threshold.
+    Raises ArtifactError where `out` holds parts of another model, source, list or threshold.
     """
-    index = open_index(dumps, out / "dumps")
     origin = {
-        "schema": SCHEMA, "dump": index.fingerprint, "checkpoint": predictor.fingerprint, "part_mb": config.part_mb,
+        "schema": SCHEMA, "dump": source.fingerprint, "checkpoint": predictor.fingerprint, "part_mb": config.part_mb,
         "listed": listed.fingerprint, "threshold": threshold,
     }  # fmt: skip
     (out / "_LOOKALIKES").unlink(missing_ok=True)
     matches = unreadable = 0
-    with progress(len(index), "lookalikes", "product") as bar:
-        for number, (start, stop) in enumerate(index.partitions(config.part_mb * 2**20)):
+    with progress(len(source), "lookalikes", "product") as bar:
+        for number, (start, stop) in enumerate(cut(source.length, config.part_mb * 2**20)):
             path = out / f"lookalikes-{number:05d}.parquet"
             part = _finished(path, origin)
             if part is None:
-                part = _table(predictor, index, range(start, stop), listed, threshold, config.batch_size)
+                part = _table(predictor, source[start:stop], listed, threshold, config.batch_size, lanes)
                 _write(path, part, origin)
             matches += part["match"].to_numpy().sum()
             unreadable += part["unreadable"].to_numpy().sum()
             bar.update(stop - start)
-    totals = LookalikeTotals(len(index), len(index.rejects), int(matches), int(unreadable))
+    totals = LookalikeTotals(len(source), len(source.rejects), int(matches), int(unreadable))
     write_json(out / "_LOOKALIKES", {"made_from": origin, **asdict(totals)})
     return totals
 
 
 def _table(
-    predictor: Predictor, index: DumpIndex, rows: range, listed: ListedImages, threshold: float, batch_size: int
+    predictor: Predictor, source: Source, listed: ListedImages, threshold: float, batch_size: int, lanes: int
 ) -> pyarrow.Table:  # fmt: skip
-    tables, reader = [TABLE.empty_table()], DumpReader(index.sources)
-    for start in range(0, len(rows), _GROUP):
-        group = np.array(rows[start : start + _GROUP])
-        products = [reader.product(*index.place(row)) for row in group.tolist()]
-        images = [data or b"" for product in products for data in product.images]
-        features, readable, _ = photo_features(predictor, images, batch_size)
-        owner = np.repeat(np.arange(len(group)), [len(p.images) for p in products])
-        position = np.concatenate([np.arange(len(p.images)) for p in products])
-        place, cosine = listed.nearest(features)
-        best = _best(owner[readable], cosine, len(group))  # of each product, a row of `features`, -1 where there is none
-        some = best >= 0
-        columns = {
-            "product_id": index.product_id[group], "n_images": np.bincount(owner[readable], minlength=len(group)),
-            "unreadable": np.bincount(owner[~readable], minlength=len(group)),
-            "position": [int(position[readable][b]) if b >= 0 else None for b in best],
-            "listed": [listed.names[place[b]] if b >= 0 else None for b in best],
-            "cosine": [float(cosine[b]) if b >= 0 else None for b in best],
-            "match": some & (np.append(cosine, -2)[best] >= threshold),
-        }  # fmt: skip
-        tables.append(pyarrow.table(columns, schema=TABLE))
-    return pyarrow.concat_tables(tables)
+    def compared(group: tuple[np.ndarray, list[Photos]]) -> pyarrow.Table:
+        return _compared(predictor, source, *group, listed, threshold, batch_size)
+
+    groups = (np.arange(start, min(start + _GROUP, len(source))) for start in range(0, len(source), _GROUP))
+    read = ((rows, [source.read(row) for row in rows.tolist()]) for rows in groups)
+    with contextlib.closing(ordered(compared, read, lanes)) as tables:
+        return pyarrow.concat_tables([TABLE.empty_table(), *tables])
+
+
+def _compared(
+    predictor: Predictor, source: Source, rows: np.ndarray, photos: list[Photos], listed: ListedImages, threshold: float,
+    batch_size: int,
+) -> pyarrow.Table:  # fmt: skip
+    features, readable, _ = photo_features(predictor, [photo for product in photos for photo in product], batch_size)
+    owner = np.repeat(np.arange(len(rows)), [len(product) for product in photos])
+    position = np.concatenate([np.arange(len(product)) for product in photos])
+    place, cosine = listed.nearest(features)
+    best = _best(owner[readable], cosine, len(rows))  # of each product, a row of `features`, -1 where there is none
+    columns = {
+        "product_id": source.product_id[rows], "name": [source.name(row) for row in rows.tolist()],
+        "n_images": np.bincount(owner[readable], minlength=len(rows)),
+        "unreadable": np.bincount(owner[~readable], minlength=len(rows)),
+        "position": [int(position[readable][b]) if b >= 0 else None for b in best],
+        "listed": [listed.names[place[b]] if b >= 0 else None for b in best],
+        "cosine": [float(cosine[b]) if b >= 0 else None for b in best],
+        "match": np.append(cosine, -2)[best] >= threshold,
+    }  # fmt: skip
+    return pyarrow.table(columns, schema=TABLE)
 
 
 def _best(owner: np.ndarray, cosine: np.ndarray, owners: int) -> np.ndarray:

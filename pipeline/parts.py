@@ -1,4 +1,4 @@
-"""One part of the predictions: two Parquet files and a sidecar, each written atomically, and how they are verified later."""
+"""One part of the predictions: its Parquet files and a sidecar, each written atomically, and how they are verified later."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,15 +30,18 @@ REJECTS = pyarrow.schema(
     ]
 )  # fmt: skip
 
+FEATURES = pyarrow.schema([("product_id", pyarrow.int64()), ("features", pyarrow.list_(pyarrow.float32()))])
+
 
 @dataclass(frozen=True)
 class Part:
-    """What scoring one partition gave: predictions, rejects, the number of readable images, every image's digest uint64, and
-    the files of stage 2 that could not be read."""
+    """What scoring one partition gave: predictions, features (None where nobody asked for them), rejects, the number of readable
+    images, every image's digest uint64, and the files of stage 2 that could not be read."""
 
     number: int
     products: int
     predictions: pyarrow.Table
+    features: pyarrow.Table | None
     rejects: pyarrow.Table
     images: int
     digests: np.ndarray
@@ -53,6 +56,8 @@ def part_path(out: Path, number: int) -> Path:
 def write_part(part: Part, out: Path, origin: dict[str, Any], known: np.ndarray) -> dict[str, Any]:
     """Writes a part, its sidecar last, and returns the sidecar. `known`: digests (uint64, sorted) of the run's own images."""
     files = {part_path(out, part.number): part.predictions, out / f"rejects-{part.number:05d}.parquet": part.rejects}
+    if part.features is not None:
+        files[out / f"features-{part.number:05d}.parquet"] = part.features
     for path, table in files.items():
         write_table(path, table)
     whole = np.asarray(part.rejects["position"]) < 0

@@ -55,7 +55,8 @@ def score(scorer: Scorer, source: Source, out: Path, config: ScoreConfig) -> Tot
     Raises ArtifactError where `out` holds parts of another model or source.
     """
     parts = cut(source.length, config.part_mb * 2**20)
-    origin = {"schema": SCHEMA, "dump": source.fingerprint, **scorer.checksums, "part_mb": config.part_mb, "top": config.top}
+    shape = config.model_dump(include={"part_mb", "top", "features"})
+    origin = {"schema": SCHEMA, "dump": source.fingerprint, **scorer.checksums, **shape}
     (out / "_SUCCESS").unlink(missing_ok=True)
     sidecars = {number: finished(out, number, origin) for number in range(len(parts))}
     missing = [number for number, sidecar in sidecars.items() if sidecar is None]
@@ -88,7 +89,7 @@ def _repeated(product_id: np.ndarray) -> np.ndarray:
 
 def _drop_strays(out: Path, parts: int) -> None:
     """Removes parts beyond the last: readers take every part-*.parquet."""
-    for path in [*out.glob("part-*.*"), *out.glob("rejects-[0-9]*.parquet")]:
+    for path in [*out.glob("part-*.*"), *out.glob("rejects-[0-9]*.parquet"), *out.glob("features-*.parquet")]:
         if int(path.stem.split("-")[1]) >= parts:
             path.unlink()
 

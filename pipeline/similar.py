@@ -10,11 +10,12 @@ import numpy as np
 
 from catalog.artifacts import run_lock
 from catalog.errors import ImageError, ShelfsortError
-from catalog.images import decode
+from catalog.files import read_file
 from catalog.store import POSITIONS
 from catalog.taxonomy import Category, Taxonomy
 from features.similar import SHORTLIST, SimilarIndex, build
 from pipeline.runs import Run
+from stage1_cnn.dataset import decode_all
 from stage1_cnn.predict import Predictor
 
 COLUMNS = ("product_id", "position", "cosine", "category_id", "level1", "level2", "level3")
@@ -73,36 +74,24 @@ class Finder:
 
 
 def photo_features(
-    predictor: Predictor, images: Sequence[bytes], batch_size: int = 64
+    predictor: Predictor, images: Sequence[bytes | ImageError], batch_size: int = 64
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:  # fmt: skip
     """Features float16 [R, D] of the R readable ones of B images, which those are (bool [B]), and place -> why not."""
     features, readable, reasons = [np.zeros((0, predictor.width), dtype=np.float16)], np.ones(len(images), dtype=bool), {}
     for start in range(0, len(images), batch_size):
-        photos = []
-        for place, data in enumerate(images[start : start + batch_size], start):
-            try:
-                photos.append(decode(data))
-            except ImageError as error:
-                readable[place], reasons[place] = False, str(error)
+        photos, readable[start : start + batch_size], errors = decode_all(images[start : start + batch_size])
+        reasons |= {start + place: str(error) for place, error in errors.items()}
         if photos:
             features.append(predictor.features(predictor.transform(photos)))
     return np.concatenate(features), readable, reasons
 
 
-def read_photo(path: Path) -> bytes:
-    """The bytes of a file. Raises ShelfsortError where it can't be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ShelfsortError(f"{path}: can't be read: {error.strerror}") from error
-
-
-def find_similar(finder: Finder, paths: Sequence[Path], top: int) -> tuple[list[SimilarProduct], dict[str, str]]:
-    """Products like the one in the photos, and the photos that are left out with the reason.
+def find_similar(finder: Finder, paths: Sequence[str | Path], top: int) -> tuple[list[SimilarProduct], dict[str, str]]:
+    """Products like the one in the photos, files or URLs, and the photos that are left out with the reason.
 
     Raises ShelfsortError where none can be read as an image.
     """
-    features, _, reasons = photo_features(finder.predictor, [read_photo(path) for path in paths])
+    features, _, reasons = photo_features(finder.predictor, [read_file(path) for path in paths])
     unreadable = {str(paths[place]): reason for place, reason in reasons.items()}
     if not len(features):
         raise ShelfsortError("; ".join(f"{path}: {reason}" for path, reason in unreadable.items()))

@@ -344,17 +344,19 @@ def _cluster_engine(client: Any, run: Run, config: RunConfig, checksums: dict[st
 
 
 def lookalikes(
-    run: Run, config: RunConfig, dumps: Sequence[str], listed: Path, threshold: float, out: Path, say: Say = print
+    run: Run, config: RunConfig, paths: Sequence[str], listed: Path, threshold: float, out: Path, say: Say = print
 ) -> None:  # fmt: skip
-    """Another dump against a list of images -> lookalikes-*.parquet: each product's nearest listed image."""
+    """A dump or other source against a list of images -> lookalikes-*.parquet: each product's nearest listed image."""
     from pipeline.lookalikes import ListedImages, find_lookalikes
+    from pipeline.sources import open_source
     from stage1_cnn.predict import Predictor
 
     run.stage1_checksum()
     predictor = Predictor.open(run.checkpoint, device=config.stage1.device, precision=config.stage1.precision)
     images = ListedImages.read(listed, predictor)
     started = time.perf_counter()
-    totals = find_lookalikes(predictor, dumps, images, threshold, out, config.score)
+    source = open_source(paths, out / "dumps")
+    totals = find_lookalikes(predictor, source, images, threshold, out, config.score, config.jobs or _cores())
     say(
         f"lookalikes: {totals.products} products against {len(images.names)} images in {time.perf_counter() - started:.1f} s: "
         f"{totals.matches} with a cosine of {threshold:g} or more -> {out}"

@@ -1,16 +1,18 @@
 """The command line: exit codes, what is printed, and one command at a time."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 
 from catalog.artifacts import run_lock
 from pipeline import steps
 from pipeline.cli import main, parser
-from tests.pipeline.tiny import Tiny, documents
+from tests.pipeline.tiny import Tiny, documents, products_of, write_dump
 
 ROOT = Path(__file__).parents[2]
 
@@ -158,3 +160,17 @@ def test_score_and_labels(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     assert "score: 150 products = 150 predictions + 0 rejects" in text and "top-1 of 150 labelled products" in text
     assert (out / "_SUCCESS").exists()
+
+
+def test_a_labelled_dump_is_as_accurate_as_evaluate_says(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The test split as a dump with its labels."""
+    wanted = products_of(tiny.run, "test")
+    count = write_dump(tmp_path / "labelled.bson", tiny.data / "train.bson", lambda d: d["_id"] in wanted)
+    command = ["score", str(tmp_path / "labelled.bson"), "--run", str(tiny.folder), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    said = re.search(r"top-1 of (\d+) labelled products: stage 1 (\S+) .* two-stage (\S+) ", capsys.readouterr().out)
+    items = pandas.read_parquet(tiny.folder / "evaluation" / "items.parquet").query("unit == 'product'")
+    items = items[items["item_id"].isin(wanted)]
+    assert int(said[1]) == count == len(items)
+    for printed, system in ((said[2], "stage1"), (said[3], "two_stage")):
+        assert float(printed) == pytest.approx((items[f"{system}_class"] == items["class_index"]).mean(), abs=1e-4)

@@ -48,6 +48,8 @@ def test_two_workers_write_the_same_files(tiny: Tiny, client, scored: tuple[Path
     assert len(list(alone.glob("part-*.parquet"))) >= 3
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_products_that_kill_workers_stand_alone_in_the_rejects(tiny: Tiny, model: Model, client, tmp_path: Path) -> None:
     some = ids(tiny.data / "test.bson")
     poison = {some[3], some[60]}

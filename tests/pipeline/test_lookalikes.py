@@ -11,7 +11,8 @@ from PIL import Image
 from catalog.errors import ArtifactError, ShelfsortError
 from pipeline.cli import main
 from pipeline.config import ScoreConfig
-from pipeline.lookalikes import ListedImages, find_lookalikes
+from pipeline.lookalikes import ListedImages, LookalikeTotals, find_lookalikes
+from pipeline.sources import open_source
 from stage1_cnn.predict import Predictor
 from tests.conftest import jpeg
 from tests.pipeline.tiny import Tiny, documents, write_dump
@@ -53,6 +54,10 @@ def banned(dump: Path, tmp_path: Path) -> tuple[Path, dict]:
     return path, product
 
 
+def look(predictor: Predictor, source: Path, listed: ListedImages, threshold: float, out: Path) -> LookalikeTotals:
+    return find_lookalikes(predictor, open_source([source], out / "dumps"), listed, threshold, out, CONFIG, lanes=2)
+
+
 def rows(out: Path) -> pandas.DataFrame:
     return pandas.concat([pandas.read_parquet(p) for p in sorted(out.glob("lookalikes-*.parquet"))], ignore_index=True)
 
@@ -60,7 +65,7 @@ def rows(out: Path) -> pandas.DataFrame:
 def test_listed_images_are_found(predictor: Predictor, dump: Path, banned: tuple[Path, dict], tmp_path: Path) -> None:
     path, product = banned
     listed = ListedImages.read(path, predictor)
-    totals = find_lookalikes(predictor, [dump], listed, 0.97, tmp_path / "out", CONFIG)
+    totals = look(predictor, dump, listed, 0.97, tmp_path / "out")
     table = rows(tmp_path / "out")
     assert table["product_id"].tolist() == [d["_id"] for d in documents(dump)]
     assert len(list((tmp_path / "out").glob("lookalikes-*.parquet"))) >= 3
@@ -79,19 +84,19 @@ def test_parts_are_kept_remade_or_refused(
     predictor: Predictor, dump: Path, banned: tuple[Path, dict], tmp_path: Path
 ) -> None:  # fmt: skip
     listed, out = ListedImages.read(banned[0], predictor), tmp_path / "out"
-    totals = find_lookalikes(predictor, [dump], listed, 0.9, out, CONFIG)
+    totals = look(predictor, dump, listed, 0.9, out)
     before, parts = rows(out), sorted(out.glob("lookalikes-*.parquet"))
     content = bytearray(parts[1].read_bytes())
     content[len(content) // 3] ^= 1
     parts[1].write_bytes(content)
     times = [p.stat().st_mtime_ns for p in parts]
-    assert find_lookalikes(predictor, [dump], listed, 0.9, out, CONFIG) == totals
+    assert look(predictor, dump, listed, 0.9, out) == totals
     assert [p.stat().st_mtime_ns == t for p, t in zip(parts, times, strict=True)] == [i != 1 for i in range(len(parts))]
     pandas.testing.assert_frame_equal(rows(out), before)
     with pytest.raises(ArtifactError, match=r"lookalikes-00000\.parquet: made from something else: threshold was 0\.9"):
-        find_lookalikes(predictor, [dump], listed, 0.8, out, CONFIG)
+        look(predictor, dump, listed, 0.8, out)
     with pytest.raises(ArtifactError, match="made from something else: listed was"):
-        find_lookalikes(predictor, [dump], ListedImages.read(banned[0].parent / "images", predictor), 0.9, out, CONFIG)
+        look(predictor, dump, ListedImages.read(banned[0].parent / "images", predictor), 0.9, out)
 
 
 def test_a_list_that_cannot_be_used(predictor: Predictor, banned: tuple[Path, dict], tmp_path: Path) -> None:
@@ -117,3 +122,19 @@ def test_the_command(tiny: Tiny, dump: Path, banned: tuple[Path, dict], tmp_path
     with pytest.raises(SystemExit):
         main([*command, "--threshold", "95"])
     assert "expected a cosine from -1 to 1" in capsys.readouterr().err
+
+
+def test_a_folder_of_photos_against_a_list(predictor: Predictor, banned: tuple[Path, dict], tmp_path: Path) -> None:
+    path, product = banned
+    (tmp_path / "photos").mkdir()
+    for place, image in enumerate(product["imgs"]):
+        (tmp_path / "photos" / f"blue chair_{place + 1}.jpg").write_bytes(image["picture"])
+    look(predictor, tmp_path / "photos", ListedImages.read(path, predictor), 0.97, tmp_path / "out")
+    (found,) = rows(tmp_path / "out").to_dict("records")
+    assert (found["name"], found["n_images"], found["listed"]) == ("blue chair", len(product["imgs"]), "images/copy.png")
+
+
+@pytest.mark.parametrize("more", [["--labels", "l.csv"], ["--workers", "2"], ["--top", "3"], ["--min-confidence", "0.5"]])
+def test_options_that_say_nothing_beside_a_list(tmp_path: Path, capsys: pytest.CaptureFixture, more: list[str]) -> None:
+    command = ["score", "x.bson", "--run", str(tmp_path), "--out", str(tmp_path / "out"), "--list", "banned.txt", *more]
+    assert main(command) == 2 and f"{more[0]} says nothing beside --list" in capsys.readouterr().err

@@ -185,3 +185,23 @@ def test_scoring_gives_what_the_stored_features_give(tiny: Tiny, model: Model, t
         items = items.loc[table.index]
         assert same(model.taxonomy.category_ids[items["two_stage_class"]], table["category_id"]) >= 0.98
         assert same(items["refined"], table["refined"]) >= 0.98
+
+
+def test_features_of_the_products(tiny: Tiny, model: Model, scored: tuple[Path, Path, Totals], tmp_path: Path) -> None:
+    dump, plain, totals = scored
+    config = CONFIG.model_copy(update={"features": True})
+    with pytest.raises(ArtifactError, match="features was False, is now True"):
+        score(scorer(tiny, model), [dump], plain, config)
+    score(scorer(tiny, model), [dump], plain, CONFIG)
+    assert score(scorer(tiny, model), [dump], tmp_path, config) == totals
+    table, found = predictions(tmp_path), pandas.concat(map(pandas.read_parquet, sorted(tmp_path.glob("features-*.parquet"))))
+    pandas.testing.assert_frame_equal(table, predictions(plain))
+    assert found["product_id"].tolist() == table["product_id"].tolist()
+    single = table["n_images"].to_numpy() == 1
+    images = [d["imgs"][0]["picture"] for d in documents(dump) if len(d["imgs"]) == 1]
+    expected = model.features(images)[0][0].astype(np.float32)
+    np.testing.assert_allclose(np.stack(found["features"].to_numpy()[single]), expected, rtol=2e-3, atol=1e-3)
+    damaged = tmp_path / "features-00001.parquet"
+    good = damaged.read_bytes()
+    damaged.write_bytes(good[:-1])
+    assert score(scorer(tiny, model), [dump], tmp_path, config) == totals and damaged.read_bytes() == good
