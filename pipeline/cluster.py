@@ -68,7 +68,7 @@ def connect(workers: int | None, scheduler: str | None) -> Iterator[Client]:
         else:
             scheduler_or_cluster = scheduler
         try:
-            client = stack.enter_context(Client(scheduler_or_cluster, timeout=20))
+            client = stack.enter_context(Client(scheduler_or_cluster, timeout=10))
             client.wait_for_workers(1, timeout=_PATIENCE)
         except (OSError, TimeoutError, ValueError) as error:
             raise ShelfsortError(f"{scheduler}: expected a dask scheduler with a worker, found none: {error}") from error
