@@ -101,7 +101,7 @@ lint: setup ## ruff, and who may import whom
 	.venv/bin/ruff check .
 	.venv/bin/lint-imports
 
-BENCHMARKS = $(filter-out catalogue photos,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS = $(filter-out catalogue photos stage2_rows,$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: setup ## every benchmark, one after the other
 	@for name in $(BENCHMARKS); do echo "== $$name"; .venv/bin/python -m benchmarks.$$name || exit 1; done
 
