@@ -42,6 +42,7 @@ STYLE = {
     "lines.linewidth": 2,
     "savefig.dpi": 200,
     "svg.fonttype": "none",
+    "svg.hashsalt": "shelfsort",
 }
 STAGES = (("shifted", BEFORE, "stage 1, adjusted"), ("two_stage", AFTER, "both stages"))
 """Stage 2 starts from stage 1 adjusted to the catalogue's class mix, so that what it adds shows beside that."""

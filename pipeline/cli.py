@@ -144,6 +144,11 @@ def parser() -> argparse.ArgumentParser:
     step = command("predict", _predict, "the category of one product, from its photos")
     step.add_argument("photo", nargs="+", metavar="PHOTO", help="photos of one product: files or URLs")
     step.add_argument("--top", type=_positive, default=5, metavar="N", help="categories to print (5)")
+    step = command("compare", _compare, "trains several networks on one store and compares them on validation", config=False,
+                   rebuild=True)  # fmt: skip
+    step.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="a YAML file a network; section stage1 counts")
+    step.add_argument("--repeats", type=_positive, default=1, metavar="N", help="trainings of each, from its seed on (1)")
+    step.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key in all of them")
     step = command("tune", _tune, "searches the published grids on held-out data, never on test")
     step.add_argument("what", choices=["stage1", "stage2"], help="what to tune")
     step.add_argument("--epochs", type=_positive, default=2, metavar="N", help="stage1: epochs of fine-tuning each run (2)")
@@ -235,6 +240,22 @@ def _tune(options: argparse.Namespace) -> None:
             steps.tune_stage1(run, config, options.epochs, options.photos)
         else:
             steps.tune_stage2(run, config)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from pipeline.compare import compare, markdown
+    from pipeline.config import load_config
+    from pipeline.runs import Run
+
+    run, configs = Run(options.run), {path.stem: load_config(path, options.set).stage1 for path in options.configs}
+    if len(configs) < len(options.configs):
+        raise ShelfsortError("compare: two configurations have one file name, which names the network in the table; rename one")
+    with run_lock(run.folder):
+        rows = compare(run, configs, options.repeats, options.rebuild)
+    best = next(path for path in options.configs if path.stem == rows[0].network)
+    print(markdown(rows))
+    print(f"compare: top-1, macro F1 and top-5 on {rows[0].images} images of validation -> {run.folder / 'compare'}")
+    print(f"  the best: shelfsort stage1 --run {run.folder} --config {best}; then features, stage2, evaluate on test")
 
 
 def _report(options: argparse.Namespace) -> None:

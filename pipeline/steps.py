@@ -69,13 +69,13 @@ def ingest(
 
 def stage1(run: Run, config: RunConfig, rebuild: bool, say: Say = print, processes: "Processes | None" = None) -> None:
     """store.sqlite -> stage1/best.pt: the network, head first, then whole; by several `processes` where torchrun started them."""
-    _train(run, config.stage1, rebuild, say, "stage1", processes)
+    train(run, config.stage1, rebuild, say, "stage1", processes)
 
 
-def _train(
+def train(
     part: Run, config: Stage1Config, rebuild: bool, say: Say, name: str, processes: "Processes | None" = None
 ) -> None:  # fmt: skip
-    """Trains stage 1, or the network of a further view."""
+    """Trains stage 1, the network of a further view, or one to be compared."""
     weights = Path(config.weights)
     pretrained = sha256_file(weights) if weights.is_file() else config.weights
     made_from = {"store": part.store.fingerprint, "config": config.shaping() | {"weights": pretrained}}
@@ -103,7 +103,7 @@ def features(run: Run, config: RunConfig, rebuild: bool, say: Say = print, worke
     for name in config.view_names:
         part = run.view(name)
         if part.whole:
-            _train(part, config.view(name), rebuild, say, f"view {name}")
+            train(part, config.view(name), rebuild, say, f"view {name}")
         _extract(part, config, rebuild, say, workers)
 
 

@@ -1,10 +1,9 @@
-"""Networks: a torchvision backbone, its last linear layer taken off, and a new head for K categories.
+"""Networks: a backbone, its last linear layer taken off, and a new head for K categories.
 
-Weights come from torchvision (downloaded and checked), from a file, or are random. What does not fit is refused with
-the keys that differ.
+Weights come from torchvision (downloaded and checked) or timm, from a file, or are random. What does not fit is refused with the
+keys that differ.
 """
 
-import difflib
 import pickle
 import re
 import urllib.error
@@ -18,9 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from catalog.artifacts import sha256_file
 from catalog.errors import ConfigError
+from stage1_cnn.architectures import TIMM, make
 from stage1_cnn.blocks import blocks
 
-_AUXILIARY = ("googlenet", "inception_v3")
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
@@ -77,27 +76,14 @@ class Network(nn.Module):
         return [module for module in self.backbone.modules() if isinstance(module, _BatchNorm)]
 
 
-def check_name(name: str) -> str:
-    """The name, where it is a usable network of torchvision. Raises ConfigError with the nearest names."""
-    names = torchvision.models.list_models(module=torchvision.models)
-    if name in names and name not in _AUXILIARY:
-        return name
-    reason = "has auxiliary classifiers, which stage 1 does not train" if name in names else "is unknown"
-    near = difflib.get_close_matches(name, sorted({*names} - {*_AUXILIARY}), 4, 0.5) or ["resnet50", "mobilenet_v2"]
-    expected = f"a classification network of torchvision, such as {', '.join(near)}"
-    raise ConfigError(f"stage1.backbone: {name!r} {reason}; expected {expected}")
-
-
-def build(name: str, classes: int, *, weights: str = "none", seed: int = 0) -> Network:
+def build(name: str, classes: int, *, width: float = 1.0, weights: str = "none", seed: int = 0) -> Network:
     """A network for `classes` categories; head and random weights follow from `seed`, whatever was drawn before.
 
-    `weights` is as in Stage1Config. Raises ConfigError where the name is unknown or the weights don't fit.
+    `width` and `weights` are as in Stage1Config. Raises ConfigError where the name is unknown or the weights don't fit.
     """
-    check_name(name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        backbone = torchvision.models.get_model(name, weights=None)
-        place, layer = _last_linear(name, backbone)
+        backbone, place, layer = make(name, width)
         backbone.set_submodule(place, nn.Identity())
         torch.default_generator.manual_seed(seed)  # again: one head for every backbone of its width
         head = nn.Linear(layer.in_features, classes)
@@ -129,16 +115,10 @@ def weights_fingerprint(weights: str) -> str:
     return sha256_file(weights)
 
 
-def _last_linear(name: str, backbone: nn.Module) -> tuple[str, nn.Linear]:
-    modules = list(backbone.named_modules())
-    if not isinstance(modules[-1][1], nn.Linear):
-        last = type(modules[-1][1]).__name__
-        raise ConfigError(f"stage1.backbone: {name} ends in {last}, expected a linear layer that the head can replace")
-    return modules[-1]
-
-
 def _imagenet(name: str) -> tuple[str, Mapping[str, torch.Tensor]]:
-    """torchvision's ImageNet weights, from its cache or downloaded; the file's hash is checked."""
+    """ImageNet weights from the cache of torchvision or timm, or downloaded; torchvision's hash is checked."""
+    if name.startswith(TIMM):
+        return _imagenet_of_timm(name)
     found = torchvision.models.get_model_weights(name)
     # V1 by choice: the features of the longer V2 recipes transfer less well under a linear head
     weights = found["IMAGENET1K_V1"] if "IMAGENET1K_V1" in found.__members__ else found.DEFAULT
@@ -146,10 +126,28 @@ def _imagenet(name: str) -> tuple[str, Mapping[str, torch.Tensor]]:
         load = torch.hub.load_state_dict_from_url
         return weights.url, load(weights.url, map_location="cpu", check_hash=True, weights_only=True)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
-        raise ConfigError(
-            f"stage1.weights: the ImageNet weights of {name} could not be downloaded ({error}); "
-            f"fetch {weights.url} yourself and set stage1.weights=FILE, or train from nothing with stage1.weights=none"
-        ) from error
+        raise _not_downloaded(name, weights.url, error) from error
+
+
+def _imagenet_of_timm(name: str) -> tuple[str, Mapping[str, torch.Tensor]]:
+    import timm
+
+    own = name.removeprefix(TIMM)
+    known = timm.get_pretrained_cfg(own)
+    if known is None or not (known.hf_hub_id or known.url):
+        raise ConfigError(f"stage1.weights: timm has no ImageNet weights for {own}; expected none, or a file")
+    source = f"https://huggingface.co/{known.hf_hub_id}" if known.hf_hub_id else known.url
+    try:
+        return source, timm.create_model(own, pretrained=True).state_dict()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _not_downloaded(name, source, error) from error
+
+
+def _not_downloaded(name: str, source: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"stage1.weights: the ImageNet weights of {name} could not be downloaded ({error}); "
+        f"fetch {source} yourself and set stage1.weights=FILE, or train from nothing with stage1.weights=none"
+    )
 
 
 def _from_file(path: Path, name: str) -> tuple[str, Mapping[str, torch.Tensor]]:

@@ -27,8 +27,11 @@ _log = logging.getLogger(__name__)
 
 
 def rebuild_command(path: Path) -> str:
-    """The command that makes RUN/stage1/NAME.pt, or that of a further view in RUN/views/VIEW/stage1/, anew."""
+    """The command that makes RUN/stage1/NAME.pt anew, or that of a further view in RUN/views/VIEW/stage1/, or of a network in
+    RUN/compare/NETWORK/seed-N/stage1/."""
     run = path.absolute().parent.parent
+    if run.parent.parent.name == "compare":
+        return f"the same `shelfsort compare` command, after removing {run}"
     return f"shelfsort features --run {run.parent.parent} --rebuild" if run.parent.name == "views" else REBUILD.format(run=run)
 
 

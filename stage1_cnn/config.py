@@ -12,7 +12,7 @@ NORMALISATIONS = {
 }
 """Mean and standard deviation of each channel, on the scale where a pixel is 0 to 1; `unit` gives [-1, 1]."""
 
-_PLACE = {"device", "workers", "save_minutes", "cache_gb", "compile", "deterministic"}
+_PLACE = {"device", "workers", "save_minutes", "keep_epochs", "cache_gb", "compile", "deterministic"}
 _FIRST = {
     "backbone", "weights", "image_size", "normalisation", "head_epochs", "head_lr", "epochs", "lr", "optimizer", "weight_decay",
     "label_smoothing", "warmup", "batch_size", "clip_norm", "batch_norm", "precision", "seed",
@@ -58,10 +58,12 @@ class Stage1Config(Section):
     """Section `stage1`: the defaults are the published recipe, head first, then the whole network."""
 
     backbone: str = "resnet50"
-    """A classification network of torchvision, by its name there."""
+    """A classification network by its name in torchvision; `vanilla`; or `timm:NAME` (docs/networks.md)."""
+    width: PositiveFloat = 1
+    """Factor of the numbers of filters, for `vanilla`, `vgg16` and `mobilenet_v2`."""
     weights: str = "imagenet"
-    """`imagenet` (torchvision's, downloaded and checked), `none` (random, no head phase), or a file: a state_dict of
-    the same torchvision network, or a checkpoint of stage 1."""
+    """`imagenet` (torchvision's, downloaded and checked; or timm's), `none` (random, no head phase), or a file: a state_dict of
+    the same network, or a checkpoint of stage 1."""
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt] = 224
     """Pixels: a side, or height and width. Photos are resized to exactly this, so that the whole product is seen."""
     train_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
@@ -89,11 +91,13 @@ class Stage1Config(Section):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """SGD has Nesterov momentum 0.9 and wants a learning rate ten to a hundred times as high."""
     weight_decay: NonNegativeFloat = 0.01
-    """Of matrices and filters; biases and normalisation layers have none."""
+    """Of matrices and filters; biases and normalisation layers have none. AdamW without it is Adam."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Share of each target spread over all categories."""
     warmup: NonNegativeFloat = 0.5
-    """Epochs over which a phase's learning rate rises; a cosine to 0 follows."""
+    """Epochs over which a phase's learning rate rises."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What follows: a cosine to 0, or the highest rate to the end."""
     logit_adjustment: NonNegativeFloat = 0
     """Weight of log(category's share of the training photos), added to the logits in the loss (Menon et al. 2021); 1 usual."""
     sampling: Literal["natural", "balanced", "levelled"] = "natural"
@@ -105,8 +109,8 @@ class Stage1Config(Section):
     """Images a step, over all processes."""
     accumulate: PositiveInt = 1
     """Parts in which a step's images go through the network, to need less memory."""
-    clip_norm: PositiveFloat = 1.0
-    """Longest gradient."""
+    clip_norm: PositiveFloat | None = 1.0
+    """Longest gradient; null shortens none."""
     batch_norm: Literal["auto", "train", "frozen"] = "auto"
     """While fine-tuning, `train` learns its statistics anew and `frozen` keeps them; `auto` keeps those of pretrained weights
     that have them folded into their filters, as quantised releases do."""
@@ -120,6 +124,8 @@ class Stage1Config(Section):
     """Threads that decode; 0 decodes between the steps. `auto` uses the cores that the arithmetic leaves."""
     save_minutes: NonNegativeFloat = 10
     """last.pt is also saved within an epoch, this often; 0 saves after every step."""
+    keep_epochs: bool = False
+    """Keep the network of every epoch too, as PHASE-EPOCH.pt."""
     cache_gb: NonNegativeFloat = 2
     """Memory for the head phase's features; more than this goes to a temporary file in the run."""
     compile: Literal["none", "plain", "graphs"] = "none"

@@ -118,7 +118,7 @@ class Trainer:
     def _make_network(self) -> Network:
         config = self.config
         weights = "none" if self.resumed else config.weights
-        network = build(config.backbone, len(self.taxonomy), weights=weights, seed=config.seed)
+        network = build(config.backbone, len(self.taxonomy), width=config.width, weights=weights, seed=config.seed)
         if self.resumed:
             network.load_state_dict(self.resumed["network"])
         if config.drop_path is not None:
@@ -164,7 +164,7 @@ class Trainer:
 
     def _make_learner(self, module: nn.Module) -> Learner:
         config, steps, whole = self.config, self.source.steps, module is self.network
-        schedule = Schedule(self.phase.epochs * steps, round(config.warmup * steps))
+        schedule = Schedule(self.phase.epochs * steps, round(config.warmup * steps), config.schedule == "constant")
         counts = torch.from_numpy(self._train_images()).float()
         learner = Learner(
             module, config, self.source.engine, lr=self.phase.lr, schedule=schedule, depths=depths(self.network.backbone),
@@ -202,6 +202,8 @@ class Trainer:
         self.best = line if best else self.best
         if self.processes.writes and best:
             checkpoint.save(self.folder / "best.pt", self._content())
+        if self.processes.writes and self.config.keep_epochs:
+            checkpoint.save(self.folder / f"{self.phase.name}-{self.epoch:02d}.pt", self._content())
         if self.processes.writes and self.phase.name == "head" and self._finished():
             checkpoint.save(self.folder / "head.pt", self._content())
 

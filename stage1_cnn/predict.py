@@ -43,7 +43,8 @@ class Predictor:
         """
         engine = choose_engine(device, precision)
         content = checkpoint.load(path)
-        network = build(content["config"]["backbone"], len(content["taxonomy"]["categories"]))
+        config = content["config"]
+        network = build(config["backbone"], len(content["taxonomy"]["categories"]), width=config.get("width", 1.0))
         try:
             network.load_state_dict(content["network"])
         except RuntimeError as error:

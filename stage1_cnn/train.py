@@ -36,15 +36,19 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up over `warmup` steps, then a cosine to 0 at `steps`: the factor of the highest learning rate."""
+    """Linear warm-up over `warmup` steps, then a cosine to 0 at `steps`, or no change where `constant`: the factor of the highest
+    learning rate."""
 
     steps: int
     warmup: int
+    constant: bool = False
 
     def __call__(self, step: int) -> float:
         """The factor at a step, counted from 0."""
         if step < self.warmup:
             return (step + 1) / (self.warmup + 1)
+        if self.constant:
+            return 1.0
         return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup)))
 
 
@@ -58,7 +62,7 @@ class Learner:
         """`depths` are those of `blocks.depths` (none: one learning rate), `shares` float32 [K] the categories' shares of the
         training photos, for the logit adjustment; `average` keeps a moving average where the configuration asks for one."""
         self.module, self.engine, self.schedule, self.steps = module, engine, schedule, 0
-        self.clip_norm, self.smoothing = config.clip_norm, config.label_smoothing
+        self.clip_norm, self.smoothing = config.clip_norm or math.inf, config.label_smoothing
         self.offset = None
         if config.logit_adjustment and shares is not None:
             self.offset = config.logit_adjustment * shares.clamp(min=1e-12).log().to(engine.device)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 SAYS = {
+    "networks": ["4 categories", "| vanilla | vanilla |", "images of validation"],
     "loader": ["180 px photos to 180 px, ours / ImageFolder", "ours / decoder alone", "64 px photos to 64 px", "blocks of 64"],
     "trainer": ["trainer / bare loop", "frozen forward / cached", "top-1 on val_a"],
     "similar": ["loading", " 1 photos at once", "recall@10: 1.0000"],

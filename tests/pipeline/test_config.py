@@ -7,6 +7,8 @@ import pytest
 from catalog.errors import ConfigError
 from pipeline.config import RunConfig, load_config
 from pipeline.runs import Run
+from stage1_cnn.architectures import check_name
+from stage2_xgb.published import PUBLISHED
 
 
 def test_defaults_and_overrides(tmp_path: Path) -> None:
@@ -113,3 +115,16 @@ def test_a_saved_configuration_loads_as_it_was(tmp_path: Path) -> None:
     Run(tmp_path).save_config(config)
     assert load_config(tmp_path / "config.yaml") == config
     assert (tmp_path / "config.yaml").read_text().startswith("revision: ")
+
+
+def test_every_config_of_the_project_loads() -> None:
+    paths = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+    assert len(paths) > 15
+    for path in paths:
+        check_name(load_config(path).stage1.backbone)
+
+
+def test_the_capstone_has_the_published_second_stage() -> None:
+    config = load_config(Path(__file__).parents[2] / "configs" / "capstone.yaml")
+    assert config.stage2 == PUBLISHED
+    assert (config.catalog.caps.train, config.stage1.batch_size, config.stage1.normalisation) == (300, 20, "unit")

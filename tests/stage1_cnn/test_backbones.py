@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,8 @@ import torchvision
 from torch import nn
 
 from catalog.errors import ConfigError
-from stage1_cnn.backbones import build, check_name, check_size, weights_fingerprint
+from stage1_cnn.architectures import check_name
+from stage1_cnn.backbones import build, check_size, weights_fingerprint
 from tests.stage1_cnn.conftest import BACKBONE
 
 CLASSES = 7
@@ -19,11 +21,16 @@ WIDTHS = [
     pytest.param("alexnet", 4096, 64, marks=pytest.mark.slow),
     pytest.param("convnext_tiny", 768, 32, marks=pytest.mark.slow),
     pytest.param("vgg16", 4096, 32, marks=pytest.mark.slow),
+    ("vanilla", 2048, 27),
+    ("timm:mobilenetv1_100", 1024, 32),
+    pytest.param("timm:nasnetalarge", 4032, 64, marks=pytest.mark.slow),
 ]
 
 
 @pytest.mark.parametrize("name, width, side", WIDTHS)
 def test_every_backbone_keeps_the_contract(name: str, width: int, side: int) -> None:
+    if name.startswith("timm:"):
+        pytest.importorskip("timm")
     network = build(name, CLASSES, seed=3)
     assert (network.head.in_features, network.head.out_features) == (width, CLASSES)
     images = torch.rand(2, 3, side, side)
@@ -121,12 +128,56 @@ def test_a_failed_download_says_what_to_fetch(monkeypatch: pytest.MonkeyPatch, t
     "name, reason",
     [
         ("resnet19", "unknown.*resnet18"), ("fcn_resnet50", "unknown"), ("inception_v3", "auxiliary classifiers"),
-        ("squeezenet1_0", "expected a linear layer"),
+        ("squeezenet1_0", "expected a linear layer"), ("vanila", "unknown.*vanilla"),
     ],
 )  # fmt: skip
 def test_networks_without_a_linear_head_are_refused(name: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         build(name, CLASSES)
+
+
+@pytest.mark.parametrize(
+    "name, narrow, wide",
+    [
+        ("vanilla", 512, 2048), ("mobilenet_v2", 1280, 1280), pytest.param("vgg16", 1024, 4096, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_width_scales_the_filters(name: str, narrow: int, wide: int) -> None:
+    small, full = build(name, CLASSES, width=0.25), build(name, CLASSES)
+    assert (small.head.in_features, full.head.in_features) == (narrow, wide)
+    assert sum(p.numel() for p in small.parameters()) < 0.4 * sum(p.numel() for p in full.parameters())
+    assert small.eval()(torch.rand(1, 3, 32, 32)).shape == (1, CLASSES)
+
+
+@pytest.mark.slow
+def test_vgg16_is_that_of_torchvision() -> None:
+    ours, theirs = build("vgg16", CLASSES).backbone.state_dict(), torchvision.models.vgg16().state_dict()
+    assert {key: value.shape for key, value in ours.items()} == {
+        key: value.shape for key, value in theirs.items() if not key.startswith("classifier.6")
+    }
+
+
+def test_networks_of_one_width_refuse_another() -> None:
+    with pytest.raises(ConfigError, match=r"stage1\.width: resnet18 comes in one width; expected 1, or one of .*vanilla"):
+        build("resnet18", CLASSES, width=0.5)
+
+
+def test_without_timm_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs the package timm; install it with: pip install 'shelfsort\[backbones\]'"):
+        build("timm:mobilenetv1_100", CLASSES)
+
+
+def test_timm_networks_are_theirs_and_unknown_ones_are_named(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model("mobilenetv1_100", num_classes=5).eval()
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    network = build("timm:mobilenetv1_100", CLASSES, weights=str(tmp_path / "weights.pth")).eval()
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(theirs.classifier(network.features(images)), theirs(images))
+    with pytest.raises(ConfigError, match=r"timm has no network 'mobilenetv1_10'.* mobilenetv1_100"):
+        build("timm:mobilenetv1_10", CLASSES)
 
 
 def test_a_known_name_is_returned() -> None:

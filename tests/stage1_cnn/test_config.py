@@ -21,6 +21,7 @@ def test_height_and_width() -> None:
         {"augment": {"flips": True}}, {"epochs": 0, "weights": "none"}, {"epochs": 0, "head_epochs": 0}, {"ema_decay": 1},
         {"trainable_blocks": -1}, {"trainable_blocks": "some"}, {"layer_decay": 0}, {"accumulate": 0}, {"patience": 0},
         {"sampling": "balanced", "logit_adjustment": 1}, {"compile": "graph"}, {"augment": {"erase": 2}},
+        {"width": 0}, {"schedule": "step"}, {"clip_norm": 0},
     ],
 )  # fmt: skip
 def test_impossible_values_and_unknown_keys_are_errors(wrong: dict) -> None:
@@ -30,7 +31,8 @@ def test_impossible_values_and_unknown_keys_are_errors(wrong: dict) -> None:
 
 def test_only_what_shapes_the_result_is_part_of_it() -> None:
     base = Stage1Config().shaping()
-    place = {"workers": 3, "device": "cpu", "cache_gb": 0, "save_minutes": 1, "compile": "plain", "deterministic": True}
+    place = {"workers": 3, "device": "cpu", "cache_gb": 0, "save_minutes": 1, "compile": "plain", "deterministic": True,
+             "keep_epochs": True}
     assert Stage1Config(**place).shaping() == base
     assert Stage1Config(seed=1).shaping() != base
     assert Stage1Config(augment={"flip": False}).shaping() != base

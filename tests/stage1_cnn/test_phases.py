@@ -209,6 +209,13 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(
     assert_same_training(folder, unbroken[0])
 
 
+def test_every_epoch_is_kept_where_asked(store: Store, config: Stage1Config, tmp_path: Path) -> None:
+    train_stage1(store, config.model_copy(update={"keep_epochs": True, "head_epochs": 1}), tmp_path, {})
+    assert sorted(path.name for path in tmp_path.glob("*-*.pt")) == ["finetune-01.pt", "finetune-02.pt", "head-01.pt"]
+    kept, last = (checkpoint.load(tmp_path / name)["network"] for name in ("finetune-02.pt", "last.pt"))
+    assert all(torch.equal(kept[key], last[key]) for key in last)
+
+
 def test_it_stops_early(store: Store, config: Stage1Config, tmp_path: Path) -> None:
     config = config.model_copy(update={"epochs": 0, "head_epochs": 40, "patience": 2, "head_lr": 1e-9})
     train_stage1(store, config, tmp_path / "stage1", MADE_FROM)

@@ -36,6 +36,12 @@ def test_schedule_warms_up_and_falls_to_nothing() -> None:
     assert factors[60] == pytest.approx(0.5)
 
 
+def test_a_constant_schedule_stays_where_the_warm_up_ends() -> None:
+    schedule = Schedule(20, 4, constant=True)
+    assert [schedule(step) for step in range(4, 20)] == [1.0] * 16
+    assert schedule(0) == pytest.approx(0.2)
+
+
 def test_evaluate_counts_first_and_first_five() -> None:
     logits = torch.tensor([[9.0, 5, 4, 3, 2, 1], [5, 9, 4, 3, 2, 1], [5, 4, 3, 2, 1, 0]])
     labels = torch.tensor([0, 0, 5])
@@ -73,6 +79,13 @@ def test_long_gradients_are_clipped() -> None:
     learner(module, lr=1.0, optimizer="sgd", clip_norm=1e-3).step([(1e4 * torch.rand(8, 4), torch.zeros(8).long())])
     change = torch.cat([(a - b).flatten() for a, b in zip(module.parameters(), before.parameters(), strict=True)])
     assert 0 < change.norm() <= 1e-3 * (1 + 0.9) * 1.001  # Nesterov's first step is 1 + momentum gradients
+
+
+def test_without_a_limit_gradients_keep_their_length() -> None:
+    module, before = linear(), linear()
+    inputs = 1e4 * torch.rand(8, 4)
+    learner(module, lr=1.0, optimizer="sgd", clip_norm=None).step([(inputs, torch.zeros(8).long())])
+    assert (module.weight - before.weight).norm() > 1e3
 
 
 def test_only_matrices_decay() -> None:
