@@ -5,12 +5,26 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from catalog.errors import ArtifactError, LockedError, ShelfsortError
+
+_HASH = re.compile("[0-9a-f]{16,64}")
+_DIGITS = 12
+"""Of a hash, in messages: enough to tell two apart."""
+
+
+@contextlib.contextmanager
+def writing(target: str | Path) -> Iterator[None]:
+    """What the system refuses inside (disk full, no permission), as a ShelfsortError that names `target`."""
+    try:
+        yield
+    except OSError as error:
+        raise ShelfsortError(f"{target}: can't be written: {error}") from error
 
 
 @contextlib.contextmanager
@@ -21,15 +35,31 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     """
     target = Path(target)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
             publish(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise ShelfsortError(f"{target}: can't be written: {error}") from error
+
+
+def _drop_leftovers(folder: Path) -> None:
+    """Removes the temporary files of processes that are no more, wherever below `folder`. A killed one can't do it itself."""
+    for path in folder.rglob(".*.tmp"):
+        pid = path.name.split(".")[-2]
+        if pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid))):  # ours: of an earlier life, as in containers
+            path.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def publish(temporary: Path, target: Path) -> None:
@@ -65,6 +95,26 @@ def read_json(path: str | Path, rebuild: str) -> Any:
         raise ArtifactError(path, f"not readable as JSON ({error})", rebuild) from error
 
 
+def write_sealed(target: str | Path, value: Mapping[str, Any]) -> None:
+    """Writes a dictionary as JSON with a `fingerprint` of all the rest, so that a flipped bit is noticed."""
+    plain = json.loads(json.dumps(value, allow_nan=False))
+    write_json(target, plain | {"fingerprint": fingerprint(plain)})
+
+
+def read_sealed(path: str | Path, rebuild: str, schema: int | None = None) -> dict[str, Any]:
+    """Inverse of write_sealed. Raises ArtifactError, naming the command `rebuild`, where the file is missing, damaged, or of
+    another `schema` than expected."""
+    value = read_json(path, rebuild)
+    found = value.pop("fingerprint", None) if isinstance(value, dict) else None
+    if schema is not None and isinstance(value, dict) and value.get("schema") != schema:
+        raise ArtifactError(path, f"of schema {value.get('schema')}, expected {schema}", rebuild)
+    if found is None:
+        raise ArtifactError(path, "has no fingerprint; it is damaged, or of an earlier version", rebuild)
+    if found != fingerprint(value):
+        raise ArtifactError(path, "its fingerprint is not its own; the file is damaged", rebuild)
+    return value
+
+
 def fingerprint(value: Any) -> str:
     """16 hexadecimal digits of the sha256 of `value` as canonical JSON."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -85,8 +135,12 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: s
         if isinstance(new, Mapping) and isinstance(old, Mapping):
             out += differences(new, old, f"{name}.")
         elif new != old:
-            out.append(f"{name} was {old!r}, is now {new!r}")
+            out.append(f"{name} was {_shortened(old)!r}, is now {_shortened(new)!r}")
     return out
+
+
+def _shortened(value: Any) -> Any:
+    return value[:_DIGITS] if isinstance(value, str) and _HASH.fullmatch(value) else value
 
 
 def require_same(path: str | Path, expected: Mapping[str, Any], found: Mapping[str, Any], rebuild: str) -> None:
@@ -108,7 +162,8 @@ os.register_at_fork(after_in_child=_let_go)  # a lock lives as long as any copy 
 
 @contextlib.contextmanager
 def run_lock(run: str | Path) -> Iterator[None]:
-    """Holds the run directory for one writing command. The kernel drops the lock with its process, so a dead one never blocks.
+    """Holds the run directory for one writing command, and removes what killed ones left half written. The kernel drops the lock
+    with its process, so a dead one never blocks.
 
     Raises LockedError with the holder's pid and host, ShelfsortError where the directory can't be written.
     """
@@ -127,6 +182,7 @@ def run_lock(run: str | Path) -> Iterator[None]:
             raise LockedError(f"{run}: {holder} is writing this run; wait for it, or stop it") from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        _drop_leftovers(path.parent)
         yield
     finally:
         if handle in _held:

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import xxhash
 
 from catalog.artifacts import require_same
 from catalog.bson_reader import Product
@@ -26,7 +25,7 @@ from catalog.errors import ArtifactError, ImageError, ShelfsortError
 from catalog.progress import progress
 from catalog.quality import CheckedImage
 from catalog.splits import PRECEDENCE, SPLITS, deal, product_hash, select
-from catalog.store import POSITIONS, REBUILD, SCHEMA, TABLES, count_rejects, fetch_columns, read_taxonomy
+from catalog.store import POSITIONS, REBUILD, SCHEMA, TABLES, content_of, count_rejects, fetch_columns, read_taxonomy
 from catalog.taxonomy import Taxonomy
 
 _COMMIT_BYTES = 16 * 2**20
@@ -260,7 +259,7 @@ class _Writer:
         with _transaction(self.connection):
             if self.config.duplicates == "drop":
                 self._mark_duplicates()
-            content = self._content()
+            content = content_of(self.connection)
             self.connection.execute("INSERT OR REPLACE INTO meta VALUES ('content', ?)", (content,))
             self.connection.execute("UPDATE dumps SET state = 'complete' WHERE fingerprint = ?", (index.fingerprint,))
 
@@ -279,18 +278,6 @@ class _Writer:
                UPDATE images SET status = 'duplicate', duplicate_of = keeper
                FROM copies WHERE copies.image_id = images.image_id AND keeper != images.image_id"""
         )
-
-    def _content(self) -> str:
-        state = xxhash.xxh3_128()
-        queries = (
-            "SELECT value FROM meta WHERE key IN ('schema', 'settings', 'taxonomy') ORDER BY key",
-            "SELECT product_id, class_index, split, state, n_images, digest FROM products ORDER BY 1",
-            "SELECT image_id, split, status, duplicate_of, hex(digest), width, height FROM images ORDER BY 1",
-        )
-        for query in queries:
-            for row in self.connection.execute(query):
-                state.update(repr(row).encode())
-        return state.hexdigest()[:16]
 
     def _count(self, table: str) -> int:
         return self.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]

@@ -13,12 +13,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from catalog.artifacts import publish, require_same
+from catalog.artifacts import publish, require_same, writing
 from catalog.errors import ArtifactError
 from catalog.image_table import ImageTable
 from catalog.splits import SPLITS
 from features import schema
 from stage1_cnn.head import Head
+
+_ROW_BYTES, _MARGIN = 64, 2 * 2**20
+"""What a row takes beside its features, and a file beside its rows."""
 
 
 class FeatureWriter:
@@ -29,30 +32,44 @@ class FeatureWriter:
 
     def __init__(self, path: Path, table: ImageTable, width: int, classes: int, made_from: dict, computed_with: dict) -> None:
         self.path, self.partial, self.table = path, path.with_name(f"{path.name}.partial"), table
-        self.file = self._resume(made_from) or self._create(width, classes, made_from, computed_with)
+        with writing(self.partial):
+            self.file = self._resume(made_from) or self._create(width, classes, made_from, computed_with)
+            self._reserve()
+
+    def _reserve(self) -> None:
+        """Has the disk set aside what is left to be written: a full one says so now, and not in the middle of a batch, which
+        HDF5 does not survive."""
+        rows, width = self.file[schema.FEATURES].shape
+        left = _bytes_of(rows - self.cursor, width, self.file[schema.SLICES].shape[1])
+        _grow(self.partial, self.file.id.get_filesize() + left)
 
     def _resume(self, made_from: dict) -> h5py.File | None:
         if not self.partial.exists():
             return None
         try:
             file = h5py.File(self.partial, "r+")
-        except OSError:  # killed while the first bytes were written: nothing to keep
+            same = file.attrs.get("made_from") == json.dumps(made_from) and file[schema.STATUS].shape == (len(self.table),)
+            if not same:
+                file.close()
+                return None
+            known = np.isin(file[schema.ERROR_ID][:], self.table.image_id[: int(file.attrs["cursor"])]).sum()
+            file[schema.ERROR_REASON][:known]
+        except (OSError, RuntimeError):  # killed while the first bytes were written, or those of a reason: nothing to keep
             return None
-        same = file.attrs.get("made_from") == json.dumps(made_from) and file[schema.STATUS].shape == (len(self.table),)
-        if not same:
-            file.close()
-            return None
-        known = np.isin(file[schema.ERROR_ID][:], self.table.image_id[: int(file.attrs["cursor"])]).sum()
         for name in (schema.ERROR_ID, schema.ERROR_REASON):  # of a batch that was being written when the cursor stood before it
             file[name].resize((known,))
+        file.flush()  # gives back what was set aside
         return file
 
     def _create(self, width: int, classes: int, made_from: dict, computed_with: dict) -> h5py.File:
         self.partial.parent.mkdir(parents=True, exist_ok=True)
+        self._try_space(_bytes_of(len(self.table), width, classes))
         file = h5py.File(self.partial, "w")
         rows = len(self.table)
         chunks = (min(schema.chunk_rows(width), rows), width) if rows else None
-        file.create_dataset(schema.FEATURES, (rows, width), schema.FEATURE_DTYPE, chunks=chunks, fletcher32=rows > 0)
+        early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # a batch then changes no structure, which a kill could leave half done
+        file.create_dataset(schema.FEATURES, (rows, width), schema.FEATURE_DTYPE, chunks=chunks, fletcher32=rows > 0, dcpl=early)
         _create_checked(file, schema.STATUS, np.full(rows, schema.PENDING, dtype=np.uint8))
         for name, dtype in schema.ROW_DTYPES.items():
             _create_checked(file, name, getattr(self.table, name).astype(dtype))
@@ -65,6 +82,15 @@ class FeatureWriter:
         file.flush()
         return file
 
+    def _try_space(self, size: int) -> None:
+        """While there is no HDF5 file yet that could break."""
+        try:
+            self.partial.write_bytes(b"")
+            _grow(self.partial, size)
+        except OSError:
+            self.partial.unlink(missing_ok=True)
+            raise
+
     @property
     def cursor(self) -> int:
         """Rows that are done."""
@@ -72,6 +98,11 @@ class FeatureWriter:
 
     def write(self, features: np.ndarray, errors: dict[int, str]) -> None:
         """Appends features [B, D] at the cursor; `errors` maps rows within the batch that could not be read to the reason."""
+        with writing(self.partial):
+            self._reserve()
+            self._write(features, errors)
+
+    def _write(self, features: np.ndarray, errors: dict[int, str]) -> None:
         start, stop = self.cursor, self.cursor + len(features)
         status = np.full(len(features), schema.DONE, dtype=np.uint8)
         if errors:
@@ -86,25 +117,47 @@ class FeatureWriter:
                 self.file[name][known:] = values
         self.file[schema.FEATURES][start:stop] = features
         self.file[schema.STATUS][start:stop] = status
+        self.file.flush()  # all of it, and only then the cursor: a flush is many writes, and a kill may fall between two
         self.file.attrs["cursor"] = stop
         self.file.flush()
 
     def finish(self, head: Head | None) -> None:
         """Adds stage 1's head, declares the file complete and gives it its final name."""
-        if head is not None:
-            for name, values in ((schema.HEAD_WEIGHT, head.weight), (schema.HEAD_BIAS, head.bias)):
-                if name in self.file:
-                    del self.file[name]
-                _create_checked(self.file, name, values.astype(np.float32))
-        self.file.attrs["complete"] = True
+        with writing(self.path):
+            self._reserve()
+            if head is not None:
+                for name, values in ((schema.HEAD_WEIGHT, head.weight), (schema.HEAD_BIAS, head.bias)):
+                    if name in self.file:
+                        del self.file[name]
+                    _create_checked(self.file, name, values.astype(np.float32))
+            self.file.attrs["complete"] = True
+            self._close()
+            publish(self.partial, self.path)
+
+    def _close(self) -> None:
+        self.file.flush()
+        end = self.file.id.get_filesize()
         self.file.close()
-        publish(self.partial, self.path)
+        os.truncate(self.partial, end)
 
     def __enter__(self) -> "FeatureWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        if self.file:
+            self._close()
+
+
+def _bytes_of(rows: int, width: int, classes: int) -> int:
+    """About how large a file of so many rows becomes, rather too much."""
+    return rows * (width * schema.FEATURE_DTYPE().itemsize + _ROW_BYTES) + classes * (width + 32) * 4 + _MARGIN
+
+
+def _grow(path: Path, size: int) -> None:
+    with open(path, "r+b") as file:
+        now = os.fstat(file.fileno()).st_size
+        if size > now and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), now, size - now)
 
 
 def _create_checked(file: h5py.File, name: str, data: np.ndarray) -> None:

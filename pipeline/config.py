@@ -1,6 +1,8 @@
 """The configuration of a run: one YAML file, one pydantic model a package, `--set key=value` on top."""
 
-from collections.abc import Sequence
+import difflib
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +158,7 @@ def _explain(error: ValidationError, value: dict[str, Any], path: Path | None, o
     for fault in error.errors(include_url=False):
         key, found_here = _place(fault["loc"], value)
         unknown = fault["type"] == "extra_forbidden"
-        known = "unknown key, expected one of the keys in `shelfsort config`"
-        faults.setdefault(key, []).append(known if unknown else fault["msg"].removeprefix("Value error, "))
+        faults.setdefault(key, []).append(_unknown(key) if unknown else fault["msg"].removeprefix("Value error, "))
         if not unknown and not isinstance(found_here, dict):
             found[key] = found_here
     lines = []
@@ -166,6 +167,24 @@ def _explain(error: ValidationError, value: dict[str, Any], path: Path | None, o
         source = "--set" if set_here or path is None else path
         lines.append(f"{source}: {key}: {' or: '.join(messages)}" + (f", found {found[key]!r}" if key in found else ""))
     return "\n".join(lines)
+
+
+def _unknown(key: str) -> str:
+    """What to say of an unknown key: the one that was likely meant, where there is one."""
+    section, _, name = key.rpartition(".")
+    known = [(place.rpartition(".")[0], place.rpartition(".")[2]) for place in _keys(RunConfig().model_dump())]
+    own = re.sub(r"^views\.[^.]+", "stage1", section)
+    near = difflib.get_close_matches(name, [n for s, n in known if s == own], 1)
+    meant = [f"{section}.{near[0]}" if section else near[0]] if near else [f"{s}.{n}" for s, n in known if s and n == name]
+    return f"unknown key, did you mean {meant[0]}?" if meant else "unknown key, expected one of the keys in `shelfsort config`"
+
+
+def _keys(value: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every key, with the sections around it, joined by dots."""
+    for key, inner in value.items():
+        yield f"{prefix}{key}"
+        if isinstance(inner, dict):
+            yield from _keys(inner, f"{prefix}{key}.")
 
 
 def _place(location: tuple[int | str, ...], value: Any) -> tuple[str, Any]:

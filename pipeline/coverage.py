@@ -9,13 +9,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.compute
 import pyarrow.parquet
 
-from catalog.artifacts import atomic_path, read_json, sha256_file, write_json
+from catalog.artifacts import atomic_path, read_sealed, sha256_file, write_sealed
 from catalog.errors import ArtifactError
 from features.store import FeatureStore
 from pipeline.parts import PREDICTIONS, part_path
@@ -86,19 +85,21 @@ def path_of(stage2: Path) -> Path:
 def save(stage2: Path, table: Sequence[Cost]) -> None:
     """Writes the table beside the bundle that it was measured with."""
     rows = [asdict(cost) for cost in table]
-    write_json(path_of(stage2), {"made_from": _origin(stage2), "unit": "product", "split": "val_b", "rows": rows})
+    write_sealed(path_of(stage2), {"made_from": _origin(stage2), "unit": "product", "split": "val_b", "rows": rows})
 
 
 def is_current(stage2: Path) -> bool:
-    """Whether the table is there and of this very bundle."""
-    path = path_of(stage2)
-    return path.exists() and read_json(path, "").get("made_from") == _origin(stage2)
+    """Whether the table is there, whole, and of this very bundle."""
+    try:
+        return read_sealed(path_of(stage2), "").get("made_from") == _origin(stage2)
+    except ArtifactError:
+        return False
 
 
 def read(stage2: Path, rebuild: str) -> list[Cost]:
     """The table. Raises ArtifactError where it is missing, damaged or of another bundle."""
     path = path_of(stage2)
-    content: dict[str, Any] = read_json(path, rebuild)
+    content = read_sealed(path, rebuild)
     if content.get("made_from") != _origin(stage2):
         raise ArtifactError(path, "measured with another stage 2 than is there now", rebuild)
     return [Cost(**row) for row in content["rows"]]

@@ -15,7 +15,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import binomtest, false_discovery_control
 
-from catalog.artifacts import atomic_path, write_json
+from catalog.artifacts import atomic_path, sha256_file, write_sealed
 from catalog.errors import ShelfsortError
 from catalog.progress import progress
 from catalog.store import Store
@@ -74,7 +74,7 @@ def evaluate(
         frames[unit] = frame
     metrics["rejects"] = dict(store.connection.execute("SELECT reason, count(*) FROM rejects GROUP BY reason"))
     metrics["seconds"] = round(time.perf_counter() - started, 1)
-    _write(folder, frames, taxonomy, train, metrics)
+    save_evaluation(folder, frames, taxonomy, train, metrics)
     return metrics
 
 
@@ -223,14 +223,18 @@ def _interval(value: float, samples: np.ndarray, n: int) -> dict[str, float]:
     return {"value": float(value), "low": float(low), "high": float(high), "n": n}
 
 
-def _write(folder: Path, frames: dict[str, pandas.DataFrame], taxonomy: Taxonomy, train: np.ndarray, metrics: dict) -> None:
+def save_evaluation(
+    folder: Path, frames: dict[str, pandas.DataFrame], taxonomy: Taxonomy, train: np.ndarray, metrics: dict
+) -> None:  # fmt: skip
+    """Writes the tables of the items of each unit, and last metrics.json, which knows their checksums."""
     everything = pandas.concat(frames.values(), ignore_index=True)
     per_category = pandas.concat([_per_category(frame, unit, taxonomy, train) for unit, frame in frames.items()])
     confusion = pandas.concat([_confusion(frame, unit) for unit, frame in frames.items()])
-    for name, table in (("items", everything), ("per_category", per_category), ("confusion", confusion)):
-        with atomic_path(folder / f"{name}.parquet") as temporary:
+    tables = {"items.parquet": everything, "per_category.parquet": per_category, "confusion.parquet": confusion}
+    for name, table in tables.items():
+        with atomic_path(folder / name) as temporary:
             table.to_parquet(temporary, index=False)
-    write_json(folder / "metrics.json", metrics)
+    write_sealed(folder / "metrics.json", metrics | {"files": {name: sha256_file(folder / name) for name in tables}})
 
 
 def _per_category(frame: pandas.DataFrame, unit: str, taxonomy: Taxonomy, train: np.ndarray) -> pandas.DataFrame:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from catalog.artifacts import atomic_path, fingerprint, read_json, require_same, sha256_file, write_json
+from catalog.artifacts import atomic_path, read_sealed, require_same, sha256_file, write_sealed
 from catalog.errors import ArtifactError
 
 SCHEMA = 2
@@ -67,7 +67,7 @@ def write_part(part: Part, out: Path, origin: dict[str, Any], known: np.ndarray)
         "rejected_images": int((~whole).sum()), "broken": list(part.broken),
         "sha256": {path.name: sha256_file(path) for path in files},
     }  # fmt: skip
-    write_json(_sidecar(out, part.number), sidecar | {"fingerprint": fingerprint(sidecar)})
+    write_sealed(_sidecar(out, part.number), sidecar)
     return sidecar
 
 
@@ -89,11 +89,9 @@ def finished(out: Path, number: int, origin: dict[str, Any]) -> dict[str, Any] |
         return None
     rebuild = f"rm -r {out} and the same `shelfsort score` command"
     try:
-        sidecar = read_json(path, rebuild)
+        sidecar = read_sealed(path, rebuild)
     except ArtifactError:
         return None  # a damaged sidecar: the part is scored again
-    if not isinstance(sidecar, dict) or sidecar.pop("fingerprint", None) != fingerprint(sidecar):
-        return None
     require_same(path, origin, sidecar["made_from"], rebuild)
     whole = all((out / name).exists() and sha256_file(out / name) == checksum for name, checksum in sidecar["sha256"].items())
     return sidecar if whole else None

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 import numpy as np
 import pandas
 
-from catalog.artifacts import atomic_path, fingerprint, read_json, write_json
-from catalog.store import POSITIONS, Store, count_rejects
+from catalog.artifacts import atomic_path, fingerprint, read_sealed, sha256_file, write_sealed
+from catalog.errors import ArtifactError
+from catalog.store import POSITIONS, USED, Store, count_rejects
 from pipeline.report_hierarchy import hierarchy
 from pipeline.report_run import SYSTEMS, EvaluatedRun
 
@@ -24,11 +25,16 @@ FEW_IMAGES = 20
 
 
 def findings_of(run: EvaluatedRun) -> dict:
-    """The content of report.json; computed and stored anew unless it is about the evaluation that is there now."""
-    path = run.evaluation / "report.json"
-    stored = read_json(path, run.remake("report")) if path.exists() else {}
-    current = (SCHEMA, fingerprint(run.metrics))
-    return stored if (stored.get("schema"), stored.get("evaluation")) == current else write_findings(run)
+    """The content of report.json; computed and stored anew unless it is whole and about the evaluation that is there now."""
+    try:
+        stored = read_sealed(run.evaluation / "report.json", run.remake("report"), SCHEMA)
+    except ArtifactError:
+        return write_findings(run)
+    whole = all(
+        (run.evaluation / name).exists() and sha256_file(run.evaluation / name) == checksum
+        for name, checksum in stored["files"].items()
+    )
+    return stored if whole and stored["evaluation"] == fingerprint(run.metrics) else write_findings(run)
 
 
 def write_findings(run: EvaluatedRun) -> dict:
@@ -41,16 +47,13 @@ def write_findings(run: EvaluatedRun) -> dict:
     review = pandas.concat([doubtful_labels(run.items[run.items["unit"] == run.unit], len(run.taxonomy)), _conflicts(run)])
     found["health"] = _health(run, review)
     found["training"] = {"epochs": run.epochs, "seconds": run.seconds}
-    _write_parquet(run, "catalogue.parquet", _catalogue(run))
-    _write_parquet(run, "review.parquet", review)
-    _write_parquet(run, "hierarchy.parquet", hierarchy(run))
-    write_json(run.evaluation / "report.json", found)
+    tables = {"catalogue.parquet": _catalogue(run), "review.parquet": review, "hierarchy.parquet": hierarchy(run)}
+    for name, table in tables.items():
+        with atomic_path(run.evaluation / name) as temporary:
+            table.to_parquet(temporary, index=False)
+    found["files"] = {name: sha256_file(run.evaluation / name) for name in tables}
+    write_sealed(run.evaluation / "report.json", found)
     return found
-
-
-def _write_parquet(run: EvaluatedRun, name: str, table: pandas.DataFrame) -> None:
-    with atomic_path(run.evaluation / name) as temporary:
-        table.to_parquet(temporary, index=False)
 
 
 def system_findings(items: pandas.DataFrame, system: str, families: np.ndarray) -> dict:
@@ -189,8 +192,8 @@ def doubtful_labels(items: pandas.DataFrame, classes: int) -> pandas.DataFrame:
     )
 
 
-_CONFLICTS = """SELECT hex(digest), image_id, product_id, class_index FROM images WHERE status != 'blank' AND digest IN
-  (SELECT digest FROM images WHERE status != 'blank' GROUP BY digest HAVING count(DISTINCT class_index) > 1) ORDER BY 1, 2"""
+_CONFLICTS = f"""SELECT hex(digest), image_id, product_id, class_index FROM images WHERE {USED} AND digest IN
+  (SELECT digest FROM images WHERE {USED} GROUP BY digest HAVING count(DISTINCT class_index) > 1) ORDER BY 1, 2"""
 
 
 def _conflicts(run: EvaluatedRun) -> pandas.DataFrame:

@@ -10,15 +10,15 @@ import pandas
 import pyarrow.parquet
 import yaml
 
-from catalog.artifacts import read_json
-from catalog.errors import ArtifactError
-from catalog.store import Store
+from catalog.artifacts import read_json, read_sealed, sha256_file
+from catalog.errors import ArtifactError, TaxonomyError
+from catalog.store import USED, Store
 from catalog.taxonomy import Taxonomy
 from pipeline.runs import Run
 
 SYSTEMS = ("stage1", "shifted", "two_stage")
 _ITEM_COLUMNS = ("unit", "item_id", "product_id", "group", "class_index", "weight", "refined")
-_TRAINED = "SELECT class_index, count(*) FROM images WHERE split = 'train' AND status != 'blank' GROUP BY class_index"
+_TRAINED = f"SELECT class_index, count(*) FROM images WHERE split = 'train' AND {USED} GROUP BY class_index"
 _SYSTEM_COLUMNS = ("class", "confidence", "true_rank", "true_confidence")
 
 
@@ -46,12 +46,19 @@ class EvaluatedRun:
     @cached_property
     def taxonomy(self) -> Taxonomy:
         """The categories in class-index order."""
-        return Taxonomy.from_json(read_json(self.folder / "taxonomy.json", self.remake("ingest")))
+        path = self.folder / "taxonomy.json"
+        try:
+            taxonomy = Taxonomy.from_json(read_json(path, self.remake("ingest")))
+        except TaxonomyError as error:
+            raise ArtifactError(path, str(error), self.remake("ingest")) from error
+        if self.store and self.store.meta("taxonomy") != taxonomy.fingerprint:
+            raise ArtifactError(path, "not the taxonomy of store.sqlite", self.remake("ingest"))
+        return taxonomy
 
     @cached_property
     def metrics(self) -> dict:
         """evaluation/metrics.json."""
-        return read_json(self.evaluation / "metrics.json", self.remake("evaluate"))
+        return read_sealed(self.evaluation / "metrics.json", self.remake("evaluate"))
 
     @property
     def unit(self) -> str:
@@ -76,8 +83,11 @@ class EvaluatedRun:
         return self._table("confusion.parquet", ["unit", "system", "true_class", "predicted_class", "count"])
 
     def _table(self, name: str, columns: list[str]) -> pandas.DataFrame:
-        path = self.evaluation / name
+        path, known = self.evaluation / name, self.metrics.get("files", {})
         try:
+            if name in known and sha256_file(path) != known[name]:
+                problem = "its sha256 is not the one in metrics.json; the file is damaged"
+                raise ArtifactError(path, problem, self.remake("evaluate"))
             table = pyarrow.parquet.read_table(path)
         except FileNotFoundError:
             raise ArtifactError(path, "no such file", self.remake("evaluate")) from None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from catalog.artifacts import read_json, require_same, sha256_file, write_json, write_text
+from catalog.artifacts import read_sealed, require_same, sha256_file, write_json, write_text
 from catalog.labels import read_labels
 from pipeline.config import RunConfig
 from pipeline.runs import Run
@@ -89,6 +89,7 @@ def train(
     from stage1_cnn.phases import train_stage1
     from stage1_cnn.processes import ALONE
 
+    part.store.verify()
     summary = train_stage1(part.store, config, part.stage1, made_from, processes or ALONE)
     best = summary.best
     say(
@@ -118,6 +119,7 @@ def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say, workers: Wor
     from stage1_cnn.predict import Predictor
 
     started = time.perf_counter()
+    part.store.verify()
     predictor = Predictor.open(part.checkpoint, device=config.stage1.device, precision=config.stage1.precision)
     with contextlib.ExitStack() as stack:
         elsewhere = None
@@ -248,10 +250,11 @@ def evaluate(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> di
     if (
         not rebuild
         and path.exists()
-        and read_json(path, run.command("evaluate"))["made_from"] == json.loads(json.dumps(made_from))
+        and read_sealed(path, run.command("evaluate"))["made_from"] == json.loads(json.dumps(made_from))
     ):
-        metrics = read_json(path, run.command("evaluate"))
+        metrics = read_sealed(path, run.command("evaluate"))
     else:
+        run.store.verify()
         stores = [part.features for part in parts]
         metrics = evaluate_test(stores, run.store, bundle, config.evaluate, run.evaluation, made_from)
     say(headline(metrics))

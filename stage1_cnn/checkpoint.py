@@ -38,13 +38,24 @@ def rebuild_command(path: Path) -> str:
 def save(path: Path, content: dict[str, Any]) -> None:
     """Writes a checkpoint atomically; `content` has KEYS and, for last.pt, RESUME_KEYS."""
     with atomic_path(path) as temporary:
-        torch.save({"schema": SCHEMA, **content}, temporary)
+        _write(temporary, content)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """As a file object, since torch writes the name of a path it is given, with this process's pid, into the file."""
+    with open(path, "wb") as file:
+        try:
+            torch.save({"schema": SCHEMA, **content}, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # the disk is full: torch tells of its own positions only
+                raise error.__context__ from error
+            raise
 
 
 def save_last(folder: Path, content: dict[str, Any]) -> None:
     """Writes last.pt; the one that was there becomes before.pt."""
     with atomic_path(folder / LAST) as temporary:
-        torch.save({"schema": SCHEMA, **content}, temporary)
+        _write(temporary, content)
         if (folder / LAST).exists():
             (folder / BEFORE).unlink(missing_ok=True)
             os.link(folder / LAST, folder / BEFORE)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from catalog.artifacts import write_text
+from catalog.artifacts import write_text, writing
 
 
 class Journal:
@@ -24,10 +24,11 @@ class Journal:
     def add(self, metrics: dict[str, Any]) -> None:
         """One more epoch."""
         self.epochs += 1
-        with open(self.path, "a", encoding="utf-8") as file:
+        with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(_line(metrics))
-        self._draw(self.epochs, metrics)
-        self.board.flush()
+        with writing(self.board.log_dir):
+            self._draw(self.epochs, metrics)
+            self.board.flush()
 
     def close(self) -> None:
         """Ends TensorBoard's thread."""

@@ -1,7 +1,6 @@
 """All of stage 2 on disk, without pickles: manifest.json (written last), shared.npz, sets.parquet, the shared reranker and one
 booster a category. A bundle opens lazily: boosters are read and verified when first asked for."""
 
-import json
 import logging
 import zipfile
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import xgboost
 
-from catalog.artifacts import atomic_path, fingerprint, read_json, sha256_file, write_json
+from catalog.artifacts import atomic_path, read_sealed, sha256_file, write_sealed
 from catalog.errors import ArtifactError
 from catalog.taxonomy import Taxonomy
 from features.neighbours import Bank
@@ -61,11 +60,7 @@ class Bundle:
     @classmethod
     def open(cls, folder: Path) -> "Bundle":
         """Opens a finished bundle. Raises ArtifactError where its manifest or shared arrays are missing or damaged."""
-        manifest = read_json(folder / "manifest.json", REBUILD)
-        if manifest.get("schema") != SCHEMA:
-            raise ArtifactError(folder, f"bundle of schema {manifest.get('schema')}, expected {SCHEMA}", REBUILD)
-        if manifest.pop("fingerprint", None) != fingerprint(manifest):
-            raise ArtifactError(folder / "manifest.json", "its fingerprint is not its own; the file is damaged", REBUILD)
+        manifest = read_sealed(folder / "manifest.json", REBUILD, SCHEMA)
         arrays = _read_shared(folder / "shared.npz", manifest["files"])
         shifts = {
             unit: tuple(Shift(**v, log_ratio=arrays[f"log_ratio_{unit}"]) if v else None for v in views)
@@ -201,5 +196,4 @@ def save_manifest(folder: Path, bundle: Bundle, decisions: Mapping[int, Decision
         "sharpness": bundle.sharpness,
         "categories": categories,
     }  # fmt: skip
-    manifest = json.loads(json.dumps(manifest))
-    write_json(folder / "manifest.json", manifest | {"fingerprint": fingerprint(manifest)})
+    write_sealed(folder / "manifest.json", manifest)

@@ -13,6 +13,8 @@ SAYS = {
     "trainer": ["trainer / bare loop", "frozen forward / cached", "top-1 on val_a"],
     "similar": ["loading", " 1 photos at once", "recall@10: 1.0000"],
     "gpu": ["training: from the store", "extraction: from the store", "published"],
+    "load": ["ingest: ", "extract: ", "bootstrap: ", "report: ", "within 6 GiB"],
+    "soak": ["products, 1.0% bad: memory"],
 }
 
 

@@ -19,10 +19,12 @@ from catalog.artifacts import (
     differences,
     fingerprint,
     read_json,
+    read_sealed,
     require_same,
     run_lock,
     sha256_file,
     write_json,
+    write_sealed,
     write_text,
 )
 from catalog.errors import ArtifactError, LockedError, ShelfsortError
@@ -132,6 +134,33 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     assert target.read_text() == "old"
 
 
+def test_what_killed_writers_left_goes_with_the_next_command(tmp_path: Path) -> None:
+    gone = python("pass")
+    result(gone)
+    for name in (f".a.txt.{gone.pid}.tmp", f"stage2/boosters/.b.ubj.{gone.pid}.tmp", f".c.{os.getppid()}.tmp", ".d.tmp", "e.tmp"):
+        path = tmp_path / "run" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    with run_lock(tmp_path / "run"):
+        left = {path.name for path in (tmp_path / "run").rglob("*.tmp")}
+    assert left == {f".c.{os.getppid()}.tmp", ".d.tmp", "e.tmp"}  # of a process that lives, and what is not ours
+
+
+def test_sealed_json_notices_every_change(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_sealed(path, {"schema": 2, "share": 0.25})
+    assert read_sealed(path, "REBUILD", 2) == {"schema": 2, "share": 0.25}
+    for old, new, problem in (
+        ("0.25", "0.35", "its fingerprint is not its own"), ('"schema": 2', '"schema": 3', "of schema 3, expected 2"),
+        ("fingerprint", "fingerprinu", "has no fingerprint"),
+    ):  # fmt: skip
+        whole = path.read_text()
+        path.write_text(whole.replace(old, new))
+        with pytest.raises(ArtifactError, match=rf"a\.json: {problem}.*rebuild it with: REBUILD"):
+            read_sealed(path, "REBUILD", 2)
+        path.write_text(whole)
+
+
 def test_json_round_trip_and_what_json_has_not(tmp_path: Path) -> None:
     value = {"é": [1, 2.5, None, True], "nested": {"a": "<script>"}}
     write_json(tmp_path / "a.json", value)
@@ -161,6 +190,11 @@ def test_fingerprints_are_of_the_value_and_stay() -> None:
 def test_sha256_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc" * 100_000)
     assert sha256_file(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_of_fingerprints_twelve_digits_are_named() -> None:
+    found = differences({"checkpoint": "a" * 64, "name": "b" * 20 + "z"}, {"checkpoint": "c" * 64, "name": "d"})
+    assert found == [f"checkpoint was '{'c' * 12}', is now '{'a' * 12}'", f"name was 'd', is now '{'b' * 20}z'"]
 
 
 def test_differences_are_named_by_their_keys() -> None:

@@ -4,6 +4,7 @@ import os
 import pickle
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -212,3 +213,22 @@ def test_other_schemas_and_unfinished_stores_are_refused(
     error = refusal(path)
     assert problem in error.problem
     assert command in error.rebuild
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE images SET class_index = class_index + 1 WHERE image_id = (SELECT min(image_id) FROM images)",
+        "UPDATE images SET status = 'blank' WHERE image_id = (SELECT min(image_id) FROM images WHERE status = 'ok')",
+        "UPDATE products SET n_images = n_images + 1 WHERE product_id = (SELECT min(product_id) FROM products)",
+        "UPDATE categories SET level3 = level3 || 'x' WHERE class_index = 3",
+        "UPDATE meta SET value = 'f' WHERE key = 'content'",
+    ],
+)
+def test_a_row_that_ingest_did_not_write_is_noticed(small_store: Store, tmp_path: Path, change: str) -> None:
+    path = Path(shutil.copy(small_store.path, tmp_path))
+    Store(path).verify()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(change)
+    with pytest.raises(ArtifactError, match=r"store\.sqlite: its rows are not those that ingest wrote.*shelfsort ingest"):
+        Store(path).verify()

@@ -149,6 +149,48 @@ def test_killed_again_and_again(made: Made, path: Path, tmp_path: Path) -> None:
     assert_same(path, second)
 
 
+_FULL = """
+import resource, sys
+from pathlib import Path
+from catalog.errors import ShelfsortError
+from tests.features.rows import *
+made, limit = make_rows(2000), int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+try:
+    made.write(Path(sys.argv[1]))
+except ShelfsortError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_says_so_before_the_first_batch(tmp_path: Path) -> None:
+    """In the middle of one HDF5 would end the process with a segmentation fault, and leave a file that doesn't open."""
+    path = tmp_path / "features.h5"
+    command = [sys.executable, "-c", _FULL, str(path), "100000"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{path}.partial: can't be written: ") and "File too large" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+    made = make_rows(2000)
+    made.write(path)
+    assert len(FeatureStore(path)) == len(made.table)
+
+
+def test_a_disk_that_fills_up_between_two_runs(tmp_path: Path) -> None:
+    path, made = tmp_path / "features.h5", make_rows(2000)
+    made.write(path, stop=300)
+    size = path.with_name("features.h5.partial").stat().st_size
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL, str(path), str(size + 1000)], cwd=ROOT, capture_output=True, text=True
+    )  # fmt: skip
+    assert done.returncode == 0 and "can't be written: " in done.stdout, done.stderr
+    with FeatureWriter(path, made.table, WIDTH, CLASSES, MADE_FROM, COMPUTED_WITH) as writer:
+        assert writer.cursor >= 300
+    made.write(path)
+    made.write(tmp_path / "whole.h5")
+    assert_same(path, tmp_path / "whole.h5")
+
+
 def chunk_offset(path: Path, name: str) -> int:
     """Where the first stored bytes of a dataset stand in the file."""
     with h5py.File(path, "r") as file:

@@ -15,7 +15,7 @@ import pandas
 import xxhash
 import yaml
 
-from catalog.artifacts import write_json
+from catalog.artifacts import write_json, write_sealed
 from catalog.config import Caps, CatalogConfig
 from catalog.ingest import ingest
 from catalog.store import POSITIONS, TABLES, Store
@@ -94,7 +94,7 @@ def _large_store(path: Path, taxonomy: Taxonomy, products: int, pictured: int, r
             "schema": "1",
             "settings": CatalogConfig(caps=Caps(train=300)).model_dump_json(),
             "content": "made",
-            "taxonomy": "made",
+            "taxonomy": taxonomy.fingerprint,
         }
         connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         rows = ((i, c.category_id, c.level1, c.level2, c.level3) for i, c in enumerate(taxonomy.categories))
@@ -166,7 +166,7 @@ def _finish(run: Path, taxonomy: Taxonomy, seed: int, skill: float) -> Path:
     )
     metrics = {"schema": 1, "made_from": {"store": store.fingerprint, "stage2": "5a3c"}, "settings": {"duplicates": "drop"}}
     metrics |= {t["unit"].iloc[0]: _metrics(t, len(taxonomy)) for t in tables} | {"rejects": {"unreadable": 3}, "seconds": 840.5}
-    write_json(folder / "metrics.json", metrics)
+    write_sealed(folder / "metrics.json", metrics)
     write_json(run / "taxonomy.json", taxonomy.to_json())
     _write_stage1(run, rng)
     _write_stage2(run, taxonomy, tables[0], model.active)

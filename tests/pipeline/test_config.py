@@ -32,8 +32,11 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "key", "expected", "found"),
     [
-        ("stage1: {lrr: 1}", "stage1.lrr", "unknown key", ""),
-        ("stages: {}", "stages", "unknown key", ""),
+        ("stage1: {lrr: 1}", "stage1.lrr", "unknown key, did you mean stage1.lr?", ""),
+        ("stage3: {}", "stage3", "unknown key, did you mean stage", ""),
+        ("epochs: 3", "epochs", "unknown key, did you mean stage1.epochs?", ""),
+        ("stage2: {rerank: {candidate: 9}}", "stage2.rerank.candidate", "did you mean stage2.rerank.candidates?", ""),
+        ("nonsense: {}", "nonsense", "unknown key, expected one of the keys in `shelfsort config`", ""),
         ("catalog: {caps: {train: 0}}", "catalog.caps.train", "greater than 0", "found 0"),
         ("stage1: {epochs: many}", "stage1.epochs", "valid integer", "found 'many'"),
         ("stage1: {epochs: -1}", "stage1.epochs", "greater than or equal to 0", "found -1"),
@@ -43,7 +46,7 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
         ("stage1: 5", "stage1", "valid dictionary", "found 5"),
         ("stage1: {weights: none, epochs: 0}", "stage1", "nothing to train", ""),
         ("stage2: {rerank: {candidates: 99}}", "stage2.rerank.candidates", "less than or equal to 32", "found 99"),
-        ("views: {small: {epochz: 1}}", "views.small.epochz", "unknown key", ""),
+        ("views: {small: {epochz: 1}}", "views.small.epochz", "did you mean views.small.epochs?", ""),
         ("views: {small: {image_size: 0}}", "views.small.image_size", "greater than 0", "found 0"),
         ("views: {small: 3}", "views.small", "valid dictionary", "found 3"),
         ("views: {stage1: {}}", "views", "plain word other than stage1", "'stage1'"),

@@ -9,6 +9,7 @@ import pandas
 import polars
 import pytest
 
+from catalog.artifacts import read_sealed, write_sealed
 from catalog.errors import ArtifactError
 from pipeline import coverage, steps
 from pipeline.cli import main
@@ -52,7 +53,7 @@ def test_a_table_of_another_bundle_is_refused_and_made_anew(tiny: Tiny, tmp_path
     copy = tiny.copy(tmp_path / "run")
     path = copy.run.stage2 / "coverage.json"
     good = path.read_text()
-    path.write_text(good.replace('"stage2": "', '"stage2": "0'))
+    write_sealed(path, read_sealed(path, "") | {"made_from": {"stage2": "0"}})
     with pytest.raises(ArtifactError, match=r"coverage\.json: measured with another stage 2 .* rebuild it with: this"):
         coverage.read(copy.run.stage2, "this")
     steps.stage2(copy.run, copy.config, rebuild=False, say=lambda _: None)

@@ -13,6 +13,7 @@ import pandas
 import pytest
 from PIL import Image
 
+from catalog.artifacts import read_sealed
 from catalog.config import CatalogConfig
 from catalog.errors import ArtifactError, ConfigError
 from catalog.ingest import ingest
@@ -87,7 +88,7 @@ def test_numbers_are_the_evaluations(run: Path, page: str):
     np.testing.assert_allclose(columns["product.two_stage.f1"], table["two_stage_f1"].astype(np.float32))
     np.testing.assert_array_equal(columns["product.support"], table["support"])
     assert values["metrics"]["product"] == json.loads((run / "evaluation" / "metrics.json").read_text())["product"]
-    assert values["findings"] == json.loads((run / "evaluation" / "report.json").read_text())
+    assert values["findings"] == read_sealed(run / "evaluation" / "report.json", "")
     pairs = pandas.read_parquet(run / "evaluation" / "confusion.parquet").query("unit == 'product' and system == 'two_stage'")
     for system in ("stage1", "shifted", "two_stage"):
         assert columns[f"pair.{system}"].sum() == columns["product.support"].sum()

@@ -115,5 +115,5 @@ def test_every_bit_of_the_manifest_counts(folder: Path) -> None:
 def test_another_schema_is_refused(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"schema": 7}))
-    with pytest.raises(ArtifactError, match="bundle of schema 7, expected 2"):
+    with pytest.raises(ArtifactError, match="of schema 7, expected 2"):
         Bundle.open(folder)

@@ -1,0 +1,74 @@
+"""Scoring in a loop, with 1% bad input: memory and open files stay where they were.
+
+Claim: after the first tenth of the time neither the resident memory grows by more than 5% nor the number of open files at all.
+Run: python -m benchmarks.soak [--minutes 20] [--smoke]
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import bson
+import psutil
+
+from benchmarks.scoring import make_run
+from catalog.artifacts import sha256_file
+from catalog.synthetic import SyntheticSpec, products
+from pipeline.config import ScoreConfig
+from pipeline.engine import Lanes
+from pipeline.predict import Model
+from pipeline.score import Scorer, score
+from pipeline.sources import open_source
+from stage1_cnn.device import cores
+
+BAD = (b"", b"no image", b"\xff\xd8\xff broken")
+GROWTH = 0.05
+
+
+def main() -> None:
+    """Prints memory and open files as time goes by, and what they grew by."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--products", type=int, default=2000, help="products of the dump, which is scored again and again")
+    parser.add_argument("--smoke", action="store_true", help="a few rounds, to see that it works")
+    options = parser.parse_args()
+    if options.smoke:
+        options.minutes, options.products = 0.05, 200
+    with tempfile.TemporaryDirectory() as name:
+        soak(Path(name), options.minutes * 60, options.products)
+
+
+def soak(folder: Path, seconds: float, count: int) -> None:
+    """Scores the same dump with the same model until the time is over, each time into a new folder."""
+    run = make_run(folder, "shufflenet_v2_x0_5", 32, 32)
+    dump, model, process = write_dump(folder / "dump.bson", count), Model.open(run), psutil.Process()
+    scorer = Scorer(Lanes(model, cores()), {"checkpoint": sha256_file(run.checkpoint)}, 0, run.store.digests())
+    started, seen = time.monotonic(), []
+    while not seen or seen[-1][0] < seconds:
+        with tempfile.TemporaryDirectory(dir=folder) as out:
+            totals = score(scorer, open_source([dump], Path(out) / "dumps"), Path(out), ScoreConfig(part_mb=1))
+        seen.append((time.monotonic() - started, process.memory_info().rss, process.num_fds() + process.num_threads()))
+    for at, memory, handles in seen[:: max(1, len(seen) // 10)]:
+        print(f"{at:6.0f} s: {memory / 2**20:.1f} MiB, {handles} open files and threads")
+    settled = next(place for place, round in enumerate(seen) if round[0] >= 0.1 * seen[-1][0])
+    growth = seen[-1][1] / seen[settled][1] - 1
+    handles = seen[-1][2] - seen[settled][2]
+    share = (totals.rejected_products + totals.rejected_images) / totals.products
+    print(f"{len(seen)} rounds of {totals.products} products, {share:.1%} bad: memory {growth:+.1%}, open files and threads {handles:+d}")
+    if growth > GROWTH or handles > 0:
+        raise SystemExit("not flat")
+
+
+def write_dump(path: Path, count: int) -> Path:
+    """A dump in which every hundredth product is spoilt: its photo, or its document."""
+    some = list(products(SyntheticSpec(categories=8, products=200, side=32, seed=7)))
+    with open(path, "wb") as file:
+        for number in range(count):
+            images = some[number % len(some)]["imgs"] if number % 100 else [{"picture": BAD[number // 100 % 3]}]
+            file.write(bson.encode({"_id": number if number % 400 else "no number", "imgs": images}))
+    return path
+
+
+if __name__ == "__main__":
+    main()
