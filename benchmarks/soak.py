@@ -55,7 +55,8 @@ def soak(folder: Path, seconds: float, count: int) -> None:
     growth = seen[-1][1] / seen[settled][1] - 1
     handles = seen[-1][2] - seen[settled][2]
     share = (totals.rejected_products + totals.rejected_images) / totals.products
-    print(f"{len(seen)} rounds of {totals.products} products, {share:.1%} bad: memory {growth:+.1%}, open files and threads {handles:+d}")
+    what = f"{len(seen)} rounds of {totals.products} products, {share:.1%} bad"
+    print(f"{what}: memory {growth:+.1%}, open files and threads {handles:+d}")
     if growth > GROWTH or handles > 0:
         raise SystemExit("not flat")
 
