@@ -18,7 +18,10 @@ SAYS = {
 }
 
 
-@pytest.mark.parametrize("name", SAYS)
+SLOW = ("load",)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SAYS])
 def test_it_runs_in_small(name: str) -> None:
     result = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--smoke"], cwd=Path(__file__).parents[1], capture_output=True, text=True,
