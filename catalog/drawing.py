@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageDraw
 
-from catalog.silhouettes import ACCENT, BODY, DARK, LIGHT, SECOND, Part
+from catalog.silhouettes import ACCENT, BODY, CLEAR, DARK, LIGHT, SECOND, Part
 
 PATTERNS = ("plain", "stripes", "diagonals", "chevrons", "checks", "diamonds", "dots", "halves")
 # The paints of a figure on a carton or a chart, by number.
@@ -74,10 +74,26 @@ def _rgba(hue: float, saturation: float, value: float) -> tuple[int, int, int, i
 
 def photograph(look: Look, rng: np.random.Generator, side: int) -> np.ndarray:
     """A view of the product: its own turn, size, place, light and background."""
+    pose, size = _pose_of(look, rng)
+    return _compose(look, pose, _shade(_background(rng, side), pose, size, look.height), rng)
+
+
+def extremes(look: Look, rng: np.random.Generator) -> np.ndarray:
+    """Landmarks of the view that `photograph` makes from this generator, float32 [8, 3]: the product's outermost points to the
+    right, lower right, bottom, and so on round, as shares of the side, and 1 where they are within the picture, else 0."""
+    pose, _ = _pose_of(look, rng)
+    points = np.concatenate([points for paint, points in look.silhouette(look.slim, look.detail) if paint != CLEAR])
+    places = points @ pose.linear.T + pose.centre
+    angles = np.arange(8) * np.pi / 4
+    outermost = places[(places @ np.stack([np.cos(angles), np.sin(angles)])).argmax(axis=0)]
+    inside = ((outermost >= 0) & (outermost < 1)).all(axis=1)
+    return np.column_stack([outermost, inside]).astype(np.float32)
+
+
+def _pose_of(look: Look, rng: np.random.Generator) -> tuple[Pose, float]:
     turn, right, lower = rng.normal(0, (0.25, 0.03, 0.03)).tolist()
     size, squash, flip = rng.uniform((0.28, 0.75, 0), (0.46, 1.0, 1)).tolist()
-    pose = _pose(turn, size, squash if flip < 0.7 else -squash, np.array([0.5 + right, 0.5 + lower]), look.height)
-    return _compose(look, pose, _shade(_background(rng, side), pose, size, look.height), rng)
+    return _pose(turn, size, squash if flip < 0.7 else -squash, np.array([0.5 + right, 0.5 + lower]), look.height), size
 
 
 def mislead(look: Look, rng: np.random.Generator, side: int) -> np.ndarray:

@@ -18,8 +18,9 @@ import bson
 import numpy as np
 
 from catalog.artifacts import atomic_path, write_text
-from catalog.drawing import Look, blank, encode, mislead, photograph, vary
+from catalog.drawing import Look, blank, encode, extremes, mislead, photograph, vary
 from catalog.errors import ConfigError
+from catalog.landmarks import write_landmarks
 from catalog.silhouettes import FAMILIES
 
 SIBLINGS = (4, 3, 5)  # categories of a family, by its number; at most 8, see _category_id
@@ -163,12 +164,17 @@ def products(spec: SyntheticSpec) -> Iterator[dict]:
 def product(spec: SyntheticSpec, index: int) -> dict:
     """Document number `index`, made without the others."""
     rng = np.random.default_rng([spec.seed, index])
-    count = 1 + int(np.searchsorted(IMAGE_COUNTS[:-1], rng.random(), side="right"))
+    count = _images(rng)
     return {
         "_id": spec.first_product_id + index,
         "category_id": categories(spec)[_label(spec, index, rng)].category_id,
         "imgs": [{"picture": picture(spec, index, position)} for position in range(count)],
     }
+
+
+def _images(rng: np.random.Generator) -> int:
+    """How many views a product has: its generator's first draw."""
+    return 1 + int(np.searchsorted(IMAGE_COUNTS[:-1], rng.random(), side="right"))
 
 
 def _label(spec: SyntheticSpec, index: int, rng: np.random.Generator) -> int:
@@ -183,16 +189,29 @@ def _label(spec: SyntheticSpec, index: int, rng: np.random.Generator) -> int:
 
 def picture(spec: SyntheticSpec, index: int, position: int) -> bytes:
     """The JPEG of one view of a product."""
+    kind, look, rng = _view(spec, index, position)
+    if kind == "blank":
+        return encode(blank(rng, spec.side), 75)
+    take = mislead if kind == "misleading" else photograph
+    return encode(take(look, rng, spec.side), int(rng.integers(70, 96)))
+
+
+def landmarks(spec: SyntheticSpec, index: int, position: int) -> np.ndarray:
+    """The landmarks of that view (`drawing.extremes`), float32 [8, 3]; all 0 where it does not show the product."""
+    kind, look, rng = _view(spec, index, position)
+    return extremes(look, rng) if kind == "product" else np.zeros((8, 3), dtype=np.float32)
+
+
+def _view(spec: SyntheticSpec, index: int, position: int) -> tuple[str, Look, np.random.Generator]:
+    """What a view shows (`product`, `misleading` or `blank`), of what product, and the generator that goes on from there."""
     rng = np.random.default_rng([spec.seed, index, position])
     copied, emptied, misled = rng.random(3)
     if copied < spec.duplicates and index:
-        return picture(spec, _source(spec, index, rng), 0)
+        return _view(spec, _source(spec, index, rng), 0)
+    look = vary(categories(spec)[plan(spec).category[index]].look, np.random.default_rng([spec.seed, index, 99]))
     if emptied < spec.blanks:
-        return encode(blank(rng, spec.side), 75)
-    category = categories(spec)[plan(spec).category[index]]
-    look = vary(category.look, np.random.default_rng([spec.seed, index, 99]))
-    take = mislead if misled < spec.misleading else photograph
-    return encode(take(look, rng, spec.side), int(rng.integers(70, 96)))
+        return "blank", look, rng
+    return "misleading" if misled < spec.misleading else "product", look, rng
 
 
 def _source(spec: SyntheticSpec, index: int, rng: np.random.Generator) -> int:
@@ -235,6 +254,15 @@ def write_labels(path: Path, spec: SyntheticSpec) -> None:
     every, true = categories(spec), plan(spec).category
     rows = [(spec.first_product_id + index, every[place].category_id) for index, place in enumerate(true)]
     _write_csv(path, ("_id", "category_id"), rows)
+
+
+def write_landmarks_of(path: Path, spec: SyntheticSpec) -> None:
+    """Writes the landmarks of every photo of the dump (catalog.landmarks)."""
+    write_landmarks(path, (
+        (spec.first_product_id + index, position, landmarks(spec, index, position))
+        for index in range(spec.products)
+        for position in range(_images(np.random.default_rng([spec.seed, index])))
+    ))
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from catalog.artifacts import fingerprint
+from catalog.artifacts import atomic_path, fingerprint
 from catalog.errors import TaxonomyError
 
 COLUMNS = ("category_id", "category_level1", "category_level2", "category_level3")
@@ -80,6 +80,12 @@ class Taxonomy:
     def to_json(self) -> dict[str, Any]:
         """The content of taxonomy.json."""
         return {"schema": SCHEMA, "categories": [vars(c) for c in self.categories]}
+
+    def to_csv(self, path: str | Path) -> None:
+        """Writes category_names.csv."""
+        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+            rows = ((c.category_id, c.level1, c.level2, c.level3) for c in self.categories)
+            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
 
     def __len__(self) -> int:
         return len(self.categories)

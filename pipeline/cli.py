@@ -109,7 +109,9 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("runs", nargs="*", type=Path, metavar="DIR", help="the run, and others to compare it with")
     step.add_argument("--run", type=Path, metavar="DIR", help="the run, as the other commands have it")
     step = command("plot", _plot, "draws one figure of a run: SVG, PNG or PDF", run=False, config=False)
-    step.add_argument("figure", help="per-category, confusion, hierarchy, coverage, reliability, distribution or training")
+    step.add_argument(
+        "figure", help="per-category, confusion, hierarchy, coverage, reliability, distribution, training, or attention"
+    )
     step.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="run directory, such as runs/first")
     step.add_argument("--run", type=Path, metavar="DIR", help="the run, as the other commands have it")
     step.add_argument(
@@ -144,6 +146,12 @@ def parser() -> argparse.ArgumentParser:
     step = command("predict", _predict, "the category of one product, from its photos")
     step.add_argument("photo", nargs="+", metavar="PHOTO", help="photos of one product: files or URLs")
     step.add_argument("--top", type=_positive, default=5, metavar="N", help="categories to print (5)")
+    step = command("unpack", _unpack, "store -> photos in folders (ImageFolder) or WebDataset shards", config=False)
+    step.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to be made")
+    step.add_argument("--shards", action="store_true", help="WebDataset shards in place of folders")
+    step = command("pack", _pack, "photos in folders (ImageFolder) -> a dump to ingest", run=False, config=False)
+    step.add_argument("folder", type=Path, metavar="DIR", help="a folder a category, or folders of such")
+    step.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for train.bson and category_names.csv")
     step = command("compare", _compare, "trains several networks on one store and compares them on validation", config=False,
                    rebuild=True)  # fmt: skip
     step.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="a YAML file a network; section stage1 counts")
@@ -157,7 +165,7 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--run", type=Path, metavar="DIR", help="a run, whose own config.yaml is printed")
     step = command("synthetic", _synthetic, "writes a synthetic dump to try things with", run=False, config=False)
     step.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder for train.bson, test.bson and category_names.csv"
+        "--out", type=Path, required=True, metavar="DIR", help="folder for train.bson, test.bson, and their CSV files"
     )
     step.add_argument("--products", type=int, default=2400, help="products in train.bson (2400)")
     step.add_argument("--categories", type=int, default=24, help="categories (24)")
@@ -242,6 +250,21 @@ def _tune(options: argparse.Namespace) -> None:
             steps.tune_stage2(run, config)
 
 
+def _unpack(options: argparse.Namespace) -> None:
+    from pipeline.image_tree import write_shards, write_tree
+    from pipeline.runs import Run
+
+    counts = (write_shards if options.shards else write_tree)(Run(options.run).store, options.out)
+    print(f"unpack: {', '.join(f'{split} {n}' for split, n in counts.items())} photos -> {options.out}")
+
+
+def _pack(options: argparse.Namespace) -> None:
+    from pipeline.image_tree import pack
+
+    products, photos = pack(options.folder, options.out)
+    print(f"pack: {products} products, {photos} photos -> {options.out / 'train.bson'}, {options.out / 'category_names.csv'}")
+
+
 def _compare(options: argparse.Namespace) -> None:
     from pipeline.compare import compare, markdown
     from pipeline.config import load_config
@@ -274,6 +297,12 @@ def _plot(options: argparse.Namespace) -> None:
     run = options.run or options.folder
     if run is None:
         raise ShelfsortError("no run given, expected shelfsort plot FIGURE DIR, or --run DIR")
+    if options.figure == "attention":
+        from pipeline.attention import draw_attention
+        from pipeline.runs import Run
+
+        print(draw_attention(Run(run), options.out or run / "report" / "figures" / "attention.svg"))
+        return
     print(plot(options.figure, run, options.out or run / "report" / "figures" / f"{options.figure}.svg"))
 
 

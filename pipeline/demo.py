@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from catalog.artifacts import read_json, run_lock, write_json
-from catalog.synthetic import SyntheticSpec, write_categories, write_dump, write_labels
+from catalog.synthetic import SyntheticSpec, write_categories, write_dump, write_labels, write_landmarks_of
 from pipeline import steps
 from pipeline.config import RunConfig, load_config
 from pipeline.runs import Run
@@ -17,8 +17,8 @@ _TEST_SEED, _PRETRAIN_SEED = 1_000_003, 2_000_003
 
 
 def write_synthetic(out: Path, *, products: int, categories: int, side: int, seed: int, family_offset: int = 0) -> None:
-    """Writes train.bson, category_names.csv, and test.bson (a quarter as large, unlabelled) with test_labels.csv, unless they are
-    there as asked."""
+    """Writes train.bson, category_names.csv, landmarks.csv (of the photos in train.bson), and test.bson (a quarter as large,
+    unlabelled) with test_labels.csv, unless they are there as asked."""
     train = SyntheticSpec(categories=categories, products=products, side=side, seed=seed, family_offset=family_offset)
     test = SyntheticSpec(
         categories=categories, products=max(1, products // 4), side=side, seed=seed + _TEST_SEED, family_offset=family_offset,
@@ -33,6 +33,7 @@ def write_synthetic(out: Path, *, products: int, categories: int, side: int, see
         if not (out / name).exists():
             write_dump(out / name, spec, labelled=labelled)
     write_labels(out / "test_labels.csv", test)
+    write_landmarks_of(out / "landmarks.csv", train)
     write_json(note, asked)
 
 

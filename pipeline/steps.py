@@ -76,9 +76,9 @@ def train(
     part: Run, config: Stage1Config, rebuild: bool, say: Say, name: str, processes: "Processes | None" = None
 ) -> None:  # fmt: skip
     """Trains stage 1, the network of a further view, or one to be compared."""
-    weights = Path(config.weights)
-    pretrained = sha256_file(weights) if weights.is_file() else config.weights
-    made_from = {"store": part.store.fingerprint, "config": config.shaping() | {"weights": pretrained}}
+    given = {"weights": config.weights} | ({"landmarks": str(config.landmarks)} if config.landmarks else {})
+    files = {key: sha256_file(name) if Path(name).is_file() else name for key, name in given.items()}
+    made_from = {"store": part.store.fingerprint, "config": config.shaping() | files}
     if rebuild and (processes is None or processes.writes):
         shutil.rmtree(part.stage1, ignore_errors=True)
     if processes:

@@ -9,6 +9,7 @@ import torchvision
 from torch import nn
 
 from catalog.errors import ConfigError
+from stage1_cnn.networks.landmarks import LandmarkVgg16
 from stage1_cnn.networks.vanilla import Vanilla
 from stage1_cnn.networks.vgg import Vgg16
 
@@ -18,8 +19,9 @@ _WITH_WIDTH: dict[str, Callable[[float], nn.Module]] = {
     "mobilenet_v2": lambda width: torchvision.models.mobilenet_v2(width_mult=width),
     "vanilla": Vanilla,
     "vgg16": Vgg16,
+    "vgg16_landmarks": LandmarkVgg16,
 }
-_OWN = {"vanilla"}
+_OWN = {"vanilla", "vgg16_landmarks"}
 
 
 class Architecture(NamedTuple):

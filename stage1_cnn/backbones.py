@@ -119,7 +119,7 @@ def _imagenet(name: str) -> tuple[str, Mapping[str, torch.Tensor]]:
     """ImageNet weights from the cache of torchvision or timm, or downloaded; torchvision's hash is checked."""
     if name.startswith(TIMM):
         return _imagenet_of_timm(name)
-    found = torchvision.models.get_model_weights(name)
+    found = torchvision.models.get_model_weights("vgg16" if name == "vgg16_landmarks" else name)
     # V1 by choice: the features of the longer V2 recipes transfer less well under a linear head
     weights = found["IMAGENET1K_V1"] if "IMAGENET1K_V1" in found.__members__ else found.DEFAULT
     try:
@@ -175,6 +175,8 @@ def _fit(backbone: nn.Module, state: Mapping[str, torch.Tensor], head: str, prob
     own = backbone.state_dict()
     given = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
     given = {key: value for key, value in given.items() if key not in (f"{head}.weight", f"{head}.bias")}
+    if new := getattr(backbone, "UNTRAINED", ""):
+        own = own if any(key.startswith(new) for key in given) else {key: own[key] for key in own if not key.startswith(new)}
     faults = [f"{key} is missing" for key in own if key not in given and not key.endswith("num_batches_tracked")]
     faults += [f"{key} is unexpected" for key in given if key not in own]
     faults += [
@@ -185,4 +187,4 @@ def _fit(backbone: nn.Module, state: Mapping[str, torch.Tensor], head: str, prob
     if faults:
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise ConfigError(f"{problem}: {', '.join(faults[:3])}{more}")
-    backbone.load_state_dict({key: given[key].to(own[key].dtype) if key in given else own[key] for key in own})
+    backbone.load_state_dict({key: given[key].to(own[key].dtype) if key in given else own[key] for key in own}, strict=not new)

@@ -1,5 +1,6 @@
 """Section `stage1`: the network, its two training phases, and how images reach it."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -60,7 +61,11 @@ class Stage1Config(Section):
     backbone: str = "resnet50"
     """A classification network by its name in torchvision; `vanilla`; or `timm:NAME` (docs/networks.md)."""
     width: PositiveFloat = 1
-    """Factor of the numbers of filters, for `vanilla`, `vgg16` and `mobilenet_v2`."""
+    """Factor of the numbers of filters, for `vanilla`, `vgg16`, `vgg16_landmarks` and `mobilenet_v2`."""
+    landmarks: Path | None = None
+    """CSV of landmarks (docs/formats.md) that `vgg16_landmarks` learns to find while fine-tuning; null: attention alone."""
+    landmark_weight: PositiveFloat = 0.5
+    """Of the landmarks' loss, beside that of the categories."""
     weights: str = "imagenet"
     """`imagenet` (torchvision's, downloaded and checked; or timm's), `none` (random, no head phase), or a file: a state_dict of
     the same network, or a checkpoint of stage 1."""
@@ -145,6 +150,14 @@ class Stage1Config(Section):
     def _one_remedy(self) -> "Stage1Config":
         if self.logit_adjustment and self.sampling != "natural":
             raise ValueError(f"logit_adjustment and sampling={self.sampling} both make up for small categories: choose one")
+        return self
+
+    @model_validator(mode="after")
+    def _landmarks_seen(self) -> "Stage1Config":
+        if self.landmarks and self.backbone != "vgg16_landmarks":
+            raise ValueError(f"landmarks are of no use to {self.backbone}; expected backbone vgg16_landmarks, or landmarks null")
+        if self.landmarks and (self.augment.mixup or self.augment.cutmix or self.sampling == "levelled"):
+            raise ValueError("landmarks can't follow photos that are blended or levelled: turn mixup, cutmix and levelled off")
         return self
 
     @property

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from catalog.artifacts import sha256_file
-from catalog.errors import ArtifactError
+from catalog.errors import ArtifactError, ConfigError
 from catalog.taxonomy import Taxonomy
 from stage1_cnn import checkpoint
 from stage1_cnn.backbones import Network, build
 from stage1_cnn.device import Engine, choose_engine
 from stage1_cnn.head import Head
+from stage1_cnn.networks.landmarks import LandmarkVgg16
 from stage1_cnn.transforms import EvalTransform, Normaliser
 
 
@@ -63,3 +64,14 @@ class Predictor:
         with self._turn, torch.inference_mode(), self.engine.autocast():
             features = self.network.features(self._normaliser(pixels)).half()
         return features.cpu().numpy()
+
+    def look(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [B, 3, H, W] from `transform` -> heat maps of the landmarks and the attention map, as LandmarkVgg16.look.
+
+        Raises ConfigError where the network has none.
+        """
+        if not isinstance(self.network.backbone, LandmarkVgg16):
+            raise ConfigError("attention: this network has no attention map; expected one of stage1.backbone vgg16_landmarks")
+        with self._turn, torch.inference_mode(), self.engine.autocast():
+            maps, attention = self.network.backbone.look(self._normaliser(pixels))
+        return maps.float().cpu().numpy(), attention.float().cpu().numpy()

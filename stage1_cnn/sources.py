@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from catalog.image_table import ImageTable
+from catalog.landmarks import Landmarks, read_landmarks
 from catalog.progress import progress
 from stage1_cnn.backbones import Network
 from stage1_cnn.config import Stage1Config
@@ -47,6 +48,7 @@ class Photos:
         self.fitted = replace(self.transform, height=config.fit_size[0], width=config.fit_size[1])
         self.normaliser = Normaliser(self.transform, engine.device)
         self.sampler = Sampler(train.class_index, train.image_id, config)
+        self.landmarks = read_landmarks(config.landmarks) if config.landmarks else None
 
     def __len__(self) -> int:
         """Training rows."""
@@ -58,7 +60,8 @@ class Photos:
         return max(1, len(self.sampler) // self.config.batch_size)
 
     def training(self, parts: Iterable[np.ndarray], epoch: int) -> Iterator[Pair]:
-        """Pairs of inputs float32 [B, 3, H, W] and labels, a part each; one without readable image is empty."""
+        """Pairs of inputs float32 [B, 3, H, W] and labels, and landmarks where there are any, a part each; one without readable
+        image is empty."""
         config = self.config
         transform = TrainTransform(self.fitted, config.augment, config.seed, epoch, config.sampling == "levelled")
         return self._pairs(self.train, transform, parts)
@@ -68,18 +71,25 @@ class Photos:
         return self._pairs(self.val, self.transform, _share(len(self.val), self.config, self.engine.processes))
 
     def _pairs(self, table: ImageTable, transform: AnyTransform, parts: Iterable[np.ndarray]) -> Iterator[Pair]:
-        with contextlib.closing(self.batches(table, transform, parts)) as found:
-            for _, inputs, labels in found:
-                yield inputs, labels
+        with contextlib.closing(self._readable(table, transform, parts)) as found:
+            for batch in found:
+                pair = self._on_device(table, transform, batch)
+                yield pair if self.landmarks is None else (*pair, self._points(self.landmarks, table, transform, batch))
+
+    def _points(self, landmarks: Landmarks, table: ImageTable, transform: AnyTransform, batch: Batch) -> torch.Tensor:
+        image_id = table.image_id[batch.rows]
+        return torch.from_numpy(transform.points(landmarks.of(image_id), image_id, batch.repeats)).to(self.engine.device)
+
+    def _on_device(self, table: ImageTable, transform: AnyTransform, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        changes = transform.changes(table.image_id[batch.rows], batch.repeats)
+        return self.normaliser(batch.pixels, changes), batch.labels.to(self.engine.device, non_blocking=True)
 
     def batches(
         self, table: ImageTable, transform: AnyTransform, parts: Iterable[np.ndarray]
     ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
         """Readable rows of `table` (int64), inputs and labels on the device, a part each."""
-        device = self.engine.device
         for batch in self._readable(table, transform, parts):
-            changes = transform.changes(table.image_id[batch.rows], batch.repeats)
-            yield batch.rows, self.normaliser(batch.pixels, changes), batch.labels.to(device, non_blocking=True)
+            yield batch.rows, *self._on_device(table, transform, batch)
 
     def _readable(self, table: ImageTable, transform: AnyTransform, parts: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Batches without their unreadable images, which are noted."""

@@ -18,10 +18,11 @@ from catalog.errors import ConfigError, ShelfsortError
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.device import Engine
 from stage1_cnn.ema import Ema
+from stage1_cnn.networks.landmarks import LandmarkLoss
 
-Pair = tuple[torch.Tensor, torch.Tensor]
-"""Inputs of a module, and labels int64 [B] or mixed targets float32 [B, K], both on its device."""
-Mix = Callable[[torch.Tensor, torch.Tensor], Pair]
+Pair = tuple[torch.Tensor, ...]
+"""On a module's device: its inputs, labels int64 [B] or mixed targets float32 [B, K], perhaps landmarks float32 [B, 8, 3]."""
+Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Learner:
         self.optimizer = make_optimizer(self.parameters, config, lr, depths or {})
         self.scaler = torch.amp.GradScaler(engine.device.type, enabled=engine.precision == "fp16")
         self.ema = Ema(module, config.ema_decay) if average and config.ema_decay else None
+        branch = getattr(getattr(module, "backbone", None), "landmarks", None) if config.landmarks else None
+        self.landmark_loss = LandmarkLoss(branch, config.landmark_weight) if branch is not None else None
         self.forward = module
 
     def distribute(self, compiled: str) -> None:
@@ -89,14 +92,14 @@ class Learner:
 
     def step(self, parts: Sequence[Pair], images: int | None = None) -> torch.Tensor:
         """One step on the parts of a batch that has `images` in all processes; the sum of this one's losses, on the device."""
-        images = sum(len(labels) for _, labels in parts) if images is None else images
+        images = sum(len(labels) for _, labels, *_ in parts) if images is None else images
         for group in self.optimizer.param_groups:
             group["lr"] = group["top_lr"] * self.schedule(self.steps)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=self.engine.device)
-        for number, (inputs, labels) in enumerate(parts, 1):
+        for number, pair in enumerate(parts, 1):
             with self._together(number == len(parts)):
-                loss = self._loss(inputs, labels)
+                loss = self._loss(*pair)
                 # DistributedDataParallel averages the processes' gradients; the mean over all images is wanted
                 self.scaler.scale(loss * (self.engine.processes.size / images)).backward()
             total += loss.detach()
@@ -109,11 +112,12 @@ class Learner:
             self.ema.update(self.module)
         return total
 
-    def _loss(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _loss(self, inputs: torch.Tensor, labels: torch.Tensor, points: torch.Tensor | None = None) -> torch.Tensor:
         with self.engine.autocast():
             logits = self.forward(inputs).float()
         logits = logits if self.offset is None else logits + self.offset
-        return cross_entropy(logits, labels, reduction="sum", label_smoothing=self.smoothing)
+        loss = cross_entropy(logits, labels, reduction="sum", label_smoothing=self.smoothing)
+        return loss + self.landmark_loss(points) if self.landmark_loss and points is not None else loss
 
     def _together(self, last: bool) -> contextlib.AbstractContextManager:
         """Gradients travel once a step, with the last part."""
@@ -165,17 +169,17 @@ def train_steps(
     norm = any(isinstance(module, _BatchNorm) and module.training for module in learner.module.modules())
     with contextlib.closing(pairs):
         while batch := list(islice(pairs, parts)):
-            sizes = [len(labels) for _, labels in batch]
+            sizes = [len(labels) for _, labels, *_ in batch]
             images, short = learner.engine.processes.total([sum(sizes), norm and min(sizes) < 2])
             mix = prepare()
             if images > 1 and not short:
-                tally.loss = tally.loss + learner.step([mix(*pair) for pair in batch], int(images))
+                tally.loss = tally.loss + learner.step([(*mix(*pair[:2]), *pair[2:]) for pair in batch], int(images))
                 tally.images += int(images)
             tally.step += 1
             yield int(images)
 
 
-def _as_they_are(inputs: torch.Tensor, labels: torch.Tensor) -> Pair:
+def _as_they_are(inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return inputs, labels
 
 
@@ -200,7 +204,7 @@ def evaluate(module: nn.Module, pairs: Iterable[Pair], engine: Engine) -> Metric
     module.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=engine.device)
     with torch.inference_mode():
-        for inputs, labels in pairs:
+        for inputs, labels, *_ in pairs:
             with engine.autocast():
                 logits = module(inputs).float()
             hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]

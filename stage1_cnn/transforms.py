@@ -93,6 +93,10 @@ class EvalTransform:
         """None: evaluation leaves photos alone."""
         return NO_CHANGES
 
+    def points(self, points: np.ndarray, image_ids: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+        """The landmarks as they are, float32 [B, L, 3]."""
+        return points
+
 
 @dataclass(frozen=True)
 class TrainTransform:
@@ -139,13 +143,31 @@ class TrainTransform:
     def _crop(self, image: np.ndarray, draw: np.ndarray, mirrored: bool = False) -> np.ndarray:
         """A crop of random area, ratio and place (as torchvision's RandomResizedCrop), perhaps mirrored."""
         height, width = image.shape[:2]
-        share = self.augment.crop + (1 - self.augment.crop) * draw[0]
-        stretch = self.augment.stretch ** (2 * draw[1] - 1)
-        high = min(height, max(1, round(height * (share / stretch) ** 0.5)))
-        wide = min(width, max(1, round(width * (share * stretch) ** 0.5)))
+        wide, high = self._kept(draw)
+        high, wide = max(1, round(height * high)), max(1, round(width * wide))
         top, left = int(draw[2] * (height - high + 1)), int(draw[3] * (width - wide + 1))
         step = -1 if mirrored != (self.augment.flip and draw[4] < 0.5) else 1
         return image[top : top + high, left : left + wide][:, ::step]
+
+    def _kept(self, draws: np.ndarray) -> np.ndarray:
+        """Shares of the width and of the height that crops keep, [2, ...] of draws [5, ...]."""
+        share = self.augment.crop + (1 - self.augment.crop) * draws[0]
+        stretch = self.augment.stretch ** (2 * draws[1] - 1)
+        return np.minimum(1, np.stack([share * stretch, share / stretch]) ** 0.5)
+
+    def points(self, points: np.ndarray, image_ids: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+        """Where landmarks (as in catalog.landmarks, float32 [B, L, 3]) come to lie; outside the photo they are not seen."""
+        draws = self._draws(image_ids, repeats, 5, _GEOMETRY)
+        kept = self._kept(draws.T).T
+        places = (points[..., :2] - (draws[:, [3, 2]] * (1 - kept))[:, None]) / kept[:, None]
+        if self.augment.flip:
+            mirrored = draws[:, 4] < 0.5
+            places[mirrored, :, 0] = 1 - places[mirrored, :, 0]
+        if (affine := self._affine(image_ids, repeats)) is not None:
+            back = np.linalg.inv(affine[:, :, :2].numpy())
+            places = ((2 * places - 1 - affine[:, None, :, 2].numpy()) @ back.transpose(0, 2, 1) + 1) / 2
+        seen = points[..., 2] * ((places >= 0) & (places < 1)).all(axis=2)
+        return np.concatenate([places, seen[..., None]], axis=2).astype(np.float32)
 
     def changes(self, image_ids: np.ndarray, repeats: np.ndarray) -> Changes:
         """For the Normaliser."""

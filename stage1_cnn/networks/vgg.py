@@ -1,23 +1,30 @@
 """VGG-16 (Simonyan, Zisserman 2015) as torchvision has it, with fewer filters where asked."""
 
+import torch
 from torch import nn
-from torchvision.models.vgg import VGG, make_layers
+from torch.nn.utils import skip_init
+from torchvision.models.vgg import make_layers
 
 _LAYERS = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 
 
-class Vgg16(VGG):
-    """All filters and hidden units times `width`; 1 is torchvision's vgg16, whose weights fit."""
+class Vgg16(nn.Module):
+    """All filters and hidden units times `width`; with 1 the weights of torchvision's vgg16 fit."""
 
     def __init__(self, width: float = 1.0, classes: int = 1000) -> None:
-        layers = [layer if layer == "M" else scaled(layer, width) for layer in _LAYERS]
-        super().__init__(make_layers(layers), num_classes=classes, init_weights=False)
+        super().__init__()
         last, hidden = scaled(512, width), scaled(4096, width)
-        if width != 1:
-            self.classifier[0] = nn.Linear(last * 7 * 7, hidden)
-            self.classifier[3] = nn.Linear(hidden, hidden)
-            self.classifier[6] = nn.Linear(hidden, classes)
+        self.features = make_layers([layer if layer == "M" else scaled(layer, width) for layer in _LAYERS])
+        self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
+        self.classifier = nn.Sequential(
+            skip_init(nn.Linear, last * 7 * 7, hidden), nn.ReLU(inplace=True), nn.Dropout(),
+            skip_init(nn.Linear, hidden, hidden), nn.ReLU(inplace=True), nn.Dropout(), skip_init(nn.Linear, hidden, classes),
+        )  # fmt: skip
         init_vgg(self)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """float32 [B, 3, H, W] -> [B, classes]; both sides 32 pixels or more."""
+        return self.classifier(torch.flatten(self.avgpool(self.features(images)), 1))
 
 
 def scaled(filters: int, width: float) -> int:

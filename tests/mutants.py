@@ -1,0 +1,165 @@
+"""Mutation testing in small: does a test fail when one operator, number or condition of a module is changed?
+
+    python -m tests.mutants                       # all of MODULES; prints what survives, exits 1 below 90%
+    python -m tests.mutants catalog/splits.py --sample 20
+
+Each mutant is one change in the syntax tree; the module's own tests run on it in a forked process, which gets the changed module
+in place of the file. Nothing is written. SURVIVORS says why those that no test can tell are none to worry about.
+"""
+
+import argparse
+import ast
+import copy
+import importlib.abc
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas  # noqa: F401  (the children find it loaded)
+import PIL.Image  # noqa: F401
+import pyarrow.parquet  # noqa: F401
+import pytest
+import scipy.stats  # noqa: F401
+import xgboost  # noqa: F401
+
+ROOT = Path(__file__).parents[1]
+MODULES = {
+    "catalog/splits.py": ("tests/catalog/test_splits.py", "tests/catalog/test_ingest.py"),
+    "catalog/store.py": ("tests/catalog/test_store.py", "tests/catalog/test_ingest.py"),
+    "stage2_xgb/confusion.py": ("tests/stage2_xgb/test_confusion.py",),
+    "stage2_xgb/refine.py": ("tests/stage2_xgb/test_refine.py",),
+}
+"""Each module, and the tests that should notice, the quickest first."""
+SURVIVORS: dict[str, dict[str, str]] = {}
+"""Of a module: the mutants that no test can tell, without their line numbers, and why."""
+LIMIT = 120
+"""Seconds after which a mutant that runs on counts as noticed."""
+_SWAPS: dict[type, type] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.In: ast.NotIn,
+    ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add,
+    ast.FloorDiv: ast.Mult, ast.Div: ast.Mult, ast.Mod: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.And: ast.Or,
+    ast.Or: ast.And, ast.LShift: ast.RShift, ast.RShift: ast.LShift, ast.BitXor: ast.BitOr,
+}  # fmt: skip
+
+
+def places(tree: ast.Module) -> list[ast.AST]:
+    """The nodes that can be changed, in the order of the file: not annotations, which do nothing."""
+    skipped = set()
+    for node in ast.walk(tree):
+        notes = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        skipped |= {id(inner) for note in notes if note for inner in ast.walk(note)}
+    return [node for node in ast.walk(tree) if id(node) not in skipped and changes(node)]
+
+
+def changes(node: ast.AST) -> bool:
+    """Whether `change` does something to a node."""
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, (int, float))
+    if isinstance(node, (ast.If, ast.IfExp)):
+        return isinstance(node.test, (ast.Name, ast.Attribute, ast.Call))  # comparisons are changed themselves
+    if isinstance(node, ast.UnaryOp):
+        return isinstance(node.op, (ast.Not, ast.USub))
+    return isinstance(node, (ast.Compare, ast.BinOp, ast.BoolOp))
+
+
+def change(node: ast.AST) -> None:
+    """Changes a node in place."""
+    if isinstance(node, ast.Constant):
+        node.value = not node.value if isinstance(node.value, bool) else node.value + 1
+    elif isinstance(node, ast.Compare):
+        node.ops[0] = _SWAPS[type(node.ops[0])]()
+    elif isinstance(node, (ast.BinOp, ast.BoolOp)):
+        node.op = _SWAPS.get(type(node.op), ast.Sub)()
+    elif isinstance(node, (ast.If, ast.IfExp)):
+        node.test = ast.UnaryOp(ast.Not(), node.test)
+    elif isinstance(node, ast.UnaryOp):
+        node.operand = ast.UnaryOp(node.op, node.operand)
+
+
+def mutants(source: str) -> Iterator[tuple[str, ast.Module]]:
+    """Each mutant: the line with its number, before and after, and the whole tree."""
+    tree = ast.parse(source)
+    for number, node in enumerate(places(tree)):
+        changed = copy.deepcopy(tree)
+        twin = places(changed)[number]
+        change(twin)
+        before, after = (ast.unparse(getattr(one, "test", one)) for one in (node, twin))
+        yield f"{node.lineno}: {before} -> {after}", ast.fix_missing_locations(changed)
+
+
+class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports one module from a tree in place of its file."""
+
+    def __init__(self, path: str, tree: ast.Module) -> None:
+        self.name, self.path, self.tree = path.removesuffix(".py").replace("/", "."), path, tree
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> object:
+        """The module, where it is asked for."""
+        return importlib.util.spec_from_loader(name, self, origin=self.path) if name == self.name else None
+
+    def exec_module(self, module: object) -> None:
+        """Runs the tree."""
+        module.__file__ = str(ROOT / self.path)
+        exec(compile(self.tree, self.path, "exec"), module.__dict__)  # our own source, changed in one place
+
+
+def survives(path: str, tree: ast.Module, tests: Sequence[str]) -> bool:
+    """Whether all tests pass on a mutant."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        sys.meta_path.insert(0, Changed(path, tree))
+        try:
+            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *tests])
+        except BaseException:
+            code = 1
+        os._exit(int(code))
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def run(path: str, sample: int | None = None) -> tuple[int, list[str]]:
+    """Mutants tried (of `sample` drawn ones, or all), and those that survive."""
+    every = list(mutants((ROOT / path).read_text(encoding="utf-8")))
+    if sample is not None and sample < len(every):
+        every = [every[place] for place in np.sort(np.random.default_rng(0).permutation(len(every))[:sample])]
+    return len(every), [text for text, tree in every if survives(path, tree, MODULES[path])]
+
+
+def main() -> int:
+    """Runs and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", nargs="*", default=list(MODULES), help="modules; by default all")
+    parser.add_argument("--sample", type=int, help="try so many of each module's mutants")
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    total = left = 0
+    for path in options.paths:
+        started = time.monotonic()
+        tried, survivors = run(path, options.sample)
+        total, left = total + tried, left + len(survivors)
+        print(f"{path}: {tried - len(survivors)} of {tried} mutants noticed, {time.monotonic() - started:.0f} s", flush=True)
+        for text in survivors:
+            print(f"  {path}:{text}  ({SURVIVORS.get(path, {}).get(text.partition(': ')[2], 'not explained')})", flush=True)
+    print(f"{total - left} of {total}, {(total - left) / max(1, total):.1%}")
+    return int(left > 0.1 * total)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""The mutation tests: that tests notice when one operator, number or condition of a core module is changed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import mutants
+
+SOURCE = '''
+LIMIT: int = 3
+def f(x: "list[3]") -> bool:
+    """7"""
+    if x:
+        return not len(x) < LIMIT and x[0] + 1
+    return False
+'''
+
+
+def test_every_operator_number_and_condition_is_changed_once() -> None:
+    found = [text for text, _ in mutants.mutants(SOURCE)]
+    assert sorted(found) == sorted([
+        "2: 3 -> 4", "5: x -> not x", "6: not len(x) < LIMIT and x[0] + 1 -> not len(x) < LIMIT or x[0] + 1",
+        "6: not len(x) < LIMIT -> not not len(x) < LIMIT", "6: len(x) < LIMIT -> len(x) <= LIMIT", "6: x[0] + 1 -> x[0] - 1",
+        "6: 0 -> 1", "6: 1 -> 2", "7: False -> True",
+    ])  # fmt: skip
+    assert all(ast.unparse(tree) != ast.unparse(ast.parse(SOURCE)) for _, tree in mutants.mutants(SOURCE))
+
+
+def test_known_survivors_are_mutants() -> None:
+    for path, survivors in mutants.SURVIVORS.items():
+        every = {text.partition(": ")[2] for text, _ in mutants.mutants((mutants.ROOT / path).read_text(encoding="utf-8"))}
+        assert set(survivors) <= every
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("path", mutants.MODULES)
+def test_nine_of_ten_mutants_are_noticed(path: str) -> None:
+    command = [sys.executable, "-m", "tests.mutants", path]
+    result = subprocess.run(command, cwd=Path(mutants.ROOT), capture_output=True, text=True, timeout=3500)
+    print(result.stdout)
+    assert result.returncode == 0, result.stdout + result.stderr
