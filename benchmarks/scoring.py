@@ -2,12 +2,14 @@
 
 Claims: both stages from the dump to Parquet run at 95% or more of the bare stage-1 forward on the same images, decoded and in
 memory (ResNet-50 at 224, two cores), at 80% or more with MobileNetV2 at 96; memory from 10,000 to 200,000 products grows by less
-than 10%. Bare is the faster of two ways: one stream with all of PyTorch's threads, or a single-threaded stream a core.
+than 10%. Bare is the faster of two ways: one stream with all of PyTorch's threads, or a single-threaded stream a core; it sees
+the first images of the dump only, so that a round is short.
 
-Run: python -m benchmarks.scoring [--rounds N] [--memory] [--smoke]
+Run: python -m benchmarks.scoring [--backbone NAME] [--products N] [--rounds N] [--folder DIR] [--memory] [--smoke]
 """
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import sys
@@ -29,18 +31,22 @@ from pipeline.engine import Lanes, ordered
 from pipeline.predict import Model
 from pipeline.runs import Run
 from pipeline.score import Scorer, score
-from pipeline.sources import open_source
+from pipeline.sources import Source, open_source
 from stage1_cnn.device import cores
 
-CASES = (("resnet50", 224, 180, 0.95), ("mobilenet_v2", 96, 180, 0.80))
-"""Backbone, pixels a side of the network and of the photos, and the goal."""
+CASES = {"resnet50": (224, 180, 0.95), "mobilenet_v2": (96, 180, 0.80), "shufflenet_v2_x0_5": (32, 40, 0.0)}
+"""Backbone: pixels a side of the network and of the photos, and the goal."""
+BARE = 8
+"""Batches that the bare network sees."""
 NO_IMAGES = np.zeros(0, dtype=np.uint64)
 
 
 def main() -> None:
     """Prints each case's ratio, or the memory of both sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", choices=CASES, action="append", help="one case; by default ResNet-50 and MobileNetV2")
     parser.add_argument("--products", type=int, default=1000)
+    parser.add_argument("--folder", type=Path, help="keep the networks and dumps here, and use those that are there")
     parser.add_argument("--rounds", type=int, default=5, help="turns of both; the median counts")
     parser.add_argument("--memory", action="store_true", help="measure memory, not speed")
     parser.add_argument("--sizes", type=int, nargs=2, default=[10_000, 200_000], help="products of the two dumps for --memory")
@@ -48,19 +54,21 @@ def main() -> None:
     parser.add_argument("--score", nargs=2, type=Path, metavar=("RUN", "DUMP"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.smoke:
-        options.products, options.rounds, options.sizes = 60, 1, [100, 400]
+        options.products, options.rounds, options.sizes, options.backbone = 60, 1, [100, 400], ["shufflenet_v2_x0_5"]
     if options.score:
         print(peak_of(*options.score))
     elif options.memory:
         memory(options.sizes)
     else:
-        cases = (("shufflenet_v2_x0_5", 32, 40, 0.0),) if options.smoke else CASES
-        for case in cases:
-            speed(*case, options.products, options.rounds)
+        with tempfile.TemporaryDirectory() as name:
+            for backbone in options.backbone or ["resnet50", "mobilenet_v2"]:
+                speed(backbone, (options.folder or Path(name)) / backbone, options.products, options.rounds)
 
 
 def make_run(folder: Path, backbone: str, size: int, side: int) -> Run:
     """A run of a network that has hardly learnt anything: accuracy does not matter here."""
+    if (folder / "run" / "stage2" / "coverage.json").exists():
+        return Run(folder / "run")
     write_synthetic(folder / "data", products=160, categories=8, side=side, seed=0)
     settings = (f"stage1.backbone={backbone}", "stage1.weights=none", f"stage1.image_size={size}", "stage1.epochs=1", "jobs=1")
     run, config = Run(folder / "run"), load_config(None, settings)
@@ -81,38 +89,38 @@ def make_dump(path: Path, count: int, side: int) -> Path:
     return path
 
 
-def speed(backbone: str, size: int, side: int, goal: float, count: int, rounds: int) -> None:
+def speed(backbone: str, folder: Path, count: int, rounds: int) -> None:
     """Bare and end to end in turns."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        model = Model.open(make_run(folder, backbone, size, side))
-        dump = make_dump(folder / "dump.bson", count, side)
-        batches = list(decoded(model, dump, folder))
-        images = sum(len(batch) for batch in batches)
-        ways = {"one stream": lambda: bare(model, batches), "a stream a core": lambda: bare_lanes(model, batches)}
-        ways["end to end"] = lambda: end_to_end(model, dump, folder)
-        rates: dict[str, list[float]] = {way: [] for way in ways}
-        for way in ways.values():
-            way()  # memory, caches and kernels are warm before the first round
-        for _ in range(rounds):
-            for way, run in ways.items():
-                started = time.perf_counter()
-                run()
-                rates[way].append(images / (time.perf_counter() - started))
-            print("  " + ", ".join(f"{way} {rate[-1]:.1f} img/s" for way, rate in rates.items()), flush=True)
-        median = {way: statistics.median(rate) for way, rate in rates.items()}
-        best = max(("one stream", "a stream a core"), key=median.__getitem__)
-        ratio = median["end to end"] / median[best]
-        engine = model.predictors[0].engine
-        what = f"{backbone} at {size}, {engine.precision}, {cores()} cores, {images} images, medians of {rounds}"
-        print(f"{what}: end to end {median['end to end']:.1f} img/s = {ratio:.1%} of bare ({best}); goal {goal:.0%}", flush=True)
-
-
-def decoded(model: Model, dump: Path, folder: Path) -> Iterator[torch.Tensor]:
-    """The photos of the dump as the network takes them, in batches."""
+    size, side, goal = CASES[backbone]
+    model = Model.open(make_run(folder, backbone, size, side))
+    dump = make_dump(folder / "dump.bson", count, side)
     source = open_source([dump], folder / "index")
-    photos = [photo for row in range(len(source)) for photo in source.read(row)]
+    batches = list(decoded(model, source))
+    few, images = sum(map(len, batches)), int(source.n_images.sum())
+    ways: dict[str, tuple[int, Callable[[], None]]] = {
+        "one stream": (few, lambda: bare(model, batches)), "a stream a core": (few, lambda: bare_lanes(model, batches)),
+        "end to end": (images, lambda: end_to_end(model, dump, folder)),
+    }  # fmt: skip
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    bare_lanes(model, batches[: cores()])  # memory, caches and kernels are warm before the first round
+    for _ in range(rounds):
+        for way, (number, run) in ways.items():
+            started = time.perf_counter()
+            run()
+            rates[way].append(number / (time.perf_counter() - started))
+        print("  " + ", ".join(f"{way} {rate[-1]:.1f} img/s" for way, rate in rates.items()), flush=True)
+    median = {way: statistics.median(rate) for way, rate in rates.items()}
+    best = max(("one stream", "a stream a core"), key=median.__getitem__)
+    ratio = median["end to end"] / median[best]
+    engine = model.predictors[0].engine
+    what = f"{backbone} at {size}, {engine.precision}, {cores()} cores, {images} images, medians of {rounds}"
+    print(f"{what}: end to end {median['end to end']:.1f} img/s = {ratio:.1%} of bare ({best}); goal {goal:.0%}", flush=True)
+
+
+def decoded(model: Model, source: Source) -> Iterator[torch.Tensor]:
+    """The first photos of the dump as the network takes them, in batches."""
     size = ScoreConfig().batch_size
+    photos = list(itertools.islice((photo for row in range(len(source)) for photo in source.read(row)), BARE * size))
     for start in range(0, len(photos), size):
         yield model.predictors[0].transform([decode(photo) for photo in photos[start : start + size]])
 

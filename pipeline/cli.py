@@ -117,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument(
         "--out", type=Path, metavar="FILE", help="where to; by default figures/FIGURE.svg in the run's report folder"
     )
-    step = command("score", _score, "scores a whole dump in batch")
+    step = command("score", _score, "the categories of all products of a dump, a folder or a table of photos")
     step.add_argument(
         "source", nargs="+", metavar="SOURCE",
         help="BSON dumps, plain or .gz, or patterns; or a folder of photos; or a .csv or .parquet table of photos; also as URLs",

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.predict import Model
-from tests.pipeline.scoring import contents, on, padded_dump, score, scorer, workers
+from tests.pipeline.scoring import contents, on, padded_dump, predictions, score, scorer, workers
 from tests.pipeline.tiny import Tiny
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +96,14 @@ def test_a_folder_that_cannot_be_written_is_an_error(tiny: Tiny, tmp_path: Path,
     out = tmp_path / "file" / "out"
     assert main(["score", str(tiny.data / "test.bson"), "--run", str(tiny.folder), "--out", str(out)]) == 2
     assert f"{out}: can't be written: " in capsys.readouterr().err
+
+
+def test_stage_1_answers_for_a_damaged_stage_2(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    own, out = tiny.copy(tmp_path / "run"), tmp_path / "out"
+    flip(own.run.stage2 / "reranker.ubj")
+    assert main(["score", str(tiny.data / "test.bson"), "--run", str(own.folder), "--out", str(out)]) == 0
+    assert "stage 1 answered for want of reranker.ubj; mend it with: shelfsort stage2" in capsys.readouterr().out
+    assert len(predictions(out)) == 150 and "reranker.ubj" in (out / "_SUCCESS").read_text()
 
 
 def kill_until(arguments: list[str], enough: Callable[[], bool]) -> None:
