@@ -36,7 +36,7 @@ from stage1_cnn.device import cores
 
 CASES = {"resnet50": (224, 180, 0.95), "mobilenet_v2": (96, 180, 0.80), "shufflenet_v2_x0_5": (32, 40, 0.0)}
 """Backbone: pixels a side of the network and of the photos, and the goal."""
-BARE = 8
+BARE = 4
 """Batches that the bare network sees."""
 NO_IMAGES = np.zeros(0, dtype=np.uint64)
 
@@ -92,7 +92,8 @@ def make_dump(path: Path, count: int, side: int) -> Path:
 def speed(backbone: str, folder: Path, count: int, rounds: int) -> None:
     """Bare and end to end in turns."""
     size, side, goal = CASES[backbone]
-    model = Model.open(make_run(folder, backbone, size, side))
+    run = make_run(folder, backbone, size, side)
+    model, onnx = Model.open(run), Model.open(run, "cpu", "fp32", "onnx")
     dump = make_dump(folder / "dump.bson", count, side)
     source = open_source([dump], folder / "index")
     batches = list(decoded(model, source))
@@ -100,13 +101,14 @@ def speed(backbone: str, folder: Path, count: int, rounds: int) -> None:
     ways: dict[str, tuple[int, Callable[[], None]]] = {
         "one stream": (few, lambda: bare(model, batches)), "a stream a core": (few, lambda: bare_lanes(model, batches)),
         "end to end": (images, lambda: end_to_end(model, dump, folder)),
+        "by ONNX Runtime": (images, lambda: end_to_end(onnx, dump, folder)),
     }  # fmt: skip
     rates: dict[str, list[float]] = {way: [] for way in ways}
     bare_lanes(model, batches[: cores()])  # memory, caches and kernels are warm before the first round
     for _ in range(rounds):
-        for way, (number, run) in ways.items():
+        for way, (number, work) in ways.items():
             started = time.perf_counter()
-            run()
+            work()
             rates[way].append(number / (time.perf_counter() - started))
         print("  " + ", ".join(f"{way} {rate[-1]:.1f} img/s" for way, rate in rates.items()), flush=True)
     median = {way: statistics.median(rate) for way, rate in rates.items()}
@@ -115,11 +117,13 @@ def speed(backbone: str, folder: Path, count: int, rounds: int) -> None:
     engine = model.predictors[0].engine
     what = f"{backbone} at {size}, {engine.precision}, {cores()} cores, {images} images, medians of {rounds}"
     print(f"{what}: end to end {median['end to end']:.1f} img/s = {ratio:.1%} of bare ({best}); goal {goal:.0%}", flush=True)
+    other = median["by ONNX Runtime"]
+    print(f"  by ONNX Runtime in fp32 {other:.1f} img/s, {other / median['end to end']:.2f} times that", flush=True)
 
 
 def decoded(model: Model, source: Source) -> Iterator[torch.Tensor]:
     """The first photos of the dump as the network takes them, in batches."""
-    size = ScoreConfig().batch_size
+    size = ScoreConfig().on(model.predictors[0].engine.device.type).batch_size
     photos = list(itertools.islice((photo for row in range(len(source)) for photo in source.read(row)), BARE * size))
     for start in range(0, len(photos), size):
         yield model.predictors[0].transform([decode(photo) for photo in photos[start : start + size]])

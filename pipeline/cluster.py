@@ -124,7 +124,7 @@ def score_task(task: Task, place: ModelPlace, config: ScoreConfig) -> Part:
     worker = distributed.get_worker()
     try:
         with _turn:
-            model = _open_model(place, str(worker.name), Path(worker.local_directory))
+            model = _open_model(place, str(worker.name), Path(worker.local_directory), config.runtime)
             return next(Lanes(model, worker.state.nthreads)([task], config))
     except ShelfsortError:
         raise
@@ -134,7 +134,7 @@ def score_task(task: Task, place: ModelPlace, config: ScoreConfig) -> Part:
 
 
 @lru_cache(maxsize=1)
-def _open_model(place: ModelPlace, worker: str, own_folder: Path) -> Model:
+def _open_model(place: ModelPlace, worker: str, own_folder: Path, runtime: str) -> Model:
     """The model, once a process."""
     sent = own_folder / place.sent_name
     if not sent.exists() and not place.visible():
@@ -142,7 +142,7 @@ def _open_model(place: ModelPlace, worker: str, own_folder: Path) -> Model:
     gpus = torch.cuda.device_count()
     spread = place.device in ("auto", "cuda") and gpus > 1 and worker.isdigit()
     run = Run(sent if sent.exists() else Path(place.folder))
-    return Model.open(run, f"cuda:{int(worker) % gpus}" if spread else place.device, place.precision)
+    return Model.open(run, f"cuda:{int(worker) % gpus}" if spread else place.device, place.precision, runtime)
 
 
 @dataclass

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
@@ -32,15 +32,21 @@ class ScoreConfig(Section):
 
     part_mb: PositiveInt = 256
     """About how many megabytes of the dump one part file answers for."""
-    batch_size: PositiveInt = 128
-    """Images through the network at once."""
+    batch_size: PositiveInt | None = None
+    """Images through the network at once; null takes 128 on a GPU and 32 on a processor, where more gains nothing."""
     top: PositiveInt = 5
     """Categories listed for each product."""
     min_confidence: float | None = Field(default=None, ge=0, le=1)
     """Splits the predictions into accepted.parquet, at least so confident, and review.parquet; null writes neither."""
+    runtime: Literal["torch", "onnx"] = "torch"
+    """What computes the network: `onnx` is ONNX Runtime in fp32, faster on processors without bf16; needs the extra `export`."""
     features: bool = False
     """Writes each product's bottleneck features too, features-*.parquet; a part then needs four bytes a feature and product more
     memory."""
+
+    def on(self, device: str) -> "ScoreConfig":
+        """With the batch size that suits a kind of device, `cpu` or `cuda`."""
+        return self if self.batch_size else self.model_copy(update={"batch_size": 128 if device == "cuda" else 32})
 
 
 class RunConfig(Section):

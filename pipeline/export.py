@@ -6,7 +6,6 @@
     manifest.json    made_from, views, and the sha256 of every other file; written last
 """
 
-import importlib.util
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from catalog.artifacts import sha256_file, write_json
 from catalog.errors import ShelfsortError
 from pipeline.predict import Model
 from pipeline.runs import Run
+from stage1_cnn.onnx import head_arrays, require_packages, save_onnx, save_safetensors
 
 SCHEMA = 1
 ANSWERS = (
@@ -27,7 +27,6 @@ ANSWERS = (
     "stage2_xgb/rerank.py",
 )  # fmt: skip
 """What `stage2_xgb.refine` imports, all in all; the linter holds that these need numpy, scipy and xgboost alone."""
-NEEDS = ("onnx", "onnxscript", "safetensors")
 _ROOT = Path(__file__).parents[1]
 
 
@@ -47,8 +46,7 @@ def export(run: Run, out: Path) -> Exported:
     """
     if out.exists():
         raise ShelfsortError(f"{out}: exists, expected the name of a new folder")
-    if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
-        raise ShelfsortError(f"export needs the package {missing[0]}; install it with: pip install 'shelfsort[export]'")
+    require_packages("export")
     model = Model.open(run, "cpu", "fp32")
     temporary = out.with_name(f".{out.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -64,8 +62,6 @@ def export(run: Run, out: Path) -> Exported:
 
 
 def _write(run: Run, model: Model, out: Path) -> None:
-    from stage1_cnn.onnx import head_arrays, save_onnx, save_safetensors
-
     (out / "stage2").mkdir(parents=True)
     model.bundle.verify()
     for name in ("manifest.json", *model.bundle.checksums):

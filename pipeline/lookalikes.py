@@ -102,6 +102,7 @@ def find_lookalikes(
 
     Raises ArtifactError where `out` holds parts of another model, source, list or threshold.
     """
+    config = config.on(predictor.engine.device.type)
     origin = {
         "schema": SCHEMA, "dump": source.fingerprint, "checkpoint": predictor.fingerprint, "part_mb": config.part_mb,
         "listed": listed.fingerprint, "threshold": threshold,

@@ -16,6 +16,7 @@ from catalog.image_table import ImageTable
 from catalog.taxonomy import Taxonomy
 from pipeline.runs import Run
 from stage1_cnn.dataset import decode_all, padded
+from stage1_cnn.onnx import OnnxPredictor
 from stage1_cnn.predict import Predictor
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.items import Pooled, pool
@@ -30,11 +31,12 @@ class Model:
     bundle: Bundle
 
     @classmethod
-    def open(cls, run: Run, device: str = "auto", precision: str = "auto") -> "Model":
+    def open(cls, run: Run, device: str = "auto", precision: str = "auto", runtime: str = "torch") -> "Model":
         """Loads checkpoint and bundle. Raises ArtifactError where one is missing, damaged, or made from another checkpoint."""
         bundle = Bundle.open(run.stage2)
+        kind = OnnxPredictor if runtime == "onnx" else Predictor
         predictors = tuple(
-            Predictor.open(part.checkpoint, device=device, precision=precision) for part in run.views(bundle.made_from["views"])
+            kind.open(part.checkpoint, device=device, precision=precision) for part in run.views(bundle.made_from["views"])
         )
         for predictor, (name, origin) in zip(predictors, bundle.made_from["views"].items(), strict=True):
             found = {"checkpoint": predictor.fingerprint, "transform": predictor.transform.to_json()}

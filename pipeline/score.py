@@ -55,7 +55,7 @@ def score(scorer: Scorer, source: Source, out: Path, config: ScoreConfig) -> Tot
     Raises ArtifactError where `out` holds parts of another model or source.
     """
     parts = cut(source.length, config.part_mb * 2**20)
-    shape = config.model_dump(include={"part_mb", "top", "features"})
+    shape = config.model_dump(include={"part_mb", "top", "features", "runtime"})
     origin = {"schema": SCHEMA, "dump": source.fingerprint, **scorer.checksums, **shape}
     (out / "_SUCCESS").unlink(missing_ok=True)
     sidecars = {number: finished(out, number, origin) for number in range(len(parts))}

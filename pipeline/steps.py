@@ -311,7 +311,7 @@ def score(
     truth = read_labels(labels) if labels else {}
     threshold = config.score.min_confidence
     costs = [] if threshold is None else coverage.read(run.stage2, f"shelfsort stage2 --run {run.folder}")
-    model = Model.open(run, config.stage1.device, config.stage1.precision)
+    model = Model.open(run, config.stage1.device, config.stage1.precision, config.score.runtime)
     fallback = int(model.taxonomy.category_ids[int(run.store.natural_counts("product").argmax())])
     checksums = {"checkpoint": run.stage1_checksum(), "stage2": sha256_file(run.stage2 / "manifest.json")}
     started = time.perf_counter()

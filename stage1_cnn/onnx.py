@@ -1,13 +1,24 @@
-"""A trained network as files that others read: ONNX from uint8 pixels to bottleneck features, and safetensors."""
+"""A trained network in other forms: ONNX from uint8 pixels to bottleneck features, run by ONNX Runtime or by others, and
+safetensors."""
 
+import importlib.util
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
+from catalog.errors import ConfigError, ShelfsortError
 from stage1_cnn.predict import Predictor
+
+NEEDS = ("onnx", "onnxscript", "onnxruntime", "safetensors")
+
+
+def require_packages(what: str) -> None:
+    """Raises ShelfsortError where a package of the extra `export` is not installed."""
+    if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
+        raise ShelfsortError(f"{what} needs the package {missing[0]}; install it with: pip install 'shelfsort[export]'")
 
 
 class FromPixels(nn.Module):
@@ -38,6 +49,8 @@ def save_onnx(predictor: Predictor, path: Path) -> None:
 
 def save_safetensors(predictor: Predictor, path: Path) -> None:
     """Writes the weights of backbone and head, by their names in PyTorch."""
+    from safetensors.torch import save_file
+
     state = {name: value.contiguous() for name, value in predictor.network.state_dict().items()}
     save_file(state, path, metadata={"checkpoint": predictor.fingerprint})
 
@@ -45,3 +58,29 @@ def save_safetensors(predictor: Predictor, path: Path) -> None:
 def head_arrays(predictor: Predictor, view: int) -> dict[str, np.ndarray]:
     """The head of a view, as heads.npz names it."""
     return {f"weight_{view}": predictor.head.weight, f"bias_{view}": predictor.head.bias}
+
+
+class OnnxPredictor(Predictor):
+    """The same network by ONNX Runtime: fp32 on a processor, where that is faster than PyTorch; one thread a call, for lanes.
+
+    Features may differ from PyTorch's in the last bit. Raises ConfigError on a GPU, ShelfsortError where a package is missing.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        if self.engine.device.type != "cpu":
+            raise ConfigError(f"score.runtime: onnx runs on a processor, found {self.engine.device}; set stage1.device to cpu")
+        require_packages("score.runtime: onnx")
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        with tempfile.TemporaryDirectory() as folder:
+            save_onnx(self, Path(folder) / "network.onnx")
+            content = (Path(folder) / "network.onnx").read_bytes()
+        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def features(self, pixels: torch.Tensor) -> np.ndarray:
+        """As Predictor.features."""
+        (features,) = self._session.run(["features"], {"pixels": pixels.permute(0, 2, 3, 1).numpy()})
+        return features.astype(np.float16)

@@ -15,6 +15,7 @@ from catalog.errors import ArtifactError, ShelfsortError
 from pipeline.cli import main
 from pipeline.export import ANSWERS, export
 from pipeline.predict import Model, predict_files
+from tests.pipeline.scoring import predictions
 from tests.pipeline.tiny import Tiny, documents
 
 ROOT = Path(__file__).parents[2]
@@ -128,3 +129,17 @@ def test_what_cannot_be_exported(tiny: Tiny, exported: Path, tmp_path: Path, cap
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
     assert main(["export", "--run", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+def test_scoring_by_onnx_runtime(tiny: Tiny, model: Model, tmp_path: Path) -> None:
+    other = Model.open(tiny.run, "cpu", "fp32", "onnx")
+    images = [image["picture"] for d in documents(tiny.data / "test.bson") for image in d["imgs"]][:40]
+    for ours, theirs in zip(model.features(images)[0], other.features(images)[0], strict=True):
+        np.testing.assert_allclose(theirs.astype(np.float32), ours.astype(np.float32), rtol=2e-3, atol=2e-3)
+        assert (theirs == ours).mean() > 0.9
+    command = ["score", str(tiny.data / "test.bson"), "--run", str(tiny.folder), "--out"]
+    assert main([*command, str(tmp_path / "torch")]) == 0
+    assert main([*command, str(tmp_path / "onnx"), "--set", "score.runtime=onnx"]) == 0
+    first, second = predictions(tmp_path / "torch"), predictions(tmp_path / "onnx")
+    assert (first["category_id"] == second["category_id"]).mean() > 0.98
+    assert main([*command, str(tmp_path / "onnx")]) == 2  # parts of both are not mixed
