@@ -62,7 +62,7 @@ class Model:
         size = (self.views[view]["width"], self.views[view]["height"])
         parts = []
         for start in range(0, len(photos), batch_size):
-            pixels = [np.asarray(p.resize(size, Image.Resampling.BILINEAR)) for p in photos[start : start + batch_size]]
+            pixels = [resized(photo, *size) for photo in photos[start : start + batch_size]]
             parts.append(self.networks[view].run(["features"], {"pixels": np.stack(pixels)})[0].astype(np.float16))
         return np.concatenate(parts)
 
@@ -73,3 +73,28 @@ def upright(photo: Image.Image) -> Image.Image:
     if "A" in photo.mode or "transparency" in photo.info:
         photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo.convert("RGBA"))
     return photo.convert("RGB")
+
+
+def resized(photo: Image.Image, width: int, height: int) -> np.ndarray:
+    """Pixels uint8 [height, width, 3], bilinear with antialiasing: across, then down, each rounded to 8 bits. Equal to the bit to
+    what the network was trained with; Pillow's own, whose weights have more bits than 16, is a level apart here and there."""
+    across = _resampled(np.asarray(photo).swapaxes(0, 1), width)
+    return _resampled(across.swapaxes(0, 1), height)
+
+
+def _resampled(pixels: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [N, M, 3] -> [size, M, 3]."""
+    scale = len(pixels) / size
+    support = max(scale, 1.0)
+    centre = scale * (np.arange(size) + 0.5)
+    first = np.maximum((centre - support + 0.5).astype(int), 0)
+    end = np.minimum((centre + support + 0.5).astype(int), len(pixels))
+    taps = first[:, None] + np.arange((end - first).max())
+    weights = np.maximum(0, 1 - np.abs((taps - centre[:, None] + 0.5) * (1 / support))) * (taps < end[:, None])
+    weights /= weights.sum(axis=1, keepdims=True)
+    bits = next(bits for bits in range(23) if int(0.5 + weights.max() * 2 ** (bits + 1)) >= 2**15)
+    whole = (0.5 + weights * 2**bits).astype(np.int32)
+    total = np.full((size, *pixels.shape[1:]), 1 << (bits - 1), dtype=np.int32)
+    for place in range(taps.shape[1]):
+        total += whole[:, place, None, None] * pixels[np.minimum(taps[:, place], len(pixels) - 1)]
+    return np.clip(total >> bits, 0, 255).astype(np.uint8)
