@@ -4,6 +4,7 @@ booster a category. A bundle opens lazily: boosters are read and verified when f
 import logging
 import zipfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -149,12 +150,16 @@ def _verify(path: Path, checksum: str | None) -> None:
 
 
 def _read_shared(path: Path, checksums: Mapping[str, str]) -> dict[str, np.ndarray]:
-    _verify(path, checksums.get(path.name))
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ArtifactError(path, f"not readable ({error})", REBUILD) from error
+    with ThreadPoolExecutor(1) as pool:
+        whole = pool.submit(_verify, path, checksums.get(path.name))  # takes longer than reading
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            whole.result()
+            raise ArtifactError(path, f"not readable ({error})", REBUILD) from error
+        whole.result()
+    return arrays
 
 
 def save_shared(folder: Path, bundle: Bundle) -> None:

@@ -153,9 +153,18 @@ def pool(images: Pooled, sharpness: float) -> Pooled:
     return Pooled(ids, ids, images.class_index[starts], images.split[starts], count, log_probs, features)
 
 
+def shifted_views(pooled: Pooled, shifts: Sequence[Shift | None]) -> list[np.ndarray | None]:
+    """Each view's shifted log-probabilities, float32 [N, K]; None where it has no head."""
+    return [None if shift is None else shift(x) for shift, x in zip(shifts, pooled.log_probs, strict=True)]
+
+
 def compact(pooled: Pooled, shifts: Sequence[Shift | None], projections: Sequence[Projection]) -> Items:
     """Shifts, projects and keeps the highest log-probabilities."""
-    shifted = [None if shift is None else shift(x) for shift, x in zip(shifts, pooled.log_probs, strict=True)]
+    return keep_highest(pooled, shifted_views(pooled, shifts), projections)
+
+
+def keep_highest(pooled: Pooled, shifted: Sequence[np.ndarray | None], projections: Sequence[Projection]) -> Items:
+    """Projects, and keeps the highest log-probabilities of those that are `shifted` already."""
     first = shifted[0]
     top = min(TOP, first.shape[1])
     place = np.argpartition(first, -top, axis=1)[:, -top:] if top < first.shape[1] else np.tile(np.arange(top), (len(first), 1))

@@ -31,7 +31,9 @@ class Shift:
 
     def __call__(self, log_probs: np.ndarray) -> np.ndarray:
         """Shifted log-probabilities, float32 [N, K]."""
-        return normalise((log_probs / self.temperature + self.strength * self.log_ratio).astype(np.float32))
+        scores = log_probs / np.float32(self.temperature)
+        scores += np.float32(self.strength) * self.log_ratio
+        return normalise(scores)
 
 
 def mix(counts: np.ndarray) -> np.ndarray:

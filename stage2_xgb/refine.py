@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 
 from stage2_xgb.bundle import Bundle, Model
 from stage2_xgb.gate import OWN, SHARED, STAGE1
-from stage2_xgb.items import Items, Pooled, compact
+from stage2_xgb.items import Items, Pooled, keep_highest, shifted_views
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,8 @@ def refine(bundle: Bundle, pooled: Pooled, unit: str, force: str | None = None) 
     One builds on the other: the shared reranker spreads stage 1's mass of the candidates, a reclassifier that of its confusion
     set in the reranker's opinion; all else stands.
     """
-    shifts = bundle.shifts[unit]
-    shifted = shifts[0](pooled.log_probs[0])
-    items = compact(pooled, shifts, bundle.projections)
+    views = shifted_views(pooled, bundle.shifts[unit])
+    shifted, items = views[0], keep_highest(pooled, views, bundle.projections)
     two_stage, refined = shifted.copy(), np.zeros(len(items), dtype=bool)
     groups = [(rows, *_who(bundle, class_index, force)) for class_index, rows in _by_predicted(items)]
     if bundle.reranker is not None:

@@ -89,6 +89,9 @@ def standing(held: HeldOut, weight: np.ndarray, default: str) -> dict[str, float
 def compare_pooling(views: Views, shifts: Sequence[Shift | None], sharpness: float) -> dict[str, Any]:
     """Top-1 of the shifted stage 1 on val_b's products of several images, pooled in each way."""
     right: dict[str, list[np.ndarray]] = {"mean": [], "weighted": [], "features": []}
+    product_id = views.first.table.product_id[views.first.of_split("val_b")]
+    if (np.diff(product_id) != 0).all():  # a product's images stand together
+        return {"products": 0, "sharpness": sharpness, **dict.fromkeys(right, 0.0)}
     for images in views.blocks("val_b", fit_only=True):
         mean, weighted = pool(images, 0.0), pool(images, sharpness)
         opinions = (mean.log_probs[0], weighted.log_probs[0], views.heads[0].log_probs(mean.features[0]))
