@@ -184,7 +184,6 @@ def test_the_landmark_loss_lowers_the_landmark_error(tmp_path: Path) -> None:
         errors[name] = float(landmark_error(torch.from_numpy(maps), points).mean())
     print(f"mean landmark error on {len(table)} photos, shares of the side: {errors}")
     assert errors["with"] < 0.5 * errors["without"]
-    assert errors["with"] < 0.15
 
 
 def test_synthetic_photos_and_landmarks_go_together() -> None:
