@@ -1,15 +1,15 @@
 """Products of Cdiscount-style BSON dumps: plain or gzip files, in sequence or at random through a saved index.
 
-A dump is one or several files of BSON documents `{_id, category_id?, imgs: [{picture}]}`. Reading is a chain of small
-generators; what happens to a document that can't be read is decided by the policy passed in: `raise_error`, or any
-function that takes a DumpError (a list's append quarantines). A corrupt document inside a good length frame costs that
-document alone; a bad length ends its file, and what came before is kept.
+A dump is one or several files of BSON documents `{_id, category_id?, imgs: [{picture}]}`, perhaps with a text. Reading is a
+chain of small generators; what happens to a document that can't be read is decided by the policy passed in: `raise_error`,
+or any function that takes a DumpError (a list's append quarantines). A corrupt document inside a good length frame costs
+that document alone; a bad length ends its file, and what came before is kept.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import bson
 import xxhash
@@ -62,6 +62,13 @@ class Product(NamedTuple):
     product_id: int
     category_id: int
     images: tuple[bytes | None, ...]
+    fields: Mapping[str, Any] = {}
+    """All fields of the document."""
+
+    def text(self, field: str | None) -> str:
+        """A field of the document; empty where there is none, or it is no text."""
+        value = self.fields.get(field)
+        return value.strip() if isinstance(value, str) else ""
 
 
 def raise_error(error: DumpError) -> None:
@@ -153,7 +160,7 @@ def parse(document: Document) -> Product:
     if len(images) > MAX_POSITIONS:
         detail = f"imgs has {len(images)} elements, expected at most {MAX_POSITIONS}"
         raise _fault(document, "too_many_images", detail, product_id)
-    return Product(int(product_id), int(category_id), tuple([_picture(image) for image in images]))
+    return Product(int(product_id), int(category_id), tuple([_picture(image) for image in images]), fields)
 
 
 def _fault(document: Document, reason: str, detail: str, product_id: int = -1) -> DumpError:

@@ -41,5 +41,7 @@ class CatalogConfig(Section):
     """Reject images whose longer side has more pixels than this; null rejects none."""
     max_pixels: PositiveInt = 50_000_000
     """Reject, from the header, images that declare more pixels than this."""
+    text: str | None = Field(default=None, min_length=1)
+    """Field of the documents that the store keeps as the product's text, such as its title; null keeps none."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Key of the hash that deals products to splits and chooses them under a cap."""

@@ -25,7 +25,17 @@ from catalog.errors import ArtifactError, ImageError, ShelfsortError
 from catalog.progress import progress
 from catalog.quality import CheckedImage
 from catalog.splits import PRECEDENCE, SPLITS, deal, product_hash, select
-from catalog.store import POSITIONS, REBUILD, SCHEMA, TABLES, content_of, count_rejects, fetch_columns, read_taxonomy
+from catalog.store import (
+    FIRST_SCHEMA,
+    POSITIONS,
+    REBUILD,
+    SCHEMA,
+    TABLES,
+    content_of,
+    count_rejects,
+    fetch_columns,
+    read_taxonomy,
+)  # fmt: skip
 from catalog.taxonomy import Taxonomy
 
 _COMMIT_BYTES = 16 * 2**20
@@ -46,6 +56,8 @@ class IngestSummary:
     blank_images: int
     undecodable_images: int
     """Those kept in the store; by default they are among the rejects."""
+    texts: int
+    """Kept products that have a text (`catalog.text`)."""
     rejects: dict[str, int]
     changed: bool
     """False where the dump was in the store already."""
@@ -106,11 +118,15 @@ class _Writer:
             if not self.connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
                 self._create(index, categories, settings)
         meta = dict(self.connection.execute("SELECT key, value FROM meta"))
-        require_same(self.path, {"schema": str(SCHEMA)}, {"schema": meta.get("schema")}, REBUILD)
+        first = meta.get("schema") == str(FIRST_SCHEMA)
+        if not first:
+            require_same(self.path, {"schema": str(SCHEMA)}, {"schema": meta.get("schema")}, REBUILD)
         taxonomy = Taxonomy.from_csv(categories).fingerprint if categories else meta["taxonomy"]
         made_with = CatalogConfig().model_dump(mode="json") | json.loads(meta["settings"])  # a key unknown then has its default
         found = {"settings": made_with, "taxonomy": meta["taxonomy"]}
         require_same(self.path, {"settings": settings, "taxonomy": taxonomy}, found, REBUILD)
+        if first:
+            self._bring_up()
 
     def _create(self, index: DumpIndex, categories: Path | None, settings: dict) -> None:
         if not categories and not (index.category_id >= 0).any():
@@ -122,6 +138,11 @@ class _Writer:
         self.connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         rows = ((i, c.category_id, c.level1, c.level2, c.level3) for i, c in enumerate(taxonomy.categories))
         self.connection.executemany("INSERT INTO categories VALUES (?, ?, ?, ?, ?)", rows)
+
+    def _bring_up(self) -> None:
+        """Gives a store of the first schema the column that it lacks; its content, and so its fingerprint, stay."""
+        if "text" not in [row[1] for row in self.connection.execute("PRAGMA table_info (products)")]:
+            self.connection.execute("ALTER TABLE products ADD COLUMN text TEXT")
 
     def plan(self, index: DumpIndex, corrections: Mapping[int, int]) -> bool:
         """Deals splits and applies the caps, in one transaction. False where this dump was planned before."""
@@ -165,7 +186,7 @@ class _Writer:
         digest = index.digest[new].astype(np.int64)
         columns = [c.tolist() for c in (index.product_id[new], classes[new], split, index.n_images[new], digest)]
         rows = ((i, c, SPLITS[s], n, d) for i, c, s, n, d in zip(*columns, strict=True))
-        self.connection.executemany("INSERT INTO products VALUES (?, ?, ?, 'pending', ?, ?)", rows)
+        self.connection.executemany("INSERT INTO products VALUES (?, ?, ?, 'pending', ?, ?, NULL)", rows)
 
     def _new_products(self, index: DumpIndex) -> tuple[np.ndarray, np.ndarray]:
         """Class index of each row of the index, and the rows that are new products.
@@ -252,7 +273,9 @@ class _Writer:
             values += (result.width, result.height, result.format, len(data))
             self.connection.execute(f"INSERT INTO images VALUES ({','.join('?' * len(values))})", values)
             self.connection.execute("INSERT INTO blobs VALUES (?, ?)", (image_id, data))
-        self.connection.execute("UPDATE products SET state = 'kept' WHERE product_id = ?", (product.product_id,))
+        text = product.text(self.config.text) or None
+        query = "UPDATE products SET state = 'kept', text = ? WHERE product_id = ?"
+        self.connection.execute(query, (text, product.product_id))
 
     def finish(self, index: DumpIndex) -> None:
         """Marks duplicates, fingerprints the content and declares the dump complete."""
@@ -302,7 +325,8 @@ class _Writer:
             products, images, self._count("categories"),
             query("SELECT count(DISTINCT class_index) FROM products").fetchone()[0], kept,
             query("SELECT count(*) FROM products WHERE state = 'dropped'").fetchone()[0],
-            status["duplicate"], status["blank"], status["undecodable"], count_rejects(self.connection), changed,
+            status["duplicate"], status["blank"], status["undecodable"],
+            self._count("products WHERE state = 'kept' AND text NOT NULL"), count_rejects(self.connection), changed,
         )  # fmt: skip
 
 

@@ -19,7 +19,9 @@ from catalog.image_table import ImageTable
 from catalog.splits import SPLITS
 from catalog.taxonomy import Category, Taxonomy
 
-SCHEMA = 1
+SCHEMA = 2
+FIRST_SCHEMA = 1
+"""Stores of it are read too: their products have no column `text`, which the next ingest adds."""
 POSITIONS = 2**14
 """image id = product id * POSITIONS + position of the image in its product."""
 
@@ -35,7 +37,7 @@ CREATE TABLE categories (class_index INTEGER PRIMARY KEY, category_id INTEGER NO
   level1 TEXT NOT NULL, level2 TEXT NOT NULL, level3 TEXT NOT NULL);
 CREATE TABLE products (product_id INTEGER PRIMARY KEY, class_index INTEGER NOT NULL REFERENCES categories,
   split TEXT NOT NULL, state TEXT NOT NULL CHECK (state IN ('pending', 'kept', 'dropped')),
-  n_images INTEGER NOT NULL, digest INTEGER NOT NULL);
+  n_images INTEGER NOT NULL, digest INTEGER NOT NULL, text TEXT);
 CREATE TABLE images (image_id INTEGER PRIMARY KEY, product_id INTEGER NOT NULL REFERENCES products, position INTEGER NOT NULL,
   class_index INTEGER NOT NULL, split TEXT NOT NULL,
   status TEXT NOT NULL CHECK (status IN ('ok', 'duplicate', 'blank', 'undecodable')),
@@ -69,10 +71,13 @@ def count_rejects(connection: sqlite3.Connection) -> dict[str, int]:
 def content_of(connection: sqlite3.Connection) -> str:
     """Fingerprint of a store's sorted rows but for the bytes of the images, which their digests stand for."""
     state = xxhash.xxh3_128()
+    settings = connection.execute("SELECT value FROM meta WHERE key = 'settings'").fetchone()[0]
+    texts = "SELECT product_id, text FROM products WHERE text NOT NULL ORDER BY 1"
     queries = (
         "SELECT value FROM meta WHERE key IN ('schema', 'settings', 'taxonomy') ORDER BY key",
         "SELECT product_id, class_index, split, state, n_images, digest FROM products ORDER BY 1",
         "SELECT image_id, split, status, duplicate_of, hex(digest), width, height FROM images ORDER BY 1",
+        *([texts] if json.loads(settings).get("text") else []),
     )
     for query in queries:
         for row in connection.execute(query):
@@ -119,7 +124,7 @@ class Store:
             if Path(f"{self.path}-journal").exists():  # left by a killed writer, who alone may roll it back
                 raise ArtifactError(self.path, "its ingest is unfinished", RESUME) from error
             raise ArtifactError(self.path, f"not readable as a store ({error})", REBUILD) from error
-        if meta.get("schema") != str(SCHEMA):
+        if meta.get("schema") not in (str(FIRST_SCHEMA), str(SCHEMA)):
             raise ArtifactError(self.path, f"store of schema {meta.get('schema')}, expected {SCHEMA}", REBUILD)
         if unfinished or "content" not in meta:
             sources = ", ".join(json.loads(unfinished[0])) if unfinished else "its dump"
@@ -194,6 +199,17 @@ class Store:
         if missing := [i for i in wanted if i not in found]:
             raise ArtifactError(self.path, f"image {missing[0]} is missing", REBUILD)
         return [found[i] for i in wanted]
+
+    def texts(self, product_ids: np.ndarray) -> list[str]:
+        """The texts of some products, in the order asked; empty where a product has none."""
+        wanted, found = product_ids.tolist(), {}
+        with self._reading() as connection:
+            for start in range(0, len(wanted) if self.settings.get("text") else 0, _CHUNK):
+                part = wanted[start : start + _CHUNK]
+                marks = ",".join("?" * len(part))
+                query = f"SELECT product_id, text FROM products WHERE product_id IN ({marks}) AND text NOT NULL"
+                found |= dict(connection.execute(query, part))
+        return [found.get(i, "") for i in wanted]
 
     def digests(self) -> np.ndarray:
         """The distinct numbers of all images' digests, uint64, sorted."""

@@ -3,7 +3,8 @@
 A category has three level names. Siblings (of one level 2) share a silhouette and differ in pattern or proportion, and
 a little in hue; families differ in silhouette. Product i follows from the seed and i alone: any product can be made
 without those before it. Categories don't depend on the seed: another seed gives other products of the same categories,
-another `family_offset` other categories.
+another `family_offset` other categories. Titles, where asked for, name the kind and the style of most products, of some a wrong
+one.
 """
 
 import csv
@@ -46,6 +47,9 @@ STYLES = (
     ("LARGE", "plain", 1.0, -0.6, 1.0),
 )
 
+BRANDS = ("Alvar", "Belo", "Corvina", "Dantel", "Elmo", "Faro", "Gravis", "Hilde", "Isola", "Juno", "Kestrel", "Lumo", "Mirel")
+FILLERS = ("new", "classic", "original", "quality", "deluxe", "gift", "home", "outdoor", "black", "white", "blue", "red", "2026")
+
 
 @dataclass(frozen=True)
 class SyntheticSpec:
@@ -73,6 +77,8 @@ class SyntheticSpec:
     """Exponent of the category sizes (Zipf); 0 makes them equal."""
     first_product_id: int = 1
     """`_id` of the first document; the others count on from it."""
+    titles: bool = False
+    """Documents have a `title`: noisy words, that tell something of the category; a few have none."""
 
     def __post_init__(self) -> None:
         for name, low in (("categories", 1), ("side", 16), ("seed", 0), ("family_offset", 0), ("first_product_id", 0)):
@@ -91,12 +97,13 @@ class SyntheticSpec:
 
 @dataclass(frozen=True)
 class Category:
-    """A leaf: its id, its three names, and the look that its products vary."""
+    """A leaf: its id, its three names, its style's name, and the look that its products vary."""
 
     category_id: int
     level1: str
     level2: str
     level3: str
+    style: str
     look: Look
 
 
@@ -134,7 +141,7 @@ def _category(family: int, sibling: int) -> Category:
     level3 = "OTHER MODELS" if sibling == 1 and family % 3 != 2 else f"{level2} - {style}"
     hue = (0.37 * family + 0.13 * sibling) % 1
     look = Look(silhouette, pattern, pitch, slim, detail, hue, height)
-    return Category(_category_id(family, sibling), prefix + level1, prefix + level2, level3, look)
+    return Category(_category_id(family, sibling), prefix + level1, prefix + level2, level3, style, look)
 
 
 def _category_id(family: int, sibling: int) -> int:
@@ -156,7 +163,7 @@ def plan(spec: SyntheticSpec) -> Plan:
 
 
 def products(spec: SyntheticSpec) -> Iterator[dict]:
-    """The documents `{"_id", "category_id", "imgs": [{"picture"}]}`, in the order of the dump."""
+    """The documents `{"_id", "category_id", "title"?, "imgs": [{"picture"}]}`, in the order of the dump."""
     for index in range(spec.products):
         yield product(spec, index)
 
@@ -165,9 +172,11 @@ def product(spec: SyntheticSpec, index: int) -> dict:
     """Document number `index`, made without the others."""
     rng = np.random.default_rng([spec.seed, index])
     count = _images(rng)
+    text = title(spec, index) if spec.titles else ""
     return {
         "_id": spec.first_product_id + index,
         "category_id": categories(spec)[_label(spec, index, rng)].category_id,
+        **({"title": text} if text else {}),
         "imgs": [{"picture": picture(spec, index, position)} for position in range(count)],
     }
 
@@ -175,6 +184,20 @@ def product(spec: SyntheticSpec, index: int) -> dict:
 def _images(rng: np.random.Generator) -> int:
     """How many views a product has: its generator's first draw."""
     return 1 + int(np.searchsorted(IMAGE_COUNTS[:-1], rng.random(), side="right"))
+
+
+def title(spec: SyntheticSpec, index: int) -> str:
+    """A seller's words for a product, in any order: of its kind and its style, at times wrong ones, at times none."""
+    rng = np.random.default_rng([spec.seed, index, 98])
+    every, true = categories(spec), categories(spec)[plan(spec).category[index]]
+    if rng.random() < 0.03:
+        return ""
+    other = every[rng.integers(len(every))]
+    sibling = every[rng.choice([place for place, category in enumerate(every) if category.level2 == true.level2])]
+    kind = rng.choice([true.level2, true.level1, other.level2, ""], p=[0.65, 0.15, 0.05, 0.15])
+    style = rng.choice([true.style, sibling.style, ""], p=[0.55, 0.15, 0.3])
+    words = [str(rng.choice(BRANDS)), kind, style, *rng.choice(FILLERS, rng.integers(1, 4))]
+    return " ".join(rng.permutation([word.capitalize() for word in words if word]))
 
 
 def _label(spec: SyntheticSpec, index: int, rng: np.random.Generator) -> int:

@@ -6,6 +6,7 @@ libver="latest": a killed writer would leave a file that doesn't open.
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from stage1_cnn.head import Head
 
 _ROW_BYTES, _MARGIN = 64, 2 * 2**20
 """What a row takes beside its features, and a file beside its rows."""
+_BLOCK = 4096
 
 
 class FeatureWriter:
@@ -173,6 +175,21 @@ def _slices(table: ImageTable, classes: int) -> np.ndarray:
     return borders.reshape(len(SPLITS), classes, 2)
 
 
+def runs_of(rows: np.ndarray) -> list[np.ndarray]:
+    """Ascending rows cut where one is left out, so that neighbours are read at once."""
+    return [run for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(run)]
+
+
+def write_features(
+    path: Path, table: ImageTable, classes: int, made_from: dict, head: Head, features: Callable[[ImageTable], np.ndarray]
+) -> None:  # fmt: skip
+    """Writes a features.h5 of vectors that no network makes: `features` gives float16 [B, D] of some rows of `table`."""
+    with FeatureWriter(path, table, head.weight.shape[1], classes, made_from, {"device": "none", "precision": "fp32"}) as writer:
+        for start in range(writer.cursor, len(table), _BLOCK):
+            writer.write(features(table[start : start + _BLOCK]), {})
+        writer.finish(head)
+
+
 class FeatureStore:
     """Reader of a finished features.h5. Opens lazily, once per process; row arrays are read when first asked for.
 
@@ -279,6 +296,5 @@ class FeatureStore:
 
     def features_at(self, rows: np.ndarray) -> np.ndarray:
         """Features float16 [n, D] of ascending rows int64 [n] from anywhere in the file."""
-        borders = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # neighbours are read at once
-        parts = [self.features(slice(int(run[0]), int(run[-1]) + 1)) for run in np.split(rows, borders[1:]) if len(run)]
+        parts = [self.features(slice(int(run[0]), int(run[-1]) + 1)) for run in runs_of(rows)]
         return np.concatenate([np.zeros((0, self.width), dtype=schema.FEATURE_DTYPE), *parts])

@@ -145,6 +145,7 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to be made")
     step = command("predict", _predict, "the category of one product, from its photos")
     step.add_argument("photo", nargs="+", metavar="PHOTO", help="photos of one product: files or URLs")
+    step.add_argument("--text", metavar="TEXT", help="its title, for a run that reads the products' texts")
     step.add_argument("--top", type=_positive, default=5, metavar="N", help="categories to print (5)")
     step = command("unpack", _unpack, "store -> photos in folders (ImageFolder) or WebDataset shards", config=False)
     step.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to be made")
@@ -171,6 +172,7 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--categories", type=int, default=24, help="categories (24)")
     step.add_argument("--side", type=int, default=64, help="pixels a side (64)")
     step.add_argument("--seed", type=int, default=0, help="another seed, other products (0)")
+    step.add_argument("--titles", action="store_true", help="with noisy titles, for catalog.text=title")
     step = command("demo", _demo, "the whole product on synthetic data, in minutes", config=False)
     step.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key of configs/demo.yaml")
     command("doctor", _doctor, "checks the installation", run=False, config=False)
@@ -358,7 +360,7 @@ def _predict(options: argparse.Namespace) -> None:
 
     run, config = _loaded(options)
     model = Model.open(run, config.stage1.device, config.stage1.precision)
-    answer = predict_files(model, options.photo, options.top)
+    answer = predict_files(model, options.photo, options.top, options.text)
     for path, reason in answer.unreadable.items():
         print(f"left out {path}: {reason}", file=sys.stderr)
     for class_index, confidence in zip(answer.classes, answer.confidences, strict=True):
@@ -379,7 +381,10 @@ def _config(options: argparse.Namespace) -> None:
 def _synthetic(options: argparse.Namespace) -> None:
     from pipeline.demo import write_synthetic
 
-    write_synthetic(options.out, products=options.products, categories=options.categories, side=options.side, seed=options.seed)
+    write_synthetic(
+        options.out, products=options.products, categories=options.categories, side=options.side, seed=options.seed,
+        titles=options.titles,
+    )  # fmt: skip
 
 
 def _demo(options: argparse.Namespace) -> None:

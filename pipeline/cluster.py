@@ -103,7 +103,8 @@ class SentModel(WorkerPlugin):
     def __init__(self, place: ModelPlace) -> None:
         self.name = place.sent_name
         run = Run(Path(place.folder))
-        files = [run.checkpoint, *run.folder.glob("views/*/stage1/best.pt"), *filter(Path.is_file, run.stage2.rglob("*"))]
+        views = (path for name in ("stage1/best.pt", "text.*") for path in run.folder.glob(f"views/*/{name}"))
+        files = [run.checkpoint, *views, *filter(Path.is_file, run.stage2.rglob("*"))]
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w") as archive:
             for path in files:

@@ -49,6 +49,25 @@ class ScoreConfig(Section):
         return self if self.batch_size else self.model_copy(update={"batch_size": 128 if device == "cuda" else 32})
 
 
+class TextView(Section):
+    """A view of the products' texts (`catalog.text`)."""
+
+    text: Literal["tfidf"]
+    """TF-IDF of words and pairs of words, reduced by a singular value decomposition."""
+    components: PositiveInt = 128
+    """Length of a text's vector."""
+
+
+class FileView(Section):
+    """A view made elsewhere."""
+
+    file: str = Field(min_length=1)
+    """HDF5 file with a vector of every image in the store (docs/formats.md)."""
+
+
+_KINDS: dict[str, type[TextView] | type[FileView]] = {"text": TextView, "file": FileView}
+
+
 class RunConfig(Section):
     """The whole configuration; every key has a default."""
 
@@ -65,8 +84,9 @@ class RunConfig(Section):
     score: ScoreConfig = ScoreConfig()
     """Batch scoring."""
     views: dict[str, dict[str, Any]] = {}
-    """Further networks that stage 2 looks through: name -> what differs from section `stage1`, such as `epochs: 0` (the head
-    phase alone, on the frozen backbone), another backbone, weights or image size."""
+    """What stage 2 looks through further: name -> for a network what differs from section `stage1`, such as `epochs: 0` (the
+    head phase alone, on the frozen backbone), another backbone, weights or image size; `{text: tfidf, components: 128}` for the
+    products' texts (`catalog.text`); `{file: vectors.h5}` for vectors of the images that were made elsewhere."""
     jobs: PositiveInt | None = None
     """Processes that decode in ingest and train in stage 2; null uses every core."""
 
@@ -86,12 +106,17 @@ class RunConfig(Section):
             except ValidationError as error:
                 faults = [{**fault, "loc": ("views", name, *fault["loc"])} for fault in error.errors(include_url=False)]
                 raise ValidationError.from_exception_data("views", faults) from None  # type: ignore[arg-type]
+            if "text" in self.views[name] and not self.catalog.text:
+                raise ValueError(f"view {name} is of the products' texts: name their field in catalog.text")
         return self
 
-    def view(self, name: str) -> Stage1Config:
-        """The network of a view."""
+    def view(self, name: str) -> Stage1Config | TextView | FileView:
+        """What a view is made by: a network, the texts, or a file."""
         if name == "stage1":
             return self.stage1
+        for key, kind in _KINDS.items():
+            if key in self.views[name]:
+                return kind.model_validate(self.views[name])
         return Stage1Config.model_validate(_merged(self.stage1.model_dump(), self.views[name]))
 
     @property

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from catalog.artifacts import read_json, run_lock, write_json
@@ -16,14 +16,15 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 _TEST_SEED, _PRETRAIN_SEED = 1_000_003, 2_000_003
 
 
-def write_synthetic(out: Path, *, products: int, categories: int, side: int, seed: int, family_offset: int = 0) -> None:
+def write_synthetic(
+    out: Path, *, products: int, categories: int, side: int, seed: int, family_offset: int = 0, titles: bool = False
+) -> None:  # fmt: skip
     """Writes train.bson, category_names.csv, landmarks.csv (of the photos in train.bson), and test.bson (a quarter as large,
     unlabelled) with test_labels.csv, unless they are there as asked."""
-    train = SyntheticSpec(categories=categories, products=products, side=side, seed=seed, family_offset=family_offset)
-    test = SyntheticSpec(
-        categories=categories, products=max(1, products // 4), side=side, seed=seed + _TEST_SEED, family_offset=family_offset,
-        first_product_id=1 + products,
+    train = SyntheticSpec(
+        categories=categories, products=products, side=side, seed=seed, family_offset=family_offset, titles=titles
     )  # fmt: skip
+    test = replace(train, products=max(1, products // 4), seed=seed + _TEST_SEED, first_product_id=1 + products)
     note, asked = out / "synthetic.json", asdict(train)
     if not (note.exists() and read_json(note, f"rm {note}") == asked):
         for name in ("synthetic.json", "train.bson", "test.bson"):

@@ -60,6 +60,10 @@ class Task:
             return [error] * int(self.source.n_images[row])
         return self.source.read(row)
 
+    def text(self, row: int) -> str:
+        """The text of a product."""
+        return "" if row in self.deadly else self.source.text(row)
+
     def reject(self, row: int, position: int, reason: str, detail: str) -> dict[str, Any]:
         """A row of the rejects."""
         path, offset = self.source.place(row, position)
@@ -67,6 +71,10 @@ class Task:
             "source": path, "offset": offset, "product_id": int(self.source.product_id[row]), "name": self.source.name(row),
             "position": position, "reason": reason, "detail": detail,
         }  # fmt: skip
+
+
+Group = tuple[Task, np.ndarray, list[tuple[Photos, str]]]
+"""Some rows of a task, with the photos and the text of each."""
 
 
 class Engine(Protocol):
@@ -97,15 +105,15 @@ class Lanes:
         config = config.on(self.model.predictors[0].engine.device.type)
         waiting: deque[tuple[Task, int]] = deque()
 
-        def groups() -> Iterator[tuple[Task, np.ndarray, list[Photos]]]:
+        def groups() -> Iterator[Group]:
             for task in tasks:
                 rows = list(task.groups(_BATCHES * config.batch_size))
                 waiting.append((task, len(rows)))
                 for group in rows:
-                    yield task, group, [task.photos(row) for row in group.tolist()]
+                    yield task, group, [(task.photos(row), task.text(row)) for row in group.tolist()]
 
-        def score(group: tuple[Task, np.ndarray, list[Photos]]) -> _Scored:
-            return score_group(self.model, *group, config)
+        def score(group: Group) -> _Scored:
+            return score_group(self.model, group, config)
 
         with contextlib.closing(ordered(score, groups(), self.lanes)) as results:
             done: list[_Scored] = []
@@ -151,13 +159,15 @@ def ordered(function: Callable[[T], U], items: Iterable[T], lanes: int) -> Itera
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def score_group(model: Model, task: Task, rows: np.ndarray, photos: list[Photos], config: ScoreConfig) -> _Scored:
+def score_group(model: Model, group: Group, config: ScoreConfig) -> _Scored:
     """Scores some products of a task."""
-    row_of_image = np.repeat(rows, [len(p) for p in photos]).astype(np.int64)
-    position = np.concatenate([np.arange(len(p)) for p in photos])
-    flat = [photo for product in photos for photo in product]
+    task, rows, products = group
+    row_of_image = np.repeat(rows, [len(photos) for photos, _ in products]).astype(np.int64)
+    position = np.concatenate([np.arange(len(photos)) for photos, _ in products])
+    flat = [photo for photos, _ in products for photo in photos]
+    texts = [text for photos, text in products for _ in photos]
     table = image_table(row_of_image * POSITIONS + position, task.source.product_id[row_of_image])
-    images, errors = model.read(flat, table, config.batch_size)
+    images, errors = model.read(flat, table, config.batch_size, texts)
     rejects = [
         task.reject(int(row_of_image[i]), int(position[i]), error.reason, error.detail) for i, error in sorted(errors.items())
     ]

@@ -41,13 +41,16 @@ class Exported:
 def export(run: Run, out: Path) -> Exported:
     """Writes the folder `out`, which must not exist yet; it appears when it is whole.
 
-    Raises ShelfsortError where `out` exists or a package of the extra `export` is not installed, ArtifactError where the run is
-    not finished, stale or damaged.
+    Raises ShelfsortError where `out` exists, a package of the extra `export` is not installed or a view is no network,
+    ArtifactError where the run is not finished, stale or damaged.
     """
     if out.exists():
         raise ShelfsortError(f"{out}: exists, expected the name of a new folder")
     require_packages("export")
     model = Model.open(run, "cpu", "fp32")
+    if model.text_view:
+        remedy = f"train without it: shelfsort stage2 --run {run.folder} --set views={{}} --rebuild"
+        raise ShelfsortError(f"{run.stage2}: view {model.text_view} reads texts, an exported model photos alone; {remedy}")
     temporary = out.with_name(f".{out.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

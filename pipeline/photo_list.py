@@ -49,6 +49,8 @@ class PhotoList:
     starts: np.ndarray
     paths: tuple[str, ...]
     names: tuple[str, ...] | None
+    texts: tuple[str, ...]
+    """Of each product."""
 
     def __len__(self) -> int:
         return len(self.product_id)
@@ -59,6 +61,7 @@ class PhotoList:
         return replace(
             self, rejects=(), product_id=self.product_id[rows], category_id=self.category_id[rows], starts=starts - starts[0],
             paths=self.paths[starts[0] : starts[-1]], names=self.names and self.names[rows],
+            texts=self.texts[rows],
         )  # fmt: skip
 
     @property
@@ -94,6 +97,10 @@ class PhotoList:
         """The files of a product, those on a server at once."""
         return read_files(self.paths[self.starts[row] : self.starts[row + 1]])
 
+    def text(self, row: int) -> str:
+        """The product's text, as its first row in the table has it."""
+        return self.texts[row]
+
 
 def read_folder(folder: str) -> PhotoList:
     """Lists the photos below a folder. Raises ShelfsortError where there is none."""
@@ -102,11 +109,14 @@ def read_folder(folder: str) -> PhotoList:
         raise ShelfsortError(f"{folder}: expected photos ({' '.join(_SUFFIXES)}) in this folder or below it, found none")
     names = [_FURTHER.sub("", os.path.splitext(within)[0]) for within, *_ in found]
     content = fingerprint([[within, size, stamp] for within, _, size, stamp in found])
-    return _listed(content, names, [path for _, path, *_ in found], [-1] * len(found))
+    return _listed(content, names, [path for _, path, *_ in found], [-1] * len(found), [""] * len(found))
 
 
-def read_table(path: str) -> PhotoList:
-    """Reads a table of photos; paths in it are relative to its own folder. Raises ShelfsortError where it has no such column."""
+def read_table(path: str, text: str | None = None) -> PhotoList:
+    """Reads a table of photos; paths in it are relative to its own folder, and column `text` is the product's text.
+
+    Raises ShelfsortError where it has no column of photos.
+    """
     with open_file(path) as file:
         try:
             table = pyarrow.parquet.read_table(file) if path.endswith(".parquet") else pyarrow.csv.read_csv(file)
@@ -122,13 +132,16 @@ def read_table(path: str) -> PhotoList:
     categories = [-1 if label is None else label for label in labels]
     if not all(isinstance(label, int) for label in categories):
         raise ShelfsortError(f"{path}: column category_id: expected integers, found {table['category_id'].type}")
-    content = fingerprint([written, names, categories])
+    texts = [str(value or "") for value in table[text].to_pylist()] if text in table.column_names else [""] * len(names)
+    content = fingerprint([written, names, categories, *([texts] if any(texts) else [])])
     folder = os.path.dirname(path)
-    paths = [text if is_url(text) or os.path.isabs(text) else f"{folder}/{text}" if folder else text for text in written]
-    return _listed(content, names, paths, categories)
+    paths = [p if is_url(p) or os.path.isabs(p) else f"{folder}/{p}" if folder else p for p in written]
+    return _listed(content, names, paths, categories, texts)
 
 
-def _listed(content: str, names: Sequence[str], paths: Sequence[str], categories: Sequence[int]) -> PhotoList:
+def _listed(
+    content: str, names: Sequence[str], paths: Sequence[str], categories: Sequence[int], texts: Sequence[str]
+) -> PhotoList:  # fmt: skip
     """Groups photos by product, in the order of each product's first photo."""
     photos: dict[str, list[int]] = {}
     for place, name in enumerate(names):
@@ -147,7 +160,7 @@ def _listed(content: str, names: Sequence[str], paths: Sequence[str], categories
     hashed = np.array([xxhash.xxh3_64_intdigest(name.encode()) & MAX_PRODUCT_ID for name in photos], dtype=np.int64)
     return PhotoList(
         content, tuple(rejects), hashed if ids is None else ids, category_id, starts, tuple(paths[place] for place in order),
-        tuple(photos) if ids is None else None,
+        tuple(photos) if ids is None else None, tuple(texts[places[0]] for places in photos.values()),
     )  # fmt: skip
 
 

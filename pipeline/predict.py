@@ -5,6 +5,7 @@ Evaluation, scoring and single predictions all end in `Model.answer`; they diffe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from catalog.errors import ArtifactError, ImageError, ShelfsortError
 from catalog.files import read_file
 from catalog.image_table import ImageTable
 from catalog.taxonomy import Taxonomy
+from features.text import TextModel
 from pipeline.runs import Run
 from stage1_cnn.dataset import decode_all, padded
 from stage1_cnn.onnx import OnnxPredictor
@@ -25,46 +27,70 @@ from stage2_xgb.refine import Refined, refine
 
 @dataclass
 class Model:
-    """Both stages of a run, ready to answer. `predictors` holds stage 1's network and those of the further views."""
+    """Both stages of a run, ready to answer. `predictors` holds stage 1's network and what makes the further views."""
 
-    predictors: tuple[Predictor, ...]
+    predictors: tuple[Predictor | TextModel, ...]
     bundle: Bundle
 
     @classmethod
     def open(cls, run: Run, device: str = "auto", precision: str = "auto", runtime: str = "torch") -> "Model":
-        """Loads checkpoint and bundle. Raises ArtifactError where one is missing, damaged, or made from another checkpoint."""
+        """Loads checkpoints and bundle. Raises ArtifactError where one is missing, damaged, or made from another checkpoint,
+        ShelfsortError where a view knows the store's images alone."""
         bundle = Bundle.open(run.stage2)
         kind = OnnxPredictor if runtime == "onnx" else Predictor
-        predictors = tuple(
-            kind.open(part.checkpoint, device=device, precision=precision) for part in run.views(bundle.made_from["views"])
-        )
-        for predictor, (name, origin) in zip(predictors, bundle.made_from["views"].items(), strict=True):
-            found = {"checkpoint": predictor.fingerprint, "transform": predictor.transform.to_json()}
+        predictors = []
+        for name, origin in bundle.made_from["views"].items():
+            part = run.view(name)
+            if "file" in origin:
+                raise ShelfsortError(
+                    f"{run.stage2}: view {name} is a file of vectors, which other photos than the store's lack; to answer for "
+                    f"those, train without it: shelfsort stage2 --run {run.folder} --set views={{}} --rebuild"
+                )
+            if "text" in origin:
+                predictors.append(TextModel.open(part.folder, run.command("features")))
+                found = {"text": part.text_checksum()}
+            else:
+                predictors.append(network := kind.open(part.checkpoint, device=device, precision=precision))
+                found = {"checkpoint": network.fingerprint, "transform": network.transform.to_json()}
             if changes := differences(found, {key: origin[key] for key in found}):
                 raise ArtifactError(run.stage2, f"view {name} is another one now: {'; '.join(changes)}", run.command("stage2"))
-        return cls(predictors, bundle)
+        return cls(tuple(predictors), bundle)
 
     @property
     def taxonomy(self) -> Taxonomy:
         """The categories."""
         return self.predictors[0].taxonomy
 
-    def features(self, images: Sequence[bytes | ImageError]) -> tuple[list[np.ndarray], np.ndarray, dict[int, ImageError]]:
-        """One batch of B images, each decoded once for all views: per view the features float16 [R, D] of the R readable ones;
-        which those are, bool [B]; and place -> why not."""
+    @property
+    def text_view(self) -> str | None:
+        """Name of the view that reads the products' texts, if any does."""
+        views = zip(self.bundle.made_from["views"], self.predictors, strict=True)
+        return next((name for name, predictor in views if isinstance(predictor, TextModel)), None)
+
+    def features(
+        self, images: Sequence[bytes | ImageError], texts: Sequence[str]
+    ) -> tuple[list[np.ndarray], np.ndarray, dict[int, ImageError]]:  # fmt: skip
+        """One batch of B images, each decoded once for all views, and their products' texts: per view the features float16
+        [R, D] of the R readable ones; which those are, bool [B]; and place -> why not."""
         photos, readable, errors = decode_all(images)
         if not photos:
             return [np.zeros((0, p.width), dtype=np.float16) for p in self.predictors], readable, errors
-        found = [p.features(padded(p.transform(photos), readable))[readable] for p in self.predictors]
+        known = list(compress(texts, readable))
+        found = [
+            p.features(known) if isinstance(p, TextModel) else p.features(padded(p.transform(photos), readable))[readable]
+            for p in self.predictors
+        ]
         return found, readable, errors
 
     def read(
-        self, images: Sequence[bytes | ImageError], table: ImageTable, batch_size: int
+        self, images: Sequence[bytes | ImageError], table: ImageTable, batch_size: int, texts: Sequence[str] = ()
     ) -> tuple[Pooled, dict[int, ImageError]]:  # fmt: skip
-        """Log-probabilities and features of the readable images, a row of `table` each, and row -> error of the others."""
+        """Log-probabilities and features of the readable images, a row of `table` each, and row -> error of the others. `texts`:
+        the text of each image's product, where a view reads it."""
+        texts = texts or [""] * len(images)
         parts, readable, errors = [], np.zeros(len(images), dtype=bool), {}
         for start in range(0, len(images) or 1, batch_size):
-            found, fine, failed = self.features(images[start : start + batch_size])
+            found, fine, failed = self.features(images[start : start + batch_size], texts[start : start + batch_size])
             parts.append(found)
             readable[start : start + batch_size] = fine
             errors |= {start + place: error for place, error in failed.items()}
@@ -87,11 +113,16 @@ class Answer:
     unreadable: dict[str, str]
 
 
-def predict_files(model: Model, paths: Sequence[str | Path], top: int) -> Answer:
-    """The category of one product, from its photos: files or URLs. Raises ShelfsortError where none can be read as an image."""
+def predict_files(model: Model, paths: Sequence[str | Path], top: int, text: str | None = None) -> Answer:
+    """The category of one product, from its photos (files or URLs) and, where a view reads it, its text.
+
+    Raises ShelfsortError where no photo can be read as an image, or the text is wanting.
+    """
+    if text is None and model.text_view:
+        raise ShelfsortError(f"view {model.text_view} reads the product's text: give it with --text, '' where it has none")
     unknown = np.full(len(paths), -1, dtype=np.int64)  # no product of the store, whose neighbours would leave it out
     table = image_table(np.arange(len(paths)), unknown)
-    images, errors = model.read([read_file(path) for path in paths], table, batch_size=64)
+    images, errors = model.read([read_file(path) for path in paths], table, batch_size=64, texts=[text or ""] * len(paths))
     unreadable = {str(paths[row]): str(error) for row, error in errors.items()}
     if not len(images):
         raise ShelfsortError("; ".join(f"{path}: {reason}" for path, reason in unreadable.items()))

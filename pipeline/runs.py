@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from catalog.artifacts import read_json, require_same, write_text
+from catalog.artifacts import read_json, require_same, sha256_file, write_text
 from catalog.errors import ArtifactError
 from catalog.store import Store
 from features.store import FeatureStore
@@ -51,6 +51,11 @@ class Run:
     def features_path(self) -> Path:
         """features.h5"""
         return self.folder / "features.h5"
+
+    @property
+    def text_model(self) -> Path:
+        """Vocabulary of a view of texts; its other file lies beside."""
+        return self.folder / "text.json"
 
     @property
     def stage2(self) -> Path:
@@ -105,11 +110,21 @@ class Run:
             raise ArtifactError(self.checkpoint, "no such file", self.command("stage1"))
         return summary["checkpoint"]
 
-    def require_features(self) -> None:
-        """Raises ArtifactError unless the features come from the checkpoint and the store that are there now."""
-        self.features.require(
-            self.features.made_from | {"checkpoint": self.stage1_checksum(), "store": self.store.fingerprint}
-        )
+    def text_checksum(self) -> str:
+        """sha256 of the text model's vocabulary, which names its other file's. Raises ArtifactError where it isn't there."""
+        if not self.text_model.exists():
+            raise ArtifactError(self.text_model, "no such file", self.command("features"))
+        return sha256_file(self.text_model)
+
+    def require_features(self, source: str | None = None) -> None:
+        """Raises ArtifactError unless the features come from the store and the `source` that are there now: a `checkpoint`, a
+        model of `text`, or a `file`; by default of the kind that they were made from."""
+        origin = self.features.made_from
+        source = source or next((kind for kind in ("text", "file") if kind in origin), "checkpoint")
+        now = {"store": self.store.fingerprint}
+        if source != "file":
+            now[source] = self.stage1_checksum() if source == "checkpoint" else self.text_checksum()
+        self.features.require(origin | now)
 
     def save_config(self, config: RunConfig) -> None:
         """Writes config.yaml: the resolved configuration and the code's revision."""

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from catalog.artifacts import read_sealed, require_same, sha256_file, write_json, write_text
+from catalog.errors import ShelfsortError
 from catalog.labels import read_labels
-from pipeline.config import RunConfig
+from pipeline.config import FileView, RunConfig, TextView
 from pipeline.runs import Run
 from stage1_cnn.config import Stage1Config
 
@@ -58,6 +59,8 @@ def ingest(
         say(f"ingest: current ({run.store_path}: {what})")
         return
     say(f"ingest: {what} in {time.perf_counter() - started:.1f} s")
+    if config.catalog.text:
+        say(f"  {summary.texts} of the kept products have a text in field {config.catalog.text}")
     for split, n in summary.kept.items():
         say(f"  {split:8s} {n['products']:8d} products {n['images']:8d} images, {n['fit']} may be fitted")
     rejects = ", ".join(f"{reason} {n}" for reason, n in summary.rejects.items()) or "none"
@@ -99,20 +102,27 @@ def train(
 
 
 def features(run: Run, config: RunConfig, rebuild: bool, say: Say = print, workers: Workers = None) -> None:
-    """stage1/best.pt -> features.h5: every photo's bottleneck features; the networks of further views are trained and asked
-    too."""
+    """stage1/best.pt -> features.h5: every photo's bottleneck features; further views likewise, whose networks are trained
+    first."""
+    from pipeline.views import file_view, text_view
+
     for name in config.view_names:
-        part = run.view(name)
-        if part.whole:
-            train(part, config.view(name), rebuild, say, f"view {name}")
-        _extract(part, config, rebuild, say, workers)
+        part, view = run.view(name), config.view(name)
+        if isinstance(view, TextView):
+            text_view(part, view, config.stage1.seed, rebuild, say)
+        elif isinstance(view, FileView):
+            file_view(part, view, config.stage1.seed, rebuild, say)
+        else:
+            if part.whole:
+                train(part, view, rebuild, say, f"view {name}")
+            _extract(part, config, rebuild, say, workers)
 
 
 def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say, workers: Workers) -> None:
     if rebuild:
         part.features_path.unlink(missing_ok=True)
     if part.features_path.exists():
-        part.require_features()
+        part.require_features("checkpoint")
         say(f"features: current ({part.features_path}: {len(part.features)} images)")
         return
     from features.extract import extract
@@ -315,7 +325,8 @@ def score(
     fallback = int(model.taxonomy.category_ids[int(run.store.natural_counts("product").argmax())])
     checksums = {"checkpoint": run.stage1_checksum(), "stage2": sha256_file(run.stage2 / "manifest.json")}
     started = time.perf_counter()
-    source = open_source(paths, out / "dumps")
+    source = open_source(paths, out / "dumps", config.catalog.text if model.text_view else None)
+    _require_texts(model, source, config)
     with contextlib.ExitStack() as stack:
         if workers is None:
             engine: Any = Lanes(model, config.jobs or _cores())
@@ -336,6 +347,16 @@ def score(
         say(f"  {compare(out, truth, config.evaluate.resamples, config.evaluate.seed).text()}")
     if totals.broken:
         say(f"  stage 1 answered for want of {', '.join(totals.broken)}; mend it with: {run.command('stage2')}")
+
+
+def _require_texts(model: Any, source: Any, config: RunConfig) -> None:
+    """Raises ShelfsortError where a view reads the products' texts and none of the first ones has one."""
+    some = range(min(len(source), 100))
+    if model.text_view and len(some) and not any(map(source.text, some)):
+        raise ShelfsortError(
+            f"{source.place(0, -1)[0]}: none of the first {len(some)} products has a text in {config.catalog.text!r}, which view "
+            f"{model.text_view} reads; name the field or column: --set catalog.text=NAME"
+        )
 
 
 def _cluster_engine(client: Any, run: Run, config: RunConfig, checksums: dict[str, str], source: Any) -> Any:

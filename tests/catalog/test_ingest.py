@@ -29,7 +29,7 @@ from catalog.dump_index import build_index
 from catalog.errors import ArtifactError, DumpError, ShelfsortError
 from catalog.ingest import IngestSummary, ingest
 from catalog.splits import SPLITS, deal, product_hash
-from catalog.store import POSITIONS, Store
+from catalog.store import POSITIONS, Store, content_of
 from catalog.synthetic import SyntheticSpec, write_categories, write_dump
 from tests.conftest import SmallDump, document, jpeg, on_two_sides, outside_data, write_bson
 
@@ -593,8 +593,37 @@ def test_a_store_of_another_schema_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "store.sqlite") as connection:
         connection.execute("UPDATE meta SET value = '7' WHERE key = 'schema'")
         connection.execute("DELETE FROM meta WHERE key = 'settings'")
-    with pytest.raises(ArtifactError, match="schema was '7', is now '1'"):
+    with pytest.raises(ArtifactError, match="schema was '7', is now '2'"):
         run(tmp_path, dump)
+
+
+def test_texts_of_a_named_field_are_kept(tmp_path: Path) -> None:
+    titles = {1: " A red cup ", 2: "", 3: 4711, 4: "Tasse à thé"}
+    dump = write_bson(tmp_path / "a.bson", [document(i, 1, title=t) for i, t in titles.items()] + [document(5, 1)])
+    summary = run(tmp_path, dump, config=CatalogConfig(text="title"))
+    assert summary.texts == 2
+    ids = np.array([4, 5, 1, 3, 2])
+    assert Store(tmp_path / "store.sqlite").texts(ids) == ["Tasse à thé", "", "A red cup", "", ""]
+    run(tmp_path / "none", dump)
+    assert Store(tmp_path / "none" / "store.sqlite").texts(ids) == [""] * 5
+    with pytest.raises(ArtifactError, match=r"settings\.text was None, is now 'title'"):
+        run(tmp_path / "none", dump, config=CatalogConfig(text="title"))
+
+
+def test_a_store_of_the_first_schema_is_read_and_added_to(tmp_path: Path) -> None:
+    dump, later = (write_bson(tmp_path / f"{i}.bson", [document(i, 1), document(i + 5, 1)]) for i in (1, 2))
+    run(tmp_path, dump)
+    with sqlite3.connect(tmp_path / "store.sqlite") as connection:
+        connection.execute("ALTER TABLE products DROP COLUMN text")
+        connection.execute("UPDATE meta SET value = '1' WHERE key = 'schema'")
+        settings = "json_remove(value, '$.text')"
+        connection.execute(f"UPDATE meta SET value = {settings} WHERE key = 'settings'")
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'content'", (content_of(connection),))
+    before = fingerprint(tmp_path)
+    assert Store(tmp_path / "store.sqlite").texts(np.array([1, 6])) == ["", ""]
+    assert not run(tmp_path, dump).changed and fingerprint(tmp_path) == before
+    Store(tmp_path / "store.sqlite").verify()
+    assert run(tmp_path, later).products == 4
 
 
 @pytest.mark.parametrize("limit", [3_000, 40_000, 120_000])

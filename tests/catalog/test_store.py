@@ -196,8 +196,8 @@ def test_an_image_that_is_gone_is_named(small_store: Store, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "statement, problem, command",
     [
-        ("UPDATE meta SET value = '9' WHERE key = 'schema'", "store of schema 9, expected 1", "--rebuild"),
-        ("DELETE FROM meta WHERE key = 'schema'", "store of schema None, expected 1", "--rebuild"),
+        ("UPDATE meta SET value = '9' WHERE key = 'schema'", "store of schema 9, expected 2", "--rebuild"),
+        ("DELETE FROM meta WHERE key = 'schema'", "store of schema None, expected 2", "--rebuild"),
         ("UPDATE dumps SET state = 'planned'", "train.bson was interrupted", "resumes"),
         ("DELETE FROM meta WHERE key = 'content'", "was interrupted", "resumes"),
         ("DROP TABLE dumps", "no such table", "--rebuild"),

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import bson
@@ -90,6 +91,17 @@ def test_unlabelled_dump_has_the_same_pictures_and_labels_apart(tmp_path):
     expected = [{"_id": str(d["_id"]), "category_id": str(d["category_id"])} for d in labelled]
     assert rows(tmp_path / "labels.csv") == expected
     assert expected[0]["_id"] == "900"
+
+
+def test_titles_tell_something_of_the_category_and_change_no_picture():
+    spec = replace(SMALL, titles=True, products=400)
+    found, plain = list(products(spec)), list(products(replace(spec, titles=False)))
+    assert [list(d) for d in plain] == [["_id", "category_id", "imgs"]] * 400
+    assert [d["imgs"] for d in found] == [d["imgs"] for d in plain]
+    every = categories(spec)
+    named = [every[c].level2.lower() in d.get("title", "").lower() for c, d in zip(plan(spec).category, found, strict=True)]
+    assert 0.5 < np.mean(named) < 0.9
+    assert 0 < sum("title" not in d for d in found) < 30
 
 
 def test_label_noise_is_as_asked_and_mostly_within_the_family(tmp_path):

@@ -50,6 +50,9 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
         ("views: {small: {image_size: 0}}", "views.small.image_size", "greater than 0", "found 0"),
         ("views: {small: 3}", "views.small", "valid dictionary", "found 3"),
         ("views: {stage1: {}}", "views", "plain word other than stage1", "'stage1'"),
+        ("views: {t: {text: words}}", "views.t.text", "'tfidf'", "found 'words'"),
+        ("views: {t: {text: tfidf, epochs: 1}}", "views.t.epochs", "unknown key", ""),
+        ("views: {t: {file: ''}}", "views.t.file", "at least 1 character", "found ''"),
         ("views: {../x: {}}", "views", "plain word", "'../x'"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,11 +53,11 @@ class Tiny:
         return Tiny(self.data, folder)
 
 
-def make(folder: Path) -> Tiny:
+def make(folder: Path, settings: Sequence[str] = SETTINGS, products: int = 600, titles: bool = False) -> Tiny:
     """Generates the dump and runs every step up to evaluation."""
     tiny = Tiny(folder / "data", folder / "run")
-    write_synthetic(tiny.data, products=600, categories=8, side=32, seed=0)
-    run, config = tiny.run, load_config(None, SETTINGS)
+    write_synthetic(tiny.data, products=products, categories=8, side=32, seed=0, titles=titles)
+    run, config = tiny.run, load_config(None, settings)
     steps.ingest(run, config, [str(tiny.data / "train.bson")], tiny.data / "category_names.csv", rebuild=False)
     run.save_config(config)
     for step in (steps.stage1, steps.features, steps.stage2, steps.evaluate):

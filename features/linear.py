@@ -1,0 +1,34 @@
+"""The head of a view that is no network: a logistic regression on its vectors, fitted on the train split alone."""
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from catalog.errors import ShelfsortError
+from stage1_cnn.head import Head
+
+_CELLS = 2**28
+"""Most rows x classes: the fit holds some arrays of this size."""
+_ABSENT = -30.0
+"""Bias of a class without a row."""
+
+
+def sample(rows: np.ndarray, classes: int, seed: int) -> np.ndarray:
+    """As many of `rows`, ascending, as a head of so many classes is fitted on: all of them but for very large catalogues."""
+    most = min(len(rows), _CELLS // classes)
+    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+
+
+def fit_head(features: np.ndarray, class_index: np.ndarray, classes: int) -> Head:
+    """A head for features [N, D] of labelled rows. Raises ShelfsortError where these are of fewer than two classes."""
+    present = np.unique(class_index)
+    if len(present) < 2:
+        raise ShelfsortError(f"a view's head needs images of two categories in the train split, found {len(present)}")
+    rounded = features.astype(np.float16).astype(np.float32)  # as the head will meet them
+    scale = float(np.sqrt(np.square(rounded).sum(axis=1).mean())) or 1.0  # the penalty is then the same for vectors of any length
+    model = LogisticRegression(max_iter=500).fit(rounded / scale, class_index)
+    weight, bias = model.coef_, model.intercept_
+    if len(present) == 2:  # of two classes there is one vector, for the second
+        weight, bias = np.stack([0 * weight[0], weight[0]]), np.array([0, bias[0]])
+    head = Head(np.zeros((classes, features.shape[1]), dtype=np.float32), np.full(classes, _ABSENT, dtype=np.float32))
+    head.weight[present], head.bias[present] = weight / scale, bias
+    return head

@@ -1,0 +1,225 @@
+"""Views that are no networks: what they add to stage 2, from ingest to the predictions of another dump."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas
+import pytest
+
+from catalog.errors import ArtifactError, ConfigError, ShelfsortError
+from catalog.store import content_of
+from features.text import TextModel
+from pipeline import steps
+from pipeline.cli import main
+from pipeline.cluster import Workers
+from pipeline.config import load_config
+from pipeline.export import export
+from pipeline.predict import Model, predict_files
+from pipeline.score import score
+from pipeline.sources import open_source
+from pipeline.views import text_view
+from tests.pipeline.scoring import CONFIG, contents, place, predictions, scorer, workers
+from tests.pipeline.test_cluster import hide
+from tests.pipeline.tiny import Tiny, documents, make
+
+SETTINGS = (
+    "stage1.backbone=shufflenet_v2_x0_5", "stage1.weights=none", "stage1.image_size=32", "stage1.epochs=1", "stage1.lr=2e-3",
+    "stage1.precision=fp32", "evaluate.resamples=200", "jobs=1", "catalog.text=title",
+)  # fmt: skip
+TITLE = "views.title={text: tfidf, components: 64}"
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Products with titles, which nobody reads. Only to be read."""
+    return make(tmp_path_factory.mktemp("plain"), SETTINGS, products=1500, titles=True)
+
+
+def with_view(plain: Tiny, folder: Path, *settings: str) -> Tiny:
+    """A copy whose stage 2 looks through another view."""
+    copy = plain.copy(folder)
+    config = load_config(copy.folder / "config.yaml", settings)
+    steps.features(copy.run, config, rebuild=False)
+    steps.stage2(copy.run, config, rebuild=True)
+    steps.evaluate(copy.run, config, rebuild=False)
+    copy.run.save_config(config)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def titled(plain: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The same with a view of the titles. Only to be read."""
+    return with_view(plain, tmp_path_factory.mktemp("titled") / "run", TITLE)
+
+
+@pytest.fixture(scope="module")
+def reader(titled: Tiny) -> Model:
+    """The model that reads titles."""
+    return Model.open(titled.run, "cpu", "fp32")
+
+
+def right(tiny: Tiny, unit: str) -> pandas.Series:
+    """Which test items the two stages get right, by item."""
+    items = pandas.read_parquet(tiny.folder / "evaluation" / "items.parquet")
+    items = items[items["unit"] == unit].set_index("item_id").sort_index()
+    return items["two_stage_class"] == items["class_index"]
+
+
+@pytest.mark.parametrize("unit", ["image", "product"])
+def test_stage_2_gains_by_titles(plain: Tiny, titled: Tiny, unit: str) -> None:
+    without, through = right(plain, unit), right(titled, unit)
+    assert (without.index == through.index).all()
+    fixed, broken = (through & ~without).sum(), (without & ~through).sum()
+    assert fixed - broken > 3 * (fixed + broken) ** 0.5 and through.mean() > without.mean() + 0.1
+
+
+def test_every_image_has_its_products_vector(titled: Tiny) -> None:
+    features, store = titled.run.view("title").features, titled.run.store
+    vectors = features.features(slice(0, len(features))).astype(np.float32)
+    texts = np.array(store.texts(features.table.product_id), dtype=object)
+    model = TextModel.open(titled.folder / "views" / "title", "")
+    np.testing.assert_array_equal(vectors, model.features(texts).astype(np.float32))
+    length = np.linalg.norm(vectors, axis=1)
+    assert 0 < (texts == "").mean() < 0.1 and not length[texts == ""].any()
+    np.testing.assert_allclose(length[texts != ""], 1, atol=2e-3)
+    assert (features.head.weight == model.head.weight).all() and (features.status == 1).all()
+
+
+def test_the_fit_reads_titles_of_fitted_train_products_alone(plain: Tiny, titled: Tiny, tmp_path: Path) -> None:
+    """A word in all other titles, also of train products whose photos stand elsewhere, leaves the model as it is."""
+    copy = plain.copy(tmp_path / "run")
+    with sqlite3.connect(copy.run.store_path) as connection:
+        changed = connection.execute(
+            """UPDATE products SET text = 'leaked leaked ' || text WHERE split != 'train' OR product_id NOT IN
+               (SELECT product_id FROM images WHERE status = 'ok')"""
+        ).rowcount
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'content'", (content_of(connection),))
+    config = load_config(copy.folder / "config.yaml", [TITLE])
+    text_view(copy.run.view("title"), config.view("title"), config.stage1.seed, False, print)
+    assert changed > 400
+    mine, other = (TextModel.open(run.folder / "views" / "title", "") for run in (copy, titled))
+    assert mine.words == other.words and (mine.idf == other.idf).all() and (mine.head.weight == other.head.weight).all()
+
+
+def test_damaged_texts_are_refused(plain: Tiny, tmp_path: Path) -> None:
+    copy = plain.copy(tmp_path / "run")
+    with sqlite3.connect(copy.run.store_path) as connection:
+        connection.execute("UPDATE products SET text = text || '!' WHERE product_id = 1")
+    config = load_config(copy.folder / "config.yaml", [TITLE])
+    with pytest.raises(ArtifactError, match="its rows are not those that ingest wrote"):
+        text_view(copy.run.view("title"), config.view("title"), 0, False, print)
+
+
+def test_a_dump_is_scored_by_its_titles(plain: Tiny, titled: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    labels = pandas.read_csv(plain.data / "test_labels.csv").set_index("_id")["category_id"]
+    accuracy = []
+    for tiny in (plain, titled):
+        out = tmp_path / tiny.folder.parent.name
+        assert main(["score", str(plain.data / "test.bson"), "--run", str(tiny.folder), "--out", str(out)]) == 0
+        found = predictions(out)
+        accuracy.append((found["category_id"].to_numpy() == labels[found["product_id"]].to_numpy()).mean())
+    assert accuracy[1] > accuracy[0] + 0.1
+    nameless = ["score", str(plain.data / "test.bson"), "--run", str(titled.folder), "--out", str(tmp_path / "none")]
+    assert main([*nameless, "--set", "catalog.text=titel"]) == 2
+    assert "none of the first 100 products has a text in 'titel', which view title reads" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    """A worker process that doesn't see the run."""
+    with workers(1, tmp_path_factory.mktemp("workers")) as client:
+        yield client
+
+
+@pytest.mark.slow
+def test_a_worker_scores_the_same(titled: Tiny, reader: Model, client, tmp_path: Path) -> None:
+    source = open_source([titled.data / "test.bson"], tmp_path, "title")
+    client.run(hide, str(titled.folder))
+    for engine, out in ((reader, "here"), (Workers(client, place(titled), source), "there")):
+        score(scorer(titled, engine), source, tmp_path / out, CONFIG)
+    assert contents(tmp_path / "here") == contents(tmp_path / "there")
+
+
+def test_a_table_has_a_column_of_titles(titled: Tiny, reader: Model, tmp_path: Path) -> None:
+    rows = []
+    for document in list(documents(titled.data / "test.bson"))[:20]:
+        for position, image in enumerate(document["imgs"]):
+            name = f"{document['_id']}_{position}.jpg"
+            (tmp_path / name).write_bytes(image["picture"])
+            rows.append({"product_id": document["_id"], "path": name, "title": document.get("title")})
+    pandas.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
+    source = open_source([tmp_path / "t.csv"], tmp_path, "title")
+    assert [source.text(row) for row in range(20)] == [d.get("title", "") for d in documents(titled.data / "test.bson")][:20]
+    assert open_source([tmp_path / "t.csv"], tmp_path).fingerprint != source.fingerprint
+    assert source[3:5].text(1) == source.text(4)
+
+
+def test_a_single_product_needs_its_title(titled: Tiny, reader: Model, tmp_path: Path) -> None:
+    photo = tmp_path / "1.jpg"
+    photo.write_bytes(next(documents(titled.data / "test.bson"))["imgs"][0]["picture"])
+    with pytest.raises(ShelfsortError, match="view title reads the product's text: give it with --text"):
+        predict_files(reader, [photo], 3)
+    categories = [c.level2 for c in reader.taxonomy.categories]
+    level2 = [reader.taxonomy[predict_files(reader, [photo], 1, text).classes[0]].level2 for text in categories]
+    assert np.mean([a == b for a, b in zip(level2, categories, strict=True)]) > 0.7
+
+
+def test_what_cannot_read_texts_says_so(titled: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(ShelfsortError, match="view title reads texts, an exported model photos alone; train without it"):
+        export(titled.run, tmp_path / "model")
+    with pytest.raises(ConfigError, match="view title is of the products' texts: name their field in catalog"):
+        load_config(None, [TITLE])
+
+
+def test_another_text_model_is_refused(titled: Tiny, tmp_path: Path) -> None:
+    copy = titled.copy(tmp_path / "run")
+    part, config = copy.run.view("title"), load_config(copy.folder / "config.yaml", ["views.title.components=16"])
+    with pytest.raises(ArtifactError, match=r"text\.json: made from something else: config\.components was 64, is now 16"):
+        steps.features(copy.run, config, rebuild=False)
+    text_view(part, config.view("title"), 0, True, print)
+    with pytest.raises(ArtifactError, match="view title is another one now: text was"):
+        Model.open(copy.run)
+    part.text_model.write_text(part.text_model.read_text() + " ")
+    with pytest.raises(ArtifactError, match=r"features\.h5: made from something else: text was"):
+        steps.stage2(copy.run, config, rebuild=True)
+
+
+def write_vectors(path: Path, image_id: np.ndarray, features: np.ndarray) -> str:
+    """Writes a file of vectors; the setting that makes it a view."""
+    with h5py.File(path, "w") as file:
+        file["image_id"], file["features"] = image_id, features
+    return f"views.made={{file: '{path}'}}"
+
+
+def test_vectors_made_elsewhere_are_a_view(plain: Tiny, tmp_path: Path) -> None:
+    table = plain.run.store.images()
+    rng = np.random.default_rng(0)
+    vectors = 0.8 * np.eye(8)[table.class_index] @ rng.normal(size=(8, 16)) + rng.normal(size=(len(table), 16))
+    order = rng.permutation(len(table))
+    setting = write_vectors(tmp_path / "v.h5", table.image_id[order], vectors[order])
+    made = with_view(plain, tmp_path / "run", setting)
+    features = made.run.view("made").features
+    np.testing.assert_array_equal(features.features(slice(0, len(table))), vectors.astype(np.float16))
+    without, through = right(plain, "image"), right(made, "image")
+    assert through.mean() > without.mean() + 0.1
+    with pytest.raises(ShelfsortError, match="view made is a file of vectors, which other photos than the store's lack"):
+        Model.open(made.run)
+    write_vectors(tmp_path / "v.h5", table.image_id, vectors + 1)
+    with pytest.raises(ArtifactError, match=r"features\.h5: made from something else: file was"):
+        steps.features(made.run, load_config(made.folder / "config.yaml"), rebuild=False)
+
+
+def test_a_view_that_became_another_kind_is_refused(plain: Tiny, titled: Tiny, tmp_path: Path) -> None:
+    table = plain.run.store.images()
+    setting = write_vectors(tmp_path / "v.h5", table.image_id, np.ones((len(table), 2))).replace("made", "title")
+    for kind, view in (("file", setting), ("checkpoint", "views.title={}")):
+        copy = titled.copy(tmp_path / kind)
+        copy.folder.joinpath("views/title/stage1").mkdir()
+        for name in ("best.pt", "summary.json"):
+            copy.folder.joinpath("views/title/stage1", name).write_bytes((copy.run.stage1 / name).read_bytes())
+        config = load_config(None, [*SETTINGS, view])
+        with pytest.raises(ArtifactError, match=f"made from something else: {kind} was None"):
+            steps.features(copy.run, config, rebuild=False)
