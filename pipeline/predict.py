@@ -68,14 +68,14 @@ class Model:
         return next((name for name, predictor in views if isinstance(predictor, TextModel)), None)
 
     def features(
-        self, images: Sequence[bytes | ImageError], texts: Sequence[str]
+        self, images: Sequence[bytes | ImageError], texts: Sequence[str] = ()
     ) -> tuple[list[np.ndarray], np.ndarray, dict[int, ImageError]]:  # fmt: skip
         """One batch of B images, each decoded once for all views, and their products' texts: per view the features float16
         [R, D] of the R readable ones; which those are, bool [B]; and place -> why not."""
         photos, readable, errors = decode_all(images)
         if not photos:
             return [np.zeros((0, p.width), dtype=np.float16) for p in self.predictors], readable, errors
-        known = list(compress(texts, readable))
+        known = list(compress(texts or [""] * len(images), readable))
         found = [
             p.features(known) if isinstance(p, TextModel) else p.features(padded(p.transform(photos), readable))[readable]
             for p in self.predictors
@@ -87,7 +87,6 @@ class Model:
     ) -> tuple[Pooled, dict[int, ImageError]]:  # fmt: skip
         """Log-probabilities and features of the readable images, a row of `table` each, and row -> error of the others. `texts`:
         the text of each image's product, where a view reads it."""
-        texts = texts or [""] * len(images)
         parts, readable, errors = [], np.zeros(len(images), dtype=bool), {}
         for start in range(0, len(images) or 1, batch_size):
             found, fine, failed = self.features(images[start : start + batch_size], texts[start : start + batch_size])
