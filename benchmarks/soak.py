@@ -54,7 +54,7 @@ def soak(folder: Path, seconds: float, count: int) -> None:
     settled = next(place for place, round in enumerate(seen) if round[0] >= 0.1 * seen[-1][0])
     growth = seen[-1][1] / seen[settled][1] - 1
     handles = seen[-1][2] - seen[settled][2]
-    share = (totals.rejected_products + totals.rejected_images) / totals.products
+    share = totals.rejected_products / totals.products
     what = f"{len(seen)} rounds of {totals.products} products, {share:.1%} bad"
     print(f"{what}: memory {growth:+.1%}, open files and threads {handles:+d}")
     if seconds >= 60 and (growth > GROWTH or handles > 0):  # a few rounds only begin to settle

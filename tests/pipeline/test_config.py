@@ -1,5 +1,6 @@
 """The configuration: what is wrong is named in one line with its file, its key, what was expected and what was found."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -127,7 +128,9 @@ def test_every_config_of_the_project_loads() -> None:
     paths = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
     assert len(paths) > 15
     for path in paths:
-        check_name(load_config(path).stage1.backbone)
+        backbone = load_config(path).stage1.backbone
+        if not backbone.startswith("timm:") or importlib.util.find_spec("timm"):
+            check_name(backbone)
 
 
 def test_the_capstone_has_the_published_second_stage() -> None:
