@@ -9,6 +9,7 @@ import contextlib
 import io
 import itertools
 import logging
+import os
 import threading
 import time
 import traceback
@@ -59,6 +60,7 @@ def connect(workers: int | None, scheduler: str | None) -> Iterator[Client]:
     with contextlib.ExitStack() as stack:
         if scheduler is None:
             count = workers or 1
+            stack.callback(_forget_what_is_not_in, set(os.environ))
             stack.enter_context(dask.config.set(_LOCAL))
             cluster = LocalCluster(
                 n_workers=count, threads_per_worker=max(1, cores() // count), processes=True, dashboard_address=None,
@@ -73,6 +75,12 @@ def connect(workers: int | None, scheduler: str | None) -> Iterator[Client]:
         except (OSError, TimeoutError, ValueError) as error:
             raise ShelfsortError(f"{scheduler}: expected a dask scheduler with a worker, found none: {error}") from error
         yield client
+
+
+def _forget_what_is_not_in(names: set[str]) -> None:
+    """dask limits its workers' threads through the environment of this process, which later children of it would inherit."""
+    for name in os.environ.keys() - names:
+        del os.environ[name]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Scoring on dask workers: the same files as in one process, whatever dies on the way."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,9 +37,11 @@ def scored(tiny: Tiny, model: Model, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
-    """Two worker processes."""
+    """Two worker processes; what limits their threads does not stay in this process's environment."""
+    before = {name for name in os.environ if name.endswith("_NUM_THREADS")}
     with workers(2, tmp_path_factory.mktemp("workers")) as client:
         yield client
+    assert {name for name in os.environ if name.endswith("_NUM_THREADS")} == before
 
 
 def test_two_workers_write_the_same_files(tiny: Tiny, client, scored: tuple[Path, Path, Totals], tmp_path: Path) -> None:
