@@ -50,6 +50,11 @@ CREATE TABLE rejects (source TEXT NOT NULL, offset INTEGER NOT NULL, position IN
 """
 _CHUNK = 500
 
+def image_ids(product_id: np.ndarray, n_images: np.ndarray) -> np.ndarray:
+    """Ids int64 of all images of some products, one product after another."""
+    position = np.arange(n_images.sum()) - np.repeat(np.cumsum(n_images) - n_images, n_images)
+    return np.repeat(product_id, n_images) * POSITIONS + position
+
 
 def fetch_columns(connection: sqlite3.Connection, query: str, parameters: Sequence, width: int) -> np.ndarray:
     """The result of a query over integers, as contiguous columns: int64 [width, rows]."""

@@ -1,9 +1,16 @@
 """The head of a view that is no network: a logistic regression on its vectors, fitted on the train split alone."""
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from catalog.errors import ShelfsortError
+from catalog.artifacts import atomic_path, require_same
+from catalog.errors import ArtifactError, ShelfsortError
 from stage1_cnn.head import Head
 
 _CELLS = 2**28
@@ -31,4 +38,21 @@ def fit_head(features: np.ndarray, class_index: np.ndarray, classes: int) -> Hea
         weight, bias = np.stack([0 * weight[0], weight[0]]), np.array([0, bias[0]])
     head = Head(np.zeros((classes, features.shape[1]), dtype=np.float32), np.full(classes, _ABSENT, dtype=np.float32))
     head.weight[present], head.bias[present] = weight / scale, bias
+    return head
+
+
+def save_head(path: Path, head: Head, made_from: Mapping[str, Any]) -> None:
+    """Writes a head, atomically, with what it was made from."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, weight=head.weight, bias=head.bias, made_from=json.dumps(made_from))
+
+
+def load_head(path: Path, made_from: Mapping[str, Any], rebuild: str) -> Head:
+    """Inverse of save_head. Raises ArtifactError where the file is missing, damaged, or made from something else."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            head, found = Head(arrays["weight"], arrays["bias"]), json.loads(str(arrays["made_from"]))
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise ArtifactError(path, f"can't be read: {error}", rebuild) from error
+    require_same(path, made_from, found, rebuild)
     return head

@@ -5,6 +5,7 @@ libver="latest": a killed writer would leave a file that doesn't open.
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import fields
@@ -14,13 +15,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from catalog.artifacts import publish, require_same, writing
+from catalog.artifacts import differences, publish, require_same, writing
 from catalog.errors import ArtifactError
 from catalog.image_table import ImageTable
 from catalog.splits import SPLITS
 from features import schema
 from stage1_cnn.head import Head
 
+log = logging.getLogger(__name__)
 _ROW_BYTES, _MARGIN = 64, 2 * 2**20
 """What a row takes beside its features, and a file beside its rows."""
 _BLOCK = 4096
@@ -35,7 +37,7 @@ class FeatureWriter:
     def __init__(self, path: Path, table: ImageTable, width: int, classes: int, made_from: dict, computed_with: dict) -> None:
         self.path, self.partial, self.table = path, path.with_name(f"{path.name}.partial"), table
         with writing(self.partial):
-            self.file = self._resume(made_from) or self._create(width, classes, made_from, computed_with)
+            self.file = self._resume(made_from, computed_with) or self._create(width, classes, made_from, computed_with)
             self._reserve()
 
     def _reserve(self) -> None:
@@ -45,7 +47,7 @@ class FeatureWriter:
         left = _bytes_of(rows - self.cursor, width, self.file[schema.SLICES].shape[1])
         _grow(self.partial, self.file.id.get_filesize() + left)
 
-    def _resume(self, made_from: dict) -> h5py.File | None:
+    def _resume(self, made_from: dict, computed_with: dict) -> h5py.File | None:
         if not self.partial.exists():
             return None
         try:
@@ -56,11 +58,14 @@ class FeatureWriter:
                 return None
             known = np.isin(file[schema.ERROR_ID][:], self.table.image_id[: int(file.attrs["cursor"])]).sum()
             file[schema.ERROR_REASON][:known]
+            before = json.loads(file.attrs["computed_with"])
         except (OSError, RuntimeError):  # killed while the first bytes were written, or those of a reason: nothing to keep
             return None
         for name in (schema.ERROR_ID, schema.ERROR_REASON):  # of a batch that was being written when the cursor stood before it
             file[name].resize((known,))
         file.flush()  # gives back what was set aside
+        if changes := differences(computed_with, before):
+            log.warning("%s: %s; features then differ in their last digits", self.partial, "; ".join(changes))
         return file
 
     def _create(self, width: int, classes: int, made_from: dict, computed_with: dict) -> h5py.File:

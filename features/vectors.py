@@ -1,5 +1,6 @@
 """Vectors of images that were made elsewhere: an HDF5 file with `image_id` int64 [N] and `features` float [N, D]."""
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from catalog.errors import ShelfsortError
 from features.schema import FEATURE_DTYPE
 from features.store import runs_of
+from stage1_cnn.head import Head
 
 
 class VectorFile:
@@ -48,18 +50,45 @@ class VectorFile:
             raise ShelfsortError(f"{self.path}: image {ids[1:][repeated][0]} stands there twice, expected each image once")
         return ids, order
 
-    def features(self, image_id: np.ndarray) -> np.ndarray:
-        """Vectors float16 [n, D] of some images int64 [n]. Raises ShelfsortError where one is missing or beyond float16."""
+    def rows(self, image_id: np.ndarray) -> np.ndarray:
+        """The row of each image. Raises ShelfsortError where one is missing."""
         ids, row = self._sorted
         place = np.searchsorted(ids, image_id).clip(max=len(ids) - 1)
         missing = image_id[ids[place] != image_id] if len(ids) else image_id
         if len(missing):
-            detail = f"holds no vector of image {missing[0]}, expected one of every image in the store"
+            detail = f"holds no vector of image {missing[0]}, expected one of every image"
             raise ShelfsortError(f"{self.path}: {detail} (zeros, where there is nothing to be known)")
-        rows, back = np.unique(row[place], return_inverse=True)
+        return row[place]
+
+    def features(self, image_id: np.ndarray) -> np.ndarray:
+        """Vectors float16 [n, D] of some images int64 [n]. Raises ShelfsortError where one is missing or beyond float16."""
+        rows, back = np.unique(self.rows(image_id), return_inverse=True)
         parts = [self._file["features"][run[0] : run[-1] + 1] for run in runs_of(rows)]
         with np.errstate(over="ignore"):
             vectors = np.concatenate([np.zeros((0, self.width)), *parts])[back].astype(FEATURE_DTYPE)
         if len(bad := image_id[~np.isfinite(vectors).all(axis=1)]):
             raise ShelfsortError(f"{self.path}: the vector of image {bad[0]} is not finite as float16, expected -65504 to 65504")
         return vectors
+
+
+@dataclass(frozen=True)
+class GivenVectors:
+    """A view of images to be scored: the file with their vectors, and the head that was fitted on the store's."""
+
+    file: VectorFile
+    head: Head
+
+    def __post_init__(self) -> None:
+        """Raises ShelfsortError where the vectors are not as long as the store's."""
+        if self.file.width != self.head.weight.shape[1]:
+            detail = f"vectors of length {self.file.width}, expected {self.head.weight.shape[1]} as in training"
+            raise ShelfsortError(f"{self.file.path}: {detail}")
+
+    @property
+    def width(self) -> int:
+        """D, the length of the vectors."""
+        return self.file.width
+
+    def features(self, image_id: np.ndarray) -> np.ndarray:
+        """Vectors float16 [n, D] of some images int64 [n]."""
+        return self.file.features(image_id)

@@ -36,7 +36,6 @@ from pipeline.engine import Lanes, Task
 from pipeline.parts import Part
 from pipeline.predict import Model
 from pipeline.runs import Run
-from pipeline.sources import Source
 from stage1_cnn.device import cores
 
 _PIECES = 4
@@ -111,7 +110,7 @@ class SentModel(WorkerPlugin):
     def __init__(self, place: ModelPlace) -> None:
         self.name = place.sent_name
         run = Run(Path(place.folder))
-        views = (path for name in ("stage1/best.pt", "text.*") for path in run.folder.glob(f"views/*/{name}"))
+        views = (path for name in ("stage1/best.pt", "text.*", "head.npz") for path in run.folder.glob(f"views/*/{name}"))
         files = [run.checkpoint, *views, *filter(Path.is_file, run.stage2.rglob("*"))]
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w") as archive:
@@ -133,7 +132,8 @@ def score_task(task: Task, place: ModelPlace, config: ScoreConfig) -> Part:
     worker = distributed.get_worker()
     try:
         with _turn:
-            model = _open_model(place, str(worker.name), Path(worker.local_directory), config.runtime)
+            vectors = tuple(config.vectors.items())
+            model = _open_model(place, str(worker.name), Path(worker.local_directory), config.runtime, vectors)
             return next(Lanes(model, worker.state.nthreads)([task], config))
     except ShelfsortError:
         raise
@@ -143,7 +143,9 @@ def score_task(task: Task, place: ModelPlace, config: ScoreConfig) -> Part:
 
 
 @lru_cache(maxsize=1)
-def _open_model(place: ModelPlace, worker: str, own_folder: Path, runtime: str) -> Model:
+def _open_model(
+    place: ModelPlace, worker: str, own_folder: Path, runtime: str, vectors: tuple[tuple[str, str], ...]
+) -> Model:  # fmt: skip
     """The model, once a process."""
     sent = own_folder / place.sent_name
     if not sent.exists() and not place.visible():
@@ -151,7 +153,7 @@ def _open_model(place: ModelPlace, worker: str, own_folder: Path, runtime: str) 
     gpus = torch.cuda.device_count()
     spread = place.device in ("auto", "cuda") and gpus > 1 and worker.isdigit()
     run = Run(sent if sent.exists() else Path(place.folder))
-    return Model.open(run, f"cuda:{int(worker) % gpus}" if spread else place.device, place.precision, runtime)
+    return Model.open(run, f"cuda:{int(worker) % gpus}" if spread else place.device, place.precision, runtime, dict(vectors))
 
 
 @dataclass
@@ -189,10 +191,10 @@ class _Search:
 class Workers:
     """The engine that scores on dask workers."""
 
-    def __init__(self, client: Client, place: ModelPlace, source: Source) -> None:
-        """Raises ShelfsortError where a worker lacks shelfsort or the files of the source."""
+    def __init__(self, client: Client, place: ModelPlace, files: list[tuple[str, int]]) -> None:
+        """Raises ShelfsortError where a worker lacks shelfsort or one of the `files`, those of the source (path, size)."""
         self.client, self.place = client, place
-        _require(client, source.files)
+        _require(client, files)
         sees_model = client.run(place.visible)
         if not all(sees_model.values()):
             client.register_plugin(SentModel(place))

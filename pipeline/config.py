@@ -40,6 +40,8 @@ class ScoreConfig(Section):
     """Splits the predictions into accepted.parquet, at least so confident, and review.parquet; null writes neither."""
     runtime: Literal["torch", "onnx"] = "torch"
     """What computes the network: `onnx` is ONNX Runtime in fp32, faster on processors without bf16; needs the extra `export`."""
+    vectors: dict[str, str] = {}
+    """Of each view that is a file of vectors: the file that has those of the images to be scored."""
     features: bool = False
     """Writes each product's bottleneck features too, features-*.parquet; a part then needs four bytes a feature and product more
     memory."""
@@ -108,6 +110,8 @@ class RunConfig(Section):
                 raise ValidationError.from_exception_data("views", faults) from None  # type: ignore[arg-type]
             if "text" in self.views[name] and not self.catalog.text:
                 raise ValueError(f"view {name} is of the products' texts: name their field in catalog.text")
+        if self.views and self.stage2.components is None:
+            raise ValueError("stage2.components: null is for a single view; further ones differ in length, expected a number")
         return self
 
     def view(self, name: str) -> Stage1Config | TextView | FileView:

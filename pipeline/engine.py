@@ -166,7 +166,8 @@ def score_group(model: Model, group: Group, config: ScoreConfig) -> _Scored:
     position = np.concatenate([np.arange(len(photos)) for photos, _ in products])
     flat = [photo for photos, _ in products for photo in photos]
     texts = [text for photos, text in products for _ in photos]
-    table = image_table(row_of_image * POSITIONS + position, task.source.product_id[row_of_image])
+    product_id = task.source.product_id[row_of_image]
+    table = image_table(product_id * POSITIONS + position, product_id)
     images, errors = model.read(flat, table, config.batch_size, texts)
     rejects = [
         task.reject(int(row_of_image[i]), int(position[i]), error.reason, error.detail) for i, error in sorted(errors.items())

@@ -47,15 +47,14 @@ def evaluate(
     Raises ShelfsortError where no test image can be read.
     """
     started, taxonomy, features, views = time.perf_counter(), store.taxonomy, stores[0], Views(stores)
-    published = bundle.folder / FOLDER
-    rival = Bundle.open(published) if (published / "manifest.json").exists() else None
+    rival = _published(bundle)
     groups = product_groups(features, store)
     items = {unit: [] for unit in UNITS}
     rows = features.of_split("test")
     with progress(rows.stop - rows.start, "evaluate", "img") as bar:
         for images in views.blocks("test", fit_only=False):
-            for unit, pooled in (("image", images), ("product", pool(images, bundle.sharpness))):
-                items[unit].append(_judge(bundle, rival, pooled, unit))
+            for unit in UNITS:
+                items[unit].append(_judge(bundle, rival, images, unit))
             bar.update(len(images.product_id))
     if not any(len(frame) for frame in items["image"]):
         raise ShelfsortError(f"{features.path}: no readable image on the test split; the catalogue has too few products")
@@ -86,11 +85,21 @@ def product_groups(features: FeatureStore, store: Store) -> pandas.Series:
     return pandas.Series(connected_components(links, directed=False)[1], index=products)
 
 
-def _judge(bundle: Bundle, rival: Bundle | None, pooled: Pooled, unit: str) -> pandas.DataFrame:
+def _published(bundle: Bundle) -> Bundle | None:
+    """The published second stage, where it was trained on the same features; one that an earlier training left is none."""
+    if not (bundle.folder / FOLDER / "manifest.json").exists():
+        return None
+    rival = Bundle.open(bundle.folder / FOLDER)
+    return rival if rival.made_from == bundle.made_from else None
+
+
+def _judge(bundle: Bundle, rival: Bundle | None, images: Pooled, unit: str) -> pandas.DataFrame:
+    pooled = pool(images, bundle.sharpness) if unit == "product" else images
     result = refine(bundle, pooled, unit)
     answers = [pooled.log_probs[0], result.shifted, result.two_stage]
     if rival:
-        answers.append(refine(rival, pooled.first_view(), unit).two_stage)
+        view = images.first_view()
+        answers.append(refine(rival, pool(view, rival.sharpness) if unit == "product" else view, unit).two_stage)
     truth = pooled.class_index.astype(np.int64)
     columns: dict[str, Any] = {
         "unit": unit,

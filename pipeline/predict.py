@@ -3,10 +3,11 @@
 Evaluation, scoring and single predictions all end in `Model.answer`; they differ in where the features come from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from catalog.errors import ArtifactError, ImageError, ShelfsortError
 from catalog.files import read_file
 from catalog.image_table import ImageTable
 from catalog.taxonomy import Taxonomy
+from features.linear import load_head
 from features.text import TextModel
+from features.vectors import GivenVectors, VectorFile
 from pipeline.runs import Run
 from stage1_cnn.dataset import decode_all, padded
 from stage1_cnn.onnx import OnnxPredictor
@@ -29,23 +32,24 @@ from stage2_xgb.refine import Refined, refine
 class Model:
     """Both stages of a run, ready to answer. `predictors` holds stage 1's network and what makes the further views."""
 
-    predictors: tuple[Predictor | TextModel, ...]
+    predictors: tuple[Predictor | TextModel | GivenVectors, ...]
     bundle: Bundle
 
     @classmethod
-    def open(cls, run: Run, device: str = "auto", precision: str = "auto", runtime: str = "torch") -> "Model":
-        """Loads checkpoints and bundle. Raises ArtifactError where one is missing, damaged, or made from another checkpoint,
-        ShelfsortError where a view knows the store's images alone."""
+    def open(
+        cls, run: Run, device: str = "auto", precision: str = "auto", runtime: str = "torch",
+        vectors: Mapping[str, str] | None = None,
+    ) -> "Model":  # fmt: skip
+        """Loads checkpoints and bundle; `vectors` names the file of each view that is one. Raises ArtifactError where an artefact
+        is missing, damaged, or made from another checkpoint, ShelfsortError where a view's file isn't named."""
         bundle = Bundle.open(run.stage2)
         kind = OnnxPredictor if runtime == "onnx" else Predictor
-        predictors = []
+        predictors: list[Predictor | TextModel | GivenVectors] = []
         for name, origin in bundle.made_from["views"].items():
             part = run.view(name)
             if "file" in origin:
-                raise ShelfsortError(
-                    f"{run.stage2}: view {name} is a file of vectors, which other photos than the store's lack; to answer for "
-                    f"those, train without it: shelfsort stage2 --run {run.folder} --set views={{}} --rebuild"
-                )
+                predictors.append(_given(run, name, origin, vectors or {}))
+                continue
             if "text" in origin:
                 predictors.append(TextModel.open(part.folder, run.command("features")))
                 found = {"text": part.text_checksum()}
@@ -67,20 +71,29 @@ class Model:
         views = zip(self.bundle.made_from["views"], self.predictors, strict=True)
         return next((name for name, predictor in views if isinstance(predictor, TextModel)), None)
 
+    @property
+    def vector_files(self) -> tuple[VectorFile, ...]:
+        """The files of vectors that views read."""
+        return tuple(predictor.file for predictor in self.predictors if isinstance(predictor, GivenVectors))
+
     def features(
-        self, images: Sequence[bytes | ImageError], texts: Sequence[str] = ()
+        self, images: Sequence[bytes | ImageError], image_id: np.ndarray, texts: Sequence[str] = ()
     ) -> tuple[list[np.ndarray], np.ndarray, dict[int, ImageError]]:  # fmt: skip
-        """One batch of B images, each decoded once for all views, and their products' texts: per view the features float16
-        [R, D] of the R readable ones; which those are, bool [B]; and place -> why not."""
+        """One batch of B images, each decoded once for all views, with their ids int64 [B] and their products' texts: per view
+        the features float16 [R, D] of the R readable ones; which those are, bool [B]; and place -> why not."""
         photos, readable, errors = decode_all(images)
         if not photos:
             return [np.zeros((0, p.width), dtype=np.float16) for p in self.predictors], readable, errors
         known = list(compress(texts or [""] * len(images), readable))
-        found = [
-            p.features(known) if isinstance(p, TextModel) else p.features(padded(p.transform(photos), readable))[readable]
-            for p in self.predictors
-        ]
-        return found, readable, errors
+
+        def seen(predictor: Predictor | TextModel | GivenVectors) -> np.ndarray:
+            if isinstance(predictor, TextModel):
+                return predictor.features(known)
+            if isinstance(predictor, GivenVectors):
+                return predictor.features(image_id[readable])
+            return predictor.features(padded(predictor.transform(photos), readable))[readable]
+
+        return [seen(predictor) for predictor in self.predictors], readable, errors
 
     def read(
         self, images: Sequence[bytes | ImageError], table: ImageTable, batch_size: int, texts: Sequence[str] = ()
@@ -89,9 +102,10 @@ class Model:
         the text of each image's product, where a view reads it."""
         parts, readable, errors = [], np.zeros(len(images), dtype=bool), {}
         for start in range(0, len(images) or 1, batch_size):
-            found, fine, failed = self.features(images[start : start + batch_size], texts[start : start + batch_size])
+            batch = slice(start, start + batch_size)
+            found, fine, failed = self.features(images[batch], table.image_id[batch], texts[batch])
             parts.append(found)
-            readable[start : start + batch_size] = fine
+            readable[batch] = fine
             errors |= {start + place: error for place, error in failed.items()}
         features = [np.concatenate([part[v] for part in parts]) for v in range(len(self.predictors))]
         return Pooled.images(table[readable], features, [p.head for p in self.predictors]), errors
@@ -99,6 +113,16 @@ class Model:
     def answer(self, pooled: Pooled, unit: str) -> Refined:
         """Both stages' opinion of images or pooled products."""
         return refine(self.bundle, pooled, unit)
+
+
+def _given(run: Run, name: str, origin: Mapping[str, Any], vectors: Mapping[str, str]) -> GivenVectors:
+    """A view whose vectors are in a file."""
+    if name not in vectors:
+        raise ShelfsortError(
+            f"{run.stage2}: view {name} is a file of vectors, which other photos than the store's lack; score with theirs: --set "
+            f"'score.vectors={{{name}: FILE}}', or train without it: shelfsort stage2 --run {run.folder} --set views={{}} --rebuild"
+        )
+    return GivenVectors(VectorFile(vectors[name]), load_head(run.view(name).view_head, origin, run.command("features")))
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,11 @@ class Run:
         return self.folder / "text.json"
 
     @property
+    def view_head(self) -> Path:
+        """Head of a view that is a file of vectors."""
+        return self.folder / "head.npz"
+
+    @property
     def stage2(self) -> Path:
         """Folder of stage 2."""
         return self.folder / "stage2"

@@ -6,6 +6,7 @@ An artefact that was made from something else is an error that names what differ
 
 import contextlib
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from catalog.artifacts import read_sealed, require_same, sha256_file, write_json, write_text
+from catalog.artifacts import differences, read_sealed, require_same, sha256_file, write_json, write_text
 from catalog.errors import ShelfsortError
 from catalog.labels import read_labels
 from pipeline.config import FileView, RunConfig, TextView
@@ -26,6 +27,7 @@ from stage1_cnn.config import Stage1Config
 if TYPE_CHECKING:
     from stage1_cnn.processes import Processes
 
+log = logging.getLogger(__name__)
 Say = Callable[[str], None]
 Workers = Callable[[], AbstractContextManager] | None
 """Opens a client of dask workers for the time of a step; None where this process does it alone."""
@@ -228,7 +230,10 @@ def tune_stage2(run: Run, config: RunConfig, say: Say = print) -> None:
     from stage2_xgb.fit import gather
     from stage2_xgb.tune import search
 
-    stores = [run.view(name).features for name in config.view_names]
+    parts = run.views(config.view_names)
+    for part in parts:
+        part.require_features()
+    stores = [part.features for part in parts]
     material = gather(stores, class_mixes(run), run.store.taxonomy, config.stage2)
     jobs = config.jobs or _cores()
     picker, _ = material.picker(config.stage2, jobs)
@@ -310,6 +315,7 @@ def score(
     say: Say = print,
 ) -> None:  # fmt: skip
     """A dump or other source -> predictions/*.parquet, every product accounted for; compared with `labels` where given."""
+    from catalog.store import image_ids
     from pipeline import coverage
     from pipeline.engine import Lanes
     from pipeline.labels import compare, labels_of
@@ -321,18 +327,25 @@ def score(
     truth = read_labels(labels) if labels else {}
     threshold = config.score.min_confidence
     costs = [] if threshold is None else coverage.read(run.stage2, f"shelfsort stage2 --run {run.folder}")
-    model = Model.open(run, config.stage1.device, config.stage1.precision, config.score.runtime)
+    vectors = {name: str(Path(file).absolute()) for name, file in config.score.vectors.items()}
+    settings = config.score.model_copy(update={"vectors": vectors})
+    model = Model.open(run, config.stage1.device, config.stage1.precision, config.score.runtime, vectors)
     fallback = int(model.taxonomy.category_ids[int(run.store.natural_counts("product").argmax())])
     checksums = {"checkpoint": run.stage1_checksum(), "stage2": sha256_file(run.stage2 / "manifest.json")}
     started = time.perf_counter()
     source = open_source(paths, out / "dumps", config.catalog.text if model.text_view else None)
     _require_texts(model, source, config)
+    _warn_of_device(run, model)
+    for file in model.vector_files:
+        file.rows(image_ids(source.product_id, source.n_images))  # a missing vector is said now, not after hours
     with contextlib.ExitStack() as stack:
         if workers is None:
             engine: Any = Lanes(model, config.jobs or _cores())
         else:
-            engine = _cluster_engine(stack.enter_context(workers()), run, config, checksums, source)
-        totals = score_source(Scorer(engine, checksums, fallback, run.store.digests()), source, out, config.score)
+            files = [*source.files, *((path, Path(path).stat().st_size) for path in vectors.values())]
+            engine = _cluster_engine(stack.enter_context(workers()), run, config, checksums, files)
+        checksums |= {f"vectors.{name}": sha256_file(path) for name, path in vectors.items()}
+        totals = score_source(Scorer(engine, checksums, fallback, run.store.digests()), source, out, settings)
     seconds = time.perf_counter() - started
     say(
         f"score: {totals.products} products = {totals.predictions} predictions + {totals.rejected_products} rejects, "
@@ -359,12 +372,23 @@ def _require_texts(model: Any, source: Any, config: RunConfig) -> None:
         )
 
 
-def _cluster_engine(client: Any, run: Run, config: RunConfig, checksums: dict[str, str], source: Any) -> Any:
+def _warn_of_device(run: Run, model: Any) -> None:
+    """What scores computes as what made the features that stage 2 learnt from, or the log says so."""
+    if not run.features_path.exists():
+        return
+    now, then = model.predictors[0].engine.to_json(), run.features.computed_with
+    if changes := differences(now, then):
+        log.warning("%s: %s; answers may differ in their last digits", run.features_path, "; ".join(changes))
+
+
+def _cluster_engine(
+    client: Any, run: Run, config: RunConfig, checksums: dict[str, str], files: list[tuple[str, int]]
+) -> Any:  # fmt: skip
     from pipeline.cluster import ModelPlace
     from pipeline.cluster import Workers as Cluster
 
     place = ModelPlace(str(run.folder.absolute()), **checksums, device=config.stage1.device, precision=config.stage1.precision)
-    return Cluster(client, place, source)
+    return Cluster(client, place, files)
 
 
 def lookalikes(

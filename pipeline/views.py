@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from catalog.artifacts import sha256_file
 from catalog.image_table import ImageTable
-from features.linear import fit_head, sample
+from features.linear import fit_head, sample, save_head
 from features.schema import FEATURE_DTYPE, SCHEMA
 from features.store import write_features
 from features.text import TextModel
@@ -38,26 +39,31 @@ def text_view(part: Run, view: TextView, seed: int, rebuild: bool, say: Callable
         model = TextModel.open(part.folder, part.command("features"))
         return model.head, lambda images: model.features(store.texts(images.product_id))
 
-    _write(part, "text", part.text_checksum(), source, rebuild, say)
+    _write(part, "text", _origin(part, "text", part.text_checksum()), source, rebuild, say)
 
 
 def file_view(part: Run, view: FileView, seed: int, rebuild: bool, say: Callable[[str], None]) -> None:
-    """A file of vectors -> features.h5 of a view: the store's images, with a head."""
+    """A file of vectors -> features.h5 of a view, the store's images, and head.npz."""
+    origin = _origin(part, "file", sha256_file(view.file))
     with VectorFile(view.file) as vectors:
 
         def source() -> Source:
             train, classes = part.store.images("train"), len(part.store.taxonomy)
             rows = sample(np.flatnonzero(train.fit), classes, seed)
             head = fit_head(vectors.features(train.image_id[rows]), train.class_index[rows], classes)
+            save_head(part.view_head, head, origin)
             return head, lambda images: vectors.features(images.image_id)
 
-        _write(part, "file", sha256_file(view.file), source, rebuild, say)
+        _write(part, "file", origin, source, rebuild, say)
+
+
+def _origin(part: Run, kind: str, checksum: str) -> dict[str, Any]:
+    return {"schema": SCHEMA, kind: checksum, "store": part.store.fingerprint, "dtype": FEATURE_DTYPE.__name__}
 
 
 def _write(
-    part: Run, kind: str, checksum: str, source: Callable[[], Source], rebuild: bool, say: Callable[[str], None]
+    part: Run, kind: str, origin: dict[str, Any], source: Callable[[], Source], rebuild: bool, say: Callable[[str], None]
 ) -> None:  # fmt: skip
-    origin = {"schema": SCHEMA, kind: checksum, "store": part.store.fingerprint, "dtype": FEATURE_DTYPE.__name__}
     if rebuild:
         part.features_path.unlink(missing_ok=True)
     if part.features_path.exists():

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from catalog.config import Section
 
@@ -100,3 +100,9 @@ class Stage2Config(Section):
     """Also train the published second stage on the same features, for comparison in `evaluate`; it takes far longer."""
     seed: int = Field(default=0, ge=0)
     """Of sampling within XGBoost and of the projection's sample."""
+
+    @model_validator(mode="after")
+    def _regression_sees_all(self) -> "Stage2Config":
+        if self.model == "logistic" and not self.base_margin:
+            raise ValueError("model: logistic sees stage 1's log-probabilities, which base_margin: false withholds")
+        return self

@@ -112,7 +112,8 @@ class Material:
         target = self.targets["image"]
         reranker = None
         if config.rerank.use:
-            items = items[enough(items, config.seen_until)]
+            if config.rows != "train":
+                items = items[enough(items, config.seen_until)]
             reranker, items = cross_fit(items, self.evidence, target, config.rerank, config.seed, threads, config.device)
         return RowPicker(items, self.evidence, target, config), reranker
 

@@ -32,9 +32,9 @@ class Reclassifier:
 def inputs(items: Items, members: np.ndarray, log_prob: np.ndarray, evidence: Evidence | None) -> np.ndarray:
     """What a reclassifier sees, float32 [N, F]: projected features of every view, the evidence that tells one member from
     another, and the number of images."""
-    features = items.z.reshape(len(items), -1)
+    features = items.z.reshape(len(items), items.z.shape[1] * items.z.shape[2])
     if evidence is None:
         return features
     pairs = evidence(items, np.tile(members, (len(items), 1)), log_prob)
-    telling = pairs[:, :, : -len(COMMON)].reshape(len(items), -1)
+    telling = pairs[:, :, : -len(COMMON)].reshape(len(items), len(members) * (pairs.shape[2] - len(COMMON)))
     return np.concatenate([features, telling, np.log(items.n_images)[:, None]], axis=1, dtype=np.float32)

@@ -43,14 +43,14 @@ class Stage2Summary:
             f"stage 2: {self.sets} confusion sets, {self.models} reclassifiers; answering: {answers}; elsewhere {self.default}",
             f"errors that the sets could mend: {self.mendable_share:.0%} (published: 32%)",
             "top-1 on val_b, which no fit saw" + "".join(f"{head:>9}" for head in _HEADS.values())
-            + "   gated over shifted    fixed broken  net  share of own",
+            + "   gated over shifted    fixed  broken    net  share of own",
         ]  # fmt: skip
         for unit, mixes in self.units.items():
             for name, row in mixes.items():
                 what = f"  {row['items']:,.0f} {unit}s, {name}"
                 top1 = "".join(f"{row[answer]:9.4f}" for answer in _HEADS)
                 gain = f"{100 * row['gain']:+.2f} [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
-                net = f"{row['fixed']:8.0f}{row['broken']:7.0f}{row['fixed'] - row['broken']:+5.0f}"
+                net = f"{row['fixed']:9.0f}{row['broken']:8.0f}{row['fixed'] - row['broken']:+7.0f}"
                 lines.append(f"{what:32}{top1}{gain:>23}{net}{row['own_share']:14.0%}")
         if several := self.pooling["products"]:
             ways = ", ".join(f"{name} {self.pooling[name]:.4f}" for name in ("mean", "weighted", "features"))

@@ -29,7 +29,8 @@ class RowPicker:
     def __init__(self, items: Items, evidence: Evidence, target: np.ndarray, config: Stage2Config) -> None:
         """`items`: images, and products of several images, of train, reserve and val_a, with the opinion to start from; `target`
         [K]: the mix that this is shifted to."""
-        self.items, self.evidence, self.target, self.config = items, evidence, target, config
+        self.items, self.target, self.config = items, target, config
+        self.evidence = evidence if config.base_margin else None  # without a margin, features alone are seen
         seen = items.on("train")
         self.weight = np.where(seen & (config.rows == "both"), config.seen_weight, 1).astype(np.float32)
         wanted = {"heldout": ~seen, "train": seen, "both": enough(items, config.seen_until)}[config.rows]
@@ -51,10 +52,10 @@ class RowPicker:
         chosen, label = np.concatenate(picked), np.concatenate(labels)
         items, weight = self.items[chosen], self.weight[chosen]
         log_prob = items.log_probs(members)
-        if not self.config.base_margin:
-            return TrainingRows(inputs(items, members, log_prob, None), label, np.zeros_like(log_prob[:, 0]), weight)
-        mix = np.bincount(label, weight, len(members)) + 0.5
-        margin = normalise(log_prob[:, 0] + np.log(mix / self.target[members]).astype(np.float32))
+        margin = np.zeros_like(log_prob[:, 0])
+        if self.config.base_margin:
+            mix = np.bincount(label, weight, len(members)) + 0.5
+            margin = normalise(log_prob[:, 0] + np.log(mix / self.target[members]).astype(np.float32))
         return TrainingRows(inputs(items, members, log_prob, self.evidence), label, margin, weight)
 
 

@@ -60,8 +60,9 @@ def fit_reranker(lessons: Lessons, config: RerankConfig, seed: int, threads: int
 
 def cross_fit(
     items: Items, evidence: Evidence, target: np.ndarray, config: RerankConfig, seed: int, threads: int, device: str = "cpu"
-) -> tuple[Reranker, Items]:
+) -> tuple[Reranker | None, Items]:
     """The reranker, learnt from the items that stage 1 never saw, weighted to the mix `target` [K]; and `items` with its opinion.
+    Where these are of too few products to be cross-fitted there is none, and the opinion stays stage 1's.
 
     Those it could have learnt from get the opinion of one that saw neither them nor their products, so that what is trained on
     top meets opinions such as those on new items.
@@ -70,9 +71,11 @@ def cross_fit(
     number = product_hash(items.product_id[unseen], seed + 1)
     taught = unseen[number < min(LESSONS / max(len(unseen), 1), 1) * (2**64 - 1)]
     lessons = Lessons.of(items[taught], evidence, importance(items.class_index[taught], target), config.candidates)
+    fold = product_hash(items.product_id, seed + 2) % np.uint64(FOLDS)
+    if len(np.unique(fold[taught[lessons.weight > 0]])) < 2:
+        return None, items
     whole = fit_reranker(lessons, config, seed, threads, device)
     log_prob = items.log_prob.copy()
-    fold = product_hash(items.product_id, seed + 2) % np.uint64(FOLDS)
     others = np.ones(len(items), dtype=bool)
     others[unseen] = False
     for place in range(FOLDS):

@@ -69,10 +69,11 @@ def _trial(picker: RowPicker, found: ConfusionSet, depth: int, rate: float, conf
         items = picker.items[test]
         log_prob = items.log_probs(found.members)
         seen, margin = inputs(items, found.members, log_prob, picker.evidence), log_prob[:, 0]
+        start = margin if config.base_margin else np.zeros_like(margin)
         right = found.members[None, :] == items.class_index[:, None]
         rows = np.arange(len(test))
         for place, rounds in enumerate(ROUNDS):
-            scores = booster.inplace_predict(seen, iteration_range=(0, rounds), base_margin=margin, predict_type="margin")
+            scores = booster.inplace_predict(seen, iteration_range=(0, rounds), base_margin=start, predict_type="margin")
             after = right[rows, normalise(scores.reshape(margin.shape)).argmax(axis=1)].sum()
             counts[place] += (len(test), right[rows, margin.argmax(axis=1)].sum(), after)
     return counts

@@ -100,6 +100,16 @@ def test_an_unfinished_file_is_resumed(made: Made, path: Path, tmp_path: Path, s
     assert_same(path, second)
 
 
+def test_another_device_goes_on_with_a_warning(made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "features.h5"
+    made.write(path, stop=50)
+    with FeatureWriter(path, made.table, WIDTH, CLASSES, MADE_FROM, COMPUTED_WITH):
+        assert not caplog.text
+    with FeatureWriter(path, made.table, WIDTH, CLASSES, MADE_FROM, COMPUTED_WITH | {"device": "NVIDIA H100"}) as writer:
+        assert writer.cursor >= 50
+    assert f"device was {COMPUTED_WITH['device']!r}, is now 'NVIDIA H100'; features then differ" in caplog.text
+
+
 def test_what_is_of_something_else_is_begun_anew(made: Made, tmp_path: Path) -> None:
     path = tmp_path / "features.h5"
     made.write(path, stop=50)

@@ -64,7 +64,7 @@ def workers(count: int, folder: Path) -> Iterator:
 
 def on(client, tiny: Tiny, dump: Path, out: Path) -> Scorer:
     """A scorer on a cluster, for one dump."""
-    return scorer(tiny, Workers(client, place(tiny), open_source([dump], out / "dumps")))
+    return scorer(tiny, Workers(client, place(tiny), open_source([dump], out / "dumps").files))
 
 
 def predictions(out: Path) -> pandas.DataFrame:

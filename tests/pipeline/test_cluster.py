@@ -92,7 +92,7 @@ def test_a_dump_that_a_worker_does_not_see_is_an_error(tiny: Tiny, client, tmp_p
     source = open_source([dump], tmp_path)
     dump.rename(tmp_path / "b.bson")
     with pytest.raises(ShelfsortError, match=r"a\.bson: worker tcp://.* sees no such file of the same size; put it on a disk"):
-        Workers(client, place(tiny), source)
+        Workers(client, place(tiny), source.files)
 
 
 def test_no_scheduler_is_an_error() -> None:

@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 
 import bson
+import h5py
 import numpy as np
 import pandas
 import pytest
 
 from catalog.errors import ArtifactError
+from pipeline import steps
 from pipeline.predict import Model
 from pipeline.score import Totals
 from stage2_xgb.dataset import Views
@@ -187,6 +189,17 @@ def test_scoring_gives_what_the_stored_features_give(tiny: Tiny, model: Model, t
         assert same(items["refined"], table["refined"]) >= 0.98
 
 
+def test_another_device_is_a_warning(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    copy = tiny.copy(tmp_path / "run")
+    config, dump = copy.config, str(copy.data / "test.bson")
+    steps.score(copy.run, config, [dump], tmp_path / "same")
+    assert "last digits" not in caplog.text
+    with h5py.File(copy.run.features_path, "r+") as file:
+        file.attrs["computed_with"] = json.dumps({"device": "NVIDIA H100", "precision": "bf16"})
+    steps.score(copy.run, config, [dump], tmp_path / "other")
+    assert "features.h5: device was 'NVIDIA H100', is now 'cpu'; precision was 'bf16', is now 'fp32'; answers may" in caplog.text
+
+
 def test_features_of_the_products(tiny: Tiny, model: Model, scored: tuple[Path, Path, Totals], tmp_path: Path) -> None:
     dump, plain, totals = scored
     config = CONFIG.model_copy(update={"features": True})
@@ -199,7 +212,7 @@ def test_features_of_the_products(tiny: Tiny, model: Model, scored: tuple[Path, 
     assert found["product_id"].tolist() == table["product_id"].tolist()
     single = table["n_images"].to_numpy() == 1
     images = [d["imgs"][0]["picture"] for d in documents(dump) if len(d["imgs"]) == 1]
-    expected = model.features(images)[0][0].astype(np.float32)
+    expected = model.features(images, np.arange(len(images)))[0][0].astype(np.float32)
     np.testing.assert_allclose(np.stack(found["features"].to_numpy()[single]), expected, rtol=2e-3, atol=1e-3)
     damaged = tmp_path / "features-00001.parquet"
     good = damaged.read_bytes()

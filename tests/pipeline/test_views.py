@@ -10,7 +10,7 @@ import pandas
 import pytest
 
 from catalog.errors import ArtifactError, ConfigError, ShelfsortError
-from catalog.store import content_of
+from catalog.store import content_of, image_ids
 from features.text import TextModel
 from pipeline import steps
 from pipeline.cli import main
@@ -138,7 +138,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
 def test_a_worker_scores_the_same(titled: Tiny, reader: Model, client, tmp_path: Path) -> None:
     source = open_source([titled.data / "test.bson"], tmp_path, "title")
     client.run(hide, str(titled.folder))
-    for engine, out in ((reader, "here"), (Workers(client, place(titled), source), "there")):
+    for engine, out in ((reader, "here"), (Workers(client, place(titled), source.files), "there")):
         score(scorer(titled, engine), source, tmp_path / out, CONFIG)
     assert contents(tmp_path / "here") == contents(tmp_path / "there")
 
@@ -194,11 +194,16 @@ def write_vectors(path: Path, image_id: np.ndarray, features: np.ndarray) -> str
     return f"views.made={{file: '{path}'}}"
 
 
-def test_vectors_made_elsewhere_are_a_view(plain: Tiny, tmp_path: Path) -> None:
+def telling(class_index: np.ndarray, seed: int) -> np.ndarray:
+    """Vectors [N, 16] around a centre of each of eight classes."""
+    centres = np.random.default_rng(0).normal(size=(8, 16))
+    return 0.8 * centres[class_index] + np.random.default_rng(seed).normal(size=(len(class_index), 16))
+
+
+def test_vectors_made_elsewhere_are_a_view(plain: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     table = plain.run.store.images()
-    rng = np.random.default_rng(0)
-    vectors = 0.8 * np.eye(8)[table.class_index] @ rng.normal(size=(8, 16)) + rng.normal(size=(len(table), 16))
-    order = rng.permutation(len(table))
+    vectors = telling(table.class_index, 1)
+    order = np.random.default_rng(2).permutation(len(table))
     setting = write_vectors(tmp_path / "v.h5", table.image_id[order], vectors[order])
     made = with_view(plain, tmp_path / "run", setting)
     features = made.run.view("made").features
@@ -207,9 +212,37 @@ def test_vectors_made_elsewhere_are_a_view(plain: Tiny, tmp_path: Path) -> None:
     assert through.mean() > without.mean() + 0.1
     with pytest.raises(ShelfsortError, match="view made is a file of vectors, which other photos than the store's lack"):
         Model.open(made.run)
+    assert score_with_vectors(plain, made, tmp_path, capsys) > 0.1
     write_vectors(tmp_path / "v.h5", table.image_id, vectors + 1)
     with pytest.raises(ArtifactError, match=r"features\.h5: made from something else: file was"):
         steps.features(made.run, load_config(made.folder / "config.yaml"), rebuild=False)
+
+
+def score_with_vectors(plain: Tiny, made: Tiny, folder: Path, capsys: pytest.CaptureFixture) -> float:
+    """Scores the further dump without and with vectors of its images; what these add to the accuracy. A file that lacks one, or
+    has others than in training, is refused before anything is scored."""
+    labels = pandas.read_csv(plain.data / "test_labels.csv").set_index("_id")["category_id"]
+    dump = plain.data / "test.bson"
+    source = open_source([dump], folder / "index")
+    classes = made.run.store.taxonomy.class_index(labels[source.product_id].to_numpy())
+    ids = image_ids(source.product_id, source.n_images)
+    vectors = telling(np.repeat(classes, source.n_images), 3)
+
+    def command(tiny: Tiny, name: str, *settings: str) -> list[str]:
+        return ["score", str(dump), "--run", str(tiny.folder), "--out", str(folder / name), *settings]
+
+    write_vectors(folder / "new.h5", ids, vectors)
+    setting = ("--set", f"score.vectors={{made: '{folder / 'new.h5'}'}}")
+    assert main(command(plain, "without")) == main(command(made, "with", *setting)) == 0
+    capsys.readouterr()
+    lacking = f"no vector of image {ids[-1]}"
+    for count, length, message in ((len(ids) - 1, 16, lacking), (len(ids), 5, "length 5, expected 16")):
+        write_vectors(folder / "new.h5", ids[:count], vectors[:count, :length])
+        assert main(command(made, "refused", *setting)) == 2
+        assert message in capsys.readouterr().err and not list(folder.glob("refused/part*"))
+    found = [predictions(folder / name).set_index("product_id")["category_id"] for name in ("without", "with")]
+    before, after = ((answers == labels[answers.index]).mean() for answers in found)
+    return after - before
 
 
 def test_a_view_that_became_another_kind_is_refused(plain: Tiny, titled: Tiny, tmp_path: Path) -> None:
