@@ -120,7 +120,7 @@ def _given(run: Run, name: str, origin: Mapping[str, Any], vectors: Mapping[str,
     if name not in vectors:
         raise ShelfsortError(
             f"{run.stage2}: view {name} is a file of vectors, which other photos than the store's lack; score with theirs: --set "
-            f"'score.vectors={{{name}: FILE}}', or train without it: shelfsort stage2 --run {run.folder} --set views={{}} --rebuild"
+            f"'score.vectors={{{name}: FILE}}', or train without: shelfsort stage2 --run {run.folder} --set views={{}} --rebuild"
         )
     return GivenVectors(VectorFile(vectors[name]), load_head(run.view(name).view_head, origin, run.command("features")))
 
