@@ -82,8 +82,8 @@ def _sidecar(out: Path, number: int) -> Path:
 
 
 def finished(out: Path, number: int, origin: dict[str, Any]) -> dict[str, Any] | None:
-    """The sidecar of a part that is whole; None where there is none yet or a file of it is damaged. Raises ArtifactError where
-    it has another origin."""
+    """The sidecar of a part that is whole; None where there is none yet, a file of it is damaged, or stage 1 answered for a broken
+    stage 2, which may be mended now. Raises ArtifactError where it has another origin."""
     path = _sidecar(out, number)
     if not path.exists():
         return None
@@ -94,7 +94,7 @@ def finished(out: Path, number: int, origin: dict[str, Any]) -> dict[str, Any] |
         return None  # a damaged sidecar: the part is scored again
     require_same(path, origin, sidecar["made_from"], rebuild)
     whole = all((out / name).exists() and sha256_file(out / name) == checksum for name, checksum in sidecar["sha256"].items())
-    return sidecar if whole else None
+    return sidecar if whole and not sidecar["broken"] else None
 
 
 def answers(out: Path, parts: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

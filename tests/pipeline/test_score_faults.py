@@ -98,12 +98,18 @@ def test_a_folder_that_cannot_be_written_is_an_error(tiny: Tiny, tmp_path: Path,
     assert f"{out}: can't be written: " in capsys.readouterr().err
 
 
-def test_stage_1_answers_for_a_damaged_stage_2(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_stage_1_answers_for_a_damaged_stage_2_until_that_is_mended(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:  # fmt: skip
     own, out = tiny.copy(tmp_path / "run"), tmp_path / "out"
+    scoring = ["score", str(tiny.data / "test.bson"), "--run", str(own.folder), "--out"]
+    assert main([*scoring, str(tmp_path / "whole")]) == 0
     flip(own.run.stage2 / "reranker.ubj")
-    assert main(["score", str(tiny.data / "test.bson"), "--run", str(own.folder), "--out", str(out)]) == 0
+    assert main([*scoring, str(out)]) == 0
     assert "stage 1 answered for want of reranker.ubj; mend it with: shelfsort stage2" in capsys.readouterr().out
     assert len(predictions(out)) == 150 and "reranker.ubj" in (out / "_SUCCESS").read_text()
+    flip(own.run.stage2 / "reranker.ubj")
+    assert main([*scoring, str(out)]) == 0 and contents(out) == contents(tmp_path / "whole")
 
 
 def kill_until(arguments: list[str], enough: Callable[[], bool]) -> None:
