@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from features.store import FeatureStore
+from pipeline.config import load_config
 from pipeline.runs import Run
 from pipeline.steps import class_mixes
 from stage1_cnn.head import normalise
@@ -39,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     run = Run(options.run)
     names = list(Bundle.open(run.stage2).made_from["views"])
-    config = Stage2Config(**Bundle.open(run.stage2).made_from["config"]).model_copy(update={"published": False})
+    config = load_config(run.folder / "config.yaml").stage2.model_copy(update={"published": False})
     stores = [run.view(name).features for name in names]
     for unit in ("image", "product"):
         print(f"\n| {unit} | natural | over shifted | balanced | over shifted |\n|---|---|---|---|---|")

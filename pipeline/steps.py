@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from catalog.artifacts import differences, read_sealed, require_same, sha256_file, write_json, write_text
-from catalog.errors import ShelfsortError
+from catalog.errors import ConfigError, ShelfsortError
 from catalog.labels import read_labels
 from pipeline.config import FileView, RunConfig, TextView
 from pipeline.runs import Run
@@ -81,9 +81,8 @@ def train(
     part: Run, config: Stage1Config, rebuild: bool, say: Say, name: str, processes: "Processes | None" = None
 ) -> None:  # fmt: skip
     """Trains stage 1, the network of a further view, or one to be compared."""
-    given = {"weights": config.weights} | ({"landmarks": str(config.landmarks)} if config.landmarks else {})
-    files = {key: sha256_file(name) if Path(name).is_file() else name for key, name in given.items()}
-    made_from = {"store": part.store.fingerprint, "config": config.shaping() | files}
+    given = {"weights": config.weights} | ({"landmarks": config.landmarks} if config.landmarks else {})
+    made_from = {"store": part.store.fingerprint, "config": config.shaping() | _by_content(given)}
     if rebuild and (processes is None or processes.writes):
         shutil.rmtree(part.stage1, ignore_errors=True)
     if processes:
@@ -101,6 +100,11 @@ def train(
         f"{name}: {part.checkpoint} in {summary.seconds:.0f} s; best {best['phase']} epoch {best['epoch']}: "
         f"val_a top-1 {best['val_top1']:.4f}, top-5 {best['val_top5']:.4f} ({summary.images['val_a']} images)"
     )
+
+
+def _by_content(names: Mapping[str, str | Path]) -> dict[str, str]:
+    """The sha256 of each that is a file, whose content may change under its name; others as they are."""
+    return {key: sha256_file(name) if Path(name).is_file() else str(name) for key, name in names.items()}
 
 
 def features(run: Run, config: RunConfig, rebuild: bool, say: Say = print, workers: Workers = None) -> None:
@@ -153,7 +157,7 @@ def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print, workers
     views = {name: run.view(name).features for name in config.view_names}
     made_from = {
         "views": {name: view.made_from for name, view in views.items()}, "store": run.store.fingerprint,
-        "config": config.stage2.model_dump(mode="json"),
+        "config": config.stage2.model_dump(mode="json") | _prior(config.stage2.target_prior),
     }  # fmt: skip
     if rebuild:
         shutil.rmtree(run.stage2, ignore_errors=True)
@@ -176,6 +180,15 @@ def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print, workers
         summary = fit_stage2(stores, mixes, taxonomy, config.stage2, run.stage2, made_from, jobs)
     say(summary.text())
     _cover(run, config, stores)
+
+
+def _prior(target: str | Path) -> dict[str, str]:
+    """What a file of class weights holds, in the place of its name; nothing where the class mix is no file."""
+    if not isinstance(target, Path):
+        return {}
+    if not target.is_file():
+        raise ConfigError(f"stage2.target_prior: {target}: expected a CSV with columns category_id,weight, found no such file")
+    return _by_content({"target_prior": target})
 
 
 def _cover(run: Run, config: RunConfig, stores: Sequence[Any]) -> None:

@@ -74,6 +74,21 @@ def test_a_place_that_shapes_nothing_may_change(copy: Tiny, capsys: pytest.Captu
     assert capsys.readouterr().out.count("current") == 5
 
 
+def test_a_file_of_class_weights_counts_by_its_content(copy: Tiny, capsys: pytest.CaptureFixture) -> None:
+    weights = copy.folder.parent / "mix.csv"
+    settings = ["stage2.components=4", "stage2.rerank.use=false", "stage2.model=neighbours", f"stage2.target_prior={weights}"]
+    command = ["stage2", "--run", str(copy.folder), *(word for setting in settings for word in ("--set", setting))]
+    first, *_ = copy.run.store.taxonomy.category_ids
+    assert main(command) == 2
+    assert f"stage2.target_prior: {weights}: expected a CSV" in capsys.readouterr().err
+    weights.write_text(f"category_id,weight\n{first},1\n")
+    assert main([*command, "--rebuild"]) == main(command) == 0
+    assert "stage2: current" in capsys.readouterr().out
+    weights.write_text(weights.read_text().replace(",1", ",2"))
+    assert main(command) == 2
+    assert "made from something else: config.target_prior was" in capsys.readouterr().err
+
+
 def test_rebuilt_it_is_the_same(copy: Tiny, capsys: pytest.CaptureFixture) -> None:
     before = snapshot(copy.folder)
     assert main(["stage2", "--run", str(copy.folder), "--rebuild"]) == 0
