@@ -82,8 +82,8 @@ def _sidecar(out: Path, number: int) -> Path:
 
 
 def finished(out: Path, number: int, origin: dict[str, Any]) -> dict[str, Any] | None:
-    """The sidecar of a part that is whole; None where there is none yet, a file of it is damaged, or stage 1 answered for a broken
-    stage 2, which may be mended now. Raises ArtifactError where it has another origin."""
+    """The sidecar of a part that is whole; None where there is none yet, a file of it is damaged, or stage 1 answered for a
+    broken stage 2, which may be mended now. Raises ArtifactError where it has another origin."""
     path = _sidecar(out, number)
     if not path.exists():
         return None
