@@ -41,6 +41,10 @@ class ImageError(ShelfsortError):
         return type(self), (self.reason, self.detail)
 
 
+GO_ON = "run the same command again without --rebuild"
+"""For messages of what may be resumed."""
+
+
 class TaxonomyError(ShelfsortError):
     """The category file is malformed, or ids and names contradict each other."""
 

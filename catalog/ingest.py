@@ -21,7 +21,7 @@ from catalog.bson_reader import Product
 from catalog.checker import checked_chunks
 from catalog.config import CatalogConfig
 from catalog.dump_index import DumpIndex, Reject, open_index
-from catalog.errors import ArtifactError, ImageError, ShelfsortError
+from catalog.errors import GO_ON, ArtifactError, ImageError, ShelfsortError
 from catalog.progress import progress
 from catalog.quality import CheckedImage
 from catalog.splits import PRECEDENCE, SPLITS, deal, product_hash, select
@@ -90,10 +90,9 @@ def ingest(
             return writer.summary(changed)
     except BrokenExecutor as error:
         detail = "a worker process died, of memory or of an image; what was committed is kept"
-        raise ShelfsortError(f"{store}: {detail}, run the same command again, with fewer workers") from error
+        raise ShelfsortError(f"{store}: {detail}, {GO_ON} and with fewer workers") from error
     except sqlite3.OperationalError as error:
-        detail = f"can't be written: {error}; what was committed is kept, run the same command again"
-        raise ShelfsortError(f"{store}: {detail}") from error
+        raise ShelfsortError(f"{store}: can't be written: {error}; what was committed is kept, {GO_ON}") from error
     except sqlite3.Error as error:
         raise ArtifactError(store, f"not readable as a store ({error})", REBUILD) from error
 

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USER_ERROR
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
-            print(f"\nstopped; the same command resumes: {_again(arguments or sys.argv[1:])}", file=sys.stderr)
+            print(f"\nstopped; go on with: {_again(arguments or sys.argv[1:])}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -47,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _again(arguments: Sequence[str]) -> str:
-    """The command that resumes; torchrun's where it started this process."""
+    """The command that resumes; torchrun's where it started this process. Without --rebuild, which would begin anew."""
     processes = os.environ.get("LOCAL_WORLD_SIZE")
     start = ["torchrun", f"--nproc-per-node={processes}", "-m", "pipeline"] if processes else ["shelfsort"]
-    return shlex.join([*start, *arguments])
+    return shlex.join([*start, *(word for word in arguments if not (len(word) > 3 and "--rebuild".startswith(word)))])
 
 
 def _positive(text: str) -> int:
@@ -199,7 +199,8 @@ def _ingest(options: argparse.Namespace) -> None:
 
 
 def _stage1(options: argparse.Namespace) -> None:
-    """Under torchrun every process comes here, and one of them locks the run, writes it, and speaks."""
+    """Under torchrun every process comes here, and one of them locks the run, writes it, and speaks. Started again after one of
+    them died, they go on from the last checkpoint, also where the command said --rebuild."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # stage1.deterministic needs it before CUDA starts
     if "LOCAL_RANK" not in os.environ:
         _step(options, "stage1")
@@ -207,6 +208,7 @@ def _stage1(options: argparse.Namespace) -> None:
     from pipeline import steps
     from stage1_cnn.processes import joined
 
+    options.rebuild = options.rebuild and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     with joined(int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])) as processes:
         if processes.writes:
             _step(options, "stage1", processes=processes)
@@ -278,9 +280,11 @@ def _compare(options: argparse.Namespace) -> None:
     with run_lock(run.folder):
         rows = compare(run, configs, options.repeats, options.rebuild)
     best = next(path for path in options.configs if path.stem == rows[0].network)
+    overrides = [word for setting in options.set for word in ("--set", setting)]
+    again = shlex.join(["shelfsort", "stage1", "--run", str(run.folder), "--config", str(best), *overrides])
     print(markdown(rows))
     print(f"compare: top-1, macro F1 and top-5 on {rows[0].images} images of validation -> {run.folder / 'compare'}")
-    print(f"  the best: shelfsort stage1 --run {run.folder} --config {best}; then features, stage2, evaluate on test")
+    print(f"  the best: {again}; then features, stage2, evaluate on test")
 
 
 def _report(options: argparse.Namespace) -> None:

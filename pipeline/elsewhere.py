@@ -12,7 +12,7 @@ import joblib
 import numpy as np
 from distributed import Client, Future, KilledWorker
 
-from catalog.errors import ShelfsortError
+from catalog.errors import GO_ON, ShelfsortError
 from catalog.image_table import ImageTable
 from catalog.store import Store
 from features.extract import Block, blocks_of
@@ -33,7 +33,7 @@ def checking(client: Client) -> Iterator[tuple[Executor, int]]:
         try:
             yield executor, max(1, sum(client.nthreads().values()))
         except KilledWorker as error:
-            message = "a worker died while it checked photos; what was committed is kept, run the same command again"
+            message = f"a worker died while it checked photos; what was committed is kept, {GO_ON}"
             raise ShelfsortError(f"{message}: {error}") from error
 
 
@@ -64,7 +64,7 @@ def _blocks(client: Client, task: Callable[..., Block], rows: int, each: int, st
         while waiting:
             yield waiting.popleft().result()
     except KilledWorker as error:
-        raise ShelfsortError(f"a worker died while it extracted features; run the same command again: {error}") from error
+        raise ShelfsortError(f"a worker died while it extracted features; {GO_ON}: {error}") from error
     finally:
         client.cancel(list(waiting))
 

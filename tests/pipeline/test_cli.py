@@ -90,8 +90,11 @@ def test_interrupted_it_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(steps, "stage2", stopped)
-    assert main(["stage2", "--run", str(tmp_path)]) == 130
-    assert f"the same command resumes: shelfsort stage2 --run {tmp_path}" in capsys.readouterr().err
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    for more in ([], ["--rebuild"], ["--reb"]):
+        assert main(["stage2", *more, "--run", str(folder)]) == 130
+        assert capsys.readouterr().err == f"\nstopped; go on with: shelfsort stage2 --run '{folder}'\n"
 
 
 @pytest.mark.parametrize("step", ["stage1", "features", "stage2", "evaluate"])

@@ -1,5 +1,7 @@
 """Networks side by side: what is trained, measured, kept, and not done again."""
 
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -79,10 +81,13 @@ def test_test_is_never_read() -> None:
 
 
 def test_the_winners_training_is_that_of_the_run(compared: tuple[Path, list[str]], capsys: pytest.CaptureFixture) -> None:
-    """The same seed and the same configuration: what `shelfsort stage1` makes has the same fingerprint."""
+    """What the command that is printed makes has the same fingerprint: of the same seed, configuration and overrides."""
     run, command = compared
-    trained = read_json(run / "compare" / "small" / "seed-0" / "stage1" / "summary.json", "")
-    assert main(["stage1", "--run", str(run), "--config", command[1], "--set", "stage1.precision=fp32"]) == 0
+    assert main(command) == 0
+    printed = shlex.split(re.search(r"the best: shelfsort (.*); then", capsys.readouterr().out)[1])
+    assert main(printed) == 0
+    winner = Path(printed[printed.index("--config") + 1]).stem
+    trained = read_json(run / "compare" / winner / "seed-0" / "stage1" / "summary.json", "")
     own = read_json(run / "stage1" / "summary.json", "")
     assert own["made_from"] == trained["made_from"]
     assert own["best"]["val_top1"] == trained["best"]["val_top1"]

@@ -89,7 +89,7 @@ def test_control_c_stops_tidily_and_says_how_to_go_on(tiny: Tiny, copy: Tiny, tm
             continue
         waited.append(time.monotonic() - began)
         assert process.returncode == 130, error
-        assert f"stopped; the same command resumes: shelfsort {step}" in error and "Traceback" not in error, error
+        assert f"stopped; go on with: shelfsort {step}" in error and "Traceback" not in error, error
         assert leftovers(copy.folder) == []
     print(f"{step}: stopped within {max(waited):.1f} s")
     assert max(waited) < 10

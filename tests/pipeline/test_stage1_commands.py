@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -44,6 +45,21 @@ def test_tune_writes_table_and_figure(run: Path, monkeypatch: pytest.MonkeyPatch
     assert capsys.readouterr().out == text, "nothing is trained again"
 
 
+def test_torchruns_restart_goes_on_where_the_command_said_rebuild(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for name, value in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1), ("MASTER_PORT", port)):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    command = ["stage1", "--run", str(run), "--set", "stage1.epochs=1", "--rebuild"]
+    for restarts, expected in ((0, "best finetune epoch 1"), (1, "stage1: current"), (0, "best finetune epoch 1")):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
+        assert main(command) == 0
+        assert expected in capsys.readouterr().out
+
+
 def torchrun(run: Path, *options: str) -> subprocess.Popen:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipeline"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -63,7 +79,7 @@ def test_torchrun_stops_on_control_c_says_how_to_go_on_and_speaks_once(run: Path
             time.sleep(0.01)
         processes.send_signal(signal.SIGINT)
         _, error = processes.communicate(timeout=300)
-    assert error.count("the same command resumes: torchrun --nproc-per-node=2 -m pipeline stage1 --run") == 1, error
+    assert error.count("stopped; go on with: torchrun --nproc-per-node=2 -m pipeline stage1 --run") == 1, error
     assert not (run / "stage1" / "summary.json").exists()
     with torchrun(run, "--set", "stage1.epochs=4") as processes:
         out, error = processes.communicate(timeout=500)
