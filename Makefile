@@ -4,7 +4,7 @@
 RUN := runs/cdiscount
 ## its configuration
 CONFIG := configs/cdiscount.yaml
-## the dump to ingest; for score, the dump to sort (default there: data/test.bson)
+## the dump to ingest; for score, the dump to sort (default there: data/test.bson); several files or patterns with blanks between
 BSON := data/train.bson
 ## names of the categories, in hierarchy order
 CATEGORIES := data/category_names.csv
@@ -17,7 +17,11 @@ PYTHON ?=
 
 SHELFSORT := .venv/bin/shelfsort
 SETS = $(foreach pair,$(SET),--set '$(pair)')
-OPTIONS = --run $(RUN) --config $(CONFIG) $(SETS)
+# A path as one word for the shell, whatever it holds.
+quoted = '$(subst ','\'',$(1))'
+OPTIONS = --run $(call quoted,$(RUN)) --config $(call quoted,$(CONFIG)) $(SETS)
+# BSON that names nothing as a whole is several words, which may have quotes of their own.
+DUMPS = $(if $(shell test -e $(call quoted,$(BSON)) && echo yes),$(call quoted,$(BSON)),$(BSON))
 
 .PHONY: help setup demo ingest stage1 features stage2 evaluate report score test test-slow lint bench doctor clean remake
 
@@ -65,7 +69,7 @@ demo: setup ## all steps on a small synthetic catalogue, in runs/demo
 
 # Each step asks for the one before; a step with nothing to do says "current" and ends within seconds.
 ingest: setup ## dump -> store.sqlite: categories, products, images, splits
-	$(SHELFSORT) ingest --run $(RUN) --config $(CONFIG) --dump $(BSON) --categories $(CATEGORIES) $(SETS)
+	$(SHELFSORT) ingest $(OPTIONS) --dump $(DUMPS) --categories $(call quoted,$(CATEGORIES))
 
 stage1: ingest ## train the CNN
 	$(SHELFSORT) stage1 $(OPTIONS)
@@ -80,15 +84,14 @@ evaluate: stage2 ## measure on the test split
 	$(SHELFSORT) evaluate $(OPTIONS)
 
 report: evaluate ## the analysts' report, RUN/report/index.html
-	$(SHELFSORT) report --run $(RUN)
+	$(SHELFSORT) report --run $(call quoted,$(RUN))
 
 score: BSON := data/test.bson
-score: setup $(RUN)/stage2/manifest.json ## sort the products of BSON with a finished run
-	$(SHELFSORT) score $(BSON) --run $(RUN) --out $(OUT) $(SETS)
-
-# Not made on the way: score's BSON is not the dump that the run is made from.
-$(RUN)/stage2/manifest.json:
-	@echo "error: $@: no such file; make it first with: make stage2 RUN=$(RUN)" >&2; exit 1
+# The run is not made on the way: score's BSON is not the dump that the run is made from.
+score: setup ## sort the products of BSON with a finished run
+	@run=$(call quoted,$(RUN)); test -f "$$run/stage2/manifest.json" || \
+		{ echo "error: $$run/stage2/manifest.json: no such file; make it first with: make stage2 RUN='$$run'" >&2; exit 1; }
+	$(SHELFSORT) score $(DUMPS) --run $(call quoted,$(RUN)) --out $(call quoted,$(OUT)) $(SETS)
 
 # Two threads, since tests start processes of their own; a setting of the caller's wins.
 test: setup ## all quick tests

@@ -71,12 +71,33 @@ def test_help_lists_every_target_and_variable(tree: Path) -> None:
 def test_steps_run_in_order_with_their_overrides(installed: Path) -> None:
     result = make(installed, "-n", "stage2", "RUN=runs/r", "CONFIG=c.yaml", "SET=a=1 b=[2,3]", "BSON=d.bson")
     commands = [line for line in result.stdout.splitlines() if "shelfsort" in line]
-    options = "--run runs/r --config c.yaml"
+    options = "--run 'runs/r' --config 'c.yaml' --set 'a=1' --set 'b=[2,3]'"
     assert commands == [
-        f".venv/bin/shelfsort ingest {options} --dump d.bson --categories data/category_names.csv"
-        " --set 'a=1' --set 'b=[2,3]'",
-        *(f".venv/bin/shelfsort {step} {options} --set 'a=1' --set 'b=[2,3]'" for step in STEPS[1:4]),
+        f".venv/bin/shelfsort ingest {options} --dump d.bson --categories 'data/category_names.csv'",
+        *(f".venv/bin/shelfsort {step} {options}" for step in STEPS[1:4]),
     ]
+
+
+def test_paths_may_have_blanks_and_quotes(installed: Path) -> None:
+    """Run for real, with a shelfsort that prints its arguments."""
+    script = installed / ".venv/bin/shelfsort"
+    script.write_text('#!/bin/sh\nprintf "%s|" "$@"; echo\n')
+    script.chmod(0o755)
+    run = installed / "my runs/l'été"
+    (run / "stage2").mkdir(parents=True)
+    (run / "stage2/manifest.json").write_text("{}")
+    (installed / "my dump.bson").touch()
+    paths = ["RUN=my runs/l'été", "CONFIG=my config.yaml", "CATEGORIES=the names.csv", "BSON=my dump.bson"]
+    where = "--run|my runs/l'été|--config|my config.yaml|"
+    assert make(installed, "stage1", *paths).stdout.splitlines()[1::2] == [
+        f"ingest|{where}--dump|my dump.bson|--categories|the names.csv|", f"stage1|{where}",
+    ]  # fmt: skip
+    out = "--run|my runs/l'été|--out|my runs/l'été/predictions|"
+    assert make(installed, "score", *paths).stdout.splitlines()[-1] == f"score|my dump.bson|{out}"
+    (installed / "b.bson").touch()
+    for several in ("a.bson b.bson", "'a.bson' b.bs*"):
+        assert make(installed, "score", *paths[:-1], f"BSON={several}").stdout.splitlines()[-1] == f"score|a.bson|b.bson|{out}"
+    assert make(installed, "report", *paths).stdout.splitlines()[-1] == "report|--run|my runs/l'été|"
 
 
 def test_report_runs_every_step_once(installed: Path) -> None:
@@ -98,10 +119,10 @@ def test_every_command_is_one_that_shelfsort_takes(installed: Path) -> None:
 def test_score_wants_a_finished_run_and_makes_none(installed: Path) -> None:
     refused = make(installed, "score", "RUN=runs/r", "BSON=new.bson")
     assert refused.returncode != 0
-    assert "make stage2 RUN=runs/r" in refused.stderr
+    assert "runs/r/stage2/manifest.json: no such file; make it first with: make stage2 RUN='runs/r'\n" in refused.stderr
     (installed / "runs/r/stage2").mkdir(parents=True)
     (installed / "runs/r/stage2/manifest.json").write_text("{}")
-    command = ".venv/bin/shelfsort score new.bson --run runs/r --out runs/r/predictions"
+    command = ".venv/bin/shelfsort score new.bson --run 'runs/r' --out 'runs/r/predictions'"
     assert make(installed, "-n", "score", "RUN=runs/r", "BSON=new.bson").stdout.splitlines()[-1].strip() == command
     assert "score data/test.bson" in make(installed, "-n", "score", "RUN=runs/r").stdout
 
