@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,17 @@ def labels_of(source: Source) -> dict[int, int]:
     return dict(zip(ids.tolist(), source.category_id[labelled][first].tolist(), strict=True))
 
 
+def labels_in(source: Source, labels: dict[int, int], path: Path) -> dict[int, int]:
+    """Those labels of the file `path` whose product stands in the source, readable or not. Raises ShelfsortError where none
+    does."""
+    products = chain(source.product_id.tolist(), (reject.product_id for reject in source.rejects))
+    known = {product: labels[product] for product in products if product in labels}
+    if not known:
+        place = source.place(0, -1)[0] if len(source) else "the source"
+        raise ShelfsortError(f"{path}: expected labels of the products in {place}, found {len(labels)} of others alone")
+    return known
+
+
 def compare(out: Path, labels: dict[int, int], resamples: int, seed: int) -> Comparison:
     """Compares all parts in the folder `out` with labels; intervals by the bootstrap over products."""
     right = dict.fromkeys(labels, (False, False))
@@ -47,8 +59,6 @@ def compare(out: Path, labels: dict[int, int], resamples: int, seed: int) -> Com
         for product, first, second in zip(*columns.values(), strict=True):
             if product in labels:
                 right[product] = (first == labels[product], second == labels[product])
-    if not right:
-        raise ShelfsortError("the labels name no product, expected at least one")
     kinds = np.array([(first, second, second - first) for first in (0, 1) for second in (0, 1)])
     counts = np.bincount([2 * first + second for first, second in right.values()], minlength=len(kinds))
     # A resample of products is a draw of how many of each kind it has: the same bootstrap, at a cost that no dump's size raises.

@@ -331,13 +331,13 @@ def score(
     from catalog.store import image_ids
     from pipeline import coverage
     from pipeline.engine import Lanes
-    from pipeline.labels import compare, labels_of
+    from pipeline.labels import compare, labels_in, labels_of
     from pipeline.predict import Model
     from pipeline.score import Scorer
     from pipeline.score import score as score_source
     from pipeline.sources import open_source
 
-    truth = read_labels(labels) if labels else {}
+    given = read_labels(labels) if labels else {}
     threshold = config.score.min_confidence
     costs = [] if threshold is None else coverage.read(run.stage2, f"shelfsort stage2 --run {run.folder}")
     vectors = {name: str(Path(file).absolute()) for name, file in config.score.vectors.items()}
@@ -347,6 +347,7 @@ def score(
     checksums = {"checkpoint": run.stage1_checksum(), "stage2": sha256_file(run.stage2 / "manifest.json")}
     started = time.perf_counter()
     source = open_source(paths, out / "dumps", config.catalog.text if model.text_view else None)
+    truth = labels_in(source, given, labels) if labels else labels_of(source)
     _require_texts(model, source, config)
     _warn_of_device(run, model)
     for file in model.vector_files:
@@ -369,7 +370,7 @@ def score(
     if threshold is not None:
         say(f"  {costs[round(100 * threshold)].text()}")
         say(f"  here: {accepted} products in accepted.parquet, {review} in review.parquet")
-    if truth := truth or labels_of(source):
+    if truth:
         say(f"  {compare(out, truth, config.evaluate.resamples, config.evaluate.seed).text()}")
     if totals.broken:
         say(f"  stage 1 answered for want of {', '.join(totals.broken)}; mend it with: {run.command('stage2')}")

@@ -163,6 +163,13 @@ def test_score_and_labels(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     assert "score: 150 products = 150 predictions + 0 rejects" in text and "top-1 of 150 labelled products" in text
     assert (out / "_SUCCESS").exists()
+    header, *rows = labels.read_text().splitlines()
+    other = tmp_path / "labels.csv"
+    for known, code, expected in ((rows[:50], 0, "top-1 of 50 labelled"), ([], 2, f"{other}: expected labels of the products")):
+        other.write_text("\n".join([header, "999999999,1", *known]))
+        assert main([*command[:-1], str(other)]) == code
+        said = capsys.readouterr()
+        assert expected in said.out + said.err
 
 
 def test_a_labelled_dump_is_as_accurate_as_evaluate_says(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
