@@ -41,8 +41,10 @@ class Model:
         vectors: Mapping[str, str] | None = None,
     ) -> "Model":  # fmt: skip
         """Loads checkpoints and bundle; `vectors` names the file of each view that is one. Raises ArtifactError where an artefact
-        is missing, damaged, or made from another checkpoint, ShelfsortError where a view's file isn't named."""
+        is missing, damaged, or made from another checkpoint, ShelfsortError where a view's file isn't named or a named view has
+        none."""
         bundle = Bundle.open(run.stage2)
+        _require_file_views(bundle, vectors or {})
         kind = OnnxPredictor if runtime == "onnx" else Predictor
         predictors: list[Predictor | TextModel | GivenVectors] = []
         for name, origin in bundle.made_from["views"].items():
@@ -113,6 +115,14 @@ class Model:
     def answer(self, pooled: Pooled, unit: str) -> Refined:
         """Both stages' opinion of images or pooled products."""
         return refine(self.bundle, pooled, unit)
+
+
+def _require_file_views(bundle: Bundle, vectors: Mapping[str, str]) -> None:
+    """Raises ShelfsortError where files of vectors are given for what is no such view."""
+    views = [name for name, origin in bundle.made_from["views"].items() if "file" in origin]
+    if unknown := [name for name in vectors if name not in views]:
+        there = f"expected {' or '.join(views)}" if views else "its views are no files of vectors; give none"
+        raise ShelfsortError(f"score.vectors: {bundle.folder} has no view {unknown[0]} that is a file of vectors; {there}")
 
 
 def _given(run: Run, name: str, origin: Mapping[str, Any], vectors: Mapping[str, str]) -> GivenVectors:

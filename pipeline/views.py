@@ -44,8 +44,8 @@ def text_view(part: Run, view: TextView, seed: int, rebuild: bool, say: Callable
 
 def file_view(part: Run, view: FileView, seed: int, rebuild: bool, say: Callable[[str], None]) -> None:
     """A file of vectors -> features.h5 of a view, the store's images, and head.npz."""
-    origin = _origin(part, "file", sha256_file(view.file))
     with VectorFile(view.file) as vectors:
+        origin = _origin(part, "file", sha256_file(view.file))
 
         def source() -> Source:
             train, classes = part.store.images("train"), len(part.store.taxonomy)

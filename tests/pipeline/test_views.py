@@ -20,7 +20,7 @@ from pipeline.export import export
 from pipeline.predict import Model, predict_files
 from pipeline.score import score
 from pipeline.sources import open_source
-from pipeline.views import text_view
+from pipeline.views import file_view, text_view
 from tests.pipeline.scoring import CONFIG, contents, place, predictions, scorer, workers
 from tests.pipeline.test_cluster import hide
 from tests.pipeline.tiny import Tiny, documents, make
@@ -218,6 +218,12 @@ def test_vectors_made_elsewhere_are_a_view(plain: Tiny, tmp_path: Path, capsys: 
         steps.features(made.run, load_config(made.folder / "config.yaml"), rebuild=False)
 
 
+def test_a_file_of_vectors_that_is_not_there_is_refused(plain: Tiny, tmp_path: Path) -> None:
+    config = load_config(plain.folder / "config.yaml", ["views.made={file: none.h5}"])
+    with pytest.raises(ShelfsortError, match=r"none\.h5: can't be read as HDF5"):
+        file_view(plain.run.view("made"), config.view("made"), 0, False, print)
+
+
 def score_with_vectors(plain: Tiny, made: Tiny, folder: Path, capsys: pytest.CaptureFixture) -> float:
     """Scores the further dump without and with vectors of its images; what these add to the accuracy. A file that lacks one, or
     has others than in training, is refused before anything is scored."""
@@ -231,6 +237,10 @@ def score_with_vectors(plain: Tiny, made: Tiny, folder: Path, capsys: pytest.Cap
     def command(tiny: Tiny, name: str, *settings: str) -> list[str]:
         return ["score", str(dump), "--run", str(tiny.folder), "--out", str(folder / name), *settings]
 
+    mistyped = ("--set", "score.vectors={maid: new.h5}")
+    for tiny, expected in ((plain, "its views are no files of vectors; give none"), (made, "expected made")):
+        assert main(command(tiny, "refused", *mistyped)) == 2
+        assert f"stage2 has no view maid that is a file of vectors; {expected}" in capsys.readouterr().err
     write_vectors(folder / "new.h5", ids, vectors)
     setting = ("--set", f"score.vectors={{made: '{folder / 'new.h5'}'}}")
     assert main(command(plain, "without")) == main(command(made, "with", *setting)) == 0
