@@ -49,7 +49,8 @@ def extraction(client: Client, part: Run, config: RunConfig) -> Callable[[int], 
     """What makes the blocks of features.h5 on the workers, for `features.extract.extract`."""
     require_files(client, [part.store_path if part.whole is None else part.whole.store_path, part.checkpoint])
     store, size = part.store, config.features.batch_size
-    task = partial(extract_rows, part.checkpoint, store.path, size, config.stage1.device, config.stage1.precision)
+    files = part.checkpoint.absolute(), store.path.absolute()
+    task = partial(extract_rows, *files, size, config.stage1.device, config.stage1.precision)
     return partial(_blocks, client, task, len(store.images()), size * _BATCHES)
 
 

@@ -188,6 +188,7 @@ def _train_reclassifiers(
     """Trains the reclassifiers that are not there yet; file -> sha256 of every one."""
     if config.model in UNTRAINED:
         return {}
+    folder = folder.absolute()  # a worker of a cluster may work elsewhere
     names = [model_name(s.class_index, config.model) for s in sets]
     checksums = {name: sha256_file(folder / name) for name in names if (folder / name).exists()}
     tasks = (

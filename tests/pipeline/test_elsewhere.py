@@ -1,5 +1,6 @@
 """Ingest, features and stage 2 on dask workers make what they make in one process."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,13 +20,16 @@ from tests.pipeline.tiny import Tiny
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
-    """Two worker processes."""
-    with workers(2, tmp_path_factory.mktemp("workers")) as client:
+    """Two worker processes, whose working directory is another."""
+    folder = tmp_path_factory.mktemp("workers")
+    with workers(2, folder) as client:
+        client.run(os.chdir, str(folder))
         yield client
 
 
-def test_every_step_makes_the_same(tiny: Tiny, client, tmp_path: Path) -> None:
-    copy = tiny.copy(tmp_path / "run")
+def test_every_step_makes_the_same(tiny: Tiny, client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy = tiny.copy(Path("run"))
     run, config = copy.run, copy.config
     for path in (run.store_path, run.features_path, run.view("small").features_path):
         path.unlink()
