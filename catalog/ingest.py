@@ -69,17 +69,21 @@ class IngestSummary:
 
 def ingest(
     store: Path, dumps: Sequence[str | Path], categories: Path | None, config: CatalogConfig, *, index_folder: Path, jobs: int,
-    corrections: Mapping[int, int] | None = None, executor: Executor | None = None,
+    corrections: Mapping[int, int] | None = None, executor: Executor | None = None, rebuild: bool = False,
 ) -> IngestSummary:  # fmt: skip
     """Brings a dump into the store at `store` and returns what the store holds.
 
     `categories` is category_names.csv; without it the ids of the first dump are the taxonomy. `jobs` processes decode, or the
     workers of `executor`.
     `corrections`, product id -> category id, overrule the dump and what the store has; the split of a product stays.
+    `rebuild` removes the store first, once dump, categories and corrections are known to make another.
     Raises ShelfsortError where the store was made with other settings or categories, or another ingest is unfinished.
     """
     corrections = corrections or {}
     index = open_index(dumps, index_folder).relabelled(corrections)
+    if rebuild:
+        _class_indices(corrections, _taxonomy(index, categories))
+        store.unlink(missing_ok=True)
     try:
         with closing(_open(store)) as connection:
             writer = _Writer(store, connection, config)
@@ -128,9 +132,7 @@ class _Writer:
             self._bring_up()
 
     def _create(self, index: DumpIndex, categories: Path | None, settings: dict) -> None:
-        if not categories and not (index.category_id >= 0).any():
-            raise ShelfsortError(f"{index.sources[0].path}: no product has a category_id; a store is made from a labelled dump")
-        taxonomy = Taxonomy.from_csv(categories) if categories else Taxonomy.from_ids(index.category_id[index.category_id >= 0])
+        taxonomy = _taxonomy(index, categories)
         for statement in TABLES.split(";"):
             self.connection.execute(statement)
         meta = {"schema": str(SCHEMA), "settings": json.dumps(settings), "taxonomy": taxonomy.fingerprint}
@@ -144,35 +146,36 @@ class _Writer:
             self.connection.execute("ALTER TABLE products ADD COLUMN text TEXT")
 
     def plan(self, index: DumpIndex, corrections: Mapping[int, int]) -> bool:
-        """Deals splits and applies the caps, in one transaction. False where this dump was planned before."""
+        """Deals splits and applies the caps, in one transaction. False where there is nothing left to do."""
+        moved = self._moved(corrections)
         states = dict(self.connection.execute("SELECT fingerprint, state FROM dumps"))
-        if index.fingerprint in states:
+        if index.fingerprint in states and not moved:
             return states[index.fingerprint] == "planned"
-        if "planned" in states.values():
-            other = self.connection.execute("SELECT sources FROM dumps WHERE state = 'planned'").fetchone()[0]
-            detail = f"the ingest of {', '.join(json.loads(other))} is unfinished, or its files changed since"
+        query = "SELECT sources FROM dumps WHERE state = 'planned' AND fingerprint != ?"
+        if other := self.connection.execute(query, (index.fingerprint,)).fetchone():
+            detail = f"the ingest of {', '.join(json.loads(other[0]))} is unfinished, or its files changed since"
             raise ShelfsortError(f"{self.path}: {detail}; run it to its end first, or start over with: {REBUILD}")
         with _transaction(self.connection):
             paths = json.dumps([source.path for source in index.sources])
             row = (index.fingerprint, paths, len(index), int(index.n_images.sum()), "planned")
-            self.connection.execute("INSERT INTO dumps VALUES (?, ?, ?, ?, ?)", row)
+            self.connection.execute("INSERT OR REPLACE INTO dumps VALUES (?, ?, ?, ?, ?)", row)
             self.connection.execute("DELETE FROM meta WHERE key = 'content'")
             self._reject(index.rejects)
-            self._correct(corrections)
+            self._move(moved)
             self._add(index)
             self._apply_caps()
         return True
 
-    def _correct(self, corrections: Mapping[int, int]) -> None:
-        """Moves products that the store has to the categories that an analyst gave them."""
-        ids, better = (np.array(column, dtype=np.int64) for column in (list(corrections), list(corrections.values())))
-        classes = read_taxonomy(self.connection).class_index(better)
-        if (classes < 0).any():
-            unknown = int(np.argmin(classes))
-            raise ShelfsortError(f"corrections: product {ids[unknown]}: category_id {better[unknown]} is not in the taxonomy")
-        pairs = list(zip(classes.tolist(), ids.tolist(), strict=True))
-        self.connection.executemany("UPDATE products SET class_index = ? WHERE product_id = ?", pairs)
-        spans = ((c, i * POSITIONS, (i + 1) * POSITIONS) for c, i in pairs)
+    def _moved(self, corrections: Mapping[int, int]) -> list[tuple[int, int]]:
+        """Class index and id of the store's products that have another category than an analyst gave them."""
+        query = "SELECT 1 FROM products WHERE class_index != ? AND product_id = ?"
+        pairs = zip(_class_indices(corrections, read_taxonomy(self.connection)), corrections, strict=True)
+        return [pair for pair in pairs if self.connection.execute(query, pair).fetchone()]
+
+    def _move(self, moved: Sequence[tuple[int, int]]) -> None:
+        """Gives products and their images these class indices."""
+        self.connection.executemany("UPDATE products SET class_index = ? WHERE product_id = ?", moved)
+        spans = ((c, i * POSITIONS, (i + 1) * POSITIONS) for c, i in moved)
         self.connection.executemany("UPDATE images SET class_index = ? WHERE image_id >= ? AND image_id < ?", spans)
 
     def _add(self, index: DumpIndex) -> None:
@@ -340,6 +343,24 @@ class _transaction:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         self.connection.execute("ROLLBACK" if kind else "COMMIT")
+
+
+def _taxonomy(index: DumpIndex, categories: Path | None) -> Taxonomy:
+    """Of a new store."""
+    if categories:
+        return Taxonomy.from_csv(categories)
+    if not (index.category_id >= 0).any():
+        raise ShelfsortError(f"{index.sources[0].path}: no product has a category_id; a store is made from a labelled dump")
+    return Taxonomy.from_ids(index.category_id[index.category_id >= 0])
+
+
+def _class_indices(corrections: Mapping[int, int], taxonomy: Taxonomy) -> list[int]:
+    """Of the corrections' categories. Raises ShelfsortError where there is no such category."""
+    classes = taxonomy.class_index(np.array(list(corrections.values()), dtype=np.int64)).tolist()
+    for (product, category), found in zip(corrections.items(), classes, strict=True):
+        if found < 0:
+            raise ShelfsortError(f"corrections: product {product}: category_id {category} is not in the taxonomy")
+    return classes
 
 
 def _reject_row(index: DumpIndex, row: int, reason: str, detail: str, position: int = -1) -> Reject:

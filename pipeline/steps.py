@@ -40,8 +40,6 @@ def ingest(
     """Dump -> store.sqlite: products dealt to splits, photos checked and copied; `corrections` are an analyst's better labels."""
     from catalog.ingest import ingest as ingest_dump
 
-    if rebuild:
-        run.store_path.unlink(missing_ok=True)
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         executor, jobs = None, config.jobs or _cores()
@@ -51,7 +49,7 @@ def ingest(
             executor, jobs = stack.enter_context(checking(stack.enter_context(workers())))
         summary = ingest_dump(
             run.store_path, dumps, categories, config.catalog, index_folder=run.folder / "dumps", jobs=jobs,
-            corrections=read_labels(corrections) if corrections else {}, executor=executor,
+            corrections=read_labels(corrections) if corrections else {}, executor=executor, rebuild=rebuild,
         )  # fmt: skip
     taxonomy = run.store.taxonomy
     write_json(run.folder / "taxonomy.json", taxonomy.to_json())

@@ -206,7 +206,7 @@ def test_killed_three_times_and_resumed_is_the_same_store(
 
 
 @pytest.mark.parametrize("moment", [
-    ("BEGIN", 1), ("CREATE TABLE products", 1), ("INSERT INTO categories", 6), ("BEGIN", 2), ("INSERT INTO dumps", 1),
+    ("BEGIN", 1), ("CREATE TABLE products", 1), ("INSERT INTO categories", 6), ("BEGIN", 2), ("INSERT OR REPLACE INTO dumps", 1),
     ("COMMIT", 2), ("UPDATE products SET state = 'kept'", 1), ("COMMIT", 4), ("UPDATE products SET state = 'kept'", 120),
     ("WITH copies", 1), ("INSERT OR REPLACE INTO meta", 1), ("UPDATE dumps", 1),
 ])  # fmt: skip

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from catalog.bson_reader import documents, expand
 from catalog.config import CatalogConfig
 from catalog.errors import ShelfsortError
 from catalog.ingest import ingest
 from catalog.labels import read_labels
 from catalog.store import Store
-from tests.conftest import SmallDump
+from tests.conftest import SmallDump, write_bson
 
 
 @pytest.mark.parametrize("header", ["_id,category_id", "product_id,category_id", "category_id,product_id,remark"])
@@ -27,10 +28,11 @@ def test_names_the_line_that_is_wrong(tmp_path: Path, text: str, found: str) -> 
         read_labels(path)
 
 
-def store_of(folder: Path, dump: SmallDump, corrections: dict[int, int] | None = None) -> Store:
-    path = folder / "store.sqlite"
-    ingest(path, [dump.path], dump.categories, CatalogConfig(), index_folder=folder, jobs=1, corrections=corrections)
-    return Store(path)
+def store_of(folder: Path, dump: SmallDump, corrections: dict[int, int] | None = None, path: Path | None = None) -> Store:
+    """Of the whole dump, or of another one at `path`."""
+    store, dumps = folder / "store.sqlite", [path or dump.path]
+    ingest(store, dumps, dump.categories, CatalogConfig(), index_folder=folder, jobs=1, corrections=corrections)
+    return Store(store)
 
 
 def labels_and_splits(store: Store) -> dict[int, tuple[int, str]]:
@@ -52,6 +54,32 @@ def test_corrections_overrule_the_dump_and_the_store(tmp_path: Path, small_dump:
     assert again == after  # the dump itself, ingested again, brings no wrong label back
 
 
+def test_corrections_are_heard_whatever_was_ingested_before(tmp_path: Path, small_dump: SmallDump) -> None:
+    before = labels_and_splits(store_of(tmp_path, small_dump))
+    product, others = min(before), sorted({category for category, _ in before.values()})
+    fingerprints = {}
+    for category in (others[0], others[1], others[0], before[product][0]):  # A, B, A again, and what the dump itself says
+        store = store_of(tmp_path, small_dump, {product: category})
+        assert labels_and_splits(store) == before | {product: (category, before[product][1])}
+        assert store.fingerprint == fingerprints.setdefault(category, store.fingerprint)
+    assert len(set(fingerprints.values())) == len(fingerprints) > 1
+
+
+def test_corrections_of_one_dump_come_with_another(tmp_path: Path, small_dump: SmallDump) -> None:
+    first, second = tmp_path / "train1.bson", tmp_path / "train2.bson"
+    parts = [found.data for found in documents(expand([small_dump.path])[0])]
+    write_bson(first, parts[:60])
+    write_bson(second, parts[60:])
+    product, (category, split) = min(labels_and_splits(store_of(tmp_path, small_dump, path=first)).items())
+    before = labels_and_splits(store_of(tmp_path, small_dump, path=second))
+    other = next(found for found, _ in before.values() if found != category)
+    store = store_of(tmp_path, small_dump, {product: other}, second)
+    assert labels_and_splits(store) == before | {product: (other, split)}
+    assert store_of(tmp_path, small_dump, {product: other}, second).fingerprint == store.fingerprint
+
+
 def test_a_correction_to_an_unknown_category_is_refused(tmp_path: Path, small_dump: SmallDump) -> None:
-    with pytest.raises(ShelfsortError, match="category_id 5 is not in the taxonomy"):
-        store_of(tmp_path, small_dump, {1: 5})
+    for _ in "new", "known":
+        with pytest.raises(ShelfsortError, match="product 1: category_id 5 is not in the taxonomy"):
+            store_of(tmp_path, small_dump, {1: 5})
+        store_of(tmp_path, small_dump)

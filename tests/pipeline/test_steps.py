@@ -118,6 +118,27 @@ def test_features_of_another_checkpoint_are_refused(copy: Tiny) -> None:
         Model.open(copy.run)
 
 
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--dump", "absent.bson"], "absent.bson: no such file"),
+        (["--categories", "absent.csv"], "absent.csv"),
+        (["--corrections", "bad.csv"], "bad.csv: line 2: expected integers"),
+        (["--corrections", "unknown.csv"], "category_id 5 is not in the taxonomy"),
+    ],
+)
+def test_what_cannot_be_ingested_removes_no_store(
+    tiny: Tiny, tmp_path: Path, more: list[str], expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, category in (("bad", "x"), ("unknown", "5")):
+        (tmp_path / f"{name}.csv").write_text(f"_id,category_id\n1,{category}\n")
+    before = snapshot(tiny.folder)
+    assert main(["ingest", "--run", str(tiny.folder), *tiny.ingest_options, *more, "--rebuild"]) == 2
+    assert expected in capsys.readouterr().err
+    assert snapshot(tiny.folder) == before
+
+
 def test_evaluate_prints_every_headline(tiny: Tiny) -> None:
     said: list[str] = []
     metrics = steps.evaluate(tiny.run, tiny.config, rebuild=False, say=said.append)
