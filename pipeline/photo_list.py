@@ -115,19 +115,14 @@ def read_folder(folder: str) -> PhotoList:
 def read_table(path: str, text: str | None = None) -> PhotoList:
     """Reads a table of photos; paths in it are relative to its own folder, and column `text` is the product's text.
 
-    Raises ShelfsortError where it has no column of photos.
+    Raises ShelfsortError where it has no column of photos, or a row doesn't say of which product it is.
     """
-    with open_file(path) as file:
-        try:
-            table = pyarrow.parquet.read_table(file) if path.endswith(".parquet") else pyarrow.csv.read_csv(file)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise ShelfsortError(f"{path}: not readable as a table: {' '.join(str(error).split())}") from error
+    table = _open_table(path)
     photo = next((name for name in PATH_COLUMNS if name in table.column_names), None)
     if photo is None:
         raise ShelfsortError(f"{path}: expected a column {' or '.join(PATH_COLUMNS)}, found {', '.join(table.column_names)}")
     written = [str(value or "") for value in table[photo].to_pylist()]
-    who = next((name for name in ID_COLUMNS if name in table.column_names), photo)
-    names = [str(value) for value in table[who].to_pylist()]
+    names = _names(path, table, next((name for name in ID_COLUMNS if name in table.column_names), photo))
     labels = table["category_id"].to_pylist() if "category_id" in table.column_names else [None] * len(names)
     categories = [-1 if label is None else label for label in labels]
     if not all(isinstance(label, int) for label in categories):
@@ -137,6 +132,30 @@ def read_table(path: str, text: str | None = None) -> PhotoList:
     folder = os.path.dirname(path)
     paths = [p if is_url(p) or os.path.isabs(p) else f"{folder}/{p}" if folder else p for p in written]
     return _listed(content, names, paths, categories, texts)
+
+
+def _open_table(path: str) -> pyarrow.Table:
+    """A table with the ids and paths of a CSV as they are written: as numbers they would lose leading zeros or last digits."""
+    written = dict.fromkeys((*PATH_COLUMNS, *ID_COLUMNS), pyarrow.string())
+    options = pyarrow.csv.ConvertOptions(column_types=written, strings_can_be_null=True)
+    with open_file(path) as file:
+        try:
+            if path.endswith(".parquet"):
+                return pyarrow.parquet.read_table(file)
+            return pyarrow.csv.read_csv(file, convert_options=options)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ShelfsortError(f"{path}: not readable as a table: {' '.join(str(error).split())}") from error
+
+
+def _names(path: str, table: pyarrow.Table, column: str) -> list[str]:
+    """What each row calls its product. Raises ShelfsortError where that is nothing, or a number that may have lost digits."""
+    names = ["" if value is None else str(value) for value in table[column].to_pylist()]
+    if empty := [row for row, name in enumerate(names, 1) if not name.strip()]:
+        detail = f"row {empty[0]} (the first has number 1): column {column} is empty or null, expected the photo's product"
+        raise ShelfsortError(f"{path}: {detail}; fill it in or remove the row")
+    if pyarrow.types.is_floating(kind := table[column].type):
+        raise ShelfsortError(f"{path}: column {column}: expected integers or text, found {kind}; write the ids as integers")
+    return names
 
 
 def _listed(

@@ -11,6 +11,7 @@ import pandas
 import pytest
 
 from catalog.errors import ShelfsortError
+from pipeline.photo_list import PhotoList, read_table
 from pipeline.predict import Model, predict_files
 from pipeline.sources import open_source
 from tests.catalog.served import served
@@ -90,6 +91,32 @@ def test_photos_that_are_gone_are_rejects(tiny: Tiny, model: Model, tmp_path: Pa
     assert found[found["product_id"] == 5]["reason"].tolist() == ["unreadable_file"]
     assert found[found["product_id"] == 5]["source"].tolist() == [f"{tmp_path}/none.jpg"]
     assert set(found[found["position"] == -1]["product_id"]) == {6, 7}
+
+
+def test_products_of_a_table_are_told_apart_by_what_is_written(tmp_path: Path) -> None:
+    def table(*names: str) -> PhotoList:
+        (tmp_path / "t.csv").write_text("\n".join(["product_id,path", *(f"{name},a.jpg" for name in names)]))
+        return read_table(str(tmp_path / "t.csv"))
+
+    numbers = table("7", "562949953421311", "7")
+    assert numbers.product_id.tolist() == [7, 562949953421311] and numbers.names is None
+    for names in (("7", "007"), ("123456789012345678901", "123456789012345678902"), ("7", "562949953421312"), ("7", "red shoe")):
+        assert table(*names).names == names
+    frame = pandas.DataFrame({"product_id": np.array([7, 8]), "path": "a.jpg"})
+    frame.to_parquet(tmp_path / "t.parquet")
+    assert read_table(str(tmp_path / "t.parquet")).product_id.tolist() == [7, 8]
+    frame.astype({"product_id": float}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ShelfsortError, match=r"t\.parquet: column product_id: expected integers or text, found double"):
+        read_table(str(tmp_path / "t.parquet"))
+
+
+@pytest.mark.parametrize("nothing", ["", "NA", " ", '""'])
+def test_a_row_without_a_product_is_an_error(tmp_path: Path, nothing: str) -> None:
+    (tmp_path / "t.csv").write_text(f"product_id,path\n1,a.jpg\n{nothing},b.jpg\n{nothing},c.jpg\n")
+    pandas.DataFrame({"name": ["shoe", None], "path": "a.jpg"}).to_parquet(tmp_path / "t.parquet")
+    for name, column in (("t.csv", "product_id"), ("t.parquet", "name")):
+        with pytest.raises(ShelfsortError, match=rf"{name}: row 2 .*: column {column} is empty or null"):
+            open_source([tmp_path / name], tmp_path)
 
 
 def test_what_is_no_source_is_an_error(tmp_path: Path) -> None:
