@@ -21,7 +21,7 @@ from catalog.artifacts import fingerprint
 from catalog.bson_reader import MAX_POSITIONS, MAX_PRODUCT_ID
 from catalog.dump_index import Reject
 from catalog.errors import ImageError, ShelfsortError
-from catalog.files import files_below, is_url, open_file, read_files
+from catalog.files import files_below, is_url, open_file, read_files, size_and_stamp
 
 TABLES = (".csv", ".csv.gz", ".parquet")
 PATH_COLUMNS, ID_COLUMNS = ("path", "url", "image"), ("product_id", "_id", "name")
@@ -66,7 +66,7 @@ class PhotoList:
 
     @property
     def fingerprint(self) -> str:
-        """Of names, photos, sizes and time stamps in a folder; of what is written in a table."""
+        """Of names, photos, sizes and time stamps; those of photos on a server are left out where a table lists them."""
         return self.content
 
     @cached_property
@@ -128,9 +128,9 @@ def read_table(path: str, text: str | None = None) -> PhotoList:
     if not all(isinstance(label, int) for label in categories):
         raise ShelfsortError(f"{path}: column category_id: expected integers, found {table['category_id'].type}")
     texts = [str(value or "") for value in table[text].to_pylist()] if text in table.column_names else [""] * len(names)
-    content = fingerprint([written, names, categories, *([texts] if any(texts) else [])])
-    folder = os.path.dirname(path)
-    paths = [p if is_url(p) or os.path.isabs(p) else f"{folder}/{p}" if folder else p for p in written]
+    folder = os.path.dirname(path if is_url(path) else os.path.abspath(path))
+    paths = [p if is_url(p) or os.path.isabs(p) else f"{folder}/{p}" for p in written]
+    content = fingerprint([[_seen(p) for p in paths], names, categories, texts])
     return _listed(content, names, paths, categories, texts)
 
 
@@ -156,6 +156,11 @@ def _names(path: str, table: pyarrow.Table, column: str) -> list[str]:
     if pyarrow.types.is_floating(kind := table[column].type):
         raise ShelfsortError(f"{path}: column {column}: expected integers or text, found {kind}; write the ids as integers")
     return names
+
+
+def _seen(path: str) -> list[str | int]:
+    """A photo's path, and its size and stamp where it is a file here."""
+    return [path, *(() if is_url(path) or not os.path.isfile(path) else size_and_stamp(path))]
 
 
 def _listed(

@@ -110,6 +110,22 @@ def test_products_of_a_table_are_told_apart_by_what_is_written(tmp_path: Path) -
         read_table(str(tmp_path / "t.parquet"))
 
 
+def test_a_tables_fingerprint_knows_its_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for shop in ("a", "b"):
+        (tmp_path / shop).mkdir()
+        (tmp_path / shop / "t.csv").write_text("product_id,path\n1,1.jpg\n1,none.jpg\n2,https://example.org/2.jpg\n")
+        (tmp_path / shop / "1.jpg").write_bytes(jpeg(1))
+
+    def found(shop: str) -> str:
+        monkeypatch.chdir(tmp_path / shop)
+        return open_source(["t.csv"], tmp_path).fingerprint
+
+    first = found("a")
+    assert first == found("a") == open_source([tmp_path / "a" / "t.csv"], tmp_path).fingerprint != found("b")
+    (tmp_path / "a" / "1.jpg").write_bytes(jpeg(1) + b" ")
+    assert found("a") != first
+
+
 @pytest.mark.parametrize("nothing", ["", "NA", " ", '""'])
 def test_a_row_without_a_product_is_an_error(tmp_path: Path, nothing: str) -> None:
     (tmp_path / "t.csv").write_text(f"product_id,path\n1,a.jpg\n{nothing},b.jpg\n{nothing},c.jpg\n")
