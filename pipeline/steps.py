@@ -79,25 +79,32 @@ def train(
     part: Run, config: Stage1Config, rebuild: bool, say: Say, name: str, processes: "Processes | None" = None
 ) -> None:  # fmt: skip
     """Trains stage 1, the network of a further view, or one to be compared."""
-    given = {"weights": config.weights} | ({"landmarks": config.landmarks} if config.landmarks else {})
-    made_from = {"store": part.store.fingerprint, "config": config.shaping() | _by_content(given)}
-    if rebuild and (processes is None or processes.writes):
-        shutil.rmtree(part.stage1, ignore_errors=True)
-    if processes:
-        processes.wait()
-    if part.current(part.stage1 / "summary.json", made_from, "stage1"):
+    made_from = _training(part, config)
+    if not rebuild and part.current(part.stage1 / "summary.json", made_from, "stage1"):
         say(f"{name}: current ({part.checkpoint})")
         return
-    from stage1_cnn.phases import train_stage1
+    from stage1_cnn.phases import check_training, train_stage1
     from stage1_cnn.processes import ALONE
 
+    processes = processes or ALONE
     part.store.verify()
-    summary = train_stage1(part.store, config, part.stage1, made_from, processes or ALONE)
+    if rebuild:
+        check_training(config, len(part.store.taxonomy), processes)
+        if processes.writes:
+            shutil.rmtree(part.stage1, ignore_errors=True)
+        processes.wait()
+    summary = train_stage1(part.store, config, part.stage1, made_from, processes)
     best = summary.best
     say(
         f"{name}: {part.checkpoint} in {summary.seconds:.0f} s; best {best['phase']} epoch {best['epoch']}: "
         f"val_a top-1 {best['val_top1']:.4f}, top-5 {best['val_top5']:.4f} ({summary.images['val_a']} images)"
     )
+
+
+def _training(part: Run, config: Stage1Config) -> dict[str, Any]:
+    """What a training of stage 1 is made from."""
+    given = {"weights": config.weights} | ({"landmarks": config.landmarks} if config.landmarks else {})
+    return {"store": part.store.fingerprint, "config": config.shaping() | _by_content(given)}
 
 
 def _by_content(names: Mapping[str, str | Path]) -> dict[str, str]:
@@ -123,9 +130,7 @@ def features(run: Run, config: RunConfig, rebuild: bool, say: Say = print, worke
 
 
 def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say, workers: Workers) -> None:
-    if rebuild:
-        part.features_path.unlink(missing_ok=True)
-    if part.features_path.exists():
+    if part.features_path.exists() and not rebuild:
         part.require_features("checkpoint")
         say(f"features: current ({part.features_path}: {len(part.features)} images)")
         return
@@ -141,6 +146,8 @@ def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say, workers: Wor
             from pipeline.elsewhere import extraction
 
             elsewhere = extraction(stack.enter_context(workers()), part, config)
+        if rebuild:
+            part.features_path.unlink(missing_ok=True)
         size = config.features.batch_size
         unreadable = extract(predictor, part.store, part.features_path, batch_size=size, elsewhere=elsewhere)
     seconds, n = time.perf_counter() - started, len(part.features)
@@ -214,8 +221,7 @@ def tune_stage1(run: Run, config: RunConfig, epochs: int, photos: int | None, sa
     from stage1_cnn.tune import Search, steepest
 
     folder = run.folder / "tune" / "stage1"
-    made_from = {"store": run.store.fingerprint, "config": config.stage1.shaping()}
-    search = Search(run.store, config.stage1, folder, made_from, epochs=epochs, photos=photos)
+    search = Search(run.store, config.stage1, folder, _training(run, config.stage1), epochs=epochs, photos=photos)
     range_rows = search.range_test()
     advised = steepest(range_rows)
     rows = [asdict(outcome.trial) | asdict(outcome) | {"epochs": epochs} for outcome in search.run()]

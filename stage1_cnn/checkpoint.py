@@ -28,8 +28,12 @@ _log = logging.getLogger(__name__)
 
 def rebuild_command(path: Path) -> str:
     """The command that makes RUN/stage1/NAME.pt anew, or that of a further view in RUN/views/VIEW/stage1/, or of a network in
-    RUN/compare/NETWORK/seed-N/stage1/."""
-    run = path.absolute().parent.parent
+    RUN/compare/NETWORK/seed-N/stage1/, or of a short run in RUN/tune/stage1/TRIAL/ or heads/SHARE/."""
+    folder = path.absolute().parent
+    for search in folder.parents[:2]:
+        if (search.parent.name, search.name) == ("tune", "stage1"):
+            return f"shelfsort tune stage1 --run {search.parent.parent}, after removing {folder}"
+    run = folder.parent
     if run.parent.parent.name == "compare":
         return f"the same `shelfsort compare` command, after removing {run}"
     return f"shelfsort features --run {run.parent.parent} --rebuild" if run.parent.name == "views" else REBUILD.format(run=run)

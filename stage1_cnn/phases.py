@@ -21,6 +21,7 @@ from torch import nn
 from catalog.artifacts import read_json, require_same, sha256_file, write_json
 from catalog.errors import ShelfsortError
 from catalog.image_table import ImageTable
+from catalog.landmarks import read_landmarks
 from catalog.progress import progress
 from catalog.store import Store
 from stage1_cnn import checkpoint
@@ -53,6 +54,18 @@ class Summary:
     unreadable: int
     computed_with: dict[str, str]
     seconds: float
+
+
+def check_training(config: Stage1Config, classes: int, processes: Processes = ALONE) -> None:
+    """Raises ConfigError where `train_stage1` would before its first step: on what the machine or the network can't do, and on
+    files that can't be read."""
+    choose_engine(config.device, config.precision, processes)
+    check_batch(config, processes)
+    network = build(config.backbone, classes, width=config.width, weights=config.weights, seed=config.seed)
+    for size in (config.size, config.fit_size):
+        check_size(network, config.backbone, size)
+    if config.landmarks:
+        read_landmarks(config.landmarks)
 
 
 def train_stage1(

@@ -1,7 +1,8 @@
 """Search for stage 1's learning rate, and for what the published system tuned beside it, on short runs judged on val_a.
 
 In: the store's train and val_a, never another split. On disk, in the given folder: a folder a trial (metrics.jsonl, trial.json)
-and range.csv. The head is trained once and every trial fine-tunes from it. Interrupted, the same call goes on.
+and range/range.csv, each beside made_from.json. The head is trained once and every trial fine-tunes from it. Interrupted, the
+same call goes on; what another search left is made anew.
 """
 
 import json
@@ -102,14 +103,11 @@ class Search:
         """The outcome of a trial, from trial.json where it is there."""
         folder = self.folder / trial.name
         path, made_from = folder / "trial.json", self.made_from | {"trial": asdict(trial)}
+        _claim(folder, made_from)
         if path.exists():
-            found = read_json(path, f"shelfsort tune stage1, after removing {folder}")
-            if found["made_from"] == json.loads(json.dumps(made_from)):
-                return Outcome(trial, **found["outcome"])
-            shutil.rmtree(folder)
+            return Outcome(trial, **read_json(path, checkpoint.rebuild_command(path)))
         outcome = self._train(trial, folder, made_from)
-        values = {key: value for key, value in asdict(outcome).items() if key != "trial"}
-        write_json(path, {"made_from": made_from, "outcome": values})
+        write_json(path, {key: value for key, value in asdict(outcome).items() if key != "trial"})
         for name in ("best.pt", "last.pt", "head.pt", "summary.json"):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
@@ -133,8 +131,9 @@ class Search:
     def head(self, share: float | None = None) -> Path:
         """The folder of a training that ended with its head phase."""
         folder = self.folder / "heads" / ("all" if share is None else f"{share:g}")
-        config = self.config.model_copy(update={"epochs": 0})
-        train_stage1(self.store, config, folder, self.made_from | {"share": share}, cut=self._cut(share))
+        config, made_from = self.config.model_copy(update={"epochs": 0}), self.made_from | {"share": share}
+        _claim(folder, made_from)
+        train_stage1(self.store, config, folder, made_from, cut=self._cut(share))
         return folder
 
     def _cut(self, share: float | None) -> Cut:
@@ -157,7 +156,8 @@ class Search:
     def range_test(self) -> list[tuple[float, float]]:
         """Learning rate and loss of each step, while the rate rises from LOWEST to HIGHEST (Smith 2017); it ends where the loss
         is four times its least. To be run first: the trials clear away what both start from."""
-        path = self.folder / "range.csv"
+        path = self.folder / "range" / "range.csv"
+        _claim(path.parent, self.made_from)
         if path.exists():
             return [tuple(map(float, line.split(","))) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
         pretrained = self.config.weights != "none" and self.config.head_epochs
@@ -169,6 +169,14 @@ class Search:
             rows = list(_rising(trainer, interrupt))
         write_text(path, "".join(["lr,loss\n", *(f"{rate:.6g},{loss:.6g}\n" for rate, loss in rows)]))
         return rows
+
+
+def _claim(folder: Path, made_from: dict[str, Any]) -> None:
+    """Notes in a folder what it is made from; what was made from something else is removed first."""
+    path, plain = folder / "made_from.json", json.loads(json.dumps(made_from))
+    if not path.exists() or read_json(path, checkpoint.rebuild_command(path)) != plain:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(path, plain)
 
 
 def _rising(trainer: Trainer, interrupt: Interrupt) -> Iterator[tuple[float, float]]:

@@ -10,7 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 
+from catalog.artifacts import read_json, sha256_file
 from pipeline.cli import main
 from stage1_cnn import tune
 from tests.conftest import SmallDump
@@ -43,6 +46,18 @@ def test_tune_writes_table_and_figure(run: Path, monkeypatch: pytest.MonkeyPatch
     assert (run / "tune" / "stage1.svg").read_text().count("val_a") == 3
     assert main(["tune", "stage1", "--run", str(run), "--epochs", "1", "--photos", "32"]) == 0
     assert capsys.readouterr().out == text, "nothing is trained again"
+
+
+def test_tune_knows_a_file_of_weights_by_its_content(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, values in (("RATES", (1e-3,)), ("BLOCKS", (0,)), ("SHARES", (0.3,)), ("STEPS", 2)):
+        monkeypatch.setattr(tune, name, values)
+    weights = tmp_path / "weights.pth"
+    torch.save(torchvision.models.mobilenet_v3_small().state_dict(), weights)
+    command = ["tune", "stage1", "--run", str(run), "--epochs", "1", "--photos", "16"]
+    assert main([*command, "--set", f"stage1.weights={weights}", "--set", "stage1.head_epochs=1"]) == 0
+    for folder in ("range", "lr-0.001"):
+        made_from = read_json(run / "tune" / "stage1" / folder / "made_from.json", "")
+        assert made_from["config"]["weights"] == sha256_file(weights)
 
 
 def test_torchruns_restart_goes_on_where_the_command_said_rebuild(

@@ -139,6 +139,25 @@ def test_what_cannot_be_ingested_removes_no_store(
     assert snapshot(tiny.folder) == before
 
 
+@pytest.mark.parametrize(
+    ("step", "settings", "expected"),
+    [
+        ("stage1", "stage1.backbone=resnet81", "'resnet81' is unknown"),
+        ("stage1", "stage1.device=cuda:99", "stage1.device: cuda:99 asked for"),
+        ("stage1", "stage1.weights=absent.pth", "no such file: absent.pth"),
+        ("stage1", "stage1.backbone=vgg16_landmarks stage1.width=.05 stage1.landmarks=no.csv views={}", "no.csv can't be read"),
+        ("features", "stage1.device=cuda:99", "stage1.device: cuda:99 asked for"),
+    ],
+)
+def test_what_cannot_be_made_removes_nothing(
+    tiny: Tiny, step: str, settings: str, expected: str, capsys: pytest.CaptureFixture
+) -> None:
+    before, options = snapshot(tiny.folder), [word for setting in settings.split() for word in ("--set", setting)]
+    assert main([step, "--run", str(tiny.folder), *options, "--rebuild"]) == 2
+    assert expected in capsys.readouterr().err
+    assert snapshot(tiny.folder) == before
+
+
 def test_evaluate_prints_every_headline(tiny: Tiny) -> None:
     said: list[str] = []
     metrics = steps.evaluate(tiny.run, tiny.config, rebuild=False, say=said.append)

@@ -39,6 +39,13 @@ def test_round_trip(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("place", ["lr-0.001", "heads/all"])
+def test_errors_of_a_search_say_how_to_go_on(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / "my run" / "tune" / "stage1" / place
+    command = f"shelfsort tune stage1 --run {tmp_path / 'my run'}, after removing {folder}"
+    assert checkpoint.rebuild_command(folder / "last.pt") == command
+
+
 def test_every_error_says_how_to_rebuild(path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"best\.pt: no such file; rebuild it with: shelfsort stage1 --run .*NAME --rebuild"):
         checkpoint.load(path)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_only_the_results_stay(searched: tuple[Path, list[Outcome]]) -> None:
     folder, outcomes = searched
     assert {path.name for path in folder.iterdir()} == {outcome.trial.name for outcome in outcomes}
     for path in folder.iterdir():
-        assert {file.name for file in path.iterdir()} == {"metrics.jsonl", "trial.json"}
+        assert {file.name for file in path.iterdir()} == {"metrics.jsonl", "made_from.json", "trial.json"}
 
 
 def test_a_finished_trial_is_not_repeated(
@@ -66,10 +67,19 @@ def test_a_trial_of_something_else_is_made_anew(
     searched: tuple[Path, list[Outcome]], store: Store, config: Stage1Config, tmp_path: Path
 ) -> None:
     trial = Trial("lr", 1e-3, "all")
-    other = tmp_path / trial.name / "trial.json"
-    other.parent.mkdir(parents=True)
-    other.write_text(json.dumps({"made_from": {"store": "else"}, "outcome": {}}))
+    other = tmp_path / trial.name
+    other.mkdir()
+    (other / "trial.json").write_text("{}")
+    (other / "made_from.json").write_text(json.dumps({"store": "else"}))
     assert search(store, config, tmp_path)._outcome(trial).val_top1 == searched[1][1].val_top1
+
+
+def test_what_an_unfinished_search_left_is_made_anew(store: Store, config: Stage1Config, tmp_path: Path) -> None:
+    trial, first, second = Trial("lr", 1e-3, "all"), search(store, config, tmp_path), search(store, config, tmp_path, photos=32)
+    folder = tmp_path / trial.name
+    first._train(trial, folder, first.made_from | {"trial": asdict(trial)})  # and no trial.json any more
+    assert (folder / "last.pt").exists()
+    assert second._outcome(trial).train_images == 32
 
 
 def test_range_test_rises_and_is_kept(
@@ -84,6 +94,7 @@ def test_range_test_rises_and_is_kept(
     assert 1e-5 < steepest(rows) < 1
     again = search(store, config, tmp_path).range_test()
     assert again == [pytest.approx(row, rel=1e-4) for row in rows]
+    assert search(store, config, tmp_path, photos=32).range_test() != again
 
 
 def test_steepest_is_where_the_loss_falls_fastest() -> None:
