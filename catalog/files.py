@@ -26,6 +26,11 @@ def is_url(path: str | Path) -> bool:
     return "://" in str(path)
 
 
+def printable(path: str | Path) -> str:
+    r"""A path as text that can be written anywhere: bytes of a file's name that are not UTF-8 stand there as \xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 @contextlib.contextmanager
 def _explained(path: str | Path) -> Iterator[None]:
     """What a file system raises, as an error that names the file."""
@@ -34,9 +39,9 @@ def _explained(path: str | Path) -> Iterator[None]:
     except ShelfsortError:
         raise
     except OSError as error:
-        raise ShelfsortError(f"{path}: can't be read: {error.strerror or error or type(error).__name__}") from error
+        raise ShelfsortError(f"{printable(path)}: can't be read: {error.strerror or error or type(error).__name__}") from error
     except Exception as error:  # a file system of fsspec may raise what its own library does
-        raise ShelfsortError(f"{path}: can't be read: {error or type(error).__name__}") from error
+        raise ShelfsortError(f"{printable(path)}: can't be read: {error or type(error).__name__}") from error
 
 
 def _locate(url: str) -> tuple[Any, str]:

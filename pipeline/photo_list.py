@@ -21,7 +21,7 @@ from catalog.artifacts import fingerprint
 from catalog.bson_reader import MAX_POSITIONS, MAX_PRODUCT_ID
 from catalog.dump_index import Reject
 from catalog.errors import ImageError, ShelfsortError
-from catalog.files import files_below, is_url, open_file, read_files, size_and_stamp
+from catalog.files import files_below, is_url, open_file, printable, read_files, size_and_stamp
 
 TABLES = (".csv", ".csv.gz", ".parquet")
 PATH_COLUMNS, ID_COLUMNS = ("path", "url", "image"), ("product_id", "_id", "name")
@@ -87,7 +87,7 @@ class PhotoList:
 
     def place(self, row: int, position: int) -> tuple[str, int]:
         """The photo; of a product, the first one."""
-        return self.paths[int(self.starts[row]) + max(position, 0)], 0
+        return printable(self.paths[int(self.starts[row]) + max(position, 0)]), 0
 
     def name(self, row: int) -> str | None:
         """The product's name."""
@@ -104,7 +104,7 @@ class PhotoList:
 
 def read_folder(folder: str) -> PhotoList:
     """Lists the photos below a folder. Raises ShelfsortError where there is none."""
-    found = [file for file in files_below(folder) if file[0].lower().endswith(_SUFFIXES)]
+    found = [(printable(within), *rest) for within, *rest in files_below(folder) if within.lower().endswith(_SUFFIXES)]
     if not found:
         raise ShelfsortError(f"{folder}: expected photos ({' '.join(_SUFFIXES)}) in this folder or below it, found none")
     names = [_FURTHER.sub("", os.path.splitext(within)[0]) for within, *_ in found]
@@ -160,7 +160,7 @@ def _names(path: str, table: pyarrow.Table, column: str) -> list[str]:
 
 def _seen(path: str) -> list[str | int]:
     """A photo's path, and its size and stamp where it is a file here."""
-    return [path, *(() if is_url(path) or not os.path.isfile(path) else size_and_stamp(path))]
+    return [printable(path), *(() if is_url(path) or not os.path.isfile(path) else size_and_stamp(path))]
 
 
 def _listed(
@@ -172,7 +172,7 @@ def _listed(
         photos.setdefault(name, []).append(place)
     detail = f"has {{}} photos, expected at most {MAX_POSITIONS}"
     rejects = [
-        Reject(paths[places[0]], 0, -1, -1, "too_many_images", f"{name} {detail.format(len(places))}")
+        Reject(printable(paths[places[0]]), 0, -1, -1, "too_many_images", f"{name} {detail.format(len(places))}")
         for name, places in photos.items()
         if len(places) > MAX_POSITIONS
     ]

@@ -1,6 +1,7 @@
 """What can be scored: the same products give the same answers as a dump, a folder, a table, here and behind URLs."""
 
 import csv
+import os
 import uuid
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import pandas
 import pytest
 
 from catalog.errors import ShelfsortError
+from pipeline.image_tree import pack as pack_folder
 from pipeline.photo_list import PhotoList, read_table
 from pipeline.predict import Model, predict_files
+from pipeline.score import score as score_source
 from pipeline.sources import open_source
 from tests.catalog.served import served
 from tests.conftest import jpeg
-from tests.pipeline.scoring import predictions, rejects, score, scorer
+from tests.pipeline.scoring import CONFIG, predictions, rejects, score, scorer
 from tests.pipeline.tiny import Tiny, documents
 
 
@@ -133,6 +136,26 @@ def test_a_row_without_a_product_is_an_error(tmp_path: Path, nothing: str) -> No
     for name, column in (("t.csv", "product_id"), ("t.parquet", "name")):
         with pytest.raises(ShelfsortError, match=rf"{name}: row 2 .*: column {column} is empty or null"):
             open_source([tmp_path / name], tmp_path)
+
+
+def test_names_that_are_not_utf_8(tiny: Tiny, model: Model, shop: Path, tmp_path: Path) -> None:
+    photo = next((shop / "photos").iterdir()).read_bytes()
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in (b"caf\xe9.jpg", b"gone\xff.jpg", b"tea.jpg"):
+        (folder / os.fsdecode(name)).write_bytes(photo)
+    source = open_source([folder], tmp_path)
+    (folder / os.fsdecode(b"gone\xff.jpg")).unlink()
+    score_source(scorer(tiny, model), source, tmp_path / "out", CONFIG)
+    assert set(predictions(tmp_path / "out")["name"]) == {r"caf\xe9", "tea"}
+    lost = rejects(tmp_path / "out")
+    assert set(lost["name"]) == {r"gone\xff"} and set(lost["source"]) == {rf"{folder}/gone\xff.jpg"}
+    other = tmp_path / os.fsdecode(b"\xe9")
+    other.mkdir()
+    (other / "t.csv").write_text("path\n../photos/tea.jpg\n")
+    assert open_source([other / "t.csv"], tmp_path).place(0, 0) == (rf"{tmp_path}/\xe9/../photos/tea.jpg", 0)
+    pack_folder(tmp_path, tmp_path / "dump")
+    assert len(list(documents(tmp_path / "dump" / "train.bson"))) == 2
 
 
 def test_what_is_no_source_is_an_error(tmp_path: Path) -> None:
