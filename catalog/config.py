@@ -4,6 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+MAX_PIXELS = 50_000_000
+"""Larger images are decoded nowhere."""
+
 
 class Section(BaseModel):
     """Base of every part of the configuration: unknown keys are errors and values don't change."""
@@ -39,7 +42,7 @@ class CatalogConfig(Section):
     """Leave near-constant pictures out of fitting and evaluation."""
     max_side: PositiveInt | None = None
     """Reject images whose longer side has more pixels than this; null rejects none."""
-    max_pixels: PositiveInt = 50_000_000
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MAX_PIXELS)
     """Reject, from the header, images that declare more pixels than this."""
     text: str | None = Field(default=None, min_length=1)
     """Field of the documents that the store keeps as the product's text, such as its title; null keeps none."""

@@ -15,9 +15,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from catalog.config import MAX_PIXELS
 from catalog.errors import ImageError
 
-MAX_PIXELS = 50_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 _ORIENTATION = 0x0112

@@ -47,7 +47,7 @@ def evaluate(
     Raises ShelfsortError where no test image can be read.
     """
     started, taxonomy, features, views = time.perf_counter(), store.taxonomy, stores[0], Views(stores)
-    rival = _published(bundle)
+    rival = published(bundle)
     groups = product_groups(features, store)
     items = {unit: [] for unit in UNITS}
     rows = features.of_split("test")
@@ -85,7 +85,7 @@ def product_groups(features: FeatureStore, store: Store) -> pandas.Series:
     return pandas.Series(connected_components(links, directed=False)[1], index=products)
 
 
-def _published(bundle: Bundle) -> Bundle | None:
+def published(bundle: Bundle) -> Bundle | None:
     """The published second stage, where it was trained on the same features; one that an earlier training left is none."""
     if not (bundle.folder / FOLDER / "manifest.json").exists():
         return None

@@ -257,9 +257,8 @@ def _rows(cursor: Iterable[tuple], names: tuple[str, ...]) -> list[dict]:
 
 
 def image_ids_of(store: Store, product_id: int) -> list[int]:
-    """The stored images of a product, in order."""
+    """The stored images of a product that can be decoded, in order."""
     span = (product_id * POSITIONS, (product_id + 1) * POSITIONS)
-    return [
-        row[0]
-        for row in store.connection.execute("SELECT image_id FROM blobs WHERE image_id >= ? AND image_id < ? ORDER BY 1", span)
-    ]
+    query = """SELECT image_id FROM blobs JOIN images USING (image_id)
+               WHERE image_id >= ? AND image_id < ? AND status != 'undecodable' ORDER BY 1"""
+    return [row[0] for row in store.connection.execute(query, span)]

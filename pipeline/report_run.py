@@ -10,7 +10,7 @@ import pandas
 import pyarrow.parquet
 import yaml
 
-from catalog.artifacts import read_json, read_sealed, sha256_file
+from catalog.artifacts import read_json, read_sealed, require_same, sha256_file
 from catalog.errors import ArtifactError, TaxonomyError
 from catalog.store import USED, Store
 from catalog.taxonomy import Taxonomy
@@ -57,8 +57,13 @@ class EvaluatedRun:
 
     @cached_property
     def metrics(self) -> dict:
-        """evaluation/metrics.json."""
-        return read_sealed(self.evaluation / "metrics.json", self.remake("evaluate"))
+        """evaluation/metrics.json. Raises ArtifactError where it is of another stage 2 than the one that is there now."""
+        path, manifest = self.evaluation / "metrics.json", self.folder / "stage2" / "manifest.json"
+        metrics = read_sealed(path, self.remake("evaluate"))
+        if manifest.exists():
+            origin = metrics["made_from"]
+            require_same(path, origin | {"stage2": sha256_file(manifest)}, origin, f"shelfsort evaluate --run {self.folder}")
+        return metrics
 
     @property
     def unit(self) -> str:

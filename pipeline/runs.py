@@ -115,6 +115,10 @@ class Run:
             raise ArtifactError(self.checkpoint, "no such file", self.command("stage1"))
         return summary["checkpoint"]
 
+    def stage1_config(self) -> dict[str, Any]:
+        """What shaped stage 1's training; keys that are not there had their default."""
+        return read_json(self.stage1 / "summary.json", self.command("stage1"))["made_from"]["config"]
+
     def text_checksum(self) -> str:
         """sha256 of the text model's vocabulary, which names its other file's. Raises ArtifactError where it isn't there."""
         if not self.text_model.exists():

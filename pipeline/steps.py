@@ -94,11 +94,11 @@ def train(
             shutil.rmtree(part.stage1, ignore_errors=True)
         processes.wait()
     summary = train_stage1(part.store, config, part.stage1, made_from, processes)
-    best = summary.best
-    say(
-        f"{name}: {part.checkpoint} in {summary.seconds:.0f} s; best {best['phase']} epoch {best['epoch']}: "
-        f"val_a top-1 {best['val_top1']:.4f}, top-5 {best['val_top5']:.4f} ({summary.images['val_a']} images)"
-    )
+    best, images = summary.best, summary.images["val_a"]
+    judged = "val_a has no images"
+    if images:
+        judged = f"val_a top-1 {best['val_top1']:.4f}, top-5 {best['val_top5']:.4f} ({images} images)"
+    say(f"{name}: {part.checkpoint} in {summary.seconds:.0f} s; best {best['phase']} epoch {best['epoch']}: {judged}")
 
 
 def _training(part: Run, config: Stage1Config) -> dict[str, Any]:
@@ -207,11 +207,15 @@ def _cover(run: Run, config: RunConfig, stores: Sequence[Any]) -> None:
 
 
 def class_mixes(run: Run) -> Any:
-    """How many images and products each class has in the catalogue, and in stage 1's training."""
+    """How many images and products each class has in the catalogue; and in an epoch of stage 1's training, as far as its answers
+    take that mix for granted: sampling changes it, a logit adjustment takes it away."""
+    from stage1_cnn.sampler import Sampler
     from stage2_xgb.fit import ClassMixes
 
     store, table, rows = run.store, run.features.table, run.features.of_split("train")
-    train = np.bincount(table.class_index[rows][table.fit[rows]], minlength=len(store.taxonomy))
+    trained = Stage1Config(**run.stage1_config())
+    shown = Sampler(table.class_index[rows][table.fit[rows]], np.zeros(0), trained).targets(len(store.taxonomy))
+    train = shown if not trained.logit_adjustment else shown ** (1.0 - trained.logit_adjustment)
     return ClassMixes({unit: store.natural_counts(unit) for unit in ("image", "product")}, train)
 
 

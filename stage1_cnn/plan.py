@@ -30,10 +30,12 @@ def phases_of(config: Stage1Config) -> list[Phase]:
 
 def finished(phase: Phase, history: Sequence[dict[str, Any]], patience: int | None) -> bool:
     """Whether a phase has had its epochs, or val_a has not improved for `patience` of them; `history` as in metrics.jsonl."""
-    top1 = [line["val_top1"] or 0.0 for line in history if line["phase"] == phase.name]
+    top1 = [line["val_top1"] for line in history if line["phase"] == phase.name]
     if len(top1) >= phase.epochs:
         return True
-    return patience is not None and bool(top1) and len(top1) - 1 - top1.index(max(top1)) >= patience
+    if patience is None or not top1 or None in top1:  # without images in val_a nothing can improve
+        return False
+    return len(top1) - 1 - top1.index(max(top1)) >= patience
 
 
 def check_batch(config: Stage1Config, processes: Processes) -> None:

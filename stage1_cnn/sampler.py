@@ -24,7 +24,7 @@ class Sampler:
 
     def __len__(self) -> int:
         """Photos an epoch."""
-        return int(self._targets().sum())
+        return int(self.targets().sum())
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
         """Places int64 [len], shuffled."""
@@ -34,9 +34,9 @@ class Sampler:
             return rng.permutation(places)
         return _shuffled_blocks(places, self.disk, self.config.shuffle_block, rng)
 
-    def _targets(self) -> np.ndarray:
-        """Photos of each category in an epoch, int64 [K]."""
-        sizes = np.bincount(self.class_index)
+    def targets(self, classes: int = 0) -> np.ndarray:
+        """Photos of each category in an epoch, int64 [K]; K is at least `classes`."""
+        sizes = np.bincount(self.class_index, minlength=classes)
         if self.config.sampling == "natural" or not len(sizes):
             return sizes
         if self.config.sampling == "levelled":
@@ -46,7 +46,7 @@ class Sampler:
 
     def _repeated(self, rng: np.random.Generator) -> np.ndarray:
         """Every category's rows in a random order, over and over until its target is met."""
-        sizes, targets = np.bincount(self.class_index), self._targets()
+        sizes, targets = np.bincount(self.class_index), self.targets()
         mixed = rng.permutation(len(self.class_index))
         mixed = mixed[np.argsort(self.class_index[mixed], kind="stable")]
         count = np.repeat(sizes, targets)

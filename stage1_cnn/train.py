@@ -66,7 +66,8 @@ class Learner:
         self.clip_norm, self.smoothing = config.clip_norm or math.inf, config.label_smoothing
         self.offset = None
         if config.logit_adjustment and shares is not None:
-            self.offset = config.logit_adjustment * shares.clamp(min=1e-12).log().to(engine.device)
+            logs = shares.clamp(min=1e-12).log()  # of a category without photos none: label smoothing would lift its raw score
+            self.offset = config.logit_adjustment * torch.where(shares > 0, logs, 0).to(engine.device)
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.parameters, config, lr, depths or {})
         self.scaler = torch.amp.GradScaler(engine.device.type, enabled=engine.precision == "fp16")

@@ -42,7 +42,7 @@ SHIFT_IMAGES = 10_000
 
 @dataclass(frozen=True)
 class ClassMixes:
-    """Counts per class, int64 [K]: in the catalogue, by unit, and as stage 1 was fitted on them (images)."""
+    """Counts per class [K]: in the catalogue, by unit, and as stage 1 was shown them (images of an epoch)."""
 
     natural: Mapping[str, np.ndarray]
     train: np.ndarray

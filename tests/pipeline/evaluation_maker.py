@@ -15,7 +15,7 @@ import pandas
 import xxhash
 import yaml
 
-from catalog.artifacts import write_json, write_sealed
+from catalog.artifacts import sha256_file, write_json, write_sealed
 from catalog.config import Caps, CatalogConfig
 from catalog.ingest import ingest
 from catalog.store import POSITIONS, TABLES, Store
@@ -164,12 +164,13 @@ def _finish(run: Path, taxonomy: Taxonomy, seed: int, skill: float) -> Path:
     pandas.concat([_confusion(t, system) for t in tables for system in SYSTEMS]).to_parquet(
         folder / "confusion.parquet", index=False
     )
-    metrics = {"schema": 1, "made_from": {"store": store.fingerprint, "stage2": "5a3c"}, "settings": {"duplicates": "drop"}}
-    metrics |= {t["unit"].iloc[0]: _metrics(t, len(taxonomy)) for t in tables} | {"rejects": {"unreadable": 3}, "seconds": 840.5}
-    write_sealed(folder / "metrics.json", metrics)
     write_json(run / "taxonomy.json", taxonomy.to_json())
     _write_stage1(run, rng)
     _write_stage2(run, taxonomy, tables[0], model.active)
+    origin = {"store": store.fingerprint, "stage2": sha256_file(run / "stage2" / "manifest.json")}
+    metrics = {"schema": 1, "made_from": origin, "settings": {"duplicates": "drop"}}
+    metrics |= {t["unit"].iloc[0]: _metrics(t, len(taxonomy)) for t in tables} | {"rejects": {"unreadable": 3}, "seconds": 840.5}
+    write_sealed(folder / "metrics.json", metrics)
     config = {"revision": "1a2b3c4", "catalog": store.settings, "stage1": {"backbone": "resnet50"}, "seed": seed}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     return run

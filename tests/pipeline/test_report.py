@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import bson
 import numpy as np
 import pandas
 import pytest
@@ -126,6 +127,15 @@ def test_a_run_without_extras(run: Path, tmp_path: Path):
     np.testing.assert_array_equal(columns["run1.recall"], columns["product.two_stage.recall"])
 
 
+def test_an_evaluation_of_another_stage_2_is_refused(run: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    with open(copy / "stage2" / "manifest.json", "a") as file:
+        file.write(" ")
+    with pytest.raises(ArtifactError, match=r"metrics\.json: made from something else: stage2 .*shelfsort evaluate"):
+        write_report([copy], tmp_path / "out")
+
+
 def test_a_missing_column_is_named(run: Path, tmp_path: Path):
     broken = tmp_path / "broken"
     shutil.copytree(run, broken)
@@ -224,6 +234,23 @@ def test_thumbnails_are_as_large_as_the_budget_allows(tmp_path: Path):
         shown.append(len(gallery.product_id))
     assert sides[0] == 180 and sides[0] > sides[1] >= sides[2] == 72
     assert shown[0] == len(items) > shown[2] > 0
+
+
+def test_pictures_that_are_none_are_left_out_of_the_gallery(tmp_path: Path):
+    spec = SyntheticSpec(categories=2, products=30, side=32, duplicates=0.0, blanks=0.0)
+    write_dump(tmp_path / "whole.bson", spec)
+    write_categories(tmp_path / "names.csv", spec)
+    with open(tmp_path / "whole.bson", "rb") as file, open(tmp_path / "dump.bson", "wb") as out:
+        for document in bson.decode_file_iter(file):
+            document["imgs"].append({"picture": b"no picture"})
+            out.write(bson.encode(document))
+    config = CatalogConfig(drop_undecodable=False)
+    ingest(tmp_path / "store.sqlite", [tmp_path / "dump.bson"], tmp_path / "names.csv", config, index_folder=tmp_path, jobs=1)
+    store = Store(tmp_path / "store.sqlite")
+    items = pandas.DataFrame({"product_id": np.unique(store.images("train").product_id)})
+    items = items.assign(class_index=0, two_stage_class=1, two_stage_confidence=0.9, two_stage_true_confidence=0.1)
+    gallery = make_gallery(store, items, pandas.DataFrame({"kind": [], "product_id": []}), 1_000_000)
+    assert len(gallery.product_id) == len(items)
 
 
 def test_coverage_counts_by_hand():

@@ -1,15 +1,21 @@
 """The steps: each once, none silently on something else."""
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from catalog.artifacts import read_sealed, write_sealed
 from catalog.errors import ArtifactError
 from pipeline import steps
 from pipeline.cli import main
 from pipeline.config import load_config
+from pipeline.demo import write_synthetic
+from pipeline.evaluate import published
 from pipeline.predict import Model
+from stage2_xgb.bundle import Bundle
 from tests.pipeline.tiny import Tiny, snapshot
 
 STEPS = ("stage1", "features", "stage2", "evaluate")
@@ -156,6 +162,41 @@ def test_what_cannot_be_made_removes_nothing(
     assert main([step, "--run", str(tiny.folder), *options, "--rebuild"]) == 2
     assert expected in capsys.readouterr().err
     assert snapshot(tiny.folder) == before
+
+
+def test_the_mix_that_stage_1_was_shown_is_what_its_sampling_made_of_the_store(copy: Tiny) -> None:
+    table = copy.run.store.images("train")
+    sizes = np.bincount(table.class_index[table.fit], minlength=8)
+    np.testing.assert_array_equal(steps.class_mixes(copy.run).train, sizes)
+    path = copy.folder / "stage1" / "summary.json"
+    plain = json.loads(path.read_text())
+    for changes, expected in (({"sampling": "balanced"}, np.ones(8)), ({"logit_adjustment": 0.5}, sizes**0.5)):
+        path.write_text(json.dumps(plain | {"made_from": {"config": plain["made_from"]["config"] | changes}}))
+        shown = steps.class_mixes(copy.run).train
+        np.testing.assert_allclose(shown / shown.sum(), expected / expected.sum())
+
+
+def test_a_published_stage_2_of_another_training_is_no_rival(copy: Tiny) -> None:
+    bundle = Bundle.open(copy.run.stage2)
+    assert published(bundle) is None
+    shutil.copytree(copy.run.stage2, copy.folder / "published")
+    (copy.folder / "published").rename(copy.run.stage2 / "published")
+    assert published(bundle).made_from == bundle.made_from
+    manifest = copy.run.stage2 / "published" / "manifest.json"
+    content = read_sealed(manifest, "")
+    write_sealed(manifest, content | {"made_from": content["made_from"] | {"store": "another"}})
+    assert published(bundle) is None
+
+
+def test_too_few_products_for_val_a(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_synthetic(tmp_path, products=10, categories=2, side=32, seed=0)
+    run = ["--run", str(tmp_path / "run")]
+    dump = ["--dump", str(tmp_path / "train.bson"), "--categories", str(tmp_path / "category_names.csv")]
+    assert main(["ingest", *run, *dump, "--set", "catalog.seed=4"]) == 0
+    assert not len(Tiny(tmp_path, tmp_path / "run").run.store.images("val_a"))
+    settings = ("backbone=shufflenet_v2_x0_5", "weights=none", "image_size=32", "epochs=3", "patience=1", "batch_size=2")
+    assert main(["stage1", *run, *(part for setting in settings for part in ("--set", f"stage1.{setting}"))]) == 0
+    assert "best finetune epoch 3: val_a has no images" in capsys.readouterr().out
 
 
 def test_evaluate_prints_every_headline(tiny: Tiny) -> None:

@@ -157,6 +157,16 @@ def test_logit_adjustment_is_that_of_the_paper() -> None:
     assert float(run.step([(inputs, labels)])) == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_category_without_photos_is_never_the_answer() -> None:
+    torch.manual_seed(0)
+    inputs, labels = torch.rand(64, 4), torch.arange(64) % 2
+    module, config = linear(), Stage1Config(logit_adjustment=1, label_smoothing=0.1, optimizer="sgd", clip_norm=None)
+    run = Learner(module, config, ENGINE, lr=1.0, schedule=Schedule(300, 0, True), shares=torch.tensor([0.5, 0.5, 0.0]))
+    for _ in range(300):
+        run.step([(inputs, labels)])
+    assert (module(inputs).argmax(dim=1) != 2).all()
+
+
 def test_the_average_is_what_is_judged_and_restored() -> None:
     module, config = linear(), Stage1Config(ema_decay=0.9)
     run = Learner(module, config, ENGINE, lr=0.1, schedule=Schedule(10, 0), average=True)

@@ -12,13 +12,27 @@ import numpy as np
 import pytest
 
 from catalog.errors import ShelfsortError
+from catalog.splits import SPLITS
 from features.store import FeatureStore
 from stage2_xgb.bundle import Bundle
-from stage2_xgb.fit import sharpest
+from stage2_xgb.fit import gather, sharpest
 from stage2_xgb.gate import OWN, STAGE1
 from stage2_xgb.refine import refine
+from stage2_xgb.tune import ROUNDS, search
 from tests.stage2_xgb.conftest import Fitted
-from tests.stage2_xgb.planted import CLASSES, CONFIG, PER_SPLIT, bundle_bytes, fit, make_head, make_rows, pooled, write
+from tests.stage2_xgb.planted import (
+    CLASSES,
+    CONFIG,
+    PER_SPLIT,
+    bundle_bytes,
+    fit,
+    make_head,
+    make_rows,
+    mixes,
+    pooled,
+    taxonomy,
+    write,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -169,3 +183,23 @@ def test_images_weigh_alike_unless_a_sharper_pooling_is_clearly_better() -> None
     assert sharpest({0.0: plain, 1.0: plain - 0.05, 2.0: plain - 0.2 + rng.normal(size=400)}) in (1.0, 2.0)
     assert sharpest({0.0: plain, 1.0: plain + rng.normal(scale=5, size=400)}) == 0.0
     assert sharpest({0.0: np.zeros(0), 1.0: np.zeros(0)}) == 0.0
+
+
+def test_train_rows_are_all_learnt_from(fitted: Fitted) -> None:
+    config = CONFIG.model_copy(update={"rows": "train", "seen_until": 1})
+    material = gather([fitted.store], mixes(fitted.store), taxonomy(), config)
+    picker, _ = material.picker(config, 1)
+    rows = picker.rows(np.arange(CLASSES)[:2])
+    table = fitted.store.table
+    images = (table.class_index < 2) & (table.split == SPLITS.index("train"))
+    assert len(rows.label) >= images.sum() > 2 * PER_SPLIT[0]
+
+
+@pytest.mark.parametrize("base_margin", [True, False])
+def test_the_grid_judges_what_it_trained(fitted: Fitted, base_margin: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stage2_xgb.tune.DEPTHS", (2,))
+    monkeypatch.setattr("stage2_xgb.tune.RATES", (0.3,))
+    config = CONFIG.model_copy(update={"base_margin": base_margin})
+    material = gather([fitted.store], mixes(fitted.store), taxonomy(), config)
+    trials = search(material.sets, material.picker(config, 1)[0], config, 1)
+    assert len(trials) == len(ROUNDS) and trials[0].after > 0.7 * trials[0].items

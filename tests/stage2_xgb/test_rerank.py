@@ -83,3 +83,10 @@ def test_cross_fitting_never_asks_who_has_seen_the_item(problem: tuple[Items, It
     assert right(judged.log_prob) < 0.3
     again = cross_fit(items, evidence, np.full(CLASSES, 1 / CLASSES), deep, 0, 1)[1]
     np.testing.assert_array_equal(again.log_prob, judged.log_prob)
+
+
+def test_one_product_is_too_few_to_cross_fit(problem: tuple[Items, Items, Evidence]) -> None:
+    learn, _, evidence = problem
+    items = learn[learn.product_id == learn.product_id[0]]
+    model, judged = cross_fit(items, evidence, np.full(CLASSES, 1 / CLASSES), CONFIG.rerank, 0, 1)
+    assert model is None and judged is items
