@@ -22,7 +22,7 @@ from features.neighbours import unit
 from features.store import FeatureStore
 
 SCHEMA = 1
-DIRECTIONS = 256
+DIRECTIONS = 512
 SHORTLIST = 500
 """Images of each query that are ranked by their exact cosine, at least."""
 

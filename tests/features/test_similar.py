@@ -45,11 +45,11 @@ def test_a_shortlist_longer_than_the_store_is_all_of_it(made: Made, store: Featu
 
 def test_fewer_directions_than_features_still_find_the_nearest(tmp_path: Path) -> None:
     path = tmp_path / "features.h5"
-    benchmark.write(path, 3000, 400)
+    benchmark.write(path, 3000, 800)
     store = FeatureStore(path)
     build(tmp_path / "similar", store)
     index = SimilarIndex.open(tmp_path / "similar", store, REBUILD)
-    assert index.codes.shape == (3000, 256)
+    assert index.codes.shape == (3000, 512)
     queries = store.features(slice(0, 3000))[::150]
     found = index.nearest(queries, shortlist=60)[1][:, 9]
     assert (found >= benchmark.brute_force(store, unit(queries)) - 1e-5).mean() >= 0.95
