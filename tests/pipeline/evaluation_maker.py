@@ -18,7 +18,7 @@ import yaml
 from catalog.artifacts import sha256_file, write_json, write_sealed
 from catalog.config import Caps, CatalogConfig
 from catalog.ingest import ingest
-from catalog.store import POSITIONS, TABLES, Store
+from catalog.store import POSITIONS, SCHEMA, TABLES, Store
 from catalog.synthetic import SyntheticSpec, picture, write_categories, write_dump
 from catalog.taxonomy import Category, Taxonomy
 from pipeline.evaluate import changed_categories
@@ -91,7 +91,7 @@ def _large_store(path: Path, taxonomy: Taxonomy, products: int, pictured: int, r
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(TABLES)
         meta = {
-            "schema": "1",
+            "schema": str(SCHEMA),
             "settings": CatalogConfig(caps=Caps(train=300)).model_dump_json(),
             "content": "made",
             "taxonomy": taxonomy.fingerprint,
@@ -100,7 +100,7 @@ def _large_store(path: Path, taxonomy: Taxonomy, products: int, pictured: int, r
         rows = ((i, c.category_id, c.level1, c.level2, c.level3) for i, c in enumerate(taxonomy.categories))
         connection.executemany("INSERT INTO categories VALUES (?, ?, ?, ?, ?)", rows)
         columns = (column.tolist() for column in (ids, classes, splits, n_images))
-        connection.executemany("INSERT INTO products VALUES (?, ?, ?, 'kept', ?, 0)", zip(*columns, strict=True))
+        connection.executemany("INSERT INTO products VALUES (?, ?, ?, 'kept', ?, 0, NULL)", zip(*columns, strict=True))
         reasons = rng.choice(["undecodable", "not_an_image", "too_large", "empty"], 300, p=[0.6, 0.3, 0.07, 0.03])
         rejects = (("train.bson", i, 0, int(ids[i]), str(reason), "made") for i, reason in enumerate(reasons))
         connection.executemany("INSERT INTO rejects VALUES (?, ?, ?, ?, ?, ?)", rejects)
