@@ -58,18 +58,23 @@ def rows(
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     """Name of each row, and each test item's predicted class, true class and product."""
     material = gather(stores, mixes, run.store.taxonomy, config)
-    parts = [pool(x, material.sharpness) if unit == "product" else x for x in Views(stores).blocks("test", fit_only=False)]
+    images = list(Views(stores).blocks("test", fit_only=False))
+
+    def pooled(sharpness: float) -> list[Pooled]:
+        return [pool(x, sharpness) if unit == "product" else x for x in images]
+
+    parts = pooled(material.sharpness)
     truth, group = (np.concatenate([getattr(part, name) for part in parts]) for name in ("class_index", "product_id"))
     shifts = material.shifts[unit]
 
-    def all_of(answer: Any) -> np.ndarray:
+    def all_of(answer: Any, parts: Sequence[Pooled] = parts) -> np.ndarray:
         return np.concatenate([answer(part).argmax(axis=1) for part in parts])
 
     def trained(views: int, changed: Stage2Config, force: str | None = None) -> np.ndarray:
         with tempfile.TemporaryDirectory() as folder:
             fit_stage2(stores[:views], mixes, run.store.taxonomy, changed, Path(folder), {}, jobs=2)
             bundle = Bundle.open(Path(folder))
-            return all_of(lambda part: refine(bundle, _views(part, views), unit, force).two_stage)
+            return all_of(lambda part: refine(bundle, _views(part, views), unit, force).two_stage, pooled(bundle.sharpness))
 
     def changed(**changes: Any) -> Stage2Config:
         return config.model_copy(update=changes)
