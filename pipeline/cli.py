@@ -4,6 +4,7 @@ import argparse
 import functools
 import logging
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -50,7 +51,10 @@ def _again(arguments: Sequence[str]) -> str:
     """The command that resumes; torchrun's where it started this process. Without --rebuild, which would begin anew."""
     processes = os.environ.get("LOCAL_WORLD_SIZE")
     start = ["torchrun", f"--nproc-per-node={processes}", "-m", "pipeline"] if processes else ["shelfsort"]
-    return shlex.join([*start, *(word for word in arguments if not (len(word) > 3 and "--rebuild".startswith(word)))])
+    words = [word for word in arguments if not (len(word) > 3 and "--rebuild".startswith(word))]
+    if processes:
+        words = [re.sub(r"^--run(?=$|=)", "--run-folder", word) for word in words]
+    return shlex.join([*start, *words])
 
 
 def _positive(text: str) -> int:
@@ -79,7 +83,8 @@ def parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         sub.set_defaults(function=function)
         if run:
-            sub.add_argument("--run", type=Path, required=True, metavar="DIR", help="run directory, such as runs/first")
+            folder = "run directory, such as runs/first (torchrun takes --run for an option of its own: say --run-folder there)"
+            sub.add_argument("--run", "--run-folder", type=Path, required=True, metavar="DIR", help=folder)
         if config:
             sub.add_argument("--config", type=Path, metavar="FILE", help="YAML file; by default the run's own config.yaml")
             sub.add_argument(

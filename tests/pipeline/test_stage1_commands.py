@@ -79,7 +79,7 @@ def torchrun(run: Path, *options: str) -> subprocess.Popen:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipeline"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        [*launch, "stage1", "--run", str(run), *options], cwd=Path(__file__).parents[2], env=environment, text=True,
+        [*launch, "stage1", "--run-folder", str(run), *options], cwd=Path(__file__).parents[2], env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -90,11 +90,11 @@ def test_torchrun_stops_on_control_c_says_how_to_go_on_and_speaks_once(run: Path
     with torchrun(run, "--set", "stage1.save_minutes=0", "--set", "stage1.epochs=4") as processes:
         end = time.monotonic() + 500
         while not (run / "stage1" / "last.pt").exists():
-            assert time.monotonic() < end and processes.poll() is None
+            assert time.monotonic() < end and processes.poll() is None, processes.communicate()
             time.sleep(0.01)
         processes.send_signal(signal.SIGINT)
         _, error = processes.communicate(timeout=300)
-    assert error.count("stopped; go on with: torchrun --nproc-per-node=2 -m pipeline stage1 --run") == 1, error
+    assert error.count("stopped; go on with: torchrun --nproc-per-node=2 -m pipeline stage1 --run-folder") == 1, error
     assert not (run / "stage1" / "summary.json").exists()
     with torchrun(run, "--set", "stage1.epochs=4") as processes:
         out, error = processes.communicate(timeout=500)
