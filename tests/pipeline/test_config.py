@@ -133,6 +133,19 @@ def test_every_config_of_the_project_loads() -> None:
             check_name(backbone)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["stage2.model=logistic", "stage2.base_margin=false"], "logistic sees stage 1's log-probabilities, which base_margin"),
+        (["stage2.components=null", "views.small={epochs: 1}"], r"stage2\.components: null is for a single view"),
+    ],
+)
+def test_what_contradicts_itself_in_stage_2_is_an_error(settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, settings)
+    load_config(None, settings[:1])
+
+
 def test_the_capstone_has_the_published_second_stage() -> None:
     config = load_config(Path(__file__).parents[2] / "configs" / "capstone.yaml")
     assert config.stage2 == PUBLISHED
