@@ -59,7 +59,8 @@ def connect(workers: int | None, scheduler: str | None) -> Iterator[Client]:
     with contextlib.ExitStack() as stack:
         if scheduler is None:
             count = workers or 1
-            stack.callback(_forget_what_is_not_in, set(os.environ))
+            set_by_dask = {*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"}
+            stack.callback(_forget, set_by_dask - os.environ.keys())
             stack.enter_context(dask.config.set(_LOCAL))
             cluster = LocalCluster(
                 n_workers=count, threads_per_worker=max(1, cores() // count), processes=True, dashboard_address=None,
@@ -76,10 +77,10 @@ def connect(workers: int | None, scheduler: str | None) -> Iterator[Client]:
         yield client
 
 
-def _forget_what_is_not_in(names: set[str]) -> None:
+def _forget(names: set[str]) -> None:
     """dask limits its workers' threads through the environment of this process, which later children of it would inherit."""
-    for name in os.environ.keys() - names:
-        del os.environ[name]
+    for name in names:
+        os.environ.pop(name, None)
 
 
 @dataclass(frozen=True)
