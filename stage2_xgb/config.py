@@ -11,10 +11,13 @@ from catalog.config import Section
 class ConfusionConfig(Section):
     """Section `stage2.confusion`: which categories a reclassifier chooses between."""
 
-    rule: Literal["heldout", "published"] = "heldout"
-    """`heldout` counts mistakes on reserve and val_a; `published` asks for `min_count` in train and again in validation."""
+    rule: Literal["heldout", "published", "candidates"] = "heldout"
+    """`heldout` counts mistakes on reserve and val_a; `published` asks for `min_count` in train and again in validation;
+    `candidates` counts on reserve and val_a what is among the `top` likeliest, mistake or not."""
     min_count: PositiveInt = 2
-    """Mistakes (t taken for c) that put t into the set of c."""
+    """Mistakes (t taken for c) that put t into the set of c; items taken for c with t among their likeliest."""
+    top: int = Field(default=3, ge=2, le=32)
+    """Of rule `candidates`: likeliest categories of an item that count."""
     max_size: int = Field(default=12, ge=2)
     """Largest set, the category itself included; the commonest mistakes stay."""
 

@@ -1,4 +1,4 @@
-"""Confusion sets: for each category c, the categories whose items stage 1 takes for c. One reclassifier chooses within each
+"""Confusion sets: for each category c, the categories that may hide behind the answer c. One reclassifier chooses within each
 set."""
 
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+from scipy.sparse import csr_array
 
 from catalog.artifacts import atomic_path
 from catalog.errors import ShelfsortError
@@ -18,7 +19,7 @@ from stage2_xgb.items import Items
 
 @dataclass(frozen=True)
 class ConfusionSet:
-    """What may hide behind the prediction `class_index`: members int32 [S], the class itself first, then by falling count."""
+    """What may hide behind the prediction `class_index`: members int32 [S], the class itself first, then the commonest."""
 
     class_index: int
     members: np.ndarray
@@ -33,42 +34,42 @@ class ConfusionSet:
         return int(self.counts[1:].sum())
 
 
-def count_confusions(predicted: np.ndarray, true: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predicted class, true class and number of items of every pair that occurs, sorted by predicted, then true."""
-    pair, number = np.unique(predicted.astype(np.int64) * classes + true, return_counts=True)
-    return pair // classes, pair % classes, number
+def count_confusions(predicted: np.ndarray, other: np.ndarray, classes: int) -> csr_array:
+    """How many items were taken for one class (row) while another (column) stood beside it: int64, sparse [K, K]."""
+    return csr_array((np.ones(len(other), dtype=np.int64), (predicted, other)), shape=(classes, classes))
 
 
 def mine(items: Items, classes: int, config: ConfusionConfig) -> list[ConfusionSet]:
     """The confusion sets of all categories that have one, by class index.
 
-    `heldout` counts on reserve and val_a, which stage 1 never saw. `published` takes the pairs with at least `min_count` items on
-    train and again on val_a. Raises ShelfsortError where there is nothing to count on.
+    `heldout` counts mistakes on reserve and val_a, which stage 1 never saw. `published` takes the pairs with at least `min_count`
+    mistakes on train and again on val_a. `candidates` counts on reserve and val_a what is among the `top` likeliest classes of
+    items taken for c, mistaken or not. Raises ShelfsortError where there is nothing to count on.
     """
     heldout = items.on("reserve", "val_a")
     if not heldout.any():
         raise ShelfsortError("no image of reserve or val_a to find confusions on; the catalogue has too few products")
     counted = items.on("val_a") if config.rule == "published" else heldout
-    predicted, true, number = count_confusions(items.predicted[counted], items.class_index[counted], classes)
-    often = number >= config.min_count
+    hidden = mistakes = count_confusions(items.predicted[counted], items.class_index[counted], classes)
     if config.rule == "published":
         seen = items.on("train")
-        seen_predicted, seen_true, seen_number = count_confusions(items.predicted[seen], items.class_index[seen], classes)
-        pairs = (seen_predicted * classes + seen_true)[seen_number >= config.min_count]
-        often &= np.isin(predicted * classes + true, pairs)
-    starts = np.searchsorted(predicted, np.arange(classes + 1))
-    spans = (slice(starts[c], starts[c + 1]) for c in range(classes))
-    sets = (_set_of(c, true[span], number[span], often[span], config.max_size) for c, span in enumerate(spans))
+        hidden = mistakes * (count_confusions(items.predicted[seen], items.class_index[seen], classes) >= config.min_count)
+    if config.rule == "candidates":
+        likely = items.top_class[counted, : config.top]
+        hidden = count_confusions(np.repeat(likely[:, 0], likely.shape[1]), likely.ravel(), classes)
+    sets = (_set_of(c, hidden, mistakes, config) for c in range(classes))
     return [found for found in sets if len(found.members) > 1]
 
 
-def _set_of(class_index: int, true: np.ndarray, number: np.ndarray, often: np.ndarray, max_size: int) -> ConfusionSet:
-    own = true == class_index
-    others = np.flatnonzero(often & ~own)
-    others = others[np.lexsort((true[others], -number[others]))][: max_size - 1]
-    members = np.concatenate([[class_index], true[others]]).astype(np.int32)
-    counts = np.concatenate([[number[own].sum()], number[others]]).astype(np.int64)
-    return ConfusionSet(class_index, members, counts, int(number[~own].sum()))
+def _set_of(class_index: int, hidden: csr_array, mistakes: csr_array, config: ConfusionConfig) -> ConfusionSet:
+    span = slice(*hidden.indptr[class_index : class_index + 2])
+    others, number = hidden.indices[span], hidden.data[span]
+    often = (number >= config.min_count) & (others != class_index)
+    others, number = others[often], number[often]
+    others = others[np.lexsort((others, -number))][: config.max_size - 1]
+    members = np.append(class_index, others).astype(np.int32)
+    taken = mistakes[[class_index]].toarray()[0]
+    return ConfusionSet(class_index, members, taken[members], int(taken.sum() - taken[class_index]))
 
 
 def save_sets(path: Path, sets: Sequence[ConfusionSet], taxonomy: Taxonomy) -> None:
