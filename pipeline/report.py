@@ -21,7 +21,7 @@ from catalog.artifacts import fingerprint, write_text
 from catalog.errors import ConfigError
 from pipeline.charts import write_figures
 from pipeline.report_findings import write_findings
-from pipeline.report_gallery import Gallery, make_gallery
+from pipeline.report_gallery import Gallery, by_interest, make_gallery
 from pipeline.report_pack import pack, plain, share, unsigned
 from pipeline.report_run import SYSTEMS, EvaluatedRun
 
@@ -51,6 +51,8 @@ THUMBNAILS = 7_000_000
 MARGIN = 300_000
 """For the HTML itself and the index of the thumbnails."""
 REVIEW_ROWS = 2000
+ITEMS = 200_000
+"""Items that the page lists at most; its counts are of all."""
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
@@ -63,7 +65,8 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     run, *others = (EvaluatedRun(Path(folder)) for folder in runs)
     findings = write_findings(run)
     review = pandas.read_parquet(run.evaluation / "review.parquet")
-    items = run.items[run.items["unit"] == run.unit].sort_values(["class_index", "item_id"], kind="stable").reset_index(drop=True)
+    items = run.items[run.items["unit"] == run.unit].reset_index(drop=True)
+    items = items.iloc[by_interest(items)[:ITEMS]].sort_values(["class_index", "item_id"], kind="stable").reset_index(drop=True)
     columns = _category_columns(run, others) | _node_columns(run) | _pair_columns(run)
     columns |= _item_columns(items) | _review_columns(review)
     data = pack(_values(run, others, findings), columns)

@@ -76,21 +76,22 @@ def _in_order(items: pandas.DataFrame, review: pandas.DataFrame) -> Iterator[int
     """Product ids by importance, each once."""
     doubts, conflicts = (review.loc[review["kind"] == kind, "product_id"] for kind in ("doubt", "conflict"))
     seen: set[int] = set()
-    for product_id in [*doubts.head(150), *conflicts.head(200), *_by_category(items)]:
+    chosen = items["product_id"].to_numpy()[by_interest(items)]
+    for product_id in [*doubts.head(150), *conflicts.head(200), *chosen]:
         if product_id not in seen:
             seen.add(int(product_id))
             yield int(product_id)
 
 
-def _by_category(items: pandas.DataFrame) -> np.ndarray:
-    """Product ids round by round: in each some wrong and some uncertain products of each category, the worst category first."""
+def by_interest(items: pandas.DataFrame) -> np.ndarray:
+    """Row numbers round by round: in each some wrong and some uncertain items of each category, the worst category first."""
     truth, wrong = items["class_index"].to_numpy(), (items["two_stage_class"] != items["class_index"]).to_numpy()
-    product_id, lost = items["product_id"].to_numpy(), np.bincount(truth[wrong], minlength=int(truth.max(initial=0)) + 1)
+    lost = np.bincount(truth[wrong], minlength=int(truth.max(initial=0)) + 1)
     chosen = []
     for column, mask, share in (("two_stage_true_confidence", wrong, WRONG), ("two_stage_confidence", ~wrong, UNCERTAIN)):
         rows = np.flatnonzero(mask)
         rows = rows[np.lexsort((items[column].to_numpy()[rows], truth[rows]))]
         rank = np.arange(len(rows)) - np.searchsorted(truth[rows], truth[rows])
-        chosen.append(np.stack([rank // share, -lost[truth[rows]], truth[rows], rank, product_id[rows]]))
+        chosen.append(np.stack([rank // share, -lost[truth[rows]], truth[rows], rank, rows]))
     table = np.concatenate(chosen, axis=1)
     return table[4, np.lexsort((table[3], table[2], table[1], table[0]))]

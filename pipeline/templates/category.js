@@ -55,11 +55,11 @@ function galleryCards(c) {
   const pictured = (i) => (thumbnailsOf(D.columns["item.product"][i]).length ? 0 : 1);
   const wrong = rows.filter((i) => answer[i] !== c).sort((a, b) => pictured(a) - pictured(b) || own[a] - own[b]);
   const unsure = rows.slice().sort((a, b) => pictured(a) - pictured(b) || confidence[a] - confidence[b]);
-  return [galleryCard(`Wrong ${D.unit}s`, "First those to whose label the model gives least. Green ✓ is right, yellow ≈ is wrong within the same family (level 2), red ✗ is wrong.", wrong, "None was sorted wrong."),
-    galleryCard("Most uncertain", "The answers with the lowest confidence, right or wrong.", unsure, "Nothing of this category was evaluated.")];
+  return [galleryCard(`Wrong ${D.unit}s`, "First those to whose label the model gives least. Green ✓ is right, yellow ≈ is wrong within the same family (level 2), red ✗ is wrong.", wrong, D.lost.two_stage[c], "None was sorted wrong."),
+    galleryCard("Most uncertain", "The answers with the lowest confidence, right or wrong.", unsure, D.support[c], "Nothing of this category was evaluated.")];
 }
 
-function galleryCard(title, note, rows, none, batch = 12) {
+function galleryCard(title, note, rows, all, none, batch = 12) {
   const grid = el("div", {class: "photos"}), more = el("button", {type: "button", onclick: () => { const first = grid.children.length; add(); grid.children[first]?.querySelector("button, a")?.focus(); }});
   let shown = 0;
   const add = () => {
@@ -69,7 +69,7 @@ function galleryCard(title, note, rows, none, batch = 12) {
     more.textContent = `Show more (${whole(rows.length - shown)} left)`;
   };
   add();
-  return card(`${title} · ${whole(rows.length)}`, note, rows.length ? grid : empty(none), el("div", {class: "pager"}, more));
+  return card(`${title} · ${rows.length < all ? whole(rows.length) + " of " : ""}${whole(all)}`, note, rows.length ? grid : empty(none), el("div", {class: "pager"}, more));
 }
 
 function itemCard(i) {

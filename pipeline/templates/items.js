@@ -1,4 +1,4 @@
-// Every evaluated item, as a table that exports.
+// The evaluated items, as a table that exports.
 
 function renderItems(view) {
   const c = (name) => D.columns["item." + name], n = c("true").length;
@@ -18,5 +18,7 @@ function renderItems(view) {
     box.replaceChildren(makeTable({name: "items", label: `Evaluated ${D.unit}s`, rows, columns, match, extra: [chosen], page: 25}));
   };
   show();
-  view.append(el("p", {class: "lead"}, "The label is the catalogue’s category. The outcome compares both stages with stage 1, adjusted. The export holds every answer’s id, confidence and rank."), el("div", {class: "card"}, box));
+  const all = D.support.reduce((sum, count) => sum + count, 0);
+  const listed = n < all ? `Listed are ${whole(n)} of ${plural(all, D.unit)}: of each category the wrong ones and the least certain; evaluation/items.parquet has all. ` : "";
+  view.append(el("p", {class: "lead"}, listed + "The label is the catalogue’s category. The outcome compares both stages with stage 1, adjusted. The export holds every answer’s id, confidence and rank."), el("div", {class: "card"}, box));
 }

@@ -216,6 +216,21 @@ def test_wilson_by_hand():
     assert np.isnan(low[2]) and np.isnan(high[2])
 
 
+def test_of_many_items_the_page_lists_the_telling_ones(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of every category first the wrong and the least certain; what is counted stays whole."""
+    items = pandas.read_parquet(run / "evaluation" / "items.parquet").query("unit == 'product'")
+    right = items["two_stage_class"] == items["class_index"]
+    classes, sure = items.loc[~right, "class_index"], items.loc[right, "class_index"]
+    monkeypatch.setattr("pipeline.report.ITEMS", int(classes.value_counts().clip(upper=3).sum()) + sure.nunique())
+    page = write_report([run], tmp_path).read_text(encoding="utf-8")
+    _, columns = unpack(block(page, "data"))
+    listed = items.set_index("product_id").loc[columns["item.product"].astype(np.int64)]
+    assert len(listed) < len(items) and (np.diff(columns["item.true"].astype(int)) >= 0).all()
+    assert set(listed.loc[listed["two_stage_class"] != listed["class_index"], "class_index"]) == set(classes)
+    assert set(listed.loc[listed["two_stage_class"] == listed["class_index"], "class_index"]) == set(sure)
+    assert columns["product.support"].sum() == len(items)
+
+
 def test_thumbnails_are_as_large_as_the_budget_allows(tmp_path: Path):
     spec = SyntheticSpec(categories=4, products=60, side=180, duplicates=0.0, blanks=0.0)
     write_dump(tmp_path / "dump.bson", spec)
