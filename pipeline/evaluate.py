@@ -22,8 +22,9 @@ from catalog.store import Store
 from catalog.taxonomy import Taxonomy
 from features.store import FeatureStore
 from pipeline.config import EvaluateConfig
-from stage2_xgb.bundle import Bundle
+from stage2_xgb.bundle import UNTRAINED, Bundle, model_name
 from stage2_xgb.dataset import Views
+from stage2_xgb.gate import OWN, SHARED, STAGE1
 from stage2_xgb.items import Pooled, pool
 from stage2_xgb.prior import calibration_error, importance, mix
 from stage2_xgb.published import FOLDER
@@ -61,7 +62,7 @@ def evaluate(
     rows = features.of_split("train")
     train = np.bincount(features.table.class_index[rows][features.table.fit[rows]], minlength=len(taxonomy))
     settings = store.settings
-    metrics: dict[str, Any] = {"made_from": made_from, "settings": settings | {"split": "test"}}
+    metrics: dict[str, Any] = {"made_from": made_from, "settings": settings | {"split": "test"}, "stage2": _stage2(bundle)}
     frames = {}
     for unit in UNITS:
         frame = pandas.concat(items[unit], ignore_index=True)
@@ -91,6 +92,13 @@ def published(bundle: Bundle) -> Bundle | None:
         return None
     rival = Bundle.open(bundle.folder / FOLDER)
     return rival if rival.made_from == bundle.made_from else None
+
+
+def _stage2(bundle: Bundle) -> dict[str, Any]:
+    """What the second stage is: confusion sets, those with a reclassifier, and how many of these each answer is used in."""
+    models = [c for c in bundle.members if bundle.model in UNTRAINED or model_name(c, bundle.model) in bundle.checksums]
+    answers = {name: sum(bundle.answers[c] == name for c in models) for name in (STAGE1, SHARED, OWN)}
+    return {"sets": len(bundle.members), "models": len(models), "default": bundle.default, "answers": answers}
 
 
 def _judge(bundle: Bundle, rival: Bundle | None, images: Pooled, unit: str) -> pandas.DataFrame:

@@ -270,6 +270,7 @@ def tune_stage2(run: Run, config: RunConfig, say: Say = print) -> None:
 def evaluate(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> dict[str, Any]:
     """The test split -> evaluation/: accuracy of each stage, with intervals."""
     from pipeline.evaluate import evaluate as evaluate_test
+    from pipeline.evaluation_summary import summary
     from stage2_xgb.bundle import Bundle
 
     bundle = Bundle.open(run.stage2)
@@ -293,34 +294,10 @@ def evaluate(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> di
         run.store.verify()
         stores = [part.features for part in parts]
         metrics = evaluate_test(stores, run.store, bundle, config.evaluate, run.evaluation, made_from)
-    say(headline(metrics))
+    text = summary(metrics)
+    write_text(run.evaluation / "summary.txt", text + "\n")
+    say(text)
     return metrics
-
-
-def headline(metrics: dict[str, Any]) -> str:
-    """The test accuracies as lines of text."""
-    lines = ["test accuracy (top-1, 95% interval)"]
-    for unit in ("image", "product"):
-        for mix in ("natural", "balanced"):
-            part, counts = metrics[unit][mix], metrics[unit][mix]["counts"]
-            stages = ", ".join(
-                f"{name} {part[key]['top1']['value']:.4f} [{part[key]['top1']['low']:.4f}, {part[key]['top1']['high']:.4f}]"
-                for name, key in (("stage 1", "stage1"), ("shifted", "shifted"), ("two-stage", "two_stage"))
-            )
-            change = part["changes"]["two_stage_over_shifted"]["top1"]
-            lines.append(f"  per {unit}, {mix} mix (n {counts['n']}, {counts['categories']} categories): {stages}")
-            lines.append(f"    two-stage over shifted {_points(change)} points")
-            if published := part["changes"].get("published_over_stage1"):
-                lines.append(f"    the published second stage over stage 1 {_points(published['top1'])} points")
-        moved = metrics[unit]["categories_changed"]
-        lines.append(
-            f"  per {unit}: {len(moved['better'])} categories significantly better with stage 2, {len(moved['worse'])} worse"
-        )
-    return "\n".join(lines)
-
-
-def _points(change: dict[str, float]) -> str:
-    return f"{100 * change['value']:+.2f} [{100 * change['low']:+.2f}, {100 * change['high']:+.2f}]"
 
 
 def report(run: Run, others: Sequence[Run], say: Say = print) -> None:

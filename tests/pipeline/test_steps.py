@@ -32,7 +32,7 @@ def test_every_artefact_is_where_the_formats_say(tiny: Tiny) -> None:
         "": "store.sqlite taxonomy.json ingest.json config.yaml features.h5 views/small/features.h5 views/small/stage1/best.pt",
         "stage1/": "best.pt last.pt metrics.jsonl summary.json",
         "stage2/": "manifest.json shared.npz sets.parquet summary.json summary.txt",
-        "evaluation/": "metrics.json items.parquet per_category.parquet confusion.parquet",
+        "evaluation/": "metrics.json items.parquet per_category.parquet confusion.parquet summary.txt",
     }
     expected = {folder + name for folder, names in files.items() for name in names.split()}
     found = snapshot(tiny.folder)
@@ -100,7 +100,7 @@ def test_rebuilt_it_is_the_same(copy: Tiny, capsys: pytest.CaptureFixture) -> No
     assert main(["stage2", "--run", str(copy.folder), "--rebuild"]) == 0
     assert main(["evaluate", "--run", str(copy.folder), "--rebuild"]) == 0
     after = snapshot(copy.folder)
-    timed = {"stage2/summary.json", "stage2/summary.txt", "evaluation/metrics.json"}
+    timed = {f"{step}/{file}" for step in ("stage2", "evaluation") for file in ("summary.json", "summary.txt", "metrics.json")}
     assert [name for name in after if after[name] != before.get(name) and name not in timed] == []
     assert "reclassifiers; answering" in capsys.readouterr().out
 
