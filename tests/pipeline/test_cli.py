@@ -11,7 +11,7 @@ import pytest
 
 from catalog.artifacts import run_lock
 from pipeline import steps
-from pipeline.cli import main, parser
+from pipeline.cli import COMMANDS, main, parser
 from tests.pipeline.tiny import Tiny, documents, products_of, write_dump
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +33,13 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture) -> None:
         assert caught.value.code == 0
         text = capsys.readouterr().out
         assert f"shelfsort {name}" in text and len(text.splitlines()) > 4
+
+
+def test_every_command_calls_the_function_of_its_name() -> None:
+    (commands,) = (a.choices for a in parser()._actions if a.dest == "command")
+    called = {name: sub.get_default("function") for name, sub in commands.items()}
+    assert called == {name: command.function for name, command in COMMANDS.items()}
+    assert all(function.__name__ == name for name, function in called.items())
 
 
 @pytest.mark.parametrize(

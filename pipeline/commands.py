@@ -1,0 +1,237 @@
+"""What each command does with its options; pipeline/cli.py says which is which."""
+
+import argparse
+import functools
+import os
+import shlex
+import sys
+from typing import Any
+
+from catalog.artifacts import run_lock
+from catalog.errors import ShelfsortError
+
+
+def _loaded(options: argparse.Namespace) -> tuple:
+    from pipeline.config import load_config
+    from pipeline.runs import Run
+
+    run = Run(options.run)
+    own = options.run / "config.yaml"
+    path = options.config or (own if own.exists() else None)
+    return run, load_config(path, options.set)
+
+
+def ingest(options: argparse.Namespace) -> None:
+    from pipeline import steps
+
+    run, config = _loaded(options)
+    with run_lock(run.folder):
+        steps.ingest(run, config, options.dump, options.categories, options.rebuild, options.corrections, _workers(options))
+        run.save_config(config)
+
+
+def stage1(options: argparse.Namespace) -> None:
+    """Under torchrun every process comes here, and one of them locks the run, writes it, and speaks. Started again after one of
+    them died, they go on from the last checkpoint, also where the command said --rebuild."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # stage1.deterministic needs it before CUDA starts
+    if "LOCAL_RANK" not in os.environ:
+        _step(options, "stage1")
+        return
+    from pipeline import steps
+    from stage1_cnn.processes import joined
+
+    options.rebuild = options.rebuild and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    with joined(int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])) as processes:
+        if processes.writes:
+            _step(options, "stage1", processes=processes)
+        else:
+            steps.stage1(*_loaded(options), options.rebuild, _silent, processes)
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def features(options: argparse.Namespace) -> None:
+    _step(options, "features", workers=_workers(options))
+
+
+def stage2(options: argparse.Namespace) -> None:
+    _step(options, "stage2", workers=_workers(options))
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    _step(options, "evaluate")
+
+
+def _step(options: argparse.Namespace, name: str, **more: Any) -> None:
+    from pipeline import steps
+
+    run, config = _loaded(options)
+    if not run.folder.is_dir():
+        raise ShelfsortError(f"{run.folder}: no such run; make one with: shelfsort ingest --run {run.folder}")
+    with run_lock(run.folder):
+        getattr(steps, name)(run, config, options.rebuild, **more)
+        run.save_config(config)  # only now: a refused step must not change what the others are checked against
+
+
+def tune(options: argparse.Namespace) -> None:
+    from pipeline import steps
+
+    run, config = _loaded(options)
+    with run_lock(run.folder):
+        if options.what == "stage1":
+            steps.tune_stage1(run, config, options.epochs, options.photos)
+        else:
+            steps.tune_stage2(run, config)
+
+
+def unpack(options: argparse.Namespace) -> None:
+    from pipeline.image_tree import write_shards, write_tree
+    from pipeline.runs import Run
+
+    counts = (write_shards if options.shards else write_tree)(Run(options.run).store, options.out)
+    print(f"unpack: {', '.join(f'{split} {n}' for split, n in counts.items())} photos -> {options.out}")
+
+
+def pack(options: argparse.Namespace) -> None:
+    from pipeline.image_tree import pack
+
+    products, photos = pack(options.folder, options.out)
+    print(f"pack: {products} products, {photos} photos -> {options.out / 'train.bson'}, {options.out / 'category_names.csv'}")
+
+
+def compare(options: argparse.Namespace) -> None:
+    from pipeline.compare import compare, markdown
+    from pipeline.config import load_config
+    from pipeline.runs import Run
+
+    run, configs = Run(options.run), {path.stem: load_config(path, options.set).stage1 for path in options.configs}
+    if len(configs) < len(options.configs):
+        raise ShelfsortError("compare: two configurations have one file name, which names the network in the table; rename one")
+    with run_lock(run.folder):
+        rows = compare(run, configs, options.repeats, options.rebuild)
+    best = next(path for path in options.configs if path.stem == rows[0].network)
+    overrides = [word for setting in options.set for word in ("--set", setting)]
+    again = shlex.join(["shelfsort", "stage1", "--run", str(run.folder), "--config", str(best), *overrides])
+    print(markdown(rows))
+    print(f"compare: top-1, macro F1 and top-5 on {rows[0].images} images of validation -> {run.folder / 'compare'}")
+    print(f"  the best: {again}; then features, stage2, evaluate on test")
+
+
+def report(options: argparse.Namespace) -> None:
+    from pipeline import steps
+    from pipeline.runs import Run
+
+    runs = [Run(folder) for folder in ([options.run] if options.run else []) + options.runs]
+    if not runs:
+        raise ShelfsortError("no run given, expected shelfsort report DIR, or --run DIR")
+    steps.report(runs[0], runs[1:])
+
+
+def plot(options: argparse.Namespace) -> None:
+    from pipeline.charts import plot
+
+    run = options.run or options.folder
+    if run is None:
+        raise ShelfsortError("no run given, expected shelfsort plot FIGURE DIR, or --run DIR")
+    if options.figure == "attention":
+        from pipeline.attention import draw_attention
+        from pipeline.runs import Run
+
+        print(draw_attention(Run(run), options.out or run / "report" / "figures" / "attention.svg"))
+        return
+    print(plot(options.figure, run, options.out or run / "report" / "figures" / f"{options.figure}.svg"))
+
+
+def score(options: argparse.Namespace) -> None:
+    from pipeline import steps
+
+    for key, value in (("top", options.top), ("min_confidence", options.min_confidence)):
+        options.set += [] if value is None else [f"score.{key}={value}"]
+    for name in ("labels", "workers", "scheduler", "top", "min_confidence") if options.list else ():
+        if getattr(options, name) is not None:
+            raise ShelfsortError(f"--{name.replace('_', '-')} says nothing beside --list; leave it out")
+    run, config = _loaded(options)
+    with run_lock(options.out):
+        if options.list:
+            steps.lookalikes(run, config, options.source, options.list, options.threshold, options.out)
+            return
+        steps.score(run, config, options.source, options.out, options.labels, _workers(options))
+
+
+def _workers(options: argparse.Namespace) -> Any:
+    """What `--workers` or `--scheduler` asks for: opens a client; None where this process is to do it alone."""
+    if options.workers is None and options.scheduler is None:
+        return None
+    from pipeline.cluster import connect
+
+    return functools.partial(connect, options.workers, options.scheduler)
+
+
+def similar(options: argparse.Namespace) -> None:
+    from pipeline.similar import Finder, find_similar, print_csv, table_text
+
+    run, config = _loaded(options)
+    finder = Finder.open(run, device=config.stage1.device, precision=config.stage1.precision, rebuild=options.rebuild)
+    found, unreadable = find_similar(finder, options.photo, options.top)
+    for path, reason in unreadable.items():
+        print(f"left out {path}: {reason}", file=sys.stderr)
+    if options.csv:
+        print_csv(found)
+    else:
+        print(table_text(found))
+
+
+def export(options: argparse.Namespace) -> None:
+    from pipeline.export import export
+    from pipeline.runs import Run
+
+    exported = export(Run(options.run), options.out)
+    print(f"export: {exported.files} files, {exported.size / 1e6:.1f} MB -> {options.out}, to be read by its reader.py")
+
+
+def predict(options: argparse.Namespace) -> None:
+    from pipeline.predict import Model, predict_files
+
+    run, config = _loaded(options)
+    model = Model.open(run, config.stage1.device, config.stage1.precision)
+    answer = predict_files(model, options.photo, options.top, options.text)
+    for path, reason in answer.unreadable.items():
+        print(f"left out {path}: {reason}", file=sys.stderr)
+    for class_index, confidence in zip(answer.classes, answer.confidences, strict=True):
+        category = model.taxonomy[class_index]
+        names = " > ".join(name for name in (category.level1, category.level2, category.level3) if name)
+        print(f"{confidence:6.1%}  {category.category_id}  {names}")
+
+
+def config(options: argparse.Namespace) -> None:
+    import yaml
+
+    from pipeline.config import load_config
+
+    config = _loaded(options)[1] if options.run else load_config(options.config, options.set)
+    print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
+
+
+def synthetic(options: argparse.Namespace) -> None:
+    from pipeline.demo import write_synthetic
+
+    write_synthetic(
+        options.out, products=options.products, categories=options.categories, side=options.side, seed=options.seed,
+        titles=options.titles,
+    )  # fmt: skip
+
+
+def demo(options: argparse.Namespace) -> None:
+    from pipeline.demo import demo
+
+    demo(options.run, options.set)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from pipeline.doctor import checkup, render
+
+    findings = checkup()
+    print(render(findings))
+    return int(any(finding.ok is False for finding in findings))
