@@ -135,7 +135,10 @@ def score_task(task: Task, place: ModelPlace, config: ScoreConfig) -> Part:
         with _turn:
             vectors = tuple(config.vectors.items())
             model = _open_model(place, str(worker.name), Path(worker.local_directory), config.runtime, vectors)
-            return next(Lanes(model, worker.state.nthreads)([task], config))
+            part = next(Lanes(model, worker.state.nthreads)([task], config))
+        if part.broken:
+            _open_model.cache_clear()  # the worker may live on, and the file be mended
+        return part
     except ShelfsortError:
         raise
     except Exception:  # as text: one that the client can't unpickle would keep it waiting for ever

@@ -110,3 +110,10 @@ def poisoned_dump(tiny: Tiny, path: Path, products: set[int]) -> Path:
 def ids(dump: Path) -> list[int]:
     """The product ids of a dump."""
     return [d["_id"] for d in documents(dump)]
+
+
+def flip(path: Path) -> None:
+    """Turns one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)

@@ -13,6 +13,7 @@ from pipeline.score import Totals
 from pipeline.sources import open_source
 from tests.pipeline.scoring import (
     contents,
+    flip,
     ids,
     on,
     padded_dump,
@@ -77,6 +78,18 @@ def test_a_model_that_no_worker_sees_is_sent(
     client.run(hide, str(tmp_path / "run"))
     assert score(on(client, copy, dump, tmp_path / "out"), [dump], tmp_path / "out") == totals
     assert contents(tmp_path / "out") == contents(alone)
+
+
+def test_a_worker_that_lives_on_reads_a_mended_stage_2(tiny: Tiny, scored: tuple[Path, Path, Totals], tmp_path: Path) -> None:
+    dump, alone, totals = scored
+    copy, out = tiny.copy(tmp_path / "run"), tmp_path / "out"
+    with workers(1, tmp_path) as client:  # none that has been sent the whole model
+        by = on(client, copy, dump, out)
+        flip(copy.run.stage2 / "reranker.ubj")
+        assert score(by, [dump], out).broken == ("reranker.ubj",)
+        flip(copy.run.stage2 / "reranker.ubj")
+        assert score(by, [dump], out) == totals
+    assert contents(out) == contents(alone)
 
 
 def hide(folder: str) -> None:

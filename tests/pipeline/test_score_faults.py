@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.predict import Model
-from tests.pipeline.scoring import contents, on, padded_dump, predictions, score, scorer, workers
+from tests.pipeline.scoring import contents, flip, on, padded_dump, predictions, score, scorer, workers
 from tests.pipeline.tiny import Tiny
 
 ROOT = Path(__file__).parents[2]
@@ -27,13 +27,6 @@ def scored(tiny: Tiny, model: Model, tmp_path_factory: pytest.TempPathFactory) -
     dump = padded_dump(tiny, folder / "test.bson")
     score(scorer(tiny, model), [dump], folder / "out")
     return dump, contents(folder / "out")
-
-
-def flip(path: Path) -> None:
-    """Turns one bit in the middle."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
-    path.write_bytes(data)
 
 
 FAULTS = {
