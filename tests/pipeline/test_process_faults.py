@@ -92,7 +92,7 @@ def test_control_c_stops_tidily_and_says_how_to_go_on(tiny: Tiny, copy: Tiny, tm
         assert f"stopped; go on with: shelfsort {step}" in error and "Traceback" not in error, error
         assert leftovers(copy.folder) == []
     print(f"{step}: stopped within {max(waited):.1f} s")
-    assert max(waited) < 10
+    assert max(waited) < 5  # a training step of this size takes none of it
     assert run(command(copy, step)).returncode == 0
     assert outcome(copy.folder, step) == expected
 
