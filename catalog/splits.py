@@ -68,7 +68,7 @@ def select(
     """
     order = np.lexsort((product_hash(product_ids, seed), class_index))
     group = class_index[order]
-    first = np.r_[True, group[1:] != group[:-1]] if len(order) else np.zeros(0, dtype=bool)
+    first = np.r_[True, group[1:] != group[:-1]][: len(order)]
     images = np.cumsum(n_images[order], dtype=np.int64)
     before = np.maximum.accumulate(np.where(first, images - n_images[order], 0))
     kept = np.empty(len(order), dtype=bool)

@@ -59,7 +59,7 @@ def image_ids(product_id: np.ndarray, n_images: np.ndarray) -> np.ndarray:
 def fetch_columns(connection: sqlite3.Connection, query: str, parameters: Sequence, width: int) -> np.ndarray:
     """The result of a query over integers, as contiguous columns: int64 [width, rows]."""
     rows = np.fromiter(connection.execute(query, parameters), dtype=np.dtype((np.int64, width)))
-    return np.ascontiguousarray(rows.reshape(-1, width).T)
+    return np.ascontiguousarray(rows.T)
 
 
 def read_taxonomy(connection: sqlite3.Connection) -> Taxonomy:
@@ -105,10 +105,10 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._connection: sqlite3.Connection | None = None
-        self._pid = -1
+        self._pid: int | None = None
 
     def __getstate__(self) -> dict:
-        return {"path": self.path, "_connection": None, "_pid": -1}
+        return {"path": self.path, "_connection": None, "_pid": None}
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -241,4 +241,4 @@ class Store:
                     WHERE a.digest IN (SELECT digest FROM images WHERE {USED} GROUP BY digest HAVING count(*) > 1)
                     AND a.{USED} AND b.{USED} AND a.split IN ({marks}) AND b.split IN ({marks})"""
         with self._reading() as connection:
-            return np.array(connection.execute(query, [*names, *names]).fetchall(), dtype=np.int64).reshape(-1, 2)
+            return fetch_columns(connection, query, [*names, *names], 2).T

@@ -4,6 +4,7 @@ import os
 import pickle
 import shutil
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -13,9 +14,14 @@ import pytest
 from catalog.bson_reader import products
 from catalog.errors import ArtifactError
 from catalog.splits import SPLITS
-from catalog.store import POSITIONS, Store
+from catalog.store import POSITIONS, Store, content_of, image_ids
 from catalog.taxonomy import Taxonomy
 from tests.conftest import SmallDump, on_two_sides
+
+
+def test_image_ids_are_those_of_existing_files() -> None:
+    """Stores, features and tables of scores hold them: another rule would be another format."""
+    assert image_ids(np.array([3, 0, 7]), np.array([2, 1, 3])).tolist() == [49152, 49153, 0, 114688, 114689, 114690]
 
 
 def test_every_image_of_the_dump_with_its_own_bytes(small_dump: SmallDump, small_store: Store) -> None:
@@ -90,6 +96,13 @@ def test_sharing_pairs_products_with_an_identical_image(small_store: Store) -> N
     assert small_store.sharing("val_b").shape == (0, 2)
 
 
+def test_digests_are_the_first_eight_bytes_of_each_picture_once(small_store: Store) -> None:
+    found = small_store.digests()
+    digests = {bytes(d) for (d,) in small_store.connection.execute("SELECT digest FROM images")}
+    assert found.tolist() == sorted(int(digest.hex()[:16], 16) for digest in digests)
+    assert found.dtype == np.uint64 and len(found) < 208  # images: copies count once
+
+
 def test_no_product_and_no_fitted_picture_stands_on_two_sides(small_store: Store) -> None:
     assert on_two_sides(small_store) == {"products": 0, "pictures": 0, "strays": 0}
 
@@ -115,6 +128,13 @@ def test_a_forked_process_opens_its_own_connection(small_store: Store) -> None:
         children.append(child)
     assert small_store.read(ids) == expected
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert small_store.connection is connection  # once per process
+
+
+def test_other_threads_read_through_the_same_connection(small_store: Store) -> None:
+    ids = small_store.images("train").image_id
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(small_store.read, ids).result() == small_store.read(ids)
 
 
 def test_a_store_cannot_be_changed_through_the_reader(small_store: Store) -> None:
@@ -232,3 +252,33 @@ def test_a_row_that_ingest_did_not_write_is_noticed(small_store: Store, tmp_path
         connection.execute(change)
     with pytest.raises(ArtifactError, match=r"store\.sqlite: its rows are not those that ingest wrote.*shelfsort ingest"):
         Store(path).verify()
+
+
+def altered(store: Store, folder: Path, *statements: str) -> Store:
+    """A copy of a store after some SQL, its content noted anew."""
+    path = copy(store, folder)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'content'", (content_of(connection),))
+    return Store(path)
+
+
+def test_a_store_of_the_first_schema_is_read(small_store: Store, tmp_path: Path) -> None:
+    first = "UPDATE meta SET value = '1' WHERE key = 'schema'"
+    store = altered(small_store, tmp_path, "ALTER TABLE products DROP COLUMN text", first)
+    store.verify()
+    read_all(store.path)
+    assert store.texts(store.images().product_id[:2]) == ["", ""]
+
+
+def test_texts_come_in_the_order_asked_and_count_as_content(small_store: Store, tmp_path: Path) -> None:
+    named = "UPDATE meta SET value = json_set(value, '$.text', 'title') WHERE key = 'settings'"
+    store = altered(small_store, tmp_path, named, "UPDATE products SET text = 'no. ' || product_id WHERE product_id % 3")
+    ids = store.images().product_id[::-1]
+    assert store.texts(ids) == [f"no. {i}" if i % 3 else "" for i in ids.tolist()]
+    store.verify()
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        connection.execute("UPDATE products SET text = 'else' WHERE product_id = (SELECT max(product_id) FROM products)")
+    with pytest.raises(ArtifactError, match="not those that ingest wrote"):
+        Store(store.path).verify()
