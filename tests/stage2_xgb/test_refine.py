@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from stage2_xgb.bundle import Bundle
+from stage2_xgb.gate import OWN, SHARED, STAGE1
 from stage2_xgb.refine import refine
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import pooled
@@ -77,3 +78,29 @@ def test_the_gate_chooses_by_predicted_category(fitted: Fitted) -> None:
     np.testing.assert_array_equal(result.two_stage[predicted == 0], own.two_stage[predicted == 0])
     np.testing.assert_array_equal(result.two_stage[predicted == 1], shared.two_stage[predicted == 1])
     np.testing.assert_array_equal(result.two_stage[predicted > 1], result.shifted[predicted > 1])
+
+
+def test_where_the_gate_leaves_all_to_stage_1_nothing_is_refined(fitted: Fitted) -> None:
+    bundle, items = fitted.open(), pooled(fitted.store, "test", "image")
+    bundle.answers, bundle.default = {}, STAGE1
+    result = refine(bundle, items, "image")
+    assert not result.refined.any()
+    np.testing.assert_array_equal(result.two_stage, result.shifted)
+
+
+@pytest.mark.parametrize("default", [STAGE1, SHARED])
+def test_a_category_that_lost_its_reclassifier_has_the_default_answer(fitted: Fitted, default: str) -> None:
+    bundle, items = fitted.open(), pooled(fitted.store, "test", "image")
+    own, shared = (refine(bundle, items, "image", force) for force in (OWN, SHARED))
+    bundle.answers, bundle.default = dict.fromkeys(bundle.members, OWN), default
+    del bundle.members[0]
+    bundle = replace(bundle, _loaded={})
+    result, forced = refine(bundle, items, "image"), refine(bundle, items, "image", OWN)
+    lost = own.shifted.argmax(axis=1) == 0
+    assert 0 < lost.sum() < len(lost)
+    np.testing.assert_array_equal(result.refined, ~lost | (default == SHARED))
+    expected = shared.two_stage if default == SHARED else shared.shifted
+    np.testing.assert_array_equal(result.two_stage[lost], expected[lost])
+    np.testing.assert_array_equal(forced.two_stage[lost], shared.two_stage[lost])
+    for kept in (result, forced):
+        np.testing.assert_array_equal(kept.two_stage[~lost], own.two_stage[~lost])
