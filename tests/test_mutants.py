@@ -21,9 +21,10 @@ def f(x: "list[3]") -> bool:
 def test_every_operator_number_and_condition_is_changed_once() -> None:
     found = [text for text, _ in mutants.mutants(SOURCE)]
     assert found == [
-        "2: 3 -> 4", "5: x -> not x", "6: not len(x) < LIMIT and x[0] + 1 -> not len(x) < LIMIT or x[0] + 1",
+        "2: LIMIT: int = 3 -> LIMIT: int = 4", "5: x -> not x",
+        "6: not len(x) < LIMIT and x[0] + 1 -> not len(x) < LIMIT or x[0] + 1",
         "6: not len(x) < LIMIT -> not not len(x) < LIMIT", "6: len(x) < LIMIT -> len(x) <= LIMIT", "6: x[0] + 1 -> x[0] - 1",
-        "6: 0 -> 1", "6: 1 -> 2", "7: False -> True",
+        "6: x[0] -> x[1]", "6: x[0] + 1 -> x[0] + 2", "7: return False -> return True",
     ]  # fmt: skip
     assert all(ast.unparse(tree) != ast.unparse(ast.parse(SOURCE)) for _, tree in mutants.mutants(SOURCE))
 
