@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from catalog.artifacts import differences, read_sealed, require_same, sha256_file, write_json, write_text
-from catalog.errors import ConfigError, ShelfsortError
+from catalog.artifacts import read_sealed, require_same, sha256_file, write_json, write_text
+from catalog.errors import ConfigError
 from catalog.labels import read_labels
 from pipeline.config import FileView, RunConfig, TextView
 from pipeline.runs import Run
@@ -313,81 +313,17 @@ def score(
     say: Say = print,
 ) -> None:  # fmt: skip
     """A dump or other source -> predictions/*.parquet, every product accounted for; compared with `labels` where given."""
-    from catalog.store import image_ids
-    from pipeline import coverage
-    from pipeline.engine import Lanes
-    from pipeline.labels import compare, labels_in, labels_of
-    from pipeline.predict import Model
-    from pipeline.score import Scorer
     from pipeline.score import score as score_source
-    from pipeline.sources import open_source
+    from pipeline.score_job import ScoreJob
 
-    given = read_labels(labels) if labels else {}
-    threshold = config.score.min_confidence
-    costs = [] if threshold is None else coverage.read(run.stage2, f"shelfsort stage2 --run {run.folder}")
-    vectors = {name: str(Path(file).absolute()) for name, file in config.score.vectors.items()}
-    settings = config.score.model_copy(update={"vectors": vectors})
-    model = Model.open(run, config.stage1.device, config.stage1.precision, config.score.runtime, vectors)
-    fallback = int(model.taxonomy.category_ids[int(run.store.natural_counts("product").argmax())])
-    checksums = {"checkpoint": run.stage1_checksum(), "stage2": sha256_file(run.stage2 / "manifest.json")}
+    job = ScoreJob.open(run, config, labels)
     started = time.perf_counter()
-    source = open_source(paths, out / "dumps", config.catalog.text if model.text_view else None)
-    truth = labels_in(source, given, labels) if labels else labels_of(source)
-    _require_texts(model, source, config)
-    _warn_of_device(run, model)
-    for file in model.vector_files:
-        file.rows(image_ids(source.product_id, source.n_images))  # a missing vector is said now, not after hours
-    with contextlib.ExitStack() as stack:
-        if workers is None:
-            engine: Any = Lanes(model, config.jobs or _cores())
-        else:
-            files = [*source.files, *((path, Path(path).stat().st_size) for path in vectors.values())]
-            engine = _cluster_engine(stack.enter_context(workers()), run, config, checksums, files)
-        checksums |= {f"vectors.{name}": sha256_file(path) for name, path in vectors.items()}
-        totals = score_source(Scorer(engine, checksums, fallback, run.store.digests()), source, out, settings)
-    seconds = time.perf_counter() - started
-    say(
-        f"score: {totals.products} products = {totals.predictions} predictions + {totals.rejected_products} rejects, "
-        f"{totals.images} images in {seconds:.1f} s -> {out}"
-    )
-    say(f"  overlap: {totals.known_images} of these images stand, byte for byte, in the run's own store")
-    accepted, review = coverage.split(out, totals.parts, threshold)
-    if threshold is not None:
-        say(f"  {costs[round(100 * threshold)].text()}")
-        say(f"  here: {accepted} products in accepted.parquet, {review} in review.parquet")
-    if truth:
-        say(f"  {compare(out, truth, config.evaluate.resamples, config.evaluate.seed).text()}")
-    if totals.broken:
-        say(f"  stage 1 answered for want of {', '.join(totals.broken)}; mend it with: {run.command('stage2')}")
-
-
-def _require_texts(model: Any, source: Any, config: RunConfig) -> None:
-    """Raises ShelfsortError where a view reads the products' texts and none of the first ones has one."""
-    some = range(min(len(source), 100))
-    if model.text_view and len(some) and not any(map(source.text, some)):
-        raise ShelfsortError(
-            f"{source.place(0, -1)[0]}: none of the first {len(some)} products has a text in {config.catalog.text!r}, which view "
-            f"{model.text_view} reads; name the field or column: --set catalog.text=NAME"
-        )
-
-
-def _warn_of_device(run: Run, model: Any) -> None:
-    """What scores computes as what made the features that stage 2 learnt from, or the log says so."""
-    if not run.features_path.exists():
-        return
-    now, then = model.predictors[0].engine.to_json(), run.features.computed_with
-    if changes := differences(now, then):
-        log.warning("%s: %s; answers may differ in their last digits", run.features_path, "; ".join(changes))
-
-
-def _cluster_engine(
-    client: Any, run: Run, config: RunConfig, checksums: dict[str, str], files: list[tuple[str, int]]
-) -> Any:  # fmt: skip
-    from pipeline.cluster import ModelPlace
-    from pipeline.cluster import Workers as Cluster
-
-    place = ModelPlace(str(run.folder.absolute()), **checksums, device=config.stage1.device, precision=config.stage1.precision)
-    return Cluster(client, place, files)
+    source, truth = job.source(paths, out)
+    with workers() if workers else contextlib.nullcontext() as client:
+        scorer = job.scorer(source, client, config.jobs or _cores())
+        totals = score_source(scorer, source, out, job.config.score)
+    for line in job.said(totals, out, truth, time.perf_counter() - started):
+        say(line)
 
 
 def lookalikes(

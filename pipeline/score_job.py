@@ -1,0 +1,112 @@
+"""The step `score` around the scoring itself (pipeline.score): what is opened and checked before, and what is said after."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from catalog.artifacts import differences, sha256_file
+from catalog.errors import ShelfsortError
+from catalog.labels import read_labels
+from catalog.store import image_ids
+from pipeline import coverage
+from pipeline.config import RunConfig
+from pipeline.engine import Engine, Lanes
+from pipeline.labels import compare, labels_in, labels_of
+from pipeline.predict import Model
+from pipeline.runs import Run
+from pipeline.score import Scorer, Totals
+from pipeline.sources import Source, open_source
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """A run that is to score: its configuration with absolute paths, its model, the sha256 of checkpoint and second stage, the
+    category id of products that get no answer, the file of `labels` and what is `given` there, and what each threshold of
+    confidence costs (empty where none was asked for)."""
+
+    run: Run
+    config: RunConfig
+    model: Model
+    checksums: dict[str, str]
+    fallback: int
+    labels: Path | None
+    given: dict[int, int]
+    costs: list[coverage.Cost]
+
+    @classmethod
+    def open(cls, run: Run, config: RunConfig, labels: Path | None) -> "ScoreJob":
+        """Raises ShelfsortError where the labels, the costs or the model can't be read."""
+        given = read_labels(labels) if labels else {}
+        sure = config.score.min_confidence is not None
+        costs = coverage.read(run.stage2, f"shelfsort stage2 --run {run.folder}") if sure else []
+        vectors = {name: str(Path(file).absolute()) for name, file in config.score.vectors.items()}
+        config = config.model_copy(update={"score": config.score.model_copy(update={"vectors": vectors})})
+        model = Model.open(run, config.stage1.device, config.stage1.precision, config.score.runtime, vectors)
+        fallback = int(model.taxonomy.category_ids[int(run.store.natural_counts("product").argmax())])
+        checksums = {"checkpoint": run.stage1_checksum(), "stage2": sha256_file(run.stage2 / "manifest.json")}
+        return cls(run, config, model, checksums, fallback, labels, given, costs)
+
+    def source(self, paths: Sequence[str], out: Path) -> tuple[Source, dict[int, int]]:
+        """What is to be scored, and the true category ids of it that are known. Raises ShelfsortError where the labels are of
+        other products, and where the source lacks what a view reads."""
+        source = open_source(paths, out / "dumps", self.config.catalog.text if self.model.text_view else None)
+        truth = labels_in(source, self.given, self.labels) if self.labels else labels_of(source)
+        self._require_texts(source)
+        self._warn_of_device()
+        for file in self.model.vector_files:
+            file.rows(image_ids(source.product_id, source.n_images))  # a missing vector is said now, not after hours
+        return source, truth
+
+    def _require_texts(self, source: Source) -> None:
+        """Raises ShelfsortError where a view reads the products' texts and none of the first ones has one."""
+        some = range(min(len(source), 100))
+        if self.model.text_view and len(some) and not any(map(source.text, some)):
+            raise ShelfsortError(
+                f"{source.place(0, -1)[0]}: none of the first {len(some)} products has a text in {self.config.catalog.text!r}, "
+                f"which view {self.model.text_view} reads; name the field or column: --set catalog.text=NAME"
+            )
+
+    def _warn_of_device(self) -> None:
+        """What scores computes as what made the features that stage 2 learnt from, or the log says so."""
+        if not self.run.features_path.exists():
+            return
+        now, then = self.model.predictors[0].engine.to_json(), self.run.features.computed_with
+        if changes := differences(now, then):
+            log.warning("%s: %s; answers may differ in their last digits", self.run.features_path, "; ".join(changes))
+
+    def scorer(self, source: Source, client: Any, lanes: int) -> Scorer:
+        """What scores: so many lanes of this process, or the dask workers of `client`, where there is one."""
+        vectors = self.config.score.vectors
+        engine: Engine = Lanes(self.model, lanes) if client is None else self._workers(source, client)
+        checksums = self.checksums | {f"vectors.{name}": sha256_file(path) for name, path in vectors.items()}
+        return Scorer(engine, checksums, self.fallback, self.run.store.digests())
+
+    def _workers(self, source: Source, client: Any) -> Engine:
+        from pipeline.cluster import ModelPlace, Workers
+
+        stage1, vectors = self.config.stage1, self.config.score.vectors
+        folder = str(self.run.folder.absolute())
+        place = ModelPlace(folder, **self.checksums, device=stage1.device, precision=stage1.precision)
+        return Workers(client, place, [*source.files, *((path, Path(path).stat().st_size) for path in vectors.values())])
+
+    def said(self, totals: Totals, out: Path, truth: dict[int, int], seconds: float) -> Iterator[str]:
+        """What became of it, in lines; splits what is accepted from what is to be reviewed, and compares with the truth."""
+        yield (
+            f"score: {totals.products} products = {totals.predictions} predictions + {totals.rejected_products} rejects, "
+            f"{totals.images} images in {seconds:.1f} s -> {out}"
+        )
+        yield f"  overlap: {totals.known_images} of these images stand, byte for byte, in the run's own store"
+        threshold = self.config.score.min_confidence
+        accepted, review = coverage.split(out, totals.parts, threshold)
+        if threshold is not None:
+            yield f"  {self.costs[round(100 * threshold)].text()}"
+            yield f"  here: {accepted} products in accepted.parquet, {review} in review.parquet"
+        if truth:
+            yield f"  {compare(out, truth, self.config.evaluate.resamples, self.config.evaluate.seed).text()}"
+        if totals.broken:
+            mend = self.run.command("stage2")
+            yield f"  stage 1 answered for want of {', '.join(totals.broken)}; mend it with: {mend}"
