@@ -184,17 +184,7 @@ def measure(frame: pandas.DataFrame, classes: int, config: EvaluateConfig) -> di
             for _ in range(config.resamples)
         ]
     )
-    support = np.bincount(frame["class_index"], minlength=classes)
-    weight = frame["weight"].to_numpy()
-    counts = {
-        "natural": {
-            "n": len(frame), "effective_n": float(weight.sum() ** 2 / (weight**2).sum()), "categories": int((support > 0).sum())
-        },
-        "balanced": {
-            "n": int(support[support >= config.min_support].sum()), "categories": int((support >= config.min_support).sum()),
-            "min_support": config.min_support,
-        },
-    }  # fmt: skip
+    counts, weight = _counts(frame, classes, config.min_support), frame["weight"].to_numpy()
     out: dict[str, Any] = {}
     systems = systems_in(frame)
     for m, name in enumerate(("natural", "balanced")):
@@ -217,6 +207,18 @@ def measure(frame: pandas.DataFrame, classes: int, config: EvaluateConfig) -> di
     out["refined"] = int(frame["refined"].sum())
     out["ece"] = {s: calibration_error(frame[f"{s}_confidence"].to_numpy(), right[s], weight) for s in systems}
     return out
+
+
+def _counts(frame: pandas.DataFrame, classes: int, min_support: int) -> dict[str, dict[str, Any]]:
+    """Items and categories that count in each mix."""
+    support, weight = np.bincount(frame["class_index"], minlength=classes), frame["weight"].to_numpy()
+    enough = support >= min_support
+    return {
+        "natural": {
+            "n": len(frame), "effective_n": float(weight.sum() ** 2 / (weight**2).sum()), "categories": int((support > 0).sum())
+        },
+        "balanced": {"n": int(support[enough].sum()), "categories": int(enough.sum()), "min_support": min_support},
+    }  # fmt: skip
 
 
 def changed_categories(
