@@ -167,10 +167,11 @@ class EvaluatedRun:
 
     @cached_property
     def seconds(self) -> dict[str, float]:
-        """Wall time of each step that recorded it."""
+        """Wall time of each step that recorded it; stage 2 records its parts."""
         places = {"stage1": "stage1/summary.json", "stage2": "stage2/summary.json", "evaluate": "evaluation/metrics.json"}
         found = {step: self._optional(path, self.remake(step)).get("seconds") for step, path in places.items()}
-        return {step: float(value) for step, value in found.items() if isinstance(value, int | float)}
+        totals = {step: sum(value.values()) if isinstance(value, dict) else value for step, value in found.items()}
+        return {step: float(value) for step, value in totals.items() if value is not None}
 
     @property
     def backbone(self) -> str:

@@ -58,15 +58,16 @@ function cellsOf(members, stage) {
 }
 
 function matrixOption(members, stage, colours, width) {
-  const cells = cellsOf(members, stage), wide = width > 620, names = members.map((c) => nameIn(c, c)), labels = {interval: 0, overflow: "truncate", width: wide ? 190 : 96, fontSize: 11};
+  const cells = cellsOf(members, stage), wide = width > 620, names = members.map((c) => nameIn(c, c)), labels = {interval: 0, overflow: "truncate", width: wide ? 190 : 116, fontSize: 11};
   const row = members.map((c) => Math.max(1, D.support[c]));
   const data = cells.map(([x, y, n]) => ({value: [x, y, n], itemStyle: {color: x === y ? mix(colours.mid, colours.high, Math.min(1, n / row[y])) : mix(colours.mid, colours.low, Math.min(1, 0.12 + 1.6 * n / row[y]))},
     label: {color: readable(x === y ? mix(colours.mid, colours.high, Math.min(1, n / row[y])) : mix(colours.mid, colours.low, Math.min(1, 0.12 + 1.6 * n / row[y])))}}));
+  const left = wide ? 204 : 130, cell = (width - left - 8) / members.length;
   return {
-    grid: {left: wide ? 204 : 108, right: 8, top: 6, bottom: 124},
+    grid: {left, right: 8, top: 6, bottom: 124, show: true, borderWidth: 0, backgroundColor: colours.soft},
     tooltip: tooltip((found) => { const [x, y, n] = found.data.value; return [el("b", {}, `${plural(n, D.unit)}, ${percent(n / row[y], 0)} of the row`), pairsOf([["True", names[y]], ["Answer", names[x]]])]; }, {trigger: "item"}),
-    xAxis: axis(colours, {type: "category", data: names, splitLine: {show: false}, axisLabel: {...labels, width: 112, rotate: 55}}),
-    yAxis: axis(colours, {type: "category", data: names, inverse: true, splitLine: {show: false}, axisLabel: labels}),
-    series: [{type: "heatmap", data, label: {show: members.length <= 24 && wide, fontFamily: colours.sans, fontSize: 11, formatter: (p) => p.data.value[2]}, itemStyle: {borderColor: colours.card, borderWidth: 1}}],
+    xAxis: axis(colours, {type: "category", data: names, splitLine: {show: true, lineStyle: {color: colours.card}}, axisLabel: {...labels, width: 136, rotate: 55}}),
+    yAxis: axis(colours, {type: "category", data: names, inverse: true, splitLine: {show: true, lineStyle: {color: colours.card}}, axisLabel: labels}),
+    series: [{type: "heatmap", data, label: {show: cell >= 24, fontFamily: colours.sans, fontSize: 11, formatter: (p) => p.data.value[2]}, itemStyle: {borderColor: colours.card, borderWidth: 1}}],
   };
 }

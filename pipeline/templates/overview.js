@@ -36,7 +36,7 @@ function renderLost(host) {
       bar.style.width = Math.round(64 * D.lost.two_stage[c] / most) + "px";
       return el("span", {}, bar, whole(D.lost.two_stage[c]));
     }},
-    countColumn("of", (c) => D.support[c], `Evaluated ${D.unit}s`),
+    {...countColumn(`Evaluated ${D.unit}s`, (c) => D.support[c]), head: "of", hint: `Evaluated ${D.unit}s`},
     {title: "Mostly taken for", value: (c) => mostlyTaken(c).map((i) => `${nameIn(answer[i], c)}: ${after[i]}`).join("; "), cell: takenCell},
     {title: "Stage 2 won back", hint: "Fixed less broken, over stage 1, adjusted", numeric: true, value: (c) => effectOf(3, c).fixed - effectOf(3, c).broken, cell: wonBack},
     countColumn("Lost by stage 1, adjusted", (c) => D.lost.shifted[c]), countColumn("Lost by stage 1 alone", (c) => D.lost.stage1[c]),
@@ -64,7 +64,7 @@ function renderMetrics(host) {
       return [{...shown, text: (i) => rows[i].text(rows[i].figures[key])}, ...ends];
     });
     const columns = [{title: "Answer", value: (i) => rows[i].name, text: (i) => rows[i].name}, ...measures.flat(),
-      ...["fixed", "broken"].map((name) => ({title: name, numeric: true, value: (i) => rows[i].moved?.[name] ?? NaN, text: (i) => (rows[i].moved ? whole(rows[i].moved[name]) : "")}))];
+      ...[["Fixed", "fixed"], ["Broken", "broken"]].map(([title, name]) => ({title, numeric: true, value: (i) => rows[i].moved?.[name] ?? NaN, text: (i) => (rows[i].moved ? whole(rows[i].moved[name]) : "")}))];
     box.replaceChildren(makeTable({name: "headline", label: "All headline figures", rows: rows.length, columns}));
     said.textContent = `${plural(found.two_stage.top1.n, state.unit)}; ` + (state.mix === "natural" ? "weighed as the whole catalogue is mixed." : `every category with at least ${D.minSupport} of them counts the same.`);
   };

@@ -49,7 +49,7 @@ function doubtsCard() {
 
 function conflictsCard() {
   const {"conflict.product": product, "conflict.group": group, "conflict.true": truth, "conflict.suggested": suggested, "conflict.confidence": confidence} = D.columns;
-  const node = card("Same picture, other category", "The same photo stands under several categories: products whose photos are identical to the byte but whose categories differ: at least one label is likely wrong. Those that the model believes least come first.");
+  const node = card("Same picture, other category", "Products whose photos are identical to the byte but whose categories differ: at least one label is likely wrong. Those that the model believes least come first.");
   node.id = "conflicts";
   if (!D.values.has_store) { node.append(empty("The run has no store, so pictures can’t be compared.")); return node; }
   if (!product.length) { node.append(empty("None: no picture stands in two categories.")); return node; }

@@ -32,7 +32,7 @@ function makeTable({name, label, rows, columns, sort, match, save = true, page =
     state.page = Math.min(Math.max(wanted, 0), end);
     const from = state.page * page, shown = state.order.subarray(from, from + page);
     body.replaceChildren(...Array.from(shown, (i) => el("tr", {}, seen.map((column) =>
-      el("td", {class: column.numeric ? "number" : "", "data-title": column.head || column.title}, column.cell ? column.cell(i) : textOf(column, i))))));
+      el("td", {class: column.numeric ? "number" : "", "data-title": column.title}, column.cell ? column.cell(i) : textOf(column, i))))));
     said.textContent = state.order.length ? `${whole(from + 1)}–${whole(from + shown.length)} of ${whole(state.order.length)}` : "nothing found";
     said.hidden = all.length <= page && state.order.length === all.length;
     previous.disabled = state.page === 0;

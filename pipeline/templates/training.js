@@ -10,22 +10,23 @@ function renderTraining(view) {
   else {
     view.append(el("div", {class: "columns"},
       card("Loss", null, epochChart("Loss", epochs, [["train_loss", "training", "before"], ["val_loss", "validation", "accent"]])),
-      card("Accuracy on validation", null, epochChart("Accuracy on validation", epochs, [["val_top5", "among first five", "before"], ["val_top1", "first", "accent"]], true))),
+      card("Accuracy on validation", null, epochChart("Accuracy on validation", epochs, [["val_top5", "among first five", "before"], ["val_top1", "first", "accent"]], {type: "value", ...shares}, percent))),
     el("div", {class: "columns"}, card("Learning rate", null, epochChart("Learning rate", epochs, [["lr", "learning rate", "accent"]])),
-      card("Speed", null, epochChart("Images per second", epochs, [["images_per_second", "images/s", "accent"]]))), epochsCard(epochs));
+      card("Images per second", null, epochChart("Images per second", epochs, [["images_per_second", "images/s", "accent"]], {type: "log"}))), epochsCard(epochs));
   }
   renderRuns(view);
 }
 
-function epochChart(label, epochs, lines, asShare = false) {
+// Speed wants a logarithmic axis: a head that is trained on stored features is hundreds of times as fast as the whole network.
+function epochChart(label, epochs, lines, scale = {type: "value", scale: true}, text = (v) => Number(v).toPrecision(3)) {
   return makeChart(label + " over the epochs", 240, (colours) => {
     const tuned = epochs.findIndex((e) => e.phase !== epochs[0].phase);
     const series = lines.map(([key, name, colour]) => ({type: "line", name, symbolSize: 5, showSymbol: epochs.length < 40, data: epochs.map((e) => (missing(e[key]) ? null : e[key])), lineStyle: {color: colours[colour], width: 2.5}, itemStyle: {color: colours[colour]}}));
     if (tuned > 0) series[0].markLine = {symbol: "none", silent: true, lineStyle: {color: colours.faint, type: "dashed", width: 1}, label: {formatter: epochs[tuned].phase, color: colours.muted, fontFamily: colours.sans, position: "end", rotate: 0}, data: [{xAxis: tuned}]};
     return {
       legend: lines.length > 1 ? {top: 0, right: 14, icon: "roundRect", itemHeight: 3, itemWidth: 16, textStyle: {color: colours.muted, fontFamily: colours.sans}} : undefined,
-      grid: {left: 58, right: 14, top: lines.length > 1 ? 44 : 24, bottom: 44}, xAxis: axis(colours, {type: "category", data: epochs.map((_, k) => k + 1), name: "epoch", splitLine: {show: false}}), yAxis: axis(colours, {type: "value", scale: !asShare, ...(asShare ? shares : {})}),
-      tooltip: tooltip((parts) => [el("b", {}, "Epoch " + parts[0].axisValue), pairsOf(parts.map((p) => [p.seriesName, asShare ? percent(p.data) : Number(p.data).toPrecision(3)]))]), series,
+      grid: {left: 58, right: 14, top: lines.length > 1 ? 44 : 24, bottom: 44}, xAxis: axis(colours, {type: "category", data: epochs.map((_, k) => k + 1), name: "epoch", splitLine: {show: false}}), yAxis: axis(colours, scale),
+      tooltip: tooltip((parts) => [el("b", {}, "Epoch " + parts[0].axisValue), pairsOf(parts.map((p) => [p.seriesName, text(p.data)]))]), series,
     };
   });
 }
@@ -40,7 +41,7 @@ function epochsCard(epochs) {
 function renderRuns(view) {
   const runs = D.values.runs;
   if (runs.length < 2) {
-    view.append(card("Comparison", null, empty("This report holds one run. `shelfsort report runs/a runs/b` compares several.")));
+    view.append(card("Comparison", null, empty("This report holds one run. “shelfsort report runs/a runs/b” compares several.")));
     return;
   }
   const score = (run, system, metric = "top1") => run.metrics.natural[system][metric], total = (run) => Object.values(run.seconds).reduce((a, b) => a + b, 0);

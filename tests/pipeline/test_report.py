@@ -98,6 +98,11 @@ def test_numbers_are_the_evaluations(run: Path, page: str):
     assert columns["pair.two_stage"].sum() == pairs["count"].sum() == columns["product.support"].sum()
 
 
+def test_times_are_the_steps(page: str):
+    values, _ = unpack(block(page, "data"))
+    assert values["findings"]["training"]["seconds"] == {"stage1": 22_400, "stage2": 3_100, "evaluate": 840.5}
+
+
 def test_headline_is_on_the_page(run: Path, page: str):
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())["product"]["natural"]
     figure = re.search(r'data-metric="top1">(.*?)</div>', page, re.DOTALL)[1]

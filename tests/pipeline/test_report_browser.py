@@ -1,4 +1,4 @@
-"""The report in headless Chromium, as an analyst would use it: of a small run, and of 5,270 categories with 100,000 products.
+"""The report in headless Chromium, as an analyst would use it: of the demo, and of 5,270 categories with 100,000 products.
 
 Screenshots stay in build/screenshots. Needs Debian's chromium and chromium-driver, and the package selenium.
 """
@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pandas
 import pytest
+from PIL import Image
 
+from pipeline.cli import main
 from pipeline.report import write_report
-from tests.pipeline.evaluation_maker import NASTY, make_large_run, make_small_run
+from tests.pipeline.evaluation_maker import NASTY, make_large_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 pytest.importorskip("selenium", reason="selenium is not installed: pip install selenium")
@@ -45,19 +47,21 @@ OPENING = 3.0
 """Most seconds from the navigation to the first chart."""
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that `shelfsort demo` does, with fewer epochs."""
+    run = tmp_path_factory.mktemp("runs") / "demo"
+    assert main(["demo", "--run", str(run), "--set", "stage1.head_epochs=6", "--set", "stage1.epochs=2"]) == 0
+    return run
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A category is named like a script, and another run is compared with."""
     folder = tmp_path_factory.mktemp("runs")
-    runs = [make_small_run(folder / "small"), make_small_run(folder / "other", seed=3, skill=0.5)]
+    runs = [make_large_run(folder / "large", pictured=5000), make_large_run(folder / "other", products=20_000, seed=3)]
     write_report(runs, runs[0] / "report")
     return runs[0]
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = make_large_run(tmp_path_factory.mktemp("runs") / "large", pictured=5000)
-    write_report([run], run / "report")
-    return run
 
 
 class Page:
@@ -132,7 +136,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
 
 @pytest.fixture(
     scope="module",
-    params=[("small", 1280, False), ("small", 400, True), ("large", 1280, True), ("large", 400, False)],
+    params=[("demo", 1280, False), ("demo", 400, True), ("large", 1280, True), ("large", 400, False)],
     ids=lambda p: f"{p[0]}-{p[1]}",
 )
 def page(request: pytest.FixtureRequest, driver: webdriver.Chrome) -> Page:
@@ -181,10 +185,11 @@ def test_search_opens_a_category(page: Page):
     page.shot("category")
 
 
-def test_a_hostile_name_is_text(page: Page):
-    identity = table(page, "per_category").query("class_index == 0")["category_id"].iloc[0]
-    page.view(f"category/{identity}")
-    page.wait(lambda: page.text("#view-category h1") == NASTY)
+def test_a_name_is_text(page: Page):
+    first = table(page, "per_category").query("class_index == 0").iloc[0]
+    assert (first["level3"] == NASTY) == (page.run.name == "large")
+    page.view(f"category/{first['category_id']}")
+    page.wait(lambda: page.text("#view-category h1") == first["level3"])
     assert page.js("return document.querySelectorAll('#view-category script').length") == 0
 
 
@@ -210,8 +215,11 @@ def test_lost_products_are_the_confusions(page: Page):
     cells = "[...document.querySelectorAll('#table-lost tbody td')]"
     sight = f"return {cells}.every((td) => td.getBoundingClientRect().right <= innerWidth)"
     assert page.js(sight) or page.js("return innerWidth") > 560
-    won = "return [...document.querySelectorAll('#table-lost td:nth-child(5) span span:first-child')].map((s) => s.textContent)"
-    assert page.js(won)[:5] == [signed(n) for n in lost["shifted"] - lost["two_stage"]]
+    titles = "return [...document.querySelector('#table-lost tbody tr').children].map((cell) => cell.dataset.title)"
+    assert page.js(titles)[:3] == ["Category", "Lost", "Evaluated products"]  # where a row is a list
+    numbers = "[...document.querySelectorAll('#table-lost td:nth-child(5) > span > span:first-child')]"
+    won = page.js(f"return {numbers}.map((number) => number.textContent)")
+    assert won[:5] == [signed(n) for n in lost["shifted"] - lost["two_stage"]]
 
 
 def test_stage2_is_credited_over_the_adjusted_stage1(page: Page):
@@ -284,15 +292,35 @@ def test_the_treemap_says_what_the_pointer_is_on(page: Page):
     assert "Lost" in page.js("return arguments[0].textContent", chart)
 
 
+def test_a_matrix_has_numbers_where_they_fit(page: Page):
+    page.view("confusions")
+    page.wait(lambda: page.js("return document.querySelector('#view-confusions canvas') !== null"))
+    cell, shown = page.js(
+        "const chart = echarts.getInstanceByDom(document.querySelector('#view-confusions .chart'));"
+        "const [a, b] = [0, 1].map((k) => chart.convertToPixel({xAxisIndex: 0}, k));"
+        "return [b - a, chart.getOption().series[0].label.show]"
+    )
+    assert shown == (cell >= 24)
+
+
+def test_every_step_has_its_time(page: Page):
+    page.view("training")
+    names = "return [...document.querySelectorAll('#view-training .stats dt')].map((name) => name.textContent)"
+    assert page.js(names) == ["Stage 1", "Stage 2", "Evaluation"]
+
+
 def test_the_key_column_stays_in_sight(page: Page):
     page.view("categories")
     box = page.js(
         "const s = document.querySelector('#table-categories .scroll'); s.scrollLeft = 600;"
         "const cell = s.querySelector('tbody td').getBoundingClientRect(), frame = s.getBoundingClientRect();"
-        "return [cell.left - frame.left, s.scrollLeft, cell.width / frame.width]"
+        "return {frame: frame.left, left: cell.left, top: cell.top, bottom: cell.bottom, part: cell.width / frame.width}"
     )
-    assert 0 <= box[0] <= 26 and box[2] < 0.5
+    assert 0 <= box["left"] - box["frame"] <= 26 and box["part"] < 0.5
     page.shot("scrolled")
+    beside = [round(box["frame"]), round(box["top"]) + 2, round(box["left"]), round(box["bottom"]) - 2]
+    with Image.open(SCREENSHOTS / f"{page.name}-scrolled.png") as picture:
+        assert len(picture.convert("RGB").crop(beside).getcolors()) == 1  # no column shows to the left of it
     page.js("document.querySelector('#table-categories .scroll').scrollLeft = 0")
 
 
@@ -317,6 +345,8 @@ def test_an_unknown_category_is_said_aloud(page: Page):
     page.wait(lambda: "No category has this" in page.text("#doubts .picker"))
     assert field.get_attribute("aria-invalid") == "true" and page.js("return marks.size") == 0
     page.shot("unknown")
+    widths = "return ['.found', '.found li'].map((part) => document.querySelector('#doubts ' + part).clientWidth)"
+    assert page.js(widths)[1] > 0.9 * page.js(widths)[0]
     field.clear()
     name = table(page, "per_category").iloc[3]
     field.send_keys(str(name["category_id"]), Keys.ENTER)
