@@ -57,19 +57,21 @@ def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     return found
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Pixels of an image, uint8 [height, width, 3], RGB, contiguous.
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, room: np.ndarray | None = None) -> np.ndarray:
+    """Pixels of an image, uint8 [height, width, 3], RGB, contiguous; in `room` where that has this shape and it is an upright
+    JPEG.
 
     Raises ImageError with reason `empty`, `not_an_image`, `too_large` or `undecodable`.
     """
-    return pixels(data, header(data, max_pixels))
+    return pixels(data, header(data, max_pixels), room)
 
 
-def pixels(data: bytes, found: Header) -> np.ndarray:
+def pixels(data: bytes, found: Header, room: np.ndarray | None = None) -> np.ndarray:
     """Like `decode`, of an image whose header was read and accepted."""
     if found.fast:
+        fits = room is not None and room.shape == (found.height, found.width, 3)
         try:
-            return simplejpeg.decode_jpeg(data, colorspace="RGB")
+            return simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=room if fits else None)
         except ValueError as error:
             raise ImageError("undecodable", f"JPEG decoder: {error}") from error
     with _pillow(data) as image:

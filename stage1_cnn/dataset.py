@@ -8,7 +8,7 @@ with the reason.
 import copy
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -19,9 +19,9 @@ import torch
 from catalog.errors import ImageError
 from catalog.image_table import ImageTable
 from catalog.images import decode
+from stage1_cnn.transforms import EvalTransform, TrainTransform
 
-Transform = Callable[[Sequence[np.ndarray], np.ndarray, np.ndarray], torch.Tensor]
-"""(uint8 [H, W, 3] photos, image ids int64 [B], repeats int64 [B]) -> uint8 [B, 3, height, width]."""
+Transform = EvalTransform | TrainTransform
 
 
 class Blobs(Protocol):
@@ -54,21 +54,24 @@ def load(store: Blobs, table: ImageTable, places: np.ndarray, transform: Transfo
     Raises ArtifactError where the store lacks one.
     """
     repeats, rows = np.divmod(places, max(1, len(table)))
-    photos, readable, errors = decode_all(store.read(table.image_id[rows]))
+    room = transform.room(len(rows))
+    photos, readable, errors = decode_all(store.read(table.image_id[rows]), room)
     labels = torch.from_numpy(table.class_index[rows].astype(np.int64))
-    pixels = padded(transform(photos, table.image_id[rows][readable], repeats[readable]), readable)
+    pixels = padded(transform(photos, table.image_id[rows][readable], repeats[readable], room), readable)
     return Batch(rows, repeats, pixels, labels, readable, {int(rows[place]): str(error) for place, error in errors.items()})
 
 
-def decode_all(blobs: Sequence[bytes | ImageError]) -> tuple[list[np.ndarray], np.ndarray, dict[int, ImageError]]:
+def decode_all(
+    blobs: Sequence[bytes | ImageError], room: np.ndarray | None = None
+) -> tuple[list[np.ndarray], np.ndarray, dict[int, ImageError]]:
     """The photos that can be decoded, uint8 [H, W, 3] each; which of the B those are, bool [B]; and place -> why not. What
-    could not even be read comes as its error."""
+    could not even be read comes as its error. The n-th photo lies in `room[n]` where it fits (as `decode`)."""
     photos, readable, errors = [], np.ones(len(blobs), dtype=bool), {}
     for place, data in enumerate(blobs):
         try:
             if isinstance(data, ImageError):
                 raise data
-            photos.append(decode(data))
+            photos.append(decode(data, room=None if room is None else room[len(photos)]))
         except ImageError as error:
             readable[place] = False
             errors[place] = error

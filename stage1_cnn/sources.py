@@ -19,14 +19,12 @@ from catalog.landmarks import Landmarks, read_landmarks
 from catalog.progress import progress
 from stage1_cnn.backbones import Network
 from stage1_cnn.config import Stage1Config
-from stage1_cnn.dataset import Batch, Blobs, in_parts, stream
+from stage1_cnn.dataset import Batch, Blobs, Transform, in_parts, stream
 from stage1_cnn.device import Engine, decode_threads
 from stage1_cnn.processes import Processes
 from stage1_cnn.sampler import Sampler
 from stage1_cnn.train import Pair
 from stage1_cnn.transforms import EvalTransform, Moments, Normaliser, TrainTransform
-
-AnyTransform = EvalTransform | TrainTransform
 
 _log = logging.getLogger(__name__)
 _MEASURED = 10_000
@@ -70,28 +68,28 @@ class Photos:
         """The validation images, in store order."""
         return self._pairs(self.val, self.transform, _share(len(self.val), self.config, self.engine.processes))
 
-    def _pairs(self, table: ImageTable, transform: AnyTransform, parts: Iterable[np.ndarray]) -> Iterator[Pair]:
+    def _pairs(self, table: ImageTable, transform: Transform, parts: Iterable[np.ndarray]) -> Iterator[Pair]:
         with contextlib.closing(self._readable(table, transform, parts)) as found:
             for batch in found:
                 pair = self._on_device(table, transform, batch)
                 yield pair if self.landmarks is None else (*pair, self._points(self.landmarks, table, transform, batch))
 
-    def _points(self, landmarks: Landmarks, table: ImageTable, transform: AnyTransform, batch: Batch) -> torch.Tensor:
+    def _points(self, landmarks: Landmarks, table: ImageTable, transform: Transform, batch: Batch) -> torch.Tensor:
         image_id = table.image_id[batch.rows]
         return torch.from_numpy(transform.points(landmarks.of(image_id), image_id, batch.repeats)).to(self.engine.device)
 
-    def _on_device(self, table: ImageTable, transform: AnyTransform, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _on_device(self, table: ImageTable, transform: Transform, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         changes = transform.changes(table.image_id[batch.rows], batch.repeats)
         return self.normaliser(batch.pixels, changes), batch.labels.to(self.engine.device, non_blocking=True)
 
     def batches(
-        self, table: ImageTable, transform: AnyTransform, parts: Iterable[np.ndarray]
+        self, table: ImageTable, transform: Transform, parts: Iterable[np.ndarray]
     ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
         """Readable rows of `table` (int64), inputs and labels on the device, a part each."""
         for batch in self._readable(table, transform, parts):
             yield batch.rows, *self._on_device(table, transform, batch)
 
-    def _readable(self, table: ImageTable, transform: AnyTransform, parts: Iterable[np.ndarray]) -> Iterator[Batch]:
+    def _readable(self, table: ImageTable, transform: Transform, parts: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Batches without their unreadable images, which are noted."""
         workers = decode_threads(self.config.workers, self.engine.device, self.engine.processes.local_size)
         pin = self.engine.device.type == "cuda"

@@ -65,14 +65,20 @@ class EvalTransform:
             raise ConfigError(f"transform: expected kind resize-bilinear-antialias, found {value.get('kind')!r}")
         return cls(value["height"], value["width"], tuple(value["mean"]), tuple(value["std"]))
 
+    def room(self, images: int) -> np.ndarray:
+        """Memory for a batch, uint8 [B, height, width, 3]."""
+        return np.empty((images, self.height, self.width, 3), dtype=np.uint8)
+
     def __call__(
-        self, images: Sequence[np.ndarray], image_ids: np.ndarray | None = None, repeats: np.ndarray | None = None
-    ) -> torch.Tensor:
+        self, images: Sequence[np.ndarray], image_ids: np.ndarray | None = None, repeats: np.ndarray | None = None,
+        room: np.ndarray | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """uint8 [H, W, 3] photos of any sizes -> uint8 [B, 3, height, width] in channels_last; the ids are not used.
 
-        Photos of one size are resized in one call, three times as fast as one by one and equal to the bit.
+        Photos of one size are resized in one call, three times as fast as one by one and equal to the bit. The batch lies in
+        `room` where that is given; a photo may lie in its own row already, where numpy leaves it.
         """
-        out = np.empty((len(images), self.height, self.width, 3), dtype=np.uint8)  # numpy copies start no threads
+        out = self.room(len(images)) if room is None else room[: len(images)]  # numpy copies start no threads
         by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for row, image in enumerate(images):
             by_shape[image.shape].append(row)
@@ -112,17 +118,23 @@ class TrainTransform:
     epoch: int
     levelled: bool = False
 
+    def room(self, images: int) -> np.ndarray:
+        """As EvalTransform."""
+        return self.base.room(images)
+
     def __call__(
-        self, images: Sequence[np.ndarray], image_ids: np.ndarray, repeats: np.ndarray | None = None
-    ) -> torch.Tensor:
+        self, images: Sequence[np.ndarray], image_ids: np.ndarray, repeats: np.ndarray | None = None,
+        room: np.ndarray | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """As EvalTransform; `image_ids` int64 [B], `repeats` int64 [B] (0 where None)."""
         repeats = np.zeros(len(images), dtype=np.int64) if repeats is None else repeats
         draws = self._draws(image_ids, repeats, 5, _GEOMETRY)
         kinds = self._kinds(repeats)
-        pixels = self.base([
+        cropped = [
             self._crop(self._grain(image, int(i), int(r)) if kind == _GRAINED else image, draw, kind == _MIRRORED)
             for image, i, r, kind, draw in zip(images, image_ids, repeats, kinds, draws, strict=True)
-        ])
+        ]
+        pixels = self.base(cropped, room=room)
         if count := policies.draws_needed(self.augment):
             for image, draw in zip(pixels, self._draws(image_ids, repeats, count, _POLICY), strict=True):
                 image.copy_(policies.apply(self.augment, image, draw))

@@ -65,6 +65,19 @@ def test_jpegs_take_the_fast_path_and_equal_pillows(options: dict) -> None:
     assert difference(pixels, pillow(data)) <= 3  # the two bring different builds of the same library
 
 
+def test_room_of_a_jpegs_shape_is_decoded_into_and_no_other() -> None:
+    data, room = encoded(picture(50, 41), "JPEG"), np.zeros((3, 41, 50, 3), np.uint8)
+    pixels = decode(data, room=room[1])
+    assert np.shares_memory(pixels, room[1])
+    np.testing.assert_array_equal(room, [np.zeros_like(pixels), decode(data), np.zeros_like(pixels)])
+    turned = encoded(picture(50, 41), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\3\0\0\0\0\0\0")
+    cmyk = encoded(picture(50, 41).convert("CMYK"), "JPEG")
+    for other in (turned, cmyk, encoded(picture(50, 41), "PNG"), *(encoded(picture(*s), "JPEG") for s in ((41, 50), (49, 41)))):
+        room[:] = 7
+        np.testing.assert_array_equal(decode(other, room=room[1]), decode(other))
+        assert (room == 7).all()
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP"])
 def test_other_formats_in_the_jpeg_field(kind: str) -> None:
     data = encoded(picture(), kind)

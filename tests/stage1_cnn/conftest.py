@@ -50,11 +50,13 @@ class Cut:
 
     store: Store
     damaged: Collection[int]
+    kept: int = 40
+    """Bytes."""
 
     def read(self, image_ids: Sequence[int]) -> list[bytes]:
         """The bytes of some images."""
         found = zip(image_ids, self.store.read(image_ids), strict=True)
-        return [data[:40] if image_id in self.damaged else data for image_id, data in found]
+        return [data[: self.kept] if image_id in self.damaged else data for image_id, data in found]
 
 
 @pytest.fixture

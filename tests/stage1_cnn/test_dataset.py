@@ -7,12 +7,14 @@ import torch
 from catalog.errors import ArtifactError
 from catalog.images import decode
 from catalog.store import Store
-from stage1_cnn.config import Stage1Config
-from stage1_cnn.dataset import batches
-from stage1_cnn.transforms import EvalTransform
+from stage1_cnn.config import Augment, Stage1Config
+from stage1_cnn.dataset import Transform, batches, decode_all, load
+from stage1_cnn.transforms import EvalTransform, TrainTransform
 from tests.stage1_cnn.conftest import Cut
 
 TRANSFORM = EvalTransform.from_config(Stage1Config(image_size=32))
+OWN = EvalTransform.from_config(Stage1Config(image_size=(24, 28)))
+"""The photos' own size."""
 
 
 def test_rows_pixels_and_labels_belong_together(store: Store) -> None:
@@ -53,6 +55,26 @@ def test_unreadable_images_keep_their_rows(store: Store, workers: int) -> None:
     intact = list(batches(store, table, TRANSFORM, batch_size=8))
     assert torch.equal(found[0].pixels[whole[:8]], intact[0].pixels[whole[:8]])
     assert np.concatenate([batch.rows for batch in found]).tolist() == list(range(len(table)))
+
+
+MIRRORED, CROPPED = (TrainTransform(OWN, augment, 0, 1, levelled=True) for augment in (Augment(crop=1, stretch=1), Augment()))
+
+
+@pytest.mark.parametrize("transform", [OWN, MIRRORED, CROPPED])
+def test_photos_of_the_batchs_size_are_decoded_into_it_and_stay_the_same(store: Store, transform: Transform) -> None:
+    table = store.images("train")
+    source = Cut(store, table.image_id[[0, 7]], kept=700)
+    rows = np.repeat(np.arange(12), 5)
+    repeats = np.tile(np.arange(5), 12)
+    batch = load(source, table, rows + repeats * len(table), transform)
+    photos, readable, errors = decode_all(source.read(table.image_id[rows]))
+    assert {error.reason for error in errors.values()} == {"undecodable"} and len(errors) == 10
+    expected = transform(photos, table.image_id[rows][readable], repeats[readable])
+    assert torch.equal(batch.pixels[torch.from_numpy(readable)], expected)
+    assert not batch.pixels[torch.from_numpy(~readable)].any()
+    room = OWN.room(len(rows))
+    placed, _, _ = decode_all(source.read(table.image_id[rows]), room)
+    assert all(np.shares_memory(photo, row) for photo, row in zip(placed, room, strict=False))
 
 
 def test_a_batch_without_any_readable_image(store: Store) -> None:

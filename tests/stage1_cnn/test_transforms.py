@@ -42,6 +42,15 @@ def test_equals_torchvision_one_by_one() -> None:
     assert torch.equal(pixels[3], chw(images[3])), "the right size already: untouched"
 
 
+def test_the_batch_lies_in_the_room_given_where_its_photos_may_lie_already() -> None:
+    images, room = photos((30, 40), (20, 16), (20, 16), (9, 9)), EVAL.room(6)
+    expected = EVAL(images)
+    room[1], images[1] = images[1], room[1]
+    pixels = EVAL(images, room=room)
+    assert torch.equal(pixels, expected)
+    assert np.shares_memory(pixels.numpy(), room)
+
+
 def test_no_images_is_an_empty_batch() -> None:
     assert EVAL([]).shape == (0, 3, 20, 16)
 
