@@ -229,8 +229,8 @@ class Normaliser:
 
     def __init__(self, transform: EvalTransform, device: torch.device) -> None:
         self.device = device
-        self.mean = torch.tensor(transform.mean, device=device).view(1, 3, 1, 1)
-        self.scale = 1 / torch.tensor(transform.std, device=device).view(1, 3, 1, 1)
+        self.mean = torch.tensor(transform.mean, device=device)
+        self.scale = 1 / torch.tensor(transform.std, device=device)
         self.luma = torch.tensor(_LUMA, device=device).view(1, 3, 1, 1)
 
     def __call__(self, pixels: torch.Tensor, changes: Changes = NO_CHANGES) -> torch.Tensor:
@@ -243,7 +243,10 @@ class Normaliser:
         if affine is not None:
             grid = affine_grid(affine, list(values.shape), align_corners=False)
             values = grid_sample(values, grid, padding_mode="border", align_corners=False)
-        values = values.contiguous(memory_format=torch.channels_last).sub_(self.mean).mul_(self.scale)
+        values = values.contiguous(memory_format=torch.channels_last)
+        _, _, height, width = values.shape
+        rows = values.permute(0, 2, 3, 1).view(-1, height, 3 * width)  # three channels are too few for a processor's vectors
+        rows.sub_(self.mean.repeat(width)).mul_(self.scale.repeat(width))
         return values if boxes is None else self._erase(values, boxes)
 
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
