@@ -25,10 +25,10 @@ import os
 from catalog.images import decode
 from stage1_cnn import dataset
 
-def deadly(data):
+def deadly(data, **options):
     if {POISON!r} in data:
         os.abort()
-    return decode(data)
+    return decode(data, **options)
 
 dataset.decode = deadly
 '''
