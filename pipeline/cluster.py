@@ -46,6 +46,7 @@ _PATIENCE, _GLANCE = 120.0, 3.0
 """Seconds without a single worker before the work is given up, and between looks."""
 _LOCAL = {
     "distributed.scheduler.allowed-failures": 0,  # `Workers` counts deaths itself
+    "distributed.deploy.lost-worker-timeout": "1000 days",  # else one that dies again while it restarts is given up for good
     "distributed.worker.daemon": True,
     "distributed.admin.log-format": "%(levelname)s %(name)s %(message)s",
 }
