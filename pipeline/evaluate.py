@@ -22,7 +22,7 @@ from catalog.store import Store
 from catalog.taxonomy import Taxonomy
 from features.store import FeatureStore
 from pipeline.config import EvaluateConfig
-from stage2_xgb.bundle import UNTRAINED, Bundle, model_name
+from stage2_xgb.bundle import Bundle
 from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, SHARED, STAGE1
 from stage2_xgb.items import Pooled, pool
@@ -96,9 +96,8 @@ def published(bundle: Bundle) -> Bundle | None:
 
 def _stage2(bundle: Bundle) -> dict[str, Any]:
     """What the second stage is: confusion sets, those with a reclassifier, and how many of these each answer is used in."""
-    models = [c for c in bundle.members if bundle.model in UNTRAINED or model_name(c, bundle.model) in bundle.checksums]
-    answers = {name: sum(bundle.answers[c] == name for c in models) for name in (STAGE1, SHARED, OWN)}
-    return {"sets": len(bundle.members), "models": len(models), "default": bundle.default, "answers": answers}
+    answers = {name: sum(bundle.answers[c] == name for c in bundle.modelled) for name in (STAGE1, SHARED, OWN)}
+    return {"sets": len(bundle.members), "models": len(bundle.modelled), "default": bundle.default, "answers": answers}
 
 
 def _judge(bundle: Bundle, rival: Bundle | None, images: Pooled, unit: str) -> pandas.DataFrame:

@@ -76,6 +76,11 @@ class Bundle:
         rest = (manifest[key] for key in ("default", "candidates", "model", "base_margin", "files", "made_from"))
         return cls(folder, shifts, manifest["sharpness"], projections, evidence, members, answers, *rest)
 
+    @property
+    def modelled(self) -> list[int]:
+        """The categories that have a reclassifier of their own, used or not."""
+        return [c for c in self.members if self.model in UNTRAINED or model_name(c, self.model) in self.checksums]
+
     def verify(self) -> None:
         """Raises ArtifactError where a file is missing or damaged, which is otherwise noticed when it is first used."""
         for name, checksum in self.checksums.items():

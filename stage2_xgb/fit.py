@@ -83,9 +83,8 @@ def fit_stage2(
     units = {unit: standings(held[unit_of == n], bundle.answers, bundle.default) for n, unit in enumerate(UNITS)}
     mendable = sum(s.mendable for s in sets) / max(sum(s.errors for s in sets), 1)
     shift = {u: [s and {"temperature": s.temperature, "strength": s.strength} for s in ss] for u, ss in material.shifts.items()}
-    models = sum(config.model in UNTRAINED or model_name(s.class_index, config.model) in checksums for s in sets)
     pooling = compare_pooling(material.views, material.shifts["product"], material.sharpness)
-    summary = Stage2Summary(len(sets), models, bundle.default, answers, mendable, units, shift, pooling, clock.laps)
+    summary = Stage2Summary(len(sets), len(bundle.modelled), bundle.default, answers, mendable, units, shift, pooling, clock.laps)
     write_json(folder / "summary.json", asdict(summary))
     write_text(folder / "summary.txt", summary.text() + "\n")
     save_manifest(folder, bundle, decisions, taxonomy)
