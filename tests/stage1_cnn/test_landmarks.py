@@ -47,10 +47,18 @@ def check_step(name: str, side: int, **options: object) -> None:
         assert (maps.shape, attention.shape) == ((2, 8, side, side), (2, 1, side // 8, side // 8))
 
 
+LARGE = [("resnet34", 224), ("resnet50", 224), ("densenet121", 224), ("vgg16", 224), ("alexnet", 224), ("timm:nasnetalarge", 331)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name, options", [("vgg16", {}), ("vgg16_landmarks", {"landmarks": "l.csv"})])
-def test_a_step_at_the_real_size(name: str, options: dict) -> None:
-    check_step(name, 224, **options)
+@pytest.mark.parametrize("name, side", LARGE)
+def test_a_step_at_the_real_size(name: str, side: int) -> None:
+    check_step(name, side)
+
+
+@pytest.mark.slow
+def test_a_step_of_the_landmark_network_at_the_real_size() -> None:
+    check_step("vgg16_landmarks", 224, landmarks="l.csv")
 
 
 def test_shapes_and_attention() -> None:
