@@ -39,12 +39,21 @@ class Engine:
 
     @contextlib.contextmanager
     def exactly(self, deterministic: bool) -> Iterator[None]:
-        """Inside, only algorithms that give the same bits each time, where `deterministic`; else the fastest for each size."""
+        """Inside, only algorithms that give the same bits each time, where `deterministic`; else the fastest for each size.
+
+        Raises ConfigError where a network needs one that has no such variant on this device.
+        """
         before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
         torch.use_deterministic_algorithms(deterministic)
         torch.backends.cudnn.benchmark = not deterministic
         try:
             yield
+        except RuntimeError as error:
+            operation, found, _ = str(error).partition(" does not have a deterministic implementation")
+            if not found:
+                raise
+            problem = f"expected false, since {operation}, which the network needs, has no such variant"
+            raise ConfigError(f"stage1.deterministic: {problem}") from error
         finally:
             torch.use_deterministic_algorithms(before[0])
             torch.backends.cudnn.benchmark = before[1]

@@ -3,7 +3,7 @@ strengthens its own features there before it classifies. Without known landmarks
 
 import torch
 from torch import nn
-from torch.nn.functional import adaptive_max_pool2d, log_softmax
+from torch.nn.functional import log_softmax, max_pool2d
 
 from catalog.landmarks import COUNT
 from stage1_cnn.networks.vgg import Vgg16, init_vgg, scaled
@@ -58,8 +58,7 @@ class LandmarkBranch(nn.Module):
 
     def attention(self, maps: torch.Tensor) -> torch.Tensor:
         """Scores -> attention [B, 1, h, w], from 0 to 1, of the features' size."""
-        size = [side // 8 for side in maps.shape[2:]]
-        return self.squeeze(adaptive_max_pool2d(heat(maps), size)).sigmoid()
+        return self.squeeze(max_pool2d(heat(maps), 8)).sigmoid()
 
 
 class LandmarkLoss:

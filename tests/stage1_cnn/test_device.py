@@ -50,3 +50,12 @@ def test_seeding_stays_inside() -> None:
         engine.seed(1)
         assert torch.rand(1).item() == first
     assert torch.rand(1).item() == expected
+
+
+def test_arithmetic_that_cannot_be_repeated_is_named() -> None:
+    engine = choose_engine("cpu", "fp32")
+    with pytest.raises(ConfigError, match=r"^stage1\.deterministic: expected false, since put_, "), engine.exactly(True):
+        torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+    with pytest.raises(RuntimeError, match="size"), engine.exactly(True):
+        torch.zeros(2) + torch.zeros(3)
+    assert not torch.are_deterministic_algorithms_enabled()
