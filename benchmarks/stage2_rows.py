@@ -26,7 +26,7 @@ from stage2_xgb.fit import ClassMixes, fit_stage2, gather
 from stage2_xgb.gate import SHARED
 from stage2_xgb.items import Pooled, compact, pool
 from stage2_xgb.published import PUBLISHED
-from stage2_xgb.refine import refine
+from stage2_xgb.refine import each_answer, refine
 
 LEAST = 5
 """Test items of a category in the balanced mix."""
@@ -70,11 +70,14 @@ def rows(
     def all_of(answer: Any, parts: Sequence[Pooled] = parts) -> np.ndarray:
         return np.concatenate([answer(part).argmax(axis=1) for part in parts])
 
-    def trained(views: int, changed: Stage2Config, force: str | None = None) -> np.ndarray:
+    def trained(views: int, changed: Stage2Config, everywhere: str | None = None) -> np.ndarray:
         with tempfile.TemporaryDirectory() as folder:
             fit_stage2(stores[:views], mixes, run.store.taxonomy, changed, Path(folder), {}, jobs=2)
             bundle = Bundle.open(Path(folder))
-            return all_of(lambda part: refine(bundle, _views(part, views), unit, force).two_stage, pooled(bundle.sharpness))
+            images = [_views(part, views) for part in pooled(bundle.sharpness)]
+            if everywhere:
+                return all_of(lambda part: each_answer(bundle, part, unit)[everywhere], images)
+            return all_of(lambda part: refine(bundle, part, unit).two_stage, images)
 
     def changed(**changes: Any) -> Stage2Config:
         return config.model_copy(update=changes)

@@ -28,8 +28,10 @@ Block = tuple[np.ndarray, dict[int, str]]
 
 def blocks_of(predictor: Predictor, store: Store, table: ImageTable, batch_size: int) -> Iterator[Block]:
     """The features of all rows of `table`, a batch at a time."""
-    workers = decode_threads("auto", predictor.engine.device)
-    with contextlib.closing(batches(store, table, predictor.transform, batch_size=batch_size, workers=workers)) as found:
+    device = predictor.engine.device
+    workers, pin = decode_threads("auto", device), device.type == "cuda"
+    read = batches(store, table, predictor.transform, batch_size=batch_size, workers=workers, pin_memory=pin)
+    with contextlib.closing(read) as found:
         for batch in found:
             errors = {row - int(batch.rows[0]): reason for row, reason in batch.reasons.items()}
             yield predictor.features(batch.pixels), errors

@@ -27,7 +27,7 @@ from stage2_xgb.evidence import Evidence
 from stage2_xgb.gate import OWN, SHARED, STAGE1, Decision, HeldOut, choose_default, decide
 from stage2_xgb.items import Items, Pooled, Projection, pool
 from stage2_xgb.prior import Shift, fit_shift, mix, target_mix
-from stage2_xgb.refine import refine
+from stage2_xgb.refine import each_answer
 from stage2_xgb.rerank import Reranker
 from stage2_xgb.summary import RAW, Stage2Summary, compare_pooling, standings
 from stage2_xgb.train import RowPicker, enough, fit_booster, fit_logistic
@@ -221,15 +221,13 @@ def judge(bundle: Bundle, views: Views) -> tuple[HeldOut, np.ndarray, np.ndarray
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for images in views.blocks("val_b", fit_only=True):
         for number, (unit, pooled) in enumerate(zip(UNITS, (images, pool(images, bundle.sharpness)), strict=True)):
-            results = {name: refine(bundle, pooled, unit, force=name) for name in (SHARED, OWN)}
-            predicted = results[SHARED].shifted.argmax(axis=1)
-            parts["predicted"].append(predicted)
+            guesses = {name: opinion.argmax(axis=1) for name, opinion in each_answer(bundle, pooled, unit).items()}
+            parts["predicted"].append(guesses[STAGE1])
             parts["class_index"].append(pooled.class_index)
             parts["product_id"].append(pooled.product_id)
             parts[RAW].append(pooled.log_probs[0].argmax(axis=1) == pooled.class_index)
-            parts[STAGE1].append(predicted == pooled.class_index)
-            for name, result in results.items():
-                parts[name].append(result.two_stage.argmax(axis=1) == pooled.class_index)
+            for name, guess in guesses.items():
+                parts[name].append(guess == pooled.class_index)
             parts["counted"].append((pooled.n_images > 1) | (unit == "image"))
             parts["unit"].append(np.full(len(pooled), number))
     arrays = {name: np.concatenate(part) for name, part in parts.items()}

@@ -21,38 +21,69 @@ class Refined:
     refined: np.ndarray
 
 
-def refine(bundle: Bundle, pooled: Pooled, unit: str, force: str | None = None) -> Refined:
-    """Both stages' opinion of some items. `force` has one answer everywhere, in place of the gate's choice: `shared`, or `own`
-    (the shared one where a category has no reclassifier).
+def refine(bundle: Bundle, pooled: Pooled, unit: str) -> Refined:
+    """Both stages' opinion of some items.
 
     One builds on the other: the shared reranker spreads stage 1's mass of the candidates, a reclassifier that of its confusion
     set in the reranker's opinion; all else stands.
     """
-    views = shifted_views(pooled, bundle.shifts[unit])
-    shifted, items = views[0], keep_highest(pooled, views, bundle.projections)
+    shifted, items = _seen(bundle, pooled, unit)
     two_stage, refined = shifted.copy(), np.zeros(len(items), dtype=bool)
-    groups = [(rows, *_who(bundle, class_index, force)) for class_index, rows in _by_predicted(items)]
+    groups = [(rows, *_who(bundle, class_index)) for class_index, rows in _by_predicted(items)]
     if bundle.reranker is not None:
-        rows = np.concatenate([np.zeros(0, dtype=np.int64), *(rows for rows, answer, _ in groups if answer != STAGE1)])
-        candidates, within = bundle.reranker.log_probs(items[rows], bundle.evidence)
-        _spread(two_stage, rows, candidates, within)
+        rows = _together([rows for rows, answer, _ in groups if answer != STAGE1])
+        _rerank(two_stage, bundle, items, rows)
         refined[rows] = True
     for rows, _, model in groups:
         if model is not None:
-            seen = items[rows].judged(two_stage[rows])
-            within = model.log_probs(seen, bundle.evidence, two_stage[np.ix_(rows, model.members)])
-            _spread(two_stage, rows, np.tile(model.members, (len(rows), 1)), within)
+            _reclassify(two_stage, bundle, items, rows, model)
             refined[rows] = True
     return Refined(shifted, two_stage, refined)
 
 
-def _who(bundle: Bundle, class_index: int, force: str | None) -> tuple[str, Model | None]:
+def each_answer(bundle: Bundle, pooled: Pooled, unit: str) -> dict[str, np.ndarray]:
+    """The opinion float32 [N, K] of each possible answer, had it all items: `stage1` (shifted), `shared`, and `own`, which is the
+    shared one where a category has no reclassifier."""
+    shifted, items = _seen(bundle, pooled, unit)
+    groups = list(_by_predicted(items))
+    shared = shifted.copy()
+    if bundle.reranker is not None:
+        _rerank(shared, bundle, items, _together([rows for _, rows in groups]))
+    own = shared.copy()
+    for class_index, rows in groups:
+        if (model := bundle.reclassifier(class_index)) is not None:
+            _reclassify(own, bundle, items, rows, model)
+    return {STAGE1: shifted, SHARED: shared, OWN: own}
+
+
+def _seen(bundle: Bundle, pooled: Pooled, unit: str) -> tuple[np.ndarray, Items]:
+    """The shifted stage 1's opinion [N, K], and what the second stage sees of the items."""
+    views = shifted_views(pooled, bundle.shifts[unit])
+    return views[0], keep_highest(pooled, views, bundle.projections)
+
+
+def _who(bundle: Bundle, class_index: int) -> tuple[str, Model | None]:
     """Who answers for a category, and its reclassifier if that does."""
-    answer = force or bundle.answer(class_index)
+    answer = bundle.answer(class_index)
     model = bundle.reclassifier(class_index) if answer == OWN else None
-    if answer == OWN and model is None:
-        answer = SHARED if force else bundle.default
-    return answer, model
+    return (bundle.default if answer == OWN and model is None else answer), model
+
+
+def _rerank(log_probs: np.ndarray, bundle: Bundle, items: Items, rows: np.ndarray) -> None:
+    """Has the shared reranker answer for some rows of log_probs [N, K], in place."""
+    candidates, within = bundle.reranker.log_probs(items[rows], bundle.evidence)
+    _spread(log_probs, rows, candidates, within)
+
+
+def _reclassify(log_probs: np.ndarray, bundle: Bundle, items: Items, rows: np.ndarray, model: Model) -> None:
+    """Has a reclassifier answer for some rows of log_probs [N, K], in place."""
+    seen = items[rows].judged(log_probs[rows])
+    within = model.log_probs(seen, bundle.evidence, log_probs[np.ix_(rows, model.members)])
+    _spread(log_probs, rows, np.tile(model.members, (len(rows), 1)), within)
+
+
+def _together(groups: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype=np.int64), *groups])
 
 
 def _by_predicted(items: Items) -> Iterator[tuple[int, np.ndarray]]:

@@ -17,7 +17,7 @@ from features.store import FeatureStore
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.fit import gather, sharpest
 from stage2_xgb.gate import OWN, STAGE1
-from stage2_xgb.refine import refine
+from stage2_xgb.refine import each_answer, refine
 from stage2_xgb.tune import ROUNDS, search
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import (
@@ -37,11 +37,12 @@ from tests.stage2_xgb.planted import (
 ROOT = Path(__file__).parents[2]
 
 
-def gain(store: FeatureStore, bundle: Bundle, unit: str, force: str | None = None) -> tuple[float, float]:
-    """Accuracy on test of the shifted stage 1, and what the second stage adds."""
+def gain(store: FeatureStore, bundle: Bundle, unit: str, answer: str | None = None) -> tuple[float, float]:
+    """Accuracy on test of the shifted stage 1, and what the second stage adds, or one answer everywhere."""
     items = pooled(store, "test", unit)
-    result = refine(bundle, items, unit, force)
-    before, after = (float((x.argmax(axis=1) == items.class_index).mean()) for x in (result.shifted, result.two_stage))
+    result = refine(bundle, items, unit)
+    after = each_answer(bundle, items, unit)[answer] if answer else result.two_stage
+    before, after = (float((x.argmax(axis=1) == items.class_index).mean()) for x in (result.shifted, after))
     return before, after - before
 
 

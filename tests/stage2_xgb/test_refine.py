@@ -8,12 +8,14 @@ import pytest
 
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.gate import OWN, SHARED, STAGE1
-from stage2_xgb.refine import refine
+from stage2_xgb.items import Pooled
+from stage2_xgb.refine import Refined, each_answer, refine
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import pooled
 from tests.stage2_xgb.treeless import fell
 
-ANSWERS = [None, "shared", "own"]
+ANSWERS = [None, SHARED, OWN]
+"""None: those that the gate chose."""
 
 
 @pytest.fixture(scope="module")
@@ -25,28 +27,34 @@ def felled(fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle.open(folder)
 
 
+def opinion(bundle: Bundle, items: Pooled, unit: str, answer: str | None) -> Refined:
+    """As refine; `answer`: with that one everywhere."""
+    result = refine(bundle, items, unit)
+    return replace(result, two_stage=each_answer(bundle, items, unit)[answer]) if answer else result
+
+
 @pytest.mark.parametrize("unit", ["image", "product"])
-@pytest.mark.parametrize("force", ANSWERS)
-def test_without_trees_it_is_stage_1(fitted: Fitted, felled: Bundle, unit: str, force: str | None) -> None:
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_without_trees_it_is_stage_1(fitted: Fitted, felled: Bundle, unit: str, answer: str | None) -> None:
     items = pooled(fitted.store, "test", unit)
-    result = refine(felled, items, unit, force)
+    result = opinion(felled, items, unit, answer)
     assert result.refined.all() and not felled.broken  # the boosters did answer
     np.testing.assert_array_equal(result.two_stage.argmax(axis=1), result.shifted.argmax(axis=1))
     np.testing.assert_allclose(result.two_stage, result.shifted, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("unit", ["image", "product"])
-@pytest.mark.parametrize("force", ANSWERS)
-def test_mass_stays_where_it_was(fitted: Fitted, unit: str, force: str | None) -> None:
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_mass_stays_where_it_was(fitted: Fitted, unit: str, answer: str | None) -> None:
     bundle, items = fitted.open(), pooled(fitted.store, "test", unit)
-    result = refine(bundle, items, unit, force)
+    result = opinion(bundle, items, unit, answer)
     np.testing.assert_allclose(np.exp(result.two_stage).sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_array_equal(result.shifted, bundle.shifts[unit][0](items.log_probs[0]))
     changed = result.two_stage != result.shifted
     assert changed.any()
-    assert not changed[~result.refined].any()
-    if force == "own":  # it changes the shared opinion within its set
-        predicted, before = result.shifted.argmax(axis=1), refine(bundle, items, unit, "shared").two_stage
+    assert answer or not changed[~result.refined].any()
+    if answer == OWN:  # it changes the shared opinion within its set
+        predicted, before = result.shifted.argmax(axis=1), each_answer(bundle, items, unit)[SHARED]
         changed = result.two_stage != before
         assert changed.any()
         for row in np.flatnonzero(changed.any(axis=1)):
@@ -54,7 +62,7 @@ def test_mass_stays_where_it_was(fitted: Fitted, unit: str, force: str | None) -
             assert set(np.flatnonzero(changed[row])) <= set(members)
             inside = [np.exp(x[row, members]).sum() for x in (before, result.two_stage)]
             assert inside[1] == pytest.approx(inside[0], rel=1e-4)
-    if force == "shared":
+    if answer == SHARED:
         order = np.argsort(-result.shifted, axis=1, kind="stable")[:, bundle.candidates :]
         assert not np.take_along_axis(changed, order, axis=1).any()
 
@@ -73,10 +81,10 @@ def test_the_gate_chooses_by_predicted_category(fitted: Fitted) -> None:
     bundle, items = fitted.open(), pooled(fitted.store, "test", "image")
     predicted = refine(bundle, items, "image").shifted.argmax(axis=1)
     bundle.answers = {c: {0: "own", 1: "shared"}.get(c, "stage1") for c in bundle.members}
-    result, own, shared = (refine(bundle, items, "image", force) for force in (None, "own", "shared"))
+    result, everywhere = refine(bundle, items, "image"), each_answer(bundle, items, "image")
     np.testing.assert_array_equal(result.refined, predicted <= 1)
-    np.testing.assert_array_equal(result.two_stage[predicted == 0], own.two_stage[predicted == 0])
-    np.testing.assert_array_equal(result.two_stage[predicted == 1], shared.two_stage[predicted == 1])
+    np.testing.assert_array_equal(result.two_stage[predicted == 0], everywhere[OWN][predicted == 0])
+    np.testing.assert_array_equal(result.two_stage[predicted == 1], everywhere[SHARED][predicted == 1])
     np.testing.assert_array_equal(result.two_stage[predicted > 1], result.shifted[predicted > 1])
 
 
@@ -91,16 +99,15 @@ def test_where_the_gate_leaves_all_to_stage_1_nothing_is_refined(fitted: Fitted)
 @pytest.mark.parametrize("default", [STAGE1, SHARED])
 def test_a_category_that_lost_its_reclassifier_has_the_default_answer(fitted: Fitted, default: str) -> None:
     bundle, items = fitted.open(), pooled(fitted.store, "test", "image")
-    own, shared = (refine(bundle, items, "image", force) for force in (OWN, SHARED))
+    before = each_answer(bundle, items, "image")
     bundle.answers, bundle.default = dict.fromkeys(bundle.members, OWN), default
     del bundle.members[0]
     bundle = replace(bundle, _loaded={})
-    result, forced = refine(bundle, items, "image"), refine(bundle, items, "image", OWN)
-    lost = own.shifted.argmax(axis=1) == 0
+    result, after = refine(bundle, items, "image"), each_answer(bundle, items, "image")
+    lost = result.shifted.argmax(axis=1) == 0
     assert 0 < lost.sum() < len(lost)
     np.testing.assert_array_equal(result.refined, ~lost | (default == SHARED))
-    expected = shared.two_stage if default == SHARED else shared.shifted
-    np.testing.assert_array_equal(result.two_stage[lost], expected[lost])
-    np.testing.assert_array_equal(forced.two_stage[lost], shared.two_stage[lost])
-    for kept in (result, forced):
-        np.testing.assert_array_equal(kept.two_stage[~lost], own.two_stage[~lost])
+    np.testing.assert_array_equal(result.two_stage[lost], before[default][lost])
+    np.testing.assert_array_equal(after[OWN][lost], before[SHARED][lost])
+    for kept in (result.two_stage, after[OWN]):
+        np.testing.assert_array_equal(kept[~lost], before[OWN][~lost])
