@@ -77,12 +77,15 @@ def ingest(
     workers of `executor`.
     `corrections`, product id -> category id, overrule the dump and what the store has; the split of a product stays.
     `rebuild` removes the store first, once dump, categories and corrections are known to make another.
-    Raises ShelfsortError where the store was made with other settings or categories, or another ingest is unfinished.
+    Raises ShelfsortError where the store was made with other settings or categories, another ingest is unfinished, or no product
+    of the dump has a known category.
     """
     corrections = corrections or {}
     index = open_index(dumps, index_folder).relabelled(corrections)
-    if rebuild:
-        _class_indices(corrections, _taxonomy(index, categories))
+    if rebuild or not store.exists():
+        taxonomy = _taxonomy(index, categories)
+        _class_indices(corrections, taxonomy)
+        _require_known(index, taxonomy.class_index(index.category_id))
         store.unlink(missing_ok=True)
     try:
         with closing(_open(store)) as connection:
@@ -197,6 +200,7 @@ class _Writer:
         within a dump the document of lowest digest does, so that the order of the dump doesn't matter.
         """
         classes = read_taxonomy(self.connection).class_index(index.category_id)
+        _require_known(index, classes)
         unknown = np.flatnonzero(classes < 0).tolist()
         self._reject(_reject_row(index, row, "unknown_category", _category_detail(index, row)) for row in unknown)
         known = np.flatnonzero(classes >= 0)
@@ -352,6 +356,18 @@ def _taxonomy(index: DumpIndex, categories: Path | None) -> Taxonomy:
     if not (index.category_id >= 0).any():
         raise ShelfsortError(f"{index.sources[0].path}: no product has a category_id; a store is made from a labelled dump")
     return Taxonomy.from_ids(index.category_id[index.category_id >= 0])
+
+
+def _require_known(index: DumpIndex, classes: np.ndarray) -> None:
+    """Raises ShelfsortError where no row of the index has a class: such a dump is the wrong one."""
+    if (classes >= 0).any():
+        return
+    without = int((index.category_id < 0).sum())
+    found = f"{without} without category_id, {len(index) - without} of unknown categories, {len(index.rejects)} unreadable"
+    raise ShelfsortError(
+        f"{index.sources[0].path}: expected products of the known categories, found none: {found}; "
+        "give a labelled dump and the category_names.csv that belongs to it"
+    )
 
 
 def _class_indices(corrections: Mapping[int, int], taxonomy: Taxonomy) -> list[int]:

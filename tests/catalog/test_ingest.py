@@ -362,13 +362,31 @@ def test_an_unlabelled_dump_makes_no_store(tmp_path: Path) -> None:
         run(tmp_path, dump)
 
 
-def test_an_empty_dump_makes_an_empty_store_when_there_are_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ([], "0 without category_id, 0 of unknown categories, 0 unreadable"),
+        ([random.Random(0).randbytes(3000)], "0 without category_id, 0 of unknown categories, 1 unreadable"),
+        ([{"_id": 1, "imgs": [{"picture": jpeg(1)}]}, document(2, 7)], "1 without category_id, 1 of unknown categories"),
+    ],
+)
+def test_a_dump_without_a_known_category_is_refused(tmp_path: Path, content: list, found: str) -> None:
+    """No store is made of it, nothing is added to one, and none is removed for it."""
     (tmp_path / "names.csv").write_text(NAMES + "1,a,b,c\n")
-    summary = run(tmp_path, write_bson(tmp_path / "a.bson", []), categories=tmp_path / "names.csv")
-    assert (summary.products, summary.categories, summary.categories_in_use) == (0, 1, 0)
-    store = Store(tmp_path / "store.sqlite")
-    assert len(store.images()) == 0
-    assert store.natural_counts("image").tolist() == [0]
+    wrong, good = (write_bson(tmp_path / f"{name}.bson", c) for name, c in (("wrong", content), ("good", [document(1, 1)])))
+    expected = rf"wrong\.bson: expected products of the known categories, found none: {found}"
+    with pytest.raises(ShelfsortError, match=expected):
+        run(tmp_path, wrong, categories=tmp_path / "names.csv")
+    assert not (tmp_path / "store.sqlite").exists()
+    run(tmp_path, good, categories=tmp_path / "names.csv")
+    before = fingerprint(tmp_path), rows(tmp_path, "SELECT * FROM dumps")
+    for rebuild in (False, True):
+        with pytest.raises(ShelfsortError, match=expected):
+            ingest(
+                tmp_path / "store.sqlite", [wrong], tmp_path / "names.csv", CatalogConfig(), index_folder=tmp_path / "dumps",
+                jobs=1, rebuild=rebuild,
+            )  # fmt: skip
+        assert (fingerprint(tmp_path), rows(tmp_path, "SELECT * FROM dumps")) == before
 
 
 def test_without_names_the_ids_are_the_taxonomy_in_ascending_order(tmp_path: Path) -> None:
