@@ -19,6 +19,10 @@ READ_ERRORS = (OSError, EOFError, ValueError, zlib.error)
 """What reading a file raises here and, as the file systems translate it, elsewhere."""
 _STAMPS = ("ETag", "etag", "LastModified", "mtime", "updated", "created", "md5Hash")
 _TRIES = 3
+UNREADABLE, UNREACHABLE = "unreadable_file", "unreachable"
+"""Reasons of `read_files`: what is not there, and what another try may bring."""
+_ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_GONE = (404, 410)  # HTTP
 
 
 def is_url(path: str | Path) -> bool:
@@ -134,7 +138,7 @@ def read_files(paths: Sequence[str]) -> list[bytes | ImageError]:
         try:
             found[path] = read_file(path)
         except ShelfsortError as error:
-            found[path] = ImageError("unreadable_file", str(error))
+            found[path] = ImageError(UNREADABLE if _absent(error.__cause__) else UNREACHABLE, str(error))
     for urls in remote.values():
         found |= _read_urls(urls)
     return [found[path] for path in paths]
@@ -144,7 +148,7 @@ def _read_urls(urls: list[str]) -> dict[str, bytes | ImageError]:
     """URLs of one file system, together; what fails for another reason than absence is tried again."""
     found: dict[str, Any] = {}
     for attempt in range(_TRIES):
-        left = [url for url in urls if not isinstance(found.get(url), bytes | FileNotFoundError)]
+        left = [url for url in urls if not isinstance(found.get(url), bytes) and not _absent(found.get(url))]
         if not left:
             break
         if attempt:
@@ -157,6 +161,11 @@ def _read_urls(urls: list[str]) -> dict[str, bytes | ImageError]:
     return {url: data if isinstance(data, bytes) else _failed(url, data) for url, data in found.items()}
 
 
+def _absent(error: BaseException | None) -> bool:
+    """Whether it says for certain that there is no such file."""
+    return isinstance(error, _ABSENT) or getattr(error, "status", None) in _GONE
+
+
 def _failed(url: str, error: Exception) -> ImageError:
-    reason = "no such file" if isinstance(error, FileNotFoundError) else (error or type(error).__name__)
-    return ImageError("unreadable_file", f"{url}: can't be read: {reason}")
+    why = "no such file" if isinstance(error, FileNotFoundError) else (str(error) or type(error).__name__)
+    return ImageError(UNREADABLE if _absent(error) else UNREACHABLE, f"{url}: can't be read: {why}")

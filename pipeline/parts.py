@@ -11,6 +11,7 @@ import pyarrow.parquet
 
 from catalog.artifacts import atomic_path, read_sealed, require_same, sha256_file, write_sealed
 from catalog.errors import ArtifactError
+from catalog.files import UNREACHABLE
 
 SCHEMA = 2
 PREDICTIONS = pyarrow.schema(
@@ -64,7 +65,8 @@ def write_part(part: Part, out: Path, origin: dict[str, Any], known: np.ndarray)
     sidecar = {
         "made_from": origin, "products": part.products, "predictions": len(part.predictions), "images": part.images,
         "known_images": int(np.isin(part.digests, known).sum()), "rejected_products": int(whole.sum()),
-        "rejected_images": int((~whole).sum()), "broken": list(part.broken),
+        "rejected_images": int((~whole).sum()), "unreachable": part.rejects["reason"].to_pylist().count(UNREACHABLE),
+        "broken": list(part.broken),
         "sha256": {path.name: sha256_file(path) for path in files},
     }  # fmt: skip
     write_sealed(_sidecar(out, part.number), sidecar)
@@ -82,8 +84,8 @@ def _sidecar(out: Path, number: int) -> Path:
 
 
 def finished(out: Path, number: int, origin: dict[str, Any]) -> dict[str, Any] | None:
-    """The sidecar of a part that is whole; None where there is none yet, a file of it is damaged, or stage 1 answered for a
-    broken stage 2, which may be mended now. Raises ArtifactError where it has another origin."""
+    """The sidecar of a part that is whole; None where there is none yet, a file of it is damaged, or what it lacked may be there
+    now: photos that could not be reached, a broken stage 2. Raises ArtifactError where it has another origin."""
     path = _sidecar(out, number)
     if not path.exists():
         return None
@@ -94,7 +96,7 @@ def finished(out: Path, number: int, origin: dict[str, Any]) -> dict[str, Any] |
         return None  # a damaged sidecar: the part is scored again
     require_same(path, origin, sidecar["made_from"], rebuild)
     whole = all((out / name).exists() and sha256_file(out / name) == checksum for name, checksum in sidecar["sha256"].items())
-    return sidecar if whole and not sidecar["broken"] else None
+    return sidecar if whole and not sidecar["broken"] and not sidecar.get("unreachable") else None
 
 
 def answers(out: Path, parts: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

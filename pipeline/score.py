@@ -31,6 +31,8 @@ class Totals:
     rejected_products: int
     images: int
     rejected_images: int
+    unreachable: int
+    """Photos among `rejected_images` that the same command tries again."""
     known_images: int
     """Images whose very bytes stand in the run's own store."""
     parts: int
@@ -96,8 +98,8 @@ def _drop_strays(out: Path, parts: int) -> None:
 
 def _totals(source: Source, sidecars: list[dict[str, Any]]) -> Totals:
     total = {
-        key: sum(s[key] for s in sidecars)
-        for key in ("predictions", "rejected_products", "images", "rejected_images", "known_images")
+        key: sum(s.get(key, 0) for s in sidecars)
+        for key in ("predictions", "rejected_products", "images", "rejected_images", "unreachable", "known_images")
     }
     total["rejected_products"] += len(source.rejects)
     broken = sorted({name for sidecar in sidecars for name in sidecar["broken"]})

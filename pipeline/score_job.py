@@ -100,6 +100,8 @@ class ScoreJob:
             f"{totals.images} images in {seconds:.1f} s -> {out}"
         )
         yield f"  overlap: {totals.known_images} of these images stand, byte for byte, in the run's own store"
+        if totals.unreachable:
+            yield f"  {totals.unreachable} photos could not be reached; the same command scores the parts that they are in again"
         threshold = self.config.score.min_confidence
         accepted, review = coverage.split(out, totals.parts, threshold)
         if threshold is not None:

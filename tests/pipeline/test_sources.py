@@ -11,7 +11,9 @@ import numpy as np
 import pandas
 import pytest
 
+from catalog.artifacts import read_json
 from catalog.errors import ShelfsortError
+from pipeline.cli import main
 from pipeline.image_tree import pack as pack_folder
 from pipeline.photo_list import PhotoList, read_table
 from pipeline.predict import Model, predict_files
@@ -94,6 +96,28 @@ def test_photos_that_are_gone_are_rejects(tiny: Tiny, model: Model, tmp_path: Pa
     assert found[found["product_id"] == 5]["reason"].tolist() == ["unreadable_file"]
     assert found[found["product_id"] == 5]["source"].tolist() == [f"{tmp_path}/none.jpg"]
     assert set(found[found["position"] == -1]["product_id"]) == {6, 7}
+
+
+def test_what_a_server_withholds_for_a_while_is_scored_by_the_same_command(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:  # fmt: skip
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(number, 40))
+    faults, out = {"/0.jpg": 503, "/1.jpg": 410}, tmp_path / "out"
+    with served(tmp_path, faults) as url:
+        rows = "\n".join(f"{number},{url}/{number}.jpg" for number in range(4))
+        (tmp_path / "t.csv").write_text(f"product_id,url\n{rows}\n")
+        scoring = ["score", str(tmp_path / "t.csv"), "--run", str(tiny.folder), "--out", str(out)]
+        for left, reason in ((1, "unreachable"), (0, None)):
+            assert main(scoring) == 0
+            assert ("1 photos could not be reached; the same command" in capsys.readouterr().out) == bool(left)
+            assert read_json(out / "_SUCCESS", "")["unreachable"] == left
+            found = rejects(out)
+            assert dict(found[found["position"] == 0][["product_id", "reason"]].to_numpy()) == {
+                **({0: reason} if left else {}), 1: "unreadable_file", 3: "unreadable_file",
+            }  # fmt: skip
+            assert sorted(predictions(out)["product_id"]) == ([2] if left else [0, 2])
+            faults.pop("/0.jpg", None)
 
 
 def test_products_of_a_table_are_told_apart_by_what_is_written(tmp_path: Path) -> None:
