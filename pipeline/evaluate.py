@@ -87,11 +87,15 @@ def product_groups(features: FeatureStore, store: Store) -> pandas.Series:
 
 
 def published(bundle: Bundle) -> Bundle | None:
-    """The published second stage, where it was trained on the same features; one that an earlier training left is none."""
+    """The published second stage, where it was trained on the same features; one that an earlier training left is none. Raises
+    ArtifactError where it is damaged."""
     if not (bundle.folder / FOLDER / "manifest.json").exists():
         return None
     rival = Bundle.open(bundle.folder / FOLDER)
-    return rival if rival.made_from == bundle.made_from else None
+    if rival.made_from != bundle.made_from:
+        return None
+    rival.verify()
+    return rival
 
 
 def _stage2(bundle: Bundle) -> dict[str, Any]:

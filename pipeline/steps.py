@@ -167,8 +167,8 @@ def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print, workers
     if rebuild:
         shutil.rmtree(run.stage2, ignore_errors=True)
     if run.current(run.stage2 / "manifest.json", made_from, "stage2"):
-        say(f"stage2: current ({run.stage2})")
         _cover(run, config, list(views.values()))
+        say(f"stage2: current ({run.stage2})")
         return
     from stage2_xgb.fit import fit_stage2
     from stage2_xgb.published import FOLDER, PUBLISHED
@@ -197,13 +197,15 @@ def _prior(target: str | Path) -> dict[str, str]:
 
 
 def _cover(run: Run, config: RunConfig, stores: Sequence[Any]) -> None:
-    """Measures what each threshold of confidence costs, unless that is known."""
+    """Measures what each threshold of confidence costs, unless that is known. Raises ArtifactError where stage 2 is damaged."""
     from pipeline import coverage
     from stage2_xgb.bundle import Bundle
 
+    bundle = Bundle.open(run.stage2)
+    bundle.verify()
     if not coverage.is_current(run.stage2):
         target = class_mixes(run).target(config.stage2, "product", run.store.taxonomy)
-        coverage.save(run.stage2, coverage.measure(stores, Bundle.open(run.stage2), target))
+        coverage.save(run.stage2, coverage.measure(stores, bundle, target))
 
 
 def class_mixes(run: Run) -> Any:
@@ -274,6 +276,7 @@ def evaluate(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> di
     from stage2_xgb.bundle import Bundle
 
     bundle = Bundle.open(run.stage2)
+    bundle.verify()  # where a file is broken stage 1 answers, which is no figure of stage 2
     parts = run.views(bundle.made_from["views"])
     for part in parts:
         part.require_features()

@@ -27,8 +27,9 @@ from tests.pipeline.tiny import Tiny, documents
 READ_BY = {
     "store.sqlite": "evaluate", "stage1/best.pt": "predict", "stage1/summary.json": "evaluate", "features.h5": "evaluate",
     "views/small/features.h5": "evaluate", "views/small/stage1/best.pt": "predict", "stage2/manifest.json": "evaluate",
-    "stage2/shared.npz": "evaluate", "taxonomy.json": "report", "evaluation/metrics.json": "report",
-    "evaluation/items.parquet": "report", "evaluation/per_category.parquet": "report", "evaluation/confusion.parquet": "report",
+    "stage2/shared.npz": "evaluate", "stage2/reranker.ubj": "evaluate", "taxonomy.json": "report",
+    "evaluation/metrics.json": "report", "evaluation/items.parquet": "report", "evaluation/per_category.parquet": "report",
+    "evaluation/confusion.parquet": "report",
 }  # fmt: skip
 FLIPS = 8
 
@@ -188,6 +189,23 @@ def test_what_can_be_measured_again_is(tiny: Tiny, tmp_path: Path, capsys: pytes
     assert main([*score, "--min-confidence", "0.5"]) == 2
     assert f"{path}: " in (error := capsys.readouterr().err) and "rebuild it with: shelfsort stage2" in error
     assert main(["stage2", "--run", str(copy.folder)]) == 0 and path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(("step", "name"), [("evaluate", "evaluation/items.parquet"), ("stage2", "stage2/coverage.json")])
+def test_a_second_stage_with_a_booster_gone_is_not_measured(
+    tiny: Tiny, tmp_path: Path, step: str, name: str, capsys: pytest.CaptureFixture
+) -> None:  # fmt: skip
+    """What was measured without it would count as current when it is back."""
+    copy = tiny.copy(tmp_path / "run")
+    booster, table = copy.run.stage2 / "reranker.ubj", copy.folder / name
+    (copy.run.evaluation / "metrics.json").unlink()
+    table.unlink()
+    booster.rename(tmp_path / "kept")
+    assert main([step, "--run", str(copy.folder)]) == 2 and not table.exists()
+    assert f"{booster}: no such file; rebuild it with: shelfsort stage2" in capsys.readouterr().err
+    (tmp_path / "kept").rename(booster)
+    assert main([step, "--run", str(copy.folder)]) == 0
+    assert table.read_bytes() == (tiny.folder / name).read_bytes()
 
 
 @pytest.mark.parametrize("name", ["report.json", "review.parquet", "hierarchy.parquet", "catalogue.parquet"])
