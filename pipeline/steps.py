@@ -164,24 +164,26 @@ def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print, workers
         "views": {name: view.made_from for name, view in views.items()}, "store": run.store.fingerprint,
         "config": config.stage2.model_dump(mode="json") | _prior(config.stage2.target_prior),
     }  # fmt: skip
-    if rebuild:
-        shutil.rmtree(run.stage2, ignore_errors=True)
-    if run.current(run.stage2 / "manifest.json", made_from, "stage2"):
+    if not rebuild and run.current(run.stage2 / "manifest.json", made_from, "stage2"):
         _cover(run, config, list(views.values()))
         say(f"stage2: current ({run.stage2})")
         return
-    from stage2_xgb.fit import fit_stage2
+    from stage2_xgb.fit import UNITS, fit_stage2
     from stage2_xgb.published import FOLDER, PUBLISHED
 
     stores, mixes, taxonomy, jobs = list(views.values()), class_mixes(run), run.store.taxonomy, config.jobs or _cores()
-    if config.stage2.published:
-        summary = fit_stage2([run.features], mixes, taxonomy, PUBLISHED, run.stage2 / FOLDER, made_from, jobs)
-        say(f"published recipe, {summary.text()}")
+    for unit in UNITS:
+        mixes.target(config.stage2, unit, taxonomy)  # may be a file that can't be read
     with contextlib.ExitStack() as stack:
         if workers:
             from pipeline.elsewhere import training
 
             stack.enter_context(training(stack.enter_context(workers()), run))
+        if rebuild:
+            shutil.rmtree(run.stage2, ignore_errors=True)
+        if config.stage2.published:
+            summary = fit_stage2([run.features], mixes, taxonomy, PUBLISHED, run.stage2 / FOLDER, made_from, jobs)
+            say(f"published recipe, {summary.text()}")
         summary = fit_stage2(stores, mixes, taxonomy, config.stage2, run.stage2, made_from, jobs)
     say(summary.text())
     _cover(run, config, stores)

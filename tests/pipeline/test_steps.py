@@ -153,13 +153,18 @@ def test_what_cannot_be_ingested_removes_no_store(
         ("stage1", "stage1.weights=absent.pth", "no such file: absent.pth"),
         ("stage1", "stage1.backbone=vgg16_landmarks stage1.width=.05 stage1.landmarks=no.csv views={}", "no.csv can't be read"),
         ("features", "stage1.device=cuda:99", "stage1.device: cuda:99 asked for"),
+        ("stage2", "stage2.target_prior=bad.csv stage2.published=true", "bad.csv: expected a CSV with columns"),
+        ("stage2 --scheduler no://scheduler", "stage2.published=true", "no://scheduler: expected a dask scheduler"),
     ],
 )
 def test_what_cannot_be_made_removes_nothing(
-    tiny: Tiny, step: str, settings: str, expected: str, capsys: pytest.CaptureFixture
-) -> None:
+    tiny: Tiny, tmp_path: Path, step: str, settings: str, expected: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("bad.csv").write_text("category,share\n1,1\n")
     before, options = snapshot(tiny.folder), [word for setting in settings.split() for word in ("--set", setting)]
-    assert main([step, "--run", str(tiny.folder), *options, "--rebuild"]) == 2
+    assert main([*step.split(), "--run", str(tiny.folder), *options, "--rebuild"]) == 2
     assert expected in capsys.readouterr().err
     assert snapshot(tiny.folder) == before
 
