@@ -57,12 +57,15 @@ class EvaluatedRun:
 
     @cached_property
     def metrics(self) -> dict:
-        """evaluation/metrics.json. Raises ArtifactError where it is of another stage 2 than the one that is there now."""
+        """evaluation/metrics.json. Raises ArtifactError where it is of another store or stage 2 than those that are there now."""
         path, manifest = self.evaluation / "metrics.json", self.folder / "stage2" / "manifest.json"
         metrics = read_sealed(path, self.remake("evaluate"))
+        origin = now = metrics["made_from"]
+        if self.store:
+            now = now | {"views": {name: view | {"store": self.store.fingerprint} for name, view in origin["views"].items()}}
         if manifest.exists():
-            origin = metrics["made_from"]
-            require_same(path, origin | {"stage2": sha256_file(manifest)}, origin, f"shelfsort evaluate --run {self.folder}")
+            now = now | {"stage2": sha256_file(manifest)}
+        require_same(path, now, origin, f"shelfsort evaluate --run {self.folder}")
         return metrics
 
     @property

@@ -167,7 +167,7 @@ def _finish(run: Path, taxonomy: Taxonomy, seed: int) -> Path:
     write_json(run / "taxonomy.json", taxonomy.to_json())
     _write_stage1(run, rng)
     _write_stage2(run, taxonomy, tables[0], model.active)
-    origin = {"store": store.fingerprint, "stage2": sha256_file(run / "stage2" / "manifest.json")}
+    origin = {"views": {"stage1": {"store": store.fingerprint}}, "stage2": sha256_file(run / "stage2" / "manifest.json")}
     metrics = {"schema": 1, "made_from": origin, "settings": {"duplicates": "drop"}}
     metrics |= {t["unit"].iloc[0]: _metrics(t, len(taxonomy)) for t in tables} | {"rejects": {"unreadable": 3}, "seconds": 840.5}
     write_sealed(folder / "metrics.json", metrics)

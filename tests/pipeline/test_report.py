@@ -6,6 +6,8 @@ import io
 import json
 import re
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import bson
@@ -139,6 +141,19 @@ def test_an_evaluation_of_another_stage_2_is_refused(run: Path, tmp_path: Path):
         file.write(" ")
     with pytest.raises(ArtifactError, match=r"metrics\.json: made from something else: stage2 .*shelfsort evaluate"):
         write_report([copy], tmp_path / "out")
+
+
+def test_an_evaluation_of_another_store_is_refused(run: Path, tmp_path: Path):
+    """Corrected since: the store's counts would stand beside accuracies over other labels."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    with closing(sqlite3.connect(copy / "store.sqlite")) as connection, connection:
+        connection.execute("UPDATE meta SET value = '0123456789abcdef' WHERE key = 'content'")
+    expected = r"made from something else: views\.stage1\.store was '.*', is now '0123456789ab'; .*shelfsort evaluate"
+    with pytest.raises(ArtifactError, match=expected):
+        write_report([copy], tmp_path / "out")
+    with pytest.raises(ArtifactError, match=expected):
+        write_report([run, copy], tmp_path / "out")
 
 
 def test_a_missing_column_is_named(run: Path, tmp_path: Path):
