@@ -90,6 +90,7 @@ def train(
     part.store.verify()
     if rebuild:
         check_training(config, len(part.store.taxonomy), processes)
+        _require_outside(part.stage1, config)
         if processes.writes:
             shutil.rmtree(part.stage1, ignore_errors=True)
         processes.wait()
@@ -99,6 +100,14 @@ def train(
     if images:
         judged = f"val_a top-1 {best['val_top1']:.4f}, top-5 {best['val_top5']:.4f} ({images} images)"
     say(f"{name}: {part.checkpoint} in {summary.seconds:.0f} s; best {best['phase']} epoch {best['epoch']}: {judged}")
+
+
+def _require_outside(folder: Path, config: Stage1Config) -> None:
+    """Raises ConfigError where a training starts from a file within `folder`, which is to be removed."""
+    for key, name in (("weights", config.weights), ("landmarks", config.landmarks)):
+        if name and Path(name).is_file() and Path(name).resolve().is_relative_to(folder.resolve()):
+            problem = f"expected a file outside of {folder}, which --rebuild removes, found {name}; copy it elsewhere first"
+            raise ConfigError(f"stage1.{key}: {problem}")
 
 
 def _training(part: Run, config: Stage1Config) -> dict[str, Any]:

@@ -1,0 +1,22 @@
+"""Stage 1 and what follows it, where files are missing, unfinished, or in the way."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from tests.pipeline.tiny import Tiny, snapshot
+
+
+@pytest.fixture
+def copy(tiny: Tiny, tmp_path: Path) -> Tiny:
+    """A run of one's own."""
+    return tiny.copy(tmp_path / "run")
+
+
+def test_weights_that_rebuild_would_remove_are_refused(tiny: Tiny, capsys: pytest.CaptureFixture) -> None:
+    before, weights = snapshot(tiny.folder), tiny.run.checkpoint
+    assert main(["stage1", "--run", str(tiny.folder), "--set", f"stage1.weights={weights}", "--rebuild"]) == 2
+    expected = f"stage1.weights: expected a file outside of {tiny.run.stage1}, which --rebuild removes, found {weights}; copy it"
+    assert expected in capsys.readouterr().err
+    assert snapshot(tiny.folder) == before
