@@ -93,6 +93,15 @@ def build(name: str, classes: int, *, width: float = 1.0, weights: str = "none",
     return Network(backbone, head)
 
 
+def synchronised(network: Network, name: str) -> Network:
+    """The network with batch norm over all processes, in the place of its own."""
+    if name.startswith(TIMM):  # whose batch norm also activates, which PyTorch's conversion drops
+        from timm.layers import convert_sync_batchnorm
+
+        return convert_sync_batchnorm(network)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+
 def check_size(network: Network, name: str, size: tuple[int, int]) -> None:
     """Raises ConfigError where images of (height, width) pixels can't pass through the network."""
     training = network.training

@@ -25,7 +25,7 @@ from catalog.landmarks import read_landmarks
 from catalog.progress import progress
 from catalog.store import Store
 from stage1_cnn import checkpoint
-from stage1_cnn.backbones import Network, build, check_size
+from stage1_cnn.backbones import Network, build, check_size, synchronised
 from stage1_cnn.blocks import depths, set_drop_path
 from stage1_cnn.config import Augment, Stage1Config
 from stage1_cnn.device import choose_engine
@@ -139,7 +139,7 @@ class Trainer:
         if config.weights != "none":
             network.freeze_norm(config.batch_norm)
         if self.engine.device.type == "cuda" and self.processes.size > 1 and not network.norm_frozen:
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+            network = synchronised(network, config.backbone)
         network.to(self.engine.device, memory_format=torch.channels_last)
         check_size(network, config.backbone, config.size)
         check_size(network, config.backbone, config.fit_size)

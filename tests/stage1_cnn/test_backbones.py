@@ -8,7 +8,7 @@ from torch import nn
 
 from catalog.errors import ConfigError
 from stage1_cnn.architectures import check_name
-from stage1_cnn.backbones import build, check_size, weights_fingerprint
+from stage1_cnn.backbones import build, check_size, synchronised, weights_fingerprint
 from tests.stage1_cnn.conftest import BACKBONE
 
 CLASSES = 7
@@ -49,6 +49,20 @@ def test_every_backbone_keeps_the_contract(name: str, width: int, side: int) -> 
     assert all(parameter.grad is not None for parameter in network.parameters())
     moved = any(not torch.equal(before[key], value) for key, value in network.state_dict().items())
     assert moved == any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm:mobilenetv1_100", "timm:efficientnet_b0", "timm:regnety_002"])
+def test_synchronised_batch_norm_is_the_same_network(name: str) -> None:
+    if name.startswith("timm:"):
+        pytest.importorskip("timm")
+    network, images = build(name, CLASSES, seed=3).eval(), torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        before, keys = network.features(images), list(network.state_dict())
+        network = synchronised(network, name)
+        assert torch.equal(network.features(images), before)
+    assert list(network.state_dict()) == keys
+    assert not any(type(module) is nn.BatchNorm2d for module in network.modules())
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
 
 
 def test_the_seed_alone_decides_and_nothing_is_reseeded() -> None:
