@@ -2,15 +2,12 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import xxhash
 
+from catalog.blank import is_blank
 from catalog.config import CatalogConfig
 from catalog.errors import ImageError
 from catalog.images import header, pixels
-
-BLANK_RANGE = 8
-"""A picture whose every channel stays within this many of 255 levels shows nothing (JPEG noise on a constant stays below)."""
 
 UNDECODABLE = ("not_an_image", "undecodable")
 """Reasons that `drop_undecodable` is about."""
@@ -47,11 +44,3 @@ def _checked(data: bytes, config: CatalogConfig) -> CheckedImage:
     status = "blank" if config.drop_blank and is_blank(picture) else "ok"
     height, width = picture.shape[:2]
     return CheckedImage(status, xxhash.xxh3_128_digest(data), width, height, kind.format)
-
-
-def is_blank(pixels: np.ndarray) -> bool:
-    """Whether a picture, uint8 [H, W, 3], is near-constant."""
-    sample = pixels[:: max(1, pixels.shape[0] // 8), :: max(1, pixels.shape[1] // 8)]
-    if int(np.ptp(sample, axis=(0, 1)).max()) > BLANK_RANGE:  # most pictures are told from blank by a few of their pixels
-        return False
-    return int(np.ptp(pixels, axis=(0, 1)).max()) <= BLANK_RANGE

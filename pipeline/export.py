@@ -20,13 +20,13 @@ from stage1_cnn.onnx import head_arrays, require_packages, save_onnx, save_safet
 
 SCHEMA = 1
 ANSWERS = (
-    "catalog/__init__.py", "catalog/artifacts.py", "catalog/errors.py", "catalog/image_table.py", "catalog/splits.py",
-    "catalog/taxonomy.py", "features/__init__.py", "features/neighbours.py", "stage1_cnn/__init__.py", "stage1_cnn/head.py",
-    "stage2_xgb/__init__.py", "stage2_xgb/alternatives.py", "stage2_xgb/bundle.py", "stage2_xgb/evidence.py",
-    "stage2_xgb/gate.py", "stage2_xgb/items.py", "stage2_xgb/prior.py", "stage2_xgb/reclassifier.py", "stage2_xgb/refine.py",
-    "stage2_xgb/rerank.py",
+    "catalog/__init__.py", "catalog/artifacts.py", "catalog/blank.py", "catalog/errors.py", "catalog/image_table.py",
+    "catalog/splits.py", "catalog/taxonomy.py", "features/__init__.py", "features/neighbours.py", "stage1_cnn/__init__.py",
+    "stage1_cnn/head.py", "stage2_xgb/__init__.py", "stage2_xgb/alternatives.py", "stage2_xgb/bundle.py",
+    "stage2_xgb/evidence.py", "stage2_xgb/gate.py", "stage2_xgb/items.py", "stage2_xgb/prior.py", "stage2_xgb/reclassifier.py",
+    "stage2_xgb/refine.py", "stage2_xgb/rerank.py",
 )  # fmt: skip
-"""What `stage2_xgb.refine` imports, all in all; the linter holds that these need numpy, scipy and xgboost alone."""
+"""What the reader and `stage2_xgb.refine` import, all in all; the linter holds that these need numpy, scipy and xgboost alone."""
 _ROOT = Path(__file__).parents[1]
 
 

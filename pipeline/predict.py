@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from catalog.artifacts import differences
+from catalog.blank import beside_others, is_blank
 from catalog.errors import ArtifactError, ImageError, ShelfsortError
 from catalog.files import read_file
 from catalog.image_table import ImageTable
@@ -26,6 +27,8 @@ from stage1_cnn.predict import Predictor
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.items import Pooled, pool
 from stage2_xgb.refine import Refined, refine
+
+_BLANK = "shows nothing, and the product has other photos"
 
 
 @dataclass
@@ -80,12 +83,14 @@ class Model:
 
     def features(
         self, images: Sequence[bytes | ImageError], image_id: np.ndarray, texts: Sequence[str] = ()
-    ) -> tuple[list[np.ndarray], np.ndarray, dict[int, ImageError]]:  # fmt: skip
+    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, dict[int, ImageError]]:  # fmt: skip
         """One batch of B images, each decoded once for all views, with their ids int64 [B] and their products' texts: per view
-        the features float16 [R, D] of the R readable ones; which those are, bool [B]; and place -> why not."""
+        the features float16 [R, D] of the R readable ones; which those are, bool [B]; which of these are blank, bool [R]; and
+        place -> why not readable."""
         photos, readable, errors = decode_all(images)
+        blank = np.array([self.bundle.drop_blank and is_blank(photo) for photo in photos], dtype=bool)
         if not photos:
-            return [np.zeros((0, p.width), dtype=np.float16) for p in self.predictors], readable, errors
+            return [np.zeros((0, p.width), dtype=np.float16) for p in self.predictors], readable, blank, errors
         known = list(compress(texts or [""] * len(images), readable))
 
         def seen(predictor: Predictor | TextModel | GivenVectors) -> np.ndarray:
@@ -95,22 +100,27 @@ class Model:
                 return predictor.features(image_id[readable])
             return predictor.features(padded(predictor.transform(photos), readable))[readable]
 
-        return [seen(predictor) for predictor in self.predictors], readable, errors
+        return [seen(predictor) for predictor in self.predictors], readable, blank, errors
 
     def read(
         self, images: Sequence[bytes | ImageError], table: ImageTable, batch_size: int, texts: Sequence[str] = ()
     ) -> tuple[Pooled, dict[int, ImageError]]:  # fmt: skip
-        """Log-probabilities and features of the readable images, a row of `table` each, and row -> error of the others. `texts`:
-        the text of each image's product, where a view reads it."""
-        parts, readable, errors = [], np.zeros(len(images), dtype=bool), {}
+        """Log-probabilities and features of the images that count, a row of `table` each, and row -> error of the others: those
+        that can't be read, and blank ones beside others of their product. `texts`: the text of each image's product, where a view
+        reads it."""
+        parts, blanks, readable, errors = [], [], np.zeros(len(images), dtype=bool), {}
         for start in range(0, len(images) or 1, batch_size):
             batch = slice(start, start + batch_size)
-            found, fine, failed = self.features(images[batch], table.image_id[batch], texts[batch])
+            found, fine, blank, failed = self.features(images[batch], table.image_id[batch], texts[batch])
             parts.append(found)
+            blanks.append(blank)
             readable[batch] = fine
             errors |= {start + place: error for place, error in failed.items()}
-        features = [np.concatenate([part[v] for part in parts]) for v in range(len(self.predictors))]
-        return Pooled.images(table[readable], features, [p.head for p in self.predictors]), errors
+        rows = np.flatnonzero(readable)
+        needless = beside_others(np.concatenate(blanks), table.product_id[rows])
+        errors |= {row: ImageError("blank", _BLANK) for row in rows[needless].tolist()}
+        features = [np.concatenate([part[v] for part in parts])[~needless] for v in range(len(self.predictors))]
+        return Pooled.images(table[rows[~needless]], features, [p.head for p in self.predictors]), errors
 
     def answer(self, pooled: Pooled, unit: str) -> Refined:
         """Both stages' opinion of images or pooled products."""
@@ -137,7 +147,7 @@ def _given(run: Run, name: str, origin: Mapping[str, Any], vectors: Mapping[str,
 
 @dataclass(frozen=True)
 class Answer:
-    """A prediction for one product: class indices and confidences, the likeliest first; unreadable files with their reason."""
+    """A prediction for one product: class indices and confidences, the likeliest first; files left out with their reason."""
 
     classes: list[int]
     confidences: list[float]

@@ -172,6 +172,7 @@ def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print, workers
     made_from = {
         "views": {name: view.made_from for name, view in views.items()}, "store": run.store.fingerprint,
         "config": config.stage2.model_dump(mode="json") | _prior(config.stage2.target_prior),
+        **({} if run.store.settings["drop_blank"] else {"drop_blank": False}),
     }  # fmt: skip
     if not rebuild and run.current(run.stage2 / "manifest.json", made_from, "stage2"):
         _cover(run, config, list(views.values()))

@@ -77,6 +77,11 @@ class Bundle:
         return cls(folder, shifts, manifest["sharpness"], projections, evidence, members, answers, *rest)
 
     @property
+    def drop_blank(self) -> bool:
+        """Whether blank images were left out of the data, and so are to be left out where products have others."""
+        return self.made_from.get("drop_blank", True)
+
+    @property
     def modelled(self) -> list[int]:
         """The categories that have a reclassifier of their own, used or not."""
         return [c for c in self.members if self.model in UNTRAINED or model_name(c, self.model) in self.checksums]

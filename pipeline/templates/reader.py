@@ -8,6 +8,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image, ImageOps
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER / "code"))
 
+from catalog.blank import beside_others, is_blank  # noqa: E402
 from catalog.image_table import ImageTable  # noqa: E402
 from stage1_cnn.head import Head  # noqa: E402
 from stage2_xgb.bundle import Bundle  # noqa: E402
@@ -51,8 +53,11 @@ class Model:
     def predict(self, products: Sequence[Sequence[Image.Image]], batch_size: int = 64) -> np.ndarray:
         """Probabilities float32 [N, K] of N products, each given by one or more of its photos."""
         photos = [upright(photo) for product in products for photo in product]
-        features = [self._features(v, photos, batch_size) for v in range(len(self.views))]
         numbers = np.repeat(-1 - np.arange(len(products)), [len(product) for product in products])  # no product of the catalogue
+        blank = np.array([self.stage2.drop_blank and is_blank(np.asarray(photo)) for photo in photos], dtype=bool)
+        use = ~beside_others(blank, numbers)
+        photos, numbers = list(compress(photos, use)), numbers[use]
+        features = [self._features(v, photos, batch_size) for v in range(len(self.views))]
         zeros = np.zeros(len(photos), dtype=np.int32)
         table = ImageTable(np.arange(len(photos)), numbers, zeros, zeros.astype(np.uint8), zeros.astype(bool))
         pooled = pool(Pooled.images(table, features, self.heads), self.stage2.sharpness)

@@ -7,9 +7,10 @@ import pytest
 import xxhash
 from PIL import Image
 
+from catalog.blank import BLANK_RANGE, is_blank
 from catalog.config import CatalogConfig
 from catalog.errors import ImageError
-from catalog.quality import BLANK_RANGE, check, is_blank
+from catalog.quality import check
 from tests.conftest import jpeg
 
 

@@ -80,6 +80,9 @@ def test_many_products_at_once(tiny: Tiny, model: Model, exported: Path, tmp_pat
     for images, files in zip(products, paths, strict=True):
         for image, path in zip(images, files, strict=True):
             path.write_bytes(image["picture"])
+    for number in range(0, len(products), 4):
+        paths[number].insert(0, blank := tmp_path / f"{number}-blank.png")
+        Image.new("RGB", (32, 32), "white").save(blank)
     code = f"""
 sys.path.insert(0, {str(exported)!r})
 import json

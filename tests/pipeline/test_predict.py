@@ -1,15 +1,21 @@
 """The only inference path: files, dumps and the stored features give the same answer."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from catalog.errors import ArtifactError, ShelfsortError
+from pipeline import steps
 from pipeline.predict import Model, image_table, predict_files, top_classes
 from stage2_xgb.dataset import Views
 from stage2_xgb.items import compact, pool
+from tests.conftest import document, write_bson
+from tests.pipeline.scoring import predictions, rejects, score, scorer
 from tests.pipeline.tiny import Tiny, documents, same
 
 
@@ -54,6 +60,31 @@ def test_the_stored_features_are_what_the_network_gives(tiny: Tiny, model: Model
         mine, theirs = model.answer(a, unit).two_stage, model.answer(b, unit).two_stage
         assert same(mine.argmax(axis=1), theirs.argmax(axis=1)) >= 0.98
         assert np.quantile(np.abs(np.exp(mine) - np.exp(theirs)).max(axis=1), 0.97) < 0.01  # other batches round otherwise
+
+
+def test_blank_photos_do_not_count_beside_others(tiny: Tiny, model: Model, photos: list[Path], tmp_path: Path) -> None:
+    blank = tmp_path / "white.png"
+    Image.new("RGB", (32, 32), "white").save(blank)
+    expected, found = predict_files(model, photos, 8), predict_files(model, [blank, *photos], 8)
+    assert found.unreadable == {str(blank): "blank: shows nothing, and the product has other photos"}
+    assert found.classes == expected.classes
+    np.testing.assert_allclose(found.confidences, expected.confidences, atol=1e-3)
+    assert not predict_files(model, [blank, blank], 8).unreadable  # there is nothing better
+    write_bson(tmp_path / "d.bson", [document(1, images=[blank.read_bytes(), *(path.read_bytes() for path in photos)])])
+    score(scorer(tiny, model), [tmp_path / "d.bson"], tmp_path)
+    assert rejects(tmp_path)[["position", "reason"]].to_numpy().tolist() == [[0, "blank"]]
+    assert predictions(tmp_path)["n_images"].tolist() == [len(photos)]
+
+
+def test_blank_photos_count_where_the_data_had_them(tiny: Tiny, photos: list[Path], tmp_path: Path) -> None:
+    own, blank = tiny.copy(tmp_path / "run"), tmp_path / "white.png"
+    Image.new("RGB", (32, 32), "white").save(blank)
+    with closing(sqlite3.connect(own.folder / "store.sqlite")) as connection, connection:
+        connection.execute("UPDATE meta SET value = json_set(value, '$.drop_blank', json('false')) WHERE key = 'settings'")
+    with pytest.raises(ArtifactError, match=r"drop_blank was None, is now False"):
+        steps.stage2(own.run, own.config, rebuild=False)
+    steps.stage2(own.run, own.config, rebuild=True)
+    assert not predict_files(Model.open(own.run, "cpu", "fp32"), [blank, *photos], 8).unreadable
 
 
 def test_unreadable_files_are_left_out(model: Model, photos: list[Path], tmp_path: Path) -> None:
