@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from catalog.artifacts import read_json, require_same, sha256_file, write_text
-from catalog.errors import ArtifactError
+from catalog.errors import ArtifactError, ShelfsortError
 from catalog.store import Store
 from features.store import FeatureStore
 from pipeline.config import RunConfig
@@ -96,7 +96,8 @@ class Run:
         return [self.view(name) for name in names]
 
     def command(self, step: str) -> str:
-        """The command that makes a step anew, for messages."""
+        """The command that makes a step anew, for messages; a view's network is trained by `features`."""
+        step = "features" if self.whole and step == "stage1" else step
         return f"shelfsort {step} --run {(self.whole or self).folder} --rebuild"
 
     def current(self, manifest: Path, made_from: dict[str, Any], step: str) -> bool:
@@ -109,15 +110,22 @@ class Run:
         return True
 
     def stage1_checksum(self) -> str:
-        """sha256 of the checkpoint as its summary has it. Raises ArtifactError where stage 1 isn't finished."""
-        summary = read_json(self.stage1 / "summary.json", self.command("stage1"))
+        """sha256 of the checkpoint as its summary has it. Raises ShelfsortError where stage 1 isn't finished."""
+        summary = self._stage1_summary()
         if not self.checkpoint.exists():
             raise ArtifactError(self.checkpoint, "no such file", self.command("stage1"))
         return summary["checkpoint"]
 
     def stage1_config(self) -> dict[str, Any]:
         """What shaped stage 1's training; keys that are not there had their default."""
-        return read_json(self.stage1 / "summary.json", self.command("stage1"))["made_from"]["config"]
+        return self._stage1_summary()["made_from"]["config"]
+
+    def _stage1_summary(self) -> dict[str, Any]:
+        path = self.stage1 / "summary.json"
+        if not path.exists() and (self.stage1 / "last.pt").exists():
+            goes_on = self.command("stage1").removesuffix(" --rebuild")
+            raise ShelfsortError(f"{path}: no such file, as the training isn't finished; go on with: {goes_on}")
+        return read_json(path, self.command("stage1"))
 
     def text_checksum(self) -> str:
         """sha256 of the text model's vocabulary, which names its other file's. Raises ArtifactError where it isn't there."""

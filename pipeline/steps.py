@@ -148,6 +148,7 @@ def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say, workers: Wor
 
     started = time.perf_counter()
     part.store.verify()
+    part.stage1_checksum()  # its best.pt may be one of a training that was stopped
     predictor = Predictor.open(part.checkpoint, device=config.stage1.device, precision=config.stage1.precision)
     with contextlib.ExitStack() as stack:
         elsewhere = None

@@ -20,3 +20,16 @@ def test_weights_that_rebuild_would_remove_are_refused(tiny: Tiny, capsys: pytes
     expected = f"stage1.weights: expected a file outside of {tiny.run.stage1}, which --rebuild removes, found {weights}; copy it"
     assert expected in capsys.readouterr().err
     assert snapshot(tiny.folder) == before
+
+
+@pytest.mark.parametrize("step", ["features", "stage2"])
+def test_an_unfinished_stage_1_is_not_extracted_and_the_message_resumes_it(
+    copy: Tiny, step: str, capsys: pytest.CaptureFixture
+) -> None:
+    (copy.run.stage1 / "summary.json").unlink()  # as where it was stopped between two epochs
+    if step == "features":
+        copy.run.features_path.unlink()
+    before, goes_on = snapshot(copy.folder), f"the training isn't finished; go on with: shelfsort stage1 --run {copy.folder}\n"
+    assert main([step, "--run", str(copy.folder), "--set", "stage2.seed=5"]) == 2
+    assert capsys.readouterr().err.endswith(goes_on)
+    assert snapshot(copy.folder) == before
