@@ -32,7 +32,7 @@ def ingest(options: argparse.Namespace) -> None:
 
 def stage1(options: argparse.Namespace) -> None:
     """Under torchrun every process comes here, and one of them locks the run, writes it, and speaks. Started again after one of
-    them died, they go on from the last checkpoint, also where the command said --rebuild."""
+    them died, they go on from the last checkpoint, also where the command said --rebuild and had begun to."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # stage1.deterministic needs it before CUDA starts
     if "LOCAL_RANK" not in os.environ:
         _step(options, "stage1")
@@ -40,8 +40,10 @@ def stage1(options: argparse.Namespace) -> None:
     from pipeline import steps
     from stage1_cnn.processes import joined
 
-    options.rebuild = options.rebuild and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     with joined(int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])) as processes:
+        if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+            not_begun = processes.total([(options.run / "stage1" / "summary.json").exists()])[0] > 0
+            options.rebuild = options.rebuild and not_begun
         if processes.writes:
             _step(options, "stage1", processes=processes)
         else:

@@ -92,6 +92,8 @@ def train(
         check_training(config, len(part.store.taxonomy), processes)
         _require_outside(part.stage1, config)
         if processes.writes:
+            for file in ("last.pt", "before.pt", "summary.json"):  # without the last of them a restart knows that this has begun
+                (part.stage1 / file).unlink(missing_ok=True)
             shutil.rmtree(part.stage1, ignore_errors=True)
         processes.wait()
     summary = train_stage1(part.store, config, part.stage1, made_from, processes)

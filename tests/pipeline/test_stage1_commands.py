@@ -60,19 +60,28 @@ def test_tune_knows_a_file_of_weights_by_its_content(run: Path, tmp_path: Path, 
         assert made_from["config"]["weights"] == sha256_file(weights)
 
 
-def test_torchruns_restart_goes_on_where_the_command_said_rebuild(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_torchruns_restart_goes_on_with_a_rebuild_that_had_begun(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     for name, value in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1), ("MASTER_PORT", port)):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    command = ["stage1", "--run", str(run), "--set", "stage1.epochs=1", "--rebuild"]
-    for restarts, expected in ((0, "best finetune epoch 1"), (1, "stage1: current"), (0, "best finetune epoch 1")):
+    last, summary = run / "stage1" / "last.pt", run / "stage1" / "summary.json"
+
+    def rebuild(restarts: int, *settings: str) -> int:
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
-        assert main(command) == 0
-        assert expected in capsys.readouterr().out
+        return main(["stage1", "--run", str(run), "--set", "stage1.epochs=1", *settings, "--rebuild"])
+
+    assert rebuild(0) == 0
+    kept = last.stat().st_mtime_ns
+    summary.unlink()  # as where a process dies in the training
+    assert rebuild(1) == 0
+    assert last.stat().st_mtime_ns == kept and summary.exists(), "it went on"
+    changed = ["--set", "stage1.lr=0.002"]
+    assert rebuild(0, *changed, "--set", "stage1.device=cuda:99") == 2
+    assert summary.exists()
+    assert rebuild(1, *changed) == 0
+    assert read_json(summary, "")["made_from"]["config"]["lr"] == 0.002, "it began"
 
 
 def torchrun(run: Path, *options: str) -> subprocess.Popen:
