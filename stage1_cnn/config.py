@@ -160,6 +160,13 @@ class Stage1Config(Section):
             raise ValueError("landmarks can't follow photos that are blended or levelled: turn mixup, cutmix and levelled off")
         return self
 
+    @model_validator(mode="after")
+    def _graphs_run_once_a_step(self) -> "Stage1Config":
+        if self.compile == "graphs" and self.accumulate > 1:
+            problem = f"accumulate={self.accumulate} adds up the gradients of parts, which the next part's CUDA graph overwrites"
+            raise ValueError(f"{problem}: set accumulate=1, or compile=plain")
+        return self
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the network's input, pixels."""

@@ -21,7 +21,7 @@ def test_height_and_width() -> None:
         {"augment": {"flips": True}}, {"epochs": 0, "weights": "none"}, {"epochs": 0, "head_epochs": 0}, {"ema_decay": 1},
         {"trainable_blocks": -1}, {"trainable_blocks": "some"}, {"layer_decay": 0}, {"accumulate": 0}, {"patience": 0},
         {"sampling": "balanced", "logit_adjustment": 1}, {"compile": "graph"}, {"augment": {"erase": 2}},
-        {"width": 0}, {"schedule": "step"}, {"clip_norm": 0},
+        {"width": 0}, {"schedule": "step"}, {"clip_norm": 0}, {"compile": "graphs", "accumulate": 2},
     ],
 )  # fmt: skip
 def test_impossible_values_and_unknown_keys_are_errors(wrong: dict) -> None:
