@@ -75,12 +75,13 @@ class Learner:
         branch = getattr(getattr(module, "backbone", None), "landmarks", None) if config.landmarks else None
         self.landmark_loss = LandmarkLoss(branch, config.landmark_weight) if branch is not None else None
         self.forward = module
+        self.shared: DistributedDataParallel | None = None
 
     def distribute(self, compiled: str) -> None:
         """From here on steps go through DistributedDataParallel (of several processes) and torch.compile (`Stage1Config`)."""
         if self.engine.processes.size > 1:
             own = [self.engine.device] if self.engine.device.type == "cuda" else None
-            self.forward = DistributedDataParallel(self.forward, device_ids=own, gradient_as_bucket_view=True)
+            self.forward = self.shared = DistributedDataParallel(self.module, device_ids=own, gradient_as_bucket_view=True)
         if compiled == "graphs" and self.engine.device.type != "cuda":
             raise ConfigError(f"stage1.compile: CUDA graphs need a GPU, found {self.engine.device.type}; expected none or plain")
         if compiled != "none":
@@ -122,8 +123,7 @@ class Learner:
 
     def _together(self, last: bool) -> contextlib.AbstractContextManager:
         """Gradients travel once a step, with the last part."""
-        apart = isinstance(self.forward, DistributedDataParallel) and not last
-        return self.forward.no_sync() if apart else contextlib.nullcontext()
+        return self.shared.no_sync() if self.shared and not last else contextlib.nullcontext()
 
     @property
     def lr(self) -> float:

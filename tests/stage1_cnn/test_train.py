@@ -1,12 +1,15 @@
+import dataclasses
 import math
+import socket
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from catalog.errors import ConfigError, ShelfsortError
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.device import choose_engine
+from stage1_cnn.processes import Processes
 from stage1_cnn.train import Learner, Schedule, Tally, evaluate, train_steps
 
 ENGINE = choose_engine("cpu", "fp32")
@@ -184,6 +187,24 @@ def test_batch_norm_passes_over_a_part_of_one() -> None:
     run, tally = learner(module), Tally()
     assert list(train_steps(run, iter_closing(pairs), tally, parts=2)) == [4, 4]
     assert (tally.step, tally.images, run.steps) == (2, 4, 1)
+
+
+@pytest.mark.parametrize("compiled", ["none", "plain"])
+def test_gradients_travel_with_the_last_part_alone(compiled: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    distributed.init_process_group("gloo", init_method=address, rank=0, world_size=1)
+    try:
+        engine = dataclasses.replace(ENGINE, processes=Processes(size=2))
+        run = Learner(linear(), Stage1Config(), engine, lr=0.1, schedule=Schedule(10, 0))
+        run.distribute(compiled)
+        found = []
+        for last in (False, True):
+            with run._together(last):
+                found.append(run.shared.require_backward_grad_sync)
+    finally:
+        distributed.destroy_process_group()
+    assert found == [False, True]
 
 
 def test_cuda_graphs_need_a_gpu() -> None:
