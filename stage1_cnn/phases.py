@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from catalog.artifacts import read_json, require_same, sha256_file, write_json
+from catalog.artifacts import differences, read_json, require_same, sha256_file, write_json
 from catalog.errors import ShelfsortError
 from catalog.image_table import ImageTable
 from catalog.landmarks import read_landmarks
@@ -125,6 +125,8 @@ class Trainer:
             return {}
         path = self.folder / checkpoint.LAST
         require_same(path, self.made_from, content["made_from"], checkpoint.rebuild_command(path))
+        if changes := differences(now := self.engine.to_json(), content.get("computed_with", now)):
+            _log.warning("%s: %s; the training goes on, but not as if undisturbed", path, "; ".join(changes))
         _log.info("%s: going on after %s epoch %d, step %d", path, content["phase"], content["epoch"], content["step"])
         return content
 
@@ -300,6 +302,7 @@ class Trainer:
         resume = {
             **self.learner.state(), "step": self.tally.step,
             "tally": tally, "history": self.history, "best": self.best, "seconds": self._seconds(),
+            "computed_with": self.engine.to_json(),
         }  # fmt: skip
         if self.processes.writes:
             checkpoint.save_last(self.folder, {**self._content(judged=False), **resume})

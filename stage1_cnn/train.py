@@ -142,7 +142,8 @@ class Learner:
     def restore(self, state: dict[str, Any]) -> None:
         """Inverse of state."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where the training was begun in another precision than fp16
+            self.scaler.load_state_dict(state["scaler"])
         self.steps = state["scheduler"]["step"]
         if self.ema:
             self.ema.restore(state["ema"])

@@ -209,6 +209,17 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(
     assert_same_training(folder, unbroken[0])
 
 
+def test_another_device_goes_on_with_a_warning(
+    unbroken: tuple[Path, Summary], store: Store, config: Stage1Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = checkpoint.load(unbroken[0] / "last.pt", resume=True)
+    assert content["computed_with"] == {"device": "cpu", "precision": "fp32"}
+    for device, said in (("cpu", False), ("a GPU", True)):
+        checkpoint.save(tmp_path / "last.pt", content | {"computed_with": {"device": device, "precision": "fp32"}})
+        Trainer(store, config, tmp_path, MADE_FROM, Interrupt())
+        assert ("last.pt: device was 'a GPU', is now 'cpu'; the training goes on" in caplog.text) == said
+
+
 def test_every_epoch_is_kept_where_asked(store: Store, config: Stage1Config, tmp_path: Path) -> None:
     train_stage1(store, config.model_copy(update={"keep_epochs": True, "head_epochs": 1}), tmp_path, {})
     assert sorted(path.name for path in tmp_path.glob("*-*.pt")) == ["finetune-01.pt", "finetune-02.pt", "head-01.pt"]

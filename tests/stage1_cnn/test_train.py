@@ -8,7 +8,7 @@ from torch import distributed, nn
 
 from catalog.errors import ConfigError, ShelfsortError
 from stage1_cnn.config import Stage1Config
-from stage1_cnn.device import choose_engine
+from stage1_cnn.device import Engine, choose_engine
 from stage1_cnn.processes import Processes
 from stage1_cnn.train import Learner, Schedule, Tally, evaluate, train_steps
 
@@ -112,6 +112,18 @@ def test_a_restored_learner_goes_on_exactly() -> None:
     for batch in inputs[9:]:
         again.step([(batch, labels)])
     assert torch.equal(second.weight, whole.weight)
+
+
+@pytest.mark.parametrize("precisions", [("fp32", "fp16"), ("fp16", "fp32"), ("fp16", "fp16")])
+def test_another_precision_goes_on(precisions: tuple[str, str]) -> None:
+    """Loss scaling is of fp16 alone."""
+    first, second = (
+        Learner(linear(), Stage1Config(), Engine(ENGINE.device, precision), lr=0.1, schedule=Schedule(10, 0))
+        for precision in precisions
+    )
+    first.steps = 3
+    second.restore(first.state())
+    assert second.steps == 3 and second.scaler.is_enabled() == (precisions[1] == "fp16")
 
 
 def test_a_tally_knows_every_step_and_a_single_image_is_passed_over() -> None:
