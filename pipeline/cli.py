@@ -15,6 +15,14 @@ from pipeline import commands, flags
 
 USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
 
+_TRAINING = "lower stage1.batch_size, or raise stage1.accumulate"
+_ELSEWHERE = "free the GPU, or set stage1.device=cpu"
+_SMALLER = {
+    "stage1": _TRAINING, "tune": _TRAINING, "compare": _TRAINING, "score": "lower score.batch_size",
+    "features": f"lower features.batch_size; where a view is being trained, {_TRAINING}",
+}  # fmt: skip
+"""What to do where a GPU's memory is full."""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -97,13 +105,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:
+    except Exception as error:
+        if _out_of_memory(error) and not options.debug:
+            reason = ". ".join(str(error).split(". ")[:2])
+            print(f"shelfsort {options.command}: {reason}; {_SMALLER.get(options.command, _ELSEWHERE)}", file=sys.stderr)
+            return USER_ERROR
         traceback.print_exc()
         print(
             "This is a bug in shelfsort: please report it with the lines above and what `shelfsort doctor` prints.",
             file=sys.stderr,
         )
         return BUG
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether it says that a GPU is full; torch is not imported for that."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def _again(arguments: Sequence[str]) -> str:

@@ -109,6 +109,8 @@ def check_size(network: Network, name: str, size: tuple[int, int]) -> None:
     try:
         with torch.inference_mode():
             network(torch.zeros(1, 3, *size, device=network.head.weight.device))
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ConfigError(f"stage1.image_size: {name} can't take {size[0]} x {size[1]} pixels ({error})") from error
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas
 import pytest
+import torch
 
 from catalog.artifacts import run_lock
 from pipeline import steps
@@ -85,6 +86,25 @@ def test_a_bug_exits_1_with_a_traceback_and_a_hint(tmp_path: Path, monkeypatch: 
     assert main(["evaluate", "--run", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert "Traceback" in error and "planted" in error and "This is a bug in shelfsort" in error
+
+
+@pytest.mark.parametrize(
+    ("step", "remedy"),
+    [
+        ("stage1", "; lower stage1.batch_size, or raise stage1.accumulate"),
+        ("features", "; lower features.batch_size; where a view is being trained, lower stage1.batch_size"),
+        ("evaluate", "; free the GPU, or set stage1.device=cpu"),
+    ],
+)
+def test_a_full_gpu_is_no_bug(tmp_path: Path, step: str, remedy: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB.\nMore")
+
+    monkeypatch.setattr(steps, step, full)
+    assert main([step, "--run", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"shelfsort {step}: CUDA out of memory. Tried to allocate 2.00 GiB{remedy}"), error
+    assert len(error.splitlines()) == 1
 
 
 def test_debug_shows_where_a_users_error_came_from(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
