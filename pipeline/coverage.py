@@ -109,12 +109,8 @@ def _origin(stage2: Path) -> dict[str, str]:
     return {"stage2": sha256_file(stage2 / "manifest.json")}
 
 
-def split(out: Path, parts: int, threshold: float | None) -> tuple[int, int]:
-    """Writes accepted.parquet and review.parquet from all parts, and returns their rows; without a threshold removes them."""
-    if threshold is None:
-        for name in FILES:
-            (out / name).unlink(missing_ok=True)
-        return 0, 0
+def split(out: Path, parts: int, threshold: float) -> tuple[int, int]:
+    """Writes accepted.parquet and review.parquet from all parts, and returns their rows."""
     counts = [0, 0]
     with contextlib.ExitStack() as stack:
         targets = [stack.enter_context(atomic_path(out / name)) for name in FILES]

@@ -5,7 +5,7 @@ finished parts are verified and skipped.
 """
 
 import csv
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from catalog.artifacts import atomic_path, write_json
 from catalog.dump_index import cut
 from catalog.errors import ShelfsortError
 from catalog.progress import progress
+from pipeline import coverage
 from pipeline.config import ScoreConfig
 from pipeline.engine import Engine, Task
 from pipeline.parts import REJECTS, SCHEMA, answers, finished, write_part, write_table
@@ -38,6 +39,10 @@ class Totals:
     parts: int
     broken: tuple[str, ...]
     """Files of stage 2 that could not be read; stage 1 answered in their place."""
+    min_confidence: float | None = None
+    accepted: int = 0
+    review: int = 0
+    """Predictions at least so confident, and the others; 0 where no threshold was asked for."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,9 @@ def score(scorer: Scorer, source: Source, out: Path, config: ScoreConfig) -> Tot
     parts = cut(source.length, config.part_mb * 2**20)
     shape = config.model_dump(include={"part_mb", "top", "features", "runtime"})
     origin = {"schema": SCHEMA, "dump": source.fingerprint, **scorer.checksums, **shape}
-    (out / "_SUCCESS").unlink(missing_ok=True)
     sidecars = {number: finished(out, number, origin) for number in range(len(parts))}
+    for name in ("_SUCCESS", *coverage.FILES):
+        (out / name).unlink(missing_ok=True)
     missing = [number for number, sidecar in sidecars.items() if sidecar is None]
     repeated = _repeated(source.product_id)
     tasks = (Task(n, source[slice(*parts[n])], repeated[slice(*parts[n])]) for n in missing)
@@ -70,14 +76,17 @@ def score(scorer: Scorer, source: Source, out: Path, config: ScoreConfig) -> Tot
             sidecars[part.number] = write_part(part, out, origin, scorer.known)
             bar.update(part.products)
     _drop_strays(out, len(parts))
-    rejects = [asdict(reject) | {"name": None} for reject in source.rejects]
-    write_table(out / "rejects-scan.parquet", pyarrow.Table.from_pylist(rejects, schema=REJECTS))
     totals = _totals(source, [sidecar for sidecar in sidecars.values() if sidecar])
     if totals.products != totals.predictions + totals.rejected_products:
         raise ShelfsortError(
             f"{out}: {totals.products} products, but {totals.predictions} predictions and {totals.rejected_products} rejects"
         )
+    rejects = [asdict(reject) | {"name": None} for reject in source.rejects]
+    write_table(out / "rejects-scan.parquet", pyarrow.Table.from_pylist(rejects, schema=REJECTS))
     _write_kaggle(out, source, len(parts), scorer.fallback)
+    if config.min_confidence is not None:
+        accepted, review = coverage.split(out, len(parts), config.min_confidence)
+        totals = replace(totals, min_confidence=config.min_confidence, accepted=accepted, review=review)
     write_json(out / "_SUCCESS", {"made_from": origin, **asdict(totals)})
     return totals
 

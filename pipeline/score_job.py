@@ -94,7 +94,7 @@ class ScoreJob:
         return Workers(client, place, [*source.files, *((path, Path(path).stat().st_size) for path in vectors.values())])
 
     def said(self, totals: Totals, out: Path, truth: dict[int, int], seconds: float) -> Iterator[str]:
-        """What became of it, in lines; splits what is accepted from what is to be reviewed, and compares with the truth."""
+        """What became of it, in lines; compares with the truth."""
         yield (
             f"score: {totals.products} products = {totals.predictions} predictions + {totals.rejected_products} rejects, "
             f"{totals.images} images in {seconds:.1f} s -> {out}"
@@ -102,11 +102,9 @@ class ScoreJob:
         yield f"  overlap: {totals.known_images} of these images stand, byte for byte, in the run's own store"
         if totals.unreachable:
             yield f"  {totals.unreachable} photos could not be reached; the same command scores the parts that they are in again"
-        threshold = self.config.score.min_confidence
-        accepted, review = coverage.split(out, totals.parts, threshold)
-        if threshold is not None:
-            yield f"  {self.costs[round(100 * threshold)].text()}"
-            yield f"  here: {accepted} products in accepted.parquet, {review} in review.parquet"
+        if totals.min_confidence is not None:
+            yield f"  {self.costs[round(100 * totals.min_confidence)].text()}"
+            yield f"  here: {totals.accepted} products in accepted.parquet, {totals.review} in review.parquet"
         if truth:
             yield f"  {compare(out, truth, self.config.evaluate.resamples, self.config.evaluate.seed).text()}"
         if totals.broken:

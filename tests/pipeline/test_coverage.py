@@ -1,6 +1,7 @@
 """What a threshold costs: the table from val_b, and the split of the predictions."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import duckdb
@@ -9,12 +10,15 @@ import pandas
 import polars
 import pytest
 
-from catalog.artifacts import read_sealed, write_sealed
+from catalog.artifacts import read_json, read_sealed, write_sealed
 from catalog.errors import ArtifactError
 from pipeline import coverage, steps
 from pipeline.cli import main
+from pipeline.config import ScoreConfig
+from pipeline.engine import Task
+from pipeline.parts import Part
 from pipeline.predict import Model
-from tests.pipeline.scoring import predictions, score, scorer
+from tests.pipeline.scoring import CONFIG, predictions, score, scorer
 from tests.pipeline.tiny import Tiny
 
 
@@ -76,7 +80,27 @@ def test_accepted_and_to_be_reviewed(tiny: Tiny, tmp_path: Path, capsys: pytest.
     assert main([*command, "--min-confidence", "0.9"]) == 0  # another threshold scores nothing anew
     assert (out / "part-00000.parquet").stat().st_mtime_ns == before
     assert len(pandas.read_parquet(out / "accepted.parquet")) < len(accepted)
+    success = read_json(out / "_SUCCESS", "")
+    assert (success["min_confidence"], success["accepted"] + success["review"]) == (0.9, len(found))
+    assert (out / "_SUCCESS").stat().st_mtime_ns >= max((out / name).stat().st_mtime_ns for name in coverage.FILES)
     assert main(command) == 0 and not (out / "accepted.parquet").exists()
+
+
+def test_nothing_of_an_earlier_threshold_stands_while_parts_are_made(tiny: Tiny, model: Model, tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(tasks: Iterable[Task], config: ScoreConfig) -> Iterator[Part]:
+        raise Stopped
+        yield
+
+    config, dumps = CONFIG.model_copy(update={"min_confidence": 0.5}), [tiny.data / "test.bson"]
+    score(scorer(tiny, model), dumps, tmp_path, config)
+    assert all((tmp_path / name).exists() for name in ("_SUCCESS", *coverage.FILES))
+    (tmp_path / "part-00000.parquet").unlink()
+    with pytest.raises(Stopped):
+        score(scorer(tiny, stop), dumps, tmp_path, config)
+    assert not any((tmp_path / name).exists() for name in ("_SUCCESS", *coverage.FILES))
 
 
 def test_a_threshold_beyond_1_is_an_error(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
