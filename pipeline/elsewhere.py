@@ -10,6 +10,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+from dask.sizeof import sizeof
 from distributed import Client, Future, KilledWorker
 
 from catalog.errors import GO_ON, ShelfsortError
@@ -20,6 +21,7 @@ from pipeline.cluster import require_files
 from pipeline.config import RunConfig
 from pipeline.runs import Run
 from stage1_cnn.predict import Predictor
+from stage2_xgb.train import RowPicker
 
 _BATCHES = 16
 """Batches that one extraction task does."""
@@ -35,6 +37,13 @@ def checking(client: Client) -> Iterator[tuple[Executor, int]]:
         except KilledWorker as error:
             message = f"a worker died while it checked photos; what was committed is kept, {GO_ON}"
             raise ShelfsortError(f"{message}: {error}") from error
+
+
+@sizeof.register(RowPicker)
+def _rows_size(picker: RowPicker) -> int:
+    """Bytes of what stage 2 trains on: joblib sends an argument once, not with every task, only where dask says it is large."""
+    parts = [picker, picker.items, *(picker.evidence.banks if picker.evidence else ())]
+    return sum(value.nbytes for part in parts for value in vars(part).values() if isinstance(value, np.ndarray))
 
 
 @contextlib.contextmanager

@@ -1,19 +1,24 @@
 """Ingest, features and stage 2 on dask workers make what they make in one process."""
 
 import os
+import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
+import joblib
 import numpy as np
 import pytest
+from dask.sizeof import sizeof
 
 from catalog.artifacts import read_json
 from catalog.errors import ShelfsortError
 from pipeline import steps
-from pipeline.elsewhere import extraction
+from pipeline.elsewhere import extraction, training
 from pipeline.runs import Run
+from stage2_xgb.fit import gather
+from stage2_xgb.train import RowPicker
 from tests.pipeline.scoring import workers
 from tests.pipeline.tiny import Tiny
 
@@ -45,6 +50,24 @@ def test_every_step_makes_the_same(tiny: Tiny, client, tmp_path: Path, monkeypat
     steps.stage2(run, config, **options)
     ours, theirs = (read_json(r.stage2 / "manifest.json", "") for r in (run, tiny.run))
     assert ours["files"] == theirs["files"] and ours["categories"] == theirs["categories"]
+
+
+def test_what_reclassifiers_are_trained_on_is_sent_once(tiny: Tiny, client, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, config = tiny.run, tiny.config
+    stores = [part.features for part in run.views(config.view_names)]
+    material = gather(stores, steps.class_mixes(run), run.store.taxonomy, config.stage2)
+    picker, _ = material.picker(config.stage2, 1)
+    assert sizeof(picker) == pytest.approx(len(pickle.dumps(picker)), rel=0.1)
+    sets, pickled = [np.array([c, c + 1]) for c in range(7)], []
+    monkeypatch.setattr(RowPicker, "__getstate__", lambda self: pickled.append(1) or vars(self), raising=False)
+    with training(client, run):
+        rows = joblib.Parallel()(joblib.delayed(count)(picker, members) for members in sets)
+    assert rows == [count(picker, members) for members in sets] and len(pickled) == 1
+
+
+def count(picker: RowPicker, members: np.ndarray) -> int:
+    """In a worker: the rows of a set."""
+    return len(picker.rows(members).label)
 
 
 class _lent:
