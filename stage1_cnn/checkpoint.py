@@ -7,6 +7,7 @@ before.pt, the last.pt before it, does so where last.pt is damaged.
 import logging
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,10 @@ def save_last(folder: Path, content: dict[str, Any]) -> None:
         _write(temporary, content)
         if (folder / LAST).exists():
             (folder / BEFORE).unlink(missing_ok=True)
-            os.link(folder / LAST, folder / BEFORE)
+            try:
+                os.link(folder / LAST, folder / BEFORE)
+            except OSError:  # not every file system has hard links
+                shutil.copyfile(folder / LAST, folder / BEFORE)
 
 
 def load_last(folder: Path) -> dict[str, Any] | None:

@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -101,3 +102,14 @@ def test_something_else(path: Path) -> None:
     torch.save(torch.zeros(3), path)
     with pytest.raises(ArtifactError, match="not a checkpoint of stage 1"):
         checkpoint.load(path)
+
+
+def test_where_there_are_no_hard_links_the_one_before_is_a_copy(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # as exFAT and some network file systems
+
+    monkeypatch.setattr(os, "link", refused)
+    resume = dict.fromkeys(checkpoint.RESUME_KEYS)
+    for epoch in (1, 2, 3):
+        checkpoint.save_last(path.parent, CONTENT | resume | {"epoch": epoch})
+    assert [checkpoint.load(path.with_name(name), resume=True)["epoch"] for name in ("before.pt", "last.pt")] == [2, 3]
