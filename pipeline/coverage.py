@@ -105,6 +105,12 @@ def read(stage2: Path, rebuild: str) -> list[Cost]:
     return [Cost(**row) for row in content["rows"]]
 
 
+def text_at(costs: Sequence[Cost], threshold: float) -> str:
+    """What a threshold costs, for a terminal: as measured there, or at the highest threshold below it, which is named."""
+    cost = max((cost for cost in costs if cost.threshold <= threshold), key=lambda cost: cost.threshold)
+    return cost.text() + ("" if cost.threshold == threshold else f"; {threshold:g} lies above that and was not measured itself")
+
+
 def _origin(stage2: Path) -> dict[str, str]:
     return {"stage2": sha256_file(stage2 / "manifest.json")}
 

@@ -103,7 +103,7 @@ class ScoreJob:
         if totals.unreachable:
             yield f"  {totals.unreachable} photos could not be reached; the same command scores the parts that they are in again"
         if totals.min_confidence is not None:
-            yield f"  {self.costs[round(100 * totals.min_confidence)].text()}"
+            yield f"  {coverage.text_at(self.costs, totals.min_confidence)}"
             yield f"  here: {totals.accepted} products in accepted.parquet, {totals.review} in review.parquet"
         if truth:
             yield f"  {compare(out, truth, self.config.evaluate.resamples, self.config.evaluate.seed).text()}"

@@ -33,6 +33,13 @@ def test_the_table_falls_in_coverage_and_holds_its_intervals(tiny: Tiny) -> None
     assert table[0].n == held["items"]
 
 
+def test_a_threshold_between_two_is_told_by_the_lower_one(tiny: Tiny) -> None:
+    costs = coverage.read(tiny.run.stage2, "")
+    assert [coverage.text_at(costs, cost.threshold) for cost in costs] == [cost.text() for cost in costs]
+    for asked, told in ((0.995, 99), (0.5749, 57), (0.001, 0)):
+        assert coverage.text_at(costs, asked) == f"{costs[told].text()}; {asked} lies above that and was not measured itself"
+
+
 def test_accuracy_at_no_threshold_is_stage_2s_own(tiny: Tiny, model: Model) -> None:
     """Without a class mix to weigh by, the first row is what stage 2's summary says of val_b."""
     stores = [tiny.run.view(name).features for name in ("stage1", "small")]
