@@ -106,21 +106,31 @@ def train(
 
 def _require_outside(folder: Path, config: Stage1Config) -> None:
     """Raises ConfigError where a training starts from a file within `folder`, which is to be removed."""
-    for key, name in (("weights", config.weights), ("landmarks", config.landmarks)):
-        if name and Path(name).is_file() and Path(name).resolve().is_relative_to(folder.resolve()):
-            problem = f"expected a file outside of {folder}, which --rebuild removes, found {name}; copy it elsewhere first"
+    for key, path in _starting_files(config).items():
+        if path.resolve().is_relative_to(folder.resolve()):
+            problem = f"expected a file outside of {folder}, which --rebuild removes, found {path}; copy it elsewhere first"
             raise ConfigError(f"stage1.{key}: {problem}")
+
+
+def _starting_files(config: Stage1Config) -> dict[str, Path]:
+    """The files that a training of stage 1 starts from, by their key. Raises ConfigError where one is missing."""
+    weights = None if config.weights in ("imagenet", "none") else Path(config.weights)
+    files = {key: path for key, path in (("weights", weights), ("landmarks", config.landmarks)) if path}
+    for key, path in files.items():
+        if not path.is_file():
+            expected = "imagenet, none, or a file" if key == "weights" else "a file, or null"
+            raise ConfigError(f"stage1.{key}: no such file: {path}; expected {expected}")
+    return files
 
 
 def _training(part: Run, config: Stage1Config) -> dict[str, Any]:
     """What a training of stage 1 is made from."""
-    given = {"weights": config.weights} | ({"landmarks": config.landmarks} if config.landmarks else {})
-    return {"store": part.store.fingerprint, "config": config.shaping() | _by_content(given)}
+    return {"store": part.store.fingerprint, "config": config.shaping() | _by_content(_starting_files(config))}
 
 
-def _by_content(names: Mapping[str, str | Path]) -> dict[str, str]:
-    """The sha256 of each that is a file, whose content may change under its name; others as they are."""
-    return {key: sha256_file(name) if Path(name).is_file() else str(name) for key, name in names.items()}
+def _by_content(files: Mapping[str, Path]) -> dict[str, str]:
+    """The sha256 of each file, whose content may change under its name."""
+    return {key: sha256_file(path) for key, path in files.items()}
 
 
 def features(run: Run, config: RunConfig, rebuild: bool, say: Say = print, workers: Workers = None) -> None:

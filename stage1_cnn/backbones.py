@@ -15,7 +15,6 @@ import torchvision
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from catalog.artifacts import sha256_file
 from catalog.errors import ConfigError
 from stage1_cnn.architectures import TIMM, make
 from stage1_cnn.blocks import blocks
@@ -115,15 +114,6 @@ def check_size(network: Network, name: str, size: tuple[int, int]) -> None:
         raise ConfigError(f"stage1.image_size: {name} can't take {size[0]} x {size[1]} pixels ({error})") from error
     finally:
         network.train(training)
-
-
-def weights_fingerprint(weights: str) -> str:
-    """For `made_from`: the sha256 of a weights file, else the option. Raises ConfigError where the file is missing."""
-    if weights in ("imagenet", "none"):
-        return weights
-    if not Path(weights).is_file():
-        raise ConfigError(f"stage1.weights: no such file: {weights}; expected imagenet, none, or a file")
-    return sha256_file(weights)
 
 
 def _imagenet(name: str) -> tuple[str, Mapping[str, torch.Tensor]]:

@@ -33,3 +33,11 @@ def test_an_unfinished_stage_1_is_not_extracted_and_the_message_resumes_it(
     assert main([step, "--run", str(copy.folder), "--set", "stage2.seed=5"]) == 2
     assert capsys.readouterr().err.endswith(goes_on)
     assert snapshot(copy.folder) == before
+
+
+@pytest.mark.parametrize(("key", "more"), [("weights", []), ("landmarks", ["--set", "stage1.backbone=vgg16_landmarks"])])
+def test_a_file_that_a_finished_training_started_from_is_missed_by_name(
+    tiny: Tiny, key: str, more: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["stage1", "--run", str(tiny.folder), "--set", f"stage1.{key}=gone.pt", "--set", "views={}", *more]) == 2
+    assert f"stage1.{key}: no such file: gone.pt; expected " in capsys.readouterr().err
