@@ -28,7 +28,7 @@ from stage1_cnn import checkpoint
 from stage1_cnn.backbones import Network, build, check_size, synchronised
 from stage1_cnn.blocks import depths, set_drop_path
 from stage1_cnn.config import Augment, Stage1Config
-from stage1_cnn.device import choose_engine
+from stage1_cnn.device import choose_engine, keep_memory
 from stage1_cnn.interrupt import Interrupt
 from stage1_cnn.journal import Journal
 from stage1_cnn.mixing import Mixing
@@ -103,6 +103,8 @@ class Trainer:
     ) -> None:  # fmt: skip
         self.config, self.folder, self.made_from, self.interrupt = config, folder, made_from, interrupt
         self.engine, self.processes = choose_engine(config.device, config.precision, processes), processes
+        if self.engine.device.type == "cpu":
+            keep_memory()
         self.taxonomy = store.taxonomy
         train, val = (cut or _all_fit)(store)
         self.resumed = self._read_last()

@@ -12,7 +12,7 @@ from catalog.errors import ArtifactError, ConfigError
 from catalog.taxonomy import Taxonomy
 from stage1_cnn import checkpoint
 from stage1_cnn.backbones import Network, build
-from stage1_cnn.device import Engine, choose_engine
+from stage1_cnn.device import Engine, choose_engine, keep_memory
 from stage1_cnn.head import Head
 from stage1_cnn.networks.landmarks import LandmarkVgg16
 from stage1_cnn.transforms import EvalTransform, Normaliser
@@ -23,6 +23,8 @@ class Predictor:
     file) are the checkpoint's."""
 
     def __init__(self, network: Network, content: dict, engine: Engine, fingerprint: str) -> None:
+        if engine.device.type == "cpu":
+            keep_memory()
         self.engine, self.fingerprint = engine, fingerprint
         self.made_from: dict = content["made_from"]
         self.taxonomy = Taxonomy.from_json(content["taxonomy"])

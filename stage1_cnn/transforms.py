@@ -76,12 +76,15 @@ class EvalTransform:
         """uint8 [H, W, 3] photos of any sizes -> uint8 [B, 3, height, width] in channels_last; the ids are not used.
 
         Photos of one size are resized in one call, three times as fast as one by one and equal to the bit. The batch lies in
-        `room` where that is given; a photo may lie in its own row already, where numpy leaves it.
+        `room` where that is given and the photos are not all resized alike; a photo may lie in its own row already, where numpy
+        leaves it.
         """
-        out = self.room(len(images)) if room is None else room[: len(images)]  # numpy copies start no threads
         by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for row, image in enumerate(images):
             by_shape[image.shape].append(row)
+        if len(by_shape) == 1 and images[0].shape[:2] != (self.height, self.width):
+            return torch.from_numpy(self._resize(np.stack(images))).permute(0, 3, 1, 2)
+        out = self.room(len(images)) if room is None else room[: len(images)]  # numpy copies start no threads
         for shape, rows in by_shape.items():
             if shape[:2] == (self.height, self.width):
                 for row in rows:

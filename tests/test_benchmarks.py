@@ -11,6 +11,7 @@ SAYS = {
     "networks": ["4 categories", "| vanilla | vanilla |", "images of validation"],
     "loader": ["180 px photos to 180 px, ours / ImageFolder", "ours / decoder alone", "64 px photos to 64 px", "blocks of 64"],
     "trainer": ["trainer / bare loop", "frozen forward / cached", "top-1 on val_a"],
+    "heap": ["training: kept / default", "scoring: kept / default", "GiB kept"],
     "scoring": ["one stream", "a stream a core", "of bare"],
     "export": ["of photos are the same", "40 photos: the same top-1"],
     "similar": ["loading", " 1 photos at once", "recall@10: 1.0000"],
