@@ -5,6 +5,7 @@ the photos of product 123. A table has a row a photo: `path` (or `url`, `image`)
 each photo its own product where there is none), and perhaps its true `category_id`.
 """
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -25,10 +26,12 @@ from catalog.files import files_below, is_url, open_file, printable, read_files,
 
 TABLES = (".csv", ".csv.gz", ".parquet")
 PATH_COLUMNS, ID_COLUMNS = ("path", "url", "image"), ("product_id", "_id", "name")
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp")
 _FURTHER = re.compile(r"_\d{1,2}$")  # not more digits: IMG_0001 and IMG_0002 are two products
 _USUAL_BYTES = 20_000
 """Of a photo whose size is not known, for partitions of about equal size."""
+
+log = logging.getLogger(__name__)
 
 Photos = list[bytes | ImageError]
 """The photos of one product as they are stored; an error where one can't even be read."""
@@ -104,9 +107,12 @@ class PhotoList:
 
 def read_folder(folder: str) -> PhotoList:
     """Lists the photos below a folder. Raises ShelfsortError where there is none."""
-    found = [(printable(within), *rest) for within, *rest in files_below(folder) if within.lower().endswith(_SUFFIXES)]
+    files = files_below(folder)
+    found = [(printable(within), *rest) for within, *rest in files if within.lower().endswith(_SUFFIXES)]
     if not found:
         raise ShelfsortError(f"{folder}: expected photos ({' '.join(_SUFFIXES)}) in this folder or below it, found none")
+    if others := len(files) - len(found):
+        log.warning("%s: passed over %d of %d files; photos are %s", folder, others, len(files), " ".join(_SUFFIXES))
     names = [_FURTHER.sub("", os.path.splitext(within)[0]) for within, *_ in found]
     content = fingerprint([[within, size, stamp] for within, _, size, stamp in found])
     return _listed(content, names, [path for _, path, *_ in found], [-1] * len(found), [""] * len(found))

@@ -15,7 +15,7 @@ from catalog.artifacts import read_json
 from catalog.errors import ShelfsortError
 from pipeline.cli import main
 from pipeline.image_tree import pack as pack_folder
-from pipeline.photo_list import PhotoList, read_table
+from pipeline.photo_list import PhotoList, read_folder, read_table
 from pipeline.predict import Model, predict_files
 from pipeline.score import score as score_source
 from pipeline.sources import open_source
@@ -194,6 +194,14 @@ def test_what_is_no_source_is_an_error(tmp_path: Path) -> None:
             open_source([tmp_path / name], tmp_path)
     with pytest.raises(ShelfsortError, match="expected one folder or table alone"):
         open_source([tmp_path / "bad.csv", tmp_path / "x.bson"], tmp_path)
+
+
+def test_every_photo_of_a_folder_is_listed_and_the_rest_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.jpg", "b.JPEG", "c.jfif", "d.jpe"):
+        (tmp_path / name).write_bytes(jpeg(1))
+    assert read_folder(str(tmp_path)).names == ("a", "b", "c", "d") and not caplog.text
+    (tmp_path / "notes.txt").write_text("")
+    assert len(read_folder(str(tmp_path))) == 4 and "passed over 1 of 5 files" in caplog.text
 
 
 def test_a_slice_holds_its_own_photos(shop: Path, tmp_path: Path) -> None:
