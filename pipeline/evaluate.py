@@ -204,7 +204,7 @@ def measure(frame: pandas.DataFrame, classes: int, config: EvaluateConfig) -> di
             }
     right = {s: (frame[f"{s}_true_rank"] == 0).to_numpy() for s in systems}
     truth = frame["class_index"].to_numpy()
-    out["categories_changed"] = changed_categories(truth, right["shifted"], right["two_stage"], classes)
+    out["categories_changed"] = changed_categories(truth, group, right["shifted"], right["two_stage"], classes)
     out["fixed"] = int((~right["shifted"] & right["two_stage"]).sum())
     out["broken"] = int((right["shifted"] & ~right["two_stage"]).sum())
     out["refined"] = int(frame["refined"].sum())
@@ -225,13 +225,14 @@ def _counts(frame: pandas.DataFrame, classes: int, min_support: int) -> dict[str
 
 
 def changed_categories(
-    truth: np.ndarray, before: np.ndarray, after: np.ndarray, classes: int, rate: float = 0.05
+    truth: np.ndarray, group: np.ndarray, before: np.ndarray, after: np.ndarray, classes: int, rate: float = 0.05
 ) -> dict[str, list[int]]:
     """Class indices whose items are significantly worse or better off with stage 2: paired sign test a category, false
     discovery rate held by Benjamini and Hochberg (1995). `before` and `after` bool [N]: whether the shifted stage 1 and both
-    stages are right."""
-    fixed = np.bincount(truth[~before & after], minlength=classes)
-    broken = np.bincount(truth[before & ~after], minlength=classes)
+    stages are right. The items of a `group` int [N] are not independent: together they have one vote in each class."""
+    _, first, voter = np.unique(truth * (group.max(initial=0) + 1) + group, return_index=True, return_inverse=True)
+    net = np.bincount(voter, after.astype(np.int8) - before)
+    fixed, broken = (np.bincount(truth[first][won], minlength=classes) for won in (net > 0, net < 0))
     moved = np.flatnonzero(fixed + broken)
     if not len(moved):
         return {"worse": [], "better": []}

@@ -94,7 +94,7 @@ class Stage2Config(Section):
     gate: bool = True
     """Use a reclassifier only where val_b says that it gains."""
     gate_prior: PositiveFloat = 20.0
-    """Items' worth of the overall gain that a category's own count is weighed against."""
+    """Products' worth of the overall gain that a category's own count is weighed against."""
     max_rows_per_class: PositiveInt = 1000
     """Rows of one class that a reclassifier learns from, at most."""
     device: Literal["cpu", "cuda"] = "cpu"

@@ -241,7 +241,7 @@ def _decide(bundle: Bundle, held: HeldOut, config: Stage2Config) -> dict[int, De
     decisions = decide(held, bundle.default, classes, config.gate_prior)
     if config.gate:
         return decisions
-    return {c: Decision(OWN, d.items, d.fixed, d.broken, d.gain) for c, d in decisions.items()}
+    return {c: Decision(OWN, d.products, d.fixed, d.broken, d.gain) for c, d in decisions.items()}
 
 
 class _Clock:

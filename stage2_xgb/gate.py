@@ -1,5 +1,8 @@
-"""The gate: which of stage 1, the shared reranker and a category's own reclassifier answers, decided on val_b, which no fit
-saw."""
+"""The gate: which of stage 1, the shared reranker and a category's own reclassifier answers, decided on val_b, which no fit saw.
+
+Products are counted, not items: the images of a product and their pool are right or wrong together, and chance deals products.
+One is fixed where a model mends more of its items than it breaks, broken where it breaks more.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +18,11 @@ _CHANCE = 0.1
 
 @dataclass(frozen=True)
 class Decision:
-    """Who answers for the items that stage 1 puts into one category, and the counts on val_b behind it: what its own reclassifier
-    fixed and broke against the shared choice, and its net gain an item, shrunk."""
+    """Who answers for the items that stage 1 puts into one category, and val_b's products behind it: how many, what its own
+    reclassifier fixed and broke against the shared choice, and its net gain a product, shrunk."""
 
     answer: str
-    items: int
+    products: int
     fixed: int
     broken: int
     gain: float
@@ -42,9 +45,15 @@ class HeldOut:
 
 def choose_default(held: HeldOut) -> str:
     """Who answers where nothing speaks for a category's own reclassifier: the shared reranker, if it gains overall."""
-    fixed = int((held.right[SHARED] & ~held.right[STAGE1]).sum())
-    broken = int((held.right[STAGE1] & ~held.right[SHARED]).sum())
+    _, fixed, broken = counts(held.product_id, held.right[STAGE1], held.right[SHARED])
     return SHARED if gains(fixed, broken) else STAGE1
+
+
+def counts(product_id: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[int, int, int]:
+    """Products, and how many of them are fixed and broken; a row an item: whether it was right `before` and is `after`."""
+    _, product = np.unique(product_id, return_inverse=True)
+    net = np.bincount(product, after.astype(np.int8) - before)
+    return len(net), int((net > 0).sum()), int((net < 0).sum())
 
 
 def gains(fixed: int, broken: int) -> bool:
@@ -55,19 +64,20 @@ def gains(fixed: int, broken: int) -> bool:
 def decide(held: HeldOut, default: str, classes: np.ndarray, prior: float) -> dict[int, Decision]:
     """Decisions of the categories `classes`, which have a reclassifier, by class index.
 
-    Each one's net gain over the default answer is shrunk towards the overall one by `prior` items, so that a category with few
-    held-out items stays with the default unless reclassifiers gain everywhere; an overall gain within chance counts as none. It
-    answers where its shrunk gain is above one standard error: choosing the luckiest of many by a hair would undo itself on test.
+    Each one's net gain over the default answer is shrunk towards the overall one by `prior` products, so that a category with few
+    held-out products stays with the default unless reclassifiers gain everywhere; an overall gain within chance counts as none.
+    It answers where its shrunk gain is above one standard error: choosing the luckiest of many by a hair would undo itself on
+    test.
     """
-    concerned = np.isin(held.predicted, classes)
-    fixed = held.right[OWN] & ~held.right[default] & concerned
-    broken = ~held.right[OWN] & held.right[default] & concerned
-    up, down = int(fixed.sum()), int(broken.sum())
-    overall = (up - down) / max(int(concerned.sum()), 1) if up < down or gains(up, down) else 0.0
+
+    def count(rows: np.ndarray) -> tuple[int, int, int]:
+        return counts(held.product_id[rows], held.right[default][rows], held.right[OWN][rows])
+
+    n, up, down = count(np.isin(held.predicted, classes))
+    overall = (up - down) / max(n, 1) if up < down or gains(up, down) else 0.0
     decisions = {}
     for class_index in classes.tolist():
-        mine = held.predicted == class_index
-        n, up, down = int(mine.sum()), int(fixed[mine].sum()), int(broken[mine].sum())
+        n, up, down = count(held.predicted == class_index)
         gain, error = (up - down + prior * overall) / (n + prior), (up + down) ** 0.5 / (n + prior)
         decisions[class_index] = Decision(OWN if gain > error else default, n, up, down, gain)
     return decisions

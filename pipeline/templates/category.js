@@ -44,8 +44,8 @@ function opinionCard(c) {
 }
 
 function opinionReason({decision, heldout}, other) {
-  if (!heldout.items) return "Its own model is not used: no held-out product came out as this category, so it could not prove itself. ";
-  const found = `on ${plural(heldout.items, "held-out product")} that came out as this category it fixed ${whole(heldout.fixed)} and broke ${whole(heldout.broken)} more than ${other} did`;
+  if (heldout.products === 0) return "Its own model is not used: no held-out product came out as this category, so it could not prove itself. ";
+  const found = `on ${plural(heldout.products, "held-out product")} that came out as this category it fixed ${whole(heldout.fixed)} and broke ${whole(heldout.broken)} more than ${other} did`;
   return decision === "own" ? `Its own model is used: ${found}. ` : `Its own model is not used: ${found}, which is no clear gain. `;
 }
 

@@ -265,7 +265,9 @@ def _metrics(table: pandas.DataFrame, k: int) -> dict:
         }
         found[mix] |= {"changes": changes, "counts": {"n": len(table), "categories": k, "min_support": 5}}
     right = {s: (table[f"{s}_class"] == table["class_index"]).to_numpy() for s in SYSTEMS}
-    found["categories_changed"] = changed_categories(truth, right["shifted"], right["two_stage"], k)
+    found["categories_changed"] = changed_categories(
+        truth, table["group"].to_numpy(), right["shifted"], right["two_stage"], k
+    )
     return found
 
 
@@ -315,7 +317,7 @@ def _write_stage2(run: Path, taxonomy: Taxonomy, table: pandas.DataFrame, active
         own = bool(active[class_index])
         heldout = {
             "active": own,
-            "items": 12 + class_index % 30,
+            "products": 12 + class_index % 30,
             "fixed": 5 if own else 1,
             "broken": 2,
             "gain": 0.05 if own else -0.01,

@@ -174,5 +174,14 @@ def test_categories_significantly_worse_and_better() -> None:
     truth = np.repeat([0, 1, 2, 3], 40)
     before = np.concatenate([np.ones(40), np.zeros(40), np.arange(40) % 2, np.zeros(40)]).astype(bool)
     after = np.concatenate([np.arange(40) % 2, np.arange(40) % 2, 1 - np.arange(40) % 2, np.arange(40) == 0]).astype(bool)
-    assert changed_categories(truth, before, after, 4) == {"worse": [0], "better": [1]}
-    assert changed_categories(truth, before, before, 4) == {"worse": [], "better": []}
+    alone = np.arange(len(truth))
+    assert changed_categories(truth, alone, before, after, 4) == {"worse": [0], "better": [1]}
+    assert changed_categories(truth, alone, before, before, 4) == {"worse": [], "better": []}
+
+
+def test_repeats_of_an_item_make_no_change_significant() -> None:
+    """Class 0: 3 fixed, none broken, which is chance; class 1: 10 fixed, which isn't. Each item stands 1 or 10 times."""
+    truth, after = np.repeat([0, 1], [3, 10]), np.ones(13, dtype=bool)
+    for times in (1, 10):
+        rows = np.repeat(np.arange(13), times)
+        assert changed_categories(truth[rows], rows, ~after[rows], after[rows], 2) == {"worse": [], "better": [1]}

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from stage2_xgb.gate import OWN, SHARED, STAGE1, HeldOut, choose_default, decide, gains
+from stage2_xgb.gate import OWN, SHARED, STAGE1, HeldOut, choose_default, counts, decide, gains
 
 
 def held(*groups: tuple[int, int, int, int], shared: tuple[int, int] = (0, 0)) -> HeldOut:
-    """Items of some categories: (class, items, fixed by its own model, broken by it); `shared`: fixed and broken by the shared
-    one."""
+    """Products of one item in some categories: (class, products, fixed by its own model, broken by it); `shared`: fixed and
+    broken by the shared one."""
     predicted, before, own = [], [], []
     for class_index, n, fixed, broken in groups:
         predicted += [class_index] * n
@@ -18,8 +18,8 @@ def held(*groups: tuple[int, int, int, int], shared: tuple[int, int] = (0, 0)) -
     mended = stage1.copy()
     mended[np.flatnonzero(~stage1)[: shared[0]]] = True
     mended[np.flatnonzero(stage1)[: shared[1]]] = False
-    none = np.zeros(len(predicted), int)
-    return HeldOut(np.array(predicted), none, none, {STAGE1: stage1, SHARED: mended, OWN: np.array(own)})
+    products, none = np.arange(len(predicted)), np.zeros(len(predicted), int)
+    return HeldOut(np.array(predicted), none, products, {STAGE1: stage1, SHARED: mended, OWN: np.array(own)})
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_shrinkage_by_hand() -> None:
     assert set(found) == {0, 1}  # 7 has no model, and does not count
     assert found[0].gain == pytest.approx((6 - 2 + 20 * 0.06) / 60)
     assert found[1].gain == pytest.approx((2 + 20 * 0.06) / 80)
-    assert (found[0].answer, found[0].items, found[0].fixed, found[0].broken) == (OWN, 40, 6, 2)
+    assert (found[0].answer, found[0].products, found[0].fixed, found[0].broken) == (OWN, 40, 6, 2)
 
 
 def test_few_items_follow_the_whole() -> None:
@@ -61,6 +61,24 @@ def test_an_overall_gain_within_chance_counts_as_none() -> None:
 def test_a_category_that_loses_stays_with_the_default() -> None:
     found = decide(held((0, 100, 40, 0), (1, 100, 5, 30)), SHARED, np.array([0, 1]), prior=20.0)
     assert found[1].answer == SHARED and found[1].gain < 0
+
+
+def test_repeats_of_an_item_prove_nothing() -> None:
+    """Two products fixed are chance, with one image each or with ten."""
+    one = held((0, 40, 2, 0), shared=(2, 0))
+    ten = one[np.repeat(np.arange(40), 10)]
+    for found in (one, ten):
+        assert choose_default(found) == STAGE1
+    classes = np.array([0])
+    assert decide(ten, STAGE1, classes, 20.0) == decide(one, STAGE1, classes, 20.0)
+    assert decide(ten, STAGE1, classes, 20.0)[0].products == 40
+
+
+def test_a_product_counts_by_what_most_of_its_items_do() -> None:
+    """7 as many mended as broken, 8 more mended, 9 more broken."""
+    product = np.array([7, 7, 8, 8, 8, 9, 9, 9])
+    before, after = (np.array(right, bool) for right in ([0, 1, 0, 0, 1, 1, 1, 0], [1, 0, 1, 1, 0, 0, 0, 1]))
+    assert counts(product, before, after) == (3, 1, 1)
 
 
 def test_nothing_held_out() -> None:
