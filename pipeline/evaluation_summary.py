@@ -51,8 +51,11 @@ def _points(found: dict[str, float]) -> str:
 
 def _unit(unit: str, found: dict[str, Any]) -> list[str]:
     fixed, broken, moved = found["fixed"], found["broken"], found["categories_changed"]
+    enough = found["balanced"]["counts"]
     ece = ", ".join(f"{label} {found['ece'][system]:.4f}" for system, label in SYSTEMS.items() if system in found["ece"])
     return [
+        f"  per {unit}: macro F1 in either mix is over the {enough['categories']} categories with at least "
+        f"{enough['min_support']} evaluated {unit}s",
         f"  per {unit}: {fixed} {unit}s fixed, {broken} broken, net {fixed - broken:+}",
         f"  per {unit}: {len(moved['better'])} categories significantly better with stage 2, {len(moved['worse'])} worse",
         f"  per {unit}: expected calibration error, natural mix: {ece}",

@@ -123,6 +123,7 @@ def _headline(run: EvaluatedRun, findings: dict) -> dict[str, Any]:
         "change": found["changes"]["two_stage_over_shifted"]["top1"],
         "moved": findings[run.unit]["changes"]["two_stage_over_shifted"],
         "counts": counts,
+        "macro": run.metrics[run.unit]["balanced"]["counts"],
     }
 
 
@@ -139,7 +140,7 @@ def _values(run: EvaluatedRun, others: list[EvaluatedRun], findings: dict) -> di
             "findings": findings,
             "sets": run.sets,
             "default_answer": run.default_answer,
-            "min_support": run.metrics[run.unit]["balanced"]["counts"].get("min_support", 5),
+            "min_support": run.metrics[run.unit]["balanced"]["counts"]["min_support"],
             "has_stage2": run.has_stage2,
             "names": {
                 "level1": level1,

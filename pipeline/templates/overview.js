@@ -66,7 +66,7 @@ function renderMetrics(host) {
     const columns = [{title: "Answer", value: (i) => rows[i].name, text: (i) => rows[i].name}, ...measures.flat(),
       ...[["Fixed", "fixed"], ["Broken", "broken"]].map(([title, name]) => ({title, numeric: true, value: (i) => rows[i].moved?.[name] ?? NaN, text: (i) => (rows[i].moved ? whole(rows[i].moved[name]) : "")}))];
     box.replaceChildren(makeTable({name: "headline", label: "All headline figures", rows: rows.length, columns}));
-    said.textContent = `${plural(found.two_stage.top1.n, state.unit)}; ` + (state.mix === "natural" ? "weighed as the whole catalogue is mixed." : `every category with at least ${D.minSupport} of them counts the same.`);
+    said.textContent = `${plural(found.two_stage.top1.n, state.unit)}; ` + (state.mix === "natural" ? `weighed as the whole catalogue is mixed; macro F1 is over the categories with at least ${D.minSupport} of them.` : `every category with at least ${D.minSupport} of them counts the same.`);
   };
   show();
   host.append(el("h2", {}, "All headline figures"), said, el("div", {class: "tools"},

@@ -69,6 +69,8 @@ def test_the_figures_follow_from_the_items(tiny: Tiny, text: str, metrics: dict,
     assert fixed and broken and f"  per {unit}: {fixed} {unit}s fixed, {broken} broken, net {fixed - broken:+}\n" in text
     moved = metrics[unit]["categories_changed"]
     better, worse = len(moved["better"]), len(moved["worse"])
+    many = (items["class_index"].value_counts() >= 5).sum()
+    assert f"  per {unit}: macro F1 in either mix is over the {many} categories with at least 5 evaluated {unit}s\n" in text
     assert f"  per {unit}: {better} categories significantly better with stage 2, {worse} worse\n" in text
 
 

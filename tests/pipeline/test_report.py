@@ -113,6 +113,13 @@ def test_headline_is_on_the_page(run: Path, page: str):
             assert f"{100 * metrics[system]['top1'][bound]:.1f}%" in figure
 
 
+def test_the_page_says_which_categories_macro_f1_is_over(run: Path, page: str):
+    """The rare ones, which are left out."""
+    counts = json.loads((run / "evaluation" / "metrics.json").read_text())["product"]["balanced"]["counts"]
+    figure = re.search(r'data-metric="macro_f1">(.*?)</div>', page, re.DOTALL)[1]
+    assert f"over the {counts['categories']} categories with at least {counts['min_support']} evaluated products" in figure
+
+
 def test_photos_belong_to_the_run(run: Path, page: str):
     _, index = unpack(block(page, "photo-index"))
     photos = base64.b64decode(block(page, "photos"))
