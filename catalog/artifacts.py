@@ -9,7 +9,7 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from catalog.errors import ArtifactError, LockedError, ShelfsortError
 
@@ -25,6 +25,13 @@ def writing(target: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ShelfsortError(f"{target}: can't be written: {error}") from error
+
+
+def reserve(file: IO[bytes], size: int, start: int = 0) -> None:
+    """Has the disk set aside the bytes of an open file up to `size`, where the system can: a full one says so now, by an OSError,
+    and not when a page that is mapped into memory is written, which ends the process."""
+    if size > start and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), start, size - start)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 from scipy.linalg import eigh
 
-from catalog.artifacts import atomic_path, read_json, require_same, write_json
+from catalog.artifacts import atomic_path, read_json, require_same, reserve, write_json
 from catalog.errors import ArtifactError
 from catalog.progress import progress
 from features import schema
@@ -98,6 +98,8 @@ def build(folder: Path, store: FeatureStore) -> None:
     with atomic_path(folder / "codes.npy") as temporary:
         shape = (len(store), components.shape[1])
         codes = np.lib.format.open_memmap(temporary, "w+", np.int8, shape)
+        with open(temporary, "r+b") as file:
+            reserve(file, temporary.stat().st_size)
         with progress(len(store), "index", "image") as bar:
             for start in range(0, len(store), _WRITE_BLOCK):
                 vectors = unit(store.features(slice(start, start + _WRITE_BLOCK)))

@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from catalog.artifacts import differences, publish, require_same, writing
+from catalog.artifacts import differences, publish, require_same, reserve, writing
 from catalog.errors import ArtifactError
 from catalog.image_table import ImageTable
 from catalog.splits import SPLITS
@@ -41,10 +41,10 @@ class FeatureWriter:
             self._reserve()
 
     def _reserve(self) -> None:
-        """Has the disk set aside what is left to be written: a full one says so now, and not in the middle of a batch, which
-        HDF5 does not survive."""
+        """Has the disk set aside what is left to be written, beside the features, which have their place: a full one says so now,
+        and not in the middle of a batch, which HDF5 does not survive."""
         rows, width = self.file[schema.FEATURES].shape
-        left = _bytes_of(rows - self.cursor, width, self.file[schema.SLICES].shape[1])
+        left = _beside(rows - self.cursor, width, self.file[schema.SLICES].shape[1])
         _grow(self.partial, self.file.id.get_filesize() + left)
 
     def _resume(self, made_from: dict, computed_with: dict) -> h5py.File | None:
@@ -70,9 +70,9 @@ class FeatureWriter:
 
     def _create(self, width: int, classes: int, made_from: dict, computed_with: dict) -> h5py.File:
         self.partial.parent.mkdir(parents=True, exist_ok=True)
-        self._try_space(_bytes_of(len(self.table), width, classes))
-        file = h5py.File(self.partial, "w")
         rows = len(self.table)
+        self._try_space(rows * width * schema.FEATURE_DTYPE().itemsize + _beside(rows, width, classes))
+        file = h5py.File(self.partial, "w")
         chunks = (min(schema.chunk_rows(width), rows), width) if rows else None
         early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # a batch then changes no structure, which a kill could leave half done
@@ -155,16 +155,14 @@ class FeatureWriter:
             self._close()
 
 
-def _bytes_of(rows: int, width: int, classes: int) -> int:
-    """About how large a file of so many rows becomes, rather too much."""
-    return rows * (width * schema.FEATURE_DTYPE().itemsize + _ROW_BYTES) + classes * (width + 32) * 4 + _MARGIN
+def _beside(rows: int, width: int, classes: int) -> int:
+    """About how many bytes a file of so many rows has beside their features, rather too many."""
+    return rows * _ROW_BYTES + classes * (width + 32) * 4 + _MARGIN
 
 
 def _grow(path: Path, size: int) -> None:
     with open(path, "r+b") as file:
-        now = os.fstat(file.fileno()).st_size
-        if size > now and hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), now, size - now)
+        reserve(file, size, start=os.fstat(file.fileno()).st_size)
 
 
 def _create_checked(file: h5py.File, name: str, data: np.ndarray) -> None:

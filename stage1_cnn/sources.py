@@ -10,10 +10,12 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 
+from catalog.artifacts import reserve, writing
 from catalog.image_table import ImageTable
 from catalog.landmarks import Landmarks, read_landmarks
 from catalog.progress import progress
@@ -195,21 +197,36 @@ def _share(rows: int, config: Stage1Config, processes: Processes) -> Iterator[np
 
 
 def _allocate(rows: int, width: int, folder: Path | None, processes: Processes) -> np.ndarray:
+    """Room for features float16 [rows, width]. Raises ShelfsortError where the disk has none."""
     if folder is None or rows == 0:
         return np.zeros((rows, width), dtype=np.float16)
     folder.mkdir(parents=True, exist_ok=True)
     if processes.size == 1:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            return np.memmap(file, dtype=np.float16, mode="w+", shape=(rows, width))
+        with writing(folder), tempfile.TemporaryFile(dir=folder) as file:
+            return _mapped(file, rows, width)
     path = folder / ".frozen.tmp"
     if processes.writes:
-        np.memmap(path, dtype=np.float16, mode="w+", shape=(rows, width))
+        _make(path, rows, width)
     processes.wait()
     shared = np.memmap(path, dtype=np.float16, mode="r+", shape=(rows, width))
     processes.wait()
     if processes.writes:
         path.unlink()
     return shared
+
+
+def _make(path: Path, rows: int, width: int) -> None:
+    with writing(path.parent), open(path, "w+b") as file:
+        try:
+            _mapped(file, rows, width)
+        except OSError:
+            path.unlink()
+            raise
+
+
+def _mapped(file: IO[bytes], rows: int, width: int) -> np.ndarray:
+    reserve(file, rows * width * np.dtype(np.float16).itemsize)
+    return np.memmap(file, dtype=np.float16, mode="r+", shape=(rows, width))
 
 
 def _extract(

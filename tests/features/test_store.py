@@ -186,6 +186,12 @@ def test_a_full_disk_says_so_before_the_first_batch(tmp_path: Path) -> None:
     assert len(FeatureStore(path)) == len(made.table)
 
 
+def test_it_asks_for_no_more_room_than_it_needs(tmp_path: Path) -> None:
+    made, width = make_rows(2000), 4096
+    with FeatureWriter(tmp_path / "features.h5", made.table, width, CLASSES, MADE_FROM, COMPUTED_WITH) as writer:
+        assert writer.partial.stat().st_size < 1.1 * len(made.table) * width * 2 + 2**21
+
+
 def test_a_disk_that_fills_up_between_two_runs(tmp_path: Path) -> None:
     path, made = tmp_path / "features.h5", make_rows(2000)
     made.write(path, stop=300)
