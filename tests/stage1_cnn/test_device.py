@@ -89,4 +89,4 @@ def test_memory_is_kept_from_batch_to_batch() -> None:
     command, root = [sys.executable, "-c", textwrap.dedent(text)], Path(__file__).parents[2]
     kept, default = (int(subprocess.check_output([*command, way], cwd=root)) for way in ("kept", "default"))
     assert default > 20 * 9_000
-    assert kept < 1_000
+    assert kept < default / 4
