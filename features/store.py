@@ -35,7 +35,7 @@ class FeatureWriter:
     """
 
     def __init__(self, path: Path, table: ImageTable, width: int, classes: int, made_from: dict, computed_with: dict) -> None:
-        self.path, self.partial, self.table = path, path.with_name(f"{path.name}.partial"), table
+        self.path, self.partial, self.table = path, _partial(path), table
         with writing(self.partial):
             self.file = self._resume(made_from, computed_with) or self._create(width, classes, made_from, computed_with)
             self._reserve()
@@ -153,6 +153,16 @@ class FeatureWriter:
     def __exit__(self, *_: object) -> None:
         if self.file:
             self._close()
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")
+
+
+def discard(path: Path) -> None:
+    """Removes a features.h5, and what an interrupted writer left of it."""
+    path.unlink(missing_ok=True)
+    _partial(path).unlink(missing_ok=True)
 
 
 def _beside(rows: int, width: int, classes: int) -> int:

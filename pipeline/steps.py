@@ -20,6 +20,7 @@ import numpy as np
 from catalog.artifacts import read_sealed, require_same, sha256_file, write_json, write_text
 from catalog.errors import ConfigError
 from catalog.labels import read_labels
+from features.store import discard
 from pipeline.config import FileView, RunConfig, TextView
 from pipeline.runs import Run
 from stage1_cnn.config import Stage1Config
@@ -169,7 +170,7 @@ def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say, workers: Wor
 
             elsewhere = extraction(stack.enter_context(workers()), part, config)
         if rebuild:
-            part.features_path.unlink(missing_ok=True)
+            discard(part.features_path)
         size = config.features.batch_size
         unreadable = extract(predictor, part.store, part.features_path, batch_size=size, elsewhere=elsewhere)
     seconds, n = time.perf_counter() - started, len(part.features)

@@ -10,7 +10,7 @@ from catalog.artifacts import sha256_file
 from catalog.image_table import ImageTable
 from features.linear import fit_head, sample, save_head
 from features.schema import FEATURE_DTYPE, SCHEMA
-from features.store import write_features
+from features.store import discard, write_features
 from features.text import TextModel
 from features.vectors import VectorFile
 from pipeline.config import FileView, TextView
@@ -65,7 +65,7 @@ def _write(
     part: Run, kind: str, origin: dict[str, Any], source: Callable[[], Source], rebuild: bool, say: Callable[[str], None]
 ) -> None:  # fmt: skip
     if rebuild:
-        part.features_path.unlink(missing_ok=True)
+        discard(part.features_path)
     if part.features_path.exists():
         part.features.require(origin)
         say(f"features: current ({part.features_path}: {len(part.features)} images)")

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from features.store import FeatureWriter
 from pipeline.cli import main
 from tests.pipeline.tiny import Tiny, snapshot
 
@@ -41,3 +43,15 @@ def test_a_file_that_a_finished_training_started_from_is_missed_by_name(
 ) -> None:
     assert main(["stage1", "--run", str(tiny.folder), "--set", f"stage1.{key}=gone.pt", "--set", "views={}", *more]) == 2
     assert f"stage1.{key}: no such file: gone.pt; expected " in capsys.readouterr().err
+
+
+def test_rebuilt_features_are_none_that_an_interrupted_extraction_left(copy: Tiny) -> None:
+    store = copy.run.features
+    before, (images, width) = store.features(slice(0, 64)), (len(store), store.width)
+    made_from, computed_with, table, classes = store.made_from, store.computed_with, store.table, len(store.head.bias)
+    with FeatureWriter(copy.run.features_path, table, width, classes, made_from, computed_with) as writer:
+        writer.write(np.full((64, width), 7, dtype=np.float16), {})
+    assert main(["features", "--run", str(copy.folder), "--set", "views={}", "--rebuild"]) == 0
+    rebuilt = copy.run.features
+    assert len(rebuilt) == images
+    np.testing.assert_array_equal(rebuilt.features(slice(0, 64)), before)
