@@ -1,6 +1,6 @@
 """All of stage 2's training, in order: class mix, projection, confusion sets, reranker, reclassifiers, gate. Test is never read.
 
-A reclassifier that an interrupted run left whole is kept; the manifest, written last, declares the bundle finished.
+A reclassifier that an interrupted run finished is kept, if it is whole; the manifest, written last, declares the bundle finished.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 
-from catalog.artifacts import read_json, sha256_file, write_json, write_text
+from catalog.artifacts import read_json, sha256_file, write_json, write_text, writing
 from catalog.progress import progress
 from catalog.taxonomy import Taxonomy
 from features.neighbours import Bank
@@ -36,6 +36,8 @@ from stage2_xgb.train_reranker import cross_fit
 UNITS = ("image", "product")
 SHARPNESS = {"mean": (0.0,), "weighted": (0.0, 0.5, 1.0, 2.0, 4.0)}
 """Of `pooling`: what val_a chooses from."""
+JOURNAL = "boosters/finished.txt"
+"""sha256 and file of each reclassifier that an unfinished run has finished."""
 SHIFT_IMAGES = 10_000
 """Images that two numbers, temperature and strength, are fitted on at most."""
 
@@ -88,6 +90,7 @@ def fit_stage2(
     write_json(folder / "summary.json", asdict(summary))
     write_text(folder / "summary.txt", summary.text() + "\n")
     save_manifest(folder, bundle, decisions, taxonomy)
+    (folder / JOURNAL).unlink(missing_ok=True)
     return summary
 
 
@@ -189,7 +192,7 @@ def _train_reclassifiers(
         return {}
     folder = folder.absolute()  # a worker of a cluster may work elsewhere
     names = [model_name(s.class_index, config.model) for s in sets]
-    checksums = {name: sha256_file(folder / name) for name in names if (folder / name).exists()}
+    checksums = _finished(folder, names)
     tasks = (
         delayed(_train_one)(picker, s.members, folder / name)
         for s, name in zip(sets, names, strict=True)
@@ -200,8 +203,19 @@ def _train_reclassifiers(
         for path, checksum in results:
             bar.update()
             if checksum:
-                checksums[path.relative_to(folder).as_posix()] = checksum
+                name = path.relative_to(folder).as_posix()
+                checksums[name] = checksum
+                with writing(folder / JOURNAL), open(folder / JOURNAL, "a", encoding="utf-8") as journal:
+                    journal.write(f"{checksum}  {name}\n")
     return checksums
+
+
+def _finished(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """File -> sha256 of the reclassifiers that an interrupted run finished and nothing has damaged since."""
+    journal = folder / JOURNAL
+    lines = journal.read_text(encoding="utf-8", errors="replace").splitlines() if journal.exists() else []
+    known = {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
+    return {n: known[n] for n in names if n in known and (folder / n).exists() and sha256_file(folder / n) == known[n]}
 
 
 def _train_one(picker: RowPicker, members: np.ndarray, path: Path) -> tuple[Path, str | None]:

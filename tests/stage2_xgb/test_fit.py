@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from catalog.artifacts import sha256_file
 from catalog.errors import ShelfsortError
 from catalog.splits import SPLITS
 from features.store import FeatureStore
 from stage2_xgb.bundle import Bundle
-from stage2_xgb.fit import gather, sharpest
+from stage2_xgb.fit import JOURNAL, gather, sharpest
 from stage2_xgb.gate import OWN, STAGE1
 from stage2_xgb.refine import each_answer, refine
 from stage2_xgb.tune import ROUNDS, search
@@ -113,16 +115,37 @@ def test_killed_and_resumed_it_is_the_same(fitted: Fitted, tmp_path: Path) -> No
     folder = tmp_path / "stage2"
     child = subprocess.Popen([sys.executable, "-c", _CHILD, str(fitted.store.path), str(folder)], cwd=ROOT)
     deadline = time.monotonic() + 120
-    while not list(folder.glob("boosters/0*.ubj")) and time.monotonic() < deadline and child.poll() is None:
+    journal = folder / JOURNAL
+    while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline and child.poll() is None:
         time.sleep(0.0005)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    kept = {path: path.stat().st_mtime_ns for path in folder.glob("boosters/0*.ubj")}
+    names = [line.split()[1] for line in journal.read_text().splitlines()]
+    kept = {folder / name: (folder / name).stat().st_mtime_ns for name in names}
     assert kept and not (folder / "manifest.json").exists()
     fit(fitted.store, folder)
     assert all(path.stat().st_mtime_ns == mtime for path, mtime in kept.items())  # not trained again
     left = bundle_bytes(folder)
     assert {name: data for name, data in left.items() if not name.endswith(".tmp")} == bundle_bytes(fitted.folder)
+
+
+@pytest.mark.parametrize("fault", ["flipped", "cut", "missing", "unknown"])
+def test_a_model_that_was_damaged_before_the_run_went_on_is_trained_anew(fitted: Fitted, tmp_path: Path, fault: str) -> None:
+    """As an interrupted run leaves it; `unknown`: killed before the journal had the model."""
+    folder = tmp_path / "stage2"
+    shutil.copytree(fitted.folder, folder)
+    (folder / "manifest.json").unlink()
+    lines = [f"{sha256_file(path)}  boosters/{path.name}\n" for path in sorted(folder.glob("boosters/*"))]
+    (folder / JOURNAL).write_text("".join(lines[1:] if fault == "unknown" else lines))
+    first, *others = sorted(folder.glob("boosters/0*"))
+    whole, times = first.read_bytes(), {path: path.stat().st_mtime_ns for path in others}
+    flipped = whole[:200] + bytes([whole[200] ^ 4]) + whole[201:]
+    first.unlink()
+    if fault != "missing":
+        first.write_bytes({"flipped": flipped, "cut": whole[:-9], "unknown": whole}[fault])
+    fit(fitted.store, folder)
+    assert {path: path.stat().st_mtime_ns for path in others} == times
+    assert bundle_bytes(folder) == bundle_bytes(fitted.folder)
 
 
 def test_models_of_another_configuration_are_not_kept(fitted: Fitted, tmp_path: Path) -> None:
