@@ -107,7 +107,7 @@ class PhotoList:
 
 def read_folder(folder: str) -> PhotoList:
     """Lists the photos below a folder. Raises ShelfsortError where there is none."""
-    files = files_below(folder)
+    files = files_below(folder if is_url(folder) else os.path.abspath(folder))  # workers have folders of their own
     found = [(printable(within), *rest) for within, *rest in files if within.lower().endswith(_SUFFIXES)]
     if not found:
         raise ShelfsortError(f"{folder}: expected photos ({' '.join(_SUFFIXES)}) in this folder or below it, found none")
@@ -124,15 +124,15 @@ def read_table(path: str, text: str | None = None) -> PhotoList:
     Raises ShelfsortError where it has no column of photos, or a row doesn't say of which product it is.
     """
     table = _open_table(path)
+    counts = {name: table.column_names.count(name) for name in (*PATH_COLUMNS, *ID_COLUMNS, "category_id", text)}
+    if twice := next((name for name, count in counts.items() if count > 1), None):
+        raise ShelfsortError(f"{path}: expected one column {twice}, found {counts[twice]}; remove or rename the others")
     photo = next((name for name in PATH_COLUMNS if name in table.column_names), None)
     if photo is None:
         raise ShelfsortError(f"{path}: expected a column {' or '.join(PATH_COLUMNS)}, found {', '.join(table.column_names)}")
     written = [str(value or "") for value in table[photo].to_pylist()]
     names = _names(path, table, next((name for name in ID_COLUMNS if name in table.column_names), photo))
-    labels = table["category_id"].to_pylist() if "category_id" in table.column_names else [None] * len(names)
-    categories = [-1 if label is None else label for label in labels]
-    if not all(isinstance(label, int) for label in categories):
-        raise ShelfsortError(f"{path}: column category_id: expected integers, found {table['category_id'].type}")
+    categories = _categories(path, table)
     texts = [str(value or "") for value in table[text].to_pylist()] if text in table.column_names else [""] * len(names)
     folder = os.path.dirname(path if is_url(path) else os.path.abspath(path))
     paths = [p if is_url(p) or os.path.isabs(p) else f"{folder}/{p}" for p in written]
@@ -162,6 +162,16 @@ def _names(path: str, table: pyarrow.Table, column: str) -> list[str]:
     if pyarrow.types.is_floating(kind := table[column].type):
         raise ShelfsortError(f"{path}: column {column}: expected integers or text, found {kind}; write the ids as integers")
     return names
+
+
+def _categories(path: str, table: pyarrow.Table) -> list[int]:
+    """The true category id of each row, -1 where there is none. Raises ShelfsortError where one is no integer, or too large."""
+    if "category_id" not in table.column_names:
+        return [-1] * len(table)
+    categories = [-1 if label is None else label for label in table["category_id"].to_pylist()]
+    if wrong := [label for label in categories if type(label) is not int or not -1 <= label < 2**63]:
+        raise ShelfsortError(f"{path}: column category_id: expected integers from 0 to 2^63 - 1, found {wrong[0]!r}")
+    return categories
 
 
 def _seen(path: str) -> list[str | int]:

@@ -14,6 +14,7 @@ import pytest
 from catalog.artifacts import read_json
 from catalog.errors import ShelfsortError
 from pipeline.cli import main
+from pipeline.cluster import missing_files
 from pipeline.image_tree import pack as pack_folder
 from pipeline.photo_list import PhotoList, read_folder, read_table
 from pipeline.predict import Model, predict_files
@@ -185,15 +186,35 @@ def test_names_that_are_not_utf_8(tiny: Tiny, model: Model, shop: Path, tmp_path
 def test_what_is_no_source_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
+    for name, table in (
+        ("paths", "path,path\na,b"), ("ids", "path,product_id,product_id\na,1,1"), ("titles", "path,title,title\na,x,y"),
+        ("true", "path,category_id\na,true"),
+    ):  # fmt: skip
+        (tmp_path / f"{name}.csv").write_text(table + "\n")
+    pandas.DataFrame({"path": "a.jpg", "category_id": np.array([2**63], np.uint64)}).to_parquet(tmp_path / "large.parquet")
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
     for name, message in (
         ("empty", "expected photos .* found none"), ("bad.csv", "expected a column path or url or image, found a, b"),
-        ("bad.parquet", "not readable as a table"), ("none.csv", "can't be read: No such file"),
+        ("bad.parquet", "not readable as a table"), ("paths.csv", "expected one column path, found 2"),
+        ("ids.csv", "expected one column product_id, found 2"), ("titles.csv", "expected one column title, found 2"),
+        ("large.parquet", "column category_id: expected integers from 0 to 2.63 - 1, found 9223372036854775808"),
+        ("true.csv", "column category_id: expected integers .* found True"), ("none.csv", "can't be read: No such file"),
     ):  # fmt: skip
         with pytest.raises(ShelfsortError, match=rf"{name}: {message}"):
-            open_source([tmp_path / name], tmp_path)
+            open_source([tmp_path / name], tmp_path, "title")
     with pytest.raises(ShelfsortError, match="expected one folder or table alone"):
         open_source([tmp_path / "bad.csv", tmp_path / "x.bson"], tmp_path)
+
+
+def test_a_relative_folder_is_the_same_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.jpg").write_bytes(jpeg(1))
+    monkeypatch.chdir(tmp_path)
+    source, expected = open_source(["photos"], tmp_path), open_source([tmp_path / "photos"], tmp_path)
+    assert source.files == [(str(tmp_path / "photos" / "1.jpg"), len(jpeg(1)))]
+    assert source.fingerprint == expected.fingerprint
+    monkeypatch.chdir("/")  # as a worker
+    assert missing_files(source.files) == [] and source.read(0) == [jpeg(1)]
 
 
 def test_every_photo_of_a_folder_is_listed_and_the_rest_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
