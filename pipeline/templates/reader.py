@@ -51,7 +51,14 @@ class Model:
         self.stage2 = Bundle.open(FOLDER / "stage2")
 
     def predict(self, products: Sequence[Sequence[Image.Image]], batch_size: int = 64) -> np.ndarray:
-        """Probabilities float32 [N, K] of N products, each given by one or more of its photos."""
+        """Probabilities float32 [N, K] of N products, each given by one or more of its photos.
+
+        Raises ValueError where a product has none.
+        """
+        if not products:
+            return np.zeros((0, len(self.categories)), dtype=np.float32)
+        if bare := [number for number, product in enumerate(products) if not product]:
+            raise ValueError(f"products[{bare[0]}]: expected at least one photo, found none; leave it out")
         photos = [upright(photo) for product in products for photo in product]
         numbers = np.repeat(-1 - np.arange(len(products)), [len(product) for product in products])  # no product of the catalogue
         blank = np.array([self.stage2.drop_blank and is_blank(np.asarray(photo)) for photo in photos], dtype=bool)
@@ -73,8 +80,10 @@ class Model:
 
 
 def upright(photo: Image.Image) -> Image.Image:
-    """As RGB, turned as its EXIF data say, transparent pixels white."""
+    """As RGB, turned as its EXIF data say, transparent pixels white, 16 bits scaled to 8."""
     photo = ImageOps.exif_transpose(photo)
+    if photo.mode.startswith("I"):  # 16-bit gray: Pillow's own conversion clips
+        photo = Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
     if "A" in photo.mode or "transparency" in photo.info:
         photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo.convert("RGBA"))
     return photo.convert("RGB")

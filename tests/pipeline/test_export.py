@@ -1,12 +1,14 @@
 """The exported folder: the documentation's own code reads it, without shelfsort and PyTorch, and answers as fp32 does."""
 
 import importlib.util
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from PIL import Image
 
 from catalog.artifacts import sha256_file
 from catalog.errors import ArtifactError, ShelfsortError
+from catalog.images import decode
 from pipeline.cli import main
 from pipeline.export import ANSWERS, export
 from pipeline.predict import Model, predict_files
@@ -149,12 +152,35 @@ def test_scoring_by_onnx_runtime(tiny: Tiny, model: Model, tmp_path: Path) -> No
     assert main(command) == 2  # parts of both are not mixed
 
 
-@pytest.mark.parametrize("size", [(32, 32), (48, 64), (96, 96), (224, 224), (7, 300)], ids=str)
-def test_the_reader_resizes_to_the_bit(exported: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def reader(exported: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The exported reader in this process."""
     monkeypatch.setattr(sys, "path", sys.path.copy())  # the reader adds its own folder
     spec = importlib.util.spec_from_file_location("exported_reader", exported / "reader.py")
-    reader = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(reader)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reader_sees_the_same_pixels(reader: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    photos = [Image.fromarray(rng.integers(0, 2**16, (20, 30), dtype=np.uint16))]
+    colours = Image.fromarray(rng.integers(0, 256, (20, 30, 4), dtype=np.uint8))
+    photos += [colours.convert(mode) for mode in ("RGBA", "LA", "P", "1", "L")]
+    for photo in photos:
+        photo.save(file := io.BytesIO(), "PNG")
+        np.testing.assert_array_equal(np.asarray(reader.upright(Image.open(file))), decode(file.getvalue()), photo.mode)
+
+
+def test_the_reader_names_a_product_without_photos(reader: ModuleType) -> None:
+    model, photo = reader.Model(), Image.new("RGB", (40, 40))
+    assert model.predict([]).shape == (0, len(model.categories)) and model.predict([[photo]]).shape == (1, len(model.categories))
+    with pytest.raises(ValueError, match=r"products\[1\]: expected at least one photo, found none"):
+        model.predict([[photo], [], [photo]])
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 64), (96, 96), (224, 224), (7, 300)], ids=str)
+def test_the_reader_resizes_to_the_bit(reader: ModuleType, size: tuple[int, int]) -> None:
     rng, transform = np.random.default_rng(0), EvalTransform(*size, (0, 0, 0), (1, 1, 1))
     for shape in ((180, 180), (60, 80), (33, 500), (1, 1), size):
         photo = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
