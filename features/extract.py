@@ -1,11 +1,12 @@
 """Every usable image of a store through the network, into features.h5."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from catalog.errors import ShelfsortError
 from catalog.image_table import ImageTable
 from catalog.progress import progress
 from catalog.store import Store
@@ -41,6 +42,7 @@ def extract(
     predictor: Predictor, store: Store, path: Path, *, batch_size: int, elsewhere: Callable[[int], Iterator[Block]] | None = None
 ) -> int:  # fmt: skip
     """Writes the features of all splits to `path` and returns the number of unreadable images. Interrupted, it resumes.
+    Raises ShelfsortError where features are not finite.
 
     `elsewhere`: takes the first row that is missing and gives the blocks from there on, where another than this process makes
     them.
@@ -55,8 +57,18 @@ def extract(
         blocks = elsewhere(start) if elsewhere else blocks_of(predictor, store, table[start:], batch_size)
         with contextlib.closing(blocks) as found, progress(len(table), "features", "img", initial=start) as bar:
             for features, errors in found:
+                _require_finite(features, errors, table[writer.cursor :], predictor.engine.precision)
                 writer.write(features, errors)
                 unreadable += len(errors)
                 bar.update(len(features))
         writer.finish(head)
     return unreadable
+
+
+def _require_finite(features: np.ndarray, errors: Mapping[int, str], table: ImageTable, precision: str) -> None:
+    bad = ~np.isfinite(features).all(axis=1)
+    bad[list(errors)] = False
+    if bad.any():
+        image, remedy = table.image_id[bad.argmax()], "stage1.precision=fp32, or train stage 1 anew with a lower stage1.lr"
+        found = f"the features of image {image} are not finite as float16, computed in {precision}"
+        raise ShelfsortError(f"{found}; expected -65504 to 65504: set {remedy}")

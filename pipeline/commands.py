@@ -33,7 +33,6 @@ def ingest(options: argparse.Namespace) -> None:
 def stage1(options: argparse.Namespace) -> None:
     """Under torchrun every process comes here, and one of them locks the run, writes it, and speaks. Started again after one of
     them died, they go on from the last checkpoint, also where the command said --rebuild and had begun to."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # stage1.deterministic needs it before CUDA starts
     if "LOCAL_RANK" not in os.environ:
         _step(options, "stage1")
         return

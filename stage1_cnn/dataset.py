@@ -19,6 +19,7 @@ import torch
 from catalog.errors import ImageError
 from catalog.image_table import ImageTable
 from catalog.images import decode
+from stage1_cnn.device import one_thread, threads_restored
 from stage1_cnn.transforms import EvalTransform, TrainTransform
 
 Transform = EvalTransform | TrainTransform
@@ -115,23 +116,25 @@ def stream(
         return
     own = threading.local()
 
-    def open_store() -> None:
+    def start() -> None:
         own.store = copy.copy(store)
+        one_thread()
 
     def job(places: np.ndarray) -> Batch:
         return _pinned(load(own.store, table, places, transform), pin_memory)
 
-    pool = ThreadPoolExecutor(workers, "decode", initializer=open_store)
-    pending: deque[Future[Batch]] = deque()
-    try:
-        for places in parts:
-            pending.append(pool.submit(job, places))
-            if len(pending) > 2 * workers:
+    with threads_restored():
+        pool = ThreadPoolExecutor(workers, "decode", initializer=start)
+        pending: deque[Future[Batch]] = deque()
+        try:
+            for places in parts:
+                pending.append(pool.submit(job, places))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _pinned(batch: Batch, pin: bool) -> Batch:

@@ -74,6 +74,7 @@ def choose_engine(device: str = "auto", precision: str = "auto", processes: Proc
 
     Raises ConfigError where the machine lacks what was asked for.
     """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # stage1.deterministic needs it before the first product there
     cuda = torch.cuda.is_available()
     name = ("cuda" if cuda else "cpu") if device == "auto" else device
     if name == "cuda" and processes.size > 1:
@@ -85,7 +86,8 @@ def choose_engine(device: str = "auto", precision: str = "auto", processes: Proc
     if chosen.type not in ("cpu", "cuda"):
         raise ConfigError(f"stage1.device: expected auto, cpu, cuda or cuda:N, found {device!r}")
     if chosen.type == "cuda" and (chosen.index or 0) >= (torch.cuda.device_count() if cuda else 0):
-        raise ConfigError(f"stage1.device: {device} asked for, found {torch.cuda.device_count()} usable GPUs")
+        wanted = f"a GPU for each of {processes.local_size} processes" if processes.size > 1 else device
+        raise ConfigError(f"stage1.device: {wanted} asked for, found {torch.cuda.device_count()} usable GPUs")
     if precision not in (*DTYPES, "auto"):
         raise ConfigError(f"stage1.precision: expected auto, {', '.join(DTYPES)}, found {precision!r}")
     if precision == "fp16" and chosen.type == "cpu":

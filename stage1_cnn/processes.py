@@ -59,7 +59,7 @@ ALONE = Processes()
 def joined(local_rank: int, local_size: int) -> Iterator[Processes]:
     """Joins the processes that torchrun started (it tells torch of rank, size and address), and leaves them at the end."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    if torch.cuda.is_available():
+    if local_rank < torch.cuda.device_count():  # `choose_engine` names it where there are too few
         torch.cuda.set_device(local_rank)
     distributed.init_process_group(backend, timeout=_PATIENCE)
     try:

@@ -1,13 +1,16 @@
 """Extraction: every image's own features at its own row, whatever stands beside it in the batch."""
 
+import copy
 import shutil
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xxhash
 
+from catalog.errors import ShelfsortError
 from catalog.images import decode
 from catalog.store import Store
 from features import schema
@@ -63,3 +66,12 @@ def test_it_says_what_it_was_made_from(predictor: Predictor, store: Store, featu
     assert features.computed_with == {"device": "cpu", "precision": "fp32"}
     np.testing.assert_array_equal(features.head.weight, predictor.head.weight)
     np.testing.assert_array_equal(features.head.bias, predictor.head.bias)
+
+
+def test_features_beyond_float16_are_refused(predictor: Predictor, store: Store, tmp_path: Path) -> None:
+    loud = copy.deepcopy(predictor)
+    loud.network.backbone.layer4[1].bn2.weight.mul_(1e8)
+    first = store.images().image_id[0]
+    with pytest.raises(ShelfsortError, match=rf"features of image {first} are not finite .* fp32; .* set stage1\.precision=fp32"):
+        extract(loud, store, tmp_path / "features.h5", batch_size=50)
+    assert not (tmp_path / "features.h5").exists()

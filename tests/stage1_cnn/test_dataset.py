@@ -1,4 +1,5 @@
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -105,3 +106,21 @@ def test_closing_stops_the_threads_and_batches_in_flight_are_bounded(store: Stor
     loader.close()
     assert threading.active_count() == before
     assert len(read) <= 5
+
+
+def test_threads_that_decode_start_no_teams_and_leave_the_others_theirs(store: Store) -> None:
+    table, seen, before = store.images("train"), [], torch.get_num_threads()
+
+    class Looking:
+        def read(self, image_ids: np.ndarray) -> list[bytes]:
+            seen.append(torch.get_num_threads())
+            return store.read(image_ids)
+
+    try:
+        torch.set_num_threads(3)
+        for _ in batches(Looking(), table, TRANSFORM, batch_size=8, workers=2):
+            assert torch.get_num_threads() == 3
+        later = ThreadPoolExecutor(1).submit(torch.get_num_threads).result()
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1} and later == 3

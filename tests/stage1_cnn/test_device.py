@@ -90,3 +90,10 @@ def test_memory_is_kept_from_batch_to_batch() -> None:
     kept, default = (int(subprocess.check_output([*command, way], cwd=root)) for way in ("kept", "default"))
     assert default > 20 * 9_000
     assert kept < default / 4
+
+
+def test_every_command_can_be_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+    choose_engine("cpu", "fp32")
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

@@ -1,6 +1,8 @@
+import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,9 +15,10 @@ from catalog.errors import ConfigError
 from catalog.store import Store
 from stage1_cnn import checkpoint
 from stage1_cnn.config import Stage1Config
+from stage1_cnn.device import choose_engine
 from stage1_cnn.interrupt import Interrupt
 from stage1_cnn.phases import Trainer
-from stage1_cnn.processes import ALONE, Processes
+from stage1_cnn.processes import ALONE, Processes, joined
 from tests.stage1_cnn.child import MADE_FROM, train
 
 pytestmark = pytest.mark.timeout(1500)  # they start processes of their own, which a busy machine takes long for
@@ -115,3 +118,16 @@ def test_alone_nothing_is_asked_of_others() -> None:
     assert ALONE.writes
     assert ALONE.total([1, 2.5]) == [1, 2.5]
     assert not Processes(rank=1, size=2).writes
+
+
+def test_more_processes_than_gpus_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for name, value in (("RANK", 0), ("WORLD_SIZE", 1), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", port)):
+        monkeypatch.setenv(name, str(value))
+    gpus = torch.cuda.device_count()
+    with joined(gpus, gpus + 1) as processes:
+        last = dataclasses.replace(processes, size=gpus + 1)
+        expected = rf"a GPU for each of {gpus + 1} processes asked for, found {gpus} usable GPUs" if gpus else "cuda asked for"
+        with pytest.raises(ConfigError, match=expected):
+            choose_engine("cuda", processes=last)
