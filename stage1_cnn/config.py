@@ -109,7 +109,8 @@ class Stage1Config(Section):
     """`natural` shows each photo once an epoch; `balanced` as many, each category as often; `levelled` brings smaller categories
     up to the 98th percentile of their sizes by repeats that are mirrored, turned either way, or grained, as published."""
     shuffle_block: NonNegativeInt = 0
-    """0 shuffles all photos; else blocks of so many neighbours on disk, 64 blocks at a time: for stores larger than memory."""
+    """0 shuffles all photos; else blocks of so many neighbours by id, 64 blocks at a time: for stores larger than memory, of a
+    dump whose ids ascend."""
     batch_size: PositiveInt = 64
     """Images a step, over all processes."""
     accumulate: PositiveInt = 1
