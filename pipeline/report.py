@@ -153,12 +153,29 @@ def _values(run: EvaluatedRun, others: list[EvaluatedRun], findings: dict) -> di
             "cap": (run.store.settings.get("caps", {}).get("train") if run.store else None),
             "has_store": run.store is not None,
             "key": fingerprint(run.metrics.get("made_from", {})),
-            "runs": [
-                {"name": r.name, "backbone": r.backbone, "seconds": r.seconds, "metrics": r.metrics[r.unit], "unit": r.unit}
-                for r in [run, *others]
-            ],
+            "compared": (unit := _compared(run, others)),
+            "runs": [_compared_run(r, run, unit) for r in [run, *others]],
         }
     )
+
+
+def _compared(run: EvaluatedRun, others: list[EvaluatedRun]) -> str:
+    """The unit in which runs are compared: products where all of them have these."""
+    return "product" if all(r.unit == "product" for r in [run, *others]) else "image"
+
+
+def _compared_run(run: EvaluatedRun, first: EvaluatedRun, unit: str) -> dict[str, Any]:
+    """One run of a comparison with the `first`; `common`: how many of its evaluated items both have, in the same category."""
+    mine, theirs = (_labelled(r, unit) for r in (run, first))
+    return {
+        "name": run.name, "backbone": run.backbone, "seconds": run.seconds, "metrics": run.metrics[unit],
+        "other_store": run.evaluated_store != first.evaluated_store, "evaluated": len(mine), "common": len(mine.merge(theirs)),
+    }  # fmt: skip
+
+
+def _labelled(run: EvaluatedRun, unit: str) -> pandas.DataFrame:
+    items = run.items[run.items["unit"] == unit]
+    return pandas.DataFrame({"item": items["item_id"], "category": run.taxonomy.category_ids[items["class_index"]]})
 
 
 def _about(run: EvaluatedRun) -> dict[str, str]:
@@ -197,7 +214,7 @@ def _category_columns(run: EvaluatedRun, others: list[EvaluatedRun]) -> dict[str
         if name in catalogue
     }
     for number, other in enumerate(others, start=1):
-        rows = other.categories(other.unit)
+        rows = other.categories(_compared(run, others))
         rows = rows.set_index(other.taxonomy.category_ids).reindex(run.taxonomy.category_ids)
         for name in ("recall", "f1"):
             columns[f"run{number}.{name}"] = rows[f"two_stage_{name}"].to_numpy(dtype=np.float32)

@@ -69,6 +69,11 @@ class EvaluatedRun:
         return metrics
 
     @property
+    def evaluated_store(self) -> str:
+        """Fingerprint of the store whose test split was evaluated."""
+        return self.metrics["made_from"]["views"]["stage1"]["store"]
+
+    @property
     def unit(self) -> str:
         """What the page's details are about: products where they were evaluated, else images."""
         return "product" if "product" in self.metrics else "image"

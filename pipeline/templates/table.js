@@ -2,12 +2,12 @@
 //
 // columns: {title, value(i) -> number or text, text(i) -> text shown, cell(i) -> node instead, numeric, rate, head (a shorter title to show), hidden (only exported)}
 // stack: in a narrow window each row is a small list, so that nothing needs to be scrolled for.
-// support(i): products behind row i; sorted by a rate, rows with few come last, so that a 0% of one product drowns nothing.
+// support(i): products (or what `unit` names) behind row i; sorted by a rate, rows with few come last, so that a 0% of one product drowns nothing.
 // match(query) -> (i) => boolean; by default any column's text holds the query.
 
 const PAGE = 20;
 
-function makeTable({name, label, rows, columns, sort, match, save = true, page = PAGE, extra = [], support = null, stack = false}) {
+function makeTable({name, label, rows, columns, sort, match, save = true, page = PAGE, extra = [], support = null, stack = false, unit = D.unit}) {
   const seen = columns.filter((column) => !column.hidden); // hidden ones are exported only
   const state = {sort, order: null, page: 0, query: "", least: 0};
   const all = typeof rows === "number" ? Uint32Array.from({length: rows}, (_, i) => i) : Uint32Array.from(rows);
@@ -23,7 +23,7 @@ function makeTable({name, label, rows, columns, sort, match, save = true, page =
     if (state.least) order = order.filter((i) => support(i) >= state.least);
     if (state.sort) sortRows(order, seen[state.sort[0]], state.sort[1], support);
     const few = support && state.sort && seen[state.sort[0]].rate ? order.reduce((n, i) => n + (support(i) < D.minSupport), 0) : 0;
-    last.textContent = few ? `${whole(few)} with fewer than ${D.minSupport} ${D.unit}s stand last` : "";
+    last.textContent = few ? `${whole(few)} with fewer than ${D.minSupport} ${unit}s stand last` : "";
     state.order = order;
     show(0);
   }
@@ -64,7 +64,7 @@ function makeTable({name, label, rows, columns, sort, match, save = true, page =
   const button = el("button", {type: "button", "aria-label": `Export as CSV: ${label}`, onclick: () => downloadTable(name, columns.map((c) => c.title),
     Array.from(state.order, (i) => columns.map((c) => c.value(i))))}, "Export CSV");
   const box = el("div", {class: stack ? "table stack" : "table", id: "table-" + name},
-    el("div", {class: "tools"}, input, ...extra, support ? leastChooser(0, (least) => { state.least = least; arrange(); }) : null, el("span", {class: "grow"}), save ? button : null),
+    el("div", {class: "tools"}, input, ...extra, support ? leastChooser(0, (least) => { state.least = least; arrange(); }, unit) : null, el("span", {class: "grow"}), save ? button : null),
     el("div", {class: "scroll", tabIndex: 0, role: "region", "aria-label": label}, el("table", {"aria-label": label}, el("thead", {}, head), body)),
     el("div", {class: "pager"}, previous, next, said, last));
   paintHead();
@@ -73,8 +73,8 @@ function makeTable({name, label, rows, columns, sort, match, save = true, page =
 }
 
 // Only rows with at least so many evaluated products.
-function leastChooser(chosen, onchange) {
-  return chooser(`At least`, [[0, `any number of ${D.unit}s`], ...[D.minSupport, 20, 100].map((n) => [n, plural(n, D.unit)])].map(([n, text]) => [String(n), text]), String(chosen), (n) => onchange(Number(n)));
+function leastChooser(chosen, onchange, unit = D.unit) {
+  return chooser(`At least`, [[0, `any number of ${unit}s`], ...[D.minSupport, 20, 100].map((n) => [n, plural(n, unit)])].map(([n, text]) => [String(n), text]), String(chosen), (n) => onchange(Number(n)));
 }
 
 function sortRows(order, column, down, support) {

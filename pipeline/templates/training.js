@@ -44,11 +44,20 @@ function renderRuns(view) {
     view.append(card("Comparison", null, empty("This report holds one run. “shelfsort report runs/a runs/b” compares several.")));
     return;
   }
-  const score = (run, system, metric = "top1") => run.metrics.natural[system][metric], total = (run) => Object.values(run.seconds).reduce((a, b) => a + b, 0);
-  const columns = [{title: "Run", value: (i) => runs[i].name}, {title: "Model", value: (i) => runs[i].backbone}, {title: "Per", value: (i) => runs[i].unit},
+  const unit = D.values.compared, score = (run, system, metric = "top1") => run.metrics.natural[system][metric], total = (run) => Object.values(run.seconds).reduce((a, b) => a + b, 0);
+  const columns = [{title: "Run", value: (i) => runs[i].name}, {title: "Model", value: (i) => runs[i].backbone},
+    countColumn(`Evaluated ${unit}s`, (i) => runs[i].evaluated),
     ...["two_stage", "shifted", "stage1"].map((s) => intervalColumns(SYSTEM_NAMES[s], (i) => score(runs[i], s))).flat(),
     ...intervalColumns("Macro F1", (i) => score(runs[i], "two_stage", "macro_f1")), {title: "Time", numeric: true, value: (i) => total(runs[i]), text: (i) => hours(total(runs[i]))}];
-  view.append(card("Runs compared", "Accuracy on the natural mix, with 95% intervals, and the hours of all steps that recorded them.", runsChart(runs, score, total), makeTable({name: "runs", label: "Runs compared", rows: runs.length, columns})), ...runs.slice(1).map((run, k) => movedCard(run, k + 1)));
+  view.append(card("Runs compared", `Accuracy per ${unit} on the natural mix, with 95% intervals, and the hours of all steps that recorded them.`, ...runs.slice(1).map(otherStore),
+    runsChart(runs, score, total), makeTable({name: "runs", label: "Runs compared", rows: runs.length, columns})), ...runs.slice(1).map((run, k) => movedCard(run, k + 1)));
+}
+
+// Accuracies over different photos say little of the models.
+function otherStore(run) {
+  if (!run.other_store) return null;
+  const unit = D.values.compared, [first] = D.values.runs;
+  return el("p", {class: "notice"}, `${run.name} was evaluated on another store: of its ${plural(run.evaluated, unit)} and the ${whole(first.evaluated)} of ${first.name}, ${whole(run.common)} are the same with the same category. A difference may come from the ${unit}s and not from the model.`);
 }
 
 function runsChart(runs, score, total) {
@@ -65,11 +74,11 @@ function runsChart(runs, score, total) {
 }
 
 function movedCard(run, number) {
-  const other = D.columns[`run${number}.recall`], mine = scoreOf("two_stage", "recall");
+  const unit = D.values.compared, other = D.columns[`run${number}.recall`], mine = scoreOf("two_stage", "recall", unit), support = D.columns[unit + ".support"];
   const rows = Array.from({length: D.classes}, (_, c) => c).filter((c) => !missing(mine[c]) && !missing(other[c]));
   const columns = [...categoryColumns("Category", (c) => c), rateColumn(D.values.name, (c) => mine[c]), rateColumn(run.name, (c) => other[c]),
     pointsColumn("Difference, points", (c) => other[c] - mine[c]),
-    {title: `${D.unit === "product" ? "Products" : "Images"} at stake`, numeric: true, value: (c) => Math.abs(other[c] - mine[c]) * D.support[c], text: (c) => decimal(Math.abs(other[c] - mine[c]) * D.support[c], 1)},
-    countColumn(`Evaluated ${D.unit}s`, (c) => D.support[c])];
-  return card(`Categories that moved most: ${run.name}`, `Accuracy with both stages. First those where most ${D.unit}s are at stake: the difference times the evaluated ${D.unit}s.`, makeTable({name: "moved-" + number, label: "Categories that moved most", rows, columns, sort: [4, true], support: (c) => D.support[c]}));
+    {title: `${unit === "product" ? "Products" : "Images"} at stake`, numeric: true, value: (c) => Math.abs(other[c] - mine[c]) * support[c], text: (c) => decimal(Math.abs(other[c] - mine[c]) * support[c], 1)},
+    countColumn(`Evaluated ${unit}s`, (c) => support[c])];
+  return card(`Categories that moved most: ${run.name}`, `Accuracy with both stages. First those where most ${unit}s are at stake: the difference times the evaluated ${unit}s.`, makeTable({name: "moved-" + number, label: "Categories that moved most", rows, columns, sort: [4, true], support: (c) => support[c], unit}));
 }

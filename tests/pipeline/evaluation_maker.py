@@ -93,7 +93,7 @@ def _large_store(path: Path, taxonomy: Taxonomy, products: int, pictured: int, r
         meta = {
             "schema": str(SCHEMA),
             "settings": CatalogConfig(caps=Caps(train=300)).model_dump_json(),
-            "content": "made",
+            "content": f"made of {products}",
             "taxonomy": taxonomy.fingerprint,
         }
         connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())

@@ -16,7 +16,7 @@ import pandas
 import pytest
 from PIL import Image
 
-from catalog.artifacts import read_sealed
+from catalog.artifacts import read_sealed, write_sealed
 from catalog.config import CatalogConfig
 from catalog.errors import ArtifactError, ConfigError
 from catalog.ingest import ingest
@@ -139,6 +139,28 @@ def test_a_run_without_extras(run: Path, tmp_path: Path):
     values, columns = unpack(block(page, "data"))
     assert not values["has_stage2"] and not values["has_store"] and values["findings"]["training"]["epochs"] == []
     np.testing.assert_array_equal(columns["run1.recall"], columns["product.two_stage.recall"])
+
+
+def test_runs_are_compared_like_with_like(run: Path, tmp_path: Path):
+    """Another store's run with images only, a quarter of which have another category and a quarter are others."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run / "evaluation", copy / "evaluation")
+    shutil.copy(run / "taxonomy.json", copy)
+    metrics = read_sealed(copy / "evaluation" / "metrics.json", "")
+    del metrics["product"]
+    write_sealed(copy / "evaluation" / "metrics.json", metrics | {"made_from": {"views": {"stage1": {"store": "another"}}}})
+    items = pandas.read_parquet(copy / "evaluation" / "items.parquet").query("unit == 'image'").reset_index(drop=True)
+    items.loc[items.index % 4 == 0, "class_index"] += 1
+    items["class_index"] %= 50
+    items.loc[items.index % 4 == 1, "item_id"] += 1_000_000_000_000
+    items.to_parquet(copy / "evaluation" / "items.parquet")
+    values, columns = unpack(block(write_report([run, copy], tmp_path / "out").read_text(encoding="utf-8"), "data"))
+    first, second = values["runs"]
+    assert values["unit"] == "product" and values["compared"] == "image"
+    assert first["metrics"] == values["metrics"]["image"] == second["metrics"]
+    np.testing.assert_array_equal(columns["run1.recall"], columns["image.two_stage.recall"])
+    assert not first["other_store"] and first["common"] == first["evaluated"] == len(items)
+    assert second["other_store"] and second["common"] == (items.index % 4 > 1).sum()
 
 
 def test_an_evaluation_of_another_stage_2_is_refused(run: Path, tmp_path: Path):
