@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+from catalog.bson_reader import MAX_PRODUCT_ID
 from catalog.errors import ShelfsortError
 
 ID_COLUMNS = ("_id", "product_id")
@@ -23,10 +24,16 @@ def read_labels(path: Path) -> dict[int, int]:
                 expected = f"columns {' or '.join(ID_COLUMNS)}, and category_id"
                 raise ShelfsortError(f"{path}: line 1: expected {expected}, found {list(names)}")
             for row in reader:
-                labels[int(row[id_column])] = int(row["category_id"])
+                labels[_number(row[id_column], MAX_PRODUCT_ID)] = _number(row["category_id"], 2**63 - 1)
     except OSError as error:
         raise ShelfsortError(f"{path}: can't be read: {error.strerror}") from error
     except (ValueError, TypeError) as error:
         place = f"{path}: line {reader.line_num}"
         raise ShelfsortError(f"{place}: expected integers as product id and category_id: {error}") from error
     return labels
+
+
+def _number(text: str, largest: int) -> int:
+    if not 0 <= (number := int(text)) <= largest:
+        raise ValueError(f"{text} is not from 0 to {largest}")
+    return number

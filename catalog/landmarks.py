@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from catalog.artifacts import atomic_path
+from catalog.bson_reader import MAX_PRODUCT_ID
 from catalog.errors import ConfigError
 from catalog.store import POSITIONS
 
@@ -53,6 +54,8 @@ def _parse(reader: Any, path: Path) -> tuple[list[int], list[list[float]]]:
         if tuple(next(reader, ())) != HEADER:
             raise ValueError(f"expected the header {','.join(HEADER[:5])}...v{COUNT}")
         for product, position, *values in reader:
+            if not 0 <= int(product) <= MAX_PRODUCT_ID:
+                raise ValueError(f"expected a product_id from 0 to {MAX_PRODUCT_ID}, found {product}")
             if len(values) != 3 * COUNT or not 0 <= int(position) < POSITIONS:
                 raise ValueError(f"expected {len(HEADER)} values, and an image number below {POSITIONS}")
             ids.append(int(product) * POSITIONS + int(position))

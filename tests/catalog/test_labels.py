@@ -20,7 +20,14 @@ def test_reads_either_name_of_the_id(tmp_path: Path, header: str) -> None:
     assert read_labels(path) == {7: 20}
 
 
-@pytest.mark.parametrize(("text", "found"), [("a,b\n1,2\n", "line 1"), ("_id,category_id\n1,2\n3,x\n", "line 3")])
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a,b\n1,2\n", "line 1"), ("_id,category_id\n1,2\n3,x\n", "line 3"),
+        (f"_id,category_id\n{2**49},2\n", f"line 2: .* {2**49} is not from 0 to {2**49 - 1}"),
+        (f"_id,category_id\n1,2\n3,{2**63}\n", f"line 3: .* {2**63} is not from 0 to {2**63 - 1}"),
+    ],
+)  # fmt: skip
 def test_names_the_line_that_is_wrong(tmp_path: Path, text: str, found: str) -> None:
     path = tmp_path / "labels.csv"
     path.write_text(text)

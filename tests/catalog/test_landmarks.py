@@ -30,6 +30,7 @@ def test_an_empty_file_has_none(tmp_path: Path) -> None:
         ("a,b\n", "line 1: expected the header product_id,image,x1,y1,v1"),
         (",".join(HEADER) + "\n1,0,0.5\n", "line 2: expected 26 values"),
         (",".join(HEADER) + "\n1,0" + ",0" * 24 + "\n1,x" + ",0" * 24, "line 3: invalid literal"),
+        (",".join(HEADER) + f"\n{2**49},0" + ",0" * 24, f"line 2: expected a product_id from 0 .*, found {2**49}"),
         (",".join(HEADER) + "\n1,20000" + ",0" * 24, "line 2: .* below 16384"),
     ],
 )
