@@ -91,7 +91,10 @@ def expand(paths: Iterable[str | Path]) -> list[Source]:
 
 
 def documents(source: Source, on_error: OnError = raise_error) -> Iterator[Document]:
-    """Cuts one file into documents by their length prefixes. A bad length or a cut ends the file, fatally for the rest."""
+    """Cuts one file into documents by their length prefixes. A bad length or a cut ends the file, fatally for the rest.
+
+    Raises DumpError, whatever the policy, where the file changed while it was read: nothing of it is known then.
+    """
     offset, fault = 0, None
     with source.open(_BUFFER) as stream:
         while fault is None:
@@ -106,10 +109,11 @@ def documents(source: Source, on_error: OnError = raise_error) -> Iterator[Docum
                     break
                 yield Document(source.path, offset, data)
                 offset += len(data)
+    if Source.of(source.path) != source:
+        detail = "the file changed while it was read; run the same command again when it is whole"
+        raise DumpError(source.path, offset, "changed", detail, fatal=True)
     if fault is not None:
         on_error(fault)
-    elif Source.of(source.path) != source:
-        on_error(DumpError(source.path, offset, "changed", "the file changed while it was read", fatal=True))
 
 
 def _frame(stream: BinaryIO, path: str, offset: int) -> bytes:
