@@ -201,6 +201,8 @@ class _Writer:
         """
         classes = read_taxonomy(self.connection).class_index(index.category_id)
         _require_known(index, classes)
+        stale = "DELETE FROM rejects WHERE reason = 'unknown_category' AND source = ?"  # corrections may have given some another
+        self.connection.executemany(stale, [(source.path,) for source in index.sources])
         unknown = np.flatnonzero(classes < 0).tolist()
         self._reject(_reject_row(index, row, "unknown_category", _category_detail(index, row)) for row in unknown)
         known = np.flatnonzero(classes >= 0)

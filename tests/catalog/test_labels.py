@@ -10,7 +10,7 @@ from catalog.errors import ShelfsortError
 from catalog.ingest import ingest
 from catalog.labels import read_labels
 from catalog.store import Store
-from tests.conftest import SmallDump, write_bson
+from tests.conftest import SmallDump, document, write_bson
 
 
 @pytest.mark.parametrize("header", ["_id,category_id", "product_id,category_id", "category_id,product_id,remark"])
@@ -83,6 +83,18 @@ def test_corrections_of_one_dump_come_with_another(tmp_path: Path, small_dump: S
     store = store_of(tmp_path, small_dump, {product: other}, second)
     assert labels_and_splits(store) == before | {product: (other, split)}
     assert store_of(tmp_path, small_dump, {product: other}, second).fingerprint == store.fingerprint
+
+
+def test_a_corrected_product_is_no_reject_any_more(tmp_path: Path) -> None:
+    names, dump = tmp_path / "names.csv", write_bson(tmp_path / "a.bson", [document(1, 5), document(2, 99), document(3, 98)])
+    names.write_text("category_id,category_level1,category_level2,category_level3\n5,a,b,c\n")
+    counts = []
+    for corrections in (None, {2: 5}, {2: 5, 3: 5}):
+        found = ingest(
+            tmp_path / "s", [dump], names, CatalogConfig(), index_folder=tmp_path, jobs=1, corrections=corrections
+        )
+        counts.append((found.products, found.rejects))
+    assert counts == [(1, {"unknown_category": 2}), (2, {"unknown_category": 1}), (3, {})]
 
 
 def test_a_correction_to_an_unknown_category_is_refused(tmp_path: Path, small_dump: SmallDump) -> None:
