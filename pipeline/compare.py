@@ -15,12 +15,12 @@ import pandas
 
 from catalog.artifacts import atomic_path, read_json, write_json, write_text
 from catalog.errors import ConfigError, ShelfsortError
+from catalog.intervals import wilson
 from catalog.taxonomy import Taxonomy
 from pipeline.compare_charts import draw_confusion, draw_curves
 from pipeline.runs import Run
 from pipeline.steps import train
 from stage1_cnn.config import Stage1Config
-from stage1_cnn.tune import wilson
 
 SPLITS = ("val_a", "val_b")
 _BATCH = 128

@@ -5,7 +5,6 @@ folder is then split into accepted.parquet and review.parquet.
 """
 
 import contextlib
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow.parquet
 
 from catalog.artifacts import atomic_path, read_sealed, sha256_file, write_sealed
 from catalog.errors import ArtifactError
+from catalog.intervals import wilson
 from features.store import FeatureStore
 from pipeline.parts import PREDICTIONS, part_path
 from stage2_xgb.bundle import Bundle
@@ -25,7 +25,6 @@ from stage2_xgb.prior import importance
 from stage2_xgb.refine import refine
 
 FILES = ("accepted.parquet", "review.parquet")
-_NORMAL_95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,6 @@ def _cost(threshold: float, accepted: np.ndarray, weight: np.ndarray, right: np.
     share = float(weight[accepted & right].sum() / mass)
     low, high = wilson(share, float(mass**2 / (weight[accepted] ** 2).sum()))
     return Cost(threshold, coverage, share, low, high, int(accepted.sum()))
-
-
-def wilson(share: float, n: float) -> tuple[float, float]:
-    """95% interval of a share among `n` items (Wilson 1927); `n` is the effective number where they are weighted."""
-    z2 = _NORMAL_95**2
-    centre, half = share + z2 / (2 * n), _NORMAL_95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, (centre - half) / (1 + z2 / n)), min(1.0, (centre + half) / (1 + z2 / n))
 
 
 def path_of(stage2: Path) -> Path:

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas
 
+from catalog.intervals import wilson
 from pipeline.report_run import SYSTEMS, EvaluatedRun
-
-_Z = 1.959964
 
 
 def hierarchy(run: EvaluatedRun) -> pandas.DataFrame:
@@ -17,15 +16,6 @@ def hierarchy(run: EvaluatedRun) -> pandas.DataFrame:
     category (on level 3) is right, with a 95% Wilson interval; an interval of a node without items is missing.
     """
     return pandas.concat([table for unit, items in run.items.groupby("unit") for table in _tables(run, str(unit), items)])
-
-
-def wilson(right: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95% interval of a share (Wilson, 1927), which says something even of few items; NaN where n is 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = right / n
-        middle, scale = share + _Z**2 / (2 * n), 1 + _Z**2 / n
-        half = _Z * np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-        return (middle - half) / scale, (middle + half) / scale
 
 
 def _tables(run: EvaluatedRun, unit: str, items: pandas.DataFrame) -> Iterator[pandas.DataFrame]:
@@ -50,5 +40,5 @@ def _level(run: EvaluatedRun, unit: str, level: int, places: np.ndarray, counts:
         right, n = sums[f"{system}_right"], sums["support"]
         with np.errstate(invalid="ignore"):
             columns[f"{system}_lost"], columns[f"{system}_accuracy"] = n - right, right / n
-        columns[f"{system}_low"], columns[f"{system}_high"] = wilson(right, n)
+        columns[f"{system}_low"], columns[f"{system}_high"] = wilson(columns[f"{system}_accuracy"], n)
     return pandas.DataFrame(columns)

@@ -18,6 +18,7 @@ import numpy as np
 from catalog.artifacts import read_json, write_json, write_text
 from catalog.errors import ShelfsortError
 from catalog.image_table import ImageTable
+from catalog.intervals import wilson
 from catalog.progress import progress
 from catalog.splits import product_hash
 from catalog.store import Store
@@ -211,12 +212,3 @@ def steepest(rows: Sequence[tuple[float, float]]) -> float | None:
         return None
     rates, losses = np.array(rows).T
     return float(rates[np.gradient(losses, np.log(rates)).argmin()])
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """95% interval of a share of `count` items (Wilson 1927)."""
-    if not count:
-        return 0.0, 1.0
-    z = 1.96
-    centre, width = share + z * z / (2 * count), z * math.sqrt((share * (1 - share) + z * z / (4 * count)) / count)
-    return (centre - width) / (1 + z * z / count), (centre + width) / (1 + z * z / count)

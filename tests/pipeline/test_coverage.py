@@ -54,12 +54,6 @@ def test_accuracy_at_no_threshold_is_stage_2s_own(tiny: Tiny, model: Model) -> N
     assert first.accuracy == pytest.approx(held["gated"])
 
 
-def test_wilson() -> None:
-    assert coverage.wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)  # R: prop.test(50, 100, correct = FALSE)
-    assert coverage.wilson(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
-    assert coverage.wilson(0.0, 10)[0] == 0
-
-
 def test_a_table_of_another_bundle_is_refused_and_made_anew(tiny: Tiny, tmp_path: Path) -> None:
     copy = tiny.copy(tmp_path / "run")
     path = copy.run.stage2 / "coverage.json"

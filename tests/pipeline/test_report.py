@@ -27,7 +27,6 @@ from pipeline.cli import main
 from pipeline.report import LIMIT, write_report
 from pipeline.report_findings import changes, clustered_mean, coverage, distances, doubtful_labels, reliability
 from pipeline.report_gallery import make_gallery
-from pipeline.report_hierarchy import wilson
 from pipeline.report_pack import KINDS, pack, share
 from pipeline.report_run import EvaluatedRun
 from tests.pipeline.evaluation_maker import NASTY, make_small_run
@@ -256,13 +255,6 @@ def test_a_node_holds_what_lies_under_it(run: Path, page: str):
         members = below[(below["level1"] == family["level1"]) & (below["level2"] == family["level2"])]
         assert members[counts].sum().tolist() == family[counts].tolist()
     assert (nodes["shifted_lost"] - nodes["two_stage_lost"]).equals(nodes["fixed"] - nodes["broken"])
-
-
-def test_wilson_by_hand():
-    low, high = wilson(np.array([8, 0, 0]), np.array([10, 3, 0]))
-    assert low[:2] == pytest.approx([0.4902, 0.0], abs=1e-4)
-    assert high[:2] == pytest.approx([0.9433, 0.5615], abs=1e-4)
-    assert np.isnan(low[2]) and np.isnan(high[2])
 
 
 def test_of_many_items_the_page_lists_the_telling_ones(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -8,7 +8,7 @@ import pytest
 from catalog.store import Store
 from stage1_cnn import tune
 from stage1_cnn.config import Stage1Config
-from stage1_cnn.tune import Outcome, Search, Trial, steepest, wilson
+from stage1_cnn.tune import Outcome, Search, Trial, steepest
 
 MADE_FROM = {"store": "0123"}
 
@@ -102,9 +102,3 @@ def test_steepest_is_where_the_loss_falls_fastest() -> None:
     losses = 2 - 1.5 / (1 + np.exp(-4 * (np.log10(rates) + 3)))
     assert steepest(list(zip(rates, losses, strict=True))) == pytest.approx(1e-3, rel=0.3)
     assert steepest([(1, 1)]) is None
-
-
-def test_wilson() -> None:
-    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-3)
-    assert wilson(0.0, 10)[0] == pytest.approx(0, abs=1e-9)
-    assert wilson(0.5, 0) == (0, 1)
