@@ -93,9 +93,9 @@ score: setup ## sort the products of BSON with a finished run
 		{ echo "error: $$run/stage2/manifest.json: no such file; make it first with: make stage2 RUN='$$run'" >&2; exit 1; }
 	$(SHELFSORT) score $(DUMPS) --run $(call quoted,$(RUN)) --out $(call quoted,$(OUT)) $(SETS)
 
-# Two threads, since tests start processes of their own; a setting of the caller's wins.
+# Two processes of one thread each, since most of a test is one thread's work; a setting of the caller's wins.
 test: setup ## all quick tests
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} .venv/bin/python -m pytest -q
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv/bin/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: setup ## the tests that need minutes
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} .venv/bin/python -m pytest -q -m slow
