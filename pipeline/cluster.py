@@ -106,6 +106,10 @@ class ModelPlace:
         return found == [self.checkpoint, self.stage2]
 
 
+class ModelNotSeenError(ArtifactError):
+    """A worker, perhaps one that started later, sees no run folder with the model."""
+
+
 class SentModel(WorkerPlugin):
     """The model's files as a zip, which the scheduler hands to every worker, also to those that start later."""
 
@@ -154,7 +158,7 @@ def _open_model(
     """The model, once a process."""
     sent = own_folder / place.sent_name
     if not sent.exists() and not place.visible():
-        raise ArtifactError(place.folder, f"worker {worker} sees another model there, or none", "the same command")
+        raise ModelNotSeenError(place.folder, f"worker {worker} sees another model there, or none", "the same command")
     gpus = torch.cuda.device_count()
     spread = place.device in ("auto", "cuda") and gpus > 1 and worker.isdigit()
     run = Run(sent if sent.exists() else Path(place.folder))
@@ -164,12 +168,13 @@ def _open_model(
 @dataclass
 class _Work:
     """A task that is to be done; `span` says which of its rows where it only looks for the product at fault, `searched` that
-    this was done."""
+    this was done; `sent` that the model was sent for it."""
 
     task: Task
     span: tuple[int, int] | None = None
     deaths: int = 0
     searched: bool = False
+    sent: bool = False
 
     def rows(self) -> Task:
         """What is sent to a worker."""
@@ -200,9 +205,15 @@ class Workers:
         """Raises ShelfsortError where a worker lacks shelfsort or one of the `files`, those of the source (path, size)."""
         self.client, self.place = client, place
         _require(client, files)
-        sees_model = client.run(place.visible)
-        if not all(sees_model.values()):
-            client.register_plugin(SentModel(place))
+        self._sent = False
+        if not all(client.run(place.visible).values()):
+            self._send_model()
+
+    def _send_model(self) -> None:
+        """Gives every worker the model, also those that start later."""
+        if not self._sent:
+            self.client.register_plugin(SentModel(self.place))
+            self._sent = True
 
     def __call__(self, tasks: Iterable[Task], config: ScoreConfig) -> Iterator[Part]:
         """Parts as they are finished."""
@@ -228,6 +239,9 @@ class Workers:
                             todo.extend(_close(searches, work, guilty=False))
                     elif isinstance(error := future.exception(), KilledWorker):
                         todo.extendleft(_after_death(searches, work))
+                    elif isinstance(error, ModelNotSeenError) and not work.sent:
+                        self._send_model()
+                        todo.appendleft(replace(work, sent=True))
                     else:
                         raise error
         except (CancelledError, OSError) as error:

@@ -92,6 +92,17 @@ def test_a_worker_that_lives_on_reads_a_mended_stage_2(tiny: Tiny, scored: tuple
     assert contents(out) == contents(alone)
 
 
+def test_a_worker_that_comes_later_and_does_not_see_the_model_is_sent_it(
+    tiny: Tiny, scored: tuple[Path, Path, Totals], tmp_path: Path
+) -> None:  # fmt: skip
+    dump, alone, totals = scored
+    with workers(1, tmp_path) as client:
+        by = on(client, tiny, dump, tmp_path / "out")  # all see it now
+        client.run(hide, str(tiny.folder))
+        assert score(by, [dump], tmp_path / "out") == totals
+    assert contents(tmp_path / "out") == contents(alone)
+
+
 def hide(folder: str) -> None:
     """In a worker: as if a folder were on another machine."""
     from pipeline.cluster import ModelPlace
