@@ -5,6 +5,7 @@ made from; run again, whole parts are kept. Cosines are exact, on all of stage 1
 """
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ import xxhash
 
 from catalog.artifacts import atomic_path, fingerprint, read_json, require_same, sha256_file, write_json
 from catalog.dump_index import cut
-from catalog.errors import ShelfsortError
-from catalog.files import read_file
+from catalog.errors import ImageError, ShelfsortError
+from catalog.files import UNREACHABLE, read_file
 from catalog.progress import progress
 from features.neighbours import unit
 from pipeline.config import ScoreConfig
@@ -87,12 +88,14 @@ def _files_in(path: Path) -> tuple[list[str], list[Path]]:
 
 @dataclass(frozen=True)
 class LookalikeTotals:
-    """What became of a source: `products` looked at, `rejected` by its scan; those with a match; images not readable."""
+    """What became of a source: `products` looked at, `rejected` by its scan; those with a match; images not readable, and those
+    of them that could not be reached."""
 
     products: int
     rejected: int
     matches: int
     unreadable_images: int
+    unreachable_images: int = 0
 
 
 def find_lookalikes(
@@ -108,32 +111,43 @@ def find_lookalikes(
         "listed": listed.fingerprint, "threshold": threshold,
     }  # fmt: skip
     (out / "_LOOKALIKES").unlink(missing_ok=True)
-    matches = unreadable = 0
+    matches = unreadable = unreachable = 0
     with progress(len(source), "lookalikes", "product") as bar:
         for number, (start, stop) in enumerate(cut(source.length, config.part_mb * 2**20)):
             path = out / f"lookalikes-{number:05d}.parquet"
             part = _finished(path, origin)
             if part is None:
-                part = _table(predictor, source[start:stop], listed, threshold, config.batch_size, lanes)
-                _write(path, part, origin)
+                part, lost = _table(predictor, source[start:stop], listed, threshold, config.batch_size, lanes)
+                _write(path, part, origin, lost)
+                unreachable += lost
             matches += part["match"].to_numpy().sum()
             unreadable += part["unreadable"].to_numpy().sum()
             bar.update(stop - start)
-    totals = LookalikeTotals(len(source), len(source.rejects), int(matches), int(unreadable))
+    totals = LookalikeTotals(len(source), len(source.rejects), int(matches), int(unreadable), unreachable)
     write_json(out / "_LOOKALIKES", {"made_from": origin, **asdict(totals)})
     return totals
 
 
 def _table(
     predictor: Predictor, source: Source, listed: ListedImages, threshold: float, batch_size: int, lanes: int
-) -> pyarrow.Table:  # fmt: skip
+) -> tuple[pyarrow.Table, int]:  # fmt: skip
+    """The part's rows, and how many of its images could not be reached."""
+    unreachable = 0
+
     def compared(group: tuple[np.ndarray, list[Photos]]) -> pyarrow.Table:
         return _compared(predictor, source, *group, listed, threshold, batch_size)
 
-    groups = (np.arange(start, min(start + _GROUP, len(source))) for start in range(0, len(source), _GROUP))
-    read = ((rows, [source.read(row) for row in rows.tolist()]) for rows in groups)
-    with contextlib.closing(ordered(compared, read, lanes)) as tables:
-        return pyarrow.concat_tables([TABLE.empty_table(), *tables])
+    def read() -> Iterator[tuple[np.ndarray, list[Photos]]]:
+        nonlocal unreachable
+        for start in range(0, len(source), _GROUP):
+            rows = np.arange(start, min(start + _GROUP, len(source)))
+            photos = [source.read(row) for row in rows.tolist()]
+            reasons = [photo.reason for product in photos for photo in product if isinstance(photo, ImageError)]
+            unreachable += reasons.count(UNREACHABLE)
+            yield rows, photos
+
+    with contextlib.closing(ordered(compared, read(), lanes)) as tables:
+        return pyarrow.concat_tables([TABLE.empty_table(), *tables]), unreachable
 
 
 def _compared(
@@ -165,17 +179,19 @@ def _best(owner: np.ndarray, cosine: np.ndarray, owners: int) -> np.ndarray:
     return best
 
 
-def _write(path: Path, part: pyarrow.Table, origin: dict[str, Any]) -> None:
+def _write(path: Path, part: pyarrow.Table, origin: dict[str, Any], unreachable: int) -> None:
     with atomic_path(path) as temporary:
         pyarrow.parquet.write_table(part, temporary)
-    write_json(path.with_suffix(".json"), {"made_from": origin, "sha256": sha256_file(path)})
+    write_json(path.with_suffix(".json"), {"made_from": origin, "unreachable": unreachable, "sha256": sha256_file(path)})
 
 
 def _finished(path: Path, origin: dict[str, Any]) -> pyarrow.Table | None:
-    """A part that is whole; None where there is none or it is damaged. Raises where it has another origin."""
+    """A part that is whole; None where there is none, it is damaged, or images of it could not be reached, which may be there
+    now. Raises where it has another origin."""
     if not path.exists() or not path.with_suffix(".json").exists():
         return None
     rebuild = f"rm -r {path.parent} and the same `shelfsort score --list` command"
     sidecar = read_json(path.with_suffix(".json"), rebuild)
     require_same(path, origin, sidecar["made_from"], rebuild)
-    return pyarrow.parquet.read_table(path) if sha256_file(path) == sidecar["sha256"] else None
+    whole = sha256_file(path) == sidecar["sha256"] and not sidecar.get("unreachable")
+    return pyarrow.parquet.read_table(path) if whole else None

@@ -374,6 +374,8 @@ def lookalikes(
         f"{totals.matches} with a cosine of {threshold:g} or more -> {out}"
     )
     say(f"  {totals.unreadable_images} images could not be read, {totals.rejected} documents of the dump neither")
+    if lost := totals.unreachable_images:
+        say(f"  {lost} of them could not be reached; the same command makes the parts that they are in again")
 
 
 def _cores() -> int:

@@ -14,6 +14,7 @@ from pipeline.config import ScoreConfig
 from pipeline.lookalikes import ListedImages, LookalikeTotals, find_lookalikes
 from pipeline.sources import open_source
 from stage1_cnn.predict import Predictor
+from tests.catalog.served import served
 from tests.conftest import jpeg
 from tests.pipeline.tiny import Tiny, documents, write_dump
 
@@ -122,6 +123,19 @@ def test_the_command(tiny: Tiny, dump: Path, banned: tuple[Path, dict], tmp_path
     with pytest.raises(SystemExit):
         main([*command, "--threshold", "95"])
     assert "expected a cosine from -1 to 1" in capsys.readouterr().err
+
+
+def test_what_a_server_withholds_for_a_while_is_looked_at_by_the_same_command(
+    predictor: Predictor, banned: tuple[Path, dict], tmp_path: Path
+) -> None:  # fmt: skip
+    listed, faults = ListedImages.read(banned[0], predictor), {"/images/other.jpg": 503}
+    with served(tmp_path, faults) as url:
+        (tmp_path / "t.csv").write_text(f"product_id,url\n1,{url}/images/other.jpg\n")
+        found = look(predictor, tmp_path / "t.csv", listed, 0.99, tmp_path / "out")
+        assert (found.matches, found.unreadable_images, found.unreachable_images) == (0, 1, 1)
+        faults.clear()
+        found = look(predictor, tmp_path / "t.csv", listed, 0.99, tmp_path / "out")
+        assert (found.matches, found.unreadable_images, found.unreachable_images) == (1, 0, 0)
 
 
 def test_a_folder_of_photos_against_a_list(predictor: Predictor, banned: tuple[Path, dict], tmp_path: Path) -> None:
