@@ -82,16 +82,16 @@ function renderCategories(view) {
   const score = (system, measure) => (c) => scoreOf(system, measure)[c];
   const trained = D.columns["category.train_images"];
   const columns = [
-    categoryColumn("Category", (c) => c), idColumn("Id", (c) => c),
-    countColumn(D.unit === "product" ? "Products" : "Images", (c) => D.support[c], `Evaluated ${D.unit}s`),
-    countColumn("Lost", (c) => D.lost.two_stage[c], "After both stages"),
+    categoryColumn("Category", (c) => c), // a phone shows two or three more
     rateColumn("Accuracy", score("two_stage", "recall"), "Both stages"),
     pointsColumn("Change", (c) => score("two_stage", "recall")(c) - score("shifted", "recall")(c), "Accuracy, both stages less stage 1, adjusted, in points"),
+    countColumn(D.unit === "product" ? "Products" : "Images", (c) => D.support[c], `Evaluated ${D.unit}s`),
+    countColumn("Lost", (c) => D.lost.two_stage[c], "After both stages"),
     rateColumn("Stage 1, adjusted", score("shifted", "recall"), "Accuracy"), rateColumn("Stage 1 alone", score("stage1", "recall"), "Accuracy"),
     rateColumn("Precision", score("two_stage", "precision"), "Both stages"), rateColumn("F1", score("two_stage", "f1"), "Both stages"),
     countColumn("Trained on", (c) => trained[c], "Images"),
-    {title: "Second opinion", value: (c) => OPINIONS[answererOf(c)] || "no stage 2"},
+    {title: "Second opinion", value: (c) => OPINIONS[answererOf(c)] || "no stage 2"}, idColumn("Id", (c) => c),
   ];
-  view.append(el("div", {class: "card"}, makeTable({name: "categories", label: "All categories", rows: D.classes, columns, sort: [3, true], support: (c) => D.support[c],
+  view.append(el("div", {class: "card"}, makeTable({name: "categories", label: "All categories", rows: D.classes, columns, sort: [4, true], support: (c) => D.support[c],
     match: (query) => { const found = new Set(findClasses(query)); return (c) => found.has(c); }})));
 }

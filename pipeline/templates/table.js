@@ -73,7 +73,7 @@ function makeTable({name, label, rows, columns, sort, match, save = true, page =
 }
 
 // Only rows with at least so many evaluated products.
-function leastChooser(chosen, onchange, unit = D.unit) {
+function leastChooser(chosen, onchange, unit) {
   return chooser(`At least`, [[0, `any number of ${unit}s`], ...[D.minSupport, 20, 100].map((n) => [n, plural(n, unit)])].map(([n, text]) => [String(n), text]), String(chosen), (n) => onchange(Number(n)));
 }
 
