@@ -182,7 +182,8 @@ def bootstrap(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     metrics = {"image": measure(frame, len(taxonomy), EvaluateConfig(resamples=options.resamples))}
     print(f"{options.resamples} resamples of {len(frame)} items in {time.perf_counter() - started:.1f} s")
-    metrics |= {"product": metrics["image"], "made_from": {}, "settings": store.settings, "rejects": {}, "seconds": 0.0}
+    metrics |= {"product": metrics["image"], "settings": store.settings, "rejects": {}, "seconds": 0.0}
+    metrics["made_from"] = {"views": {"stage1": {"store": store.fingerprint}}}
     trained = np.bincount(table.class_index, minlength=len(taxonomy))
     save_evaluation(options.folder / "evaluation", frames, taxonomy, trained, metrics)
     tell_peak(0)
