@@ -146,17 +146,17 @@ def ordered(function: Callable[[T], U], items: Iterable[T], lanes: int) -> Itera
     The items are taken by the caller's thread, a few ahead. Close the iterator to stop early.
     """
     pending: deque[Future[U]] = deque()
-    pool = ThreadPoolExecutor(lanes, "lane", initializer=one_thread)
-    try:
-        with threadpool_limits(1), threads_restored():
+    with threadpool_limits(1), threads_restored():
+        pool = ThreadPoolExecutor(lanes, "lane", initializer=one_thread)
+        try:
             for item in items:
                 pending.append(pool.submit(function, item))
                 if len(pending) >= lanes + _AHEAD:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def score_group(model: Model, group: Group, config: ScoreConfig) -> _Scored:
