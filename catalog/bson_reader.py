@@ -17,7 +17,7 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.int64 import Int64
 
 from catalog.errors import DumpError, ShelfsortError
-from catalog.files import READ_ERRORS, is_url, matching, open_file, size_and_stamp
+from catalog.files import DAMAGED, is_url, matching, open_file, size_and_stamp
 
 MIN_DOCUMENT, MAX_DOCUMENT = 5, 256 * 2**20
 MAX_POSITIONS = 2**14
@@ -93,7 +93,8 @@ def expand(paths: Iterable[str | Path]) -> list[Source]:
 def documents(source: Source, on_error: OnError = raise_error) -> Iterator[Document]:
     """Cuts one file into documents by their length prefixes. A bad length or a cut ends the file, fatally for the rest.
 
-    Raises DumpError, whatever the policy, where the file changed while it was read: nothing of it is known then.
+    Raises DumpError, whatever the policy, where the disk or the server failed, or the file changed while it was read: another
+    try may find the rest.
     """
     offset, fault = 0, None
     with source.open(_BUFFER) as stream:
@@ -102,8 +103,11 @@ def documents(source: Source, on_error: OnError = raise_error) -> Iterator[Docum
                 data = _frame(stream, source.path, offset)
             except DumpError as error:
                 fault = error
-            except READ_ERRORS as error:
-                fault = DumpError(source.path, offset, "unreadable", f"the file can't be read on: {error}", fatal=True)
+            except DAMAGED as error:
+                fault = DumpError(source.path, offset, "unreadable", f"the file can't be unpacked on: {error}", fatal=True)
+            except Exception as error:  # a file system of fsspec may raise what its own library does
+                detail = f"the file can't be read on: {error or type(error).__name__}; run the same command again when it can"
+                raise DumpError(source.path, offset, "unreachable", detail, fatal=True) from error
             else:
                 if not data:
                     break
@@ -225,8 +229,9 @@ class DumpReader:
         try:
             stream.seek(offset)
             data = stream.read(length)
-        except READ_ERRORS as error:
-            raise DumpError(path, offset, "unreadable", f"the file can't be read: {error}", fatal=True) from error
+        except Exception as error:  # as in `documents`
+            detail = f"the file can't be read: {error or type(error).__name__}"
+            raise DumpError(path, offset, "unreadable", detail, fatal=True) from error
         if xxhash.xxh3_64_intdigest(data) != digest:
             detail = "the document is not the one that was indexed; the file changed since"
             raise DumpError(path, offset, "changed", detail, fatal=True)

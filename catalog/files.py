@@ -15,8 +15,8 @@ import xxhash
 
 from catalog.errors import ImageError, ShelfsortError
 
-READ_ERRORS = (OSError, EOFError, ValueError, zlib.error)
-"""What reading a file raises here and, as the file systems translate it, elsewhere."""
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
+"""What unpacking a file raises that will not be whole another time. Anything else may be the disk's or the server's fault."""
 _STAMPS = ("ETag", "etag", "LastModified", "mtime", "updated", "created", "md5Hash")
 _TRIES = 3
 UNREADABLE, UNREACHABLE = "unreadable_file", "unreachable"

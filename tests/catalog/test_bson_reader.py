@@ -26,6 +26,7 @@ from catalog.bson_reader import (
 )
 from catalog.dump_index import build_index
 from catalog.errors import DumpError, ShelfsortError
+from tests.catalog.served import served
 from tests.conftest import document, outside_data, write_bson
 
 
@@ -426,3 +427,16 @@ def test_cdiscounts_own_sample() -> None:
     assert sum(len(p.images) for p in found) == 110
     assert len({p.category_id for p in found}) == 36
     assert {len(p.images) for p in found} == {1, 2, 3, 4}
+
+
+def test_a_server_that_fails_on_the_way_is_an_error_whatever_the_policy(tmp_path: Path) -> None:
+    """The rest of the dump must not become one reject, since it will be there again."""
+    (tmp_path / "a.bson").write_bytes(bson.encode(document(1, 1, [b"0" * 50_000])) * 300)
+    faults, rejects = {}, []
+    with served(tmp_path, faults) as url:
+        reading = documents(Source.of(f"{url}/a.bson"), on_error=rejects.append)
+        next(reading)
+        faults["/a.bson"] = 503
+        with pytest.raises(DumpError, match=r"a\.bson: at byte \d+: the file can't be read on: 503") as found:
+            list(reading)
+    assert (found.value.reason, found.value.fatal, rejects) == ("unreachable", True, [])
