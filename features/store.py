@@ -7,7 +7,7 @@ libver="latest": a killed writer would leave a file that doesn't open.
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +53,7 @@ class FeatureWriter:
         try:
             file = h5py.File(self.partial, "r+")
             same = file.attrs.get("made_from") == json.dumps(made_from) and file[schema.STATUS].shape == (len(self.table),)
-            if not same:
+            if not same or file[schema.ERROR_REASON].dtype != schema.REASON:  # as earlier versions wrote them
                 file.close()
                 return None
             known = np.isin(file[schema.ERROR_ID][:], self.table.image_id[: int(file.attrs["cursor"])]).sum()
@@ -81,7 +81,7 @@ class FeatureWriter:
         for name, dtype in schema.ROW_DTYPES.items():
             _create_checked(file, name, getattr(self.table, name).astype(dtype))
         _create_checked(file, schema.SLICES, _slices(self.table, classes))
-        for name, dtype in ((schema.ERROR_ID, np.int64), (schema.ERROR_REASON, h5py.string_dtype())):
+        for name, dtype in ((schema.ERROR_ID, np.int64), (schema.ERROR_REASON, schema.REASON)):
             file.create_dataset(name, (0,), dtype, maxshape=(None,))  # not an attribute, which holds 64 KiB at most
         file.attrs.update(schema=schema.SCHEMA, cursor=0, complete=False)
         file.attrs["computed_with"] = json.dumps(computed_with)
@@ -117,7 +117,7 @@ class FeatureWriter:
             status[bad] = schema.UNREADABLE
             features = features.copy()
             features[bad] = 0
-            found = {schema.ERROR_ID: self.table.image_id[start + np.array(bad)], schema.ERROR_REASON: [*errors.values()]}
+            found = {schema.ERROR_ID: self.table.image_id[start + np.array(bad)], schema.ERROR_REASON: _texts(errors.values())}
             for name, values in found.items():
                 known = len(self.file[name])
                 self.file[name].resize((known + len(bad),))
@@ -168,6 +168,12 @@ def discard(path: Path) -> None:
 def _beside(rows: int, width: int, classes: int) -> int:
     """About how many bytes a file of so many rows has beside their features, rather too many."""
     return rows * _ROW_BYTES + classes * (width + 32) * 4 + _MARGIN
+
+
+def _texts(reasons: Iterable[str]) -> np.ndarray:
+    """As they are stored, cut between two characters where they are too long."""
+    cut = [reason.encode()[: schema.REASON.itemsize].decode("utf-8", "ignore").encode() for reason in reasons]
+    return np.array(cut, dtype=schema.REASON)
 
 
 def _grow(path: Path, size: int) -> None:

@@ -128,6 +128,14 @@ def test_a_reason_of_an_unfinished_batch_is_forgotten(made: Made, path: Path, tm
     assert_same(path, second)
 
 
+def test_a_long_reason_is_cut_between_two_characters(made: Made, path: Path, tmp_path: Path) -> None:
+    long = tmp_path / "long.h5"
+    with FeatureWriter(long, made.table, WIDTH, CLASSES, MADE_FROM, COMPUTED_WITH) as writer:
+        writer.write(made.features, {3: "x" + "\u00e9" * 300, 4: "short"})
+        writer.finish(made.head)
+    assert list(FeatureStore(long).errors.values()) == ["x" + "\u00e9" * 199, "short"]
+
+
 _SLOW_WRITER = """
 import sys, time
 from pathlib import Path
