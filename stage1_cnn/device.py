@@ -110,8 +110,8 @@ def cores() -> int:
 def keep_memory() -> None:
     """Has glibc keep the memory that is freed, in one heap for all threads, for as long as the process lives.
 
-    By default it returns a batch's activations to the system, which then hands them out again page by page, zeroed: a tenth to
-    a third of a network's time on a processor (`benchmarks.heap`). Elsewhere than on glibc nothing changes.
+    By default it returns a batch's activations to the system, which then hands them out again page by page, zeroed: up to a
+    quarter of a network's time on a processor (`benchmarks.heap`). Elsewhere than on glibc nothing changes.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt

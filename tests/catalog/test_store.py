@@ -188,7 +188,7 @@ def test_a_store_with_pages_lost_is_refused(small_store: Store, tmp_path: Path) 
     whole = path.read_bytes()
     for start in range(4096, len(whole), 65_536):
         path.write_bytes(whole[:start] + bytes(65_536) + whole[start + 65_536 :])
-        refusal(path)
+        assert refusal(path).problem
 
 
 def test_a_flipped_bit_in_an_image_is_noticed(small_store: Store, tmp_path: Path) -> None:
