@@ -17,10 +17,17 @@ from stage1_cnn.device import decode_threads
 from stage1_cnn.predict import Predictor
 
 
-def made_from(checkpoint: str, transform: dict, store: str) -> dict:
-    """What a features.h5 depends on: sha256 of the checkpoint, its evaluation transform, fingerprint of the store, dtype,
-    schema."""
-    return {"schema": SCHEMA, "checkpoint": checkpoint, "transform": transform, "store": store, "dtype": FEATURE_DTYPE.__name__}
+def made_from(predictor: Predictor, store: str) -> dict:
+    """What a features.h5 depends on: sha256 of the checkpoint, its evaluation transform, the arithmetic's precision, fingerprint
+    of the store, dtype, schema."""
+    return {
+        "schema": SCHEMA,
+        "checkpoint": predictor.fingerprint,
+        "transform": predictor.transform.to_json(),
+        "precision": predictor.engine.precision,
+        "store": store,
+        "dtype": FEATURE_DTYPE.__name__,
+    }
 
 
 Block = tuple[np.ndarray, dict[int, str]]
@@ -48,9 +55,9 @@ def extract(
     them.
     """
     table = store.images()
-    origin = made_from(predictor.fingerprint, predictor.transform.to_json(), store.fingerprint)
+    origin = made_from(predictor, store.fingerprint)
     head = predictor.head
-    computed_with = predictor.engine.to_json()
+    computed_with = predictor.computed_with
     unreadable = 0
     with FeatureWriter(path, table, head.weight.shape[1], len(head.bias), origin, computed_with) as writer:
         start = writer.cursor
@@ -69,6 +76,6 @@ def _require_finite(features: np.ndarray, errors: Mapping[int, str], table: Imag
     bad = ~np.isfinite(features).all(axis=1)
     bad[list(errors)] = False
     if bad.any():
-        image, remedy = table.image_id[bad.argmax()], "stage1.precision=fp32, or train stage 1 anew with a lower stage1.lr"
-        found = f"the features of image {image} are not finite as float16, computed in {precision}"
-        raise ShelfsortError(f"{found}; expected -65504 to 65504: set {remedy}")
+        wider = "" if precision == "fp32" else "set features.precision=fp32, or "
+        found = f"the features of image {table.image_id[bad.argmax()]} are not finite as float16, computed in {precision}"
+        raise ShelfsortError(f"{found}; expected -65504 to 65504: {wider}train stage 1 again with a lower stage1.lr")

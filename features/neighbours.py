@@ -1,6 +1,7 @@
 """How alike a photo is to the fitted photos of some classes: cosines to their nearest and to all of them.
 
-The bank never answers with the photo itself, its product, or (as only fitted photos are in it) a copy of them.
+To what belongs to the store the bank never answers with the photo itself, its product, or (as only fitted photos are in it) a
+copy of them. Photos from elsewhere are a STRANGER's, whatever their id: to them all of it answers.
 """
 
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+STRANGER = -1
+"""Product id of what is none of the bank's products; those of a store are 0 or more."""
 NEAREST = 5
 """Cosines kept of each class."""
 

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _ROW_BYTES, _MARGIN = 64, 2 * 2**20
 """What a row takes beside its features, and a file beside its rows."""
 _BLOCK = 4096
+NO_NETWORK = {"device": "none", "precision": "fp32", "runtime": "none"}
+"""`computed_with` of vectors that no network made."""
 
 
 class FeatureWriter:
@@ -203,7 +205,7 @@ def write_features(
     path: Path, table: ImageTable, classes: int, made_from: dict, head: Head, features: Callable[[ImageTable], np.ndarray]
 ) -> None:  # fmt: skip
     """Writes a features.h5 of vectors that no network makes: `features` gives float16 [B, D] of some rows of `table`."""
-    with FeatureWriter(path, table, head.weight.shape[1], classes, made_from, {"device": "none", "precision": "fp32"}) as writer:
+    with FeatureWriter(path, table, head.weight.shape[1], classes, made_from, NO_NETWORK) as writer:
         for start in range(writer.cursor, len(table), _BLOCK):
             writer.write(features(table[start : start + _BLOCK]), {})
         writer.finish(head)
@@ -260,7 +262,7 @@ class FeatureStore:
 
     @property
     def computed_with(self) -> dict:
-        """Device and precision of the computation."""
+        """Device, precision and runtime of the computation."""
         return json.loads(self.file.attrs["computed_with"])
 
     def require(self, made_from: dict) -> None:

@@ -86,7 +86,8 @@ def _forget(names: set[str]) -> None:
 
 @dataclass(frozen=True)
 class ModelPlace:
-    """Where a worker finds the model: the run folder where it sees one with these checksums, else the copy that it was sent."""
+    """Where a worker finds the model: the run folder where it sees one with these checksums, else the copy that it was sent; and
+    how it computes, in the client's precision: what `auto` is depends on the machine."""
 
     folder: str
     checkpoint: str

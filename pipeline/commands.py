@@ -107,11 +107,16 @@ def compare(options: argparse.Namespace) -> None:
     from pipeline.config import load_config
     from pipeline.runs import Run
 
-    run, configs = Run(options.run), {path.stem: load_config(path, options.set).stage1 for path in options.configs}
+    run, loaded = Run(options.run), {path.stem: load_config(path, options.set) for path in options.configs}
+    configs = {name: config.stage1 for name, config in loaded.items()}
+    precisions = {config.features.precision for config in loaded.values()}
     if len(configs) < len(options.configs):
         raise ShelfsortError("compare: two configurations have one file name, which names the network in the table; rename one")
+    if len(precisions) > 1:
+        found = " and ".join(sorted(precisions))
+        raise ShelfsortError(f"compare: features.precision is {found}, expected one for all: --set features.precision=auto")
     with run_lock(run.folder):
-        rows = compare(run, configs, options.repeats, options.rebuild)
+        rows = compare(run, configs, options.repeats, options.rebuild, precisions.pop())
     best = next(path for path in options.configs if path.stem == rows[0].network)
     overrides = [word for setting in options.set for word in ("--set", setting)]
     again = shlex.join(["shelfsort", "stage1", "--run", str(run.folder), "--config", str(best), *overrides])
@@ -173,8 +178,8 @@ def _workers(options: argparse.Namespace) -> Any:
 def similar(options: argparse.Namespace) -> None:
     from pipeline.similar import Finder, find_similar, print_csv, table_text
 
-    run, config = _loaded(options)
-    finder = Finder.open(run, device=config.stage1.device, precision=config.stage1.precision, rebuild=options.rebuild)
+    run, _ = _loaded(options)
+    finder = Finder.open(run, rebuild=options.rebuild)
     found, unreadable = find_similar(finder, options.photo, options.top)
     for path, reason in unreadable.items():
         print(f"left out {path}: {reason}", file=sys.stderr)
@@ -193,10 +198,12 @@ def export(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
+    from pipeline.agreement import warn_of_other_arithmetic
     from pipeline.predict import Model, predict_files
 
     run, config = _loaded(options)
-    model = Model.open(run, config.stage1.device, config.stage1.precision)
+    model = Model.open(run, config.stage1.device, config.features.precision)
+    warn_of_other_arithmetic(run, model, photos=64)
     answer = predict_files(model, options.photo, options.top, options.text)
     for path, reason in answer.unreadable.items():
         print(f"left out {path}: {reason}", file=sys.stderr)

@@ -68,9 +68,11 @@ class Row:
 
 
 def compare(
-    run: Run, configs: Mapping[str, Stage1Config], repeats: int, rebuild: bool = False, say: Callable[[str], None] = print
-) -> list[Row]:
-    """Trains each network `repeats` times, from its seed on; the rows of the table, the best first.
+    run: Run, configs: Mapping[str, Stage1Config], repeats: int, rebuild: bool = False, precision: str = "auto",
+    say: Callable[[str], None] = print,
+) -> list[Row]:  # fmt: skip
+    """Trains each network `repeats` times, from its seed on; the rows of the table, the best first. `precision` is
+    `features.precision`, in which all of them answer, whatever they are trained in.
 
     Raises ConfigError on a name of no use as a folder, ShelfsortError where validation has no readable image, ArtifactError where
     a training is there that was made from something else.
@@ -80,7 +82,7 @@ def compare(
     folder, trainings = run.folder / "compare", {}
     for name, config in configs.items():
         seeds = [config.model_copy(update={"seed": config.seed + repeat}) for repeat in range(repeats)]
-        trainings[name] = [_trained(run, folder / name / f"seed-{one.seed}", one, rebuild, say) for one in seeds]
+        trainings[name] = [_trained(run, folder / name / f"seed-{one.seed}", one, rebuild, precision, say) for one in seeds]
     rows = [_row(name, configs[name].backbone, found) for name, found in trainings.items()]
     rows.sort(key=lambda row: (row.top1, row.macro_f1), reverse=True)
     for name, found in trainings.items():
@@ -96,14 +98,19 @@ def compare(
     return rows
 
 
-def _trained(run: Run, folder: Path, config: Stage1Config, rebuild: bool, say: Callable[[str], None]) -> Trained:
+def _trained(
+    run: Run, folder: Path, config: Stage1Config, rebuild: bool, precision: str, say: Callable[[str], None]
+) -> Trained:  # fmt: skip
+    from stage1_cnn.device import inference_engine
+
     part = Run(folder, run)
     train(part, config, rebuild, say, f"{folder.parent.name}, seed {config.seed}")
-    path, made_from = folder / "validation.json", {"checkpoint": part.stage1_checksum(), "splits": list(SPLITS)}
+    path, precision = folder / "validation.json", inference_engine(config.device, precision).precision
+    made_from = {"checkpoint": part.stage1_checksum(), "splits": list(SPLITS), "precision": precision}
     again = f"the same command, after removing {path}"
     found = read_json(path, again) if path.exists() else {}
     if found.get("made_from") != made_from:
-        found = {"made_from": made_from, **_judge(part, config)}
+        found = {"made_from": made_from, **_judge(part, config.device, precision)}
         write_json(path, found)
     log = (part.stage1 / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     seconds = read_json(part.stage1 / "summary.json", again)["seconds"]
@@ -112,12 +119,12 @@ def _trained(run: Run, folder: Path, config: Stage1Config, rebuild: bool, say: C
     return Trained([json.loads(line) for line in log], seconds, confusion=confusion, **values)
 
 
-def _judge(part: Run, config: Stage1Config) -> dict[str, Any]:
+def _judge(part: Run, device: str, precision: str) -> dict[str, Any]:
     """The best checkpoint's answers on validation, as counts."""
     from features.extract import blocks_of
     from stage1_cnn.predict import Predictor
 
-    predictor = Predictor.open(part.checkpoint, device=config.device, precision=config.precision)
+    predictor = Predictor.open(part.checkpoint, device=device, precision=precision)
     table = part.store.images(*SPLITS)
     truths, answers, ranks, done = [], [], [], 0
     for features, unreadable in blocks_of(predictor, part.store, table, _BATCH):

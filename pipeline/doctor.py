@@ -189,7 +189,7 @@ def _bf16() -> Answer:
 
     engine = choose_engine()
     native = engine.precision == "bf16"
-    return native or None, f"{engine.device.type} {'has' if native else 'lacks'} it: auto is {engine.precision}"
+    return native or None, f"{engine.device.type} {'has' if native else 'lacks'} it: stage1.precision auto is {engine.precision}"
 
 
 def _threads() -> Answer:

@@ -18,7 +18,6 @@ from catalog.image_table import ImageTable
 from catalog.store import Store
 from features.extract import Block, blocks_of
 from pipeline.cluster import require_files
-from pipeline.config import RunConfig
 from pipeline.runs import Run
 from stage1_cnn.predict import Predictor
 from stage2_xgb.train import RowPicker
@@ -54,12 +53,13 @@ def training(client: Client, run: Run) -> Iterator[None]:
         yield
 
 
-def extraction(client: Client, part: Run, config: RunConfig) -> Callable[[int], Iterator[Block]]:
-    """What makes the blocks of features.h5 on the workers, for `features.extract.extract`."""
+def extraction(client: Client, part: Run, size: int, device: str, precision: str) -> Callable[[int], Iterator[Block]]:
+    """What makes the blocks of features.h5 on the workers, in batches of `size`, for `features.extract.extract`. All compute in
+    one `precision`, that of the client: what `auto` is depends on the machine."""
     require_files(client, [part.store_path if part.whole is None else part.whole.store_path, part.checkpoint])
-    store, size = part.store, config.features.batch_size
+    store = part.store
     files = part.checkpoint.absolute(), store.path.absolute()
-    task = partial(extract_rows, *files, size, config.stage1.device, config.stage1.precision)
+    task = partial(extract_rows, *files, size, device, precision)
     return partial(_blocks, client, task, len(store.images()), size * _BATCHES)
 
 

@@ -71,6 +71,12 @@ class Model:
         return self.predictors[0].taxonomy
 
     @property
+    def networks(self) -> dict[str, Predictor | None]:
+        """Of each view its network; None of those that are none."""
+        views = zip(self.bundle.made_from["views"], self.predictors, strict=True)
+        return {name: predictor if isinstance(predictor, Predictor) else None for name, predictor in views}
+
+    @property
     def text_view(self) -> str | None:
         """Name of the view that reads the products' texts, if any does."""
         views = zip(self.bundle.made_from["views"], self.predictors, strict=True)
@@ -163,8 +169,7 @@ def predict_files(model: Model, paths: Sequence[str | Path], top: int, text: str
     """
     if text is None and model.text_view:
         raise ShelfsortError(f"view {model.text_view} reads the product's text: give it with --text, '' where it has none")
-    unknown = np.full(len(paths), -1, dtype=np.int64)  # no product of the store, whose neighbours would leave it out
-    table = image_table(np.arange(len(paths)), unknown)
+    table = image_table(np.arange(len(paths)), np.zeros(len(paths), dtype=np.int64))
     images, errors = model.read([read_file(path) for path in paths], table, batch_size=64, texts=[text or ""] * len(paths))
     unreadable = {str(paths[row]): str(error) for row, error in errors.items()}
     if not len(images):

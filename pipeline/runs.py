@@ -12,7 +12,7 @@ import yaml
 from catalog.artifacts import read_json, require_same, sha256_file, write_text
 from catalog.errors import ArtifactError, ShelfsortError
 from catalog.store import Store
-from features.store import FeatureStore
+from features.store import NO_NETWORK, FeatureStore
 from pipeline.config import RunConfig
 
 STAGE1 = "stage1"
@@ -142,6 +142,16 @@ class Run:
         if source != "file":
             now[source] = self.stage1_checksum() if source == "checkpoint" else self.text_checksum()
         self.features.require(origin | now)
+
+    def require_precision(self, asked: str) -> None:
+        """Raises ArtifactError where the features were computed in another precision than `features.precision` asks for; `auto`
+        is fp32 on a processor and anything else on a GPU."""
+        found = self.features.computed_with
+        as_auto = (found["precision"] == "fp32") == (found["device"] == "cpu")
+        if found["device"] == NO_NETWORK["device"] or (as_auto if asked == "auto" else found["precision"] == asked):
+            return
+        problem = f"computed in {found['precision']} on {found['device']}, features.precision is {asked}"
+        raise ArtifactError(self.features_path, problem, f"{self.command('features')} --set features.precision={asked}")
 
     def save_config(self, config: RunConfig) -> None:
         """Writes config.yaml: the resolved configuration and the code's revision."""

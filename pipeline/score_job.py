@@ -1,16 +1,16 @@
 """The step `score` around the scoring itself (pipeline.score): what is opened and checked before, and what is said after."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catalog.artifacts import differences, sha256_file
+from catalog.artifacts import sha256_file
 from catalog.errors import ShelfsortError
 from catalog.labels import read_labels
 from catalog.store import image_ids
 from pipeline import coverage
+from pipeline.agreement import warn_of_other_arithmetic
 from pipeline.config import RunConfig
 from pipeline.engine import Engine, Lanes
 from pipeline.labels import compare, labels_in, labels_of
@@ -18,8 +18,6 @@ from pipeline.predict import Model
 from pipeline.runs import Run
 from pipeline.score import Scorer, Totals
 from pipeline.sources import Source, open_source
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class ScoreJob:
         costs = coverage.read(run.stage2, f"shelfsort stage2 --run {run.folder}") if sure else []
         vectors = {name: str(Path(file).absolute()) for name, file in config.score.vectors.items()}
         config = config.model_copy(update={"score": config.score.model_copy(update={"vectors": vectors})})
-        model = Model.open(run, config.stage1.device, config.stage1.precision, config.score.runtime, vectors)
+        model = Model.open(run, config.stage1.device, config.features.precision, config.score.runtime, vectors)
         fallback = int(model.taxonomy.category_ids[int(run.store.natural_counts("product").argmax())])
         checksums = {"checkpoint": run.stage1_checksum(), "stage2": sha256_file(run.stage2 / "manifest.json")}
         return cls(run, config, model, checksums, fallback, labels, given, costs)
@@ -56,7 +54,7 @@ class ScoreJob:
         source = open_source(paths, out / "dumps", self.config.catalog.text if self.model.text_view else None)
         truth = labels_in(source, self.given, self.labels) if self.labels else labels_of(source)
         self._require_texts(source)
-        self._warn_of_device()
+        warn_of_other_arithmetic(self.run, self.model)
         for file in self.model.vector_files:
             file.rows(image_ids(source.product_id, source.n_images))  # a missing vector is said now, not after hours
         return source, truth
@@ -70,27 +68,20 @@ class ScoreJob:
                 f"which view {self.model.text_view} reads; name the field or column: --set catalog.text=NAME"
             )
 
-    def _warn_of_device(self) -> None:
-        """What scores computes as what made the features that stage 2 learnt from, or the log says so."""
-        if not self.run.features_path.exists():
-            return
-        now, then = self.model.predictors[0].engine.to_json(), self.run.features.computed_with
-        if changes := differences(now, then):
-            log.warning("%s: %s; answers may differ in their last digits", self.run.features_path, "; ".join(changes))
-
     def scorer(self, source: Source, client: Any, lanes: int) -> Scorer:
         """What scores: so many lanes of this process, or the dask workers of `client`, where there is one."""
         vectors = self.config.score.vectors
         engine: Engine = Lanes(self.model, lanes) if client is None else self._workers(source, client)
-        checksums = self.checksums | {f"vectors.{name}": sha256_file(path) for name, path in vectors.items()}
-        return Scorer(engine, checksums, self.fallback, self.run.store.digests())
+        made_with = {f"vectors.{name}": sha256_file(path) for name, path in vectors.items()}
+        made_with["precision"] = self.model.predictors[0].engine.precision
+        return Scorer(engine, self.checksums | made_with, self.fallback, self.run.store.digests())
 
     def _workers(self, source: Source, client: Any) -> Engine:
         from pipeline.cluster import ModelPlace, Workers
 
-        stage1, vectors = self.config.stage1, self.config.score.vectors
+        vectors, precision = self.config.score.vectors, self.model.predictors[0].engine.precision
         folder = str(self.run.folder.absolute())
-        place = ModelPlace(folder, **self.checksums, device=stage1.device, precision=stage1.precision)
+        place = ModelPlace(folder, **self.checksums, device=self.config.stage1.device, precision=precision)
         return Workers(client, place, [*source.files, *((path, Path(path).stat().st_size) for path in vectors.values())])
 
     def said(self, totals: Totals, out: Path, truth: dict[int, int], seconds: float) -> Iterator[str]:

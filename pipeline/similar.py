@@ -13,12 +13,17 @@ from catalog.errors import ImageError, ShelfsortError
 from catalog.files import read_file
 from catalog.store import POSITIONS
 from catalog.taxonomy import Category, Taxonomy
+from features.extract import extract, made_from
 from features.similar import SHORTLIST, SimilarIndex, build
+from features.store import FeatureStore, discard
 from pipeline.runs import Run
 from stage1_cnn.dataset import decode_all
 from stage1_cnn.predict import Predictor
 
+LOOK_UPS = {"device": "cpu", "precision": "fp32"}
+"""How look-ups compute, whatever the run does: in less a copy of a photo may be less like it than another photo is."""
 COLUMNS = ("product_id", "position", "cosine", "category_id", "level1", "level2", "level3")
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,26 @@ class Finder:
     taxonomy: Taxonomy
 
     @classmethod
-    def open(cls, run: Run, *, device: str = "auto", precision: str = "auto", rebuild: bool = False) -> "Finder":
+    def open(cls, run: Run, *, rebuild: bool = False) -> "Finder":
         """Opens the run's index, after making it where there is none yet or `rebuild` asks for it.
 
         Raises ArtifactError where the features are not the checkpoint's, or the index is not the features'.
         """
         run.require_features()
         folder, command = run.folder / "similar", f"shelfsort similar PHOTO --run {run.folder} --rebuild"
+        predictor = Predictor.open(run.checkpoint, **LOOK_UPS)
+        features = run.features
+        if features.computed_with != predictor.computed_with:
+            features = FeatureStore(folder / "features.h5", command)
         if rebuild or not (folder / "manifest.json").exists():
             with run_lock(run.folder):
-                build(folder, run.features)
-        index = SimilarIndex.open(folder, run.features, command)
-        return cls(Predictor.open(run.checkpoint, device=device, precision=precision), index, run.store.taxonomy)
+                if features is not run.features:
+                    run.store.verify()
+                    discard(features.path)
+                    extract(predictor, run.store, features.path, batch_size=_BATCH)
+                build(folder, features)
+        features.require(made_from(predictor, run.store.fingerprint))
+        return cls(predictor, SimilarIndex.open(folder, features, command), run.store.taxonomy)
 
     def products(self, queries: np.ndarray, top: int) -> list[SimilarProduct]:
         """The `top` products most alike to features [Q, D] of the photos of one product, the likest first. A product counts by
@@ -74,7 +87,7 @@ class Finder:
 
 
 def photo_features(
-    predictor: Predictor, images: Sequence[bytes | ImageError], batch_size: int = 64
+    predictor: Predictor, images: Sequence[bytes | ImageError], batch_size: int = _BATCH
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:  # fmt: skip
     """Features float16 [R, D] of the R readable ones of B images, which those are (bool [B]), and place -> why not."""
     features, readable, reasons = [np.zeros((0, predictor.width), dtype=np.float16)], np.ones(len(images), dtype=bool), {}

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from catalog.artifacts import read_sealed, require_same, sha256_file, write_json, write_text
 from catalog.errors import ConfigError
 from catalog.labels import read_labels
-from features.store import discard
+from features.store import FeatureStore, discard
 from pipeline.config import FileView, RunConfig, TextView
 from pipeline.runs import Run
 from stage1_cnn.config import Stage1Config
@@ -154,7 +154,10 @@ def features(run: Run, config: RunConfig, rebuild: bool, say: Say = print, worke
 def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say, workers: Workers) -> None:
     if part.features_path.exists() and not rebuild:
         part.require_features("checkpoint")
-        say(f"features: current ({part.features_path}: {len(part.features)} images)")
+        part.require_precision(config.features.precision)
+        made = part.features.computed_with
+        how = f"computed in {made['precision']} on {made['device']}"
+        say(f"features: current ({part.features_path}: {len(part.features)} images, {how})")
         return
     from features.extract import extract
     from stage1_cnn.predict import Predictor
@@ -162,29 +165,29 @@ def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say, workers: Wor
     started = time.perf_counter()
     part.store.verify()
     part.stage1_checksum()  # its best.pt may be one of a training that was stopped
-    predictor = Predictor.open(part.checkpoint, device=config.stage1.device, precision=config.stage1.precision)
+    predictor = Predictor.open(part.checkpoint, device=config.stage1.device, precision=config.features.precision)
+    size = config.features.batch_size
     with contextlib.ExitStack() as stack:
         elsewhere = None
         if workers:
             from pipeline.elsewhere import extraction
 
-            elsewhere = extraction(stack.enter_context(workers()), part, config)
+            precision = predictor.engine.precision
+            elsewhere = extraction(stack.enter_context(workers()), part, size, config.stage1.device, precision)
         if rebuild:
             discard(part.features_path)
-        size = config.features.batch_size
         unreadable = extract(predictor, part.store, part.features_path, batch_size=size, elsewhere=elsewhere)
     seconds, n = time.perf_counter() - started, len(part.features)
-    rate = f"{n} images x {part.features.width} in {seconds:.1f} s ({n / seconds:.0f} img/s)"
+    rate = f"{n} images x {part.features.width} in {seconds:.1f} s ({n / seconds:.0f} img/s, {predictor.engine.precision})"
     say(f"features: {rate}, {unreadable} unreadable -> {part.features_path}")
 
 
 def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print, workers: Workers = None) -> None:
     """features.h5 -> stage2/: the reranker and the reclassifiers, and where they are used."""
-    for part in run.views(config.view_names):
-        part.require_features()
-    views = {name: run.view(name).features for name in config.view_names}
+    views = _current_features(run, config, config.view_names)
     made_from = {
         "views": {name: view.made_from for name, view in views.items()}, "store": run.store.fingerprint,
+        "computed_with": {name: view.computed_with for name, view in views.items()},
         "config": config.stage2.model_dump(mode="json") | _prior(config.stage2.target_prior),
         **({} if run.store.settings["drop_blank"] else {"drop_blank": False}),
     }  # fmt: skip
@@ -211,6 +214,15 @@ def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print, workers
         summary = fit_stage2(stores, mixes, taxonomy, config.stage2, run.stage2, made_from, jobs)
     say(summary.text())
     _cover(run, config, stores)
+
+
+def _current_features(run: Run, config: RunConfig, names: Iterable[str]) -> dict[str, FeatureStore]:
+    """The features of some views. Raises ArtifactError where they are of other data or networks than are there now, or were
+    computed in another precision than the configuration asks for."""
+    for part in run.views(names):
+        part.require_features()
+        part.require_precision(config.features.precision)
+    return {name: run.view(name).features for name in names}
 
 
 def _prior(target: str | Path) -> dict[str, str]:
@@ -279,10 +291,7 @@ def tune_stage2(run: Run, config: RunConfig, say: Say = print) -> None:
     from stage2_xgb.fit import gather
     from stage2_xgb.tune import search
 
-    parts = run.views(config.view_names)
-    for part in parts:
-        part.require_features()
-    stores = [part.features for part in parts]
+    stores = list(_current_features(run, config, config.view_names).values())
     material = gather(stores, class_mixes(run), run.store.taxonomy, config.stage2)
     jobs = config.jobs or _cores()
     picker, _ = material.picker(config.stage2, jobs)
@@ -303,11 +312,13 @@ def evaluate(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> di
 
     bundle = Bundle.open(run.stage2)
     bundle.verify()  # where a file is broken stage 1 answers, which is no figure of stage 2
-    parts = run.views(bundle.made_from["views"])
-    for part in parts:
-        part.require_features()
-    views = dict(zip(bundle.made_from["views"], (part.features.made_from for part in parts), strict=True))
-    require_same(run.stage2, views, bundle.made_from["views"], run.command("stage2"))
+    views = _current_features(run, config, bundle.made_from["views"])
+    learnt_from = {key: bundle.made_from.get(key, {}) for key in ("views", "computed_with")}
+    there_now = {
+        "views": {name: view.made_from for name, view in views.items()},
+        "computed_with": {name: view.computed_with for name, view in views.items()},
+    }
+    require_same(run.stage2, there_now, learnt_from, run.command("stage2"))
     made_from = {
         "views": bundle.made_from["views"], "stage2": sha256_file(run.stage2 / "manifest.json"),
         "config": config.evaluate.model_dump(mode="json"),
@@ -321,8 +332,7 @@ def evaluate(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> di
         metrics = read_sealed(path, run.command("evaluate"))
     else:
         run.store.verify()
-        stores = [part.features for part in parts]
-        metrics = evaluate_test(stores, run.store, bundle, config.evaluate, run.evaluation, made_from)
+        metrics = evaluate_test(list(views.values()), run.store, bundle, config.evaluate, run.evaluation, made_from)
     text = summary(metrics)
     write_text(run.evaluation / "summary.txt", text + "\n")
     say(text)
@@ -360,11 +370,12 @@ def lookalikes(
 ) -> None:  # fmt: skip
     """A dump or other source against a list of images -> lookalikes-*.parquet: each product's nearest listed image."""
     from pipeline.lookalikes import ListedImages, find_lookalikes
+    from pipeline.similar import LOOK_UPS
     from pipeline.sources import open_source
     from stage1_cnn.predict import Predictor
 
     run.stage1_checksum()
-    predictor = Predictor.open(run.checkpoint, device=config.stage1.device, precision=config.stage1.precision)
+    predictor = Predictor.open(run.checkpoint, **LOOK_UPS)
     images = ListedImages.read(listed, predictor)
     started = time.perf_counter()
     source = open_source(paths, out / "dumps")

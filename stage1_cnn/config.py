@@ -123,7 +123,8 @@ class Stage1Config(Section):
     augment: Augment = Augment()
     """Random changes of training photos while fine-tuning."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the network's arithmetic; `auto` is bf16 where the processor has it, else fp16 on a GPU and fp32 on a CPU."""
+    """Of training's arithmetic; `auto` is bf16 where the processor has it, else fp16 on a GPU and fp32 on a CPU. Answers have a
+    precision of their own, `features.precision`."""
     device: str = "auto"
     """`auto` is the GPU where there is one; else `cpu`, `cuda`, `cuda:1`."""
     workers: NonNegativeInt | Literal["auto"] = "auto"

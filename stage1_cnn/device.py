@@ -70,11 +70,27 @@ class Engine:
 
 
 def choose_engine(device: str = "auto", precision: str = "auto", processes: Processes = ALONE) -> Engine:
-    """Resolves `auto`; of several processes each takes a GPU of its own.
+    """What stage 1 trains with: resolves `auto`; of several processes each takes a GPU of its own.
 
     Raises ConfigError where the machine lacks what was asked for.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # stage1.deterministic needs it before the first product there
+    chosen = _device(device, processes)
+    return Engine(chosen, _precision("stage1", precision, chosen, _fastest_precision(chosen)), processes)
+
+
+def inference_engine(device: str = "auto", precision: str = "auto") -> Engine:
+    """What answers are computed with, whatever stage 1 was trained in: `auto` is fp32 on a processor, so that any machine and
+    runtime answers alike, and on a GPU what training takes there.
+
+    Raises ConfigError where the machine lacks what was asked for.
+    """
+    chosen = _device(device, ALONE)
+    default = "fp32" if chosen.type == "cpu" else _fastest_precision(chosen)
+    return Engine(chosen, _precision("features", precision, chosen, default))
+
+
+def _device(device: str, processes: Processes) -> torch.device:
     cuda = torch.cuda.is_available()
     name = ("cuda" if cuda else "cpu") if device == "auto" else device
     if name == "cuda" and processes.size > 1:
@@ -88,14 +104,19 @@ def choose_engine(device: str = "auto", precision: str = "auto", processes: Proc
     if chosen.type == "cuda" and (chosen.index or 0) >= (torch.cuda.device_count() if cuda else 0):
         wanted = f"a GPU for each of {processes.local_size} processes" if processes.size > 1 else device
         raise ConfigError(f"stage1.device: {wanted} asked for, found {torch.cuda.device_count()} usable GPUs")
-    if precision not in (*DTYPES, "auto"):
-        raise ConfigError(f"stage1.precision: expected auto, {', '.join(DTYPES)}, found {precision!r}")
-    if precision == "fp16" and chosen.type == "cpu":
-        raise ConfigError("stage1.precision: fp16 needs a GPU; expected fp32 or bf16 on a CPU")
-    return Engine(chosen, _best_precision(chosen) if precision == "auto" else precision, processes)
+    return chosen
 
 
-def _best_precision(device: torch.device) -> str:
+def _precision(section: str, asked: str, device: torch.device, default: str) -> str:
+    """The precision that a section's key asks for on a device; `default` for auto."""
+    if asked not in (*DTYPES, "auto"):
+        raise ConfigError(f"{section}.precision: expected auto, {', '.join(DTYPES)}, found {asked!r}")
+    if asked == "fp16" and device.type == "cpu":
+        raise ConfigError(f"{section}.precision: fp16 needs a GPU; expected fp32 or bf16 on a CPU")
+    return default if asked == "auto" else asked
+
+
+def _fastest_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"  # emulated bf16 is slower than fp32

@@ -63,13 +63,19 @@ def head_arrays(predictor: Predictor, view: int) -> dict[str, np.ndarray]:
 class OnnxPredictor(Predictor):
     """The same network by ONNX Runtime: fp32 on a processor, where that is faster than PyTorch; one thread a call, for lanes.
 
-    Features may differ from PyTorch's in the last bit. Raises ConfigError on a GPU, ShelfsortError where a package is missing.
+    Features may differ from PyTorch's in the last bit. Raises ConfigError on a GPU and in another precision, ShelfsortError where
+    a package is missing.
     """
+
+    runtime = "onnx"
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)
         if self.engine.device.type != "cpu":
             raise ConfigError(f"score.runtime: onnx runs on a processor, found {self.engine.device}; set stage1.device to cpu")
+        if self.engine.precision != "fp32":
+            found = f"features.precision is {self.engine.precision}"
+            raise ConfigError(f"score.runtime: onnx computes in fp32, {found}; set it to fp32, or score.runtime to torch")
         require_packages("score.runtime: onnx")
         import onnxruntime
 

@@ -12,7 +12,7 @@ from catalog.errors import ArtifactError, ConfigError
 from catalog.taxonomy import Taxonomy
 from stage1_cnn import checkpoint
 from stage1_cnn.backbones import Network, build
-from stage1_cnn.device import Engine, choose_engine, keep_memory
+from stage1_cnn.device import Engine, inference_engine, keep_memory
 from stage1_cnn.head import Head
 from stage1_cnn.networks.landmarks import LandmarkVgg16
 from stage1_cnn.transforms import EvalTransform, Normaliser
@@ -21,6 +21,8 @@ from stage1_cnn.transforms import EvalTransform, Normaliser
 class Predictor:
     """Features of photos. `taxonomy`, `transform`, `head`, `train_images` (int64 [K]) and `fingerprint` (sha256 of the
     file) are the checkpoint's."""
+
+    runtime = "torch"
 
     def __init__(self, network: Network, content: dict, engine: Engine, fingerprint: str) -> None:
         if engine.device.type == "cpu":
@@ -39,12 +41,12 @@ class Predictor:
 
     @classmethod
     def open(cls, path: Path, *, device: str = "auto", precision: str = "auto") -> "Predictor":
-        """Reads best.pt, head.pt or last.pt.
+        """Reads best.pt, head.pt or last.pt; `precision` is `features.precision`, whatever the network was trained in.
 
         Raises ArtifactError where it is missing, damaged or does not fit its own network, ConfigError where the machine
         lacks the device or precision asked for.
         """
-        engine = choose_engine(device, precision)
+        engine = inference_engine(device, precision)
         content = checkpoint.load(path)
         config = content["config"]
         network = build(config["backbone"], len(content["taxonomy"]["categories"]), width=config.get("width", 1.0))
@@ -55,6 +57,11 @@ class Predictor:
             problem = f"its weights do not fit its network ({reason})"
             raise ArtifactError(path, problem, checkpoint.rebuild_command(path)) from error
         return cls(network, content, engine, sha256_file(path))
+
+    @property
+    def computed_with(self) -> dict[str, str]:
+        """Device, precision and runtime of the arithmetic, as features.h5 and the second stage record them."""
+        return self.engine.to_json() | {"runtime": self.runtime}
 
     @property
     def width(self) -> int:

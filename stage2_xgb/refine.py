@@ -2,11 +2,12 @@
 each."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import logsumexp
 
+from features.neighbours import STRANGER
 from stage2_xgb.bundle import Bundle, Model
 from stage2_xgb.gate import OWN, SHARED, STAGE1
 from stage2_xgb.items import Items, Pooled, keep_highest, shifted_views
@@ -57,9 +58,15 @@ def each_answer(bundle: Bundle, pooled: Pooled, unit: str) -> dict[str, np.ndarr
 
 
 def _seen(bundle: Bundle, pooled: Pooled, unit: str) -> tuple[np.ndarray, Items]:
-    """The shifted stage 1's opinion [N, K], and what the second stage sees of the items."""
+    """The shifted stage 1's opinion [N, K], and what the second stage sees of the items.
+
+    Whatever their product id, they are strangers to the bank: another shop's product may have the id of one of ours, and photos
+    alone, as `predict` and the exported reader have them, have none. So equal photos get equal answers however they are asked
+    for. What is held out has no photos in the bank.
+    """
     views = shifted_views(pooled, bundle.shifts[unit])
-    return views[0], keep_highest(pooled, views, bundle.projections)
+    items = keep_highest(pooled, views, bundle.projections)
+    return views[0], replace(items, product_id=np.full_like(items.product_id, STRANGER))
 
 
 def _who(bundle: Bundle, class_index: int) -> tuple[str, Model | None]:

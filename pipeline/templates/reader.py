@@ -60,7 +60,7 @@ class Model:
         if bare := [number for number, product in enumerate(products) if not product]:
             raise ValueError(f"products[{bare[0]}]: expected at least one photo, found none; leave it out")
         photos = [upright(photo) for product in products for photo in product]
-        numbers = np.repeat(-1 - np.arange(len(products)), [len(product) for product in products])  # no product of the catalogue
+        numbers = np.repeat(np.arange(len(products)), [len(product) for product in products])
         blank = np.array([self.stage2.drop_blank and is_blank(np.asarray(photo)) for photo in photos], dtype=bool)
         use = ~beside_others(blank, numbers)
         photos, numbers = list(compress(photos, use)), numbers[use]
