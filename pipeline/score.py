@@ -48,7 +48,8 @@ class Totals:
 @dataclass(frozen=True)
 class Scorer:
     """What scores: the engine, the sha256 of its model's parts and the precision it computes in (`checksums`), `fallback`, the
-    category id of products without a readable image in kaggle.csv, and the digests of the store's images (uint64, sorted; empty where there is no store)."""
+    category id of products without a readable image in kaggle.csv, and the digests of the store's images (uint64, sorted; empty
+    where there is no store)."""
 
     engine: Engine
     checksums: dict[str, str]

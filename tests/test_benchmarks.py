@@ -13,6 +13,7 @@ SAYS = {
     "trainer": ["trainer / bare loop", "frozen forward / cached", "top-1 on val_a"],
     "heap": ["training: kept / default", "scoring: kept / default", "GiB kept"],
     "scoring": ["one stream", "a stream a core", "of bare"],
+    "agreement": ["score against evaluate: ", "exported reader against evaluate: ", "score in bf16 against evaluate: "],
     "export": ["of photos are the same", "40 photos: the same top-1"],
     "similar": ["loading", " 1 photos at once", "recall@10: 1.0000"],
     "gpu": ["training: from the store", "extraction: from the store", "published"],
@@ -21,7 +22,7 @@ SAYS = {
 }
 
 
-SLOW = ("load",)
+SLOW = ("agreement", "load")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SAYS])

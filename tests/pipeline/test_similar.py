@@ -22,7 +22,7 @@ def copy(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture(scope="module")
 def finder(copy: Tiny) -> Finder:
-    return Finder.open(copy.run, device="cpu", precision="fp32")
+    return Finder.open(copy.run)
 
 
 def photo_of(tiny: Tiny, row: int, folder: Path) -> tuple[Path, int, int]:

@@ -1,0 +1,199 @@
+"""How well the ways of answering agree: evaluation, scoring in this process, on two dask workers and by ONNX Runtime, `predict`,
+and the exported reader; for information PyTorch in bf16. Each gets the test split, written as a dump, and is compared with
+evaluation/items.parquet; or gets another dump, and is compared with scoring in this process.
+
+Claim: at least 99.9% of the products get the same category, confidences within 1e-2 (bf16 aside).
+Run: python -m benchmarks.agreement RUN [DUMP] [--predict N] [--json FILE], or --smoke for a small run of its own.
+"""
+
+import argparse
+import datetime
+import functools
+import importlib
+import io
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bson
+import numpy as np
+import pandas
+import torch
+from PIL import Image
+
+from benchmarks.scoring import make_run
+from catalog.artifacts import write_json
+from catalog.errors import ImageError
+from pipeline import steps
+from pipeline.cluster import connect
+from pipeline.config import RunConfig, load_config
+from pipeline.export import export
+from pipeline.predict import Model, predict_files
+from pipeline.runs import Run, revision
+from pipeline.sources import open_source
+from stage1_cnn.device import cores
+
+_BATCH = 64
+
+
+def main() -> None:
+    """Prints a line for each way of answering."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, nargs="?", help="a run that was evaluated")
+    parser.add_argument("dump", type=Path, nargs="?", help="products to be answered; by default the run's test split")
+    parser.add_argument("--predict", type=int, default=300, help="products that `predict` answers, one call each")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this JSON file too")
+    parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run = _small_run(folder) if options.smoke else Run(options.run)
+        dump = options.dump or write_test_split(run, folder / "test.bson")
+        figures = agreement(run, dump, folder, options.predict, evaluated=not options.dump)
+    if options.json:
+        _save(options.json, figures)
+
+
+def _small_run(folder: Path) -> Run:
+    run = make_run(folder, "shufflenet_v2_x0_5", 32, 40)
+    steps.evaluate(run, load_config(None), rebuild=False, say=lambda _: None)
+    return run
+
+
+def write_test_split(run: Run, path: Path) -> Path:
+    """The readable photos of the test split as a dump, one document per product."""
+    table = run.store.images("test")
+    cuts = np.flatnonzero(np.diff(table.product_id)) + 1
+    with open(path, "wb") as file:
+        for rows in np.split(np.arange(len(table)), cuts):
+            photos = [photo for photo in run.store.read(table.image_id[rows]) if not isinstance(photo, ImageError)]
+            pictures = [{"picture": photo} for photo in photos]
+            file.write(bson.encode({"_id": int(table.product_id[rows[0]]), "imgs": pictures}))
+    return path
+
+
+def agreement(run: Run, dump: Path, folder: Path, predicted: int, *, evaluated: bool) -> dict[str, Any]:
+    """Each way's figures against the first: `products`, the share with the `same` category, and by how much the confidences of
+    the likeliest category differ: `most_of_99` (of 99% of the products), `most`, and the share `within` 1e-2."""
+    path = run.folder / "config.yaml"
+    config = load_config(path if path.exists() else None)
+    in_onnx = _with(config, "score", runtime="onnx")
+    in_bf16 = _with(config, "features", precision="bf16")
+    two_workers = functools.partial(connect, 2, None)
+    ways: dict[str, Callable[[], pandas.DataFrame]] = {
+        "evaluate": lambda: evaluation(run),
+        "score": lambda: scored(run, config, dump, folder / "score"),
+        "score, two workers": lambda: scored(run, config, dump, folder / "workers", two_workers),
+        "score, ONNX Runtime": lambda: scored(run, in_onnx, dump, folder / "onnx"),
+        "predict": lambda: predictions(run, config, dump, folder, predicted),
+        "exported reader": lambda: read_elsewhere(run, dump, folder),
+        "score in bf16": lambda: scored(run, in_bf16, dump, folder / "bf16"),
+    }
+    if not evaluated:
+        del ways["evaluate"]
+    figures: dict[str, Any] = {}
+    first: pandas.DataFrame | None = None
+    for name, answer in ways.items():
+        found = answer()
+        if first is None:
+            first, reference = found, name
+            continue
+        figures[name] = line = compared(first, found)
+        print(
+            f"{name} against {reference}: {line['products']} products, the same category {line['same']:.2%}, confidences within "
+            f"{line['most_of_99']:.5f} for 99%, {line['most']:.5f} for all, within 1e-2 {line['within']:.2%}",
+            flush=True,
+        )
+    return {"reference": reference, "computed_with": run.features.computed_with, "ways": figures}
+
+
+def _with(config: RunConfig, section: str, **values: Any) -> RunConfig:
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
+
+
+def compared(first: pandas.DataFrame, second: pandas.DataFrame) -> dict[str, Any]:
+    """Figures of the products that both have."""
+    second = second.loc[second.index.intersection(first.index)]
+    first = first.loc[second.index]
+    apart = (first["confidence"] - second["confidence"]).abs().to_numpy()
+    return {
+        "products": len(first),
+        "same": float((first["category_id"] == second["category_id"]).mean()),
+        "most_of_99": float(np.quantile(apart, 0.99)),
+        "most": float(apart.max()),
+        "within": float((apart <= 1e-2).mean()),
+    }
+
+
+def answers(product_id: np.ndarray, category_id: np.ndarray, confidence: np.ndarray) -> pandas.DataFrame:
+    """A row per product: its category and the confidence."""
+    columns = {"category_id": np.asarray(category_id), "confidence": np.asarray(confidence, dtype=np.float64)}
+    return pandas.DataFrame(columns, index=np.asarray(product_id))
+
+
+def evaluation(run: Run) -> pandas.DataFrame:
+    """What evaluation/items.parquet has of the test split's products."""
+    items = pandas.read_parquet(run.evaluation / "items.parquet").query("unit == 'product'")
+    category_id = run.store.taxonomy.category_ids[items["two_stage_class"]]
+    return answers(items["product_id"], category_id, items["two_stage_confidence"])
+
+
+def scored(run: Run, config: RunConfig, dump: Path, out: Path, workers: steps.Workers = None) -> pandas.DataFrame:
+    """By the step `score`."""
+    steps.score(run, config, [str(dump)], out, workers=workers, say=lambda _: None)
+    table = pandas.concat(map(pandas.read_parquet, sorted(out.glob("part-*.parquet"))))
+    return answers(table["product_id"], table["category_id"], table["confidence"])
+
+
+def predictions(run: Run, config: RunConfig, dump: Path, folder: Path, count: int) -> pandas.DataFrame:
+    """By `predict`, of the first products."""
+    model = Model.open(run, config.stage1.device, config.features.precision)
+    source = open_source([dump], folder / "dumps")
+    found = []
+    for row in range(min(count, len(source))):
+        paths = [folder / f"{place}.jpg" for place in range(int(source.n_images[row]))]
+        for path, photo in zip(paths, source.read(row), strict=True):
+            path.write_bytes(photo)
+        answer = predict_files(model, paths, 1)
+        found.append((source.product_id[row], model.taxonomy.category_ids[answer.classes[0]], answer.confidences[0]))
+    return answers(*map(np.array, zip(*found, strict=True)))
+
+
+def read_elsewhere(run: Run, dump: Path, folder: Path) -> pandas.DataFrame:
+    """By the exported folder's own reader."""
+    export(run, folder / "model")
+    sys.path.insert(0, str(folder / "model"))
+    reader = importlib.import_module("reader").Model(threads=cores())
+    category_id = np.array([category["category_id"] for category in reader.categories])
+    source = open_source([dump], folder / "dumps")
+    parts = []
+    for start in range(0, len(source), _BATCH):
+        rows = range(start, min(start + _BATCH, len(source)))
+        photos = [[Image.open(io.BytesIO(photo)) for photo in source.read(row)] for row in rows]
+        found = reader.predict(photos, _BATCH)
+        parts.append(answers(source.product_id[list(rows)], category_id[found.argmax(axis=1)], found.max(axis=1)))
+    return pandas.concat(parts)
+
+
+def _save(path: Path, figures: dict[str, Any]) -> None:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    bf16 = "with" if torch.cpu._is_avx512_bf16_supported() else "without"
+    header = {
+        "command": shlex.join(["python", "-m", "benchmarks.agreement", *sys.argv[1:]]),
+        "revision": revision(),
+        "date": datetime.date.today().isoformat(),
+        "processor": f"{names[0] if names else 'unknown'}, {bf16} bf16, {os.cpu_count()} cores",
+        "precision": figures["computed_with"]["precision"],
+        "threads": torch.get_num_threads(),
+        "rounds": 1,
+    }
+    write_json(path, header | {"figures": figures})
+
+
+if __name__ == "__main__":
+    main()
