@@ -9,7 +9,7 @@ Run: python -m benchmarks.agreement RUN [DUMP] [--predict N] [--json FILE], or -
 import argparse
 import datetime
 import functools
-import importlib
+import importlib.util
 import io
 import os
 import shlex
@@ -166,8 +166,10 @@ def predictions(run: Run, config: RunConfig, dump: Path, folder: Path, count: in
 def read_elsewhere(run: Run, dump: Path, folder: Path) -> pandas.DataFrame:
     """By the exported folder's own reader."""
     export(run, folder / "model")
-    sys.path.insert(0, str(folder / "model"))
-    reader = importlib.import_module("reader").Model(threads=cores())
+    spec = importlib.util.spec_from_file_location("exported_reader", folder / "model" / "reader.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    reader = module.Model(threads=cores())
     category_id = np.array([category["category_id"] for category in reader.categories])
     source = open_source([dump], folder / "dumps")
     parts = []

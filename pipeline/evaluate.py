@@ -62,7 +62,12 @@ def evaluate(
     rows = features.of_split("train")
     train = np.bincount(features.table.class_index[rows][features.table.fit[rows]], minlength=len(taxonomy))
     settings = store.settings
-    metrics: dict[str, Any] = {"made_from": made_from, "settings": settings | {"split": "test"}, "stage2": _stage2(bundle)}
+    metrics: dict[str, Any] = {
+        "made_from": made_from,
+        "computed_with": features.computed_with,
+        "settings": settings | {"split": "test"},
+        "stage2": _stage2(bundle),
+    }
     frames = {}
     for unit in UNITS:
         frame = pandas.concat(items[unit], ignore_index=True)

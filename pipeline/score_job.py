@@ -90,7 +90,8 @@ class ScoreJob:
             f"score: {totals.products} products = {totals.predictions} predictions + {totals.rejected_products} rejects, "
             f"{totals.images} images in {seconds:.1f} s -> {out}"
         )
-        yield f"  overlap: {totals.known_images} of these images stand, byte for byte, in the run's own store"
+        learnt = "; answers to those that it learnt from are no check of their labels" if totals.known_images else ""
+        yield f"  overlap: {totals.known_images} of these images stand, byte for byte, in the run's own store{learnt}"
         if totals.unreachable:
             yield f"  {totals.unreachable} photos could not be reached; the same command scores the parts that they are in again"
         if totals.min_confidence is not None:

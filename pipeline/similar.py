@@ -59,9 +59,7 @@ class Finder:
         if rebuild or not (folder / "manifest.json").exists():
             with run_lock(run.folder):
                 if features is not run.features:
-                    run.store.verify()
-                    discard(features.path)
-                    extract(predictor, run.store, features.path, batch_size=_BATCH)
+                    _extract_again(predictor, run, features.path, rebuild)
                 build(folder, features)
         features.require(made_from(predictor, run.store.fingerprint))
         return cls(predictor, SimilarIndex.open(folder, features, command), run.store.taxonomy)
@@ -84,6 +82,15 @@ class Finder:
         table = self.index.store.table
         category = self.taxonomy[int(table.class_index[row])]
         return SimilarProduct(int(table.product_id[row]), int(table.image_id[row] % POSITIONS), cosine, category)
+
+
+def _extract_again(predictor: Predictor, run: Run, path: Path, rebuild: bool) -> None:
+    """Features for look-ups of a run whose own are of another precision or device. Interrupted, it resumes."""
+    run.store.verify()
+    if rebuild:
+        discard(path)
+    if not path.exists():
+        extract(predictor, run.store, path, batch_size=_BATCH)
 
 
 def photo_features(

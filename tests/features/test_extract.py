@@ -16,6 +16,7 @@ from catalog.store import Store
 from features import schema
 from features.extract import extract, made_from
 from features.store import FeatureStore
+from stage1_cnn.device import inference_engine
 from stage1_cnn.predict import Predictor
 
 
@@ -62,8 +63,8 @@ def test_an_unreadable_image_keeps_its_row(store: Store, features: FeatureStore)
 
 
 def test_it_says_what_it_was_made_from(predictor: Predictor, store: Store, features: FeatureStore) -> None:
-    assert features.made_from == made_from(predictor.fingerprint, predictor.transform.to_json(), store.fingerprint)
-    assert features.computed_with == {"device": "cpu", "precision": "fp32"}
+    assert features.made_from == made_from(predictor, store.fingerprint)
+    assert features.computed_with == {"device": "cpu", "precision": "fp32", "runtime": "torch"}
     np.testing.assert_array_equal(features.head.weight, predictor.head.weight)
     np.testing.assert_array_equal(features.head.bias, predictor.head.bias)
 
@@ -72,6 +73,8 @@ def test_features_beyond_float16_are_refused(predictor: Predictor, store: Store,
     loud = copy.deepcopy(predictor)
     loud.network.backbone.layer4[1].bn2.weight.mul_(1e8)
     first = store.images().image_id[0]
-    with pytest.raises(ShelfsortError, match=rf"features of image {first} are not finite .* fp32; .* set stage1\.precision=fp32"):
-        extract(loud, store, tmp_path / "features.h5", batch_size=50)
+    for precision, remedy in (("fp32", ": train stage 1 again"), ("bf16", r": set features\.precision=fp32, or train stage 1")):
+        loud.engine = inference_engine("cpu", precision)
+        with pytest.raises(ShelfsortError, match=rf"features of image {first} are not finite .* in {precision}; .*{remedy}"):
+            extract(loud, store, tmp_path / "features.h5", batch_size=50)
     assert not (tmp_path / "features.h5").exists()

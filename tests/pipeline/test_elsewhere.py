@@ -87,7 +87,7 @@ def test_a_run_that_a_worker_does_not_see_is_an_error(tiny: Tiny, client, tmp_pa
     copy = tiny.copy(tmp_path / "run")
     client.run(hide, str(copy.folder))
     with pytest.raises(ShelfsortError, match=r"store\.sqlite: worker .* sees no such file"):
-        extraction(client, copy.run, copy.config)
+        extraction(client, copy.run, 32, "cpu", "fp32")
 
 
 def hide(folder: str) -> None:

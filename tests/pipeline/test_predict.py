@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from PIL import Image
 
@@ -16,7 +17,7 @@ from stage2_xgb.dataset import Views
 from stage2_xgb.items import compact, pool
 from tests.conftest import document, write_bson
 from tests.pipeline.scoring import predictions, rejects, score, scorer
-from tests.pipeline.tiny import Tiny, documents, same
+from tests.pipeline.tiny import Tiny, documents, products_of, same, write_dump
 
 
 @pytest.fixture
@@ -101,8 +102,8 @@ def test_unreadable_files_are_left_out(model: Model, photos: list[Path], tmp_pat
         predict_files(model, [tmp_path], 3)
 
 
-def test_the_product_id_decides_whom_the_neighbours_leave_out(tiny: Tiny, model: Model) -> None:
-    """A training photo under a strange id finds itself among its neighbours: whoever scores must give the product's own id."""
+def test_in_training_the_product_id_decides_whom_the_neighbours_leave_out(tiny: Tiny, model: Model) -> None:
+    """A training photo under a strange id finds itself among its neighbours."""
     views = Views([tiny.run.view(name).features for name in ("stage1", "small")])
     (images,) = views.blocks("train", fit_only=True)
     strangers = replace(images, product_id=images.product_id + 10**9)
@@ -114,6 +115,33 @@ def test_the_product_id_decides_whom_the_neighbours_leave_out(tiny: Tiny, model:
         nearest.append(pairs[:, 0, model.bundle.evidence.names.index("nearest_0")])
     np.testing.assert_allclose(nearest[1], 1, atol=1e-2)
     assert np.nanmean(nearest[0]) < 0.99
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_product_id_changes_no_answer(tiny: Tiny, model: Model, tmp_path: Path, split: str) -> None:
+    """The same photos under their own ids, under those of other products of the bank, and without: one answer, as the id of
+    another shop's product says nothing."""
+    own = sorted(products_of(tiny.run, split))[:40]
+    others = dict(zip(own, sorted(products_of(tiny.run, "train"))[-len(own) :], strict=True))
+
+    def rename(document: dict) -> None:
+        document["_id"] = others[document["_id"]]
+
+    answers = []
+    for name, change in (("own", lambda d: None), ("others", rename)):
+        write_dump(tmp_path / f"{name}.bson", tiny.data / "train.bson", lambda d: d["_id"] in own, change)
+        score(scorer(tiny, model), [tmp_path / f"{name}.bson"], tmp_path / name)
+        answers.append(predictions(tmp_path / name).drop(columns="product_id"))
+    pandas.testing.assert_frame_equal(*answers)
+    without = []
+    for product in documents(tmp_path / "own.bson"):
+        paths = [tmp_path / f"{place}.jpg" for place in range(len(product["imgs"]))]
+        for path, image in zip(paths, product["imgs"], strict=True):
+            path.write_bytes(image["picture"])
+        without.append(predict_files(model, paths, 1))
+    assert same(answers[0]["category_id"], model.taxonomy.category_ids[[a.classes[0] for a in without]]) >= 0.95
+    apart = answers[0]["confidence"] - np.array([a.confidences[0] for a in without])
+    assert np.quantile(np.abs(apart), 0.9) < 1e-2  # other batches round otherwise
 
 
 def test_a_model_of_other_parts_is_refused(tiny: Tiny, tmp_path: Path) -> None:

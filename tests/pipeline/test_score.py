@@ -10,6 +10,7 @@ import numpy as np
 import pandas
 import pytest
 
+from catalog.artifacts import read_sealed, write_sealed
 from catalog.errors import ArtifactError
 from pipeline import steps
 from pipeline.predict import Model
@@ -168,8 +169,7 @@ def test_labels_in_the_dump_change_nothing(tiny: Tiny, model: Model, tmp_path: P
 
 @pytest.mark.parametrize("split", ["test", "train"])
 def test_scoring_gives_what_the_stored_features_give(tiny: Tiny, model: Model, tmp_path: Path, split: str) -> None:
-    """A dump with the products of a split. On train every product's copy stands in the neighbour bank and must be left out
-    there."""
+    """A dump with the products of a split, those in the neighbour bank among them."""
     run, out = tiny.run, tmp_path / "out"
     wanted = products_of(run, split)
     count = write_dump(tmp_path / "dump.bson", tiny.data / "train.bson", lambda d: d["_id"] in wanted)
@@ -191,15 +191,19 @@ def test_scoring_gives_what_the_stored_features_give(tiny: Tiny, model: Model, t
         assert same(items["refined"], table["refined"]) >= 0.98
 
 
-def test_another_device_is_a_warning(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_device_is_said_with_its_agreement(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     copy = tiny.copy(tmp_path / "run")
-    config, dump = copy.config, str(copy.data / "test.bson")
-    steps.score(copy.run, config, [dump], tmp_path / "same")
-    assert "last digits" not in caplog.text
-    with h5py.File(copy.run.features_path, "r+") as file:
-        file.attrs["computed_with"] = json.dumps({"device": "NVIDIA H100", "precision": "bf16"})
-    steps.score(copy.run, config, [dump], tmp_path / "other")
-    assert "features.h5: device was 'NVIDIA H100', is now 'cpu'; precision was 'bf16', is now 'fp32'; answers may" in caplog.text
+    run, config, dump = copy.run, copy.config, str(copy.data / "test.bson")
+    steps.score(run, config, [dump], tmp_path / "same")
+    assert not caplog.text
+    with h5py.File(run.features_path, "r+") as file:
+        made = json.loads(file.attrs["computed_with"]) | {"device": "NVIDIA H100"}
+        file.attrs["computed_with"] = json.dumps(made)
+    manifest = read_sealed(run.stage2 / "manifest.json", "")
+    manifest["made_from"]["computed_with"]["stage1"] = made
+    write_sealed(run.stage2 / "manifest.json", manifest)
+    steps.score(run, config, [dump], tmp_path / "other")
+    assert "(device was 'NVIDIA H100', is now 'cpu'): of " in caplog.text and "get the same category" in caplog.text
 
 
 def test_features_of_the_products(tiny: Tiny, model: Model, scored: tuple[Path, Path, Totals], tmp_path: Path) -> None:

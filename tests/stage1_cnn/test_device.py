@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from catalog.errors import ConfigError
-from stage1_cnn.device import choose_engine, cores, decode_threads
+from stage1_cnn.device import choose_engine, cores, decode_threads, inference_engine
 
 
 def test_threads_never_exceed_the_cores() -> None:
@@ -42,6 +42,15 @@ def test_cores_are_those_of_this_process() -> None:
 def test_what_the_machine_lacks_is_named(device: str, precision: str) -> None:
     with pytest.raises(ConfigError, match=r"stage1\.(device|precision): "):
         choose_engine(device, precision)
+    with pytest.raises(ConfigError, match=r"stage1\.device: |features\.precision: "):
+        inference_engine(device, precision)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_on_a_processor_answers_are_in_fp32_whatever_it_trains_in(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    assert choose_engine("cpu").precision == ("bf16" if native else "fp32")
+    assert inference_engine("cpu").precision == "fp32" and inference_engine("cpu", "bf16").precision == "bf16"
 
 
 def test_seeding_stays_inside() -> None:
