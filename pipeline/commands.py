@@ -190,11 +190,15 @@ def similar(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
+    from pipeline.agreement import warn_of_other_arithmetic
     from pipeline.export import export
+    from pipeline.predict import Model
     from pipeline.runs import Run
 
-    exported = export(Run(options.run), options.out)
+    run = Run(options.run)
+    exported = export(run, options.out)
     print(f"export: {exported.files} files, {exported.size / 1e6:.1f} MB -> {options.out}, to be read by its reader.py")
+    warn_of_other_arithmetic(run, Model.open(run, "cpu", "fp32", "onnx"))
 
 
 def predict(options: argparse.Namespace) -> None:

@@ -140,10 +140,12 @@ def test_what_cannot_be_exported(tiny: Tiny, exported: Path, tmp_path: Path, cap
     assert "no such file" in capsys.readouterr().err
 
 
-def test_scoring_by_onnx_runtime(tiny: Tiny, model: Model, tmp_path: Path) -> None:
+def test_scoring_by_onnx_runtime(tiny: Tiny, model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dump, out = tiny.data / "test.bson", tmp_path / "onnx"
     command = ["score", str(dump), "--run", str(tiny.folder), "--out", str(out)]
     assert main([*command, "--set", "score.runtime=onnx"]) == 0
+    assert "(runtime was 'torch', is now 'onnx'): of " in caplog.text
+    assert main([*command, "--set", "score.runtime=onnx", "--set", "features.precision=bf16"]) == 2  # not what it computes in
     score(scorer(tiny, model), [dump], tmp_path / "torch")
     first, second = predictions(tmp_path / "torch"), predictions(out)
     assert (first["category_id"] == second["category_id"]).mean() > 0.98
