@@ -15,7 +15,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,13 @@ def write_test_split(run: Run, path: Path) -> Path:
     cuts = np.flatnonzero(np.diff(table.product_id)) + 1
     with open(path, "wb") as file:
         for rows in np.split(np.arange(len(table)), cuts):
-            photos = [photo for photo in run.store.read(table.image_id[rows]) if not isinstance(photo, ImageError)]
-            pictures = [{"picture": photo} for photo in photos]
+            pictures = [{"picture": photo} for photo in _readable(run.store.read(table.image_id[rows]))]
             file.write(bson.encode({"_id": int(table.product_id[rows[0]]), "imgs": pictures}))
     return path
+
+
+def _readable(photos: Sequence[bytes | ImageError]) -> list[bytes]:
+    return [photo for photo in photos if not isinstance(photo, ImageError)]
 
 
 def agreement(run: Run, dump: Path, folder: Path, predicted: int, *, evaluated: bool) -> dict[str, Any]:
@@ -155,8 +158,9 @@ def predictions(run: Run, config: RunConfig, dump: Path, folder: Path, count: in
     source = open_source([dump], folder / "dumps")
     found = []
     for row in range(min(count, len(source))):
-        paths = [folder / f"{place}.jpg" for place in range(int(source.n_images[row]))]
-        for path, photo in zip(paths, source.read(row), strict=True):
+        photos = _readable(source.read(row))
+        paths = [folder / f"{place}.jpg" for place in range(len(photos))]
+        for path, photo in zip(paths, photos, strict=True):
             path.write_bytes(photo)
         answer = predict_files(model, paths, 1)
         found.append((source.product_id[row], model.taxonomy.category_ids[answer.classes[0]], answer.confidences[0]))
@@ -175,7 +179,7 @@ def read_elsewhere(run: Run, dump: Path, folder: Path) -> pandas.DataFrame:
     parts = []
     for start in range(0, len(source), _BATCH):
         rows = range(start, min(start + _BATCH, len(source)))
-        photos = [[Image.open(io.BytesIO(photo)) for photo in source.read(row)] for row in rows]
+        photos = [[Image.open(io.BytesIO(photo)) for photo in _readable(source.read(row))] for row in rows]
         found = reader.predict(photos, _BATCH)
         parts.append(answers(source.product_id[list(rows)], category_id[found.argmax(axis=1)], found.max(axis=1)))
     return pandas.concat(parts)

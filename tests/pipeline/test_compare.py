@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,22 @@ def test_other_settings_are_refused_until_rebuilt(compared: tuple[Path, list[str
 def test_a_name_must_be_good_for_a_folder(compared: tuple[Path, list[str]], name: str) -> None:
     with pytest.raises(ConfigError, match="can't name a folder"):
         compare(Run(compared[0]), {name: Stage1Config()}, 1)
+
+
+def test_networks_answer_in_one_precision_whatever_they_are_trained_in(
+    compared: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder, command = compared
+    run = shutil.copytree(folder, tmp_path / "run")
+    again = [str(run) if word == str(folder) else word for word in command]
+    validation = run / "compare" / "small" / "seed-0" / "validation.json"
+    assert read_json(validation, "")["made_from"]["precision"] == "fp32"
+    assert main([*again, "--set", "features.precision=bf16"]) == 0
+    assert read_json(validation, "")["made_from"]["precision"] == "bf16"
+    assert capsys.readouterr().out.count(": current (") == 4
+    (tmp_path / "bf16.yaml").write_text("features: {precision: bf16}\n")
+    assert main([*again[:2], str(tmp_path / "bf16.yaml"), *again[3:]]) == 2
+    assert "features.precision is auto and bf16, expected one for all" in capsys.readouterr().err
 
 
 def test_one_name_twice_is_refused(compared: tuple[Path, list[str]], capsys: pytest.CaptureFixture) -> None:
