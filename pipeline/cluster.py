@@ -31,12 +31,12 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from catalog.artifacts import fingerprint, sha256_file
 from catalog.errors import ArtifactError, ShelfsortError
+from catalog.parallel import cores
 from pipeline.config import ScoreConfig
 from pipeline.engine import Lanes, Task
 from pipeline.parts import Part
 from pipeline.predict import Model
 from pipeline.runs import Run
-from stage1_cnn.device import cores
 
 _PIECES = 4
 """Into how many a partition is cut that kills its workers."""
