@@ -18,9 +18,10 @@ from functools import partial
 
 import torch
 
+from catalog.parallel import cores
 from stage1_cnn.backbones import Network, build
 from stage1_cnn.config import Stage1Config
-from stage1_cnn.device import choose_engine, cores, keep_memory, one_thread
+from stage1_cnn.device import choose_engine, keep_memory, one_thread
 from stage1_cnn.train import Learner, Schedule
 
 CASES = {"resnet50": (224, 20, 32), "mobilenet_v2": (96, 64, 32)}

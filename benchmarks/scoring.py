@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from catalog.images import decode
+from catalog.parallel import cores
 from catalog.synthetic import SyntheticSpec, products
 from pipeline import steps
 from pipeline.config import ScoreConfig, load_config
@@ -32,7 +33,6 @@ from pipeline.predict import Model
 from pipeline.runs import Run
 from pipeline.score import Scorer, score
 from pipeline.sources import Source, open_source
-from stage1_cnn.device import cores
 
 CASES = {"resnet50": (224, 180, 0.95), "mobilenet_v2": (96, 180, 0.80), "shufflenet_v2_x0_5": (32, 40, 0.0)}
 """Backbone: pixels a side of the network and of the photos, and the goal."""

@@ -14,13 +14,13 @@ import psutil
 
 from benchmarks.scoring import make_run
 from catalog.artifacts import sha256_file
+from catalog.parallel import cores
 from catalog.synthetic import SyntheticSpec, products
 from pipeline.config import ScoreConfig
 from pipeline.engine import Lanes
 from pipeline.predict import Model
 from pipeline.score import Scorer, score
 from pipeline.sources import open_source
-from stage1_cnn.device import cores
 
 BAD = (b"", b"no image", b"\xff\xd8\xff broken")
 GROWTH = 0.05

@@ -156,42 +156,43 @@ def require_same(path: str | Path, expected: Mapping[str, Any], found: Mapping[s
         raise ArtifactError(path, f"made from something else: {'; '.join(changes)}", rebuild)
 
 
-_held: set[int] = set()
-
-
-def _let_go() -> None:
-    while _held:
-        os.close(_held.pop())
-
-
-os.register_at_fork(after_in_child=_let_go)  # a lock lives as long as any copy of its handle, also in a worker left behind
+_held: set[Path] = set()
+"""The locks that this process holds: to the kernel its own handles don't exclude each other."""
+os.register_at_fork(after_in_child=_held.clear)  # a child holds none
 
 
 @contextlib.contextmanager
 def run_lock(run: str | Path) -> Iterator[None]:
-    """Holds the run directory for one writing command, and removes what killed ones left half written. The kernel drops the lock
-    with its process, so a dead one never blocks.
+    """Holds the run directory for one writing command, and removes what killed ones left half written.
+
+    The lock is the process's own, not its handle's (fcntl, not flock): the kernel drops it with the process, also while a child
+    that was just forked still has the handle, so that a dead one never blocks. To close any handle of the file drops it too: none
+    but this function opens it.
 
     Raises LockedError with the holder's pid and host, ShelfsortError where the directory can't be written.
     """
-    path = Path(run) / "lock"
-    try:
+    path, name = Path(run).absolute() / "lock", f"pid {os.getpid()} on {socket.gethostname()}"
+    with writing(run):
         path.parent.mkdir(parents=True, exist_ok=True)
+        path = path.resolve()
+    if path in _held:
+        raise _locked(run, name)
+    with writing(run):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise ShelfsortError(f"{run}: can't be written: {error}") from error
-    _held.add(handle)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(handle, 200).decode(errors="replace").strip() or "an unnamed process"
-            raise LockedError(f"{run}: {holder} is writing this run; wait for it, or stop it") from None
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # POSIX allows either
+            raise _locked(run, os.read(handle, 200).decode(errors="replace").strip() or "an unnamed process") from None
+        _held.add(path)
         os.ftruncate(handle, 0)
-        os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        os.pwrite(handle, name.encode(), 0)
         _drop_leftovers(path.parent)
         yield
     finally:
-        if handle in _held:
-            _held.remove(handle)
-            os.close(handle)
+        _held.discard(path)
+        os.close(handle)
+
+
+def _locked(run: str | Path, holder: str) -> LockedError:
+    return LockedError(f"{run}: {holder} is writing this run; wait for it, or stop it")

@@ -11,7 +11,6 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 import numpy as np
-from joblib import effective_n_jobs
 from joblib.externals.loky import ProcessPoolExecutor
 
 from catalog.bson_reader import DumpReader, Product
@@ -32,10 +31,9 @@ def checked_chunks(
 ) -> Iterator[tuple[np.ndarray, list[Product], Checked]]:
     """Rows of `places` (int64 [P, >= 1], its first column a row of the index), their products and the checks, in that order.
 
-    `jobs` processes check; -1 is one a core. A caller's own `executor` is used and left open, with `jobs` workers in it. Raises
+    `jobs` processes check. A caller's own `executor` is used and left open, with `jobs` workers in it. Raises
     DumpError where the dump changed since it was indexed, BrokenExecutor where a worker died.
     """
-    jobs = effective_n_jobs(jobs)
     waiting: deque[tuple[np.ndarray, list[Product], Future[Checked]]] = deque()
     with DumpReader(index.sources) as reader, contextlib.ExitStack() as stack:
         executor = executor or stack.enter_context(_executor(jobs))

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from catalog.errors import ShelfsortError
+from catalog.parallel import cores, quota
 from pipeline import commands, flags
 
 USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
@@ -88,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. Exit code 0 well, 2 a user's error, 1 a bug, 130 interrupted."""
     options = parser().parse_args(arguments)
+    _keep_to_quota()
     logging.basicConfig(
         level=logging.DEBUG if options.debug else logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
     )
@@ -116,6 +119,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return BUG
+
+
+def _keep_to_quota() -> None:
+    """Arithmetic takes a thread for each processor of the machine, more than a container's quota may grant; its libraries read
+    this when they are loaded, which is later."""
+    if quota() < math.inf:
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
 
 
 def _out_of_memory(error: Exception) -> bool:

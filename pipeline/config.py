@@ -90,7 +90,7 @@ class RunConfig(Section):
     head phase alone, on the frozen backbone), another backbone, weights or image size; `{text: tfidf, components: 128}` for the
     products' texts (`catalog.text`); `{file: vectors.h5}` for vectors of the images that were made elsewhere."""
     jobs: PositiveInt | None = None
-    """Processes that decode in ingest and train in stage 2; null uses every core."""
+    """Processes that decode in ingest and train in stage 2; null takes every core that affinity and a container's quota leave."""
 
     @field_validator("views")
     @classmethod

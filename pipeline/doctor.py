@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from catalog.parallel import cores
+
 Answer = tuple[bool | None, str]
 
 FREE_DISK = 10 * 2**30  # bytes; below, a run of a real dump is likely to fill the disk
@@ -66,21 +68,6 @@ def unmet(requirements: Iterable[str]) -> list[str]:
         elif not requirement.specifier.contains(version, prereleases=True):
             out.append(f"{requirement.name} {version} is not {requirement.specifier}")
     return out
-
-
-def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
-    """The processor cores that this process may use: its affinity, or the container's quota where that is lower."""
-    from stage1_cnn.device import cores as assigned
-
-    cores = assigned()
-    if (cgroup / "cpu.max").exists():  # cgroup 2: "QUOTA PERIOD" in microseconds, or "max PERIOD"
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    elif (cgroup / "cpu/cpu.cfs_quota_us").exists():  # cgroup 1: -1 is no limit
-        quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
-        period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
-    else:
-        return cores
-    return cores if quota in ("max", "-1") else min(cores, int(quota) / int(period))
 
 
 def _examine(name: str, probe: Callable[[], Answer], remedy: str) -> Finding:
@@ -195,10 +182,10 @@ def _bf16() -> Answer:
 def _threads() -> Answer:
     import torch
 
-    cores, threads = usable_cores(), torch.get_num_threads()
+    threads = torch.get_num_threads()
     asked = os.environ.get("OMP_NUM_THREADS", "not set")
     most = max(threads, int(asked) if asked.isdecimal() else 0)  # torch may stop at the cores, XGBoost does not
-    return most <= cores or None, f"torch uses {threads} on {cores:g} usable cores; OMP_NUM_THREADS is {asked}"
+    return most <= cores() or None, f"torch uses {threads} on {cores()} usable cores; OMP_NUM_THREADS is {asked}"
 
 
 def _allocator() -> Answer:

@@ -20,6 +20,7 @@ import numpy as np
 from catalog.artifacts import read_sealed, require_same, sha256_file, write_json, write_text
 from catalog.errors import ConfigError
 from catalog.labels import read_labels
+from catalog.parallel import cores
 from features.store import FeatureStore, discard
 from pipeline.config import FileView, RunConfig, TextView
 from pipeline.runs import Run
@@ -43,7 +44,7 @@ def ingest(
 
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
-        executor, jobs = None, config.jobs or _cores()
+        executor, jobs = None, config.jobs or cores()
         if workers:
             from pipeline.elsewhere import checking
 
@@ -198,7 +199,7 @@ def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print, workers
     from stage2_xgb.fit import UNITS, fit_stage2
     from stage2_xgb.published import FOLDER, PUBLISHED
 
-    stores, mixes, taxonomy, jobs = list(views.values()), class_mixes(run), run.store.taxonomy, config.jobs or _cores()
+    stores, mixes, taxonomy, jobs = list(views.values()), class_mixes(run), run.store.taxonomy, config.jobs or cores()
     for unit in UNITS:
         mixes.target(config.stage2, unit, taxonomy)  # may be a file that can't be read
     with contextlib.ExitStack() as stack:
@@ -293,7 +294,7 @@ def tune_stage2(run: Run, config: RunConfig, say: Say = print) -> None:
 
     stores = list(_current_features(run, config, config.view_names).values())
     material = gather(stores, class_mixes(run), run.store.taxonomy, config.stage2)
-    jobs = config.jobs or _cores()
+    jobs = config.jobs or cores()
     picker, _ = material.picker(config.stage2, jobs)
     trials = search(material.sets, picker, config.stage2, jobs)
     names = ("max_depth", "n_estimators", "learning_rate", "items", "before", "after")
@@ -359,7 +360,7 @@ def score(
     started = time.perf_counter()
     source, truth = job.source(paths, out)
     with workers() if workers else contextlib.nullcontext() as client:
-        scorer = job.scorer(source, client, config.jobs or _cores())
+        scorer = job.scorer(source, client, config.jobs or cores())
         totals = score_source(scorer, source, out, job.config.score)
     for line in job.said(totals, out, truth, time.perf_counter() - started):
         say(line)
@@ -379,7 +380,7 @@ def lookalikes(
     images = ListedImages.read(listed, predictor)
     started = time.perf_counter()
     source = open_source(paths, out / "dumps")
-    totals = find_lookalikes(predictor, source, images, threshold, out, config.score, config.jobs or _cores())
+    totals = find_lookalikes(predictor, source, images, threshold, out, config.score, config.jobs or cores())
     say(
         f"lookalikes: {totals.products} products against {len(images.names)} images in {time.perf_counter() - started:.1f} s: "
         f"{totals.matches} with a cosine of {threshold:g} or more -> {out}"
@@ -387,9 +388,3 @@ def lookalikes(
     say(f"  {totals.unreadable_images} images could not be read, {totals.rejected} documents of the dump neither")
     if lost := totals.unreachable_images:
         say(f"  {lost} of them could not be reached; the same command makes the parts that they are in again")
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -209,12 +209,14 @@ def test_differences_are_named_by_their_keys() -> None:
 
 
 HOLDER = """
-    import os, sys, time
+    import ctypes, os, sys, time
     from catalog.artifacts import run_lock
     with run_lock(sys.argv[1]):
         child = "locked"
         if sys.argv[2:] == ["fork"]:
             child = os.fork()
+        if sys.argv[2:] == ["clone"]:  # as a forked one is before any of Python's hooks has run in it
+            child = ctypes.PyDLL(None).fork()
         if sys.argv[2:] == ["spawn"]:
             import subprocess
             child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, close_fds=False).pid
@@ -252,7 +254,7 @@ def test_the_second_writer_is_refused_with_the_first_ones_pid_and_host(tmp_path:
         pytest.fail("two writers in one process")
 
 
-@pytest.mark.parametrize("kind", ["fork", "spawn"])
+@pytest.mark.parametrize("kind", ["fork", "clone", "spawn"])
 def test_children_that_outlive_their_parent_do_not_hold_the_lock(tmp_path: Path, kind: str) -> None:
     with holder(tmp_path, kind) as (process, child):
         with pytest.raises(LockedError), run_lock(tmp_path):
@@ -264,14 +266,37 @@ def test_children_that_outlive_their_parent_do_not_hold_the_lock(tmp_path: Path,
             pass
 
 
-def test_a_forked_child_does_not_end_its_parents_lock(tmp_path: Path) -> None:
-    with run_lock(tmp_path):
+def refused(run: Path) -> bool:
+    """Whether another process is refused, with this one's pid."""
+    second = python("import sys; from catalog.artifacts import run_lock\nwith run_lock(sys.argv[1]): pass", run)
+    _, error = second.communicate(timeout=120)
+    return second.returncode != 0 and f"LockedError: {run}: pid {os.getpid()} on " in error
+
+
+@pytest.mark.parametrize("leave", [lambda lock: os._exit(0), lambda lock: lock.__exit__(None, None, None)])
+def test_a_forked_child_neither_holds_nor_ends_its_parents_lock(tmp_path: Path, leave: Callable[[object], object]) -> None:
+    with (lock := run_lock(tmp_path)):
         child = os.fork()
         if child == 0:
-            os._exit(0)
-        os.waitpid(child, 0)
-        with pytest.raises(LockedError), run_lock(tmp_path):
-            pass
+            try:
+                with run_lock(tmp_path):
+                    os._exit(3)
+            except LockedError as error:
+                if f"pid {os.getppid()} on " in str(error):
+                    leave(lock)
+                    os._exit(0)
+            finally:
+                os._exit(4)
+        assert os.waitpid(child, 0)[1] == 0
+        assert refused(tmp_path)
+
+
+def test_one_folder_by_two_names_has_one_lock(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with run_lock(tmp_path / "run"):
+        with pytest.raises(LockedError, match=f"link: pid {os.getpid()} on "), run_lock(tmp_path / "link"):
+            pytest.fail("two writers in one process")
+        assert refused(tmp_path / "run"), "the attempt let go of the lock"
 
 
 def test_a_run_directory_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import bson
@@ -32,6 +32,7 @@ from catalog.splits import SPLITS, deal, product_hash
 from catalog.store import POSITIONS, Store, content_of
 from catalog.synthetic import SyntheticSpec, write_categories, write_dump
 from tests.conftest import SmallDump, document, jpeg, on_two_sides, outside_data, write_bson
+from tests.moments import Moment, stopped
 
 ROOT = Path(__file__).parents[2]
 NAMES = "category_id,category_level1,category_level2,category_level3\n"
@@ -60,11 +61,9 @@ def fingerprint(folder: Path) -> str:
     return Store(folder / "store.sqlite").fingerprint
 
 
-def in_fork(work: Callable[[], object], patience: float | None = None, workers: list[int] | None = None) -> int:
-    """Runs `work` in a forked process, killed after `patience` seconds; its exit status as os.waitpid gives it.
-
-    The pids of a killed process's own workers are added to `workers`.
-    """
+def in_fork(work: Callable[[], object], workers: list[int] | None = None) -> int:
+    """Runs `work` in a forked process; its exit status as os.waitpid gives it. One that stops itself is killed, and the pids of
+    its own workers are added to `workers`."""
     child = os.fork()
     if child == 0:
         try:
@@ -72,10 +71,8 @@ def in_fork(work: Callable[[], object], patience: float | None = None, workers: 
             os._exit(0)
         finally:
             os._exit(1)
-    if patience is not None:
-        time.sleep(patience)
-        if workers is not None:
-            workers += workers_of(child)
+    if stopped(child):
+        workers += workers_of(child)
         os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1]
 
@@ -152,10 +149,10 @@ def test_ingesting_twice_changes_nothing(small_dump: SmallDump, tmp_path: Path) 
 
 # --- kills
 
-Moment = tuple[str, int]  # the beginning of an SQL statement, and its how-manieth
+Statement = tuple[str, int]  # the beginning of an SQL statement, and its how-manieth
 
 
-def statements(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch, kill: Moment | None = None) -> list[str]:
+def statements(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch, kill: Statement | None = None) -> list[str]:
     """Runs `work` with small transactions and returns its SQL statements; kills the process before the one at `kill`."""
     seen: list[str] = []
 
@@ -179,7 +176,7 @@ def statements(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch, kill
     return seen
 
 
-def kill_and_resume(small_dump: SmallDump, folder: Path, moments: list[Moment], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def kill_and_resume(small_dump: SmallDump, folder: Path, moments: list[Statement], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Kills an ingest at these moments, one after the other, then lets it finish; the last run's statements."""
 
     def work() -> IngestSummary:
@@ -211,7 +208,7 @@ def test_killed_three_times_and_resumed_is_the_same_store(
     ("WITH copies", 1), ("INSERT OR REPLACE INTO meta", 1), ("UPDATE dumps", 1),
 ])  # fmt: skip
 def test_killed_at_any_stage_and_resumed_is_the_same_store(
-    small_dump: SmallDump, small_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: Moment
+    small_dump: SmallDump, small_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: Statement
 ) -> None:
     kill_and_resume(small_dump, tmp_path, [moment], monkeypatch)
     assert fingerprint(tmp_path) == small_store.fingerprint
@@ -246,15 +243,23 @@ def test_kills_at_random_moments_leave_the_same_store_and_no_workers(
     def work(name: str) -> IngestSummary:
         return run(tmp_path / name, tmp_path / "a.bson", categories=tmp_path / "names.csv", jobs=jobs)
 
-    start = time.monotonic()
-    assert in_fork(lambda: work("whole")) == 0
-    duration, rng, workers, kills = time.monotonic() - start, random.Random(4), [], 0
-    while kills < wanted:
-        if in_fork(lambda: work("killed"), duration * rng.random(), workers) == signal.SIGKILL:
+    def until(moment: Moment) -> None:
+        with moment.watched():
+            work("killed")
+
+    whole, rng, workers, kills = Moment(), random.Random(4), [], 0
+    with whole.watched():
+        work("whole")
+    for _ in range(2 * wanted):  # one that goes on after a kill may end before its moment; the next then begins anew
+        if kills == wanted:
+            break
+        moment = Moment(rng.randint(1, whole.calls * 9 // 10), delay=rng.choice([0, 0.002]))
+        if in_fork(partial(until, moment), workers) == signal.SIGKILL:
             kills += 1
         else:
             assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "whole")
             shutil.rmtree(tmp_path / "killed")
+    assert kills == wanted
     work("killed")
     assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "whole")
     deadline = time.monotonic() + 30
@@ -265,22 +270,17 @@ def test_kills_at_random_moments_leave_the_same_store_and_no_workers(
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_one_sentence_and_the_next_run_goes_on(tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_one_sentence_and_the_next_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog.checker, "_CHUNK_BYTES", 20_000)
     spec = SyntheticSpec(categories=12, products=3000, side=32, seed=3)
     write_dump(tmp_path / "a.bson", spec)
     write_categories(tmp_path / "names.csv", spec)
 
     def shoot() -> None:
-        while not (found := workers_of(os.getpid())):
-            time.sleep(0.01)
-        time.sleep(0.5)
-        os.kill(found[0], signal.SIGKILL)
+        os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
 
-    shooter = threading.Thread(target=shoot)
-    shooter.start()
-    with pytest.raises(ShelfsortError, match="a worker process died"):
+    with pytest.raises(ShelfsortError, match="a worker process died"), Moment(500, "product").watched(shoot):
         run(tmp_path, tmp_path / "a.bson", categories=tmp_path / "names.csv", jobs=2)
-    shooter.join()
     assert run(tmp_path, tmp_path / "a.bson", categories=tmp_path / "names.csv").products == 3000
 
 

@@ -6,7 +6,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -136,32 +135,31 @@ def test_a_long_reason_is_cut_between_two_characters(made: Made, path: Path, tmp
     assert list(FeatureStore(long).errors.values()) == ["x" + "\u00e9" * 199, "short"]
 
 
-_SLOW_WRITER = """
+_WRITER = """
 import sys, time
 from pathlib import Path
 from features.store import FeatureWriter
 from tests.features.rows import *
 made = make_rows()
 with FeatureWriter(Path(sys.argv[1]), made.table, WIDTH, CLASSES, MADE_FROM, COMPUTED_WITH) as writer:
-    for row in range(writer.cursor, len(made.table)):
+    for row in range(writer.cursor, int(sys.argv[2])):
         writer.write(made.features[row : row + 1], {0: made.errors[row]} if row in made.errors else {})
         print(row, flush=True)
-        time.sleep(0.001)
-    writer.finish(made.head)
+    time.sleep(1000)
 """
 
 
 def test_killed_again_and_again(made: Made, path: Path, tmp_path: Path) -> None:
     second, rows, rng = tmp_path / "second.h5", 0, np.random.default_rng(1)
-    for _ in range(3):
-        child = subprocess.Popen([sys.executable, "-c", _SLOW_WRITER, str(second)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        first = int(child.stdout.readline())
-        assert first in (rows, rows + 1)  # goes on where the last one was killed
-        time.sleep(rng.uniform(0, 0.1))
+    for share in (0.3, 0.6, 0.9):  # of the rows; beyond that the writer waits to be killed
+        command = [sys.executable, "-c", _WRITER, str(second), str(int(share * len(made.table)))]
+        child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        seen = [child.stdout.readline() for _ in range(rng.integers(1, 20))]
+        assert int(seen[0]) in (rows, rows + 1)  # goes on where the last one was killed
         os.kill(child.pid, signal.SIGKILL)
-        seen = child.stdout.read().split()
+        seen += child.stdout.read().split()
         child.wait()
-        rows = int(seen[-1]) + 1 if seen and seen[-1].isdigit() else first + 1
+        rows = int(seen[-1]) + 1
     assert 0 < rows < len(made.table)
     made.write(second)
     assert_same(path, second)

@@ -22,15 +22,19 @@ MADE_BY = {
 """What each step writes into the run."""
 
 
-def command(tiny: Tiny, step: str, *more: str) -> list[str]:
-    """One step of the tiny run; `score` scores its test dump, in parts if that has become large, into RUN/out."""
-    start = [sys.executable, "-c", "import sys; from pipeline.cli import main; sys.exit(main())", step]
+def arguments(tiny: Tiny, step: str, *more: str) -> list[str]:
+    """Of one step of the tiny run; `score` scores its test dump, in parts if that has become large, into RUN/out."""
     own = {
         "ingest": tiny.ingest_options, "report": [str(tiny.folder)],
         "score": [str(tiny.data / "test.bson"), "--out", str(tiny.folder / "out"), "--set", "score.batch_size=8"],
     }  # fmt: skip
     run = [] if step == "report" else ["--run", str(tiny.folder)]
-    return [*start, *own.get(step, []), *run, *more]
+    return [step, *own.get(step, []), *run, *more]
+
+
+def command(tiny: Tiny, step: str, *more: str) -> list[str]:
+    """The command of that step."""
+    return [sys.executable, "-m", "pipeline", *arguments(tiny, step, *more)]
 
 
 def start(arguments: list[str], **options: Any) -> subprocess.Popen:

@@ -1,10 +1,11 @@
 """What the tests of scoring share: a dump in several parts, engines, and what a folder of predictions holds."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import dask
+import numpy as np
 import pandas
 
 from catalog.artifacts import sha256_file
@@ -15,23 +16,28 @@ from pipeline.predict import Model
 from pipeline.score import Scorer, Totals
 from pipeline.score import score as score_source
 from pipeline.sources import open_source
-from tests.pipeline.tiny import Tiny, documents, write_dump
+from tests.pipeline.tiny import Tiny, documents, same, write_dump
 
 CONFIG = ScoreConfig(part_mb=1, batch_size=50)
 FALLBACK = 4242
 POISON = b"this picture ends the process that decodes it"
-PRELOAD = f'''
-import os
+KILLS_ONCE = b"this picture ends the first process that decodes it"
+PRELOAD = """
+import hashlib, os, pathlib, signal
 from catalog.images import decode
 from stage1_cnn import dataset
 
 def deadly(data, **options):
-    if {POISON!r} in data:
+    if {poison!r} in data:
         os.abort()
+    killed = pathlib.Path({folder!r}, hashlib.sha256(data).hexdigest() + ".killed")
+    if {kills_once!r} in data and not killed.exists():
+        killed.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     return decode(data, **options)
 
 dataset.decode = deadly
-'''
+"""
 
 
 def scorer(tiny: Tiny, engine: Engine | Model, **checksums: str) -> Scorer:
@@ -54,9 +60,9 @@ def place(tiny: Tiny) -> ModelPlace:
 
 @contextlib.contextmanager
 def workers(count: int, folder: Path) -> Iterator:
-    """A client of worker processes that abort over a poisoned picture."""
+    """A client of worker processes that poisoned pictures kill; one that kills once leaves a file *.killed in the folder."""
     preload = folder / "preload.py"
-    preload.write_text(PRELOAD)
+    preload.write_text(PRELOAD.format(poison=POISON, kills_once=KILLS_ONCE, folder=str(folder)))
     with dask.config.set({"distributed.worker.preload": [str(preload)], "temporary-directory": str(folder)}):
         with connect(count, None) as client:
             yield client
@@ -69,12 +75,38 @@ def on(client, tiny: Tiny, dump: Path, out: Path) -> Scorer:
 
 def predictions(out: Path) -> pandas.DataFrame:
     """All parts."""
-    return pandas.concat([pandas.read_parquet(p) for p in sorted(out.glob("part-*.parquet"))], ignore_index=True)
+    return _tables(out, "part-*.parquet")
+
+
+def features(out: Path) -> pandas.DataFrame:
+    """The features of all parts."""
+    return _tables(out, "features-*.parquet")
 
 
 def rejects(out: Path) -> pandas.DataFrame:
     """All rejects."""
-    return pandas.concat([pandas.read_parquet(p) for p in sorted(out.glob("rejects-*.parquet"))], ignore_index=True)
+    return _tables(out, "rejects-*.parquet")
+
+
+def _tables(out: Path, pattern: str) -> pandas.DataFrame:
+    return pandas.concat(map(pandas.read_parquet, sorted(out.glob(pattern))), ignore_index=True)
+
+
+Frames = tuple[pandas.DataFrame, pandas.DataFrame]
+"""Predictions and features."""
+
+
+def assert_the_others_stand(all_of_them: Frames, fewer: Frames, without: Collection[int]) -> None:
+    """Products that are left out change no feature of the others, as the network's batches keep their size. Stage 2 multiplies
+    fewer rows at once: that may round otherwise, and a tree may turn on it."""
+    expected, found = (
+        [frame.set_index("product_id").drop(index=list(without), errors="ignore") for frame in frames]
+        for frames in (all_of_them, fewer)
+    )
+    assert len(found[0]) and all(a.index.equals(b.index) for a, b in zip(found, expected, strict=True))
+    assert np.stack(found[1]["features"]).tobytes() == np.stack(expected[1]["features"]).tobytes()
+    assert same(found[0]["category_id"], expected[0]["category_id"]) > 0.98
+    assert np.quantile(np.abs(found[0]["confidence"] - expected[0]["confidence"]), 0.98) < 1e-5
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -93,14 +125,14 @@ def padded_dump(tiny: Tiny, path: Path) -> Path:
     return path
 
 
-def poisoned_dump(tiny: Tiny, path: Path, products: set[int]) -> Path:
+def poisoned_dump(tiny: Tiny, path: Path, products: set[int], poison: bytes = POISON) -> Path:
     """The same, some products with a poisoned picture that decodes well elsewhere."""
 
     def change(document: dict) -> None:
         pad(document)
         if document["_id"] in products:
             picture = document["imgs"][0]["picture"]
-            comment = b"\xff\xfe" + (len(POISON) + 2).to_bytes(2, "big") + POISON
+            comment = b"\xff\xfe" + (len(poison) + 2).to_bytes(2, "big") + poison
             document["imgs"][0]["picture"] = picture[:2] + comment + picture[2:]
 
     write_dump(path, tiny.data / "test.bson", lambda d: True, change)

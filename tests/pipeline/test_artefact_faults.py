@@ -16,11 +16,12 @@ import h5py
 import pytest
 import torch
 
-from catalog.artifacts import read_json, read_sealed, write_json, write_sealed
+from catalog.artifacts import read_json, read_sealed, sha256_file, write_json, write_sealed
 from catalog.store import Store
 from pipeline.cli import main
 from pipeline.report_findings import findings_of
 from pipeline.report_run import EvaluatedRun
+from stage2_xgb.bundle import model_name
 from tests.pipeline.commands import outcome
 from tests.pipeline.tiny import Tiny, documents
 
@@ -166,19 +167,27 @@ def test_without_a_booster_stage_1_answers_and_says_so(
     tiny: Tiny, tmp_path: Path, name: str, capsys: pytest.CaptureFixture
 ) -> None:  # fmt: skip
     copy = tiny.copy(tmp_path / "run")
-    manifest = read_sealed(copy.folder / "stage2" / "manifest.json", "")
-    for category in manifest["categories"]:  # so that each reclassifier is asked, whatever the gate made of it
-        category["decision"] = "own"
-    write_sealed(copy.folder / "stage2" / "manifest.json", manifest)
-    boosters = sorted(file for file in manifest["files"] if file.startswith("boosters/"))
-    for file in boosters if name == "booster" else ["reranker.ubj"]:
+    files = reclassifiers_everywhere(copy) if name == "booster" else ["reranker.ubj"]
+    for file in files:
         path = copy.folder / "stage2" / file
         path.write_bytes(path.read_bytes()[:-3])
     assert main(["score", str(tiny.data / "test.bson"), "--run", str(copy.folder), "--out", str(tmp_path / "out")]) == 0
-    text = capsys.readouterr().out
-    assert f"stage 1 answered for want of {boosters[0] if name == 'booster' else 'reranker.ubj'}" in text
-    assert f"mend it with: shelfsort stage2 --run {copy.folder} --rebuild" in text
-    assert read_json(tmp_path / "out" / "_SUCCESS", "")["broken"]
+    text, broken = capsys.readouterr().out, read_json(tmp_path / "out" / "_SUCCESS", "")["broken"]
+    assert broken and set(broken) <= set(files)
+    remedy = f"mend it with: shelfsort stage2 --run {copy.folder} --rebuild"
+    assert f"stage 1 answered for want of {', '.join(broken)}; {remedy}" in text
+
+
+def reclassifiers_everywhere(copy: Tiny) -> list[str]:
+    """Has each category answered by a reclassifier of its own, whatever was trained; returns their files."""
+    path, classes = copy.run.stage2 / "manifest.json", len(copy.run.store.taxonomy)
+    manifest, files = read_sealed(path, ""), [model_name(c, "xgboost") for c in range(classes)]
+    for file in files:
+        (copy.run.stage2 / file).write_bytes(file.encode())
+    manifest["files"] |= {file: sha256_file(copy.run.stage2 / file) for file in files}
+    manifest["categories"] = [{"class_index": c, "members": [c, (c + 1) % classes], "decision": "own"} for c in range(classes)]
+    write_sealed(path, manifest)
+    return files
 
 
 def test_what_can_be_measured_again_is(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

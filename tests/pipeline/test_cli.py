@@ -43,6 +43,29 @@ def test_every_command_calls_the_function_of_its_name() -> None:
     assert all(function.__name__ == name for name, function in called.items())
 
 
+IN_A_CONTAINER = """
+import sys
+from functools import partial
+from pathlib import Path
+from pipeline import cli
+cli.cores, cli.quota = (partial(function, Path(sys.argv[1])) for function in (cli.cores, cli.quota))
+cli.main(["doctor"])
+"""
+
+
+@pytest.mark.parametrize(("asked", "expected"), [({}, 1), ({"OMP_NUM_THREADS": "64"}, 64)])
+def test_threads_follow_a_containers_quota_unless_told_otherwise(tmp_path: Path, asked: dict[str, str], expected: int) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text("70000 100000\n")
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | asked
+    command = [sys.executable, "-c", IN_A_CONTAINER, tmp_path]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert f"OMP_NUM_THREADS is {expected}" in done.stdout
+    assert asked or "torch uses 1 on " in done.stdout
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["nonsense"], ["stage1"], ["predict", "--run", "x"], ["report", "--run", "x", "--bad"]]
 )

@@ -12,7 +12,10 @@ from pipeline.predict import Model
 from pipeline.score import Totals
 from pipeline.sources import open_source
 from tests.pipeline.scoring import (
+    CONFIG,
+    assert_the_others_stand,
     contents,
+    features,
     flip,
     ids,
     on,
@@ -58,16 +61,16 @@ def test_products_that_kill_workers_stand_alone_in_the_rejects(tiny: Tiny, model
     some = ids(tiny.data / "test.bson")
     poison = {some[3], some[60]}
     dump = poisoned_dump(tiny, tmp_path / "poisoned.bson", poison)
-    quiet = score(scorer(tiny, model), [dump], tmp_path / "quiet")  # here the pictures do no harm
-    totals = score(on(client, tiny, dump, tmp_path / "out"), [dump], tmp_path / "out")
+    config = CONFIG.model_copy(update={"features": True})
+    quiet = score(scorer(tiny, model), [dump], tmp_path / "quiet", config)  # here the pictures do no harm
+    totals = score(on(client, tiny, dump, tmp_path / "out"), [dump], tmp_path / "out", config)
     assert quiet.predictions == quiet.products == totals.products
     assert (totals.predictions, totals.rejected_products) == (quiet.products - 2, 2)
     found = rejects(tmp_path / "out")
     whole = found[found["position"] == -1]
     assert set(whole["product_id"]) == poison and set(whole["reason"]) == {"kills_worker"}
-    expected = predictions(tmp_path / "quiet")
-    expected = expected[~expected["product_id"].isin(poison)].reset_index(drop=True)
-    assert expected.equals(predictions(tmp_path / "out"))  # to the bit: the batches are the same
+    frames = [(predictions(tmp_path / name), features(tmp_path / name)) for name in ("quiet", "out")]
+    assert_the_others_stand(*frames, without=poison)
 
 
 def test_a_model_that_no_worker_sees_is_sent(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.doctor import Finding, checkup, render, unmet, usable_cores
+from pipeline.doctor import Finding, checkup, render, unmet
 
 ROOT = Path(__file__).parents[2]
 REPORT = """
@@ -84,21 +84,6 @@ def test_unmet_names_package_version_and_bound() -> None:
     assert parts[0].startswith("numpy ")
     assert parts[0].endswith("is not >=999")
     assert parts[1] == "no-such-package-anywhere is missing"
-
-
-def test_a_containers_quota_limits_the_cores(tmp_path: Path) -> None:
-    everything = usable_cores(tmp_path)
-    assert everything >= 1
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
-    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    assert usable_cores(tmp_path) == everything
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("25000\n")
-    assert usable_cores(tmp_path) == 0.25
-    (tmp_path / "cpu.max").write_text("50000 100000\n")
-    assert usable_cores(tmp_path) == 0.5
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert usable_cores(tmp_path) == everything
 
 
 def test_render_shows_remedies_of_what_is_not_in_order_and_counts() -> None:

@@ -10,13 +10,14 @@ import re
 import resource
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import load_config
-from tests.pipeline.commands import MADE_BY, command, leftovers, outcome, run, start
+from tests.moments import Moment, kill_at_moment, processor_seconds, stopped
+from tests.pipeline.commands import MADE_BY, arguments, command, leftovers, outcome, run, start
+from tests.pipeline.scoring import padded_dump
 from tests.pipeline.tiny import Tiny, snapshot
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -29,10 +30,12 @@ TOO_LARGE = {"ingest": 100_000, "stage1": 500_000, "features": 200_000, "stage2"
 
 @pytest.fixture
 def copy(tiny: Tiny, tmp_path: Path) -> Tiny:
-    """A run of one's own, in a folder with an awkward name."""
-    folder = tmp_path / "a run, ümlaut\nand all"
+    """A run of one's own, in a folder with an awkward name; its test dump has several parts."""
+    folder, data = tmp_path / "a run, ümlaut\nand all", tmp_path / "data"
     shutil.copytree(tiny.folder, folder)
-    return Tiny(tiny.data, folder)
+    shutil.copytree(tiny.data, data)
+    padded_dump(tiny, data / "test.bson")
+    return Tiny(data, folder)
 
 
 def without(copy: Tiny, step: str) -> Tiny:
@@ -43,29 +46,30 @@ def without(copy: Tiny, step: str) -> Tiny:
     return copy
 
 
-def undisturbed(tiny: Tiny, folder: Path, step: str) -> tuple[dict, float]:
-    """What the step gives when it is left alone, and the seconds it takes."""
-    shutil.copytree(tiny.folder, folder)
-    alone, began = without(Tiny(tiny.data, folder), step), time.monotonic()
-    done = run(command(alone, step))
+def undisturbed(copy: Tiny, folder: Path, step: str) -> tuple[dict, int]:
+    """What the step gives when it is left alone, and how many calls it makes for that."""
+    shutil.copytree(copy.folder, folder)
+    alone, count = without(Tiny(copy.data, folder), step), folder.with_name("count")
+    done = run(Moment().command(count, "pipeline", *arguments(alone, step)))
     assert done.returncode == 0, done.stderr
-    return outcome(folder, step), time.monotonic() - began
+    return outcome(folder, step), int(count.read_text())
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_killed_at_random_moments_it_ends_the_same(tiny: Tiny, copy: Tiny, tmp_path: Path, step: str) -> None:
-    expected, seconds = undisturbed(tiny, tmp_path / "alone", step)
+def test_killed_at_random_moments_it_ends_the_same(copy: Tiny, tmp_path: Path, step: str) -> None:
+    expected, calls = undisturbed(copy, tmp_path / "alone", step)
     rng, kills = random.Random(step), 0
     without(copy, step)
-    while kills < KILLS:
-        process = start(command(copy, step))
-        time.sleep(seconds * rng.uniform(0.35, 1.0))
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    for _ in range(2 * KILLS):  # one that goes on after a kill may end before its moment; the next then begins anew
+        if kills == KILLS:
+            break
+        moment = Moment(rng.randint(1, calls * 9 // 10), delay=rng.choice([0, 0.002, 0.02]))
+        if kill_at_moment(start(moment.command(tmp_path / "count", "pipeline", *arguments(copy, step)))):
             kills += 1
         else:
+            assert outcome(copy.folder, step) == expected
             without(copy, step)
-        process.communicate()
+    assert kills == KILLS
     done = run(command(copy, step))
     assert done.returncode == 0, done.stderr
     assert outcome(copy.folder, step) == expected
@@ -73,33 +77,31 @@ def test_killed_at_random_moments_it_ends_the_same(tiny: Tiny, copy: Tiny, tmp_p
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_control_c_stops_tidily_and_says_how_to_go_on(tiny: Tiny, copy: Tiny, tmp_path: Path, step: str) -> None:
-    expected, seconds = undisturbed(tiny, tmp_path / "alone", step)
-    rng, waited = random.Random(step), []
+def test_control_c_stops_tidily_and_says_how_to_go_on(copy: Tiny, tmp_path: Path, step: str) -> None:
+    expected, calls = undisturbed(copy, tmp_path / "alone", step)
     without(copy, step)
-    while len(waited) < 2:
-        process = start(command(copy, step))
-        time.sleep(seconds * rng.uniform(0.5, 0.9))
-        began = time.monotonic()
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
+    for share in (0.5, 0.3):  # of a run from the beginning, and of one that may go on
+        moment = Moment(int(calls * share))
+        process = start(moment.command(tmp_path / "count", "pipeline", *arguments(copy, step)))
+        assert stopped(process.pid), process.communicate()
+        before = processor_seconds(process.pid)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
+        os.killpg(process.pid, signal.SIGCONT)
+        assert not stopped(process.pid)
+        took = processor_seconds(process.pid) - before
         _, error = process.communicate(timeout=120)
-        if process.returncode == 0 or (process.returncode == -signal.SIGINT and not error):  # it was done, or leaving
-            without(copy, step)
-            continue
-        waited.append(time.monotonic() - began)
         assert process.returncode == 130, error
         assert f"stopped; go on with: shelfsort {step}" in error and "Traceback" not in error, error
         assert leftovers(copy.folder) == []
-    print(f"{step}: stopped within {max(waited):.1f} s")
-    assert max(waited) < 5  # a training step of this size takes none of it
+        print(f"{step}: stopped within {took:.2f} s of processor time")
+        assert took < 5  # a training step of this size takes none of it
     assert run(command(copy, step)).returncode == 0
     assert outcome(copy.folder, step) == expected
 
 
 @pytest.mark.parametrize("step", TOO_LARGE)
-def test_a_full_disk_is_one_line_and_nothing_is_torn(tiny: Tiny, copy: Tiny, tmp_path: Path, step: str) -> None:
-    expected, _ = undisturbed(tiny, tmp_path / "alone", step)
+def test_a_full_disk_is_one_line_and_nothing_is_torn(copy: Tiny, tmp_path: Path, step: str) -> None:
+    expected, _ = undisturbed(copy, tmp_path / "alone", step)
     without(copy, step)
 
     def nearly_full() -> None:
@@ -145,10 +147,8 @@ def test_a_read_only_run_is_refused_by_what_writes_and_serves_what_reads(copy: T
 
 def test_of_two_commands_one_is_refused_with_the_others_pid(copy: Tiny) -> None:
     without(copy, "stage1")
-    first = start(command(copy, "stage1", "--set", "stage1.epochs=50"))
-    while not (copy.folder / "stage1" / "metrics.jsonl").exists():
-        assert first.poll() is None
-        time.sleep(0.1)
+    first = start(Moment(1, "step").command(copy.folder / "count", "pipeline", *arguments(copy, "stage1")))
+    assert stopped(first.pid), first.communicate()
     second = run(command(copy, "stage2"))
     assert second.returncode == 2 and re.search(rf"pid {first.pid} on \S+ is writing this run", second.stderr), second.stderr
     os.killpg(first.pid, signal.SIGKILL)

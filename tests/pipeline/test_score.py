@@ -13,11 +13,23 @@ import pytest
 from catalog.artifacts import read_sealed, write_sealed
 from catalog.errors import ArtifactError
 from pipeline import steps
+from pipeline.engine import Lanes, Task
 from pipeline.predict import Model
 from pipeline.score import Totals
+from pipeline.sources import open_source
 from stage2_xgb.dataset import Views
 from stage2_xgb.items import pool
-from tests.pipeline.scoring import CONFIG, FALLBACK, padded_dump, predictions, rejects, score, scorer
+from tests.pipeline.scoring import (
+    CONFIG,
+    FALLBACK,
+    Frames,
+    assert_the_others_stand,
+    padded_dump,
+    predictions,
+    rejects,
+    score,
+    scorer,
+)
 from tests.pipeline.tiny import Tiny, documents, products_of, same, write_dump
 
 
@@ -224,3 +236,19 @@ def test_features_of_the_products(tiny: Tiny, model: Model, scored: tuple[Path, 
     good = damaged.read_bytes()
     damaged.write_bytes(good[:-1])
     assert score(scorer(tiny, model), [dump], tmp_path, config) == totals and damaged.read_bytes() == good
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_products_that_are_left_out_leave_the_others_as_they_were(tiny: Tiny, tmp_path: Path, precision: str) -> None:
+    """Those that killed their workers, as pipeline.cluster has them."""
+    source = open_source([tiny.data / "test.bson"], tmp_path)
+    engine, repeated = Lanes(Model.open(tiny.run, "cpu", precision), 1), np.zeros(len(source), dtype=bool)
+    config = CONFIG.model_copy(update={"features": True})
+
+    def answers(deadly: set[int]) -> Frames:
+        part = next(engine([Task(0, source, repeated, frozenset(deadly))], config))
+        return part.predictions.to_pandas(), part.features.to_pandas()
+
+    whole = answers(set())
+    for deadly in ({0}, {3, 60}, set(range(10, 20)), set(range(0, 150, 3))):
+        assert_the_others_stand(whole, answers(deadly), without=source.product_id[list(deadly)])

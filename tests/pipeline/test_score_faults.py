@@ -1,12 +1,7 @@
 """What may befall a scoring: damaged files, a full disk, a kill at any moment. The same command always mends it."""
 
-import os
-import random
 import signal
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +9,22 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.predict import Model
-from tests.pipeline.scoring import contents, flip, on, padded_dump, predictions, score, scorer, workers
+from tests.moments import Moment, kill_at_moment
+from tests.pipeline.commands import run, start
+from tests.pipeline.scoring import (
+    KILLS_ONCE,
+    contents,
+    flip,
+    ids,
+    on,
+    padded_dump,
+    poisoned_dump,
+    predictions,
+    score,
+    scorer,
+    workers,
+)
 from tests.pipeline.tiny import Tiny
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +63,14 @@ def test_parts_of_a_larger_source_do_not_stay(tiny: Tiny, model: Model, scored: 
     assert contents(tmp_path) == whole
 
 
-def command(tiny: Tiny, dump: Path, out: Path, *more: str) -> list[str]:
-    """Scores as a process of its own; the batches are small, so that there is time to kill it."""
-    start = [sys.executable, "-c", "import sys; from pipeline.cli import main; sys.exit(main())"]
-    return [*start, "score", str(dump), "--run", str(tiny.folder), "--out", str(out), "--set", "score.batch_size=8", *more]
+def scoring(tiny: Tiny, dump: Path, out: Path, *more: str) -> list[str]:
+    """Arguments that score; the batches are small, so that there is much to be interrupted."""
+    return ["score", str(dump), "--run", str(tiny.folder), "--out", str(out), "--set", "score.batch_size=8", *more]
 
 
-def run(arguments: list[str], **options: object) -> subprocess.CompletedProcess:
-    """To its end."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(arguments, env=environment, capture_output=True, text=True, **options)
+def command(*arguments: object) -> list[str]:
+    """The same as a process of its own."""
+    return [sys.executable, "-m", "pipeline", *scoring(*arguments)]
 
 
 def test_a_full_disk_is_an_error_and_the_same_command_goes_on(tiny: Tiny, tmp_path: Path) -> None:
@@ -105,38 +110,14 @@ def test_stage_1_answers_for_a_damaged_stage_2_until_that_is_mended(
     assert main([*scoring, str(out)]) == 0 and contents(out) == contents(tmp_path / "whole")
 
 
-def kill_until(arguments: list[str], enough: Callable[[], bool]) -> None:
-    """Starts a process and kills it with SIGKILL as soon as `enough` says so."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not enough():
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_killed_at_random_moments(tiny: Tiny, tmp_path: Path) -> None:
-    dump = padded_dump(tiny, tmp_path / "test.bson")
-    started = time.monotonic()
-    assert run(command(tiny, dump, tmp_path / "whole")).returncode == 0
-    took, rng = time.monotonic() - started, random.Random(0)
-    for _ in range(5):
-        end = time.monotonic() + took * rng.uniform(0.3, 1.0)
-        kill_until(command(tiny, dump, tmp_path / "out"), lambda end=end: time.monotonic() > end)
-    assert run(command(tiny, dump, tmp_path / "out")).returncode == 0
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_client_is_killed_and_started_again(tiny: Tiny, tmp_path: Path) -> None:
-    dump = padded_dump(tiny, tmp_path / "test.bson")
+    dump, out = padded_dump(tiny, tmp_path / "test.bson"), tmp_path / "out"
     assert run(command(tiny, dump, tmp_path / "whole")).returncode == 0
-    out = tmp_path / "out"
-    kill_until(command(tiny, dump, out, "--workers", "2"), lambda: any(out.glob("part-*.json")))
-    assert any(out.glob("part-*.json")) and not (out / "_SUCCESS").exists()
+    second = Moment(2, "write_part").command(tmp_path / "count", "pipeline", *scoring(tiny, dump, out, "--workers", "2"))
+    assert kill_at_moment(start(second))
+    assert len(list(out.glob("part-*.json"))) == 1 and not (out / "_SUCCESS").exists()
     last = run(command(tiny, dump, out, "--workers", "2"))
     assert last.returncode == 0, last.stderr
     assert contents(out) == contents(tmp_path / "whole")
@@ -144,26 +125,11 @@ def test_the_client_is_killed_and_started_again(tiny: Tiny, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_three_workers_are_killed_during_a_run(
-    tiny: Tiny, scored: tuple[Path, dict[str, bytes]], tmp_path: Path
-) -> None:  # fmt: skip
-    dump, whole = scored
-    out, killed, done = tmp_path / "out", [], threading.Event()
+def test_three_workers_are_killed_during_a_run(tiny: Tiny, model: Model, tmp_path: Path) -> None:
+    some = ids(tiny.data / "test.bson")
+    dump = poisoned_dump(tiny, tmp_path / "test.bson", {some[5], some[70], some[140]}, KILLS_ONCE)
+    score(scorer(tiny, model), [dump], tmp_path / "whole")
     with workers(2, tmp_path) as client:
-        by = on(client, tiny, dump, out)
-
-        def kill() -> None:
-            while len(killed) < 3 and not done.is_set():
-                pids = {pid for pid in client.run(os.getpid).values() if pid not in killed}
-                if pids:
-                    killed.append(pids.pop())
-                    os.kill(killed[-1], signal.SIGKILL)
-                time.sleep(1)
-
-        killer = threading.Thread(target=kill)
-        killer.start()
-        totals = score(by, [dump], out)
-        done.set()
-        killer.join()
-    assert len(killed) == 3 and totals.products == totals.predictions
-    assert contents(out) == whole
+        totals = score(on(client, tiny, dump, tmp_path / "out"), [dump], tmp_path / "out")
+    assert len(list(tmp_path.glob("*.killed"))) == 3 and totals.products == totals.predictions
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")

@@ -96,7 +96,7 @@ def torchrun(run: Path, *options: str) -> subprocess.Popen:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_torchrun_stops_on_control_c_says_how_to_go_on_and_speaks_once(run: Path) -> None:
-    with torchrun(run, "--set", "stage1.save_minutes=0", "--set", "stage1.epochs=4") as processes:
+    with torchrun(run, "--set", "stage1.save_minutes=0", "--set", "stage1.epochs=12") as processes:
         end = time.monotonic() + 500
         while not (run / "stage1" / "last.pt").exists():
             assert time.monotonic() < end and processes.poll() is None, processes.communicate()
@@ -105,10 +105,10 @@ def test_torchrun_stops_on_control_c_says_how_to_go_on_and_speaks_once(run: Path
         _, error = processes.communicate(timeout=300)
     assert error.count("stopped; go on with: torchrun --nproc-per-node=2 -m pipeline stage1 --run-folder") == 1, error
     assert not (run / "stage1" / "summary.json").exists()
-    with torchrun(run, "--set", "stage1.epochs=4") as processes:
+    with torchrun(run, "--set", "stage1.epochs=12") as processes:
         out, error = processes.communicate(timeout=500)
     assert processes.returncode == 0, error
     assert out.count("best finetune epoch") == 1
-    with torchrun(run, "--set", "stage1.epochs=4") as processes:
+    with torchrun(run, "--set", "stage1.epochs=12") as processes:
         out, _ = processes.communicate(timeout=300)
     assert out.count("stage1: current") == 1

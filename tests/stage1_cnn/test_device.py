@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from catalog.errors import ConfigError
-from stage1_cnn.device import choose_engine, cores, decode_threads, inference_engine
+from catalog.parallel import cores
+from stage1_cnn.device import choose_engine, decode_threads, inference_engine
 
 
 def test_threads_never_exceed_the_cores() -> None:
@@ -24,16 +25,6 @@ def test_threads_never_exceed_the_cores() -> None:
     assert decode_threads("auto", torch.device("cuda")) == cores() - 1
     assert decode_threads("auto", torch.device("cuda"), processes=2) == max(0, cores() // 2 - 1)
     assert decode_threads(3, cpu) == 3
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no processor affinity on this system")
-def test_cores_are_those_of_this_process() -> None:
-    before = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(before)})
-        assert cores() == 1
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ from stage1_cnn.backbones import build
 from stage1_cnn.config import Augment, Stage1Config
 from stage1_cnn.interrupt import Interrupt
 from stage1_cnn.phases import Summary, Trainer, train_stage1
+from tests.moments import Moment, kill_at_moment
 from tests.stage1_cnn.child import MADE_FROM
 
 
@@ -86,46 +84,29 @@ def test_something_else_is_refused(unbroken: tuple[Path, Summary], store: Store,
 def test_killed_at_any_step_it_ends_the_same(
     unbroken: tuple[Path, Summary], store_path: Path, config: Stage1Config, tmp_path: Path
 ) -> None:
-    folder, last = tmp_path / "stage1", tmp_path / "stage1" / "last.pt"
+    folder = tmp_path / "stage1"
     config = config.model_copy(update={"save_minutes": 0})
-    command = [sys.executable, "-m", "tests.stage1_cnn.child", str(store_path), str(folder), config.model_dump_json()]
-    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as child:
-        wait_for(lambda: last.exists() and len(lines(folder)) >= 2, child)
-        seen = last.stat().st_mtime_ns
-        wait_for(lambda: last.stat().st_mtime_ns != seen, child)
-        child.send_signal(signal.SIGKILL)
-    assert child.returncode == -signal.SIGKILL, "it ended before it was killed"
+    assert killed(Moment(20, "save_last", delay=0.005), store_path, folder, config)
+    assert len(lines(folder)) == 2, "within the first epoch of fine-tuning"
     train_stage1(Store(store_path), config, folder, MADE_FROM)
     assert_same_training(folder, unbroken[0])
 
 
-def wait_for(condition: object, child: subprocess.Popen) -> None:
-    end = time.monotonic() + 200
-    while not condition():
-        assert child.poll() is None, "the training ended early"
-        assert time.monotonic() < end, "the training takes too long"
-        time.sleep(0.002)
+def killed(moment: Moment, store_path: Path, folder: Path, config: Stage1Config) -> bool:
+    """Whether a training, in a process of its own, came to the moment at which it is killed."""
+    arguments = [str(store_path), str(folder), config.model_dump_json()]
+    command = moment.command(folder.with_name("count"), "tests.stage1_cnn.child", *arguments)
+    return kill_at_moment(subprocess.Popen(command, cwd=Path(__file__).parents[2]))
 
 
 def test_interrupted_within_an_epoch_it_ends_the_same(
     unbroken: tuple[Path, Summary], store: Store, config: Stage1Config, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "stage1"
-
-    def interrupt() -> None:
-        while not (folder / "head.pt").exists():
-            time.sleep(0.002)
-        time.sleep(0.3)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
+    folder, handler = tmp_path / "stage1", signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), Moment(18, "step").watched(lambda: os.kill(os.getpid(), signal.SIGINT)):
         train_stage1(store, config, folder, MADE_FROM)
-    thread.join()
     assert signal.getsignal(signal.SIGINT) is handler
-    assert not (folder / "summary.json").exists()
+    assert len(lines(folder)) == 2 and not (folder / "summary.json").exists(), "within the first epoch of fine-tuning"
     train_stage1(store, config, folder, MADE_FROM)
     assert_same_training(folder, unbroken[0])
 
@@ -173,23 +154,10 @@ def test_with_every_option_on_an_interrupted_run_ends_the_same(store: Store, con
 def test_killed_at_ten_random_steps_it_ends_the_same(store_path: Path, config: Stage1Config, tmp_path: Path) -> None:
     config = config.model_copy(update={**EVERYTHING, "epochs": 3, "save_minutes": 0})
     train_stage1(Store(store_path), config, tmp_path / "whole", MADE_FROM)
-    folder, rng = tmp_path / "broken", np.random.default_rng()
-    last, seen = folder / "last.pt", 0
-    command = [sys.executable, "-m", "tests.stage1_cnn.child", str(store_path), str(folder), config.model_dump_json()]
-
-    def saved() -> bool:
-        nonlocal seen
-        now = last.stat().st_mtime_ns if last.exists() else seen
-        before, seen = seen, now
-        return now != before
-
-    for _ in range(10):
-        with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as child:
-            for _ in range(rng.integers(1, 4)):
-                wait_for(saved, child)
-            time.sleep(rng.random() * 0.05)
-            child.send_signal(signal.SIGKILL)
-        assert child.returncode == -signal.SIGKILL, "it ended before it was killed"
+    folder, rng = tmp_path / "broken", np.random.default_rng(0)
+    for _ in range(10):  # a process saves at most two of the 40 steps
+        moment = Moment(int(rng.integers(1, 4)), "save_last", delay=rng.choice([0, 0.002, 0.005]))
+        assert killed(moment, store_path, folder, config), "it ended before it was killed"
     train_stage1(Store(store_path), config, folder, MADE_FROM)
     assert_same_training(folder, tmp_path / "whole")
 

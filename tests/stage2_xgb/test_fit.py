@@ -1,12 +1,9 @@
 """Training of the whole second stage on a planted problem: it finds what is there, nothing else, and never looks at test."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +18,7 @@ from stage2_xgb.fit import JOURNAL, gather, sharpest
 from stage2_xgb.gate import OWN, STAGE1
 from stage2_xgb.refine import each_answer, refine
 from stage2_xgb.tune import ROUNDS, search
+from tests.moments import kill_at_moment
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import (
     CLASSES,
@@ -106,20 +104,19 @@ _CHILD = """
 import sys
 from pathlib import Path
 from features.store import FeatureStore
+from tests.moments import Moment
 from tests.stage2_xgb.planted import fit
-fit(FeatureStore(Path(sys.argv[1])), Path(sys.argv[2]))
+with Moment(3, "_train_one").watched():
+    fit(FeatureStore(Path(sys.argv[1])), Path(sys.argv[2]))
 """
 
 
 def test_killed_and_resumed_it_is_the_same(fitted: Fitted, tmp_path: Path) -> None:
     folder = tmp_path / "stage2"
-    child = subprocess.Popen([sys.executable, "-c", _CHILD, str(fitted.store.path), str(folder)], cwd=ROOT)
-    deadline = time.monotonic() + 120
+    command = [sys.executable, "-c", _CHILD, str(fitted.store.path), str(folder)]
+    child = subprocess.Popen(command, cwd=ROOT)
+    assert kill_at_moment(child)
     journal = folder / JOURNAL
-    while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline and child.poll() is None:
-        time.sleep(0.0005)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
     names = [line.split()[1] for line in journal.read_text().splitlines()]
     kept = {folder / name: (folder / name).stat().st_mtime_ns for name in names}
     assert kept and not (folder / "manifest.json").exists()
