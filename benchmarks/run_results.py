@@ -2,7 +2,7 @@
 
 In: of each run config.yaml, ingest.json, stage1/summary.json, features.h5, stage2/summary.json and evaluation/; with --scored
 also predictions of a labelled dump. On disk: the file --json, in the format of benchmarks.record. Printed: the means over the
-seeds, beside those of the file that stood there.
+seeds, beside those of an earlier file.
 Run: python -m benchmarks.run_results RUN [RUN ...] --config FILE [--scored FOLDER --labels FILE] --json docs/results/NAME.json
 """
 
@@ -46,22 +46,27 @@ def main() -> None:
     """Writes the file and prints what moved."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--config", type=Path, help="the file that the runs were configured with; what differs from it is told")
-    parser.add_argument("--scored", metavar="FOLDER", help="predictions of a labelled dump, a folder within each run")
-    parser.add_argument("--labels", type=Path, help="CSV with the true categories of that dump")
+    parser.add_argument("--config", type=Path, help="what the runs were configured with; the command has what differs from it")
+    parser.add_argument("--scored", metavar="FOLDER", help="predictions of a labelled dump, seen from each run's folder")
+    parser.add_argument("--labels", type=Path, help="CSV with the true categories of that dump, seen from there or absolute")
     parser.add_argument("--json", type=Path, metavar="FILE", required=True)
+    parser.add_argument("--before", type=Path, metavar="FILE", help="what to compare with; else what --json replaces")
     options = parser.parse_args()
     if bool(options.scored) != bool(options.labels):
         parser.error("--scored and --labels go together")
     runs = [Run(path) for path in options.runs]
     changed = same_settings(runs, options.config)
-    labels = read_labels(options.labels) if options.labels else {}
-    before = json.loads(options.json.read_text())["figures"] if options.json.exists() else {"seeds": []}
-    figures = {"settings": changed, "split": "test", "seeds": [of_run(run, options.scored, labels) for run in runs]}
-    command = commands(options.json.stem, options.config, changed, runs[0], bool(labels))
+    old = options.before or options.json
+    before = json.loads(old.read_text())["figures"]["seeds"] if old.exists() else []
+    seeds = [of_run(run) for run in runs]
+    if options.scored:
+        for seed, run in zip(seeds, runs, strict=True):
+            seed["scored"] = accuracy_of(run, options.scored, read_labels(run.folder / options.labels))
+    figures = {"settings": changed, "split": "test", "seeds": seeds}
+    command = commands(options.json.stem, options.config, changed, runs[0], bool(options.scored))
     precision = runs[0].features.computed_with["precision"]
     record.save(options.json, figures, precision=precision, rounds=len(runs), command=command)
-    print("\n".join(moves(before["seeds"], record.rounded(figures)["seeds"])))
+    print("\n".join(moves(before, record.rounded(seeds))))
 
 
 def same_settings(runs: list[Run], base: Path | None) -> dict[str, Any]:
@@ -112,7 +117,7 @@ def commands(name: str, base: Path | None, changed: dict[str, Any], run: Run, sc
     return "\n".join(lines)
 
 
-def of_run(run: Run, scored: str | None, labels: dict[int, int]) -> dict[str, Any]:
+def of_run(run: Run) -> dict[str, Any]:
     """The figures of one run."""
     own = yaml.safe_load((run.folder / "config.yaml").read_text())
     ingest, stage1, stage2, metrics = (
@@ -124,7 +129,7 @@ def of_run(run: Run, scored: str | None, labels: dict[int, int]) -> dict[str, An
             (run.evaluation / "metrics.json", "evaluate"),
         )
     )
-    figures = {
+    return {
         "seed": own["catalog"]["seed"],
         "ingest": {key: ingest[key] for key in ("products", "images", "categories_in_use", "kept")},
         "stage1": {key: stage1[key] for key in ("best", "images", "computed_with", "seconds")} | {"revision": own["revision"]},
@@ -133,9 +138,6 @@ def of_run(run: Run, scored: str | None, labels: dict[int, int]) -> dict[str, An
         "test": {key: value for key, value in metrics.items() if key not in _NOT_FIGURES},
         "by_support": by_support(run),
     }
-    if scored:
-        figures["scored"] = accuracy_of(run, scored, labels)
-    return figures
 
 
 def by_support(run: Run) -> list[dict[str, Any]]:
