@@ -5,6 +5,7 @@ python -m benchmarks.render
 """
 
 import json
+import math
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -62,17 +63,21 @@ def _read(path: Path) -> dict[str, Any]:
 def share(figure: Any) -> str:
     """A share from 0 to 1, such as .4071; with its interval if it has one: .4071 [.3887, .4271]."""
     value, low, high = _interval(figure)
+    if value is None:
+        return "–"
     return _decimal(value) + ("" if low is None else f" [{_decimal(low)}, {_decimal(high)}]")
 
 
-def percent(value: float, digits: int = 0) -> str:
+def percent(value: float | None, digits: int = 0) -> str:
     """A share as per cent."""
-    return f"{100 * value:.{digits}f}%"
+    return "–" if value is None else f"{100 * value:.{digits}f}%"
 
 
 def points(figure: Any) -> str:
     """A change of a share in points, such as +2.76; with its interval if it has one, and bold if that excludes zero."""
     value, low, high = _interval(figure)
+    if value is None:
+        return "–"
     if low is None:
         return f"{100 * value:+.2f}"
     text = f"{100 * value:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
@@ -81,13 +86,13 @@ def points(figure: Any) -> str:
 
 def mean_share(figures: Sequence[Any]) -> str:
     """Mean and range of several shares."""
-    values = [_interval(figure)[0] for figure in figures]
+    values = _values(figures)
     return f"{_decimal(sum(values) / len(values))} ({_decimal(min(values))} to {_decimal(max(values))})"
 
 
 def mean_points(figures: Sequence[Any]) -> str:
     """Mean and range of several changes, in points."""
-    values = [100 * _interval(figure)[0] for figure in figures]
+    values = [100 * value for value in _values(figures)]
     return f"{sum(values) / len(values):+.2f} ({min(values):+.2f} to {max(values):+.2f})"
 
 
@@ -118,7 +123,12 @@ def _lines_of(command: str) -> Iterator[str]:
     yield line
 
 
-def _interval(figure: Any) -> tuple[float, float | None, float | None]:
+def _values(figures: Sequence[Any]) -> list[float]:
+    """Those that have items; NaN if none has."""
+    return [value for value, _, _ in map(_interval, figures) if value is not None] or [math.nan]
+
+
+def _interval(figure: Any) -> tuple[float | None, float | None, float | None]:
     if isinstance(figure, dict):
         return figure["value"], figure.get("low"), figure.get("high")
     return figure, None, None

@@ -26,7 +26,6 @@ from pipeline.config import RunConfig, load_config
 from pipeline.labels import compare
 from pipeline.runs import Run
 
-SEEDS = ("catalog.seed", "stage1.seed", "stage2.seed", "evaluate.seed")
 SUPPORTS = ((1, 4), (5, 9), (10, 29), (30, None))
 """Least and most test images of the categories that are counted together."""
 SYSTEMS = ("stage1", "shifted", "two_stage")
@@ -75,11 +74,15 @@ def same_settings(runs: list[Run], base: Path | None) -> dict[str, Any]:
     found = []
     for run in runs:
         config = _flat(load_config(run.folder / "config.yaml"))
-        found.append({key: value for key, value in config.items() if default.get(key) != value and key not in (*SEEDS, "jobs")})
+        found.append({key: value for key, value in config.items() if default.get(key) != value and not _may_differ(key)})
         if found[-1] != found[0]:
             keys = [key for key in found[0] | found[-1] if found[0].get(key) != found[-1].get(key)]
             raise SystemExit(f"{run.folder}: expected the settings of {runs[0].folder}, found others: {', '.join(keys)}")
     return found[0]
+
+
+def _may_differ(key: str) -> bool:
+    return key.endswith(".seed") or key == "jobs"
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:
@@ -104,7 +107,7 @@ def _without_folder(value: Any) -> Any:
 def commands(name: str, base: Path | None, changed: dict[str, Any], run: Run, scored: bool) -> str:
     """What makes such a run, a command a line; N is the seed."""
     folder = f"runs/{name}"
-    seeds = [f"--set {key}=N" for key in SEEDS]
+    seeds = [f"--set {key}=N" for key in _flat(load_config(base)) if key.endswith(".seed")]
     if (run.folder / "pretraining").exists():
         return " ".join([f"shelfsort demo --run {folder}", *seeds])
     settings = [f"--set {shlex.quote(f'{key}={json.dumps(value)}'.replace(chr(34), ''))}" for key, value in changed.items()]
@@ -156,8 +159,11 @@ def accuracy_of(run: Run, scored: str, labels: dict[int, int]) -> dict[str, Any]
     """Top-1 of a scored dump's labelled products, as `shelfsort score --labels` prints it."""
     config = load_config(run.folder / "config.yaml").evaluate
     found = asdict(compare(run.folder / scored, labels, config.resamples, config.seed))
-    names = ("value", "low", "high")
-    return {key: value if isinstance(value, int) else dict(zip(names, value, strict=True)) for key, value in found.items()}
+    return {key: value if isinstance(value, int) else _estimate(*value) for key, value in found.items()}
+
+
+def _estimate(value: float, low: float, high: float, *n: int) -> dict[str, float]:
+    return {"value": value, "low": low, "high": high, **({"n": n[0]} if n else {})}
 
 
 def moves(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Iterator[str]:

@@ -34,7 +34,7 @@ from pipeline.predict import Model
 from pipeline.runs import Run
 from pipeline.score import Scorer, score
 from pipeline.sources import Source, open_source
-from stage1_cnn.device import choose_engine, cores
+from stage1_cnn.device import cores
 
 CASES = {"resnet50": (224, 180, 0.95), "mobilenet_v2": (96, 180, 0.80), "shufflenet_v2_x0_5": (32, 40, 0.0)}
 """Backbone: pixels a side of the network and of the photos, and the goal."""
@@ -61,7 +61,8 @@ def main() -> None:
     if options.score:
         print(peak_of(*options.score))
     elif options.memory:
-        record.save(options.json, memory(options.sizes), precision=choose_engine("cpu").precision)
+        figures = memory(options.sizes)
+        record.save(options.json, figures, precision=figures["precision"])
     else:
         figures = {}
         with tempfile.TemporaryDirectory() as name:
@@ -158,11 +159,11 @@ def end_to_end(model: Model, dump: Path, folder: Path) -> None:
         score(Scorer(Lanes(model, cores()), {}, 0, NO_IMAGES), source, Path(name), ScoreConfig(part_mb=16))
 
 
-def memory(sizes: list[int]) -> dict[str, list[float]]:
+def memory(sizes: list[int]) -> dict[str, Any]:
     """Peak memory of scoring either number of products, each in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_run(folder, "shufflenet_v2_x0_5", 32, 32)
+        run = make_run(folder, "shufflenet_v2_x0_5", 32, 32)
         peaks = []
         for size in sizes:
             dump = make_dump(folder / f"{size}.bson", size, 32)
@@ -170,7 +171,7 @@ def memory(sizes: list[int]) -> dict[str, list[float]]:
             peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
             print(f"{size} products: peak {peaks[-1]:.1f} MB", flush=True)
         print(f"growth {peaks[1] / peaks[0] - 1:+.1%}; goal below 10%")
-    return {"products": sizes, "peak_mb": peaks}
+        return {"products": sizes, "peak_mb": peaks, "precision": run.features.computed_with["precision"]}
 
 
 def peak_of(run: Path, dump: Path) -> float:
