@@ -37,14 +37,15 @@ def main() -> None:
     record.add_option(parser)
     options = parser.parse_args()
     network, photos = (("shufflenet_v2_x0_5", 32), 40) if options.smoke else (("mobilenet_v2", 96), options.photos)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         if options.of:
-            run, dump = Run(options.of[0]), options.of[1]
+            run, dump, name = Run(options.of[0]), options.of[1], options.of[0].name
         else:
             run, dump = make_run(folder, *network, 180), make_dump(folder / "dump.bson", photos, 180)
+            name = f"{network[0]} at {network[1]}"
         figures = against(run, dump, photos, folder)
-    record.save(options.json, figures, precision="fp32")
+    record.save(options.json, {name: figures}, precision="fp32")
 
 
 def against(run: Run, dump: Path, count: int, folder: Path) -> dict[str, Any]:

@@ -30,10 +30,9 @@ SUPPORTS = ((1, 4), (5, 9), (10, 29), (30, None))
 """Least and most test images of the categories that are counted together."""
 SYSTEMS = ("stage1", "shifted", "two_stage")
 MOVES = (
-    r"test\.\w+\.(natural|balanced)\.\w+\.top1\.value",
-    r"test\.\w+\.(natural|balanced)\.changes\.\w+\.top1\.value",
-    r"test\.\w+\.ece\.\w+",
-    r"scored\.\w+\.value",
+    r"test\.\w+\.(natural|balanced)\.(stage1|shifted|two_stage)\.top1\.value",
+    r"test\.\w+\.(natural|balanced)\.changes\.(two_stage_over_shifted|published_over_stage1)\.top1\.value",
+    r"scored\.(two_stage|change)\.value",
     r"stage2\.mendable_share",
     r"stage2\.units\..*(gain|own_share)(\.value)?",
 )

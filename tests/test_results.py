@@ -45,6 +45,15 @@ def test_another_figure_is_another_page(tmp_path: Path) -> None:
     assert ".9877" in render(folder) and ".9877" not in render()
 
 
+def test_headers_are_filled() -> None:
+    for path in FOLDER.glob("*.json"):
+        found = json.loads(path.read_text())
+        assert all(line.split()[0] for line in found["command"].splitlines()), path
+        assert re.fullmatch(r"[0-9a-f]{7,40}\+?", found["revision"]) and re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"]), path
+        assert {"name", "bf16", "cores", "threads"} == set(found["processor"]), path
+        assert found["rounds"] >= 1 and found["figures"], path
+
+
 def test_every_accuracy_table_says_where_it_was_measured() -> None:
     page = PAGE.read_text()
     for path in FOLDER.glob("*.json"):
