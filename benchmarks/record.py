@@ -1,8 +1,9 @@
-"""A benchmark's figures as JSON, beside the text it prints: with the command, the code and the machine they come from.
+"""A benchmark's figures as JSON, beside the text it prints: with command, code and machine.
 
-Not a benchmark itself. docs/results/ holds such files, and benchmarks.render makes docs/results.md from them. A file has the
-FIELDS: `command` (one line for each, if there are several), `revision` of the code, `date`, `processor` (name, whether it has
-bf16 arithmetic, cores, PyTorch's threads), `precision` of the network (null if none runs), `rounds`, and `figures`.
+Not a benchmark itself. docs/results/ holds such files, and benchmarks.render makes docs/results.md
+from them. A file has the FIELDS: `command` (one line for each, if there are several), `revision`
+of the code, `date`, `processor` (name, whether it has bf16 arithmetic, cores, PyTorch's threads),
+`precision` of the network (null if none runs), `rounds`, and `figures`.
 """
 
 import argparse
@@ -23,19 +24,26 @@ from pipeline.runs import revision
 from stage1_cnn.device import cores
 
 FIELDS = ("command", "revision", "date", "processor", "precision", "rounds", "figures")
-_DIGITS = 6
 _CPUINFO = Path("/proc/cpuinfo")
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
     """The option --json, for `save`."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this JSON file too")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the figures to this JSON file too"
+    )
 
 
 def save(
-    path: Path | None, figures: dict[str, Any], *, precision: str | None = None, rounds: int = 1, command: str | None = None
+    path: Path | None,
+    figures: dict[str, Any],
+    *,
+    precision: str | None = None,
+    rounds: int = 1,
+    command: str | None = None,
 ) -> None:
-    """Writes the file, with this process's own command unless another is given. Does nothing if `path` is None."""
+    """Writes the file, if there is a `path`; with this process's own command, unless another is
+    given."""
     if path is None:
         return
     header = {
@@ -47,7 +55,7 @@ def save(
         "rounds": rounds,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, header | {"figures": rounded(figures)})
+    write_json(path, header | {"figures": figures})
 
 
 def over_rounds(values: Sequence[float]) -> dict[str, Any]:
@@ -56,7 +64,7 @@ def over_rounds(values: Sequence[float]) -> dict[str, Any]:
 
 
 def own_command() -> str:
-    """The command that this process runs, to be pasted: without --json, and without the folders of this machine."""
+    """This process's command, to be pasted: without --json and without the machine's folders."""
     threads = os.environ.get("OMP_NUM_THREADS")
     module = getattr(sys.modules["__main__"], "__spec__", None)
     name = f"python -m {module.name}" if module else f"python {Path(sys.argv[0]).name}"
@@ -76,7 +84,7 @@ def _portable(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def processor() -> dict[str, Any]:
-    """The processor's name, whether it computes bf16 itself, the cores this process may use, and PyTorch's threads."""
+    """Name, whether it has bf16 arithmetic, cores this process may use, PyTorch's threads."""
     lines = _CPUINFO.read_text().splitlines() if _CPUINFO.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
@@ -85,12 +93,3 @@ def processor() -> dict[str, Any]:
         "cores": cores(),
         "threads": torch.get_num_threads(),
     }
-
-
-def rounded(value: Any) -> Any:
-    """The same with every float, however deep, at six significant digits."""
-    if isinstance(value, dict):
-        return {key: rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(inner) for inner in value]
-    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value

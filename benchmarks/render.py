@@ -1,7 +1,7 @@
-"""docs/results.md from docs/results/: the prose of the template results.md.j2, the figures of the JSON files beside it.
+"""docs/results.md from docs/results/: the template's prose, with the figures of the JSON files.
 
-The JSON files are those of benchmarks.record and benchmarks.run_results. Run, after any of them changed:
-python -m benchmarks.render
+The template is results.md.j2; the JSON files beside it are those of benchmarks.record and
+benchmarks.run_results. Run, after any of them changed: python -m benchmarks.render
 """
 
 import json
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def render(folder: Path = FOLDER) -> str:
-    """The page. Raises ValueError if a file lacks one of the FIELDS, or if the template uses none of its figures."""
+    """The page. Raises ValueError if a file lacks one of the FIELDS, or if no table uses it."""
     files = {path.stem: _read(path) for path in sorted(folder.glob("*.json"))}
     used = set()
 
@@ -41,12 +41,22 @@ def render(folder: Path = FOLDER) -> str:
         return files.get(name)
 
     environment = Environment(
-        loader=FileSystemLoader(folder), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+        loader=FileSystemLoader(folder),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
     )
     environment.filters |= {
-        "share": share, "percent": percent, "points": points, "mean_share": mean_share, "mean_points": mean_points,
-        "number": number, "median": median, "shell": shell,
-    }  # fmt: skip
+        "share": share,
+        "percent": percent,
+        "points": points,
+        "mean_share": mean_share,
+        "mean_points": mean_points,
+        "number": number,
+        "median": median,
+        "shell": shell,
+    }
     page = environment.get_template("results.md.j2").render(measured=measured)
     if unused := files.keys() - used:
         raise ValueError(f"{folder}: results.md.j2 uses no figure of {', '.join(sorted(unused))}")
@@ -56,7 +66,8 @@ def render(folder: Path = FOLDER) -> str:
 def _read(path: Path) -> dict[str, Any]:
     found = json.loads(path.read_text(encoding="utf-8"))
     if missing := [field for field in FIELDS if field not in found]:
-        raise ValueError(f"{path}: expected the fields {', '.join(FIELDS)}, found none named {', '.join(missing)}")
+        expected = f"expected the fields {', '.join(FIELDS)}"
+        raise ValueError(f"{path}: {expected}, found none named {', '.join(missing)}")
     return found
 
 
@@ -74,7 +85,8 @@ def percent(value: float | None, digits: int = 0) -> str:
 
 
 def points(figure: Any) -> str:
-    """A change of a share in points, such as +2.76; with its interval if it has one, and bold if that excludes zero."""
+    """A change of a share in points: +2.76; with its interval if it has one, and bold if that
+    excludes zero."""
     value, low, high = _interval(figure)
     if value is None:
         return "–"
@@ -87,7 +99,8 @@ def points(figure: Any) -> str:
 def mean_share(figures: Sequence[Any]) -> str:
     """Mean and range of several shares."""
     values = _values(figures)
-    return f"{_decimal(sum(values) / len(values))} ({_decimal(min(values))} to {_decimal(max(values))})"
+    mean, low, high = map(_decimal, (sum(values) / len(values), min(values), max(values)))
+    return f"{mean} ({low} to {high})"
 
 
 def mean_points(figures: Sequence[Any]) -> str:
@@ -104,7 +117,9 @@ def number(value: float | None) -> str:
 def median(figure: dict[str, Any]) -> str:
     """A median over rounds, and the rounds: 4.09 (3.9, 4.1, 4.2)."""
     rounds = figure.get("rounds", ())
-    return f"{figure['median']:.3g}" + (f" ({', '.join(f'{value:.3g}' for value in rounds)})" if len(rounds) > 1 else "")
+    return f"{figure['median']:.3g}" + (
+        f" ({', '.join(f'{value:.3g}' for value in rounds)})" if len(rounds) > 1 else ""
+    )
 
 
 def shell(command: str) -> str:
@@ -139,7 +154,7 @@ def _decimal(value: float) -> str:
 
 
 def wrapped(page: str) -> str:
-    """The page with the lines of each paragraph joined and wrapped anew; tables, headings and code stay as they are."""
+    """The page with each paragraph wrapped again; tables, headings and code stay as they are."""
     lines, code = [], False
     for line in page.splitlines():
         code ^= line.startswith("```")
@@ -158,7 +173,9 @@ def _paragraph(lines: list[str]) -> list[str]:
     return [
         line
         for item in items
-        for line in textwrap.wrap(item, _WIDTH, subsequent_indent="  " if item.startswith("- ") else "", **options)
+        for line in textwrap.wrap(
+            item, _WIDTH, subsequent_indent="  " if item.startswith("- ") else "", **options
+        )
     ]
 
 

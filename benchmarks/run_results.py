@@ -1,9 +1,9 @@
-"""Finished runs of one experiment, which differ in their seeds alone, as one JSON file for docs/results.md.
+"""Finished runs of one experiment, with different seeds, as one JSON file for docs/results.md.
 
-In: of each run config.yaml, ingest.json, stage1/summary.json, features.h5, stage2/summary.json and evaluation/; with --scored
-also predictions of a labelled dump. On disk: the file --json, in the format of benchmarks.record. Printed: the means over the
-seeds, beside those of an earlier file.
-Run: python -m benchmarks.run_results RUN [RUN ...] --config FILE [--scored FOLDER --labels FILE] --json docs/results/NAME.json
+In: of each run config.yaml, ingest.json, stage1/summary.json, features.h5, stage2/summary.json and
+evaluation/; with --scored also predictions of a labelled dump. On disk: the file --json, in the
+format of benchmarks.record. Printed: the means over the seeds, beside those of an earlier file.
+Run: python -m benchmarks.run_results RUN [RUN ...] --config FILE --json docs/results/NAME.json
 """
 
 import argparse
@@ -42,13 +42,32 @@ _NOT_FIGURES = ("made_from", "settings", "files", "fingerprint", "seconds")
 
 def main() -> None:
     """Writes the file and prints what moved."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--config", type=Path, help="what the runs were configured with; the command has what differs from it")
-    parser.add_argument("--scored", metavar="FOLDER", help="predictions of a labelled dump, seen from each run's folder")
-    parser.add_argument("--labels", type=Path, help="CSV with the true categories of that dump, seen from there or absolute")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        help="what the runs were configured with; the command has what differs from it",
+    )
+    parser.add_argument(
+        "--scored",
+        metavar="FOLDER",
+        help="predictions of a labelled dump, seen from each run's folder",
+    )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        help="CSV with the true categories of that dump, seen from there or absolute",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", required=True)
-    parser.add_argument("--before", type=Path, metavar="FILE", help="what to compare with; else what --json replaces")
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="FILE",
+        help="what to compare with; else what --json replaces",
+    )
     options = parser.parse_args()
     if bool(options.scored) != bool(options.labels):
         parser.error("--scored and --labels go together")
@@ -59,24 +78,34 @@ def main() -> None:
     seeds = [of_run(run) for run in runs]
     if options.scored:
         for seed, run in zip(seeds, runs, strict=True):
-            seed["scored"] = accuracy_of(run, options.scored, read_labels(run.folder / options.labels))
+            seed["scored"] = accuracy_of(
+                run, options.scored, read_labels(run.folder / options.labels)
+            )
     figures = {"settings": changed, "split": "test", "seeds": seeds}
     command = commands(options.json.stem, options.config, changed, runs[0], bool(options.scored))
     precision = runs[0].features.computed_with["precision"]
     record.save(options.json, figures, precision=precision, rounds=len(runs), command=command)
-    print("\n".join(moves(before, record.rounded(seeds))))
+    print("\n".join(moves(before, seeds)))
 
 
 def same_settings(runs: list[Run], base: Path | None) -> dict[str, Any]:
-    """What the runs' configurations set otherwise than the file `base`, without the seeds. Ends the program if they differ."""
+    """What the runs' configurations set otherwise than the file `base`, seeds aside. Ends the
+    program if the runs differ in that."""
     default = _flat(load_config(base))
     found = []
     for run in runs:
         config = _flat(load_config(run.folder / "config.yaml"))
-        found.append({key: value for key, value in config.items() if default.get(key) != value and not _may_differ(key)})
+        found.append(
+            {
+                key: value
+                for key, value in config.items()
+                if default.get(key) != value and not _may_differ(key)
+            }
+        )
         if found[-1] != found[0]:
             keys = [key for key in found[0] | found[-1] if found[0].get(key) != found[-1].get(key)]
-            raise SystemExit(f"{run.folder}: expected the settings of {runs[0].folder}, found others: {', '.join(keys)}")
+            expected = f"expected the settings of {runs[0].folder}"
+            raise SystemExit(f"{run.folder}: {expected}, found others: {', '.join(keys)}")
     return found[0]
 
 
@@ -85,7 +114,8 @@ def _may_differ(key: str) -> bool:
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:
-    """Each key with the sections before it, joined by dots; a view is one value. Files are named without their folder."""
+    """Each key with the sections before it, joined by dots; a view is one value. Files lose their
+    folder."""
     return dict(_keys(config.model_dump(mode="json"), ""))
 
 
@@ -109,13 +139,24 @@ def commands(name: str, base: Path | None, changed: dict[str, Any], run: Run, sc
     seeds = [f"--set {key}=N" for key in _flat(load_config(base)) if key.endswith(".seed")]
     if (run.folder / "pretraining").exists():
         return " ".join([f"shelfsort demo --run {folder}", *seeds])
-    settings = [f"--set {shlex.quote(f'{key}={json.dumps(value)}'.replace(chr(34), ''))}" for key, value in changed.items()]
+    settings = [
+        f"--set {shlex.quote(f'{key}={json.dumps(value)}'.replace(chr(34), ''))}"
+        for key, value in changed.items()
+    ]
     config = [f"--config {base}"] if base else []
-    ingest = [f"shelfsort ingest --run {folder}", *config, "--dump train.bson --categories category_names.csv"]
+    ingest = [
+        f"shelfsort ingest --run {folder}",
+        *config,
+        "--dump train.bson --categories category_names.csv",
+    ]
     lines = [" ".join([*ingest, *settings, *seeds])]
-    lines += [f"shelfsort {step} --run {folder}" for step in ("stage1", "features", "stage2", "evaluate")]
+    lines += [
+        f"shelfsort {step} --run {folder}" for step in ("stage1", "features", "stage2", "evaluate")
+    ]
     if scored:
-        lines.append(f"shelfsort score test.bson --run {folder} --out predictions --labels test_labels.csv")
+        lines.append(
+            f"shelfsort score test.bson --run {folder} --out predictions --labels test_labels.csv"
+        )
     return "\n".join(lines)
 
 
@@ -134,7 +175,8 @@ def of_run(run: Run) -> dict[str, Any]:
     return {
         "seed": own["catalog"]["seed"],
         "ingest": {key: ingest[key] for key in ("products", "images", "categories_in_use", "kept")},
-        "stage1": {key: stage1[key] for key in ("best", "images", "computed_with", "seconds")} | {"revision": own["revision"]},
+        "stage1": {key: stage1[key] for key in ("best", "images", "computed_with", "seconds")}
+        | {"revision": own["revision"]},
         "features": run.features.computed_with,
         "stage2": stage2,
         "test": {key: value for key, value in metrics.items() if key not in _NOT_FIGURES},
@@ -158,7 +200,9 @@ def accuracy_of(run: Run, scored: str, labels: dict[int, int]) -> dict[str, Any]
     """Top-1 of a scored dump's labelled products, as `shelfsort score --labels` prints it."""
     config = load_config(run.folder / "config.yaml").evaluate
     found = asdict(compare(run.folder / scored, labels, config.resamples, config.seed))
-    return {key: value if isinstance(value, int) else _estimate(*value) for key, value in found.items()}
+    return {
+        key: value if isinstance(value, int) else _estimate(*value) for key, value in found.items()
+    }
 
 
 def _estimate(value: float, low: float, high: float, *n: int) -> dict[str, float]:
@@ -173,7 +217,9 @@ def moves(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Iterator
     for name in new | old:
         values = [found.get(name) for found in (old, new)]
         change = f"{values[1] - values[0]:+.4f}" if None not in values else ""
-        yield " | ".join([f"| {name}", *("" if v is None else f"{v:.4f}" for v in values), f"{change} |"])
+        yield " | ".join(
+            [f"| {name}", *("" if v is None else f"{v:.4f}" for v in values), f"{change} |"]
+        )
 
 
 def means(seeds: list[dict[str, Any]]) -> dict[str, float]:
@@ -181,7 +227,9 @@ def means(seeds: list[dict[str, Any]]) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for seed in seeds:
         for name, value in _keys(seed, ""):
-            if isinstance(value, int | float) and any(re.fullmatch(pattern, name) for pattern in MOVES):
+            if isinstance(value, int | float) and any(
+                re.fullmatch(pattern, name) for pattern in MOVES
+            ):
                 found.setdefault(name, []).append(value)
     return {name: float(np.mean(values)) for name, values in found.items()}
 

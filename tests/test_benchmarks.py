@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.record import FIELDS, own_command, rounded
+from benchmarks.record import FIELDS, own_command
 from pipeline.runs import revision
 
 SAYS = {
@@ -63,8 +63,3 @@ def test_a_command_leaves_out_json_and_the_folders_of_this_machine(monkeypatch: 
     monkeypatch.setattr(sys, "argv", ["x.py", *arguments])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert own_command().split(maxsplit=3)[-1] == "--of run b.bson --folder=e 'g h'"
-
-
-def test_floats_are_rounded_however_deep() -> None:
-    value = {"a": [1.23456789, (True, None)], "b": {"c": 123456789}}
-    assert rounded(value) == {"a": [1.23457, [True, None]], "b": {"c": 123456789}}

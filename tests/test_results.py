@@ -1,4 +1,4 @@
-"""docs/results.md is what benchmarks.render makes of docs/results/, and the README repeats none but its figures."""
+"""docs/results.md is what benchmarks.render makes of docs/results/; the README has its figures."""
 
 import json
 import re
@@ -7,13 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.render import FOLDER, PAGE, mean_points, number, points, render, share, shell, wrapped
+from benchmarks.render import (
+    FOLDER,
+    PAGE,
+    mean_points,
+    number,
+    points,
+    render,
+    share,
+    shell,
+    wrapped,
+)
 
 README = PAGE.parents[1] / "README.md"
 
 
 def test_the_page_is_the_rendered_one() -> None:
-    assert PAGE.read_text() == render(), "docs/results.md: render it again with: python -m benchmarks.render"
+    assert PAGE.read_text() == render(), (
+        "docs/results.md: render it again with: python -m benchmarks.render"
+    )
 
 
 def copied(folder: Path) -> Path:
@@ -27,20 +39,26 @@ def test_a_file_that_no_table_uses_is_refused(tmp_path: Path) -> None:
         render(folder)
 
 
-@pytest.mark.parametrize("field", ["command", "revision", "date", "processor", "precision", "rounds", "figures"])
+@pytest.mark.parametrize(
+    "field", ["command", "revision", "date", "processor", "precision", "rounds", "figures"]
+)
 def test_a_file_without_a_field_is_refused(tmp_path: Path, field: str) -> None:
     folder = copied(tmp_path)
     figures = json.loads((folder / "heap.json").read_text())
     del figures[field]
     (folder / "heap.json").write_text(json.dumps(figures))
-    with pytest.raises(ValueError, match=rf"heap\.json: expected the fields .* found none named {field}$"):
+    with pytest.raises(
+        ValueError, match=rf"heap\.json: expected the fields .* found none named {field}$"
+    ):
         render(folder)
 
 
 def test_another_figure_is_another_page(tmp_path: Path) -> None:
     folder = copied(tmp_path)
     found = json.loads((folder / "fashion.json").read_text())
-    found["figures"]["seeds"][0]["test"]["product"]["natural"]["two_stage"]["top1"]["value"] = 0.98765
+    found["figures"]["seeds"][0]["test"]["product"]["natural"]["two_stage"]["top1"]["value"] = (
+        0.98765
+    )
     (folder / "fashion.json").write_text(json.dumps(found))
     assert ".9877" in render(folder) and ".9877" not in render()
 
@@ -49,7 +67,9 @@ def test_headers_are_filled() -> None:
     for path in FOLDER.glob("*.json"):
         found = json.loads(path.read_text())
         assert all(line.split()[0] for line in found["command"].splitlines()), path
-        assert re.fullmatch(r"[0-9a-f]{7,40}\+?", found["revision"]) and re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"]), path
+        assert re.fullmatch(r"[0-9a-f]{7,40}\+?", found["revision"]) and re.fullmatch(
+            r"\d{4}-\d\d-\d\d", found["date"]
+        ), path
         assert {"name", "bf16", "cores", "threads"} == set(found["processor"]), path
         assert found["rounds"] >= 1 and found["figures"], path
 
@@ -58,14 +78,20 @@ def test_every_accuracy_table_says_where_it_was_measured() -> None:
     page = PAGE.read_text()
     for path in FOLDER.glob("*.json"):
         found = json.loads(path.read_text())
-        assert found["revision"] in page and found["date"] in page and found["processor"]["name"] in page, path
+        assert (
+            found["revision"] in page
+            and found["date"] in page
+            and found["processor"]["name"] in page
+        ), path
         if "split" in found["figures"]:
             assert found["precision"] in ("fp32", "bf16", "fp16"), path
 
 
 def test_no_path_of_a_machine_stands_in_them() -> None:
     for path in [PAGE, *FOLDER.glob("*.json")]:
-        assert not re.search(r"(?<![\w.<])/(home|root|tmp|work|mnt|data|Users)\b", path.read_text()), path
+        assert not re.search(
+            r"(?<![\w.<])/(home|root|tmp|work|mnt|data|Users)\b", path.read_text()
+        ), path
 
 
 def test_the_figures_of_the_readme_stand_on_the_page() -> None:
