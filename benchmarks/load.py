@@ -68,7 +68,7 @@ def main() -> None:
             held = "" if stage == "dump" else f"; {'within' if peak <= LIMIT else 'BEYOND'} {LIMIT / 2**30:.0f} GiB"
             print(f"{stage}: {seconds:.1f} s, peak memory {peak / 2**30:.2f} GiB{held}", flush=True)
             figures[stage] = {"seconds": seconds, "gib": peak / 2**30}
-    about = {"images": options.images, "categories": options.categories, "resamples": options.resamples}
+    about = {"images": options.images, "categories": options.categories}
     record.save(options.json, about | {"stages": figures})
 
 
