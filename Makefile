@@ -10,6 +10,8 @@ BSON := data/train.bson
 CATEGORIES := data/category_names.csv
 ## where score writes
 OUT := $(RUN)/predictions
+## where bench writes its figures; FIGURES=docs/results renews those that docs/results.md is rendered from
+FIGURES := build/bench
 ## overrides of the configuration, separated by blanks: SET='stage1.lr=3e-4 seed=1'
 SET :=
 ## the Python to make .venv with; by default the newest of 3.13, 3.12, 3.11 that works
@@ -77,7 +79,7 @@ stage1: ingest ## train the CNN
 features: stage1 ## cache the CNN's bottleneck features
 	$(SHELFSORT) features $(OPTIONS)
 
-stage2: features ## train the reclassifiers of confusable categories
+stage2: features ## train the shared reranker, and reclassifiers of confusable categories
 	$(SHELFSORT) stage2 $(OPTIONS)
 
 evaluate: stage2 ## measure on the test split
@@ -104,9 +106,10 @@ lint: setup ## ruff, and who may import whom
 	.venv/bin/ruff check .
 	.venv/bin/lint-imports
 
-BENCHMARKS = $(filter-out catalogue photos stage2_rows,$(basename $(notdir $(wildcard benchmarks/*.py))))
-bench: setup ## every benchmark, one after the other
-	@for name in $(BENCHMARKS); do echo "== $$name"; .venv/bin/python -m benchmarks.$$name || exit 1; done
+BENCHMARKS = $(filter-out agreement catalogue photos record render run_results stage2_rows,$(basename $(notdir $(wildcard benchmarks/*.py))))
+bench: setup ## every benchmark, one after the other; the figures as JSON too, in FIGURES
+	@for name in $(BENCHMARKS); do echo "== $$name"; \
+		.venv/bin/python -m benchmarks.$$name --json $(call quoted,$(FIGURES))/$$name.json || exit 1; done
 
 doctor: setup ## check this machine and its packages
 	$(SHELFSORT) doctor

@@ -28,6 +28,7 @@ from PIL import Image
 from benchmarks.scoring import make_run
 from catalog.artifacts import write_json
 from catalog.errors import ImageError
+from catalog.parallel import cores
 from pipeline import steps
 from pipeline.cluster import connect
 from pipeline.config import RunConfig, load_config
@@ -35,7 +36,6 @@ from pipeline.export import export
 from pipeline.predict import Model, predict_files
 from pipeline.runs import Run, revision
 from pipeline.sources import open_source
-from stage1_cnn.device import cores
 
 _BATCH = 64
 

@@ -11,10 +11,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from benchmarks import record
 from benchmarks.scoring import make_dump, make_run
 from catalog.images import decode
 from pipeline.export import export
@@ -32,19 +34,22 @@ def main() -> None:
     parser.add_argument("--of", nargs=2, type=Path, metavar=("RUN", "DUMP"), help="a run that is there")
     parser.add_argument("--photos", type=int, default=1000)
     parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    record.add_option(parser)
     options = parser.parse_args()
     network, photos = (("shufflenet_v2_x0_5", 32), 40) if options.smoke else (("mobilenet_v2", 96), options.photos)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         if options.of:
-            run, dump = Run(options.of[0]), options.of[1]
+            run, dump, name = Run(options.of[0]), options.of[1], options.of[0].name
         else:
             run, dump = make_run(folder, *network, 180), make_dump(folder / "dump.bson", photos, 180)
-        against(run, dump, photos, folder)
+            name = f"{network[0]} at {network[1]}"
+        figures = against(run, dump, photos, folder)
+    record.save(options.json, {name: figures}, precision="fp32")
 
 
-def against(run: Run, dump: Path, count: int, folder: Path) -> None:
-    """Exports a run and compares it with that, on `count` photos of a dump."""
+def against(run: Run, dump: Path, count: int, folder: Path) -> dict[str, Any]:
+    """Exports a run and compares it with that, on `count` photos of a dump; what it prints."""
     export(run, folder / "model")
     sys.path.insert(0, str(folder / "model"))
     reader = importlib.import_module("reader")
@@ -54,12 +59,14 @@ def against(run: Run, dump: Path, count: int, folder: Path) -> None:
         products.append(source.read(len(products)))
     photos = [photo for product in products for photo in product][:count]
     ours, theirs = Model.open(run, "cpu", "fp32"), reader.Model()
-    same_pixels(reader, ours, photos)
-    compare(theirs, ours, [[photo] for photo in photos], "photos")
-    compare(theirs, ours, products, "products")
+    return {
+        "pixels": same_pixels(reader, ours, photos),
+        "photos": compare(theirs, ours, [[photo] for photo in photos], "photos"),
+        "products": compare(theirs, ours, products, "products"),
+    }
 
 
-def same_pixels(reader, ours: Model, photos: Sequence[bytes]) -> None:
+def same_pixels(reader, ours: Model, photos: Sequence[bytes]) -> dict[str, float]:
     """Whether both decode and resize alike."""
     transform = ours.predictors[0].transform
     differences = []
@@ -67,19 +74,22 @@ def same_pixels(reader, ours: Model, photos: Sequence[bytes]) -> None:
         mine = transform([decode(photo)])[0].permute(1, 2, 0).numpy()
         theirs = reader.resized(reader.upright(Image.open(io.BytesIO(photo))), transform.width, transform.height)
         differences.append(np.abs(theirs.astype(int) - mine).max())
-    print(f"pixels: {np.mean(np.array(differences) == 0):.1%} of photos are the same, most apart {max(differences)} of 255")
+    same, most = float(np.mean(np.array(differences) == 0)), int(max(differences))
+    print(f"pixels: {same:.1%} of photos are the same, most apart {most} of 255")
+    return {"same": same, "most_apart": most}
 
 
-def compare(theirs, ours: Model, products: Sequence[Sequence[bytes]], what: str) -> None:
+def compare(theirs, ours: Model, products: Sequence[Sequence[bytes]], what: str) -> dict[str, float]:
     """Probabilities of both."""
     number = np.repeat(np.arange(len(products)), [len(product) for product in products])
     table = image_table(number, -1 - number)
     images, _ = ours.read([photo for product in products for photo in product], table, BATCH)
     mine = np.exp(ours.answer(pool(images, ours.bundle.sharpness), "product").two_stage)
     found = theirs.predict([[Image.open(io.BytesIO(photo)) for photo in product] for product in products], BATCH)
-    top1, apart = (found.argmax(axis=1) == mine.argmax(axis=1)).mean(), np.abs(found - mine).max(axis=1)
-    near, most = (apart < 1e-3).mean(), apart.max()
+    top1, apart = float((found.argmax(axis=1) == mine.argmax(axis=1)).mean()), np.abs(found - mine).max(axis=1)
+    near, most = float((apart < 1e-3).mean()), float(apart.max())
     print(f"{len(products)} {what}: the same top-1 {top1:.2%}, within 1e-3 {near:.2%}, most apart {most:.5f}", flush=True)
+    return {"n": len(products), "same_top1": top1, "within_001": near, "most_apart": most}
 
 
 if __name__ == "__main__":

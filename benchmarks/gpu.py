@@ -7,16 +7,17 @@ Run: python -m benchmarks.gpu [--batch N] [--photos N] [--rounds N] [--no-compil
 """
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks import record
 from benchmarks.photos import write_store
 from catalog.store import Store
 from stage1_cnn.backbones import Network, build
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
     parser.add_argument("--graphs", action="store_true", help="with CUDA graphs")
     parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    record.add_option(parser)
     options = parser.parse_args()
     backbone, side, own = "resnet50", 224, 180
     if options.smoke:
@@ -51,11 +53,13 @@ def main() -> None:
     print(f"{engine.to_json()}, {backbone} at {side}, batch {options.batch}, compile {compiled}")
     with tempfile.TemporaryDirectory() as folder, engine.exactly(False):
         store = write_store(Path(folder), products=options.photos, side=own)
-        measure(store, config, engine, options.steps, options.rounds, compiled)
+        figures = measure(store, config, engine, options.steps, options.rounds, compiled)
+    about = {"device": engine.to_json()["device"], "batch": options.batch, "compile": compiled}
+    record.save(options.json, about | figures, precision=engine.precision, rounds=options.rounds)
 
 
-def measure(store: Store, config: Stage1Config, engine: Engine, steps: int, rounds: int, compiled: str) -> None:
-    """Both jobs, from the store and bare."""
+def measure(store: Store, config: Stage1Config, engine: Engine, steps: int, rounds: int, compiled: str) -> dict[str, Any]:
+    """Both jobs, from the store and bare: images/s."""
     table = store.images("train")
     photos = Photos(store, table, table, config, engine)
     network = build(config.backbone, len(store.taxonomy)).to(engine.device, memory_format=torch.channels_last)
@@ -69,14 +73,21 @@ def measure(store: Store, config: Stage1Config, engine: Engine, steps: int, roun
             lambda: extract(network, engine, bare(inputs, labels, steps)),
         ),
     }
-    for name, (ours, alone) in jobs.items():
-        rates = [(rate(engine, ours), rate(engine, alone)) for _ in range(rounds + 1)][1:]
-        ratio = statistics.median(one / two for one, two in rates)
-        stored, bare_rate = (statistics.median(values) for values in zip(*rates, strict=True))
-        print(f"{name}: from the store {stored:.0f} images/s, bare {bare_rate:.0f}, ratio {ratio:.3f} (goal 0.9)", flush=True)
+    figures: dict[str, Any] = {}
+    for name, (from_store, in_memory) in jobs.items():
+        rates = [(rate(engine, from_store), rate(engine, in_memory)) for _ in range(rounds + 1)][1:]
+        figures[name] = {
+            "stored": record.over_rounds([stored for stored, _ in rates]),
+            "bare": record.over_rounds([alone for _, alone in rates]),
+            "ratio": record.over_rounds([stored / alone for stored, alone in rates]),
+        }
+        stored, alone, ratio = (figure["median"] for figure in figures[name].values())
+        print(f"{name}: from the store {stored:.0f} images/s, bare {alone:.0f}, ratio {ratio:.3f} (goal 0.9)", flush=True)
     print("published, training: A100 2,470 images/s (AMP, 224 px), H100 about 7,000 (MLPerf)")
     if engine.device.type == "cuda":
-        print(f"most memory: {torch.cuda.max_memory_allocated(engine.device) / 2**30:.1f} GiB")
+        figures["gib"] = torch.cuda.max_memory_allocated(engine.device) / 2**30
+        print(f"most memory: {figures['gib']:.1f} GiB")
+    return figures
 
 
 def endless(photos: Photos, plain: bool = False) -> Iterator[Pair]:

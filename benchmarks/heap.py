@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import torch
 
+from benchmarks import record
 from catalog.parallel import cores
 from stage1_cnn.backbones import Network, build
 from stage1_cnn.config import Stage1Config
@@ -34,21 +36,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="pairs of processes")
     parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    record.add_option(parser)
     parser.add_argument("--one", nargs=2, metavar=("WAY", "NETWORK"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     cases = SMALL if options.smoke else CASES
     if options.one:
         print(json.dumps(measure(options.one[0] == "kept", options.one[1], *cases[options.one[1]])))
         return
-    for name in cases:
-        found = {way: [] for way in ("kept", "default")}
-        for _ in range(1 if options.smoke else options.rounds):
-            for way, results in found.items():
-                results.append(in_own_process(way, name, options.smoke))
-        for job in ("training", "scoring"):
-            report(name, job, *([result[job] for result in results] for results in found.values()))
-        most = {way: max(result["gib"] for result in results) for way, results in found.items()}
-        print(f"{name}: at most {most['kept']:.2f} GiB kept, {most['default']:.2f} by default", flush=True)
+    options.rounds = 1 if options.smoke else options.rounds
+    figures = {name: compare(name, options.rounds, options.smoke) for name in cases}
+    record.save(options.json, figures, precision=choose_engine("cpu").precision, rounds=options.rounds)
+
+
+def compare(name: str, rounds: int, smoke: bool) -> dict[str, Any]:
+    """Both ways in turns, each in a process of its own."""
+    found: dict[str, list[dict[str, float]]] = {"kept": [], "default": []}
+    for _ in range(rounds):
+        for way, results in found.items():
+            results.append(in_own_process(way, name, smoke))
+    figures: dict[str, Any] = {}
+    for job in ("training", "scoring"):
+        figures[job] = report(name, job, *([result[job] for result in results] for results in found.values()))
+    most = {way: max(result["gib"] for result in results) for way, results in found.items()}
+    print(f"{name}: at most {most['kept']:.2f} GiB kept, {most['default']:.2f} by default", flush=True)
+    return figures | {"gib": most}
 
 
 def in_own_process(way: str, name: str, smoke: bool) -> dict[str, float]:
@@ -57,12 +68,13 @@ def in_own_process(way: str, name: str, smoke: bool) -> dict[str, float]:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def report(name: str, job: str, kept: list[float], default: list[float]) -> None:
+def report(name: str, job: str, kept: list[float], default: list[float]) -> dict[str, Any]:
     """Prints the median of the rounds' ratios."""
     ratios = [one / two for one, two in zip(kept, default, strict=True)]
     rates = f"{statistics.median(kept):.1f} and {statistics.median(default):.1f} images/s"
     found = f"{statistics.median(ratios):.2f} of {[round(r, 2) for r in ratios]}"
     print(f"{name}, {job}: kept / default {found} ({rates})", flush=True)
+    return {name: record.over_rounds(values) for name, values in (("kept", kept), ("default", default), ("ratio", ratios))}
 
 
 def measure(kept: bool, name: str, side: int, batch: int, scored: int) -> dict[str, float]:

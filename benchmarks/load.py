@@ -19,7 +19,7 @@ import numpy as np
 import pandas
 from PIL import Image
 
-from benchmarks import catalogue
+from benchmarks import catalogue, record
 from catalog.artifacts import write_json
 from catalog.config import CatalogConfig
 from catalog.dump_index import open_index
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    record.add_option(parser)
     options = parser.parse_args()
     if options.inside:
         STAGES[options.stages[0]](options)
@@ -61,10 +62,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         options.folder = options.folder or Path(temporary)
         options.folder.mkdir(parents=True, exist_ok=True)
+        figures = {}
         for stage in options.stages:
             seconds, peak = run(stage, options)
             held = "" if stage == "dump" else f"; {'within' if peak <= LIMIT else 'BEYOND'} {LIMIT / 2**30:.0f} GiB"
             print(f"{stage}: {seconds:.1f} s, peak memory {peak / 2**30:.2f} GiB{held}", flush=True)
+            figures[stage] = {"seconds": seconds, "gib": peak / 2**30}
+    about = {"images": options.images, "categories": options.categories}
+    record.save(options.json, about | {"stages": figures})
 
 
 def run(stage: str, options: argparse.Namespace) -> tuple[float, int]:

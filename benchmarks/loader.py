@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from benchmarks import record
 from benchmarks.photos import write_folders, write_store
 from catalog.image_table import ImageTable
 from catalog.store import Store
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="pairs of runs of each size")
     parser.add_argument("--room", type=float, default=0.25, help="share of the store that the limited cache holds")
     parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    record.add_option(parser)
     options = parser.parse_args()
     if options.smoke:
         options.photos, options.rounds = 60, 1
@@ -51,13 +54,14 @@ def main() -> None:
     keep_memory()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for own, size, goal in ((180, 180, 2), (180, 224, 3), (64, 64, 4)):
-            sized(folder / str(own), own, size, goal, options)
-        cold(folder / "180", options.rounds, options.room)
+        sizes = ((180, 180, 2), (180, 224, 3), (64, 64, 4))
+        figures = {f"{own} to {size}": sized(folder / str(own), own, size, goal, options) for own, size, goal in sizes}
+        figures["cold"] = cold(folder / "180", options.rounds, options.room)
+    record.save(options.json, figures, precision="fp32", rounds=options.rounds)
 
 
-def sized(place: Path, own: int, size: int, goal: int, options: argparse.Namespace) -> None:
-    """Photos of `own` pixels in batches of `size`."""
+def sized(place: Path, own: int, size: int, goal: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Photos of `own` pixels in batches of `size`: ratios, and photos a second."""
     fresh = not place.exists()
     store = write_store(place, products=options.photos, side=own) if fresh else Store(place / "store.sqlite")
     table = store.images("train")
@@ -68,13 +72,15 @@ def sized(place: Path, own: int, size: int, goal: int, options: argparse.Namespa
     if size == own:
         sides["decoder"] = lambda: decoder(store, table)
     rates = in_turns(sides, len(table), options.rounds)
-    ratio(f"{own} px photos to {size} px, ours / ImageFolder", rates["ours"], rates["ImageFolder"], f"claim {goal}")
+    title = f"{own} px photos to {size} px, ours / ImageFolder"
+    found = {"over_folder": ratio(title, rates["ours"], rates["ImageFolder"], f"claim {goal}"), "claim": goal}
     print(f"{own} px photos to {size} px, as a GPU gets them: {statistics.median(rates['uint8']):.0f} photos/s", flush=True)
     if size == own:
-        ratio(f"{own} px photos, ours / decoder alone", rates["uint8"], rates["decoder"], "claim 0.7")
+        found["of_decoder"] = ratio(f"{own} px photos, ours / decoder alone", rates["uint8"], rates["decoder"], "claim 0.7")
+    return found | {"photos_per_second": {side: record.over_rounds(values) for side, values in rates.items()}}
 
 
-def cold(place: Path, rounds: int, room: float) -> None:
+def cold(place: Path, rounds: int, room: float) -> dict[str, Any]:
     """The three orders of reading, the page cache emptied whenever it may hold `room` of the photos."""
     store, files = Store(place / "store.sqlite"), place / "files"
     table, least = store.images("train"), max(1, round(1 / room))
@@ -97,8 +103,9 @@ def cold(place: Path, rounds: int, room: float) -> None:
     }
     rates = in_turns(sides, len(table), rounds, time.perf_counter)
     title = f"cold cache that holds {room:.0%} of the photos, 180 px"
-    ratio(f"{title}, blocks of {BLOCK} / ImageFolder", rates["blocks"], rates["ImageFolder"], "")
-    ratio(f"{title}, shuffled / ImageFolder", rates["shuffled"], rates["ImageFolder"], "")
+    blocked = ratio(f"{title}, blocks of {BLOCK} / ImageFolder", rates["blocks"], rates["ImageFolder"], "")
+    shuffled = ratio(f"{title}, shuffled / ImageFolder", rates["shuffled"], rates["ImageFolder"], "")
+    return {"room": room, "blocks_over_folder": blocked, "shuffled_over_folder": shuffled}
 
 
 def evict(paths: Iterable[Path]) -> None:
@@ -167,12 +174,13 @@ def in_turns(
     return rates
 
 
-def ratio(title: str, ours_rates: list[float], other: list[float], goal: str) -> None:
+def ratio(title: str, ours_rates: list[float], other: list[float], goal: str) -> dict[str, Any]:
     """Prints the median of the rounds' ratios."""
     ratios = [one / two for one, two in zip(ours_rates, other, strict=True)]
     rates = f"{statistics.median(ours_rates):.0f} and {statistics.median(other):.0f} photos/s"
     found = f"{statistics.median(ratios):.2f} of {[round(r, 2) for r in ratios]}"
     print(f"{title}: {found} ({rates}; {goal or 'no claim'})", flush=True)
+    return record.over_rounds(ratios)
 
 
 if __name__ == "__main__":

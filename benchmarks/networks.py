@@ -8,10 +8,12 @@ Without --data products are drawn. Test is not read. Interrupted, the same comma
 import argparse
 import tempfile
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import bson
 
+from benchmarks import record
 from catalog.artifacts import atomic_path
 from catalog.synthetic import SyntheticSpec, write_categories, write_dump
 from catalog.taxonomy import Taxonomy
@@ -19,6 +21,7 @@ from pipeline import steps
 from pipeline.compare import compare, markdown
 from pipeline.config import load_config
 from pipeline.runs import Run
+from stage1_cnn.device import choose_engine
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "small"
 
@@ -33,6 +36,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="trainings of each network (1)")
     parser.add_argument("--networks", nargs="+", default=sorted(path.stem for path in CONFIGS.iterdir()), help="of configs/small")
     parser.add_argument("--smoke", action="store_true", help="tiny, to see that it runs")
+    record.add_option(parser)
     options = parser.parse_args()
     if options.smoke:
         options.categories, options.cap, options.networks = 4, 8, ["mobilenet_v2", "vanilla"]
@@ -45,6 +49,9 @@ def main() -> None:
         what = f"{len(run.store.taxonomy)} categories, {len(run.store.images('train'))} training photos"
         print(f"{what}, top-1 on {rows[0].images} images of validation, {options.repeats} trainings each")
         print(markdown(rows))
+        about = {"categories": len(run.store.taxonomy), "train_images": len(run.store.images("train"))}
+        precision = choose_engine().precision
+        record.save(options.json, about | {"rows": [asdict(row) for row in rows]}, precision=precision, rounds=options.repeats)
 
 
 def ingest(folder: Path, options: argparse.Namespace) -> Run:

@@ -17,11 +17,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import bson
 import numpy as np
 import torch
 
+from benchmarks import record
 from catalog.images import decode
 from catalog.parallel import cores
 from catalog.synthetic import SyntheticSpec, products
@@ -51,6 +53,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="measure memory, not speed")
     parser.add_argument("--sizes", type=int, nargs=2, default=[10_000, 200_000], help="products of the two dumps for --memory")
     parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    record.add_option(parser)
     parser.add_argument("--score", nargs=2, type=Path, metavar=("RUN", "DUMP"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.smoke:
@@ -58,11 +61,15 @@ def main() -> None:
     if options.score:
         print(peak_of(*options.score))
     elif options.memory:
-        memory(options.sizes)
+        figures = memory(options.sizes)
+        record.save(options.json, figures, precision=figures["precision"])
     else:
+        figures = {}
         with tempfile.TemporaryDirectory() as name:
             for backbone in options.backbone or ["resnet50", "mobilenet_v2"]:
-                speed(backbone, (options.folder or Path(name)) / backbone, options.products, options.rounds)
+                place = (options.folder or Path(name)) / backbone
+                figures[backbone] = speed(backbone, place, options.products, options.rounds)
+        record.save(options.json, figures, precision=figures[backbone]["precision"], rounds=options.rounds)
 
 
 def make_run(folder: Path, backbone: str, size: int, side: int) -> Run:
@@ -89,8 +96,8 @@ def make_dump(path: Path, count: int, side: int) -> Path:
     return path
 
 
-def speed(backbone: str, folder: Path, count: int, rounds: int) -> None:
-    """Bare and end to end in turns."""
+def speed(backbone: str, folder: Path, count: int, rounds: int) -> dict[str, Any]:
+    """Bare and end to end in turns, images/s."""
     size, side, goal = CASES[backbone]
     run = make_run(folder, backbone, size, side)
     model, onnx = Model.open(run), Model.open(run, "cpu", "fp32", "onnx")
@@ -119,6 +126,10 @@ def speed(backbone: str, folder: Path, count: int, rounds: int) -> None:
     print(f"{what}: end to end {median['end to end']:.1f} img/s = {ratio:.1%} of bare ({best}); goal {goal:.0%}", flush=True)
     other = median["by ONNX Runtime"]
     print(f"  by ONNX Runtime in fp32 {other:.1f} img/s, {other / median['end to end']:.2f} times that", flush=True)
+    return {
+        "pixels": size, "photo_pixels": side, "images": images, "precision": engine.precision, "goal": goal, "best": best,
+        "images_per_second": {way: record.over_rounds(values) for way, values in rates.items()},
+    }  # fmt: skip
 
 
 def decoded(model: Model, source: Source) -> Iterator[torch.Tensor]:
@@ -148,11 +159,11 @@ def end_to_end(model: Model, dump: Path, folder: Path) -> None:
         score(Scorer(Lanes(model, cores()), {}, 0, NO_IMAGES), source, Path(name), ScoreConfig(part_mb=16))
 
 
-def memory(sizes: list[int]) -> None:
+def memory(sizes: list[int]) -> dict[str, Any]:
     """Peak memory of scoring either number of products, each in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_run(folder, "shufflenet_v2_x0_5", 32, 32)
+        run = make_run(folder, "shufflenet_v2_x0_5", 32, 32)
         peaks = []
         for size in sizes:
             dump = make_dump(folder / f"{size}.bson", size, 32)
@@ -160,6 +171,7 @@ def memory(sizes: list[int]) -> None:
             peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
             print(f"{size} products: peak {peaks[-1]:.1f} MB", flush=True)
         print(f"growth {peaks[1] / peaks[0] - 1:+.1%}; goal below 10%")
+        return {"products": sizes, "peak_mb": peaks, "precision": run.features.computed_with["precision"]}
 
 
 def peak_of(run: Path, dump: Path) -> float:

@@ -10,10 +10,12 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.fft import dct
 
+from benchmarks import record
 from catalog.image_table import ImageTable
 from catalog.store import POSITIONS
 from features.neighbours import unit
@@ -74,24 +76,29 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--folder", type=Path, help="keep the generated features here, and use those that are there")
     parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    record.add_option(parser)
     options = parser.parse_args()
     if options.smoke:
         options.images, options.width, options.queries = 4000, 384, 20
     with tempfile.TemporaryDirectory() as temporary:
-        run(options.folder or Path(temporary), options.images, options.width, options.queries)
+        figures = run(options.folder or Path(temporary), options.images, options.width, options.queries)
+    record.save(options.json, figures)
 
 
-def run(folder: Path, images: int, width: int, queries: int) -> None:
-    """Generates, builds, opens, asks."""
+def run(folder: Path, images: int, width: int, queries: int) -> dict[str, Any]:
+    """Generates, builds, opens, asks; seconds by the clock."""
+    figures: dict[str, Any] = {"images": images, "width": width, "queries": queries, "top": _TOP}
     path = folder / f"features-{images}.h5"
     if not path.exists():
         write(path, images, width)
     store = FeatureStore(path)
     wall, processor, _ = timed(build, folder / "similar", store)
     print(f"building the index of {images} x {width}: {wall:.1f} s, {processor:.1f} s of processor", flush=True)
+    figures["build_seconds"] = wall
     before = memory()
     wall, processor, index = timed(SimilarIndex.open, folder / "similar", FeatureStore(path), "benchmarks.similar")
     print(f"loading: {wall:.2f} s, {processor:.2f} s of processor; peak memory {before:.0f} -> {memory():.0f} MB", flush=True)
+    figures |= {"load_seconds": wall, "query_seconds": {}}
     rng = np.random.default_rng(1)
     rows = np.sort(rng.choice(images, queries, replace=False))
     found = unit(store.features_at(rows))
@@ -101,9 +108,11 @@ def run(folder: Path, images: int, width: int, queries: int) -> None:
         seconds = [timed(index.nearest, asked[s : s + batch]) for s in range(0, queries - batch + 1, max(batch, queries // 5))]
         wall, processor = (float(np.median([s[i] for s in seconds])) for i in (0, 1))
         print(f"{batch:2d} photos at once: {wall:.3f} s, {processor:.3f} s of processor (median of {len(seconds)})", flush=True)
+        figures["query_seconds"][str(batch)] = record.over_rounds([wall for wall, _, _ in seconds])
     cosines = np.concatenate([index.nearest(asked[s : s + 16])[1][:, :_TOP] for s in range(0, queries, 16)])
-    recall = (cosines >= brute_force(store, asked)[:, None] - 1e-5).mean()
+    recall = float((cosines >= brute_force(store, asked)[:, None] - 1e-5).mean())
     print(f"recall@{_TOP}: {recall:.4f} over {queries} queries; peak memory {memory():.0f} MB")
+    return figures | {"recall": recall, "peak_mb": memory()}
 
 
 if __name__ == "__main__":

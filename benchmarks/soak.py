@@ -12,6 +12,7 @@ from pathlib import Path
 import bson
 import psutil
 
+from benchmarks import record
 from benchmarks.scoring import make_run
 from catalog.artifacts import sha256_file
 from catalog.parallel import cores
@@ -32,15 +33,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--products", type=int, default=2000, help="products of the dump, which is scored again and again")
     parser.add_argument("--smoke", action="store_true", help="a few rounds, to see that it works")
+    record.add_option(parser)
     options = parser.parse_args()
     if options.smoke:
         options.minutes, options.products = 0.05, 200
     with tempfile.TemporaryDirectory() as name:
-        soak(Path(name), options.minutes * 60, options.products)
+        soak(Path(name), options.minutes * 60, options.products, options.json)
 
 
-def soak(folder: Path, seconds: float, count: int) -> None:
-    """Scores the same dump with the same model until the time is over, each time into a new folder."""
+def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
+    """Scores the same dump with the same model until the time is over, each time into a new folder; figures go to `json`."""
     run = make_run(folder, "shufflenet_v2_x0_5", 32, 32)
     dump, model, process = write_dump(folder / "dump.bson", count), Model.open(run), psutil.Process()
     scorer = Scorer(Lanes(model, cores()), {"checkpoint": sha256_file(run.checkpoint)}, 0, run.store.digests())
@@ -57,6 +59,11 @@ def soak(folder: Path, seconds: float, count: int) -> None:
     share = totals.rejected_products / totals.products
     what = f"{len(seen)} rounds of {totals.products} products, {share:.1%} bad"
     print(f"{what}: memory {growth:+.1%}, open files and threads {handles:+d}")
+    figures = {
+        "minutes": seconds / 60, "products": totals.products, "bad": share, "memory_growth": growth, "handles_growth": handles,
+        "memory_mb": [seen[settled][1] / 2**20, seen[-1][1] / 2**20],
+    }  # fmt: skip
+    record.save(json, figures, precision=model.predictors[0].engine.precision, rounds=len(seen))
     if seconds >= 60 and (growth > GROWTH or handles > 0):  # a few rounds only begin to settle
         raise SystemExit("not flat")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import record
 from features.store import FeatureStore
 from pipeline.config import load_config
 from pipeline.runs import Run
@@ -37,20 +38,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--resamples", type=int, default=2000)
+    record.add_option(parser)
     options = parser.parse_args()
     run = Run(options.run)
     names = list(Bundle.open(run.stage2).made_from["views"])
     config = load_config(run.folder / "config.yaml").stage2.model_copy(update={"published": False})
     stores = [run.view(name).features for name in names]
+    figures: dict[str, Any] = {"split": "test"}
     for unit in ("image", "product"):
+        figures[unit] = []
         print(f"\n| {unit} | natural | over shifted | balanced | over shifted |\n|---|---|---|---|---|")
         shifted = None
         for name, predicted, truth, group in rows(stores, class_mixes(run), run, config, unit):
             right = predicted == truth
             shifted = right if name.startswith("shifted") else shifted
             weights = natural(truth), balanced(truth)
-            cells = [cell for weight in weights for cell in _cells(right, shifted, weight, group, options)]
-            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+            found = [_figures(right, shifted, weight, group, options.resamples) for weight in weights]
+            print(f"| {name} | {' | '.join(cell for mix in found for cell in _cells(mix))} |", flush=True)
+            figures[unit].append({"name": name, "n": len(right), "natural": found[0], "balanced": found[1]})
+    record.save(options.json, figures, precision=stores[0].computed_with["precision"])
 
 
 def rows(
@@ -140,19 +146,24 @@ def balanced(truth: np.ndarray) -> np.ndarray:
     return np.where(support >= LEAST, 1 / support, 0)
 
 
-def _cells(
-    right: np.ndarray, shifted: np.ndarray | None, weight: np.ndarray, group: np.ndarray, options: argparse.Namespace
-) -> tuple[str, str]:
-    value = f"{np.average(right, weights=weight):.4f}"
+def _figures(
+    right: np.ndarray, shifted: np.ndarray | None, weight: np.ndarray, group: np.ndarray, resamples: int
+) -> dict[str, float]:
+    """Top-1; and for the rows below `shifted` the change over it, with its 95% interval by the bootstrap over products."""
+    top1 = float(np.average(right, weights=weight))
     if shifted is None or right is shifted:
-        return value, ""
+        return {"top1": top1}
     change = (right.astype(float) - shifted) * weight
     _, product = np.unique(group, return_inverse=True)
     total, mass = np.bincount(product, change), np.bincount(product, weight)
-    rng = np.random.default_rng(0)
-    draws = rng.multinomial(len(total), np.full(len(total), 1 / len(total)), size=options.resamples)
-    low, high = np.quantile(100 * (draws @ total) / (draws @ mass), [0.025, 0.975])
-    return value, f"{100 * change.sum() / weight.sum():+.2f} [{low:+.2f}, {high:+.2f}]"
+    draws = np.random.default_rng(0).multinomial(len(total), np.full(len(total), 1 / len(total)), size=resamples)
+    low, high = np.quantile((draws @ total) / (draws @ mass), [0.025, 0.975])
+    return {"top1": top1, "change": float(change.sum() / weight.sum()), "low": float(low), "high": float(high)}
+
+
+def _cells(found: dict[str, float]) -> tuple[str, str]:
+    value, low, high = (100 * found.get(name, 0.0) for name in ("change", "low", "high"))
+    return f"{found['top1']:.4f}", f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" if "change" in found else ""
 
 
 if __name__ == "__main__":

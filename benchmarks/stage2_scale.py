@@ -14,11 +14,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 
-from benchmarks import catalogue
+from benchmarks import catalogue, record
 from features.store import FeatureStore
 from pipeline.engine import ordered
 from stage2_xgb.bundle import Bundle
@@ -39,21 +40,24 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where the generated features (6 GB) and the bundle go, and stay")
     parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    record.add_option(parser)
     options = parser.parse_args()
     if options.smoke:
         options.categories, options.width, options.cap, options.images = 20, 64, 40, 500
     with tempfile.TemporaryDirectory() as temporary:
-        measure(options.folder or Path(temporary), options)
+        figures = measure(options.folder or Path(temporary), options)
+    record.save(options.json, figures)
 
 
-def measure(folder: Path, options: argparse.Namespace) -> None:
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Generates what is missing, trains, and refines."""
     features, out = folder / f"features-{options.categories}x{options.width}.h5", folder / "stage2"
     started = time.perf_counter()
     counts = catalogue.counts(options.categories, options.cap)
     if not features.exists():
         catalogue.write(features, categories=options.categories, width=options.width, cap=options.cap)
-    print(f"generated: {len(FeatureStore(features))} images in {time.perf_counter() - started:.0f} s", flush=True)
+    images = len(FeatureStore(features))
+    print(f"generated: {images} images in {time.perf_counter() - started:.0f} s", flush=True)
     started = time.perf_counter()
     with PeakMemory() as peak:
         mixes = ClassMixes({"image": counts, "product": counts}, np.minimum(counts, options.cap))
@@ -63,18 +67,26 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     seconds = time.perf_counter() - started
     print(f"trained in {seconds:.0f} s; peak memory of all processes {peak.bytes / 2**30:.1f} GiB", flush=True)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    print(f"bundle: {size / 2**20:.0f} MiB in {len(list(out.rglob('*')))} files", flush=True)
+    files = len(list(out.rglob("*")))
+    print(f"bundle: {size / 2**20:.0f} MiB in {files} files", flush=True)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        process.submit(use, out, features, options.images, options.jobs).result()
+        used = process.submit(use, out, features, options.images, options.jobs).result()
+    return used | {
+        "categories": options.categories, "images": images, "width": options.width, "models": summary.models,
+        "seconds": seconds, "parts": summary.seconds, "peak_gib": peak.bytes / 2**30, "bundle_mib": size / 2**20, "files": files,
+    }  # fmt: skip
 
 
-def use(out: Path, features: Path, images: int, lanes: int) -> None:
+def use(out: Path, features: Path, images: int, lanes: int) -> dict[str, Any]:
     """Opens the bundle and refines, in a process that trained nothing, as scoring does."""
     started = time.perf_counter()
     bundle = Bundle.open(out)
-    print(f"opened in {time.perf_counter() - started:.2f} s", flush=True)
+    figures: dict[str, Any] = {"open_seconds": time.perf_counter() - started, "refined_images": images, "images_per_second": {}}
+    print(f"opened in {figures['open_seconds']:.2f} s", flush=True)
     for state in ("cold", "warm"):
-        print(f"refine, {state}: {rate(bundle, features, images, lanes):.0f} images/s", flush=True)
+        figures["images_per_second"][state] = rate(bundle, features, images, lanes)
+        print(f"refine, {state}: {figures['images_per_second'][state]:.0f} images/s", flush=True)
+    return figures
 
 
 class PeakMemory:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import catalogue
+from benchmarks import catalogue, record
 from features.store import FeatureStore
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.fit import ClassMixes, fit_stage2
@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="pairs of runs; the median ratio counts")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    record.add_option(parser)
     options = parser.parse_args()
     if options.smoke:
         options.categories, options.width, options.cap, options.rounds = 10, 64, 40, 1
@@ -36,17 +37,21 @@ def main() -> None:
         catalogue.write(path, categories=options.categories, width=options.width, cap=options.cap)
         taxonomy, counts = catalogue.taxonomy(options.categories), catalogue.counts(options.categories, options.cap)
         mixes = ClassMixes({"image": counts, "product": counts}, np.minimum(counts, options.cap))
-        ratios = []
+        ratios, rounds = [], []
         for number in range(options.rounds):
-            seconds = {}
+            seconds, parts = {}, {}
             for name, config in (("published", PUBLISHED), ("ours", Stage2Config())):
                 started = time.perf_counter()
                 out = Path(folder) / f"{name}-{number}"
                 summary = fit_stage2([FeatureStore(path)], mixes, taxonomy, config, out, {}, options.jobs)
                 seconds[name] = (time.perf_counter() - started) / max(summary.models, 1)
+                parts[name] = {"models": summary.models, "seconds_per_model": seconds[name], "seconds": summary.seconds}
                 print(f"{name}: {summary.models} models, {seconds[name]:.3f} s a model; {summary.seconds}", flush=True)
             ratios.append(seconds["published"] / seconds["ours"])
+            rounds.append(parts)
         print(f"published / ours, seconds a model: median {statistics.median(ratios):.1f} of {[round(r, 1) for r in ratios]}")
+        figures = {"width": options.width, "ratio": record.over_rounds(ratios), "rounds": rounds}
+        record.save(options.json, figures, rounds=options.rounds)
 
 
 if __name__ == "__main__":

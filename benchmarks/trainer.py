@@ -12,11 +12,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from benchmarks import record
 from benchmarks.photos import write_store
 from catalog.store import Store
 from stage1_cnn.backbones import Network, build
@@ -39,18 +41,20 @@ def main() -> None:
     parser.add_argument("--products", type=int, default=2000, help="of the head phase's store")
     parser.add_argument("--weights", default="none", help="of the head phase's ResNet-18, as stage1.weights")
     parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    record.add_option(parser)
     options = parser.parse_args()
     backbone, side, rounds = "resnet50", 224, 3
     if options.smoke:
         backbone, side, rounds = "resnet18", 32, 1
         options.rounds, options.steps, options.batch, options.products = 1, 2, 4, 100
-    step_ratio(backbone, side, options.batch, options.steps, options.rounds)
+    figures = {"step": step_ratio(backbone, side, options.batch, options.steps, options.rounds)}
     with tempfile.TemporaryDirectory() as folder:
         store = write_store(Path(folder), products=options.products, side=64)
-        head_ratio(store, options.weights, 32 if options.smoke else 64, rounds, Path(folder))
+        figures["head"] = head_ratio(store, options.weights, 32 if options.smoke else 64, rounds, Path(folder))
+    record.save(options.json, figures, precision=choose_engine().precision, rounds=options.rounds)
 
 
-def step_ratio(backbone: str, side: int, batch: int, steps: int, rounds: int) -> None:
+def step_ratio(backbone: str, side: int, batch: int, steps: int, rounds: int) -> dict[str, Any]:
     """The trainer's steps a second over the bare loop's."""
     engine, config = choose_engine(), Stage1Config(backbone=backbone, image_size=side, batch_size=batch)
     inputs = torch.randn(batch, 3, side, side).to(engine.device, memory_format=torch.channels_last)
@@ -68,6 +72,7 @@ def step_ratio(backbone: str, side: int, batch: int, steps: int, rounds: int) ->
     found = f"{statistics.median(ratios):.3f} of {[round(r, 3) for r in ratios]}"
     title = f"{backbone} at {side}, batch {batch}, {engine.precision}"
     print(f"{title}: trainer / bare loop {found} (claim 0.95; {rate:.1f} images/s)", flush=True)
+    return {"backbone": backbone, "pixels": side, "batch": batch, "ratio": record.over_rounds(ratios), "images_per_second": rate}
 
 
 def seconds(engine: Engine, run: object) -> float:
@@ -103,7 +108,7 @@ def bare_steps(
         optimizer.step()
 
 
-def head_ratio(store: Store, weights: str, side: int, rounds: int, folder: Path) -> None:
+def head_ratio(store: Store, weights: str, side: int, rounds: int, folder: Path) -> dict[str, Any]:
     """Seconds of twelve head epochs with the frozen forward pass over those on cached features."""
     train, val = store.images("train"), store.images("val_a")
     config = Stage1Config(
@@ -127,6 +132,8 @@ def head_ratio(store: Store, weights: str, side: int, rounds: int, folder: Path)
     print(f"{EPOCHS} head epochs, {len(photos)} photos: frozen forward / cached {found} (claim 8; {spent['frozen']:.1f} s)")
     both = f"cached {top1['cached']:.4f}, frozen {top1['frozen']:.4f}"
     print(f"top-1 on val_a ({len(photos.val)} photos): {both}, {apart:.2f} points apart (claim 0.2)")
+    counts = {"epochs": EPOCHS, "photos": len(photos), "val_photos": len(photos.val)}
+    return counts | {"ratio": record.over_rounds(ratios), "top1": top1}
 
 
 def train_head(network: Network, source: Photos | CachedFeatures, config: Stage1Config, cached: bool) -> float:

@@ -9,13 +9,13 @@ import numpy as np
 
 from catalog.artifacts import differences
 from catalog.errors import ArtifactError
+from catalog.parallel import cores
 from features import schema
 from features.store import FeatureStore
 from pipeline.engine import ordered
 from pipeline.predict import Model
 from pipeline.runs import Run
 from pipeline.similar import photo_features
-from stage1_cnn.device import cores
 from stage1_cnn.predict import Predictor
 from stage2_xgb.items import Pooled, pool
 

@@ -1,11 +1,15 @@
-"""The benchmarks: that they run, and say what they measure."""
+"""The benchmarks: that they run, and say what they measure, as text and as JSON."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks.record import FIELDS, own_command
+from pipeline.runs import revision
 
 SAYS = {
     "networks": ["4 categories", "| vanilla | vanilla |", "images of validation"],
@@ -23,14 +27,40 @@ SAYS = {
 
 
 SLOW = ("agreement", "load")
+IN_ROUNDS = ("loader", "heap", "scoring", "gpu")
+"""Those whose figures are medians over as many rounds as they were told."""
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SAYS])
-def test_it_runs_in_small(name: str) -> None:
+def test_it_runs_in_small(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "figures" / f"{name}.json"
     result = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", "--smoke"], cwd=Path(__file__).parents[1], capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, timeout=250,
+        [sys.executable, "-m", f"benchmarks.{name}", "--smoke", "--json", str(path)], cwd=Path(__file__).parents[1],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, timeout=250,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     for text in SAYS[name]:
         assert text in result.stdout
+    found = json.loads(path.read_text())
+    assert tuple(found) == FIELDS
+    assert found["command"] == f"OMP_NUM_THREADS=1 python -m benchmarks.{name} --smoke"
+    assert found["revision"] == revision()
+    assert found["processor"]["threads"] == 1 and found["processor"]["cores"] >= 1 and found["processor"]["name"]
+    assert found["rounds"] >= 1 and found["figures"]
+    assert str(tmp_path) not in path.read_text()
+    assert all(len(figure["rounds"]) == found["rounds"] for figure in medians(found["figures"]) if name in IN_ROUNDS)
+
+
+def medians(figures: object) -> list[dict]:
+    """Every figure in there that is a median over rounds."""
+    if isinstance(figures, dict):
+        own = [figures] if set(figures) == {"median", "rounds"} else []
+        return own + [figure for inner in figures.values() for figure in medians(inner)]
+    return []
+
+
+def test_a_command_leaves_out_json_and_the_folders_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--of", "/a/run", "b.bson", "--json", "/c.json", "--folder=/d/e", "--json=/f", "g h"]
+    monkeypatch.setattr(sys, "argv", ["x.py", *arguments])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert own_command().split(maxsplit=3)[-1] == "--of run b.bson --folder=e 'g h'"
