@@ -15,3 +15,52 @@ def wilson(share: Values, n: Values) -> tuple[Values, Values]:
     middle, half = n * share + _Z**2 / 2, _Z * np.sqrt(n * share * (1 - share) + _Z**2 / 4)
     low, high = (middle - half) / (n + _Z**2), (middle + half) / (n + _Z**2)
     return np.maximum(0, np.minimum(low, share)), np.minimum(1, np.maximum(high, share))  # rounding must not exclude 0, 1
+
+
+def clustered_share(right: np.ndarray, weight: np.ndarray, group: np.ndarray) -> tuple[float, float, float]:
+    """Weighted share of items that are right, with its 95% interval; items of one group [N] are dependent. NaN, 0, 1 without items.
+
+    Wilson's interval with the effective number of items: what the linearised variance over groups says (Korn and Graubard 1998),
+    at most Kish's number for the weights; that number of groups where all or none are right. Where groups are single items of one
+    weight it is Wilson's own, so that 3 of 3 do not prove certainty.
+    """
+    used = weight > 0
+    right, weight, group = right[used].astype(np.float64), weight[used], group[used]
+    if not len(right):
+        return np.nan, 0.0, 1.0
+    total = weight.sum()
+    share = float(weight @ right / total)
+    (of_group, residual), _ = _group_sums(group, weight, weight * (right - share))
+    variance = np.square(residual).sum() / total**2
+    most = total**2 / np.square(weight).sum()
+    certain = total**2 / np.square(of_group).sum()
+    n = min(share * (1 - share) / variance, most) if 1e-12 < share < 1 - 1e-12 else certain
+    low, high = wilson(share, float(n))
+    return share, float(low), float(high)
+
+
+def clustered_change(change: np.ndarray, weight: np.ndarray, group: np.ndarray) -> tuple[float, float, float]:
+    """Weighted mean of paired changes in -1 .. 1 (fixed +1, broken -1), with its 95% interval; items of one group [N] are dependent.
+    NaN, -1, 1 without items.
+
+    The linearised variance over groups, with half an item added that is fixed, half of one that is broken, and one unchanged
+    (Agresti and Min 2005), each of an average group's weight: 3 items without a change do not prove that none will change.
+    """
+    used = weight > 0
+    change, weight, group = change[used].astype(np.float64), weight[used], group[used]
+    if not len(change):
+        return np.nan, -1.0, 1.0
+    total = weight.sum()
+    (of_group, of_change), groups = _group_sums(group, weight, weight * change)
+    extra = total / groups
+    middle = of_change.sum() / (total + 2 * extra)
+    spread = np.square(of_change - of_group * middle).sum() + extra**2 * (1 + 2 * middle**2)
+    half = _Z * float(np.sqrt(spread)) / (total + 2 * extra)
+    mean = float(of_change.sum() / total)
+    return mean, max(-1.0, min(mean, middle - half)), min(1.0, max(mean, middle + half))
+
+
+def _group_sums(group: np.ndarray, *values: np.ndarray) -> tuple[list[np.ndarray], int]:
+    """Sum of each of `values` [N] over the items of each group, float64 [G]; and G."""
+    found, number = np.unique(group, return_inverse=True)
+    return [np.bincount(number, value) for value in values], len(found)

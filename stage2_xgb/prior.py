@@ -17,6 +17,10 @@ from stage1_cnn.head import normalise
 
 _ROWS = 256
 """Items at once in fitting: thousands of categories of so many stay in the processor's cache."""
+_UNFITTED = 50
+"""Items' worth of the belief that temperature and strength are 1: of few items, chance would choose them."""
+_BOUNDS = ((0.25, 4.0), (0.0, 1.5))
+"""Of 1 / temperature and of strength."""
 _LEAST = 1e-9
 """Share of a category that a file of weights leaves out or gives 0: its logarithm must exist."""
 
@@ -34,6 +38,12 @@ class Shift:
         scores = log_probs / np.float32(self.temperature)
         scores += np.float32(self.strength) * self.log_ratio
         return normalise(scores)
+
+    @property
+    def at_border(self) -> list[str]:
+        """Names of what lies at the end of the range that is searched, so that the best value may lie beyond."""
+        values = {"temperature": 1 / self.temperature, "strength": self.strength}
+        return [name for (name, x), ends in zip(values.items(), _BOUNDS, strict=True) if np.isclose(x, ends, atol=1e-3).any()]
 
 
 def mix(counts: np.ndarray) -> np.ndarray:
@@ -67,33 +77,49 @@ def _weights(path: Path, taxonomy: Taxonomy) -> np.ndarray:
 
 
 def fit_shift(log_probs: np.ndarray, class_index: np.ndarray, train: np.ndarray, target: np.ndarray) -> Shift:
-    """Temperature and strength that minimise the log-loss of val_a's items, reweighted to the target mix.
+    """Temperature and strength that minimise the log-loss of val_a's items, reweighted to the target mix; computed in float64.
 
-    `log_probs` float32 [N, K], `class_index` [N]; `train` and `target` are mixes [K]. Strength lies in 0 .. 1.5.
+    `log_probs` float32 [N, K], `class_index` [N]; `train` and `target` are mixes [K]. Strength lies in 0 .. 1.5. Besides, _UNFITTED
+    items are imagined that are as the unfitted shift (1, 1) says: their labels are its probabilities for these very items.
     """
-    log_ratio = np.log(target / train).astype(np.float32)
+    log_ratio = np.log(target / train)
     if not len(class_index):
-        return Shift(1.0, 1.0, log_ratio)
+        return Shift(1.0, 1.0, log_ratio.astype(np.float32))
     weight = importance(class_index, target)
     weight /= weight.sum()
+    effective = 1 / np.square(weight).sum()
+    belief = _UNFITTED / (effective + _UNFITTED)
+    blocks = [slice(start, start + _ROWS) for start in range(0, len(class_index), _ROWS)]
+
+    def expected(parameters: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each row the log of the norm [n], and the expected log-probability and log-ratio [n] of a class drawn as shifted."""
+        seen = log_probs[rows].astype(np.float64)
+        scores = parameters[0] * seen + parameters[1] * log_ratio
+        top = scores.max(axis=1)
+        share = np.exp(scores - top[:, None])
+        norm = share.sum(axis=1)
+        return np.log(norm) + top, np.einsum("nk,nk->n", share, seen) / norm, share @ log_ratio / norm
+
+    def wanted(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """What `expected` should come to: as the labels have it, and a little as the unfitted shift has it."""
+        truth = class_index[rows]
+        _, seen, ratio = expected(np.ones(2), rows)
+        own = log_probs[rows][np.arange(len(truth)), truth]
+        return (1 - belief) * own + belief * seen, (1 - belief) * log_ratio[truth] + belief * ratio
+
+    goal = [wanted(rows) for rows in blocks]
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        """The log-loss, convex in sharpness (1 / temperature) and strength, and its slope."""
-        sharpness, strength = parameters.astype(np.float32)
+        """The log-loss, convex in 1 / temperature and strength, and its slope."""
         total, slope = 0.0, np.zeros(2)
-        for start in range(0, len(class_index), _ROWS):
-            seen, truth, w = (x[start : start + _ROWS] for x in (log_probs, class_index, weight))
-            own, ratio = seen[np.arange(len(seen)), truth], log_ratio[truth]
-            scores = sharpness * seen + strength * log_ratio
-            top = scores.max(axis=1)
-            share = np.exp(scores - top[:, None])
-            norm = share.sum(axis=1)
-            total += w @ (np.log(norm) + top - sharpness * own - strength * ratio)
-            slope += w @ (np.einsum("nk,nk->n", share, seen) / norm - own), w @ (share @ log_ratio / norm - ratio)
+        for rows, (own, own_ratio) in zip(blocks, goal, strict=True):
+            log_norm, seen, ratio = expected(parameters, rows)
+            total += weight[rows] @ (log_norm - parameters[0] * own - parameters[1] * own_ratio)
+            slope += weight[rows] @ (seen - own), weight[rows] @ (ratio - own_ratio)
         return total, slope
 
-    best = minimize(loss, x0=np.array([1.0, 0.75]), jac=True, bounds=[(0.25, 4.0), (0.0, 1.5)], method="L-BFGS-B")
-    return Shift(float(1 / best.x[0]), float(best.x[1]), log_ratio)
+    best = minimize(loss, x0=np.ones(2), jac=True, bounds=_BOUNDS, method="L-BFGS-B")
+    return Shift(float(1 / best.x[0]), float(best.x[1]), log_ratio.astype(np.float32))
 
 
 def importance(class_index: np.ndarray, target: np.ndarray) -> np.ndarray:
