@@ -1,5 +1,8 @@
-"""One thread of BLAS: with several, a matrix product adds up in another order, and what is fitted on it differs in its last digits,
-or by a tree. Fits that promise the same result on any machine run in one thread each and use further cores by processes."""
+"""BLAS in one thread, for fits that promise the same result on any machine.
+
+With several threads a matrix product adds up in another order: what is fitted on it differs in its
+last digits, and trees on top of that by whole splits. Such fits use further cores by processes.
+"""
 
 import functools
 from collections.abc import Iterator
@@ -17,5 +20,6 @@ def one_blas_thread() -> Iterator[None]:
 
 @functools.cache
 def pin_blas() -> None:
-    """BLAS computes in one thread from now on: for tasks in worker processes, whose threads may not restore what others need."""
+    """BLAS computes in one thread as long as this process lives: for tasks in worker processes, where
+    several may run side by side, so that the first one to end must not restore anything."""
     threadpool_limits(1, user_api="blas")

@@ -18,11 +18,13 @@ def wilson(share: Values, n: Values) -> tuple[Values, Values]:
 
 
 def clustered_share(right: np.ndarray, weight: np.ndarray, group: np.ndarray) -> tuple[float, float, float]:
-    """Weighted share of items that are right, with its 95% interval; items of one group [N] are dependent. NaN, 0, 1 without items.
+    """Weighted share of items that are right, with its 95% interval; NaN, 0, 1 without items.
 
-    Wilson's interval with the effective number of items: what the linearised variance over groups says (Korn and Graubard 1998),
-    at most Kish's number for the weights; that number of groups where all or none are right. Where groups are single items of one
-    weight it is Wilson's own, so that 3 of 3 do not prove certainty.
+    right bool or in 0 .. 1, weight at least 0, group (items of one group are dependent), all [N].
+    Wilson's interval with an effective number of items (Korn and Graubard 1998): the one by which a
+    plain share would have the linearised variance over groups, at most Kish's number of items for
+    the weights; if all or none are right, Kish's number of groups. For groups of one item and equal
+    weights it is Wilson's own interval: 3 of 3 do not prove certainty.
     """
     used = weight > 0
     right, weight, group = right[used].astype(np.float64), weight[used], group[used]
@@ -40,11 +42,11 @@ def clustered_share(right: np.ndarray, weight: np.ndarray, group: np.ndarray) ->
 
 
 def clustered_change(change: np.ndarray, weight: np.ndarray, group: np.ndarray) -> tuple[float, float, float]:
-    """Weighted mean of paired changes in -1 .. 1 (fixed +1, broken -1), with its 95% interval; items of one group [N] are dependent.
-    NaN, -1, 1 without items.
+    """Weighted mean of paired changes, with its 95% interval; NaN, -1, 1 without items.
 
-    The linearised variance over groups, with half an item added that is fixed, half of one that is broken, and one unchanged
-    (Agresti and Min 2005), each of an average group's weight: 3 items without a change do not prove that none will change.
+    change in -1 .. 1 (fixed +1, broken -1), weight and group as in `clustered_share`, all [N]. The
+    linearised variance over groups after adding half a fixed, half a broken and one unchanged item of
+    a group's average weight (Agresti and Min 2005): 3 unchanged items do not prove that none changes.
     """
     used = weight > 0
     change, weight, group = change[used].astype(np.float64), weight[used], group[used]

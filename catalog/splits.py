@@ -1,8 +1,8 @@
 """Who learns from which product: splits dealt by a keyed hash of the product id, and caps as bottom-k samples by the same hash.
 
 Pure functions on arrays; nothing depends on the order of the dump, on workers or on restarts. Every other sample of products is
-drawn by `sample_hash` under a key of its own purpose: drawn by the splits' key, a sample of one split would be a slice of the very
-ranks that dealt it, and could hold nearly all of the split, or nothing.
+drawn by `sample_hash`, under a key of its own purpose: under the splits' key, a split is a range of the hash, and a sample of it
+by the same hash could be all of it, or nothing.
 """
 
 import hashlib

@@ -19,7 +19,9 @@ def folds(product_id: np.ndarray, count: int, purpose: str, seed: int) -> np.nda
     return (sample_hash(product_id, purpose, seed) % np.uint64(count)).astype(np.int64)
 
 
-def halves(product_id: np.ndarray, purpose: str, seed: int, repeats: int = REPEATS) -> Iterator[np.ndarray]:
+def halves(
+    product_id: np.ndarray, purpose: str, seed: int, repeats: int = REPEATS
+) -> Iterator[np.ndarray]:
     """Masks bool [N] of the items of half of the products (the smaller half if their number is odd), another half each time."""
     products, product = np.unique(product_id, return_inverse=True)
     for repeat in range(repeats):
@@ -28,7 +30,11 @@ def halves(product_id: np.ndarray, purpose: str, seed: int, repeats: int = REPEA
 
 
 def cross_judge(
-    product_id: np.ndarray, judge: Callable[[np.ndarray, np.ndarray], np.ndarray], purpose: str, seed: int, repeats: int = REPEATS
+    product_id: np.ndarray,
+    judge: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    purpose: str,
+    seed: int,
+    repeats: int = REPEATS,
 ) -> np.ndarray:
     """Mean score [N, ...] of each item, float64, over `repeats` choices that its product had no part in.
 

@@ -73,10 +73,11 @@ class Views:
         return np.repeat(select(class_index[starts], product_id[starts], count, cap, key), count)
 
     def fitted(self, *splits: str) -> np.ndarray:
-        """Images of each class on some splits that may be fitted, int64 [K]."""
-        spans = [self.first.of_split(split) for split in splits]
-        classes = [self.first.table.class_index[rows][self.first.table.fit[rows]] for rows in spans]
-        return np.bincount(np.concatenate(classes), minlength=len(self.heads[0].bias))
+        """Images of each class on some splits that are readable and may be fitted, int64 [K]."""
+        wanted = self.first.table.fit & np.isin(self.first.table.split, [SPLITS.index(name) for name in splits])
+        for store in self.stores:
+            wanted = wanted & (store.status == schema.DONE)
+        return np.bincount(self.first.table.class_index[wanted], minlength=len(self.heads[0].bias))
 
     def count(self, splits: Mapping[str, np.ndarray | None]) -> int:
         """Images on some splits, each with its cap."""

@@ -3,8 +3,7 @@
 Products are counted, not items: the images of a product and their pool are right or wrong together, and chance deals products.
 One is fixed where a model mends more of its items than it breaks, broken where it breaks more.
 
-What ships is decided on all of val_b. What is reported of it is cross-fitted (stage2_xgb.crossfit): decided on half of the
-products, judged on the other half.
+What ships is decided on all of val_b; what is reported of it is cross-fitted (stage2_xgb.heldout).
 """
 
 from collections.abc import Mapping
@@ -12,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binomtest
-
-from stage2_xgb.crossfit import cross_judge
 
 STAGE1, SHARED, OWN = "stage1", "shared", "own"
 
@@ -49,47 +46,6 @@ class HeldOut:
     def __getitem__(self, rows: np.ndarray) -> "HeldOut":
         plain = (getattr(self, name)[rows] for name in ("predicted", "class_index", "product_id"))
         return HeldOut(*plain, {name: right[rows] for name, right in self.right.items()})
-
-
-@dataclass(frozen=True)
-class Answering:
-    """Who answers for each item, as the share of judgements [N] in which `stage1`, `shared` or `own` does (they sum to 1); and the
-    share in which the shared reranker is the default, so that it would answer if no reclassifier did."""
-
-    shares: Mapping[str, np.ndarray]
-    shared_default: np.ndarray
-
-    def __getitem__(self, rows: np.ndarray) -> "Answering":
-        return Answering({name: share[rows] for name, share in self.shares.items()}, self.shared_default[rows])
-
-    def gated(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Mean over the judgements of what each answer's `values` [N] are, float64 [N]."""
-        return sum(share * values[name] for name, share in self.shares.items())
-
-    def without_own(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The same if no reclassifier answered, float64 [N]."""
-        return self.shared_default * values[SHARED] + (1 - self.shared_default) * values[STAGE1]
-
-    @classmethod
-    def of(cls, predicted: np.ndarray, default: str, decisions: Mapping[int, Decision]) -> "Answering":
-        """One judgement: what some decisions say of items that stage 1 puts into the categories `predicted` [N]."""
-        own = np.isin(predicted, [c for c, decision in decisions.items() if decision.answer == OWN])
-        shares = {name: np.where(own, 0.0, float(name == default)) for name in (STAGE1, SHARED)}
-        return cls(shares | {OWN: own.astype(np.float64)}, np.full(len(predicted), float(default == SHARED)))
-
-
-def cross_fit(held: HeldOut, counted: np.ndarray, classes: np.ndarray, prior: float, seed: int) -> Answering:
-    """Who answers for each item where the products that decide are never the item's own: many ways of halving the products, each
-    half deciding for the other. Of the deciders only items that the mask `counted` [N] allows count, as in what ships."""
-
-    def judge(deciders: np.ndarray, judged: np.ndarray) -> np.ndarray:
-        seen = held[deciders & counted]
-        default = choose_default(seen)
-        found = Answering.of(held.predicted[judged], default, decide(seen, default, classes, prior))
-        return np.stack([*found.shares.values(), found.shared_default], axis=1)
-
-    *shares, shared_default = cross_judge(held.product_id, judge, "gate", seed).T
-    return Answering(dict(zip((STAGE1, SHARED, OWN), shares, strict=True)), shared_default)
 
 
 def choose_default(held: HeldOut) -> str:

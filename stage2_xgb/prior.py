@@ -77,10 +77,11 @@ def _weights(path: Path, taxonomy: Taxonomy) -> np.ndarray:
 
 
 def fit_shift(log_probs: np.ndarray, class_index: np.ndarray, train: np.ndarray, target: np.ndarray) -> Shift:
-    """Temperature and strength that minimise the log-loss of val_a's items, reweighted to the target mix; computed in float64.
+    """Temperature and strength that minimise the log-loss of val_a's items, reweighted to the target mix.
 
-    `log_probs` float32 [N, K], `class_index` [N]; `train` and `target` are mixes [K]. Strength lies in 0 .. 1.5. Besides, _UNFITTED
-    items are imagined that are as the unfitted shift (1, 1) says: their labels are its probabilities for these very items.
+    `log_probs` float32 [N, K], `class_index` [N]; `train` and `target` are mixes [K]. Computed in
+    float64. The labels are smoothed by what the unfitted shift (1, 1) says of the same items, as if
+    _UNFITTED items more had been labelled by it; so few items change little.
     """
     log_ratio = np.log(target / train)
     if not len(class_index):

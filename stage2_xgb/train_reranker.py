@@ -78,7 +78,7 @@ def cross_fit(
     fold = folds(items.product_id, FOLDS, "reranker folds", seed)
     if len(np.unique(fold[taught[lessons.weight > 0]])) < 2:
         found = len(np.unique(items.product_id[taught[lessons.weight > 0]]))
-        log.warning("no reranker: products to learn from in reserve and val_a in at least 2 folds expected, found %d products", found)
+        log.warning("no reranker: expected products of reserve and val_a in 2 folds, found %d", found)
         return None, items
     whole = fit_reranker(lessons, config, seed, threads, device)
     log_prob = items.log_prob.copy()

@@ -60,7 +60,8 @@ def search(sets: Sequence[ConfusionSet], picker: RowPicker, config: Stage2Config
 
 
 def _trial(picker: RowPicker, found: ConfusionSet, depth: int, rate: float, config: Stage2Config) -> np.ndarray:
-    """Items, right before and right after for each number of rounds, int64 [R, 3], over all folds of one set; runs in a worker."""
+    """Items, right before and right after for each number of rounds, int64 [R, 3], over all folds of
+    one set; runs in a worker process."""
     pin_blas()
     update = {"max_depth": depth, "learning_rate": rate, "n_estimators": max(ROUNDS)}
     config = config.model_copy(update={"booster": config.booster.model_copy(update=update)})
