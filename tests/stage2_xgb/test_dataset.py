@@ -60,7 +60,7 @@ def test_a_sharper_pooling_hears_the_surer_image() -> None:
         np.testing.assert_allclose(found.log_probs[0][1], unsure, atol=1e-6)
     several = images.of_several()
     assert several.product_id.tolist() == [7, 7] and len(several.log_probs[0]) == len(several.features[0]) == 2
-    assert len(images.of_several().of_products(1.0)) == 2
+    assert len(images.of_several().of_products(1.0, "all", 0)) == 2
 
 
 def wide_items(classes: int = 50, n: int = 30) -> tuple[Items, np.ndarray]:
