@@ -36,7 +36,8 @@ def clustered_share(right: np.ndarray, weight: np.ndarray, group: np.ndarray) ->
     variance = np.square(residual).sum() / total**2
     most = total**2 / np.square(weight).sum()
     certain = total**2 / np.square(of_group).sum()
-    n = min(share * (1 - share) / variance, most) if 1e-12 < share < 1 - 1e-12 else certain
+    mixed = 1e-12 < share < 1 - 1e-12
+    n = min(share * (1 - share) / max(variance, 1e-300), most) if mixed else certain
     low, high = wilson(share, float(n))
     return share, float(low), float(high)
 

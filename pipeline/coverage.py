@@ -91,7 +91,7 @@ def measure(
     val_b = ValB.of(bundle, Views(stores))
     products = val_b.of_unit("product")
     held, answering = val_b.held[products], val_b.answering(bundle, config)[products]
-    weight = importance(held.class_index, target) if len(held) else np.zeros(0)
+    weight = importance(held.class_index, target)
     names = list(answering.shares)
     confidence, right, share = (
         np.concatenate([columns[name] for name in names])

@@ -127,7 +127,7 @@ def importance(class_index: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Weight [N] of each item, so that the items' class mix is the target's (as far as their classes cover it); mean 1."""
     counts = np.bincount(class_index, minlength=len(target))
     weight = target[class_index] / counts[class_index]
-    return weight * (len(weight) / weight.sum())
+    return weight * (len(weight) / weight.sum()) if len(weight) else weight
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, weight: np.ndarray, bins: int = 15) -> float:

@@ -241,7 +241,7 @@ def test_nothing_to_compare_with_is_an_error(tmp_path: Path, per_split: tuple[in
     rows = make_rows(per_split=per_split)
     errors = dict.fromkeys(np.flatnonzero(rows.table.split < 2).tolist(), "undecodable")
     store = write(tmp_path / "features.h5", rows, errors=errors)
-    with pytest.raises(ShelfsortError, match="expected images of train or reserve, .* found 0 of train, 0 of reserve"):
+    with pytest.raises(ShelfsortError, match=r"expected images of train or reserve, .* found 0 of train, 0 of reserve"):
         fit(store, tmp_path / "stage2")
 
 

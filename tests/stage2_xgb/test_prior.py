@@ -127,11 +127,11 @@ def drawn(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_few_items_do_not_make_it_worse_than_unfitted() -> None:
     """Where (1, 1) is right already, chance alone could move it."""
-    truth, under = drawn(20_000, 99)
+    truth, under = drawn(4000, 99)
     unfitted = loss_of(Shift(1.0, 1.0, np.log(TARGET / TRAIN).astype(np.float32)), truth, under)
-    for n in (2, 5, 10, 20, 50, 100):
+    for n in (2, 5, 20, 100):
         losses = []
-        for seed in range(40):
+        for seed in range(20):
             some, opinion = drawn(n, seed)
             losses.append(loss_of(fit_shift(opinion, some, TRAIN, TARGET), truth, under))
         assert np.mean(losses) < unfitted + 0.01, n
@@ -141,9 +141,9 @@ def test_few_items_do_not_make_it_worse_than_unfitted() -> None:
 def test_a_wrong_temperature_is_mended_the_more_the_more_items_say_so() -> None:
     """Stage 1 is twice as sure as it should be."""
     found = []
-    for n in (5, 50, 500, 5000):
+    for n in (5, 50, 500, 3000):
         some = []
-        for seed in range(15):
+        for seed in range(8):
             truth, likelihood = gaussians(n, TARGET, seed)
             sure = normalise(2 * (likelihood + np.log(TRAIN))).astype(np.float32)
             some.append(fit_shift(sure, truth, TRAIN, TARGET).temperature)

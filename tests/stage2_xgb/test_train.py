@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from catalog.splits import SPLITS
-
 from features.store import FeatureStore
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.items import Items, compact
