@@ -68,7 +68,8 @@ def curve(
     share of the item that has this answer, where several were judged; by default all of it.
     """
     share = np.ones(len(confidence)) if share is None else share
-    mass, total = weight * share, max(float(weight @ share), 1e-300)
+    mass = weight * share
+    total = max(float(mass.sum()), 1e-300)
     costs = []
     for threshold in THRESHOLDS.tolist():
         rows = confidence >= threshold
