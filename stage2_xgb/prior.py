@@ -76,7 +76,9 @@ def _weights(path: Path, taxonomy: Taxonomy) -> np.ndarray:
     return shares / shares.sum()
 
 
-def fit_shift(log_probs: np.ndarray, class_index: np.ndarray, train: np.ndarray, target: np.ndarray) -> Shift:
+def fit_shift(
+    log_probs: np.ndarray, class_index: np.ndarray, train: np.ndarray, target: np.ndarray
+) -> Shift:
     """Temperature and strength that minimise the log-loss of val_a's items, reweighted to the target mix.
 
     `log_probs` float32 [N, K], `class_index` [N]; `train` and `target` are mixes [K]. Computed in
@@ -91,36 +93,39 @@ def fit_shift(log_probs: np.ndarray, class_index: np.ndarray, train: np.ndarray,
     effective = 1 / np.square(weight).sum()
     belief = _UNFITTED / (effective + _UNFITTED)
     blocks = [slice(start, start + _ROWS) for start in range(0, len(class_index), _ROWS)]
-
-    def expected(parameters: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each row the log of the norm [n], and the expected log-probability and log-ratio [n] of a class drawn as shifted."""
-        seen = log_probs[rows].astype(np.float64)
-        scores = parameters[0] * seen + parameters[1] * log_ratio
-        top = scores.max(axis=1)
-        share = np.exp(scores - top[:, None])
-        norm = share.sum(axis=1)
-        return np.log(norm) + top, np.einsum("nk,nk->n", share, seen) / norm, share @ log_ratio / norm
-
-    def wanted(rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        """What `expected` should come to: as the labels have it, and a little as the unfitted shift has it."""
-        truth = class_index[rows]
-        _, seen, ratio = expected(np.ones(2), rows)
-        own = log_probs[rows][np.arange(len(truth)), truth]
-        return (1 - belief) * own + belief * seen, (1 - belief) * log_ratio[truth] + belief * ratio
-
-    goal = [wanted(rows) for rows in blocks]
+    labels = []
+    for rows in blocks:
+        _, believed = _expected(log_probs[rows], log_ratio, np.ones(2))
+        true = log_probs[rows][np.arange(len(believed)), class_index[rows]]
+        known = np.stack([true, log_ratio[class_index[rows]]], axis=1)
+        labels.append((1 - belief) * known + belief * believed)
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         """The log-loss, convex in 1 / temperature and strength, and its slope."""
         total, slope = 0.0, np.zeros(2)
-        for rows, (own, own_ratio) in zip(blocks, goal, strict=True):
-            log_norm, seen, ratio = expected(parameters, rows)
-            total += weight[rows] @ (log_norm - parameters[0] * own - parameters[1] * own_ratio)
-            slope += weight[rows] @ (seen - own), weight[rows] @ (ratio - own_ratio)
+        for rows, label in zip(blocks, labels, strict=True):
+            log_norm, expected = _expected(log_probs[rows], log_ratio, parameters)
+            total += weight[rows] @ (log_norm - label @ parameters)
+            slope += weight[rows] @ (expected - label)
         return total, slope
 
     best = minimize(loss, x0=np.ones(2), jac=True, bounds=_BOUNDS, method="L-BFGS-B")
     return Shift(float(1 / best.x[0]), float(best.x[1]), log_ratio.astype(np.float32))
+
+
+def _expected(
+    log_probs: np.ndarray, log_ratio: np.ndarray, parameters: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of items [n, K] shifted with (1 / temperature, strength): the log of the norm [n], and the
+    log-probability and log-ratio [n, 2] to be expected of a class that is drawn so."""
+    seen = log_probs.astype(np.float64)
+    share = parameters[0] * seen
+    share += parameters[1] * log_ratio
+    top = share.max(axis=1)
+    share -= top[:, None]
+    norm = np.exp(share, out=share).sum(axis=1)
+    expected = np.stack([np.einsum("nk,nk->n", share, seen), share @ log_ratio], axis=1)
+    return np.log(norm) + top, expected / norm[:, None]
 
 
 def importance(class_index: np.ndarray, target: np.ndarray) -> np.ndarray:
