@@ -7,13 +7,9 @@ Run: python -m benchmarks.agreement RUN [DUMP] [--predict N] [--json FILE], or -
 """
 
 import argparse
-import datetime
 import functools
 import importlib.util
 import io
-import os
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,11 +18,10 @@ from typing import Any
 import bson
 import numpy as np
 import pandas
-import torch
 from PIL import Image
 
+from benchmarks import record
 from benchmarks.scoring import make_run
-from catalog.artifacts import write_json
 from catalog.errors import ImageError
 from catalog.parallel import cores
 from pipeline import steps
@@ -34,7 +29,7 @@ from pipeline.cluster import connect
 from pipeline.config import RunConfig, load_config
 from pipeline.export import export
 from pipeline.predict import Model, predict_files
-from pipeline.runs import Run, revision
+from pipeline.runs import Run
 from pipeline.sources import open_source
 
 _BATCH = 64
@@ -46,7 +41,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, nargs="?", help="a run that was evaluated")
     parser.add_argument("dump", type=Path, nargs="?", help="products to be answered; by default the run's test split")
     parser.add_argument("--predict", type=int, default=300, help="products that `predict` answers, one call each")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this JSON file too")
+    record.add_option(parser)
     parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -54,8 +49,7 @@ def main() -> None:
         run = _small_run(folder) if options.smoke else Run(options.run)
         dump = options.dump or write_test_split(run, folder / "test.bson")
         figures = agreement(run, dump, folder, options.predict, evaluated=not options.dump)
-    if options.json:
-        _save(options.json, figures)
+    record.save(options.json, figures, precision=figures["computed_with"]["precision"])
 
 
 def _small_run(folder: Path) -> Run:
@@ -183,22 +177,6 @@ def read_elsewhere(run: Run, dump: Path, folder: Path) -> pandas.DataFrame:
         found = reader.predict(photos, _BATCH)
         parts.append(answers(source.product_id[list(rows)], category_id[found.argmax(axis=1)], found.max(axis=1)))
     return pandas.concat(parts)
-
-
-def _save(path: Path, figures: dict[str, Any]) -> None:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    bf16 = "with" if torch.cpu._is_avx512_bf16_supported() else "without"
-    header = {
-        "command": shlex.join(["python", "-m", "benchmarks.agreement", *sys.argv[1:]]),
-        "revision": revision(),
-        "date": datetime.date.today().isoformat(),
-        "processor": f"{names[0] if names else 'unknown'}, {bf16} bf16, {os.cpu_count()} cores",
-        "precision": figures["computed_with"]["precision"],
-        "threads": torch.get_num_threads(),
-        "rounds": 1,
-    }
-    write_json(path, header | {"figures": figures})
 
 
 if __name__ == "__main__":

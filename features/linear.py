@@ -9,6 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+from catalog.arithmetic import one_blas_thread
 from catalog.artifacts import atomic_path, require_same
 from catalog.errors import ArtifactError, ShelfsortError
 from stage1_cnn.head import Head
@@ -25,6 +26,7 @@ def sample(rows: np.ndarray, classes: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
+@one_blas_thread()
 def fit_head(features: np.ndarray, class_index: np.ndarray, classes: int) -> Head:
     """A head for features [N, D] of labelled rows. Raises ShelfsortError where these are of fewer than two classes."""
     present = np.unique(class_index)

@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from catalog.arithmetic import one_blas_thread
 from catalog.artifacts import atomic_path, read_sealed, sha256_file, write_sealed
 from catalog.errors import ArtifactError, ShelfsortError
 from features.linear import fit_head, sample
@@ -38,6 +39,7 @@ class TextModel:
     head: Head
 
     @classmethod
+    @one_blas_thread()
     def fit(cls, texts: Sequence[str], class_index: np.ndarray, classes: int, components: int, seed: int) -> "TextModel":
         """Fits on labelled products. Raises ShelfsortError where no word stands in two of their texts."""
         vectoriser = TfidfVectorizer(**_WORDS, min_df=2, max_features=_MOST_WORDS)

@@ -244,7 +244,7 @@ def _cover(run: Run, config: RunConfig, stores: Sequence[Any]) -> None:
     bundle.verify()
     if not coverage.is_current(run.stage2):
         target = class_mixes(run).target(config.stage2, "product", run.store.taxonomy)
-        coverage.save(run.stage2, coverage.measure(stores, bundle, target))
+        coverage.save(run.stage2, coverage.measure(stores, bundle, target, config.stage2))
 
 
 def class_mixes(run: Run) -> Any:

@@ -20,7 +20,7 @@ from catalog.errors import ShelfsortError
 from catalog.image_table import ImageTable
 from catalog.intervals import wilson
 from catalog.progress import progress
-from catalog.splits import product_hash
+from catalog.splits import sample_hash
 from catalog.store import Store
 from stage1_cnn import checkpoint
 from stage1_cnn.config import Stage1Config
@@ -143,7 +143,7 @@ class Search:
             train, val = train[train.fit], val[val.fit]
             if not len(val):
                 raise ShelfsortError(f"{store.path}: val_a has no images, and trials are judged on it")
-            place = product_hash(train.product_id, self.config.seed + 1)
+            place = sample_hash(train.product_id, "stage 1 trials", self.config.seed)
             if share is not None:
                 kept = (1 - share) * (len(train) + len(val)) / max(1, len(train))  # val_a is a part of what is held out
                 inside = place < np.uint64(min(1.0, kept) * (2**64 - 2**11))

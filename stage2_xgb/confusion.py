@@ -48,7 +48,8 @@ def mine(items: Items, classes: int, config: ConfusionConfig) -> list[ConfusionS
     """
     heldout = items.on("reserve", "val_a")
     if not heldout.any():
-        raise ShelfsortError("no image of reserve or val_a to find confusions on; the catalogue has too few products")
+        problem = "expected images of reserve or val_a to find confusions on, found none"
+        raise ShelfsortError(f"{problem}; ingest a dump with more products")
     counted = items.on("val_a") if config.rule == "published" else heldout
     hidden = mistakes = count_confusions(items.predicted[counted], items.class_index[counted], classes)
     if config.rule == "published":

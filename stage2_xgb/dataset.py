@@ -7,7 +7,7 @@ from sklearn.decomposition import PCA
 
 from catalog.errors import ArtifactError
 from catalog.progress import progress
-from catalog.splits import SPLITS, select
+from catalog.splits import SPLITS, sample_key, select
 from features import schema
 from features.store import FeatureStore
 from stage2_xgb.items import Items, Pooled, Projection, compact, pool
@@ -23,8 +23,9 @@ class Views:
     Raises ArtifactError where a further file doesn't hold the same images.
     """
 
-    def __init__(self, stores: Sequence[FeatureStore]) -> None:
-        self.stores, self.first = tuple(stores), stores[0]
+    def __init__(self, stores: Sequence[FeatureStore], seed: int = 0) -> None:
+        """`seed`: of the samples that a cap takes."""
+        self.stores, self.first, self.seed = tuple(stores), stores[0], seed
         for store in self.stores[1:]:
             if not np.array_equal(store.table.image_id, self.first.table.image_id):
                 raise ArtifactError(store.path, f"holds other images than {self.first.path}", store.rebuild)
@@ -68,13 +69,15 @@ class Views:
         product_id, class_index = self.first.table.product_id[rows], self.first.table.class_index[rows]
         starts = np.flatnonzero(np.diff(product_id, prepend=-1) != 0)
         count = np.diff(np.append(starts, len(product_id)))
-        return np.repeat(select(class_index[starts], product_id[starts], count, cap, seed=1), count)
+        key = sample_key(f"cap on {split}", self.seed)
+        return np.repeat(select(class_index[starts], product_id[starts], count, cap, key), count)
 
     def fitted(self, *splits: str) -> np.ndarray:
-        """Images of each class on some splits that may be fitted, int64 [K]."""
-        spans = [self.first.of_split(split) for split in splits]
-        classes = [self.first.table.class_index[rows][self.first.table.fit[rows]] for rows in spans]
-        return np.bincount(np.concatenate(classes), minlength=len(self.heads[0].bias))
+        """Images of each class on some splits that are readable and may be fitted, int64 [K]."""
+        wanted = self.first.table.fit & np.isin(self.first.table.split, [SPLITS.index(name) for name in splits])
+        for store in self.stores:
+            wanted = wanted & (store.status == schema.DONE)
+        return np.bincount(self.first.table.class_index[wanted], minlength=len(self.heads[0].bias))
 
     def count(self, splits: Mapping[str, np.ndarray | None]) -> int:
         """Images on some splits, each with its cap."""

@@ -52,11 +52,11 @@ class Evidence:
 
 def _votes(nearest: np.ndarray) -> np.ndarray:
     """Share of each candidate [N, C] among the nearest photos of all candidates, closer ones counting more."""
-    flat = np.where(np.isnan(nearest), -np.inf, nearest).reshape(len(nearest), -1)
+    flat = np.where(np.isnan(nearest), -np.inf, nearest).reshape(len(nearest), nearest.shape[1] * NEAREST)
     voters = min(_VOTERS, flat.shape[1])
     threshold = -np.partition(-flat, voters - 1, axis=1)[:, voters - 1 : voters]
     highest = flat.max(axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):
         weight = np.where((flat >= threshold) & np.isfinite(flat), np.exp(_SHARPNESS * (flat - highest)), 0)
-    weight = weight.reshape(len(nearest), -1, NEAREST).sum(axis=2)
+    weight = weight.reshape(nearest.shape).sum(axis=2)
     return weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-12)

@@ -4,6 +4,7 @@ A reclassifier that an interrupted run finished is kept, if it is whole; the man
 """
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,8 +14,11 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 
+from catalog.arithmetic import one_blas_thread, pin_blas
 from catalog.artifacts import read_json, sha256_file, write_json, write_text, writing
+from catalog.errors import ShelfsortError
 from catalog.progress import progress
+from catalog.splits import SPLITS
 from catalog.taxonomy import Taxonomy
 from features.neighbours import Bank
 from features.store import FeatureStore
@@ -24,16 +28,17 @@ from stage2_xgb.config import Stage2Config
 from stage2_xgb.confusion import ConfusionSet, mine, save_sets
 from stage2_xgb.dataset import Views, fit_projection, read_items
 from stage2_xgb.evidence import Evidence
-from stage2_xgb.gate import OWN, SHARED, STAGE1, Decision, HeldOut, choose_default, decide
+from stage2_xgb.gate import STAGE1
+from stage2_xgb.heldout import UNITS, ValB
 from stage2_xgb.items import Items, Pooled, Projection, pool
 from stage2_xgb.prior import Shift, fit_shift, mix, target_mix
-from stage2_xgb.refine import each_answer
 from stage2_xgb.rerank import Reranker
-from stage2_xgb.summary import RAW, Stage2Summary, compare_pooling, standings
+from stage2_xgb.summary import Stage2Summary, summarise
 from stage2_xgb.train import RowPicker, enough, fit_booster, fit_logistic
 from stage2_xgb.train_reranker import cross_fit
 
-UNITS = ("image", "product")
+log = logging.getLogger(__name__)
+
 SHARPNESS = {"mean": (0.0,), "weighted": (0.0, 0.5, 1.0, 2.0, 4.0)}
 """Of `pooling`: what val_a chooses from."""
 JOURNAL = "boosters/finished.txt"
@@ -54,11 +59,15 @@ class ClassMixes:
         return target_mix(config.target_prior, self.natural[unit], self.train, taxonomy)
 
 
+@one_blas_thread()
 def fit_stage2(
     stores: Sequence[FeatureStore], mixes: ClassMixes, taxonomy: Taxonomy, config: Stage2Config, folder: Path,
     made_from: dict[str, Any], jobs: int,
 ) -> Stage2Summary:  # fmt: skip
-    """Trains the second stage on the views `stores` (stage 1's first) into `folder`. `jobs` processes train, one thread each."""
+    """Trains the second stage on the views `stores` (stage 1's first) into `folder`.
+
+    `jobs` processes train, one thread each: neither their number nor BLAS's threads change a bit.
+    """
     _begin(folder, made_from)
     clock = _Clock()
     material = gather(stores, mixes, taxonomy, config)
@@ -77,16 +86,11 @@ def fit_stage2(
     )  # fmt: skip
     save_shared(folder, bundle)
     checksums |= {name: sha256_file(folder / name) for name in ("shared.npz", "sets.parquet")}
-    held, counted, unit_of = judge(bundle, material.views)
-    decisions = _decide(bundle, held[counted], config)
+    val_b = ValB.of(bundle, material.views)
+    bundle.default, decisions = val_b.decide(bundle, config)
     bundle.answers = {c: d.answer for c, d in decisions.items()}
     clock.lap("gate")
-    answers = {name: sum(d.answer == name for d in decisions.values()) for name in (STAGE1, SHARED, OWN)}
-    units = {unit: standings(held[unit_of == n], bundle.answers, bundle.default) for n, unit in enumerate(UNITS)}
-    mendable = sum(s.mendable for s in sets) / max(sum(s.errors for s in sets), 1)
-    shift = {u: [s and {"temperature": s.temperature, "strength": s.strength} for s in ss] for u, ss in material.shifts.items()}
-    pooling = compare_pooling(material.views, material.shifts["product"], material.sharpness)
-    summary = Stage2Summary(len(sets), len(bundle.modelled), bundle.default, answers, mendable, units, shift, pooling, clock.laps)
+    summary = summarise(bundle, val_b, val_b.answering(bundle, config), material.views, clock.laps)
     write_json(folder / "summary.json", asdict(summary))
     write_text(folder / "summary.txt", summary.text() + "\n")
     save_manifest(folder, bundle, decisions, taxonomy)
@@ -115,16 +119,21 @@ class Material:
         reranker = None
         if config.rerank.use:
             if config.rows != "train":
-                items = items[enough(items, config.seen_until)]
+                items = items[enough(items, config.seen_until, config.seed)]
             reranker, items = cross_fit(items, self.evidence, target, config.rerank, config.seed, threads, config.device)
         return RowPicker(items, self.evidence, target, config), reranker
 
 
+@one_blas_thread()
 def gather(stores: Sequence[FeatureStore], mixes: ClassMixes, taxonomy: Taxonomy, config: Stage2Config) -> Material:
-    """Reads the feature files once: class mix, projection, items, evidence, confusion sets."""
-    views = Views(stores)
+    """Reads the feature files once: class mix, projection, items, evidence, confusion sets.
+
+    Raises ShelfsortError if they have no image of train and reserve, or none of reserve and val_a.
+    """
+    views = Views(stores, config.seed)
+    _require_images(views)
     targets = {unit: mixes.target(config, unit, taxonomy) for unit in UNITS}
-    shifts, sharpness = fit_shifts(views, targets, mix(mixes.train), SHARPNESS[config.pooling])
+    shifts, sharpness = fit_shifts(views, targets, mix(mixes.train), config)
     projections = tuple(fit_projection(store, config.components, config.seed) for store in stores)
     whole = config.rows == "train" or config.confusion.rule == "published"
     missing = np.maximum(config.seen_until - views.fitted("reserve", "val_a"), 0)  # the first product fits under any cap
@@ -133,6 +142,17 @@ def gather(stores: Sequence[FeatureStore], mixes: ClassMixes, taxonomy: Taxonomy
     evidence = gather_evidence(views, projections, mixes)
     sets = mine(items["image"], len(taxonomy), config.confusion)
     return Material(views, targets, shifts, sharpness, projections, items, evidence, sets)
+
+
+def _require_images(views: Views) -> None:
+    """Raises ShelfsortError where there is nothing to learn from."""
+    for splits, purpose in ((("train", "reserve"), "compare photos with"), (("reserve", "val_a"), "learn confusions from")):
+        if not views.fitted(*splits).any():
+            counts = {name: int(views.fitted(name).sum()) for name in SPLITS[:3]}
+            found = ", ".join(f"{count} of {name}" for name, count in counts.items())
+            remedy = f"ingest a dump with more products, then: {views.first.rebuild}"
+            expected = f"expected images of {' or '.join(splits)}, to {purpose}"
+            raise ShelfsortError(f"{views.first.path}: {expected}, found {found} that may be fitted; {remedy}")
 
 
 def _begin(folder: Path, made_from: dict[str, Any]) -> None:
@@ -148,12 +168,12 @@ def _begin(folder: Path, made_from: dict[str, Any]) -> None:
 
 
 def fit_shifts(
-    views: Views, targets: dict[str, np.ndarray], train: np.ndarray, sharpness: Sequence[float]
+    views: Views, targets: dict[str, np.ndarray], train: np.ndarray, config: Stage2Config
 ) -> tuple[dict[str, tuple[Shift | None, ...]], float]:  # fmt: skip
     """Each unit's and view's class-mix shift, fitted on val_a, and the pooling's best `sharpness` there: on SHIFT_IMAGES of it at
     most, as these are held over all classes."""
     share = SHIFT_IMAGES / max(views.count({"val_a": None}), 1)
-    images = [part.of_products(share) for part in views.blocks("val_a", fit_only=True)]
+    images = [part.of_products(share, "class-mix shift", config.seed) for part in views.blocks("val_a", fit_only=True)]
 
     def fit(parts: Sequence[Pooled], unit: str) -> tuple[tuple[Shift | None, ...], np.ndarray]:
         """Each view's shift, and each item's log-loss under the first."""
@@ -163,9 +183,24 @@ def fit_shifts(
         return shifts, -shifts[0](log_probs[0])[np.arange(len(labels)), labels]
 
     single = all(len(part) == len(np.unique(part.product_id)) for part in images)
+    sharpness = SHARPNESS[config.pooling]
     tried = {x: fit([pool(part, x) for part in images], "product") for x in (sharpness[:1] if single else sharpness)}
     best = sharpest({x: losses for x, (_, losses) in tried.items()})
-    return {"image": fit(images, "image")[0], "product": tried[best][0]}, best
+    shifts = {"image": fit(images, "image")[0], "product": tried[best][0]}
+    _warn_of_shifts(shifts, sum(map(len, images)))
+    return shifts, best
+
+
+def _warn_of_shifts(shifts: Mapping[str, Sequence[Shift | None]], images: int) -> None:
+    """Logs what was not fitted, and what the fit's range cut off."""
+    if not images:
+        log.warning("val_a has no image, on which temperature and strength of the class-mix shift are fitted: both stay 1")
+    for unit, views in shifts.items():
+        for view, shift in enumerate(views):
+            for name in shift.at_border if shift else ():
+                value = getattr(shift, name)
+                place = f"class-mix shift of {unit}s, view {view}"
+                log.warning("%s: %s %.2f is at the end of its range, fitted on %d images of val_a", place, name, value, images)
 
 
 def sharpest(losses: Mapping[float, np.ndarray]) -> float:
@@ -220,42 +255,13 @@ def _finished(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 def _train_one(picker: RowPicker, members: np.ndarray, path: Path) -> tuple[Path, str | None]:
     """Trains and saves one reclassifier; runs in a worker process. The checksum is None where its classes have no rows."""
+    pin_blas()
     rows = picker.rows(members)
     if picker.config.model == "logistic":
         arrays = fit_logistic(rows)
         return path, arrays and save_logistic(path, arrays)
     booster = fit_booster(rows, picker.config)
     return path, booster and save_booster(path, booster)
-
-
-def judge(bundle: Bundle, views: Views) -> tuple[HeldOut, np.ndarray, np.ndarray]:
-    """What each answer gets right on val_b; which items count in the gate (products of one image are counted as images); and
-    each item's unit."""
-    names = ("predicted", "class_index", "product_id", RAW, STAGE1, SHARED, OWN, "counted", "unit")
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for images in views.blocks("val_b", fit_only=True):
-        for number, (unit, pooled) in enumerate(zip(UNITS, (images, pool(images, bundle.sharpness)), strict=True)):
-            guesses = {name: opinion.argmax(axis=1) for name, opinion in each_answer(bundle, pooled, unit).items()}
-            parts["predicted"].append(guesses[STAGE1])
-            parts["class_index"].append(pooled.class_index)
-            parts["product_id"].append(pooled.product_id)
-            parts[RAW].append(pooled.log_probs[0].argmax(axis=1) == pooled.class_index)
-            for name, guess in guesses.items():
-                parts[name].append(guess == pooled.class_index)
-            parts["counted"].append((pooled.n_images > 1) | (unit == "image"))
-            parts["unit"].append(np.full(len(pooled), number))
-    arrays = {name: np.concatenate(part) for name, part in parts.items()}
-    right = {name: arrays[name] for name in (RAW, STAGE1, SHARED, OWN)}
-    return HeldOut(*(arrays[name] for name in names[:3]), right), arrays["counted"], arrays["unit"]
-
-
-def _decide(bundle: Bundle, held: HeldOut, config: Stage2Config) -> dict[int, Decision]:
-    classes = np.array([c for c in bundle.members if bundle.reclassifier(c)], dtype=np.int64)
-    bundle.default = choose_default(held) if config.gate else (SHARED if config.rerank.use else STAGE1)
-    decisions = decide(held, bundle.default, classes, config.gate_prior)
-    if config.gate:
-        return decisions
-    return {c: Decision(OWN, d.products, d.fixed, d.broken, d.gain) for c, d in decisions.items()}
 
 
 class _Clock:

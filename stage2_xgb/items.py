@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from catalog.image_table import ImageTable
-from catalog.splits import SPLITS, product_hash
+from catalog.splits import SPLITS, sample_mask
 from stage1_cnn.head import Head, normalise
 from stage2_xgb.prior import Shift
 
@@ -48,9 +48,9 @@ class Pooled:
     def __len__(self) -> int:
         return len(self.item_id)
 
-    def of_products(self, share: float) -> "Pooled":
-        """The items of about a share of the products, chosen by their hash."""
-        return self if share >= 1 else self._rows(product_hash(self.product_id, seed=1) < np.uint64(share * 2**64))
+    def of_products(self, share: float, purpose: str, seed: int) -> "Pooled":
+        """The items of about a share of the products, drawn for a purpose (`catalog.splits.sample_mask`)."""
+        return self._rows(sample_mask(self.product_id, share, purpose, seed))
 
     def of_several(self) -> "Pooled":
         """The images of products that have several, where those of a product stand together."""

@@ -17,6 +17,10 @@ from stage1_cnn.head import normalise
 
 _ROWS = 256
 """Items at once in fitting: thousands of categories of so many stay in the processor's cache."""
+_UNFITTED = 50
+"""Items' worth of the belief that temperature and strength are 1: of few items, chance would choose them."""
+_BOUNDS = ((0.25, 4.0), (0.0, 1.5))
+"""Of 1 / temperature and of strength."""
 _LEAST = 1e-9
 """Share of a category that a file of weights leaves out or gives 0: its logarithm must exist."""
 
@@ -34,6 +38,12 @@ class Shift:
         scores = log_probs / np.float32(self.temperature)
         scores += np.float32(self.strength) * self.log_ratio
         return normalise(scores)
+
+    @property
+    def at_border(self) -> list[str]:
+        """Names of what lies at the end of the range that is searched, so that the best value may lie beyond."""
+        values = {"temperature": 1 / self.temperature, "strength": self.strength}
+        return [name for (name, x), ends in zip(values.items(), _BOUNDS, strict=True) if np.isclose(x, ends, atol=1e-3).any()]
 
 
 def mix(counts: np.ndarray) -> np.ndarray:
@@ -66,41 +76,63 @@ def _weights(path: Path, taxonomy: Taxonomy) -> np.ndarray:
     return shares / shares.sum()
 
 
-def fit_shift(log_probs: np.ndarray, class_index: np.ndarray, train: np.ndarray, target: np.ndarray) -> Shift:
+def fit_shift(
+    log_probs: np.ndarray, class_index: np.ndarray, train: np.ndarray, target: np.ndarray
+) -> Shift:
     """Temperature and strength that minimise the log-loss of val_a's items, reweighted to the target mix.
 
-    `log_probs` float32 [N, K], `class_index` [N]; `train` and `target` are mixes [K]. Strength lies in 0 .. 1.5.
+    `log_probs` float32 [N, K], `class_index` [N]; `train` and `target` are mixes [K]. Computed in
+    float64. The labels are smoothed by what the unfitted shift (1, 1) says of the same items, as if
+    _UNFITTED items more had been labelled by it; so few items change little.
     """
-    log_ratio = np.log(target / train).astype(np.float32)
+    log_ratio = np.log(target / train)
     if not len(class_index):
-        return Shift(1.0, 1.0, log_ratio)
+        return Shift(1.0, 1.0, log_ratio.astype(np.float32))
     weight = importance(class_index, target)
     weight /= weight.sum()
+    effective = 1 / np.square(weight).sum()
+    belief = _UNFITTED / (effective + _UNFITTED)
+    blocks = [slice(start, start + _ROWS) for start in range(0, len(class_index), _ROWS)]
+    labels = []
+    for rows in blocks:
+        _, believed = _expected(log_probs[rows], log_ratio, np.ones(2))
+        true = log_probs[rows][np.arange(len(believed)), class_index[rows]]
+        known = np.stack([true, log_ratio[class_index[rows]]], axis=1)
+        labels.append((1 - belief) * known + belief * believed)
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        """The log-loss, convex in sharpness (1 / temperature) and strength, and its slope."""
-        sharpness, strength = parameters.astype(np.float32)
+        """The log-loss, convex in 1 / temperature and strength, and its slope."""
         total, slope = 0.0, np.zeros(2)
-        for start in range(0, len(class_index), _ROWS):
-            seen, truth, w = (x[start : start + _ROWS] for x in (log_probs, class_index, weight))
-            own, ratio = seen[np.arange(len(seen)), truth], log_ratio[truth]
-            scores = sharpness * seen + strength * log_ratio
-            top = scores.max(axis=1)
-            share = np.exp(scores - top[:, None])
-            norm = share.sum(axis=1)
-            total += w @ (np.log(norm) + top - sharpness * own - strength * ratio)
-            slope += w @ (np.einsum("nk,nk->n", share, seen) / norm - own), w @ (share @ log_ratio / norm - ratio)
+        for rows, label in zip(blocks, labels, strict=True):
+            log_norm, expected = _expected(log_probs[rows], log_ratio, parameters)
+            total += weight[rows] @ (log_norm - label @ parameters)
+            slope += weight[rows] @ (expected - label)
         return total, slope
 
-    best = minimize(loss, x0=np.array([1.0, 0.75]), jac=True, bounds=[(0.25, 4.0), (0.0, 1.5)], method="L-BFGS-B")
-    return Shift(float(1 / best.x[0]), float(best.x[1]), log_ratio)
+    best = minimize(loss, x0=np.ones(2), jac=True, bounds=_BOUNDS, method="L-BFGS-B")
+    return Shift(float(1 / best.x[0]), float(best.x[1]), log_ratio.astype(np.float32))
+
+
+def _expected(
+    log_probs: np.ndarray, log_ratio: np.ndarray, parameters: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of items [n, K] shifted with (1 / temperature, strength): the log of the norm [n], and the
+    log-probability and log-ratio [n, 2] to be expected of a class that is drawn so."""
+    seen = log_probs.astype(np.float64)
+    share = parameters[0] * seen
+    share += parameters[1] * log_ratio
+    top = share.max(axis=1)
+    share -= top[:, None]
+    norm = np.exp(share, out=share).sum(axis=1)
+    expected = np.stack([np.einsum("nk,nk->n", share, seen), share @ log_ratio], axis=1)
+    return np.log(norm) + top, expected / norm[:, None]
 
 
 def importance(class_index: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Weight [N] of each item, so that the items' class mix is the target's (as far as their classes cover it); mean 1."""
     counts = np.bincount(class_index, minlength=len(target))
     weight = target[class_index] / counts[class_index]
-    return weight * (len(weight) / weight.sum())
+    return weight * (len(weight) / weight.sum()) if len(weight) else weight
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, weight: np.ndarray, bins: int = 15) -> float:

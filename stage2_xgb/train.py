@@ -6,6 +6,7 @@ import numpy as np
 import xgboost
 from sklearn.linear_model import LogisticRegression
 
+from catalog.splits import sample_hash
 from stage1_cnn.head import normalise
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.evidence import Evidence
@@ -33,9 +34,9 @@ class RowPicker:
         self.evidence = evidence if config.base_margin else None  # without a margin, features alone are seen
         seen = items.on("train")
         self.weight = np.where(seen & (config.rows == "both"), config.seen_weight, 1).astype(np.float32)
-        wanted = {"heldout": ~seen, "train": seen, "both": enough(items, config.seen_until)}[config.rows]
-        rows = np.flatnonzero(wanted & (self.weight > 0))
-        self.order = rows[np.lexsort((seen[rows], items.class_index[rows]))]
+        wanted = {"heldout": ~seen, "train": seen, "both": enough(items, config.seen_until, config.seed)}[config.rows]
+        order = _row_order(items, config.seed)
+        self.order = order[(wanted & (self.weight > 0))[order]]
         self.sorted_class = items.class_index[self.order]
 
     def rows(self, members: np.ndarray, only: np.ndarray | None = None) -> TrainingRows:
@@ -59,11 +60,17 @@ class RowPicker:
         return TrainingRows(inputs(items, members, log_prob, self.evidence), label, margin, weight)
 
 
-def enough(items: Items, limit: int) -> np.ndarray:
-    """Mask of the items to learn from: those that stage 1 never saw, and of a class that has fewer than `limit` of them as many
-    others as make it up."""
-    seen = items.on("train")
-    order = np.lexsort((seen, items.class_index))
+def _row_order(items: Items, seed: int) -> np.ndarray:
+    """The items by class, those that stage 1 never saw first, else in an order of products that says nothing about split or age:
+    wherever a class is cut off, what stays is a sample."""
+    by_hash = sample_hash(items.product_id, "rows of a class", seed)
+    return np.lexsort((by_hash, items.on("train"), items.class_index))
+
+
+def enough(items: Items, limit: int, seed: int) -> np.ndarray:
+    """Mask of the items to learn from: all that stage 1 never saw; classes with fewer than `limit` of these are topped up with a
+    sample of others."""
+    seen, order = items.on("train"), _row_order(items, seed)
     starts = np.flatnonzero(np.r_[True, np.diff(items.class_index[order]) != 0])
     place = np.empty(len(items), dtype=np.int64)
     place[order] = np.arange(len(items)) - np.repeat(starts, np.diff(np.append(starts, len(items))))

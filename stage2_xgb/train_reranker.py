@@ -1,18 +1,22 @@
 """Fits the shared reranker, a boosted conditional logit, on items that stage 1 never saw; cross-fitted for what builds on it."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import xgboost
 
-from catalog.splits import product_hash
+from catalog.splits import sample_mask
 from stage1_cnn.head import normalise
 from stage2_xgb.config import RerankConfig
+from stage2_xgb.crossfit import folds
 from stage2_xgb.evidence import Evidence
 from stage2_xgb.items import Items
 from stage2_xgb.prior import importance
 from stage2_xgb.rerank import Reranker, top_candidates
+
+log = logging.getLogger(__name__)
 
 BINS = 64
 FOLDS = 3
@@ -62,25 +66,27 @@ def cross_fit(
     items: Items, evidence: Evidence, target: np.ndarray, config: RerankConfig, seed: int, threads: int, device: str = "cpu"
 ) -> tuple[Reranker | None, Items]:
     """The reranker, learnt from the items that stage 1 never saw, weighted to the mix `target` [K]; and `items` with its opinion.
-    Where these are of too few products to be cross-fitted there is none, and the opinion stays stage 1's.
+    Where these are of too few products to be cross-fitted there is none, which the log says, and the opinion stays stage 1's.
 
     Those it could have learnt from get the opinion of one that saw neither them nor their products, so that what is trained on
     top meets opinions such as those on new items.
     """
     unseen = np.flatnonzero(items.on("reserve", "val_a"))
-    number = product_hash(items.product_id[unseen], seed + 1)
-    taught = unseen[number < min(LESSONS / max(len(unseen), 1), 1) * (2**64 - 1)]
+    share = LESSONS / max(len(unseen), 1)
+    taught = unseen[sample_mask(items.product_id[unseen], share, "reranker lessons", seed)]
     lessons = Lessons.of(items[taught], evidence, importance(items.class_index[taught], target), config.candidates)
-    fold = product_hash(items.product_id, seed + 2) % np.uint64(FOLDS)
+    fold = folds(items.product_id, FOLDS, "reranker folds", seed)
     if len(np.unique(fold[taught[lessons.weight > 0]])) < 2:
+        found = len(np.unique(items.product_id[taught[lessons.weight > 0]]))
+        log.warning("no reranker: expected products of reserve and val_a in 2 folds, found %d", found)
         return None, items
     whole = fit_reranker(lessons, config, seed, threads, device)
     log_prob = items.log_prob.copy()
     others = np.ones(len(items), dtype=bool)
     others[unseen] = False
-    for place in range(FOLDS):
-        rows = unseen[fold[unseen] == place]
-        model = fit_reranker(lessons[np.flatnonzero(fold[taught] != place)], config, seed, threads, device)
+    for number in range(FOLDS):
+        rows = unseen[fold[unseen] == number]
+        model = fit_reranker(lessons[np.flatnonzero(fold[taught] != number)], config, seed, threads, device)
         log_prob[rows] = model(items[rows], evidence).log_prob
     log_prob[others] = whole(items[others], evidence).log_prob
     return whole, replace(items, log_prob=log_prob)

@@ -8,11 +8,12 @@ from itertools import product
 import numpy as np
 from joblib import Parallel, delayed
 
+from catalog.arithmetic import one_blas_thread, pin_blas
 from catalog.progress import progress
-from catalog.splits import product_hash
 from stage1_cnn.head import normalise
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.confusion import ConfusionSet
+from stage2_xgb.crossfit import folds
 from stage2_xgb.reclassifier import inputs
 from stage2_xgb.train import RowPicker, fit_booster
 
@@ -37,6 +38,7 @@ class Trial:
         return (self.after - self.before) / max(self.items, 1)
 
 
+@one_blas_thread()
 def search(sets: Sequence[ConfusionSet], picker: RowPicker, config: Stage2Config, jobs: int) -> list[Trial]:
     """Every point of the grid, the best first."""
     grid = list(product(DEPTHS, RATES))
@@ -58,7 +60,9 @@ def search(sets: Sequence[ConfusionSet], picker: RowPicker, config: Stage2Config
 
 
 def _trial(picker: RowPicker, found: ConfusionSet, depth: int, rate: float, config: Stage2Config) -> np.ndarray:
-    """Items, right before and right after for each number of rounds, int64 [R, 3], over all folds of one set."""
+    """Items, right before and right after for each number of rounds, int64 [R, 3], over all folds of
+    one set; runs in a worker process."""
+    pin_blas()
     update = {"max_depth": depth, "learning_rate": rate, "n_estimators": max(ROUNDS)}
     config = config.model_copy(update={"booster": config.booster.model_copy(update=update)})
     counts = np.zeros((len(ROUNDS), 3), dtype=np.int64)
@@ -81,7 +85,7 @@ def _trial(picker: RowPicker, found: ConfusionSet, depth: int, rate: float, conf
 
 def _folds(picker: RowPicker, found: ConfusionSet) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Mask of the rows to learn from, and the held-out rows that stage 1 takes for the set's category, fold by fold."""
-    fold = product_hash(picker.items.product_id, picker.config.seed + 1) % np.uint64(FOLDS)
+    fold = folds(picker.items.product_id, FOLDS, "grid folds", picker.config.seed)
     judged = picker.items.on("reserve", "val_a") & (picker.items.predicted == found.class_index)
     for number in range(FOLDS):
         yield fold != number, np.flatnonzero(judged & (fold == number))

@@ -1,11 +1,13 @@
 """Splits and caps: what holds for any catalogue, in any order, and after any number of later dumps."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog.splits import PRECEDENCE, SPLITS, deal, product_hash, select, shares
+from catalog.splits import PRECEDENCE, SPLITS, deal, product_hash, sample_hash, sample_key, sample_mask, select, shares
 
 TRAIN, RESERVE, VAL_A, VAL_B, TEST = range(5)
 SIZES = st.lists(st.integers(0, 120), min_size=1, max_size=6)
@@ -177,3 +179,71 @@ def test_a_cap_is_not_biased_to_a_split() -> None:
 def test_precedence(higher: str, lower: str) -> None:
     assert PRECEDENCE[higher] < PRECEDENCE[lower]
     assert set(PRECEDENCE) == set(SPLITS)
+
+
+PURPOSES = (
+    "class-mix shift", "reranker lessons", "reranker folds", "rows of a class", "grid folds", "gate, repeat 0", "stage 1 trials",
+    "cap on train",
+)  # fmt: skip
+SAMPLE_SEEDS = range(4)
+
+
+@pytest.fixture(scope="module", params=SAMPLE_SEEDS)
+def long_tailed(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
+    """Product ids and splits of 400,000 products in 500 categories of very different size, by one catalogue seed."""
+    rng = np.random.default_rng(0)
+    sizes = np.maximum(1, rng.lognormal(6.5, 1.6, 500)).astype(int)
+    class_index = np.repeat(np.arange(500), sizes * 400_000 // sizes.sum())
+    ids = rng.permutation(2 * len(class_index))[: len(class_index)]
+    return ids, deal(class_index, ids, np.zeros((500, 5), np.int64), request.param)
+
+
+@pytest.mark.parametrize("seed", SAMPLE_SEEDS)
+def test_a_sample_of_any_split_has_its_size_whatever_the_seeds(long_tailed: tuple[np.ndarray, np.ndarray], seed: int) -> None:
+    """By the splits' own hash a sample of val_a could be one product, or all of them."""
+    ids, split = long_tailed
+    assert 18_000 < (split == VAL_A).sum() < 22_000
+    for purpose in PURPOSES:
+        for number in range(len(SPLITS)):
+            mine = ids[split == number]
+            share = sample_mask(mine, 0.3, purpose, seed).mean()
+            assert share == pytest.approx(0.3, rel=0.05), (purpose, number)
+            fold = sample_hash(mine, purpose, seed) % np.uint64(3)
+            assert np.bincount(fold.astype(int), minlength=3) == pytest.approx([len(mine) / 3] * 3, rel=0.05)
+
+
+def test_samples_of_different_purposes_and_seeds_are_independent() -> None:
+    ids = np.arange(100_000)
+    samples = [sample_mask(ids, 0.5, purpose, seed) for purpose in PURPOSES for seed in SAMPLE_SEEDS]
+    assert len({sample_key(purpose, seed) for purpose in PURPOSES for seed in SAMPLE_SEEDS}) == len(samples)
+    both = np.corrcoef(np.array(samples))
+    assert np.abs(both - np.eye(len(samples))).max() < 0.02  # six standard errors
+
+
+def test_sample_keys_are_golden() -> None:
+    """Another key would draw other samples under the same seed: stage 2's and stage 1's short runs would change."""
+    assert sample_key("gate", 0) == 0x3396878b435c435b and sample_key("gate", 1) == 0x46e82199726b8063
+    assert sample_key("gate 1", 0) != sample_key("gate", 10)
+    ids = np.array([0, 1, 2**49 - 1])
+    np.testing.assert_array_equal(sample_hash(ids, "gate", 1), product_hash(ids, sample_key("gate", 1)))
+
+
+def test_a_sample_of_everything_or_nothing() -> None:
+    ids = np.arange(1000)
+    assert sample_mask(ids, 1.0, "all", 0).all() and sample_mask(ids, 7.5, "all", 0).all()
+    assert not sample_mask(ids, 0.0, "none", 0).any()
+    assert sample_mask(ids, 1 - 2**-53, "nearly all", 0).all()
+    few, many = sample_mask(ids, 0.2, "some", 0), sample_mask(ids, 0.6, "some", 0)
+    assert not (few & ~many).any()  # a larger share has the smaller one's products
+
+
+def test_nothing_but_the_store_is_drawn_by_the_splits_key() -> None:
+    """What else draws products uses a key of its own: `sample_hash` and its kin."""
+    root = Path(__file__).parents[2]
+    users = {
+        path.relative_to(root).as_posix()
+        for package in ("catalog", "stage1_cnn", "features", "stage2_xgb", "pipeline", "benchmarks")
+        for path in (root / package).rglob("*.py")
+        if "product_hash" in path.read_text(encoding="utf-8")
+    }
+    assert users == {"catalog/splits.py", "catalog/ingest.py"}

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from catalog.errors import ArtifactError, ShelfsortError
+from features.linear import fit_head
 from features.text import TextModel
 
 WORDS = ("red cup", "blue cup", "red boot", "blue boot")
@@ -65,3 +67,18 @@ def test_two_classes_and_one() -> None:
 def test_no_text_at_all() -> None:
     with pytest.raises(ShelfsortError, match=r"0 of the train split's 9 products have a text.* name their field in catalog"):
         TextModel.fit([""] * 9, CLASSES[:9], 4, components=3, seed=0)
+
+
+def test_threads_of_blas_change_nothing() -> None:
+    """Neither the directions nor the head; at this size BLAS does split its products."""
+    rng = np.random.default_rng(0)
+    words = [f"word{i}" for i in range(400)]
+    texts = [" ".join(rng.choice(words, 12)) for _ in range(1200)]
+    labels, features = rng.integers(0, 6, 1500), rng.normal(size=(1500, 256))
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            model = TextModel.fit(texts, labels[:1200], 6, 64, 0)
+            found.append((model.directions, *model.head, *fit_head(features, labels, 6)))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)

@@ -12,12 +12,16 @@ import pytest
 
 from catalog.artifacts import read_json, read_sealed, write_sealed
 from catalog.errors import ArtifactError
+from catalog.intervals import clustered_share
 from pipeline import coverage, steps
 from pipeline.cli import main
 from pipeline.config import ScoreConfig
 from pipeline.engine import Task
 from pipeline.parts import Part
 from pipeline.predict import Model
+from stage2_xgb.dataset import Views
+from stage2_xgb.heldout import ValB
+from stage2_xgb.prior import importance
 from tests.pipeline.scoring import CONFIG, predictions, score, scorer
 from tests.pipeline.tiny import Tiny
 
@@ -49,7 +53,7 @@ def test_accuracy_at_no_threshold_is_stage_2s_own(tiny: Tiny, model: Model) -> N
         fitted = images[images.fit]
         products = dict(zip(fitted.product_id.tolist(), fitted.class_index.tolist(), strict=True))
         np.add.at(counts, list(products.values()), 1)
-    first = coverage.measure(stores, model.bundle, counts / counts.sum())[0]
+    first = coverage.measure(stores, model.bundle, counts / counts.sum(), tiny.config.stage2)[0]
     held = json.loads((tiny.run.stage2 / "summary.json").read_text())["units"]["product"]["natural"]
     assert first.accuracy == pytest.approx(held["gated"])
 
@@ -70,7 +74,7 @@ def test_accepted_and_to_be_reviewed(tiny: Tiny, tmp_path: Path, capsys: pytest.
     command = ["score", str(tiny.data / "test.bson"), "--run", str(tiny.folder), "--out", str(out), "--top", "3"]
     assert main([*command, "--min-confidence", "0.5"]) == 0
     text = capsys.readouterr().out
-    assert "accept from 0.50: " in text and "on val_b" in text
+    assert "confidence >= 0.50: " in text and "on val_b" in text
     found = predictions(out)
     assert found["top_category_id"].map(len).eq(3).all()
     accepted, review = (pandas.read_parquet(out / name) for name in coverage.FILES)
@@ -126,3 +130,67 @@ def test_a_labelled_dump_prints_its_accuracy(tiny: Tiny, tmp_path: Path, capsys:
     command = ["score", str(tiny.data / "train.bson"), "--run", str(tiny.folder), "--out", str(tmp_path)]
     assert main(command) == 0
     assert "top-1 of 600 labelled products: stage 1 ." in capsys.readouterr().out.replace("0.", ".")
+
+
+def test_a_curve_by_hand() -> None:
+    """Three items; the threshold itself is accepted, and weights count in shares but not in n."""
+    confidence, right = np.array([0.2, 0.5, 0.9]), np.array([False, True, True])
+    rows = coverage.curve(confidence, right, np.array([1.0, 1.0, 2.0]), np.arange(3))
+    assert [(r.threshold, r.coverage, r.accuracy, r.n) for r in (rows[0], rows[20])] == [(0, 1, 0.75, 3), (0.2, 1, 0.75, 3)]
+    assert (rows[50].coverage, rows[50].accuracy, rows[50].n) == (0.75, 1.0, 2)
+    assert (rows[51].coverage, rows[51].accuracy, rows[51].n) == (0.5, 1.0, 1)
+    assert (rows[91].coverage, rows[91].accuracy, rows[91].low, rows[91].high, rows[91].n) == (0, None, None, None, 0)
+    assert (rows[0].low, rows[0].high) == pytest.approx(clustered_share(right, np.array([1.0, 1.0, 2.0]), np.arange(3))[1:])
+    assert rows[51].low < 0.3  # one right item of one proves little
+
+
+def test_a_curve_counts_groups_once() -> None:
+    confidence, right = np.full(40, 0.7), np.arange(40) % 4 > 0
+    alone = coverage.curve(confidence, right, np.ones(40), np.arange(40))[50]
+    together = coverage.curve(np.repeat(confidence, 3), np.repeat(right, 3), np.ones(120), np.repeat(np.arange(40), 3))[50]
+    assert (together.low, together.high) == pytest.approx((alone.low, alone.high)) and together.n == 120
+    assert (together.accuracy, together.coverage) == (alone.accuracy, alone.coverage) == (0.75, 1.0)
+
+
+def test_an_item_with_several_answers_is_one_item() -> None:
+    """Half of the judgements answer with 0.4 and wrongly, half with 0.8 and rightly."""
+    confidence = np.repeat([0.4, 0.8], 10)
+    rows = coverage.curve(confidence, confidence > 0.5, np.ones(20), np.tile(np.arange(10), 2), np.full(20, 0.5))
+    assert (rows[0].coverage, rows[0].accuracy, rows[0].n) == (1.0, 0.5, 10)
+    assert (rows[60].coverage, rows[60].accuracy, rows[60].n) == (0.5, 1.0, 5)
+
+
+def test_a_curve_of_nothing() -> None:
+    nothing = np.zeros(0)
+    row = coverage.curve(nothing, nothing, nothing, nothing)[0]
+    assert (row.coverage, row.accuracy, row.n) == (0, None, 0)
+    assert row.text() == "confidence >= 0.00: 0% of products on val_b"
+
+
+def test_no_product_is_counted_where_it_decided(tiny: Tiny, model: Model) -> None:
+    """The first row is the mean over judgements by others, not what the gate says that ships."""
+    stores = [tiny.run.view(name).features for name in ("stage1", "small")]
+    val_b = ValB.of(model.bundle, Views(stores))
+    products = val_b.of_unit("product")
+    answering = val_b.answering(model.bundle, tiny.config.stage2)[products]
+    rows = coverage.measure(stores, model.bundle, np.ones(len(tiny.run.store.taxonomy)), tiny.config.stage2)
+    held = val_b.held[products]
+    weight = importance(held.class_index, np.ones(len(tiny.run.store.taxonomy)))
+    assert rows[0].accuracy == pytest.approx(np.average(answering.gated(held.right), weights=weight))
+    for place in (40, 70):
+        sure = {name: val_b.confidence[name][products] >= place / 100 for name in answering.shares}
+        assert rows[place].n == round(answering.gated(sure).sum())
+        assert rows[place].coverage == pytest.approx(np.average(answering.gated(sure), weights=weight))
+
+
+def test_an_older_table_is_measured_again(tiny: Tiny, tmp_path: Path) -> None:
+    """Tables of before decided and counted on the same products."""
+    copy = tiny.copy(tmp_path / "run")
+    path = copy.run.stage2 / "coverage.json"
+    good = path.read_text()
+    old = {key: value for key, value in read_sealed(path, "").items() if key not in ("schema", "cross_fitted")}
+    write_sealed(path, old)
+    with pytest.raises(ArtifactError, match=r"coverage\.json: of schema None, expected 2; rebuild it with: this"):
+        coverage.read(copy.run.stage2, "this")
+    steps.stage2(copy.run, copy.config, rebuild=False, say=lambda _: None)
+    assert path.read_text() == good

@@ -75,6 +75,19 @@ def make_head(classes: int = CLASSES) -> Head:
     return Head(weight, np.zeros(classes, dtype=np.float32))
 
 
+def write_wide(path: Path, rows: Rows, width: int, seed: int = 0) -> FeatureStore:
+    """The same problem in more dimensions: rotated, with a little noise; wide enough that BLAS splits its products."""
+    rng = np.random.default_rng(seed)
+    rotation = np.linalg.qr(rng.normal(size=(width, width)))[0][:WIDTH].astype(np.float32)
+    features = rows.features.astype(np.float32) @ rotation + 0.3 * rng.normal(size=(len(rows.table), width))
+    head = make_head()
+    origin = MADE_FROM["views"]["stage1"], {"device": "cpu", "precision": "fp32"}
+    with FeatureWriter(path, rows.table, width, CLASSES, *origin) as writer:
+        writer.write(features.astype(np.float16), {})
+        writer.finish(Head(head.weight @ rotation, head.bias))
+    return FeatureStore(path)
+
+
 def write(path: Path, rows: Rows, classes: int = CLASSES, errors: dict[int, str] | None = None) -> FeatureStore:
     """Writes the file of some rows."""
     with FeatureWriter(

@@ -60,7 +60,7 @@ def test_size_limit_keeps_the_commonest_and_ties_go_by_class() -> None:
 
 
 def test_nothing_held_out_is_an_error() -> None:
-    with pytest.raises(ShelfsortError, match="no image of reserve or val_a"):
+    with pytest.raises(ShelfsortError, match=r"expected images of reserve or val_a .*, found none; ingest"):
         mine(items([("train", 0, 0), ("val_b", 0, 1), ("test", 0, 1)]), CLASSES, ConfusionConfig())
 
 

@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 
 from catalog.errors import ArtifactError
 from catalog.image_table import ImageTable
-from catalog.splits import SPLITS
+from catalog.splits import SPLITS, deal
 from features.store import FeatureStore
 from stage1_cnn.head import Head, normalise
 from stage2_xgb import dataset
@@ -60,7 +60,7 @@ def test_a_sharper_pooling_hears_the_surer_image() -> None:
         np.testing.assert_allclose(found.log_probs[0][1], unsure, atol=1e-6)
     several = images.of_several()
     assert several.product_id.tolist() == [7, 7] and len(several.log_probs[0]) == len(several.features[0]) == 2
-    assert len(images.of_several().of_products(1.0)) == 2
+    assert len(images.of_several().of_products(1.0, "all", 0)) == 2
 
 
 def wide_items(classes: int = 50, n: int = 30) -> tuple[Items, np.ndarray]:
@@ -191,3 +191,24 @@ def test_log_probs_come_from_the_rounded_features() -> None:
     exact = np.array([[0.1, 0.2, 0.3]], np.float32)
     images = Pooled.images(table, [exact], [head])
     np.testing.assert_array_equal(images.log_probs[0], Pooled.images(table, [exact.astype(np.float16)], [head]).log_probs[0])
+
+
+def test_another_seed_draws_other_products(fitted: Fitted) -> None:
+    cap = np.full(CLASSES, 10)
+    kept = []
+    for seed in (0, 0, 1):
+        (images,) = Views([fitted.store], seed).blocks("train", fit_only=True, cap=cap)
+        kept.append(images.product_id.tolist())
+    assert kept[0] == kept[1] != kept[2]
+
+
+@pytest.mark.parametrize("catalog_seed", range(4))
+def test_samples_hold_their_share_whatever_dealt_the_splits(catalog_seed: int) -> None:
+    """`of_products` and the reranker's lessons, of 20,000 products of val_a that another seed's hash dealt."""
+    ids = np.arange(400_000)
+    split = deal(np.zeros(len(ids), int), ids, np.zeros((1, 5), np.int64), catalog_seed)
+    ids = ids[split == SPLITS.index("val_a")]
+    zeros = np.zeros((len(ids), 1), np.float32)
+    images = Pooled(ids, ids, ids, ids, ids, (zeros,), (zeros,))
+    for seed in range(4):
+        assert len(images.of_products(0.4, "class-mix shift", seed)) == pytest.approx(0.4 * len(ids), rel=0.05)

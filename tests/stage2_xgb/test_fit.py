@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from catalog.artifacts import sha256_file
 from catalog.errors import ShelfsortError
 from catalog.splits import SPLITS
 from features.store import FeatureStore
 from stage2_xgb.bundle import Bundle
-from stage2_xgb.fit import JOURNAL, gather, sharpest
+from stage2_xgb.fit import JOURNAL, _warn_of_shifts, gather, sharpest
 from stage2_xgb.gate import OWN, STAGE1
+from stage2_xgb.prior import Shift
 from stage2_xgb.refine import each_answer, refine
 from stage2_xgb.tune import ROUNDS, search
 from tests.moments import kill_at_moment
@@ -32,6 +34,7 @@ from tests.stage2_xgb.planted import (
     pooled,
     taxonomy,
     write,
+    write_wide,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -94,10 +97,26 @@ def test_a_marker_elsewhere_is_noticed(fitted: Fitted, tmp_path: Path) -> None:
         assert bundle_bytes(tmp_path / f"stage2-{split}") != bundle_bytes(fitted.folder), split
 
 
-def test_one_and_two_jobs_give_the_same_bundle(fitted: Fitted, tmp_path: Path) -> None:
-    fit(fitted.store, tmp_path / "two", jobs=2)
-    one, two = bundle_bytes(fitted.folder), bundle_bytes(tmp_path / "two")
-    assert [name for name in one if one[name] != two.get(name)] == [] and one.keys() == two.keys()
+def test_neither_blas_threads_nor_jobs_change_a_bit(tmp_path: Path) -> None:
+    """At 2,000 x 512 BLAS does split its products. Boosters of worker processes included."""
+    store = write_wide(tmp_path / "features.h5", make_rows(per_split=(50, 30, 24, 40, 4)), 512)
+    assert len(store) > 2000
+    few = {"n_estimators": 3}
+    config = CONFIG.model_copy(
+        update={"booster": CONFIG.booster.model_copy(update=few), "rerank": CONFIG.rerank.model_copy(update=few)}
+    )
+    bundles = {}
+    for threads, jobs in ((1, 1), (2, 1), (2, 2)):
+        folder = tmp_path / f"{threads}-{jobs}"
+        with threadpool_limits(threads, user_api="blas"):
+            fit(store, folder, config, jobs)
+            blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+            assert set(blas) == {threads}  # as it was before
+        bundles[threads, jobs] = bundle_bytes(folder)
+    one = bundles.pop((1, 1))
+    for name, other in bundles.items():
+        assert {file for file in one if one[file] != other.get(file)} == set(), name
+        assert one.keys() == other.keys()
 
 
 _CHILD = """
@@ -170,23 +189,56 @@ def test_the_summary_says_what_the_manifest_says(fitted: Fitted) -> None:
     assert saved["units"]["image"]["natural"]["items"] == val_b.stop - val_b.start
     assert saved["units"]["product"]["natural"]["items"] == len(np.unique(table.product_id[val_b])) == CLASSES * PER_SPLIT[3]
     unit = saved["units"]["image"]["natural"]
-    assert unit["gated"] - unit["stage1"] == pytest.approx((unit["fixed"] - unit["broken"]) / unit["items"])
+    assert unit["gated"] - unit["stage1"] == pytest.approx((unit["fixed"] - unit["broken"]) / unit["items"]) == unit["gain"]
     assert (fitted.folder / "summary.txt").read_text().startswith(f"stage 2: {CLASSES} confusion sets")
 
 
 @pytest.mark.parametrize("absent", ["val_a", "val_b"])
-def test_a_catalogue_too_small_for_a_split(tmp_path: Path, absent: str) -> None:
+def test_a_catalogue_too_small_for_a_split(tmp_path: Path, absent: str, caplog: pytest.LogCaptureFixture) -> None:
     counts = [6, 4, 2, 2, 2]
     counts[{"val_a": 2, "val_b": 3}[absent]] = 0
     store = write(tmp_path / "features.h5", make_rows(per_split=tuple(counts)))
-    fit(store, tmp_path / "stage2")
+    summary = fit(store, tmp_path / "stage2")
     bundle = Bundle.open(tmp_path / "stage2")
-    assert absent != "val_b" or (bundle.default == STAGE1 and OWN not in bundle.answers.values())
+    if absent == "val_a":
+        assert "val_a has no image" in caplog.text
+        assert summary.shift["image"] == [{"temperature": 1.0, "strength": 1.0}]
+        return
+    assert bundle.default == STAGE1 and OWN not in bundle.answers.values()
+    assert "val_b has no image: stage 2 can't be judged" in summary.text()
+    figures = json.loads((tmp_path / "stage2" / "summary.json").read_text())
+    for mixes_of_unit in figures["units"].values():
+        for row in mixes_of_unit.values():
+            assert row.pop("items") == row.pop("fixed") == row.pop("broken") == 0
+            assert set(row.values()) == {None}
+    assert figures["mendable_share"] is None
+    assert figures["pooling"] == {"products": 0, "sharpness": 0.0, "mean": None, "weighted": None, "features": None}
+
+
+@pytest.mark.parametrize(("unit", "absent"), [("product", "image"), ("image", "product")])
+def test_a_shift_at_the_end_of_its_range_is_said(unit: str, absent: str, caplog: pytest.LogCaptureFixture) -> None:
+    ratio = np.zeros(2, np.float32)
+    shifts = {unit: [None, Shift(0.25, 0.7, ratio)], absent: [Shift(1.0, 1.0, ratio)]}
+    _warn_of_shifts(shifts, 12)
+    (record,) = caplog.records
+    expected = f"class-mix shift of {unit}s, view 1: temperature 0.25 is at the end of its range, fitted on 12 images of val_a"
+    assert record.getMessage() == expected
 
 
 def test_nothing_held_out_is_an_error(tmp_path: Path) -> None:
     store = write(tmp_path / "features.h5", make_rows(per_split=(6, 0, 0, 2, 2)))
-    with pytest.raises(ShelfsortError, match="no image of reserve or val_a"):
+    expected = r"features\.h5: expected images of reserve or val_a, .* found \d+ of train, 0 of reserve, 0 of val_a "
+    with pytest.raises(ShelfsortError, match=f"{expected}.*; ingest .*: shelfsort features --rebuild"):
+        fit(store, tmp_path / "stage2")
+
+
+@pytest.mark.parametrize("per_split", [(0, 0, 4, 2, 2), (4, 4, 0, 2, 2)])
+def test_nothing_to_compare_with_is_an_error(tmp_path: Path, per_split: tuple[int, ...]) -> None:
+    """Neither train nor reserve; or both, but none of their images is readable."""
+    rows = make_rows(per_split=per_split)
+    errors = dict.fromkeys(np.flatnonzero(rows.table.split < 2).tolist(), "undecodable")
+    store = write(tmp_path / "features.h5", rows, errors=errors)
+    with pytest.raises(ShelfsortError, match=r"expected images of train or reserve, .* found 0 of train, 0 of reserve"):
         fit(store, tmp_path / "stage2")
 
 

@@ -86,3 +86,40 @@ def test_nothing_held_out() -> None:
     empty = HeldOut(nothing, nothing, nothing, {name: np.zeros(0, bool) for name in (STAGE1, SHARED, OWN)})
     assert choose_default(empty) == STAGE1
     assert decide(empty, STAGE1, np.array([3]), 20.0)[3].answer == STAGE1
+
+
+def by_loop(found: HeldOut, default: str, classes: np.ndarray, prior: float) -> dict[int, tuple]:
+    """`decide`, one category after another."""
+
+    def count(rows: np.ndarray) -> tuple[int, int, int]:
+        return counts(found.product_id[rows], found.right[default][rows], found.right[OWN][rows])
+
+    n, up, down = count(np.isin(found.predicted, classes))
+    overall = (up - down) / n if n and (up < down or gains(up, down)) else 0.0
+    out = {}
+    for c in classes.tolist():
+        n, up, down = count(found.predicted == c)
+        gain, error = (up - down + prior * overall) / (n + prior), (up + down) ** 0.5 / (n + prior)
+        out[c] = (OWN if gain > error else default, n, up, down, pytest.approx(gain))
+    return out
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_decisions_are_those_of_a_plain_loop(seed: int) -> None:
+    """Items of one product in several categories, categories without items, and classes in any order."""
+    rng = np.random.default_rng(seed)
+    n = 500
+    right = {name: rng.random(n) < p for name, p in ((STAGE1, 0.5), (SHARED, 0.5 + 0.1 * seed), (OWN, 0.6))}
+    found = HeldOut(rng.integers(0, 12, n), rng.integers(0, 12, n), rng.integers(0, 200, n) * 10**12, right)
+    classes = rng.permutation(20)[:14]
+    for default in (STAGE1, SHARED):
+        decisions = decide(found, default, classes, 7.5)
+        plain = {c: (d.answer, d.products, d.fixed, d.broken, d.gain) for c, d in decisions.items()}
+        assert plain == by_loop(found, default, classes, 7.5) and list(plain) == classes.tolist()
+
+
+def test_more_than_one_standard_error_is_asked_for() -> None:
+    """4 fixed of 4 that changed: a net of 4 is above the error of 2. A net of 1 of 1 is not above 1, nor 2 of 6 above 2.45."""
+    for fixed, broken, expected in ((4, 0, OWN), (1, 0, SHARED), (5, 2, OWN), (4, 2, SHARED), (3, 1, SHARED)):
+        found = decide(held((0, 60, fixed, broken)), SHARED, np.array([0]), prior=1e-9)
+        assert found[0].answer == expected, (fixed, broken)

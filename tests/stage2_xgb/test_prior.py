@@ -112,3 +112,96 @@ def test_calibration_error() -> None:
     assert calibration_error(confidence, correct, ones) < 0.01
     assert calibration_error(np.full(1000, 0.9), np.arange(1000) < 600, np.ones(1000)) == pytest.approx(0.3)
     assert calibration_error(np.array([1.0, 1.0]), np.array([True, False]), np.array([3.0, 1.0])) == pytest.approx(0.25)
+
+
+def loss_of(shift: Shift, truth: np.ndarray, under: np.ndarray) -> float:
+    """Log-loss over items of the target mix."""
+    return float(-shift(under)[np.arange(len(truth)), truth].mean())
+
+
+def drawn(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """n items of the target mix, and stage 1's opinion of them under the train mix."""
+    truth, likelihood = gaussians(n, TARGET, seed)
+    return truth, normalise(likelihood + np.log(TRAIN)).astype(np.float32)
+
+
+def test_few_items_do_not_make_it_worse_than_unfitted() -> None:
+    """Where (1, 1) is right already, chance alone could move it."""
+    truth, under = drawn(4000, 99)
+    unfitted = loss_of(Shift(1.0, 1.0, np.log(TARGET / TRAIN).astype(np.float32)), truth, under)
+    for n in (2, 5, 20, 100):
+        losses = []
+        for seed in range(20):
+            some, opinion = drawn(n, seed)
+            losses.append(loss_of(fit_shift(opinion, some, TRAIN, TARGET), truth, under))
+        assert np.mean(losses) < unfitted + 0.01, n
+        assert max(losses) < unfitted + 0.3, n
+
+
+def test_a_wrong_temperature_is_mended_the_more_the_more_items_say_so() -> None:
+    """Stage 1 is twice as sure as it should be."""
+    found = []
+    for n in (5, 50, 500, 3000):
+        some = []
+        for seed in range(8):
+            truth, likelihood = gaussians(n, TARGET, seed)
+            sure = normalise(2 * (likelihood + np.log(TRAIN))).astype(np.float32)
+            some.append(fit_shift(sure, truth, TRAIN, TARGET).temperature)
+        found.append(float(np.mean(some)))
+    assert found == sorted(found) and found[0] < 1.3 and found[1] < 1.8 and found[3] == pytest.approx(2, abs=0.1)
+
+
+def test_an_item_as_imagined_changes_nothing() -> None:
+    """Items whose labels are as (1, 1) says leave it there: the imagined ones, and real ones drawn so."""
+    rng = np.random.default_rng(0)
+    _, under = drawn(4000, 5)
+    shifted = np.exp(Shift(1.0, 1.0, np.log(TARGET / TRAIN).astype(np.float32))(under))
+    truth = (rng.random((len(shifted), 1)) > shifted.cumsum(axis=1)).sum(axis=1).clip(max=3)
+    shift = fit_shift(under, truth, TRAIN, TARGET)
+    assert (shift.temperature, shift.strength) == pytest.approx((1, 1), abs=0.1)
+    equal = fit_shift(under, truth, TRAIN, TRAIN)  # no shift to be fitted: strength is what it was
+    assert equal.strength == 1.0
+
+
+def test_blocks_of_rows_are_one_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, under = drawn(700, 3)
+    whole = fit_shift(under, truth, TRAIN, TARGET)
+    monkeypatch.setattr("stage2_xgb.prior._ROWS", 97)
+    parts = fit_shift(under, truth, TRAIN, TARGET)
+    assert (parts.temperature, parts.strength) == pytest.approx((whole.temperature, whole.strength), rel=1e-6)
+
+
+def test_the_least_loss_is_found() -> None:
+    """No point of a grid around it has a lower loss, by the definition of smoothed labels."""
+    truth, under = drawn(60, 8)
+    shift = fit_shift(under, truth, TRAIN, TARGET)
+    weight = importance(truth, TARGET)
+    effective = weight.sum() ** 2 / (weight**2).sum()
+    ratio = np.log(TARGET / TRAIN)
+    labels = np.exp(normalise(under.astype(np.float64) + ratio)) * 50 / (effective + 50)
+    labels[np.arange(60), truth] += effective / (effective + 50)
+
+    def loss(sharpness: float, strength: float) -> float:
+        return -float(weight @ (labels * normalise(sharpness * under.astype(np.float64) + strength * ratio)).sum(axis=1))
+
+    best = loss(1 / shift.temperature, shift.strength)
+    for d in (-0.02, 0.02):
+        assert best < min(loss(1 / shift.temperature + d, shift.strength), loss(1 / shift.temperature, shift.strength + d))
+
+
+@pytest.mark.parametrize(
+    ("temperature", "strength", "expected"),
+    [(1.0, 1.0, []), (4.0, 1.0, ["temperature"]), (0.25, 0.0, ["temperature", "strength"]), (3.9, 1.5, ["strength"])],
+)
+def test_what_lies_at_the_end_of_its_range_is_named(temperature: float, strength: float, expected: list[str]) -> None:
+    assert Shift(temperature, strength, np.zeros(2, np.float32)).at_border == expected
+
+
+def test_the_range_ends_there() -> None:
+    truth, likelihood = gaussians(4000, TARGET)
+    hot = fit_shift(normalise(9 * (likelihood + np.log(TRAIN))).astype(np.float32), truth, TRAIN, TARGET)
+    assert hot.temperature == pytest.approx(4.0) and "temperature" in hot.at_border
+    cold = fit_shift(normalise(0.1 * (likelihood + np.log(TRAIN))).astype(np.float32), truth, TRAIN, TARGET)
+    assert cold.temperature == pytest.approx(0.25) and "temperature" in cold.at_border
+    falling = fit_shift(normalise(likelihood + 2 * np.log(TARGET / TRAIN)).astype(np.float32), truth, TRAIN, TARGET)
+    assert falling.strength == 0.0 and "strength" in falling.at_border

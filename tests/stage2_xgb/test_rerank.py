@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import xgboost
 
+from catalog.splits import SPLITS, sample_mask
 from stage1_cnn.head import normalise
+from stage2_xgb.crossfit import folds
 from stage2_xgb.evidence import Evidence
 from stage2_xgb.items import Items, compact
+from stage2_xgb.prior import importance
 from stage2_xgb.rerank import Reranker, top_candidates
-from stage2_xgb.train_reranker import Lessons, cross_fit, fit_reranker
+from stage2_xgb.train_reranker import Lessons, _conditional_logit, cross_fit, fit_reranker
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, CONFIG, pooled
 
@@ -85,8 +88,94 @@ def test_cross_fitting_never_asks_who_has_seen_the_item(problem: tuple[Items, It
     np.testing.assert_array_equal(again.log_prob, judged.log_prob)
 
 
-def test_one_product_is_too_few_to_cross_fit(problem: tuple[Items, Items, Evidence]) -> None:
+def test_one_product_is_too_few_to_cross_fit(
+    problem: tuple[Items, Items, Evidence], caplog: pytest.LogCaptureFixture
+) -> None:  # fmt: skip
     learn, _, evidence = problem
     items = learn[learn.product_id == learn.product_id[0]]
     model, judged = cross_fit(items, evidence, np.full(CLASSES, 1 / CLASSES), CONFIG.rerank, 0, 1)
     assert model is None and judged is items
+    assert "no reranker: expected products of reserve and val_a in 2 folds, found 1" in caplog.text
+
+
+def raw(model: Reranker) -> bytearray:
+    return model.booster.save_raw("ubj")
+
+
+def test_lessons_are_a_sample_where_there_are_too_many(
+    problem: tuple[Items, Items, Evidence], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fit is that of the sample alone, weighted to the target mix; with a limit of none there is nothing to learn from."""
+    learn, _, evidence = problem
+    target = np.linspace(1, 2, CLASSES) / np.linspace(1, 2, CLASSES).sum()
+    half = len(learn) // 2
+    monkeypatch.setattr("stage2_xgb.train_reranker.LESSONS", half)
+    model, judged = cross_fit(learn, evidence, target, CONFIG.rerank, 5, 1)
+    some = np.flatnonzero(sample_mask(learn.product_id, half / len(learn), "reranker lessons", 5))
+    assert len(some) == pytest.approx(half, rel=0.25)
+    lessons = Lessons.of(learn[some], evidence, importance(learn.class_index[some], target), CONFIG.rerank.candidates)
+    assert raw(model) == raw(fit_reranker(lessons, CONFIG.rerank, 5, 1))
+    fold = folds(learn.product_id, 3, "reranker folds", 5)
+    for number in range(3):
+        others = fit_reranker(lessons[np.flatnonzero(fold[some] != number)], CONFIG.rerank, 5, 1)
+        mine = np.flatnonzero(fold == number)
+        np.testing.assert_array_equal(judged.log_prob[mine], others(learn[mine], evidence).log_prob)
+    monkeypatch.setattr("stage2_xgb.train_reranker.LESSONS", 0)
+    assert cross_fit(learn, evidence, target, CONFIG.rerank, 5, 1)[0] is None
+
+
+def test_items_that_stage_1_saw_teach_nothing_and_meet_the_whole_reranker(
+    problem: tuple[Items, Items, Evidence]
+) -> None:  # fmt: skip
+    learn, _, evidence = problem
+    target = np.full(CLASSES, 1 / CLASSES)
+    split = learn.split.copy()
+    seen = learn.product_id % 3 == 0
+    split[seen] = SPLITS.index("train")
+    mixed = replace(learn, split=split)
+    model, judged = cross_fit(mixed, evidence, target, CONFIG.rerank, 0, 1)
+    alone, _ = cross_fit(learn[~seen], evidence, target, CONFIG.rerank, 0, 1)
+    assert raw(model) == raw(alone)
+    np.testing.assert_array_equal(judged.log_prob[seen], model(learn[seen], evidence).log_prob)
+    assert (judged.log_prob[~seen] != model(learn[~seen], evidence).log_prob).any()
+
+
+def test_two_folds_of_lessons_are_enough(problem: tuple[Items, Items, Evidence]) -> None:
+    learn, _, evidence = problem
+    fold = folds(learn.product_id, 3, "reranker folds", 0)
+    target = np.full(CLASSES, 1 / CLASSES)
+    assert cross_fit(learn[fold < 2], evidence, target, CONFIG.rerank, 0, 1)[0] is not None
+    assert cross_fit(learn[fold < 1], evidence, target, CONFIG.rerank, 0, 1)[0] is None
+
+
+def test_items_whose_truth_is_no_candidate_teach_nothing(problem: tuple[Items, Items, Evidence]) -> None:
+    learn, _, evidence = problem
+    lost = np.where(np.arange(len(learn)) % 3 == 0, CLASSES - 1 - learn.predicted, learn.class_index)
+    learn = replace(learn, class_index=lost.astype(np.int32))
+    lessons = Lessons.of(learn, evidence, np.arange(1, len(learn) + 1), 2)
+    hit = (learn.top_class[:, :2] == learn.class_index[:, None]).any(axis=1)
+    np.testing.assert_array_equal(lessons.weight, np.where(hit, np.arange(1, len(learn) + 1), 0).astype(np.float32))
+    assert 0.6 < hit.mean() < 0.7 and (lessons.truth.sum(axis=1) == hit).all()
+    config = CONFIG.rerank.model_copy(update={"candidates": 2})
+    assert raw(fit_reranker(lessons, config, 0, 1)) == raw(fit_reranker(lessons[np.flatnonzero(hit)], config, 0, 1))
+
+
+def test_gradient_and_hessian_are_those_of_the_loss() -> None:
+    """Against finite differences of the weighted log-loss of a softmax within each item."""
+    rng = np.random.default_rng(0)
+    scores, weight = rng.normal(size=(5, 4)), rng.exponential(size=5)
+    truth = np.eye(4, dtype=bool)[rng.integers(0, 4, 5)]
+
+    def loss(x: np.ndarray) -> np.ndarray:
+        return -weight * normalise(x)[truth]
+
+    gradient, hessian = _conditional_logit(truth, weight)(scores.reshape(-1), None)
+    step = 1e-4
+    for place in range(4):
+        bump = np.zeros((5, 4))
+        bump[:, place] = step
+        up, here, down = loss(scores + bump), loss(scores), loss(scores - bump)
+        np.testing.assert_allclose(gradient.reshape(5, 4)[:, place], (up - down) / (2 * step), atol=1e-6)
+        np.testing.assert_allclose(hessian.reshape(5, 4)[:, place], (up - 2 * here + down) / step**2, atol=1e-5)
+    sure = _conditional_logit(truth, weight)(np.where(truth, 60.0, 0.0).reshape(-1), None)[1]
+    np.testing.assert_allclose(sure.reshape(5, 4), np.tile(1e-6 * weight[:, None], 4), rtol=1e-3)  # never 0

@@ -3,55 +3,105 @@
 import numpy as np
 import pytest
 
-from stage2_xgb.gate import OWN, SHARED, STAGE1, HeldOut
-from stage2_xgb.summary import GATED, RAW, Stage2Summary, standing, standings
+from catalog.intervals import clustered_change
+from stage2_xgb.gate import OWN, SHARED, STAGE1, Decision, HeldOut
+from stage2_xgb.heldout import RAW, Answering
+from stage2_xgb.summary import GATED, Stage2Summary, standing, standings
 
 
-def held_out(class_index: list[int], product_id: list[int], before: list[int], shared: list[int], own: list[int]) -> HeldOut:
+def held_out(
+    class_index: list[int], product_id: list[int], before: list[int], shared: list[int], own: list[int]
+) -> HeldOut:
     """Items that stage 1 puts into class 0 at even places, into class 1 at odd ones."""
     right = {RAW: before, STAGE1: before, SHARED: shared, OWN: own}
     predicted = np.arange(len(class_index)) % 2
-    return HeldOut(predicted, np.array(class_index), np.array(product_id), {k: np.array(v, bool) for k, v in right.items()})
+    arrays = {name: np.array(values, bool) for name, values in right.items()}
+    return HeldOut(predicted, np.array(class_index), np.array(product_id), arrays)
+
+
+def answering(held: HeldOut, own: list[int], default: str = SHARED) -> Answering:
+    """One judgement: reclassifiers answer for the classes `own`."""
+    return Answering.of(held.predicted, default, {c: Decision(OWN, 1, 1, 0, 1.0) for c in own})
+
+
+SIX = held_out(
+    [0, 0, 0, 0, 1, 1], list(range(6)), [0, 0, 1, 1, 1, 0], [1, 0, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0]
+)  # fmt: skip
 
 
 def test_gain_interval_and_the_share_of_own_reclassifiers() -> None:
-    held = held_out([0, 0, 0, 0, 1, 1], list(range(6)), [0, 0, 1, 1, 1, 0], [1, 0, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0])
-    found = standings(held, {1: OWN}, SHARED)["natural"]  # class 1's own answers at 1, 3, 5
+    found = standings(SIX, answering(SIX, [1]))["natural"]  # class 1's own answers at 1, 3, 5
     assert (found["items"], found["fixed"], found["broken"]) == (6, 2, 1)
     assert found[STAGE1] == pytest.approx(3 / 6) and found[GATED] == pytest.approx(4 / 6)
-    change, mean = np.array([1, 1, 0, 0, -1, 0]), 1 / 6
-    half = 1.96 * np.sqrt(((change - mean) ** 2).sum()) / 6
-    assert (found["gain"], found["low"], found["high"]) == pytest.approx((mean, mean - half, mean + half))
-    assert found["own_share"] == pytest.approx((4 / 6 - 3 / 6) / mean)
+    change = np.array([1, 1, 0, 0, -1, 0])
+    expected = clustered_change(change, np.ones(6), np.arange(6))
+    assert (found["gain"], found["low"], found["high"]) == pytest.approx(expected)
+    assert found["gain"] == pytest.approx(1 / 6)
+    assert found["own_share"] == pytest.approx((4 / 6 - 3 / 6) / (1 / 6))
+
+
+def test_gated_is_the_mean_over_judgements() -> None:
+    """Half of the judgements let class 1's own answer over a default of shared, half leave all to stage 1."""
+    one, other = answering(SIX, [1]), answering(SIX, [], STAGE1)
+    shares = {name: (one.shares[name] + other.shares[name]) / 2 for name in one.shares}
+    found = standings(SIX, Answering(shares, (one.shared_default + other.shared_default) / 2))["natural"]
+    assert (found["fixed"], found["broken"]) == (1.0, 0.5)
+    assert found[GATED] == pytest.approx((4 / 6 + 3 / 6) / 2)
+    assert found["gain"] == pytest.approx((1 / 6 + 0) / 2)
+    assert found["own_share"] == pytest.approx(1.0)  # without it 3 of 6, as stage 1 has it
+    assert found[SHARED] == pytest.approx(3 / 6) and found[OWN] == pytest.approx(4 / 6)
 
 
 def test_images_of_a_product_count_as_one_in_the_interval() -> None:
-    before, after = [0, 0, 1, 1] * 5, [1, 1, 1, 1] * 5
-    products = np.repeat(np.arange(10), 2).tolist()
-    single = standing(gated(before, after, list(range(20))), np.ones(20), STAGE1)
-    paired = standing(gated(before, after, products), np.ones(20), STAGE1)
-    width = [found["high"] - found["low"] for found in (single, paired)]
-    assert single["gain"] == paired["gain"] == 0.5 and width[1] == pytest.approx(width[0] * 2**0.5)
-
-
-def gated(before: list[int], after: list[int], products: list[int]) -> HeldOut:
-    held = held_out([0] * len(before), products, before, after, after)
-    return HeldOut(held.predicted, held.class_index, held.product_id, held.right | {GATED: held.right[OWN]})
+    before, after = [0, 0, 1, 1] * 50, [1, 1, 1, 1] * 50
+    found = []
+    for products in (list(range(200)), np.repeat(np.arange(100), 2).tolist()):
+        held = held_out([0] * 200, products, before, after, after)
+        found.append(standing(held, answering(held, []), np.ones(200)))
+    width = [row["high"] - row["low"] for row in found]
+    assert found[0]["gain"] == found[1]["gain"] == 0.5 and width[1] == pytest.approx(width[0] * 2**0.5, rel=0.02)
 
 
 def test_in_the_balanced_mix_every_category_counts_the_same() -> None:
     classes = [0] * 15 + [1] * 5 + [2] * 4  # too few of class 2 to count
     before, after = [1] * 15 + [0] * 9, [1] * 15 + [1, 0, 0, 0, 0] + [1] * 4
-    found = standings(held_out(classes, list(range(24)), before, after, after), {}, SHARED)
+    held = held_out(classes, list(range(24)), before, after, after)
+    found = standings(held, answering(held, []))
     assert found["balanced"]["items"] == 20 and found["natural"]["items"] == 24
-    assert found["balanced"][STAGE1] == pytest.approx(1 / 2) and found["balanced"][GATED] == pytest.approx((1 + 1 / 5) / 2)
+    assert found["balanced"][STAGE1] == pytest.approx(1 / 2)
+    assert found["balanced"][GATED] == pytest.approx((1 + 1 / 5) / 2)
     assert found["balanced"]["fixed"] == 1 and found["natural"]["fixed"] == 5
 
 
+def test_what_nothing_speaks_for_is_none() -> None:
+    nothing = SIX[np.zeros(6, bool)]
+    for row in standings(nothing, answering(nothing, [1])).values():
+        assert row["items"] == row["fixed"] == row["broken"] == 0
+        assert {row[name] for name in (RAW, STAGE1, SHARED, OWN, GATED, "gain", "low", "high", "own_share")} == {None}
+    assert standings(SIX, answering(SIX, []))["natural"]["own_share"] is None  # of no gain there is no share
+    assert standings(SIX, answering(SIX, []))["balanced"]["gain"] is None  # no category of five items
+
+
+def summary(held: HeldOut, **changes: object) -> Stage2Summary:
+    units = {unit: standings(held, answering(held, [1])) for unit in ("image", "product")}
+    values = {
+        "sets": 1, "models": 1, "default": SHARED, "answers": {STAGE1: 0, SHARED: 0, OWN: 1}, "mendable_share": 0.5,
+        "units": units, "shift": {}, "pooling": {"products": 0}, "seconds": {"read": 1.0},
+    }  # fmt: skip
+    return Stage2Summary(**(values | changes))
+
+
 def test_the_page_has_both_units_and_mixes() -> None:
-    held = held_out([0, 0, 0, 0, 1, 1], list(range(6)), [0, 0, 1, 1, 1, 0], [1, 0, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0])
-    units = {unit: standings(held, {1: OWN}, SHARED) for unit in ("image", "product")}
-    answers, pooling = {STAGE1: 0, SHARED: 0, OWN: 1}, {"products": 0}
-    text = Stage2Summary(1, 1, SHARED, answers, 0.5, units, {}, pooling, {"read": 1.0}).text()
+    text = summary(SIX).text()
     assert "  6 images, natural " in text and "  0 products, balanced " in text
-    assert "+16.67 [-38.32, +71.65]" in text
+    low, high = (100 * end for end in clustered_change(np.array([1, 1, 0, 0, -1, 0]), np.ones(6), np.arange(6))[1:])
+    assert f"+16.67 [{low:+.2f}, {high:+.2f}]" in text
+    assert "counted on the other half, 40 times; what answers was decided on all of val_b" in text
+    assert "errors on val_b that the sets could mend: 50%" in text
+    assert "- [-, -]" in text  # the balanced mix, in which nothing counts
+    assert "mend: -" in summary(SIX, mendable_share=None).text()
+
+
+def test_an_empty_val_b_is_said() -> None:
+    text = summary(SIX[np.zeros(6, bool)], default=STAGE1, mendable_share=None).text()
+    assert "val_b has no image: stage 2 can't be judged" in text and "top-1" not in text
