@@ -25,7 +25,7 @@ OPTIONS = --run $(call quoted,$(RUN)) --config $(call quoted,$(CONFIG)) $(SETS)
 # BSON that names nothing as a whole is several words, which may have quotes of their own.
 DUMPS = $(if $(shell test -e $(call quoted,$(BSON)) && echo yes),$(call quoted,$(BSON)),$(BSON))
 
-.PHONY: help setup demo ingest stage1 features stage2 evaluate report score test test-slow lint bench doctor clean remake
+.PHONY: help setup demo ingest stage1 features stage2 evaluate report score test test-bf16 test-slow lint bench doctor clean remake
 
 help: ## this list
 	@echo "make TARGET [VARIABLE=value ...]"; echo
@@ -96,11 +96,15 @@ score: setup ## sort the products of BSON with a finished run
 	$(SHELFSORT) score $(DUMPS) --run $(call quoted,$(RUN)) --out $(call quoted,$(OUT)) $(SETS)
 
 # Two processes of one thread each, since most of a test is one thread's work; a setting of the caller's wins.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv/bin/python -m pytest -q -n 2 --dist loadfile --durations=15
 test: setup ## all quick tests
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv/bin/python -m pytest -q -n 2 --dist loadfile
+	$(PYTEST)
 
-test-slow: setup ## the tests that need minutes
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} .venv/bin/python -m pytest -q -m slow
+test-bf16: setup ## all quick tests, with stage 1 trained in bf16 whatever the processor has
+	SHELFSORT_TEST_PRECISION=bf16 $(PYTEST)
+
+test-slow: setup ## the tests that need minutes, then test-bf16
+	$(PYTEST) -m slow; slow=$$?; $(MAKE) test-bf16 && exit $$slow
 
 lint: setup ## ruff, and who may import whom
 	.venv/bin/ruff check .

@@ -8,6 +8,9 @@ Some tests read data that isn't part of the project. The environment variable SH
     weights/    mobilenet_v2-imagenet.pth and resnet18-photos50.pth, state dictionaries of torchvision's networks
 
 or some of these; the tests of what is absent are skipped and say so.
+
+SHELFSORT_TEST_PRECISION, `bf16` or `fp32`, is what `stage1.precision: auto` trains in during the tests, whatever this processor
+has; PyTorch emulates bf16 where it is missing. `make test-bf16` runs the quick tests with it.
 """
 
 import io
@@ -29,6 +32,19 @@ from catalog.synthetic import SyntheticSpec, write_categories, write_dump
 
 settings.register_profile("shelfsort", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("shelfsort")
+
+PRECISION = os.environ.get("SHELFSORT_TEST_PRECISION", "auto")
+"""Of what tests train, unless they are about one: the fixtures ask for it, so that processes of their own take it as well."""
+
+
+def pytest_configure() -> None:
+    """Has `auto` find a processor with bf16, or one without, where the environment says so."""
+    if PRECISION not in ("auto", "bf16", "fp32"):
+        raise pytest.UsageError(f"SHELFSORT_TEST_PRECISION: expected bf16 or fp32, found {PRECISION!r}")
+    if PRECISION != "auto":
+        import torch
+
+        torch.cpu._is_avx512_bf16_supported = lambda: PRECISION == "bf16"
 
 
 def outside_data(name: str) -> Path:

@@ -16,7 +16,7 @@ from pipeline.cli import parser
 ROOT = Path(__file__).parents[1]
 INPUTS = ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt")
 STEPS = ("ingest", "stage1", "features", "stage2", "evaluate", "report")
-CHORES = ("setup", "demo", "score", "test", "test-slow", "lint", "bench", "doctor", "clean", "help")
+CHORES = ("setup", "demo", "score", "test", "test-bf16", "test-slow", "lint", "bench", "doctor", "clean", "help")
 
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from pipeline.cli import main
 from pipeline.compare import classification_report, compare, markdown
 from pipeline.runs import Run
 from stage1_cnn.config import Stage1Config
-from tests.conftest import SmallDump
+from tests.conftest import PRECISION, SmallDump
 from tests.pipeline.tiny import snapshot
 
 FIRST = "stage1: {backbone: mobilenet_v3_small, weights: none, image_size: 32, epochs: 2, lr: 2.0e-3, batch_size: 16}\n"
@@ -33,8 +33,8 @@ def compared(small_dump: SmallDump, tmp_path_factory: pytest.TempPathFactory) ->
     dump = ["--dump", str(small_dump.path), "--categories", str(small_dump.categories)]
     assert main(["ingest", "--run", str(run), *dump, "--set", "jobs=1"]) == 0
     command = ["compare", str(folder / "small.yaml"), str(folder / "plain.yaml"), "--run", str(run), "--repeats", "2"]
-    assert main([*command, "--set", "stage1.precision=fp32"]) == 0
-    return run, [*command, "--set", "stage1.precision=fp32"]
+    assert main([*command, "--set", f"stage1.precision={PRECISION}"]) == 0
+    return run, [*command, "--set", f"stage1.precision={PRECISION}"]
 
 
 def test_the_table_has_a_row_a_network_and_its_figures_are_those_of_the_trainings(compared: tuple[Path, list[str]]) -> None:
@@ -96,7 +96,8 @@ def test_the_winners_training_is_that_of_the_run(compared: tuple[Path, list[str]
 
 def test_other_settings_are_refused_until_rebuilt(compared: tuple[Path, list[str]]) -> None:
     run = Run(compared[0])
-    other = Stage1Config(backbone="vanilla", width=0.03, weights="none", image_size=32, epochs=1, batch_size=16, precision="fp32")
+    size = {"width": 0.03, "image_size": 32, "epochs": 1, "batch_size": 16}
+    other = Stage1Config(backbone="vanilla", weights="none", precision=PRECISION, **size)
     with pytest.raises(ArtifactError, match=r"config\.width was 0\.02, is now 0\.03"):
         compare(run, {"plain": other}, 1)
 

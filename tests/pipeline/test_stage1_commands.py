@@ -16,11 +16,11 @@ import torchvision
 from catalog.artifacts import read_json, sha256_file
 from pipeline.cli import main
 from stage1_cnn import tune
-from tests.conftest import SmallDump
+from tests.conftest import PRECISION, SmallDump
 
 SETTINGS = [
     "stage1.backbone=mobilenet_v3_small", "stage1.weights=none", "stage1.image_size=32", "stage1.epochs=2",
-    "stage1.batch_size=16", "stage1.precision=fp32", "stage1.workers=0", "jobs=1",
+    "stage1.batch_size=16", f"stage1.precision={PRECISION}", "stage1.workers=0", "jobs=1",
 ]  # fmt: skip
 
 

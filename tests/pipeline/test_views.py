@@ -21,13 +21,14 @@ from pipeline.predict import Model, predict_files
 from pipeline.score import score
 from pipeline.sources import open_source
 from pipeline.views import file_view, text_view
+from tests.conftest import PRECISION
 from tests.pipeline.scoring import CONFIG, contents, place, predictions, scorer, workers
 from tests.pipeline.test_cluster import hide
 from tests.pipeline.tiny import Tiny, documents, make
 
 SETTINGS = (
     "stage1.backbone=shufflenet_v2_x0_5", "stage1.weights=none", "stage1.image_size=32", "stage1.epochs=1", "stage1.lr=2e-3",
-    "stage1.precision=fp32", "evaluate.resamples=200", "jobs=1", "catalog.text=title",
+    f"stage1.precision={PRECISION}", "evaluate.resamples=200", "jobs=1", "catalog.text=title",
 )  # fmt: skip
 TITLE = "views.title={text: tfidf, components: 64}"
 

@@ -13,10 +13,11 @@ from pipeline import steps
 from pipeline.config import RunConfig, load_config
 from pipeline.demo import write_synthetic
 from pipeline.runs import Run
+from tests.conftest import PRECISION
 
 SETTINGS = (
     "stage1.backbone=resnet18", "stage1.weights=none", "stage1.image_size=32", "stage1.epochs=2", "stage1.lr=2e-3",
-    "stage1.precision=fp32", "evaluate.resamples=200", "score.part_mb=1", "jobs=1",
+    f"stage1.precision={PRECISION}", "evaluate.resamples=200", "score.part_mb=1", "jobs=1",
     "views.small={backbone: shufflenet_v2_x0_5, epochs: 1}",
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ from catalog.config import CatalogConfig
 from catalog.ingest import ingest
 from catalog.store import Store
 from stage1_cnn.config import Stage1Config
-from tests.conftest import document, write_bson
+from tests.conftest import PRECISION, document, write_bson
 
 BACKBONE = "mobilenet_v3_small"
 """Small, with batch norm and dropout, so that a lost generator shows."""
@@ -91,5 +91,5 @@ def config(weights_file: Path) -> Stage1Config:
     """Two short phases on the CPU."""
     return Stage1Config(
         backbone=BACKBONE, weights=str(weights_file), image_size=32, head_epochs=2, epochs=2, head_lr=1e-2, lr=1e-3,
-        batch_size=16, device="cpu", precision="fp32", workers=1,
+        batch_size=16, device="cpu", precision=PRECISION, workers=1,
     )  # fmt: skip

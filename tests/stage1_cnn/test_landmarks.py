@@ -23,10 +23,11 @@ from stage1_cnn.phases import train_stage1
 from stage1_cnn.predict import Predictor
 from stage1_cnn.train import Learner, Schedule
 from stage1_cnn.transforms import EvalTransform, TrainTransform
+from tests.conftest import PRECISION
 
 CONFIG = Stage1Config(
-    backbone="vgg16_landmarks", width=0.1, weights="none", image_size=64, epochs=1, batch_size=16, device="cpu", precision="fp32",
-    augment={"flip": False}, lr=1e-3, workers=0,
+    backbone="vgg16_landmarks", width=0.1, weights="none", image_size=64, epochs=1, batch_size=16, device="cpu",
+    precision=PRECISION, augment={"flip": False}, lr=1e-3, workers=0,
 )  # fmt: skip
 SPEC = SyntheticSpec(categories=4, products=60, side=64, seed=2)
 
