@@ -42,6 +42,25 @@ _NOT_FIGURES = ("made_from", "settings", "files", "fingerprint", "seconds")
 
 def main() -> None:
     """Writes the file and prints what moved."""
+    options = _options()
+    runs = [Run(path) for path in options.runs]
+    changed = same_settings(runs, options.config)
+    old = options.before or options.json
+    before = json.loads(old.read_text())["figures"]["seeds"] if old.exists() else []
+    seeds = [of_run(run) for run in runs]
+    if options.scored:
+        for seed, run in zip(seeds, runs, strict=True):
+            seed["scored"] = accuracy_of(
+                run, options.scored, read_labels(run.folder / options.labels)
+            )
+    figures = {"settings": changed, "split": "test", "seeds": seeds}
+    command = commands(options.json.stem, options.config, changed, runs[0], bool(options.scored))
+    precision = runs[0].features.computed_with["precision"]
+    record.save(options.json, figures, precision=precision, rounds=len(runs), command=command)
+    print("\n".join(moves(before, seeds)))
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -71,21 +90,7 @@ def main() -> None:
     options = parser.parse_args()
     if bool(options.scored) != bool(options.labels):
         parser.error("--scored and --labels go together")
-    runs = [Run(path) for path in options.runs]
-    changed = same_settings(runs, options.config)
-    old = options.before or options.json
-    before = json.loads(old.read_text())["figures"]["seeds"] if old.exists() else []
-    seeds = [of_run(run) for run in runs]
-    if options.scored:
-        for seed, run in zip(seeds, runs, strict=True):
-            seed["scored"] = accuracy_of(
-                run, options.scored, read_labels(run.folder / options.labels)
-            )
-    figures = {"settings": changed, "split": "test", "seeds": seeds}
-    command = commands(options.json.stem, options.config, changed, runs[0], bool(options.scored))
-    precision = runs[0].features.computed_with["precision"]
-    record.save(options.json, figures, precision=precision, rounds=len(runs), command=command)
-    print("\n".join(moves(before, seeds)))
+    return options
 
 
 def same_settings(runs: list[Run], base: Path | None) -> dict[str, Any]:
