@@ -144,14 +144,13 @@ def read(stage2: Path, rebuild: str) -> list[Cost]:
 
 def text_at(costs: Sequence[Cost], threshold: float) -> str:
     """What a threshold costs, for a terminal: as measured there, or at the highest threshold below it, which is named."""
-    cost = max(
-        (cost for cost in costs if cost.threshold <= threshold), key=lambda cost: cost.threshold
-    )
-    return cost.text() + (
-        ""
-        if cost.threshold == threshold
-        else f"; {threshold:g} lies above that and was not measured itself"
-    )
+    if not costs[0].n:
+        return "val_b has no product, so that nobody knows what a threshold costs"
+    known = [cost for cost in costs if cost.threshold <= threshold]
+    cost = max(known, key=lambda cost: cost.threshold)
+    if cost.threshold == threshold:
+        return cost.text()
+    return f"{cost.text()}; {threshold:g} lies above that and was not measured itself"
 
 
 def _origin(stage2: Path) -> dict[str, str]:

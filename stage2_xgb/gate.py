@@ -6,6 +6,7 @@ One is fixed where a model mends more of its items than it breaks, broken where 
 What ships is decided on all of val_b; what is reported of it is cross-fitted (stage2_xgb.heldout).
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -77,7 +78,7 @@ def decide(held: HeldOut, default: str, classes: np.ndarray, prior: float) -> di
     held = held[np.isin(held.predicted, classes)]
     before, after = held.right[default], held.right[OWN]
     n, up, down = counts(held.product_id, before, after)
-    overall = (up - down) / max(n, 1) if up < down or gains(up, down) else 0.0
+    overall = (up - down if gains(up, down) else min(up - down, 0)) / max(n, 1)
     decisions = {}
     for class_index, n, up, down in zip(classes.tolist(), *_counts_of_each(held, before, after, classes), strict=True):
         gain, error = (up - down + prior * overall) / (n + prior), (up + down) ** 0.5 / (n + prior)
@@ -88,9 +89,7 @@ def decide(held: HeldOut, default: str, classes: np.ndarray, prior: float) -> di
 def _counts_of_each(held: HeldOut, before: np.ndarray, after: np.ndarray, classes: np.ndarray) -> list[list[int]]:
     """`counts` among the items of each predicted class: products, fixed and broken, each a list over `classes`."""
     _, product = np.unique(held.product_id, return_inverse=True)
-    products = len(held) + 1
-    pairs, pair = np.unique(held.predicted.astype(np.int64) * products + product, return_inverse=True)
+    pairs, pair = np.unique(held.predicted.astype(np.int64) * len(held) + product, return_inverse=True)
     net = np.bincount(pair, after.astype(np.int8) - before)
-    most = int(max(classes.max(initial=0), held.predicted.max(initial=0))) + 1
-    found = (np.bincount(pairs[rows] // products, minlength=most) for rows in (slice(None), net > 0, net < 0))
-    return [count[classes].tolist() for count in found]
+    found = (Counter((pairs[rows] // len(held)).tolist()) for rows in (slice(None), net > 0, net < 0))
+    return [[counter[c] for c in classes.tolist()] for counter in found]

@@ -49,17 +49,17 @@ class Lessons:
 def fit_reranker(lessons: Lessons, config: RerankConfig, seed: int, threads: int, device: str = "cpu") -> Reranker:
     """Boosts a conditional logit, starting from stage 1's opinion."""
     learn = lessons[np.flatnonzero(lessons.weight)]
-    size, count = learn.truth.size, learn.truth.shape[1]
+    pairs = learn.pairs.reshape(learn.truth.size, learn.pairs.shape[2])
     data = xgboost.QuantileDMatrix(
-        learn.pairs.reshape(size, -1), learn.truth.reshape(-1), base_margin=learn.margin.reshape(-1), max_bin=BINS,
-        nthread=threads,
-    )  # fmt: skip
+        pairs, learn.truth.ravel(), base_margin=learn.margin.ravel(), max_bin=BINS, nthread=threads
+    )
     parameters = config.model_dump(exclude={"n_estimators", "candidates", "use"}) | {
         "tree_method": "hist", "max_bin": BINS, "nthread": threads, "seed": seed, "verbosity": 0, "base_score": 0.0,
         "device": device,
     }  # fmt: skip
     objective = _conditional_logit(learn.truth, learn.weight)
-    return Reranker(xgboost.train(parameters, data, config.n_estimators, obj=objective), count)
+    booster = xgboost.train(parameters, data, config.n_estimators, obj=objective)
+    return Reranker(booster, learn.truth.shape[1])
 
 
 def cross_fit(
@@ -76,8 +76,9 @@ def cross_fit(
     taught = unseen[sample_mask(items.product_id[unseen], share, "reranker lessons", seed)]
     lessons = Lessons.of(items[taught], evidence, importance(items.class_index[taught], target), config.candidates)
     fold = folds(items.product_id, FOLDS, "reranker folds", seed)
-    if len(np.unique(fold[taught[lessons.weight > 0]])) < 2:
-        found = len(np.unique(items.product_id[taught[lessons.weight > 0]]))
+    useful = taught[lessons.truth.any(axis=1)]
+    if len(np.unique(fold[useful])) < 2:
+        found = len(np.unique(items.product_id[useful]))
         log.warning("no reranker: expected products of reserve and val_a in 2 folds, found %d", found)
         return None, items
     whole = fit_reranker(lessons, config, seed, threads, device)
@@ -99,6 +100,6 @@ def _conditional_logit(truth: np.ndarray, weight: np.ndarray) -> Callable[[np.nd
         probability = np.exp(normalise(scores.reshape(truth.shape)))
         gradient = weight[:, None] * (probability - truth)
         hessian = weight[:, None] * np.maximum(probability * (1 - probability), 1e-6)
-        return gradient.reshape(-1), hessian.reshape(-1)
+        return gradient.ravel(), hessian.ravel()
 
     return objective

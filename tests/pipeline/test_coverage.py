@@ -162,9 +162,9 @@ def test_an_item_with_several_answers_is_one_item() -> None:
 
 def test_a_curve_of_nothing() -> None:
     nothing = np.zeros(0)
-    row = coverage.curve(nothing, nothing, nothing, nothing)[0]
-    assert (row.coverage, row.accuracy, row.n) == (0, None, 0)
-    assert row.text() == "confidence >= 0.00: 0% of products on val_b"
+    rows = coverage.curve(nothing, nothing, nothing, nothing)
+    assert (rows[0].coverage, rows[0].accuracy, rows[0].n) == (0, None, 0)
+    assert coverage.text_at(rows, 0.5) == "val_b has no product, so that nobody knows what a threshold costs"
 
 
 def test_no_product_is_counted_where_it_decided(tiny: Tiny, model: Model) -> None:

@@ -58,6 +58,11 @@ def test_an_overall_gain_within_chance_counts_as_none() -> None:
     assert found[1].gain == 0 and found[1].answer == STAGE1
 
 
+def test_a_loss_overall_counts_however_few_show_it() -> None:
+    assert decide(held((0, 1, 0, 1)), STAGE1, np.array([0, 1]), prior=20.0)[1].gain == -1
+    assert decide(held((0, 2, 0, 1)), STAGE1, np.array([0, 1]), prior=20.0)[1].gain == -0.5
+
+
 def test_a_category_that_loses_stays_with_the_default() -> None:
     found = decide(held((0, 100, 40, 0), (1, 100, 5, 30)), SHARED, np.array([0, 1]), prior=20.0)
     assert found[1].answer == SHARED and found[1].gain < 0

@@ -205,3 +205,11 @@ def test_the_range_ends_there() -> None:
     assert cold.temperature == pytest.approx(0.25) and "temperature" in cold.at_border
     falling = fit_shift(normalise(likelihood + 2 * np.log(TARGET / TRAIN)).astype(np.float32), truth, TRAIN, TARGET)
     assert falling.strength == 0.0 and "strength" in falling.at_border
+
+
+def test_strength_and_temperature_are_powers() -> None:
+    _, under = drawn(50, 1)
+    ratio = np.log(TARGET / TRAIN).astype(np.float32)
+    expected = np.exp(under / 2) * (TARGET / TRAIN) ** 0.25
+    found = np.exp(Shift(2.0, 0.25, ratio)(under))
+    np.testing.assert_allclose(found, expected / expected.sum(axis=1, keepdims=True), rtol=1e-4)

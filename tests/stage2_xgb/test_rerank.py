@@ -96,6 +96,10 @@ def test_one_product_is_too_few_to_cross_fit(
     model, judged = cross_fit(items, evidence, np.full(CLASSES, 1 / CLASSES), CONFIG.rerank, 0, 1)
     assert model is None and judged is items
     assert "no reranker: expected products of reserve and val_a in 2 folds, found 1" in caplog.text
+    none_useful = replace(learn, class_index=(CLASSES - 1 - learn.predicted).astype(np.int32))
+    few = CONFIG.rerank.model_copy(update={"candidates": 2})
+    model, judged = cross_fit(none_useful, evidence, np.full(CLASSES, 1 / CLASSES), few, 0, 1)
+    assert model is None and judged is none_useful and "in 2 folds, found 0" in caplog.text
 
 
 def raw(model: Reranker) -> bytearray:
