@@ -1,7 +1,11 @@
 """Who learns from which product: splits dealt by a keyed hash of the product id, and caps as bottom-k samples by the same hash.
 
-Pure functions on arrays; nothing depends on the order of the dump, on workers or on restarts.
+Pure functions on arrays; nothing depends on the order of the dump, on workers or on restarts. Every other sample of products is
+drawn by `sample_hash`, under a key of its own purpose: under the splits' key, a split is a range of the hash, and a sample of it
+by the same hash could be all of it, or nothing.
 """
+
+import hashlib
 
 import numpy as np
 
@@ -17,6 +21,26 @@ def product_hash(product_ids: np.ndarray, seed: int) -> np.ndarray:
     with np.errstate(over="ignore"):
         key = _mix(np.array([seed], dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
         return _mix(np.asarray(product_ids).astype(np.uint64) ^ key)
+
+
+def sample_key(purpose: str, seed: int) -> int:
+    """Key of `product_hash` for one purpose: independent of every other purpose's and seed's, and of the splits' own."""
+    return int.from_bytes(hashlib.blake2b(f"{purpose}\0{seed}".encode(), digest_size=8).digest(), "little")
+
+
+def sample_hash(product_ids: np.ndarray, purpose: str, seed: int) -> np.ndarray:
+    """uint64 hash of each product id [N] for one purpose: what samples, folds and orders of products are drawn by.
+
+    `sample_hash(ids, "class-mix shift", seed) < share * 2**64` is a sample of about that share.
+    """
+    return product_hash(product_ids, sample_key(purpose, seed))
+
+
+def sample_mask(product_ids: np.ndarray, share: float, purpose: str, seed: int) -> np.ndarray:
+    """Which products [N] belong to a sample of about a share (all from 1 on), bool."""
+    if share >= 1:
+        return np.ones(len(product_ids), dtype=bool)
+    return sample_hash(product_ids, purpose, seed) < np.uint64(share * 2**64)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

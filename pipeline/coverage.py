@@ -15,7 +15,7 @@ import pyarrow.parquet
 
 from catalog.artifacts import atomic_path, read_sealed, sha256_file, write_sealed
 from catalog.errors import ArtifactError
-from catalog.intervals import wilson
+from catalog.intervals import clustered_share
 from features.store import FeatureStore
 from pipeline.parts import PREDICTIONS, part_path
 from stage2_xgb.bundle import Bundle
@@ -27,10 +27,13 @@ from stage2_xgb.refine import refine
 FILES = ("accepted.parquet", "review.parquet")
 
 
+THRESHOLDS = (np.arange(101) / 100).tolist()
+
+
 @dataclass(frozen=True)
 class Cost:
-    """At one threshold: `coverage`, the share of products at least as confident; `accuracy`, the share of these that is right
-    (None where there is none), with its 95% interval `low`, `high`; `n`, how many val_b products these are."""
+    """At one threshold: `coverage`, the share of items at least as confident; `accuracy`, the share of these that is right
+    (None where there is none), with its 95% interval `low`, `high`; `n`, how many items these are."""
 
     threshold: float
     coverage: float
@@ -40,33 +43,39 @@ class Cost:
     n: int
 
     def text(self) -> str:
-        """For a terminal."""
-        accepted = f"accept from {self.threshold:.2f}: {self.coverage:.0%} of products"
+        """For a terminal; the items are val_b's products."""
+        accepted = f"accept a confidence >= {self.threshold:.2f}: {self.coverage:.0%} of products"
         if self.accuracy is None:
             return f"{accepted} on val_b"
         return f"{accepted}, {self.accuracy:.1%} of them right [{self.low:.1%}, {self.high:.1%}] on val_b (n {self.n})"
 
 
 def measure(stores: Sequence[FeatureStore], bundle: Bundle, target: np.ndarray) -> list[Cost]:
-    """The table over thresholds 0.00 to 1.00, of products, weighted to the class mix `target` [K]."""
+    """The table of products on val_b, weighted to the class mix `target` [K]."""
     parts = []
     for images in Views(stores).blocks("val_b", fit_only=True):
         pooled = pool(images, bundle.sharpness)
         answer = refine(bundle, pooled, "product").two_stage
-        parts.append((pooled.class_index, np.exp(answer.max(axis=1)), answer.argmax(axis=1) == pooled.class_index))
-    class_index, confidence, right = (np.concatenate(column) for column in zip(*parts, strict=True))
+        parts.append(
+            (pooled.class_index, pooled.product_id, np.exp(answer.max(axis=1)), answer.argmax(axis=1) == pooled.class_index)
+        )
+    class_index, product_id, confidence, right = (np.concatenate(column) for column in zip(*parts, strict=True))
     weight = importance(class_index, target) if len(class_index) else np.zeros(0)
-    return [_cost(threshold, confidence >= threshold, weight, right) for threshold in (np.arange(101) / 100).tolist()]
+    return curve(confidence, right, weight, product_id)
 
 
-def _cost(threshold: float, accepted: np.ndarray, weight: np.ndarray, right: np.ndarray) -> Cost:
-    mass = weight[accepted].sum()
-    coverage = float(mass / weight.sum()) if len(weight) else 0.0
-    if not mass:
-        return Cost(threshold, coverage, None, None, None, int(accepted.sum()))
-    share = float(weight[accepted & right].sum() / mass)
-    low, high = wilson(share, float(mass**2 / (weight[accepted] ** 2).sum()))
-    return Cost(threshold, coverage, share, low, high, int(accepted.sum()))
+def curve(confidence: np.ndarray, right: np.ndarray, weight: np.ndarray, group: np.ndarray) -> list[Cost]:
+    """What each of THRESHOLDS costs on some items: `confidence` float [N] of the answer, `right` bool [N] whether it is the
+    truth, `weight` float [N], `group` int [N] of dependent items (catalog.intervals). Accepted is a confidence >= the
+    threshold."""
+    group, total = np.unique(group, return_inverse=True)[1], weight.sum()
+    costs = []
+    for threshold in THRESHOLDS:
+        rows = confidence >= threshold
+        accepted = clustered_share(right[rows], weight[rows], group[rows])
+        coverage = float(weight[rows].sum() / total) if len(weight) else 0.0
+        costs.append(Cost(threshold, coverage, *accepted))
+    return costs
 
 
 def path_of(stage2: Path) -> Path:

@@ -16,7 +16,7 @@ from pipeline.runs import Run
 
 SETTINGS = (
     "stage1.backbone=resnet18", "stage1.weights=none", "stage1.image_size=32", "stage1.epochs=2", "stage1.lr=2e-3",
-    "stage1.precision=fp32", "evaluate.resamples=200", "score.part_mb=1", "jobs=1",
+    "stage1.precision=fp32", "score.part_mb=1", "jobs=1",
     "views.small={backbone: shufflenet_v2_x0_5, epochs: 1}",
 )  # fmt: skip
 
