@@ -70,7 +70,7 @@ def effective_groups(group: np.ndarray) -> float:
 
 
 def clustered_share(right: np.ndarray, weight: np.ndarray, group: np.ndarray) -> Estimate:
-    """The weighted share of items that are right: `right` bool, or float from 0 to 1; `weight` float; `group` int from 0; all [N].
+    """The weighted share of items that are right: `right` bool, or float from 0 to 1; `weight` float; `group` int from 0; [N].
 
     >>> clustered_share(np.array([True, True, True]), np.ones(3), np.arange(3))  # 3 of 3
     Estimate(value=1.0, low=0.438..., high=1.0, n=3)

@@ -44,7 +44,7 @@ class Cost:
 
     def text(self) -> str:
         """For a terminal; the items are val_b's products."""
-        accepted = f"accept a confidence >= {self.threshold:.2f}: {self.coverage:.0%} of products"
+        accepted = f"confidence >= {self.threshold:.2f}: {self.coverage:.0%} of products"
         if self.accuracy is None:
             return f"{accepted} on val_b"
         return f"{accepted}, {self.accuracy:.1%} of them right [{self.low:.1%}, {self.high:.1%}] on val_b (n {self.n})"

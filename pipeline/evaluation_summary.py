@@ -97,7 +97,7 @@ def _near_twins(found: dict[str, Any]) -> list[str]:
     if found["suspicious"]:
         lines += [
             "  WARNING: if twins show one thing or come from one round through the shop, new products will be sorted less well;",
-            f"  two-stage top-1 per image: {_share(found['top1_with'])} with a near twin, {_share(found['top1_without'])} without",
+            f"  two-stage top-1 per image: {_share(found['top1_with'])} with a twin, {_share(found['top1_without'])} without",
         ]
     return lines
 

@@ -1,4 +1,4 @@
-"""Near twins: test photos that look almost like a fitted photo of another product, so that their accuracy is not that of new ones.
+"""Near twins: test photos that look almost like a fitted photo of another product; accuracy on them says little of new products.
 
 Photos of one round through a shop, or of one series, may stand on both sides of a split of products. A near twin has a fitted
 photo (of train or reserve) of its own category with a cosine above a threshold in *every* network's features: a network that was

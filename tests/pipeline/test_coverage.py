@@ -70,7 +70,7 @@ def test_accepted_and_to_be_reviewed(tiny: Tiny, tmp_path: Path, capsys: pytest.
     command = ["score", str(tiny.data / "test.bson"), "--run", str(tiny.folder), "--out", str(out), "--top", "3"]
     assert main([*command, "--min-confidence", "0.5"]) == 0
     text = capsys.readouterr().out
-    assert "accept from 0.50: " in text and "on val_b" in text
+    assert "confidence >= 0.50: " in text and "on val_b" in text
     found = predictions(out)
     assert found["top_category_id"].map(len).eq(3).all()
     accepted, review = (pandas.read_parquet(out / name) for name in coverage.FILES)

@@ -128,7 +128,9 @@ def test_linked_and_other_items_are_apart() -> None:
     assert found["with"]["shifted"]["n"] + found["without"]["shifted"]["n"] == len(frame)
 
 
-def planted(rng: np.random.Generator, products: int, prior: np.ndarray, before: np.ndarray, after: np.ndarray) -> pandas.DataFrame:
+def planted(
+    rng: np.random.Generator, products: int, prior: np.ndarray, before: np.ndarray, after: np.ndarray
+) -> pandas.DataFrame:  # fmt: skip
     """Images of a sample of products; `before` and `after` [K, K] are the chances of each answer. The images of a product share
     their luck half of the time."""
     group = np.repeat(np.arange(products), rng.integers(1, 5, products))
@@ -137,7 +139,8 @@ def planted(rng: np.random.Generator, products: int, prior: np.ndarray, before: 
     columns: dict = {"class_index": truth, "group": group, "weight": 1.0, "linked": False, "refined": True}
     for system, chances in (("stage1", before), ("shifted", before), ("two_stage", after)):
         answer = np.minimum((chances.cumsum(axis=1)[truth] < luck[:, None]).sum(axis=1), len(prior) - 1)
-        columns |= {f"{system}_class": answer, f"{system}_true_rank": np.where(answer == truth, 0, 9), f"{system}_confidence": 0.5}
+        rank = np.where(answer == truth, 0, 9)
+        columns |= {f"{system}_class": answer, f"{system}_true_rank": rank, f"{system}_confidence": 0.5}
     return pandas.DataFrame(columns)
 
 
@@ -267,7 +270,7 @@ def test_categories_significantly_worse_and_better() -> None:
 
 @pytest.mark.parametrize(("moved", "needed"), [(1, 6), (2, 7), (10, 9), (60, 12), (5270, 18)])
 def test_what_could_have_been_noticed(moved: int, needed: int) -> None:
-    """One category with `needed` broken of as many, among others that moved both ways alike, is called worse; with one less not."""
+    """One category with `needed` broken of as many, among others that moved both ways, is called worse; with one less not."""
     assert least_noticed(moved, 0) == needed
     for broken, worse in ((needed, [0]), (needed - 1, [])):
         truth = np.concatenate([np.zeros(broken, dtype=int), np.repeat(np.arange(1, moved), 2)])

@@ -25,9 +25,9 @@ from catalog.store import Store
 from catalog.synthetic import SyntheticSpec, write_categories, write_dump
 from pipeline.charts import FIGURES, plot
 from pipeline.cli import main
-from pipeline.report import LIMIT, percent, points, write_report
 from pipeline.coverage import Cost, curve, save
 from pipeline.measures import reliability
+from pipeline.report import LIMIT, percent, points, write_report
 from pipeline.report_findings import changes, distances, doubtful_labels
 from pipeline.report_gallery import make_gallery
 from pipeline.report_pack import KINDS, pack, share
@@ -143,8 +143,8 @@ def test_the_page_says_how_far_test_stands_apart(run: Path, page: str):
     values, _ = unpack(block(page, "data"))
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
     assert values["apart"] == {"without_photo": metrics["without_photo"], "near_twins": metrics["near_twins"]}
-    linked = metrics["product"]["linked"]
-    assert linked["with"]["two_stage"]["n"] + linked["without"]["two_stage"]["n"] == values["metrics"]["product"]["natural"]["counts"]["n"]
+    linked, counts = (values["metrics"]["product"][key] for key in ("linked", "natural"))
+    assert sum(linked[key]["two_stage"]["n"] for key in ("with", "without")) == counts["counts"]["n"]
 
 
 def test_the_threshold_is_the_terminals(run: Path, tmp_path: Path):
@@ -374,7 +374,8 @@ def test_pictures_that_are_none_are_left_out_of_the_gallery(tmp_path: Path):
 
 def test_coverage_counts_by_hand():
     rows = curve(np.array([0.2, 0.5, 0.9]), np.array([False, True, True]), np.array([1.0, 1.0, 2.0]), np.arange(3))
-    assert [(row.threshold, row.coverage, row.accuracy, row.n) for row in (rows[0], rows[50])] == [(0, 1, 0.75, 3), (0.5, 0.75, 1, 2)]
+    found = [(row.threshold, row.coverage, row.accuracy, row.n) for row in (rows[0], rows[50])]
+    assert found == [(0, 1, 0.75, 3), (0.5, 0.75, 1, 2)]
     assert rows[50].low < 0.9 and rows[50].high == 1
     assert rows[95] == Cost(0.95, 0.0, None, None, None, 0)
 
