@@ -1,6 +1,6 @@
 """A catalogue of a million photos in 5,270 categories with the real long tail, through everything but the arithmetic.
 
-Claim: ingest, dealing, sampling, the bookkeeping of extraction, bootstrap and report peak at 6 GB at most, each by itself.
+Claim: ingest, dealing, sampling, the bookkeeping of extraction, evaluation's figures and report peak at 6 GB at most, each by itself.
 (Stage 2 at this size: benchmarks.stage2_scale.) The photos are tiny, so that the time is the bookkeeping's.
 Run: python -m benchmarks.load [--smoke]
 """
@@ -160,7 +160,7 @@ def extract(options: argparse.Namespace) -> None:
     tell_peak(0)
 
 
-def bootstrap(options: argparse.Namespace) -> None:
+def figures(options: argparse.Namespace) -> None:
     """An evaluation as if every image were one of the test split: intervals, and the tables that the report reads."""
     store, features = Store(options.folder / "store.sqlite"), FeatureStore(options.folder / "features.h5")
     taxonomy, table, rng = store.taxonomy, features.table, np.random.default_rng(0)
@@ -197,7 +197,7 @@ def report(options: argparse.Namespace) -> None:
 
 
 STAGES = {
-    "dump": dump, "ingest": ingest, "split": split, "sample": sample, "extract": extract, "bootstrap": bootstrap,
+    "dump": dump, "ingest": ingest, "split": split, "sample": sample, "extract": extract, "figures": figures,
     "report": report,
 }  # fmt: skip
 
