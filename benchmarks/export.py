@@ -83,7 +83,7 @@ def compare(theirs, ours: Model, products: Sequence[Sequence[bytes]], what: str)
     """Probabilities of both."""
     number = np.repeat(np.arange(len(products)), [len(product) for product in products])
     table = image_table(number, -1 - number)
-    images, _ = ours.read([photo for product in products for photo in product], table, BATCH)
+    images, _, _ = ours.read([photo for product in products for photo in product], table, BATCH)
     mine = np.exp(ours.answer(pool(images, ours.bundle.sharpness), "product").two_stage)
     found = theirs.predict([[Image.open(io.BytesIO(photo)) for photo in product] for product in products], BATCH)
     top1, apart = float((found.argmax(axis=1) == mine.argmax(axis=1)).mean()), np.abs(found - mine).max(axis=1)

@@ -1,6 +1,6 @@
 """A catalogue of a million photos in 5,270 categories with the real long tail, through everything but the arithmetic.
 
-Claim: ingest, dealing, sampling, the bookkeeping of extraction, bootstrap and report peak at 6 GB at most, each by itself.
+Claim: ingest, dealing, sampling, the bookkeeping of extraction, evaluation's figures and report peak at 6 GB at most, each by itself.
 (Stage 2 at this size: benchmarks.stage2_scale.) The photos are tiny, so that the time is the bookkeeping's.
 Run: python -m benchmarks.load [--smoke]
 """
@@ -28,8 +28,8 @@ from catalog.splits import SPLITS, deal, select
 from catalog.store import Store
 from catalog.taxonomy import COLUMNS
 from features.store import FeatureStore, FeatureWriter
-from pipeline.config import EvaluateConfig
-from pipeline.evaluate import SYSTEMS, measure, product_groups, save_evaluation
+from pipeline.evaluate import save_evaluation
+from pipeline.measures import SYSTEMS, measure
 from pipeline.report import write_report
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.head import Head
@@ -46,7 +46,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--categories", type=int, default=5270)
-    parser.add_argument("--resamples", type=int, default=200, help="of the bootstrap; time grows with them, memory does not")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where the catalogue (2 GB) goes, and stays")
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
@@ -58,7 +57,7 @@ def main() -> None:
         STAGES[options.stages[0]](options)
         return
     if options.smoke:
-        options.images, options.categories, options.resamples = 2000, 20, 5
+        options.images, options.categories = 2000, 20
     with tempfile.TemporaryDirectory() as temporary:
         options.folder = options.folder or Path(temporary)
         options.folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +73,7 @@ def main() -> None:
 
 def run(stage: str, options: argparse.Namespace) -> tuple[float, int]:
     """Seconds of a stage and the bytes of its peak, its largest worker's added as often as there are workers."""
-    numbers = [f"--{name}={getattr(options, name)}" for name in ("images", "categories", "resamples", "jobs", "folder")]
+    numbers = [f"--{name}={getattr(options, name)}" for name in ("images", "categories", "jobs", "folder")]
     command = [sys.executable, "-m", "benchmarks.load", "--inside", "--stages", stage, *numbers]
     started = time.perf_counter()
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
@@ -166,17 +165,18 @@ def extract(options: argparse.Namespace) -> None:
     tell_peak(0)
 
 
-def bootstrap(options: argparse.Namespace) -> None:
+def figures(options: argparse.Namespace) -> None:
     """An evaluation as if every image were one of the test split: intervals, and the tables that the report reads."""
     store, features = Store(options.folder / "store.sqlite"), FeatureStore(options.folder / "features.h5")
     taxonomy, table, rng = store.taxonomy, features.table, np.random.default_rng(0)
-    groups = product_groups(features, store)
-    print(f"{len(groups)} test products in {groups.nunique()} groups")
+    groups = store.groups_of(table.product_id, "test")
+    print(f"{len(np.unique(table.product_id))} test products in {groups.max() + 1} groups")
+    groups_of_all = np.unique(table.product_id, return_inverse=True)[1]
     rank = rng.geometric(0.6, (len(SYSTEMS) - 1, len(table))) - 1
     frame = pandas.DataFrame({
         "unit": "image", "item_id": table.image_id, "product_id": table.product_id,
         "class_index": table.class_index.astype(np.int64), "n_images": 1,
-        "group": np.unique(table.product_id, return_inverse=True)[1], "weight": 1.0, "refined": True,
+        "group": groups_of_all, "linked": table.product_id % 3 == 0, "weight": 1.0, "refined": True,
     })  # fmt: skip
     for place, system in enumerate(SYSTEMS[:-1]):
         frame[f"{system}_true_rank"] = rank[place]
@@ -185,8 +185,8 @@ def bootstrap(options: argparse.Namespace) -> None:
         frame[f"{system}_true_confidence"] = frame[f"{system}_confidence"] / (1 + rank[place])
     frames = {unit: frame.assign(unit=unit) for unit in ("image", "product")}
     started = time.perf_counter()
-    metrics = {"image": measure(frame, len(taxonomy), EvaluateConfig(resamples=options.resamples))}
-    print(f"{options.resamples} resamples of {len(frame)} items in {time.perf_counter() - started:.1f} s")
+    metrics = {"image": measure(frame, len(taxonomy), min_support=5)}
+    print(f"figures of {len(frame)} items in {time.perf_counter() - started:.1f} s")
     metrics |= {"product": metrics["image"], "settings": store.settings, "rejects": {}, "seconds": 0.0}
     metrics["made_from"] = {"views": {"stage1": {"store": store.fingerprint}}}
     trained = np.bincount(table.class_index, minlength=len(taxonomy))
@@ -202,7 +202,7 @@ def report(options: argparse.Namespace) -> None:
 
 
 STAGES = {
-    "dump": dump, "ingest": ingest, "split": split, "sample": sample, "extract": extract, "bootstrap": bootstrap,
+    "dump": dump, "ingest": ingest, "split": split, "sample": sample, "extract": extract, "figures": figures,
     "report": report,
 }  # fmt: skip
 

@@ -1,69 +1,169 @@
-"""How sure a measured share is."""
+"""Shares, and paired changes of them, with 95% intervals: the one place that computes any.
 
-from typing import TypeVar
+Items of one group (the images of a product; products that share a picture) are right or wrong together, and chance deals
+groups. So every variance here is that of sums over groups (linearised, "cluster-robust"), never of items. No interval has
+zero width, however few the items. Coverage in simulations: tests/catalog/test_intervals.py.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
-Values = TypeVar("Values", float, np.ndarray)
 _Z = 1.959964
 """The normal distribution's 97.5% point."""
 
+_DENSE = 4
+"""Possible pairs of cell and group for each item, up to which it is quicker to count all of them than to sort."""
 
-def wilson(share: Values, n: Values) -> tuple[Values, Values]:
-    """95% interval of a share of `n` items (Wilson 1927), which says something even of few: 0 to 1 of none. NaN stays NaN; `n` is
-    the effective number where items are weighted."""
+
+class Estimate(NamedTuple):
+    """A value with its 95% interval, over `n` items; the first three are None if there are no items."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As the JSON files have it."""
+        return self._asdict()
+
+
+NOTHING = Estimate(None, None, None, 0)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Shares of several cells, arrays [cells]: `value` with its 95% interval `low`, `high` (NaN without items), items `n`, and
+    `effective_n`: how many independent items would tell as much."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    n: np.ndarray
+    effective_n: np.ndarray
+
+    def __getitem__(self, cell: int) -> Estimate:
+        if not self.n[cell]:
+            return NOTHING
+        return Estimate(float(self.value[cell]), float(self.low[cell]), float(self.high[cell]), int(self.n[cell]))
+
+
+def wilson(share: np.ndarray | float, n: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+    """95% interval of a share of `n` independent items (Wilson 1927): 0 to 1 if there are none; NaN stays NaN.
+
+    Dependent or weighted items: use `clustered_shares`, or give their effective number.
+    """
     middle, half = n * share + _Z**2 / 2, _Z * np.sqrt(n * share * (1 - share) + _Z**2 / 4)
     low, high = (middle - half) / (n + _Z**2), (middle + half) / (n + _Z**2)
-    return np.maximum(0, np.minimum(low, share)), np.minimum(1, np.maximum(high, share))  # rounding must not exclude 0, 1
+    # Rounding must not exclude 0 or 1.
+    return np.maximum(0, np.minimum(low, share)), np.minimum(1, np.maximum(high, share))
 
 
-def clustered_share(right: np.ndarray, weight: np.ndarray, group: np.ndarray) -> tuple[float, float, float]:
-    """Weighted share of items that are right, with its 95% interval; NaN, 0, 1 without items.
+def effective_groups(group: np.ndarray) -> float:
+    """How many independent items tell at least as much as items of these groups, int [N] from 0 (Kish 1965): each group counts
+    as one, less if they are of unequal size. For `wilson`, if only the number of right items is known."""
+    sizes = np.bincount(group)
+    return float(sizes.sum() ** 2 / max(1, (sizes**2).sum()))
 
-    right bool or in 0 .. 1, weight at least 0, group (items of one group are dependent), all [N].
-    Wilson's interval with an effective number of items (Korn and Graubard 1998): the one by which a
-    plain share would have the linearised variance over groups, at most Kish's number of items for
-    the weights; if all or none are right, Kish's number of groups. For groups of one item and equal
-    weights it is Wilson's own interval: 3 of 3 do not prove certainty.
+
+def clustered_share(right: np.ndarray, weight: np.ndarray, group: np.ndarray) -> Estimate:
+    """The weighted share of items that are right: `right` bool, or float from 0 to 1; `weight` float; `group` int from 0; [N].
+
+    >>> clustered_share(np.array([True, True, True]), np.ones(3), np.arange(3))  # 3 of 3
+    Estimate(value=1.0, low=0.438..., high=1.0, n=3)
     """
-    used = weight > 0
-    right, weight, group = right[used].astype(np.float64), weight[used], group[used]
-    if not len(right):
-        return np.nan, 0.0, 1.0
-    total = weight.sum()
-    share = float(weight @ right / total)
-    (of_group, residual), _ = _group_sums(group, weight, weight * (right - share))
-    variance = np.square(residual).sum() / total**2
-    most = total**2 / np.square(weight).sum()
-    certain = total**2 / np.square(of_group).sum()
-    mixed = 1e-12 < share < 1 - 1e-12
-    n = min(share * (1 - share) / max(variance, 1e-300), most) if mixed else certain
-    low, high = wilson(share, float(n))
-    return share, float(low), float(high)
+    return clustered_shares(right, weight, group, np.zeros(len(right), dtype=np.int64), 1)[0]
 
 
-def clustered_change(change: np.ndarray, weight: np.ndarray, group: np.ndarray) -> tuple[float, float, float]:
-    """Weighted mean of paired changes, with its 95% interval; NaN, -1, 1 without items.
+def clustered_shares(
+    right: np.ndarray, weight: np.ndarray, group: np.ndarray, cell: np.ndarray, cells: int
+) -> Shares:
+    """The same in each cell: `cell` int [N] from 0 to `cells` - 1."""
+    mass = np.bincount(cell, weight, cells)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = np.clip(np.bincount(cell, weight * right, cells) / mass, 0, 1)
+        part = weight / mass[cell]
+    return _bounded(value, part * (right - value[cell]), part, group, cell)
 
-    change in -1 .. 1 (fixed +1, broken -1), weight and group as in `clustered_share`, all [N]. The
-    linearised variance over groups after adding half a fixed, half a broken and one unchanged item of
-    a group's average weight (Agresti and Min 2005): 3 unchanged items do not prove that none changes.
+
+def clustered_average(value: float, influence: np.ndarray, part: np.ndarray, group: np.ndarray) -> Estimate:
+    """A figure from 0 to 1 that is not a plain share, such as a mean over categories.
+
+    `influence` float [N] is what each item adds to the figure's error, to first order; `part` float [N], which sums to 1, is
+    each item's part of the whole. Items without a part are not counted in `n`.
     """
-    used = weight > 0
-    change, weight, group = change[used].astype(np.float64), weight[used], group[used]
-    if not len(change):
-        return np.nan, -1.0, 1.0
-    total = weight.sum()
-    (of_group, of_change), groups = _group_sums(group, weight, weight * change)
-    extra = total / groups
-    middle = of_change.sum() / (total + 2 * extra)
-    spread = np.square(of_change - of_group * middle).sum() + extra**2 * (1 + 2 * middle**2)
-    half = _Z * float(np.sqrt(spread)) / (total + 2 * extra)
-    mean = float(of_change.sum() / total)
-    return mean, max(-1.0, min(mean, middle - half)), min(1.0, max(mean, middle + half))
+    if not part.any():
+        return NOTHING
+    return _bounded(np.array([value]), influence, part, group, np.zeros(len(part), dtype=np.int64))[0]
 
 
-def _group_sums(group: np.ndarray, *values: np.ndarray) -> tuple[list[np.ndarray], int]:
-    """Sum of each of `values` [N] over the items of each group, float64 [G]; and G."""
-    found, number = np.unique(group, return_inverse=True)
-    return [np.bincount(number, value) for value in values], len(found)
+def clustered_change(change: np.ndarray, weight: np.ndarray, group: np.ndarray) -> Estimate:
+    """The weighted mean of paired changes from -1 to 1, float [N], such as right after less right before."""
+    if not weight.any():
+        return NOTHING
+    part = weight / weight.sum()
+    value = float(part @ change)
+    return clustered_average_change(value, part * (change - value), part, group)
+
+
+def clustered_average_change(
+    value: float, influence: np.ndarray, part: np.ndarray, group: np.ndarray
+) -> Estimate:
+    """The change, from -1 to 1, of what `clustered_average` takes; `influence` is the difference of the two.
+
+    Two imaginary groups stand beside the real ones, one that changes for the better and one for the worse (Bonett and Price
+    2012): that nothing has changed in a sample is no certainty. The quantile is Student's t of the effective number of groups.
+    """
+    if not part.any():
+        return NOTHING
+    place = np.unique(group, return_inverse=True)[1]
+    parts = np.bincount(place, part)
+    parts_squared = (parts**2).sum()
+    one = 1 / np.count_nonzero(parts)  # an imaginary group's part of the whole
+    middle = value / (1 + 2 * one)
+    variance = (np.bincount(place, influence) ** 2).sum() + 2 * parts_squared * one * (1 + middle**2)
+    half = float(_t(1 / parts_squared + 1) * np.sqrt(variance) / (1 + 2 * one))
+    low, high = max(-1.0, min(middle - half, value)), min(1.0, max(middle + half, value))
+    return Estimate(float(value), float(low), float(high), int(np.count_nonzero(part)))
+
+
+def _bounded(
+    value: np.ndarray, influence: np.ndarray, part: np.ndarray, group: np.ndarray, cell: np.ndarray
+) -> Shares:
+    """Wilson's interval of each cell's effective number of items.
+
+    This is the number with which independent items would have the figure's cluster-robust variance (Kish 1965); fewer if few
+    groups tell little of that variance (Korn and Graubard 1998); never more than the items. If the variance is 0, as when all
+    items are right, each group counts as one item.
+    """
+    cells = len(value)
+    pair, owner = _pairs(cell, group, cells)
+    parts = np.bincount(pair, part, len(owner))
+    n = np.bincount(cell, part > 0, cells).astype(np.int64)
+    groups = np.bincount(owner, parts > 0, cells)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        variance = np.bincount(owner, np.bincount(pair, influence, len(owner)) ** 2, cells) * groups / (groups - 1)
+        by_item = 1 / np.bincount(cell, part**2, cells)
+        by_group = 1 / np.bincount(owner, parts**2, cells)
+        effective = value * (1 - value) * n / (n - 1) / variance * (_t(n - 1) / _t(groups - 1)) ** 2
+    effective = np.where(np.isfinite(effective), np.minimum(effective, by_item), by_group)
+    low, high = wilson(value, effective)
+    return Shares(value, low, high, n, effective)
+
+
+def _pairs(cell: np.ndarray, group: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Number of each item's pair of cell and group, int [N], and the cell of each pair, int [pairs]."""
+    groups = int(group.max(initial=0)) + 1
+    key = cell * groups + group
+    if cells * groups <= _DENSE * len(key):  # pairs that don't occur weigh nothing
+        return key, np.repeat(np.arange(cells), groups)
+    found, pair = np.unique(key, return_inverse=True)
+    return pair, found // groups
+
+
+def _t(freedom: np.ndarray) -> np.ndarray:
+    """97.5% point of Student's t with so many degrees of freedom, at least one."""
+    return stdtrit(np.maximum(freedom, 1), 0.975)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from catalog.errors import ArtifactError
 from catalog.image_table import ImageTable
@@ -242,3 +244,26 @@ class Store:
                     AND a.{USED} AND b.{USED} AND a.split IN ({marks}) AND b.split IN ({marks})"""
         with self._reading() as connection:
             return fetch_columns(connection, query, [*names, *names], 2).T
+
+    def groups_of(self, product_id: np.ndarray, *splits: str) -> np.ndarray:
+        """Group number from 0 of each item, int64 [N], by its product on the given splits: products that share a picture there,
+        directly or through others, are one group."""
+        products, place = np.unique(product_id, return_inverse=True)
+        pairs = self.sharing(*splits)
+        pairs = np.searchsorted(products, pairs[np.isin(pairs, products).all(axis=1)])
+        links = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(products),) * 2)
+        return connected_components(links, directed=False)[1].astype(np.int64)[place]
+
+    def linked(self, split: str) -> np.ndarray:
+        """Products of a split that share an identical image with a product of another split, int64, sorted."""
+        query = f"""SELECT DISTINCT product_id FROM images a WHERE split = ? AND {USED} AND EXISTS
+                    (SELECT 1 FROM images b WHERE b.digest = a.digest AND b.split != a.split AND b.{USED}) ORDER BY 1"""
+        with self._reading() as connection:
+            return np.fromiter((row[0] for row in connection.execute(query, (split,))), dtype=np.int64)
+
+    def unseen(self, split: str) -> int:
+        """Kept products of a split without a photo that is used: all of them are blank, or can't be decoded."""
+        query = f"""SELECT count(*) FROM products p WHERE split = ? AND state = 'kept' AND NOT EXISTS
+                    (SELECT 1 FROM images WHERE image_id >= p.product_id * ? AND image_id < (p.product_id + 1) * ? AND {USED})"""
+        with self._reading() as connection:
+            return connection.execute(query, (split, POSITIONS, POSITIONS)).fetchone()[0]

@@ -15,7 +15,9 @@ import pandas
 
 from catalog.artifacts import atomic_path, read_json, write_json, write_text
 from catalog.errors import ConfigError, ShelfsortError
-from catalog.intervals import wilson
+from catalog.image_table import ImageTable
+from catalog.intervals import Shares, clustered_shares, wilson
+from catalog.store import Store
 from catalog.taxonomy import Taxonomy
 from pipeline.compare_charts import draw_confusion, draw_curves
 from pipeline.runs import Run
@@ -23,18 +25,22 @@ from pipeline.steps import train
 from stage1_cnn.config import Stage1Config
 
 SPLITS = ("val_a", "val_b")
+SCHEMA = 2
+"""Of validation.json."""
 _BATCH = 128
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One training: its log (as in metrics.jsonl), seconds, parameters, and the answers on validation: images, top-1, top-5,
-    macro F1 over the categories that occur there, and `confusion` int64 [P, 3] (true class, predicted class, images)."""
+    """One training: its log (as in metrics.jsonl), seconds, parameters, and the answers on validation: images, how many
+    independent ones would tell as much of top-1 (`effective_n`), top-1, top-5, macro F1 over the categories that occur there, and
+    `confusion` int64 [P, 3] (true class, predicted class, images)."""
 
     epochs: list[dict[str, Any]]
     seconds: float
     parameters: int
     images: int
+    effective_n: float
     top1: float
     top5: float
     macro_f1: float
@@ -49,7 +55,8 @@ class Trained:
 
 @dataclass(frozen=True)
 class Row:
-    """A network in the table: means over its trainings, the 95% interval of top-1 for so many images, and its range."""
+    """A network in the table: means over its trainings, the 95% interval of top-1 for these images (whose products chance
+    deals), and its range."""
 
     network: str
     backbone: str
@@ -106,7 +113,9 @@ def _trained(
     part = Run(folder, run)
     train(part, config, rebuild, say, f"{folder.parent.name}, seed {config.seed}")
     path, precision = folder / "validation.json", inference_engine(config.device, precision).precision
-    made_from = {"checkpoint": part.stage1_checksum(), "splits": list(SPLITS), "precision": precision}
+    made_from = {
+        "schema": SCHEMA, "checkpoint": part.stage1_checksum(), "splits": list(SPLITS), "precision": precision,
+    }  # fmt: skip
     again = f"the same command, after removing {path}"
     found = read_json(path, again) if path.exists() else {}
     if found.get("made_from") != made_from:
@@ -125,27 +134,34 @@ def _judge(part: Run, device: str, precision: str) -> dict[str, Any]:
     from stage1_cnn.predict import Predictor
 
     predictor = Predictor.open(part.checkpoint, device=device, precision=precision)
-    table = part.store.images(*SPLITS)
-    truths, answers, ranks, done = [], [], [], 0
+    table, seen, answers, ranks, done = part.store.images(*SPLITS), [], [], [], 0
     for features, unreadable in blocks_of(predictor, part.store, table, _BATCH):
         kept = np.setdiff1d(np.arange(len(features)), list(unreadable))
-        truth = table.class_index[done : done + len(features)][kept]
+        truth = table.class_index[done + kept]
         log_probs = predictor.head.log_probs(features[kept])
-        truths.append(truth)
+        seen.append(done + kept)
         answers.append(log_probs.argmax(axis=1))
         ranks.append((log_probs > np.take_along_axis(log_probs, truth[:, None], 1)).sum(axis=1))
         done += len(features)
-    if not sum(map(len, truths)):
+    if not sum(map(len, seen)):
         raise ShelfsortError(f"{part.store.path}: no readable image on validation; the catalogue has too few products")
-    truth, answer, rank = (np.concatenate(parts) for parts in (truths, answers, ranks))
+    table, answer, rank = table[np.concatenate(seen)], np.concatenate(answers), np.concatenate(ranks)
+    truth = table.class_index
+    top1 = _shares_of(table, truth == answer, part.store)
     pairs, counts = np.unique(np.column_stack([truth, answer]), axis=0, return_counts=True)
     confusion = np.column_stack([pairs, counts])
     f1 = classification_report(confusion, part.store.taxonomy)
     return {
         "parameters": sum(parameter.numel() for parameter in predictor.network.parameters()), "images": len(truth),
-        "top1": float((truth == answer).mean()), "top5": float((rank < 5).mean()),
+        "effective_n": float(top1.effective_n[0]), "top1": float(top1.value[0]), "top5": float((rank < 5).mean()),
         "macro_f1": float(f1["f1"][f1["support"] > 0].mean()), "confusion": confusion.tolist(),
     }  # fmt: skip
+
+
+def _shares_of(table: ImageTable, right: np.ndarray, store: Store) -> Shares:
+    """The share of images that are right, bool [N], in a single cell."""
+    group = store.groups_of(table.product_id, *SPLITS)
+    return clustered_shares(right, np.ones(len(table)), group, np.zeros(len(table), dtype=np.int64), 1)
 
 
 def _confusion(trainings: Sequence[Trained]) -> np.ndarray:
@@ -172,7 +188,7 @@ def _row(name: str, backbone: str, trainings: Sequence[Trained]) -> Row:
         return float(np.mean([getattr(found, key) for found in trainings]))
 
     top1, images = [found.top1 for found in trainings], trainings[0].images
-    low, high = wilson(mean("top1"), images)
+    low, high = map(float, wilson(mean("top1"), mean("effective_n")))
     return Row(
         name, backbone, trainings[0].parameters, len(trainings), images, mean("top1"), low, high, min(top1), max(top1),
         mean("macro_f1"), mean("top5"), mean("images_per_second"), mean("seconds"),

@@ -17,14 +17,10 @@ from stage2_xgb.config import Stage2Config
 
 
 class EvaluateConfig(Section):
-    """Section `evaluate`: the intervals of the figures."""
+    """Section `evaluate`: what the figures are over."""
 
-    resamples: PositiveInt = 2000
-    """Bootstrap resamples of products behind each interval."""
     min_support: PositiveInt = 5
-    """Least test items of a category in the balanced figures."""
-    seed: int = Field(default=0, ge=0)
-    """Of the resampling."""
+    """Least test products of a category in the balanced figures and macro F1; those that share a picture count once."""
 
 
 class ScoreConfig(Section):

@@ -68,19 +68,14 @@ def curve(
     share of the item that has this answer, where several were judged; by default all of it.
     """
     share = np.ones(len(confidence)) if share is None else share
-    mass = weight * share
+    mass, group = weight * share, np.unique(group, return_inverse=True)[1]
     total = max(float(mass.sum()), 1e-300)
     costs = []
     for threshold in THRESHOLDS.tolist():
         rows = confidence >= threshold
-        accepted = float(mass[rows].sum())
-        n = round(float(share[rows].sum()))
-        accuracy, low, high = (
-            clustered_share(right[rows], mass[rows], group[rows])
-            if accepted
-            else (None, None, None)
-        )
-        costs.append(Cost(threshold, accepted / total, accuracy, low, high, n))
+        accepted = clustered_share(right[rows], mass[rows], group[rows])
+        coverage, n = float(mass[rows].sum()) / total, round(float(share[rows].sum()))
+        costs.append(Cost(threshold, coverage, accepted.value, accepted.low, accepted.high, n))
     return costs
 
 

@@ -168,7 +168,7 @@ def score_group(model: Model, group: Group, config: ScoreConfig) -> _Scored:
     texts = [text for photos, text in products for _ in photos]
     product_id = task.source.product_id[row_of_image]
     table = image_table(product_id * POSITIONS + position, product_id)
-    images, errors = model.read(flat, table, config.batch_size, texts)
+    images, errors, blank = model.read(flat, table, config.batch_size, texts)
     rejects = [
         task.reject(int(row_of_image[i]), int(position[i]), error.reason, error.detail) for i, error in sorted(errors.items())
     ]
@@ -181,7 +181,9 @@ def score_group(model: Model, group: Group, config: ScoreConfig) -> _Scored:
     digests = [digest_number(xxhash.xxh3_128_digest(photo)) for photo in flat if not isinstance(photo, ImageError)]
     names = dict(zip(task.source.product_id[rows].tolist(), map(task.source.name, rows.tolist()), strict=True))
     features = _features(pooled) if config.features else FEATURES.empty_table()
-    return _Scored(_predictions(model, pooled, names, config.top), features, rejects, len(images), digests)
+    blank_products = images.product_id[blank]
+    predictions = _predictions(model, pooled, names, blank_products, config.top)
+    return _Scored(predictions, features, rejects, len(images), digests)
 
 
 def _features(pooled: Pooled) -> pyarrow.Table:
@@ -192,7 +194,9 @@ def _features(pooled: Pooled) -> pyarrow.Table:
     return pyarrow.table({"product_id": pooled.product_id, "features": lists}, schema=FEATURES)
 
 
-def _predictions(model: Model, pooled: Pooled, names: dict[int, str | None], top: int) -> pyarrow.Table:
+def _predictions(
+    model: Model, pooled: Pooled, names: dict[int, str | None], blank_products: np.ndarray, top: int
+) -> pyarrow.Table:  # fmt: skip
     if not len(pooled):
         return PREDICTIONS.empty_table()
     result, taxonomy = model.answer(pooled, "product"), model.taxonomy
@@ -205,6 +209,8 @@ def _predictions(model: Model, pooled: Pooled, names: dict[int, str | None], top
         "level1": [c.level1 for c in categories], "level2": [c.level2 for c in categories],
         "level3": [c.level3 for c in categories], "confidence": confidences[:, 0],
         "top_category_id": list(ids[classes]), "top_confidence": list(confidences),
-        "stage1_category_id": ids[pooled.log_probs[0].argmax(axis=1)], "refined": result.refined,
+        "stage1_category_id": ids[pooled.log_probs[0].argmax(axis=1)],
+        "shifted_category_id": ids[result.shifted.argmax(axis=1)], "refined": result.refined,
+        "blank": np.isin(pooled.product_id, blank_products),
     }  # fmt: skip
     return pyarrow.table(columns, schema=PREDICTIONS)

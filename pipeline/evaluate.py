@@ -1,43 +1,34 @@
 """The test split, once: accuracy of stage 1, of the shifted stage 1 and of both stages, per image and per product.
 
-Writes evaluation/ (docs/formats.md). Intervals: paired bootstrap over groups of products that share a picture.
+Writes evaluation/ (docs/formats.md). pipeline.measures computes the figures.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.stats import binomtest, false_discovery_control
 
 from catalog.artifacts import atomic_path, sha256_file, write_sealed
 from catalog.errors import ShelfsortError
 from catalog.progress import progress
-from catalog.store import Store
+from catalog.store import Store, count_rejects
 from catalog.taxonomy import Taxonomy
 from features.store import FeatureStore
 from pipeline.config import EvaluateConfig
+from pipeline.measures import SYSTEMS, measure, systems_in
+from pipeline.near_twins import near_twins
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, SHARED, STAGE1
 from stage2_xgb.items import Pooled, pool
-from stage2_xgb.prior import calibration_error, importance, mix
+from stage2_xgb.prior import importance, mix
 from stage2_xgb.published import FOLDER
 from stage2_xgb.refine import refine
 
-SYSTEMS = ("stage1", "shifted", "two_stage", "published")
-"""The last one only where the published second stage was trained as well."""
 UNITS = ("image", "product")
-METRICS = ("top1", "top5", "macro_f1")
-CHANGES = {
-    "shifted_over_stage1": (1, 0), "two_stage_over_shifted": (2, 1), "two_stage_over_stage1": (2, 0),
-    "published_over_stage1": (3, 0),
-}  # fmt: skip
 
 
 def evaluate(
@@ -45,50 +36,57 @@ def evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     """Scores the test split through the path that scoring uses, writes evaluation/ and returns what metrics.json holds.
 
-    Raises ShelfsortError where no test image can be read.
+    Raises ShelfsortError if no test image can be read.
     """
-    started, taxonomy, features, views = time.perf_counter(), store.taxonomy, stores[0], Views(stores)
-    rival = published(bundle)
-    groups = product_groups(features, store)
-    items = {unit: [] for unit in UNITS}
-    rows = features.of_split("test")
+    started, taxonomy, features = time.perf_counter(), store.taxonomy, stores[0]
+    frames = _judged(bundle, Views(stores), store)
+    rows = features.of_split("train")
+    train = np.bincount(features.table.class_index[rows][features.table.fit[rows]], minlength=len(taxonomy))
+    metrics: dict[str, Any] = {
+        "made_from": made_from,
+        "computed_with": features.computed_with,
+        "settings": store.settings | {"split": "test"},
+        "stage2": _stage2(bundle),
+    }
+    metrics |= {unit: measure(frame, len(taxonomy), config.min_support) for unit, frame in frames.items()}
+    metrics["without_photo"] = _without_photo(features, store, len(frames["product"]))
+    metrics["near_twins"] = near_twins(stores, frames["image"])
+    metrics["rejects"] = count_rejects(store.connection)
+    metrics["seconds"] = round(time.perf_counter() - started, 1)
+    save_evaluation(folder, frames, taxonomy, train, metrics)
+    return metrics
+
+
+def _judged(bundle: Bundle, views: Views, store: Store) -> dict[str, pandas.DataFrame]:
+    """Unit -> a row for each item of the test split, as items.parquet has them."""
+    rival, rows, table = published(bundle), views.first.of_split("test"), views.first.table
+    items: dict[str, list[pandas.DataFrame]] = {unit: [] for unit in UNITS}
     with progress(rows.stop - rows.start, "evaluate", "img") as bar:
         for images in views.blocks("test", fit_only=False):
             for unit in UNITS:
                 items[unit].append(_judge(bundle, rival, images, unit))
             bar.update(len(images.product_id))
     if not any(len(frame) for frame in items["image"]):
-        raise ShelfsortError(f"{features.path}: no readable image on the test split; the catalogue has too few products")
-    rows = features.of_split("train")
-    train = np.bincount(features.table.class_index[rows][features.table.fit[rows]], minlength=len(taxonomy))
-    settings = store.settings
-    metrics: dict[str, Any] = {
-        "made_from": made_from,
-        "computed_with": features.computed_with,
-        "settings": settings | {"split": "test"},
-        "stage2": _stage2(bundle),
-    }
+        problem = "no readable image on the test split; the catalogue has too few products"
+        raise ShelfsortError(f"{views.first.path}: {problem}")
+    linked, capped = store.linked("test"), store.settings["caps"]["test"] is not None
+    groups = pandas.Series(store.groups_of(table.product_id[rows], "test"), index=table.product_id[rows])
+    groups = groups[~groups.index.duplicated()]
     frames = {}
     for unit in UNITS:
         frame = pandas.concat(items[unit], ignore_index=True)
-        frame["group"] = groups[frame["product_id"].to_numpy()].to_numpy()
+        frame["group"] = groups[frame["product_id"]].to_numpy()
+        frame["linked"] = np.isin(frame["product_id"], linked)
         natural = mix(store.natural_counts(unit))
-        capped = settings["caps"]["test"] is not None
         frame["weight"] = importance(frame["class_index"].to_numpy(), natural) if capped else np.ones(len(frame))
-        metrics[unit] = measure(frame, len(taxonomy), config)
         frames[unit] = frame
-    metrics["rejects"] = dict(store.connection.execute("SELECT reason, count(*) FROM rejects GROUP BY reason"))
-    metrics["seconds"] = round(time.perf_counter() - started, 1)
-    save_evaluation(folder, frames, taxonomy, train, metrics)
-    return metrics
+    return frames
 
 
-def product_groups(features: FeatureStore, store: Store) -> pandas.Series:
-    """Group number of each test product, indexed by product id; products that share an identical picture have one group."""
-    products = np.unique(features.table.product_id[features.of_split("test")])
-    pairs = np.searchsorted(products, store.sharing("test"))
-    links = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(products),) * 2)
-    return pandas.Series(connected_components(links, directed=False)[1], index=products)
+def _without_photo(features: FeatureStore, store: Store, evaluated: int) -> int:
+    """Kept test products that were not evaluated: none of their photos can be read and shows something."""
+    stored = len(np.unique(features.table.product_id[features.of_split("test")]))
+    return stored - evaluated + store.unseen("test")
 
 
 def published(bundle: Bundle) -> Bundle | None:
@@ -134,123 +132,6 @@ def _judge(bundle: Bundle, rival: Bundle | None, images: Pooled, unit: str) -> p
     return pandas.DataFrame(columns | {"refined": result.refined})
 
 
-def systems_in(frame: pandas.DataFrame) -> list[str]:
-    """The systems that a table of items has answers of."""
-    return [system for system in SYSTEMS if f"{system}_class" in frame]
-
-
-@dataclass(frozen=True)
-class _Figures:
-    """All figures of one unit for any weighting of its items: an array [mixes, systems, metrics] a call."""
-
-    frame: pandas.DataFrame
-    classes: int
-    min_support: int
-
-    def __post_init__(self) -> None:
-        truth = self.frame["class_index"].to_numpy()
-        support = np.bincount(truth, minlength=self.classes)
-        enough = support >= self.min_support
-        cache = {
-            "truth": truth, "natural": self.frame["weight"].to_numpy(), "enough": enough,
-            "balanced": np.where(enough, 1 / np.maximum(support, 1), 0)[truth],
-            "predicted": [self.frame[f"{s}_class"].to_numpy() for s in systems_in(self.frame)],
-            "rank": [self.frame[f"{s}_true_rank"].to_numpy() for s in systems_in(self.frame)],
-        }  # fmt: skip
-        for name, value in cache.items():
-            object.__setattr__(self, f"_{name}", value)
-
-    def __call__(self, draws: np.ndarray) -> np.ndarray:
-        out = np.zeros((2, len(self._rank), len(METRICS)))
-        for m, base in enumerate((self._natural, self._balanced)):
-            weight = base * draws
-            support = np.bincount(self._truth, weight, self.classes)
-            for s, (predicted, rank) in enumerate(zip(self._predicted, self._rank, strict=True)):
-                hit = np.bincount(self._truth, weight * (rank == 0), self.classes)
-                taken = np.bincount(predicted, weight, self.classes)
-                counted = (support > 0) & self._enough  # a category that most resamples miss would bend the interval
-                f1 = (2 * hit[counted] / (support + taken)[counted]).mean() if counted.any() else 0.0
-                if m == 0:
-                    top = [np.dot(weight, rank < k) / weight.sum() for k in (1, 5)]
-                else:
-                    five = np.bincount(self._truth, weight * (rank < 5), self.classes)
-                    top = [(x[counted] / support[counted]).mean() if counted.any() else 0.0 for x in (hit, five)]
-                out[m, s] = (*top, f1)
-        return out
-
-
-def measure(frame: pandas.DataFrame, classes: int, config: EvaluateConfig) -> dict[str, Any]:
-    """Figures of one unit with their 95% intervals, and the paired changes between systems."""
-    figures = _Figures(frame, classes, config.min_support)
-    point = figures(np.ones(len(frame)))
-    group = frame["group"].to_numpy()
-    number = group.max() + 1
-    rng = np.random.default_rng(config.seed)
-    samples = np.stack(
-        [
-            figures(np.bincount(rng.integers(number, size=number), minlength=number)[group].astype(float))
-            for _ in range(config.resamples)
-        ]
-    )
-    counts, weight = _counts(frame, classes, config.min_support), frame["weight"].to_numpy()
-    out: dict[str, Any] = {}
-    systems = systems_in(frame)
-    for m, name in enumerate(("natural", "balanced")):
-        n = counts[name]["n"]
-        out[name] = {"counts": counts[name], "changes": {}}
-        for s, system in enumerate(systems):
-            out[name][system] = {metric: _interval(point[m, s, k], samples[:, m, s, k], n) for k, metric in enumerate(METRICS)}
-        for change, (a, b) in CHANGES.items():
-            if a >= len(systems):
-                continue
-            out[name]["changes"][change] = {
-                metric: _interval(point[m, a, k] - point[m, b, k], samples[:, m, a, k] - samples[:, m, b, k], n)
-                for k, metric in enumerate(METRICS)
-            }
-    right = {s: (frame[f"{s}_true_rank"] == 0).to_numpy() for s in systems}
-    truth = frame["class_index"].to_numpy()
-    out["categories_changed"] = changed_categories(truth, group, right["shifted"], right["two_stage"], classes)
-    out["fixed"] = int((~right["shifted"] & right["two_stage"]).sum())
-    out["broken"] = int((right["shifted"] & ~right["two_stage"]).sum())
-    out["refined"] = int(frame["refined"].sum())
-    out["ece"] = {s: calibration_error(frame[f"{s}_confidence"].to_numpy(), right[s], weight) for s in systems}
-    return out
-
-
-def _counts(frame: pandas.DataFrame, classes: int, min_support: int) -> dict[str, dict[str, Any]]:
-    """Items and categories that count in each mix."""
-    support, weight = np.bincount(frame["class_index"], minlength=classes), frame["weight"].to_numpy()
-    enough = support >= min_support
-    return {
-        "natural": {
-            "n": len(frame), "effective_n": float(weight.sum() ** 2 / (weight**2).sum()), "categories": int((support > 0).sum())
-        },
-        "balanced": {"n": int(support[enough].sum()), "categories": int(enough.sum()), "min_support": min_support},
-    }  # fmt: skip
-
-
-def changed_categories(
-    truth: np.ndarray, group: np.ndarray, before: np.ndarray, after: np.ndarray, classes: int, rate: float = 0.05
-) -> dict[str, list[int]]:
-    """Class indices whose items are significantly worse or better off with stage 2: paired sign test a category, false
-    discovery rate held by Benjamini and Hochberg (1995). `before` and `after` bool [N]: whether the shifted stage 1 and both
-    stages are right. The items of a `group` int [N] are not independent: together they have one vote in each class."""
-    _, first, voter = np.unique(truth * (group.max(initial=0) + 1) + group, return_index=True, return_inverse=True)
-    net = np.bincount(voter, after.astype(np.int8) - before)
-    fixed, broken = (np.bincount(truth[first][won], minlength=classes) for won in (net > 0, net < 0))
-    moved = np.flatnonzero(fixed + broken)
-    if not len(moved):
-        return {"worse": [], "better": []}
-    chance = [binomtest(int(fixed[c]), int(fixed[c] + broken[c])).pvalue for c in moved]
-    sure = moved[false_discovery_control(chance) <= rate]
-    return {"worse": sure[fixed[sure] < broken[sure]].tolist(), "better": sure[fixed[sure] > broken[sure]].tolist()}
-
-
-def _interval(value: float, samples: np.ndarray, n: int) -> dict[str, float]:
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return {"value": float(value), "low": float(low), "high": float(high), "n": n}
-
-
 def save_evaluation(
     folder: Path, frames: dict[str, pandas.DataFrame], taxonomy: Taxonomy, train: np.ndarray, metrics: dict
 ) -> None:  # fmt: skip
@@ -274,12 +155,12 @@ def _per_category(frame: pandas.DataFrame, unit: str, taxonomy: Taxonomy, train:
         "support": support, "train_images": train,
     }  # fmt: skip
     for system in systems_in(frame):
-        hit = np.bincount(frame["class_index"], frame[f"{system}_true_rank"] == 0, classes)
+        hit = np.bincount(frame["class_index"][frame[f"{system}_true_rank"] == 0], minlength=classes)
         taken = np.bincount(frame[f"{system}_class"], minlength=classes)
         with np.errstate(invalid="ignore", divide="ignore"):
             columns[f"{system}_precision"], columns[f"{system}_recall"] = hit / taken, hit / support
             columns[f"{system}_f1"] = 2 * hit / (taken + support)
-        columns[f"{system}_predicted"] = taken
+        columns[f"{system}_right"], columns[f"{system}_predicted"] = hit, taken
     table = pandas.DataFrame(columns)
     return table[(support > 0) | (table["stage1_predicted"] > 0) | (table["two_stage_predicted"] > 0)]
 

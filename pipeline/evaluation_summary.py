@@ -1,21 +1,24 @@
 """The test split on one page: what evaluation/metrics.json says, for a terminal and as evaluation/summary.txt."""
 
+from collections.abc import Iterable
 from typing import Any
 
 SYSTEMS = {"stage1": "stage 1", "shifted": "shifted", "two_stage": "two-stage", "published": "published"}
 CHANGES = {"two_stage_over_shifted": "two-stage over shifted", "published_over_stage1": "published over stage 1"}
 METRICS = {"top1": "top-1", "top5": "top-5", "macro_f1": "macro F1"}
+NOTHING = "no items"
 _LABEL, _COLUMN = 29, 25
 
 
 def summary(metrics: dict[str, Any]) -> str:
-    """Lines of at most 130 columns. An evaluation of an earlier version doesn't say what stage 2 was."""
-    lines = [_stage2(metrics["stage2"])] if "stage2" in metrics else []
-    lines.append(_row("test accuracy, 95% intervals", METRICS.values()))
+    """Lines of at most 130 columns."""
+    lines = [_stage2(metrics["stage2"]), _row("test split, 95% intervals", METRICS.values())]
     for unit in ("image", "product"):
         for mix in ("natural", "balanced"):
-            lines += _mix(f"per {unit}, {mix} mix", metrics[unit][mix])
+            lines += _mix(unit, mix, metrics[unit][mix])
         lines += _unit(unit, metrics[unit])
+    lines.append("macro F1 in either mix is over the categories of the balanced mix")
+    lines += _without_photo(metrics["without_photo"]) + _near_twins(metrics["near_twins"])
     lines.append(f"seconds: {metrics['seconds']:.1f}")
     return "\n".join(lines)
 
@@ -25,9 +28,11 @@ def _stage2(found: dict[str, Any]) -> str:
     return f"stage 2: {found['sets']} confusion sets, {found['models']} reclassifiers, {used} used; elsewhere {default} answers"
 
 
-def _mix(name: str, found: dict[str, Any]) -> list[str]:
+def _mix(unit: str, mix: str, found: dict[str, Any]) -> list[str]:
     counts, changes = found["counts"], found["changes"]
-    lines = [f"  {name} (n {counts['n']}, {counts['categories']} categories)"]
+    size = f"n {counts['n']}, {counts['categories']} categories"
+    size += f", {counts['groups']} independent" if mix == "natural" else f" of >= {counts['min_support']} independent products"
+    lines = [f"  per {unit}, {mix} mix ({size})"]
     for system, label in SYSTEMS.items():
         if system in found:
             lines.append(_row(f"{label:>{_LABEL}}", [_share(found[system][metric]) for metric in METRICS]))
@@ -37,26 +42,65 @@ def _mix(name: str, found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _row(label: str, values: Any) -> str:
+def _row(label: str, values: Iterable[str]) -> str:
     return f"{label:{_LABEL}} " + "".join(f"{value:{_COLUMN}}" for value in values).rstrip()
 
 
-def _share(found: dict[str, float]) -> str:
-    return f"{found['value']:.4f} [{found['low']:.4f}, {found['high']:.4f}]"
+def _share(found: dict[str, Any]) -> str:
+    return NOTHING if found["value"] is None else f"{found['value']:.4f} [{found['low']:.4f}, {found['high']:.4f}]"
 
 
-def _points(found: dict[str, float]) -> str:
+def _points(found: dict[str, Any]) -> str:
+    if found["value"] is None:
+        return NOTHING
     return f"{100 * found['value']:+.2f} [{100 * found['low']:+.2f}, {100 * found['high']:+.2f}]"
 
 
 def _unit(unit: str, found: dict[str, Any]) -> list[str]:
-    fixed, broken, moved = found["fixed"], found["broken"], found["categories_changed"]
-    enough = found["balanced"]["counts"]
-    ece = ", ".join(f"{label} {found['ece'][system]:.4f}" for system, label in SYSTEMS.items() if system in found["ece"])
+    fixed, broken = found["fixed"], found["broken"]
+    errors = {label: found["ece"][system] for system, label in SYSTEMS.items() if system in found["ece"]}
+    ece = ", ".join(f"{label} {NOTHING if error is None else f'{error:.4f}'}" for label, error in errors.items())
     return [
-        f"  per {unit}: macro F1 in either mix is over the {enough['categories']} categories with at least "
-        f"{enough['min_support']} evaluated {unit}s",
         f"  per {unit}: {fixed} {unit}s fixed, {broken} broken, net {fixed - broken:+}",
-        f"  per {unit}: {len(moved['better'])} categories significantly better with stage 2, {len(moved['worse'])} worse",
+        *_changed(unit, found["categories_changed"]),
         f"  per {unit}: expected calibration error, natural mix: {ece}",
+        *_by_link(unit, found["linked"]),
     ]
+
+
+def _changed(unit: str, found: dict[str, Any]) -> list[str]:
+    return [
+        f"  per {unit}: {len(found['better'])} categories significantly better with stage 2, {len(found['worse'])} worse",
+        f"  per {unit}: of {found['moved']} categories that moved, one would have been called worse from {found['needed']} of "
+        f"{found['needed']} products broken; {found['noticeable']} have so many",
+    ]
+
+
+def _by_link(unit: str, found: dict[str, Any]) -> list[str]:
+    """Nothing if no item is linked: the figures above are then of items that are not."""
+    if not found["with"]["two_stage"]["n"]:
+        return []
+    names = {"without": "sharing no picture with other splits", "with": "sharing one"}
+    two_stage = {key: found[key]["two_stage"] for key in names}
+    return [f"  per {unit}: two-stage top-1 of {two_stage[k]['n']} {what}: {_share(two_stage[k])}" for k, what in names.items()]
+
+
+def _without_photo(count: int) -> list[str]:
+    what = "test products are not counted: none of their photos can be read and shows something"
+    return [f"{count} {what}"] if count else []
+
+
+def _near_twins(found: dict[str, Any]) -> list[str]:
+    share = found["share"]
+    what = f"have a near twin among the fitted photos of other products (cosine > {found['cosine']:.3f}"
+    lines = [f"{_percent(share)} of {share['n']} sampled test photos {what}, {found['networks']} network(s))"]
+    if found["suspicious"]:
+        lines += [
+            "  WARNING: if twins show one thing or come from one round through the shop, new products will be sorted less well;",
+            f"  two-stage top-1 per image: {_share(found['top1_with'])} with a twin, {_share(found['top1_without'])} without",
+        ]
+    return lines
+
+
+def _percent(found: dict[str, Any]) -> str:
+    return NOTHING if found["value"] is None else f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}]"

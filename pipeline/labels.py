@@ -1,6 +1,5 @@
 """Predictions beside the true categories of a scored dump, where a CSV or the dump itself has them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -9,27 +8,34 @@ import numpy as np
 import pyarrow.parquet
 
 from catalog.errors import ShelfsortError
+from catalog.intervals import Estimate, clustered_change, clustered_share
+from pipeline.parts import PREDICTIONS
 from pipeline.sources import Source
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Products with a label, and the share of them that is right: value and 95% interval of both stages and of the change.
+    """Top-1 of the labelled products that count: stage 1, the shifted stage 1, both stages, and the change of the last two, as
+    `evaluate` has them. A product counts if a photo of it can be read and shows something; `without_photo` is how many don't."""
 
-    A product without a prediction counts as wrong."""
-
-    products: int
-    stage1: tuple[float, float, float]
-    two_stage: tuple[float, float, float]
-    change: tuple[float, float, float]
+    stage1: Estimate
+    shifted: Estimate
+    two_stage: Estimate
+    change: Estimate
+    without_photo: int
 
     def text(self) -> str:
         """For a terminal."""
-        first, second = (f"{v:.4f} [{low:.4f}, {high:.4f}]" for v, low, high in (self.stage1, self.two_stage))
-        value, low, high = (100 * x for x in self.change)
+        n = self.two_stage.n
+        left_out = f"; {self.without_photo} more have no photo that can be read and shows something, and don't count"
+        if not n:
+            return f"top-1: no labelled product to count{left_out if self.without_photo else ''}"
+        systems = {"stage 1": self.stage1, "shifted": self.shifted, "two-stage": self.two_stage}
+        shares = ", ".join(f"{name} {e.value:.4f} [{e.low:.4f}, {e.high:.4f}]" for name, e in systems.items())
+        value, low, high = (100 * x for x in self.change[:3])
         return (
-            f"top-1 of {self.products} labelled products: stage 1 {first}, two-stage {second}, "
-            f"change {value:+.2f} [{low:+.2f}, {high:+.2f}] points"
+            f"top-1 of {n} labelled products: {shares}, two-stage over shifted {value:+.2f} [{low:+.2f}, {high:+.2f}] points"
+            f"{left_out if self.without_photo else ''}"
         )
 
 
@@ -51,21 +57,15 @@ def labels_in(source: Source, labels: dict[int, int], path: Path) -> dict[int, i
     return known
 
 
-def compare(out: Path, labels: dict[int, int], resamples: int, seed: int) -> Comparison:
-    """Compares all parts in the folder `out` with labels; intervals by the bootstrap over products."""
-    right = dict.fromkeys(labels, (False, False))
-    for part in sorted(out.glob("part-*.parquet")):
-        columns = pyarrow.parquet.read_table(part, columns=["product_id", "stage1_category_id", "category_id"]).to_pydict()
-        for product, first, second in zip(*columns.values(), strict=True):
-            if product in labels:
-                right[product] = (first == labels[product], second == labels[product])
-    kinds = np.array([(first, second, second - first) for first in (0, 1) for second in (0, 1)])
-    counts = np.bincount([2 * first + second for first, second in right.values()], minlength=len(kinds))
-    # A resample of products is a draw of how many of each kind it has: the same bootstrap, at a cost that no dump's size raises.
-    means = np.random.default_rng(seed).multinomial(len(right), counts / len(right), size=resamples) @ kinds / len(right)
-    low, high = np.quantile(means, [0.025, 0.975], axis=0)
-    return Comparison(len(right), *_triples(counts @ kinds / len(right), low, high))
-
-
-def _triples(*columns: np.ndarray) -> Sequence[tuple[float, float, float]]:
-    return [tuple(map(float, values)) for values in zip(*columns, strict=True)]
+def compare(out: Path, labels: dict[int, int]) -> Comparison:
+    """Compares all parts in the folder `out` with labels."""
+    columns = ["product_id", "stage1_category_id", "shifted_category_id", "category_id", "blank"]
+    parts = [pyarrow.parquet.read_table(part, columns=columns) for part in sorted(out.glob("part-*.parquet"))]
+    table = pyarrow.concat_tables([PREDICTIONS.empty_table().select(columns), *parts]).to_pandas()
+    table = table[table["product_id"].isin(labels.keys()) & ~table["blank"]]
+    truth = table["product_id"].map(labels)
+    right = {name: (table[f"{name}category_id"] == truth).to_numpy() for name in ("stage1_", "shifted_", "")}
+    ones, product = np.ones(len(table)), np.arange(len(table))
+    shares = (clustered_share(hit, ones, product) for hit in right.values())
+    change = clustered_change(right[""].astype(np.float64) - right["shifted_"], ones, product)
+    return Comparison(*shares, change, without_photo=len(labels) - len(table))

@@ -13,7 +13,7 @@ from catalog.artifacts import atomic_path, read_sealed, require_same, sha256_fil
 from catalog.errors import ArtifactError
 from catalog.files import UNREACHABLE
 
-SCHEMA = 2
+SCHEMA = 3
 PREDICTIONS = pyarrow.schema(
     [
         ("product_id", pyarrow.int64()), ("name", pyarrow.string()), ("n_images", pyarrow.int32()),
@@ -21,7 +21,8 @@ PREDICTIONS = pyarrow.schema(
         ("level1", pyarrow.string()), ("level2", pyarrow.string()), ("level3", pyarrow.string()),
         ("confidence", pyarrow.float32()),
         ("top_category_id", pyarrow.list_(pyarrow.int64())), ("top_confidence", pyarrow.list_(pyarrow.float32())),
-        ("stage1_category_id", pyarrow.int64()), ("refined", pyarrow.bool_()),
+        ("stage1_category_id", pyarrow.int64()), ("shifted_category_id", pyarrow.int64()), ("refined", pyarrow.bool_()),
+        ("blank", pyarrow.bool_()),
     ]
 )  # fmt: skip
 REJECTS = pyarrow.schema(

@@ -110,10 +110,10 @@ class Model:
 
     def read(
         self, images: Sequence[bytes | ImageError], table: ImageTable, batch_size: int, texts: Sequence[str] = ()
-    ) -> tuple[Pooled, dict[int, ImageError]]:  # fmt: skip
-        """Log-probabilities and features of the images that count, a row of `table` each, and row -> error of the others: those
-        that can't be read, and blank ones beside others of their product. `texts`: the text of each image's product, where a view
-        reads it."""
+    ) -> tuple[Pooled, dict[int, ImageError], np.ndarray]:  # fmt: skip
+        """Log-probabilities and features of the images that count, a row of `table` each; row -> error of the others: those
+        that can't be read, and blank ones beside others of their product; and which of the images that count are blank, bool.
+        `texts`: the text of each image's product, if a view reads it."""
         parts, blanks, readable, errors = [], [], np.zeros(len(images), dtype=bool), {}
         for start in range(0, len(images) or 1, batch_size):
             batch = slice(start, start + batch_size)
@@ -123,10 +123,12 @@ class Model:
             readable[batch] = fine
             errors |= {start + place: error for place, error in failed.items()}
         rows = np.flatnonzero(readable)
-        needless = beside_others(np.concatenate(blanks), table.product_id[rows])
+        shows_nothing = np.concatenate(blanks)
+        needless = beside_others(shows_nothing, table.product_id[rows])
         errors |= {row: ImageError("blank", _BLANK) for row in rows[needless].tolist()}
         features = [np.concatenate([part[v] for part in parts])[~needless] for v in range(len(self.predictors))]
-        return Pooled.images(table[rows[~needless]], features, [p.head for p in self.predictors]), errors
+        pooled = Pooled.images(table[rows[~needless]], features, [p.head for p in self.predictors])
+        return pooled, errors, shows_nothing[~needless]
 
     def answer(self, pooled: Pooled, unit: str) -> Refined:
         """Both stages' opinion of images or pooled products."""
@@ -170,7 +172,7 @@ def predict_files(model: Model, paths: Sequence[str | Path], top: int, text: str
     if text is None and model.text_view:
         raise ShelfsortError(f"view {model.text_view} reads the product's text: give it with --text, '' where it has none")
     table = image_table(np.arange(len(paths)), np.zeros(len(paths), dtype=np.int64))
-    images, errors = model.read([read_file(path) for path in paths], table, batch_size=64, texts=[text or ""] * len(paths))
+    images, errors, _ = model.read([read_file(path) for path in paths], table, batch_size=64, texts=[text or ""] * len(paths))
     unreadable = {str(paths[row]): str(error) for row, error in errors.items()}
     if not len(images):
         raise ShelfsortError("; ".join(f"{path}: {reason}" for path, reason in unreadable.items()))

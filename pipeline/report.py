@@ -9,6 +9,7 @@ import base64
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,27 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f}%"
-    environment.filters["points"] = lambda value: f"{100 * value:+.1f}".replace("-", "−")
+    environment.filters["percent"] = percent
+    environment.filters["points"] = points
     environment.filters["count"] = lambda value: f"{value:,}"
     return environment
+
+
+def percent(value: float | None) -> str:
+    """A share as the page's scripts print it (dom.js)."""
+    return "–" if value is None else f"{_one_decimal(100 * value)}%"
+
+
+def points(value: float | None) -> str:
+    """A change of a share as the page's scripts print it (dom.js)."""
+    if value is None:
+        return "–"
+    return f"{'+' if value > 0 else '−' if value < 0 else '±'}{_one_decimal(100 * abs(value))}"
+
+
+def _one_decimal(value: float) -> Decimal:
+    """As JavaScript's toFixed(1): of the number's exact binary value, halves upwards."""
+    return Decimal(value).quantize(Decimal("0.1"), ROUND_HALF_UP)
 
 
 def _render(run: EvaluatedRun, findings: dict, data: bytes, gallery: Gallery) -> str:
@@ -150,6 +168,7 @@ def _values(run: EvaluatedRun, others: list[EvaluatedRun], findings: dict) -> di
                 "id": [c.category_id for c in categories],
             },
             "metrics": {unit: run.metrics[unit] for unit in ("product", "image") if unit in run.metrics},
+            "apart": {key: run.metrics[key] for key in ("without_photo", "near_twins")},
             "cap": (run.store.settings.get("caps", {}).get("train") if run.store else None),
             "has_store": run.store is not None,
             "key": fingerprint(run.metrics.get("made_from", {})),
@@ -206,7 +225,7 @@ def _category_columns(run: EvaluatedRun, others: list[EvaluatedRun]) -> dict[str
         columns[f"{unit}.support"] = unsigned(rows["support"].to_numpy())
         for system in SYSTEMS:
             for name in ("precision", "recall", "f1"):
-                columns[f"{unit}.{system}.{name}"] = rows[f"{system}_{name}"].to_numpy(dtype=np.float32)
+                columns[f"{unit}.{system}.{name}"] = rows[f"{system}_{name}"].to_numpy(dtype=np.float64)
     catalogue = pandas.read_parquet(run.evaluation / "catalogue.parquet")
     columns |= {
         f"category.{name}": unsigned(catalogue[name].to_numpy())
@@ -217,7 +236,7 @@ def _category_columns(run: EvaluatedRun, others: list[EvaluatedRun]) -> dict[str
         rows = other.categories(_compared(run, others))
         rows = rows.set_index(other.taxonomy.category_ids).reindex(run.taxonomy.category_ids)
         for name in ("recall", "f1"):
-            columns[f"run{number}.{name}"] = rows[f"two_stage_{name}"].to_numpy(dtype=np.float32)
+            columns[f"run{number}.{name}"] = rows[f"two_stage_{name}"].to_numpy(dtype=np.float64)
     return columns
 
 
@@ -226,9 +245,9 @@ def _node_columns(run: EvaluatedRun) -> dict[str, np.ndarray]:
     rows = pandas.read_parquet(run.evaluation / "hierarchy.parquet")
     rows = rows[rows["unit"] == run.unit]
     counts = ["categories", "support", "fixed", "broken", *(f"{system}_lost" for system in SYSTEMS)]
-    shares = [f"{system}_{name}" for system in SYSTEMS for name in ("accuracy", "low", "high")]
+    ends = [f"{system}_{name}" for system in SYSTEMS for name in ("low", "high")]
     columns = {f"node.{name}": unsigned(rows[name].to_numpy()) for name in counts}
-    return columns | {f"node.{name}": share(rows[name]) for name in shares}
+    return columns | {f"node.{name}": rows[name].to_numpy(dtype=np.float64) for name in ends}
 
 
 def _pair_columns(run: EvaluatedRun) -> dict[str, np.ndarray]:

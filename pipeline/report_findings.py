@@ -7,19 +7,21 @@ evaluation/review.parquet    labels that are likely wrong
 """
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
 import numpy as np
 import pandas
 
 from catalog.artifacts import atomic_path, fingerprint, read_sealed, sha256_file, write_sealed
 from catalog.errors import ArtifactError
+from catalog.intervals import clustered_share
 from catalog.store import POSITIONS, USED, Store, count_rejects
+from pipeline import coverage
+from pipeline.measures import paired_change, reliability
 from pipeline.report_hierarchy import hierarchy
 from pipeline.report_run import SYSTEMS, EvaluatedRun
 
-SCHEMA = 2
-THRESHOLDS = np.round(np.arange(101) / 100, 2)
-BINS = 20
+SCHEMA = 3
 FEW_IMAGES = 20
 """Categories that were trained on fewer images than this are listed as too small."""
 
@@ -44,6 +46,7 @@ def write_findings(run: EvaluatedRun) -> dict:
     for unit, items in run.items.groupby("unit"):
         found[str(unit)] = {system: system_findings(items, system, families) for system in SYSTEMS}
         found[str(unit)]["changes"] = changes(items, families)
+    found["coverage_val_b"] = coverage_on_val_b(run)
     review = pandas.concat([doubtful_labels(run.items[run.items["unit"] == run.unit], len(run.taxonomy)), _conflicts(run)])
     found["health"] = _health(run, review)
     found["training"] = {"epochs": run.epochs, "seconds": run.seconds}
@@ -67,8 +70,8 @@ def system_findings(items: pandas.DataFrame, system: str, families: np.ndarray) 
     right = truth == answer
     same = {f"level{level + 1}": families[truth, level] == families[answer, level] for level in (0, 1)} | {"level3": right}
     return {
-        "levels": {level: clustered_mean(values, weight, group) for level, values in same.items()},
-        "coverage": coverage(confidence, right, weight),
+        "levels": {level: clustered_share(values, weight, group).to_json() for level, values in same.items()},
+        "coverage": [asdict(cost) for cost in coverage.curve(confidence, right, weight, group)],
         "reliability": reliability(confidence, right, weight),
         "distance": distances(answer[~right].astype(np.int64) - truth[~right]),
         "errors": {
@@ -93,61 +96,17 @@ def changes(items: pandas.DataFrame, families: np.ndarray) -> dict[str, dict]:
         found[f"{new}_over_{old}"] = {
             "fixed": int((after["level3"] & ~before["level3"]).sum()),
             "broken": int((before["level3"] & ~after["level3"]).sum()),
-            "levels": {k: clustered_mean(after[k].astype(float) - before[k], weight, group, least=-1.0) for k in after},
+            "levels": {k: paired_change(after[k], before[k], weight, group).to_json() for k in after},
         }
     return found
 
 
-def clustered_mean(values: np.ndarray, weight: np.ndarray, group: np.ndarray, least: float = 0.0) -> dict:
-    """Weighted mean with a 95% interval that treats items of one group as dependent (linearised ratio estimator). Values lie
-    between `least` and 1."""
-    total = weight.sum()
-    mean = float((weight * values).sum() / total)
-    residual = np.bincount(np.unique(group, return_inverse=True)[1], weights=weight * (values - mean))
-    half = 1.96 * float(np.sqrt((residual**2).sum()) / total)
-    return {"value": mean, "low": max(least, mean - half), "high": min(1.0, mean + half), "n": len(values)}
-
-
-def coverage(confidence: np.ndarray, right: np.ndarray, weight: np.ndarray) -> list[dict]:
-    """For each threshold the weighted share of items at or above it, and of those the share that is right (None without any)."""
-    order = np.argsort(confidence)
-    first = np.searchsorted(confidence[order], THRESHOLDS, side="left")
-    mass = _tail_sums(weight[order])[first]
-    hits = _tail_sums((weight * right)[order])[first]
-    return [
-        {
-            "threshold": float(t),
-            "coverage": float(m / weight.sum()),
-            "accuracy": float(h / m) if m > 0 else None,
-            "n": int(len(order) - f),
-        }
-        for t, m, h, f in zip(THRESHOLDS, mass, hits, first, strict=True)
-    ]
-
-
-def _tail_sums(values: np.ndarray) -> np.ndarray:
-    """Sum from each place to the end, float64 [N + 1]."""
-    return np.concatenate([np.cumsum(values[::-1])[::-1], [0.0]])
-
-
-def reliability(confidence: np.ndarray, right: np.ndarray, weight: np.ndarray) -> dict:
-    """Bins of equal width over the confidence, and the expected calibration error: the bins' gaps weighted by their mass."""
-    place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    mass, hits, trust = (np.bincount(place, weights=w, minlength=BINS) for w in (weight, weight * right, weight * confidence))
-    counts, rights = np.bincount(place, minlength=BINS), np.bincount(place, weights=right, minlength=BINS)
-    bins = [
-        {
-            "low": b / BINS,
-            "high": (b + 1) / BINS,
-            "n": int(counts[b]),
-            "right": int(rights[b]),
-            "share": float(mass[b] / weight.sum()),
-            "confidence": float(trust[b] / mass[b]) if mass[b] else None,
-            "accuracy": float(hits[b] / mass[b]) if mass[b] else None,
-        }
-        for b in range(BINS)
-    ]
-    return {"ece": float(np.abs(hits - trust).sum() / weight.sum()), "bins": bins}
+def coverage_on_val_b(run: EvaluatedRun) -> list[dict] | None:
+    """The rows of stage2/coverage.json, which `score --min-confidence` prints; None without a current one."""
+    stage2 = run.folder / "stage2"
+    if not coverage.is_current(stage2):
+        return None
+    return [asdict(cost) for cost in coverage.read(stage2, run.remake("stage2"))]
 
 
 def distances(steps: np.ndarray) -> list[dict]:

@@ -45,9 +45,10 @@ def unsigned(values: np.ndarray) -> np.ndarray:
 
 
 def share(values: np.ndarray) -> np.ndarray:
-    """Shares from 0 to 1 in steps of 1/10,000, uint16; NaN becomes 65535."""
+    """Shares from 0 to 1 in steps of 1/1,000, which is all that the page prints of them, uint16; NaN becomes 65535. Figures that
+    are counts, or stand in metrics.json as well, are not packed so: they would be rounded twice."""
     values = np.asarray(values, dtype=np.float64)
-    return np.where(np.isnan(values), 65_535, np.rint(np.nan_to_num(values) * 10_000)).astype(np.uint16)
+    return np.where(np.isnan(values), 65_535, np.floor(np.nan_to_num(values) * 1000 + 0.5)).astype(np.uint16)
 
 
 def plain(value: Any) -> Any:

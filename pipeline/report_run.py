@@ -17,7 +17,7 @@ from catalog.taxonomy import Taxonomy
 from pipeline.runs import Run
 
 SYSTEMS = ("stage1", "shifted", "two_stage")
-_ITEM_COLUMNS = ("unit", "item_id", "product_id", "group", "class_index", "weight", "refined")
+_ITEM_COLUMNS = ("unit", "item_id", "product_id", "group", "class_index", "weight", "refined", "linked")
 _TRAINED = f"SELECT class_index, count(*) FROM images WHERE split = 'train' AND {USED} GROUP BY class_index"
 _SYSTEM_COLUMNS = ("class", "confidence", "true_rank", "true_confidence")
 

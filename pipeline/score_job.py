@@ -98,7 +98,7 @@ class ScoreJob:
             yield f"  {coverage.text_at(self.costs, totals.min_confidence)}"
             yield f"  here: {totals.accepted} products in accepted.parquet, {totals.review} in review.parquet"
         if truth:
-            yield f"  {compare(out, truth, self.config.evaluate.resamples, self.config.evaluate.seed).text()}"
+            yield f"  {compare(out, truth).text()}"
         if totals.broken:
             mend = self.run.command("stage2")
             yield f"  stage 1 answered for want of {', '.join(totals.broken)}; mend it with: {mend}"

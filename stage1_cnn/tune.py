@@ -10,6 +10,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from catalog.artifacts import read_json, write_json, write_text
 from catalog.errors import ShelfsortError
 from catalog.image_table import ImageTable
-from catalog.intervals import wilson
+from catalog.intervals import effective_groups, wilson
 from catalog.progress import progress
 from catalog.splits import sample_hash
 from catalog.store import Store
@@ -57,7 +58,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trial's best epoch of fine-tuning on val_a, images: top-1 of `val_images` with its 95% interval, and the loss."""
+    """A trial's best epoch of fine-tuning on val_a, images: top-1 of `val_images` with its 95% interval, and the loss. For the
+    interval each product counts as one item, as its images are right or wrong together."""
 
     trial: Trial
     epoch: int
@@ -124,10 +126,16 @@ class Search:
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         best = max((line for line in lines if line["phase"] == "finetune"), key=lambda line: line["val_top1"] or 0.0)
         count, top1 = summary.images["val_a"], best["val_top1"] or 0.0
-        low, high = wilson(top1, count)
+        low, high = map(float, wilson(top1, self._independent))
         return Outcome(
             trial, best["epoch"], summary.images["train"], count, top1, low, high, best["val_loss"] or 0.0, summary.seconds
         )
+
+    @cached_property
+    def _independent(self) -> float:
+        """The effective number of val_a's products."""
+        table = self.store.images("val_a")
+        return effective_groups(self.store.groups_of(table.product_id[table.fit], "val_a"))
 
     def head(self, share: float | None = None) -> Path:
         """The folder of a training that ended with its head phase."""

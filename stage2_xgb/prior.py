@@ -133,10 +133,3 @@ def importance(class_index: np.ndarray, target: np.ndarray) -> np.ndarray:
     counts = np.bincount(class_index, minlength=len(target))
     weight = target[class_index] / counts[class_index]
     return weight * (len(weight) / weight.sum()) if len(weight) else weight
-
-
-def calibration_error(confidence: np.ndarray, correct: np.ndarray, weight: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error over equal-width bins of confidence (Naeini et al. 2015), weighted."""
-    number = np.minimum((confidence * bins).astype(int), bins - 1)
-    gap = np.bincount(number, weight * (correct - confidence), bins)
-    return float(np.abs(gap).sum() / weight.sum())

@@ -160,13 +160,13 @@ def standing(held: HeldOut, answering: Answering, weight: np.ndarray) -> Figures
     if not counted.any():
         return figures | dict.fromkeys((*right, "gain", "low", "high", "own_share"))
     figures |= {name: float(np.average(values, weights=weight)) for name, values in right.items()}
-    gain, low, high = clustered_change(answering.gated(change), weight, held.product_id)
+    gain = clustered_change(answering.gated(change), weight, held.product_id)
     by_own = np.average(right[GATED] - answering.without_own(held.right), weights=weight)
     return figures | {
-        "gain": gain,
-        "low": low,
-        "high": high,
-        "own_share": float(by_own / gain) if gain > 0 else None,
+        "gain": gain.value,
+        "low": gain.low,
+        "high": gain.high,
+        "own_share": float(by_own / gain.value) if gain.value > 0 else None,
     }
 
 

@@ -13,7 +13,7 @@ function renderCategory(view, c) {
     el("div", {class: "card"}, statistics([row("Accuracy (recall)", "recall"), row("Precision", "precision"), row("F1", "f1"),
       [`Evaluated ${D.unit}s`, whole(support)], ["Lost", lost("two_stage"), `from ${lost("shifted")} adjusted, ${lost("stage1")} alone`], ["Trained on", whole(trained), trained === 1 ? "image" : "images"],
       ...(D.columns["category.images"] ? [["In the catalogue", whole(D.columns["category.images"][c]), "images"]] : [])]),
-      el("p", {class: "note"}, support ? `With both stages ${whole(support - D.lost.two_stage[c])} of ${plural(support, D.unit)} are right; the 95% interval of that accuracy is ${percent(nodeShare("two_stage_low", 3, c))} – ${percent(nodeShare("two_stage_high", 3, c))}. “Adjusted” and “alone” are stage 1 with and without the mix of the catalogue.`
+      el("p", {class: "note"}, support ? `With both stages ${whole(support - D.lost.two_stage[c])} of ${plural(support, D.unit)} are right; the 95% interval of that accuracy is ${ends(nodeInterval("two_stage", 3, c))}. “Adjusted” and “alone” are stage 1 with and without the mix of the catalogue.`
         : `Nothing of this category was evaluated, so nothing can be said about it.`)),
     el("div", {class: "columns"}, mistakenCard(c, true), mistakenCard(c, false)), opinionCard(c), ...galleryCards(c));
 }

@@ -6,11 +6,14 @@ function renderConfidence(view) {
   const charts = [coverageChart(state, found), reliabilityChart(found), confidenceChart(found), distanceChart(found)];
   const sentence = el("p", {class: "sentence", id: "coverage-sentence", "aria-live": "polite"});
   const ece = el("p", {class: "note", id: "ece"}), errors = el("p", {class: "note"});
-  const slider = el("input", {type: "range", min: 0, max: 100, step: 1, value: 50, id: "coverage-slider", "aria-label": "Accept answers above this confidence"});
+  const slider = el("input", {type: "range", min: 0, max: 100, step: 1, value: 50, id: "coverage-slider", "aria-label": "Accept answers of at least this confidence"});
   const read = () => {
-    const at = found().coverage[Math.round(100 * state.threshold)];
-    sentence.replaceChildren(`Accept above ${decimal(at.threshold)}: `, el("b", {}, percent(at.coverage, 0)), ` of ${state.unit}s, `, el("b", {}, percent(at.accuracy, 0)), " right", el("small", {}, `${percent(1 - at.coverage, 0)} go to a person; without a threshold ${percent(found().coverage[0].accuracy, 0)} are right`));
-    slider.setAttribute("aria-valuetext", sentence.firstChild.textContent + percent(at.coverage, 0) + ` of ${state.unit}s, ` + percent(at.accuracy, 0) + " right");
+    const at = Math.round(100 * state.threshold), judged = expected(state)?.[at], tested = found().coverage[at];
+    const said = (cost) => [el("b", {}, percent(cost.coverage, 0)), ` of ${state.unit}s, `, missing(cost.accuracy) ? "none to judge" : [el("b", {}, percent(cost.accuracy)), ` right [${ends(cost)}]`], ` (n ${whole(cost.n)})`].flat();
+    const rows = [...(judged ? [["On validation (val_b, cross-fitted)", judged]] : []), ["On the test split", tested]];
+    sentence.replaceChildren(`Accept a confidence ≥ ${decimal(tested.threshold)}`, ...rows.map(([where, cost]) => el("span", {}, where + ": ", ...said(cost))),
+      el("small", {}, `${percent(1 - tested.coverage, 0)} of the test split go to a person; without a threshold ${percent(found().coverage[0].accuracy)} are right`));
+    slider.setAttribute("aria-valuetext", [...sentence.childNodes].map((node) => node.textContent).join(". "));
   };
   const all = () => {
     read();
@@ -22,23 +25,27 @@ function renderConfidence(view) {
   slider.addEventListener("input", () => { state.threshold = slider.value / 100; read(); charts[0].redraw(); });
   view.append(el("div", {class: "tools"}, toggle("System", Object.entries(SYSTEM_NAMES), state.system, (system) => { state.system = system; all(); }),
     Object.keys(D.values.metrics).length > 1 ? chooser("Per", Object.keys(D.values.metrics).map((u) => [u, u]), state.unit, (unit) => { state.unit = unit; all(); }) : null),
-  card("How many answers to accept", "Answers whose confidence is above the threshold go into the shop as they are, the others to a person. Weighed as the whole catalogue is mixed.", sentence, el("div", {class: "along"}, slider), charts[0]),
+  card("How many answers to accept", "Answers whose confidence is at or above the threshold go into the shop as they are, the others to a person. Weighed as the whole catalogue is mixed; brackets hold 95% intervals. Choose a threshold on validation, whose figures “shelfsort score --min-confidence” prints too; what it gave on the test split stands beside them.", sentence, el("div", {class: "along"}, slider), charts[0]),
   el("div", {class: "columns"}, el("div", {class: "card"}, el("h2", {}, "Is the confidence honest?"), ece, charts[1]), card("How sure the answers are", `How many ${D.unit}s have which confidence.`, charts[2])),
   el("div", {class: "columns"}, el("div", {class: "card"}, el("h2", {}, "How far errors go"), errors, charts[3]), sizesCard()));
   all();
 }
+
+// stage2/coverage.json: of products, by both stages.
+const expected = (state) => (state.system === "two_stage" && state.unit === "product" ? D.values.findings.coverage_val_b : null);
 
 // Space beside the plot, and in report.css beside the slider, whose thumb thus stands above the dashed line.
 const ALONG = {left: 46, right: 16};
 
 function coverageChart(state, found) {
   return makeChart("Coverage and accuracy for each threshold", 300, (colours) => {
-    const rows = found().coverage, line = (name, key, color, more) => ({type: "line", name, symbol: "none", data: rows.map((r) => [r.threshold, r[key]]), lineStyle: {color, width: 2.5}, itemStyle: {color}, ...more});
+    const rows = found().coverage, judged = expected(state), line = (name, key, color, costs, more) => ({type: "line", name, symbol: "none", data: costs.map((r) => [r.threshold, r[key]]), lineStyle: {color, width: 2.5}, itemStyle: {color}, ...more});
     return {
       legend: {top: 0, left: 40, icon: "roundRect", itemHeight: 3, itemWidth: 16, textStyle: {color: colours.muted, fontFamily: colours.sans}},
-      grid: {left: ALONG.left, right: ALONG.right, top: 34, bottom: 46}, xAxis: axis(colours, {type: "value", min: 0, max: 1, name: "accept above this confidence", splitLine: {show: false}}), yAxis: axis(colours, {type: "value", min: 0, max: 1, ...shares}),
-      tooltip: tooltip(([p]) => { const r = rows[Math.round(100 * p.data[0])]; return [el("b", {}, "Above " + decimal(r.threshold)), pairsOf([["Accepted", percent(r.coverage)], ["Right", percent(r.accuracy)], ["Items", whole(r.n)]])]; }),
-      series: [line("accepted", "coverage", colours.before), line("right among accepted", "accuracy", colours.accent, {markLine: {symbol: "none", silent: true, label: {show: false}, lineStyle: {color: colours.ink, type: "dashed", width: 1}, data: [{xAxis: state.threshold}]}})],
+      grid: {left: ALONG.left, right: ALONG.right, top: 34, bottom: 46}, xAxis: axis(colours, {type: "value", min: 0, max: 1, name: "accept from this confidence on", splitLine: {show: false}}), yAxis: axis(colours, {type: "value", min: 0, max: 1, ...shares}),
+      tooltip: tooltip(([p]) => { const at = Math.round(100 * p.data[0]), of = (where, r) => [[`Accepted, ${where}`, percent(r.coverage)], [`Right, ${where}`, interval({...r, value: r.accuracy})], [`Items, ${where}`, whole(r.n)]];
+        return [el("b", {}, "≥ " + decimal(rows[at].threshold)), pairsOf([...(judged ? of("val_b", judged[at]) : []), ...of("test", rows[at])])]; }),
+      series: [...(judged ? [line("right on val_b", "accuracy", colours.low, judged)] : []), line("accepted of test", "coverage", colours.before, rows), line("right among accepted", "accuracy", colours.accent, rows, {markLine: {symbol: "none", silent: true, label: {show: false}, lineStyle: {color: colours.ink, type: "dashed", width: 1}, data: [{xAxis: state.threshold}]}})],
     };
   });
 }

@@ -76,14 +76,16 @@ const idOf = (c) => String(D.values.names.id[c]);
 const pathOf = (c) => [D.values.names.level1[D.columns["category.level1"][c]], D.values.names.level2[D.columns["category.level2"][c]]].filter(Boolean).join(" › ");
 const familyOf = (c) => (D.sameFamily[D.level2[c]] > 1 ? pathOf(c) : D.values.names.level2[D.level2[c]]);
 const nodeOf = (name, level, k) => D.columns["node." + name][D.nodeOffset[level] + k];
-const nodeShare = (name, level, k) => shareOf(D.columns["node." + name], D.nodeOffset[level] + k);
+// The accuracy of a node is worked out of its counts, so that it is rounded once, where it is printed.
+const nodeAccuracy = (system, level, k) => (nodeOf("support", level, k) - nodeOf(system + "_lost", level, k)) / nodeOf("support", level, k);
+const nodeInterval = (system, level, k) => ({value: nodeAccuracy(system, level, k), low: nodeOf(system + "_low", level, k), high: nodeOf(system + "_high", level, k)});
 // The name; with its family and its id where it needs them to be told from others.
 const named = (c, withFamily) => { const more = [withFamily ? familyOf(c) : "", D.sameInFamily[c] > 1 ? idOf(c) : ""].filter(Boolean); return nameOf(c) + (more.length ? ` (${more.join(", ")})` : ""); };
 const titleOf = (c) => named(c, D.sameName[c] > 1);
 // Beside category c one of another family carries its family's name.
 const nameIn = (other, c) => named(other, D.level2[other] !== D.level2[c]);
 const scoreOf = (stage, measure, unit = D.unit) => D.columns[`${unit}.${stage}.${measure}`];
-const shareOf = (column, i) => (column[i] === 65535 ? NaN : column[i] / 10000);
+const shareOf = (column, i) => (column[i] === 65535 ? NaN : column[i] / 1000);
 const verdict = (truth, answer) => (truth === answer ? "right" : D.level2[truth] === D.level2[answer] ? "near" : "wrong");
 const verdictSign = {right: "✓", near: "≈", wrong: "✗"};
 const verdictText = {right: "right", near: "wrong, same family", wrong: "wrong"};

@@ -20,7 +20,9 @@ const whole = (x) => (missing(x) ? "–" : x.toLocaleString("en"));
 const signed = (x, text) => (missing(x) ? "–" : (x > 0 ? "+" : x < 0 ? "−" : "±") + text(Math.abs(x)));
 const points = (x) => signed(x, (v) => (100 * v).toFixed(1));
 const decimal = (x, digits = 2) => (missing(x) ? "–" : x.toFixed(digits));
-const interval = (m) => (m ? `${percent(m.value)} [${percent(m.low)} – ${percent(m.high)}]` : "–");
+const ends = (m) => `${percent(m.low)} – ${percent(m.high)}`;
+const interval = (m) => (m && !missing(m.value) ? `${percent(m.value)} [${ends(m)}]` : "–");
+const pointsInterval = (m) => (m && !missing(m.value) ? `${points(m.value)} [${points(m.low)} to ${points(m.high)}]` : "–");
 const plural = (n, word) => `${whole(n)} ${n === 1 ? word : word.endsWith("y") ? word.slice(0, -1) + "ies" : word + "s"}`;
 const changed = (x, text) => el("span", {class: x > 0 ? "up" : x < 0 ? "down" : ""}, signed(x, text));
 

@@ -48,7 +48,7 @@ function renderHierarchy(view) {
 
 function levelsCard() {
   const found = D.values.findings[D.unit], levels = [["level1", "Level 1"], ["level2", "Level 2 (family)"], ["level3", "Level 3 (category)"]], errors = found.two_stage.errors;
-  const change = found.changes.two_stage_over_shifted.levels, gain = (m) => `${points(m.value)} [${points(m.low)} to ${points(m.high)}]`;
+  const change = found.changes.two_stage_over_shifted.levels, gain = pointsInterval;
   const columns = [{title: "Right on", value: (i) => levels[i][1]}, ...["two_stage", "shifted", "stage1"].map((s) => intervalColumns(SYSTEM_NAMES[s], (i) => found[s].levels[levels[i][0]])).flat(),
     ...intervalColumns("Stage 2’s gain, points", (i) => change[levels[i][0]], gain)];
   return card("Accuracy on each level", errors.n ? `Of ${plural(errors.n, "wrong " + D.unit)}, ${percent(errors.same_level2 / errors.n, 0)} stay inside the right family (level 2) and ${percent(errors.same_level1 / errors.n, 0)} inside the right level 1: such a mistake costs less.` : null,
@@ -65,7 +65,7 @@ function showNodes(place) {
   const crumbs = inside ? [el("a", {href: "#hierarchy"}, "Whole hierarchy"), " › ", inside === 2 ? el("a", {href: "#hierarchy/1-" + top}, level1[top] || "(no name)") : level1[top], ...(inside === 2 ? [" › ", level2[k] || "(no name)"] : [])] : null;
   host.replaceChildren(el("h2", {}, inside ? `Inside ${(inside === 2 ? level2 : level1)[k] || "(no name)"}` : "The hierarchy as a table"),
     crumbs ? el("p", {class: "crumbs"}, crumbs) : el("div", {class: "tools"}, toggle("Level", [["1", "Level 1"], ["2", "Families (level 2)"], ["3", "Categories (level 3)"]], String(level), (chosen) => { host.level = Number(chosen); showNodes(); })),
-    el("p", {class: "note"}, level < 3 ? "A name leads down to what it holds. Brackets hold 95% intervals." : "A name opens the category. Brackets hold 95% intervals."), nodesTable(level, rows));
+    el("p", {class: "note"}, level < 3 ? `Share of the evaluated ${D.unit}s of the test split whose category is right. A name leads down to what it holds. Brackets hold 95% intervals.` : `Share of the evaluated ${D.unit}s of the test split that are right. A name opens the category. Brackets hold 95% intervals.`), nodesTable(level, rows));
   if (inside) { host.scrollIntoView(); scrollBy(0, -110); }
 }
 
@@ -76,9 +76,9 @@ function nodeCell(level, k) {
 }
 
 function nodesTable(level, rows) {
-  const {level1, level2, parent} = D.values.names, of = (name) => (i) => nodeOf(name, level, i), accuracy = (system) => (i) => nodeShare(system + "_accuracy", level, i);
+  const {level1, level2, parent} = D.values.names, of = (name) => (i) => nodeOf(name, level, i), accuracy = (system) => (i) => nodeAccuracy(system, level, i);
   const name = (i) => (level === 1 ? level1[i] : level === 2 ? [level1[parent[i]], level2[i]].filter(Boolean).join(" › ") : `${pathOf(i)} › ${titleOf(i)}`);
-  const bounded = (i) => ({value: accuracy("two_stage")(i), low: nodeShare("two_stage_low", level, i), high: nodeShare("two_stage_high", level, i)});
+  const bounded = (i) => nodeInterval("two_stage", level, i);
   const columns = [{title: ["", "Level 1", "Family", "Category"][level], value: name, cell: (i) => nodeCell(level, i)}, ...(level === 3 ? [{title: "category_id", hidden: true, value: (c) => D.values.names.id[c]}] : [countColumn("Categories", of("categories"))]),
     countColumn(D.unit === "product" ? "Products" : "Images", of("support"), `Evaluated ${D.unit}s`), countColumn("Lost", of("two_stage_lost"), "After both stages"), ...intervalColumns(SYSTEM_NAMES.two_stage, bounded),
     pointsColumn("Change", (i) => accuracy("two_stage")(i) - accuracy("shifted")(i), "Both stages less stage 1, adjusted, in points"),

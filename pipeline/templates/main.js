@@ -1,6 +1,6 @@
 // Views and the search: what the address names after # is shown, drawn when first asked for.
 
-const VIEWS = {overview: (view) => { renderPlot($("plot-card")); renderLost($("lost-card")); renderMetrics($("metrics-card")); },
+const VIEWS = {overview: (view) => { renderPlot($("plot-card")); renderLost($("lost-card")); renderMetrics($("metrics-card")); renderApart($("apart-card")); },
   categories: renderCategories, hierarchy: renderHierarchy, confusions: renderConfusions, confidence: renderConfidence,
   review: renderReview, items: renderItems, training: renderTraining};
 const ARRIVED = {hierarchy: showNodes};

@@ -5,6 +5,12 @@ function mostlyTaken(c, most = 3) {
   return D.pairsOfTrue[c].filter((i) => after[i] > 0).sort((a, b) => after[b] - after[a]).slice(0, most);
 }
 
+// How many categories are surely better or worse off, and what could have been noticed at all.
+function powerOf({better, worse, moved, needed, noticeable}) {
+  return `Significantly better with stage 2: ${plural(better.length, "category")}, worse: ${whole(worse.length)} (paired sign test over products, false discovery rate 5%). ` +
+    `Of the ${whole(moved)} categories in which anything changed, one would have been called worse from ${whole(needed)} of ${whole(needed)} products broken; ${plural(noticeable, "category")} of the test split ${noticeable === 1 ? "has" : "have"} so many.`;
+}
+
 // What stage 2 fixed and broke at a node, and whether chance could do the same (sign test of evaluation/metrics.json).
 function effectOf(level, k) {
   const [fixed, broken] = ["fixed", "broken"].map((name) => nodeOf(name, level, k));
@@ -43,7 +49,7 @@ function renderLost(host) {
   ];
   host.append(el("h2", {}, `Where ${D.unit}s are lost`),
     el("p", {class: "note"}, `After both stages ${plural(total, D.unit)} of ${whole(D.support.reduce((a, b) => a + b, 0))} stand in a wrong category. “Stage 2 won back” is what stage 2 fixed less what it broke, counted from stage 1, adjusted; “was” is that stage’s count.` +
-      (D.values.metrics[D.unit].categories_changed ? " “May be chance” marks a change too small to be sure of." : "")),
+      " “May be chance” marks a change too small to be sure of."), el("p", {class: "note", id: "power"}, powerOf(D.values.metrics[D.unit].categories_changed)),
     makeTable({name: "lost", label: `Categories that lose most ${D.unit}s`, rows: losing, columns, sort: [1, true], page: 10, stack: true}));
 }
 
@@ -51,13 +57,12 @@ const HEADLINE_NAMES = {...SYSTEM_NAMES, published: "Published second stage"};
 
 function renderMetrics(host) {
   const state = {unit: D.unit, mix: "natural"}, box = el("div", {}), said = el("p", {class: "note"});
-  const gain = (m) => (m ? `${points(m.value)} [${points(m.low)} to ${points(m.high)}]` : "–");
   const show = () => {
     const found = D.values.metrics[state.unit][state.mix];
     const rows = Object.entries(HEADLINE_NAMES).filter(([system]) => found[system]).map(([system, name]) => ({name, figures: found[system], text: interval}));
     for (const [key, figures] of Object.entries(found.changes)) {
       const [now, then] = key.split("_over_").map((s) => HEADLINE_NAMES[s]);
-      rows.push({name: `${now} over ${then.toLowerCase()}, points`, figures, text: gain, moved: D.values.findings[state.unit].changes[key]});
+      rows.push({name: `${now} over ${then.toLowerCase()}, points`, figures, text: pointsInterval, moved: D.values.findings[state.unit].changes[key]});
     }
     const measures = [["top1", "Accuracy"], ["top5", "Among first five"], ["macro_f1", "Macro F1"]].map(([key, title]) => {
       const [shown, ...ends] = intervalColumns(title, (i) => rows[i].figures[key]);
@@ -66,12 +71,29 @@ function renderMetrics(host) {
     const columns = [{title: "Answer", value: (i) => rows[i].name, text: (i) => rows[i].name}, ...measures.flat(),
       ...[["Fixed", "fixed"], ["Broken", "broken"]].map(([title, name]) => ({title, numeric: true, value: (i) => rows[i].moved?.[name] ?? NaN, text: (i) => (rows[i].moved ? whole(rows[i].moved[name]) : "")}))];
     box.replaceChildren(makeTable({name: "headline", label: "All headline figures", rows: rows.length, columns}));
-    said.textContent = `${plural(found.two_stage.top1.n, state.unit)}; ` + (state.mix === "natural" ? `weighed as the whole catalogue is mixed; macro F1 is over the categories with at least ${D.minSupport} of them.` : `every category with at least ${D.minSupport} of them counts the same.`);
+    const {n, categories} = found.counts;
+    said.textContent = `${plural(n, state.unit)} of the test split; ` + (state.mix === "natural" ? `weighed as the whole catalogue is mixed; macro F1 is over the categories with at least ${D.minSupport} independent products.` : `each of the ${plural(categories, "category")} with at least ${D.minSupport} independent products counts the same.`) + " Products that share a picture are not independent.";
   };
   show();
   host.append(el("h2", {}, "All headline figures"), said, el("div", {class: "tools"},
     toggle("Unit", Object.keys(D.values.metrics).map((u) => [u, "Per " + u]), state.unit, (unit) => { state.unit = unit; show(); }),
     toggle("Mix of categories", [["natural", "Mixed as the catalogue"], ["balanced", "Every category alike"]], state.mix, (mix) => { state.mix = mix; show(); })), box);
+}
+
+function twinsNote({cosine, networks, share, suspicious, top1_with: near, top1_without: far}) {
+  return el("p", {class: suspicious ? "notice" : "note", id: "near-twins"}, `${interval(share)} of ${plural(share.n, "sampled test photo")} have a near twin: a fitted photo of another product of the category with a cosine above ${decimal(cosine, 3)} in the features of ${plural(networks, "network")}. Accuracy of both stages per image: ${interval(near)} with a near twin (n ${whole(near.n)}), ${interval(far)} without (n ${whole(far.n)}).` +
+    (suspicious ? " If near twins show one thing, or come from one round through the shop, new products will be sorted less well than the figures on this page say." : ""));
+}
+
+// How far the test split stands apart from what was fitted, and what was left out of it.
+function renderApart(host) {
+  const {without_photo: missed, near_twins: twins} = D.values.apart, {linked} = D.values.metrics[D.unit];
+  const rows = [["without", `Share no picture with a product outside of the test split`], ["with", "Share one"]].filter(([key]) => linked[key].two_stage.n);
+  const columns = [{title: "Test " + D.unit + "s that", value: (i) => rows[i][1]}, countColumn("Evaluated", (i) => linked[rows[i][0]].two_stage.n),
+    ...SYSTEMS.slice().reverse().flatMap((s) => intervalColumns(SYSTEM_NAMES[s], (i) => linked[rows[i][0]][s]))];
+  host.append(el("h2", {}, "How far the test split stands apart"), el("p", {class: "note"}, "A picture that stands in test and elsewhere is fitted nowhere, but the other photos of the product that shares it are. The first row is free of that."),
+    makeTable({name: "linked", label: "Accuracy with and without shared pictures", rows: rows.length, columns}), twins ? twinsNote(twins) : null,
+    missed ? el("p", {class: "note", id: "without-photo"}, `${plural(missed, "test product")} ${missed === 1 ? "is" : "are"} not counted: none of their photos can be read and shows something.`) : null);
 }
 
 // Who gives the second opinion where stage 1, adjusted, answers with a category.

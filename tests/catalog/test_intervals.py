@@ -1,9 +1,18 @@
-"""Intervals of shares."""
+"""Intervals of shares and paired changes: against published values, at the extremes, and their coverage of a planted truth."""
 
 import numpy as np
 import pytest
 
-from catalog.intervals import clustered_change, clustered_share, wilson
+from catalog.intervals import (
+    NOTHING,
+    clustered_average,
+    clustered_average_change,
+    clustered_change,
+    clustered_share,
+    clustered_shares,
+    effective_groups,
+    wilson,
+)
 
 
 def test_wilson() -> None:
@@ -24,78 +33,97 @@ def test_the_extremes_lie_within_their_intervals(n: float) -> None:
     assert wilson(0.0, n)[0] == 0 and wilson(1.0, n)[1] == 1
 
 
-def test_single_items_of_one_weight_have_wilsons_interval() -> None:
-    right = np.arange(40) < 31
-    for weight in (np.ones(40), np.full(40, 0.2)):
-        found = clustered_share(right, weight, np.arange(40))
-        assert found == pytest.approx((31 / 40, *wilson(31 / 40, 40)))
+@pytest.mark.parametrize(("right", "n"), [(0, 3), (3, 3), (1, 1), (30, 38), (17, 40)])
+def test_independent_items_have_wilsons_interval(right: int, n: int) -> None:
+    found = clustered_share(np.arange(n) < right, np.full(n, 2.5), np.arange(n))
+    assert found == pytest.approx((right / n, *wilson(right / n, n), n)) and found.low < found.high
 
 
-@pytest.mark.parametrize("value", [0, 1])
-def test_few_items_do_not_prove_certainty(value: int) -> None:
-    share, low, high = clustered_share(np.full(3, value, bool), np.ones(3), np.arange(3))
-    assert share == value and (low, high) == pytest.approx(wilson(float(value), 3)) and high - low > 0.5
-    assert clustered_share(np.full(9, value, bool), np.ones(9), np.repeat([7, 8, 9], 3)) == pytest.approx((share, low, high))
+def test_images_of_a_product_count_once_if_they_agree() -> None:
+    """Four times each item: as many items, no more knowledge."""
+    right = np.arange(40) < 17
+    alone = clustered_share(right, np.ones(40), np.arange(40))
+    again = clustered_share(np.repeat(right, 4), np.ones(160), np.repeat(np.arange(40), 4))
+    assert again.value == alone.value and again.n == 160
+    assert again.high - again.low >= alone.high - alone.low
+    assert again.high - again.low == pytest.approx(alone.high - alone.low, rel=0.05)  # a variance of 40 groups is less sure
 
 
-def test_items_of_a_group_count_as_one_where_they_agree() -> None:
-    right = np.arange(40) < 31
-    five = clustered_share(np.repeat(right, 5), np.ones(200), np.repeat(np.arange(40), 5))
-    assert five == pytest.approx(clustered_share(right, np.ones(40), np.arange(40)))
+def test_images_that_happen_to_differ_in_each_product_are_no_certainty() -> None:
+    """Of each product one image right and one wrong: the variance over products is 0."""
+    found = clustered_share(np.tile([True, False], 5), np.ones(10), np.repeat(np.arange(5), 2))
+    assert found == pytest.approx((0.5, *wilson(0.5, 5), 10))
 
 
-def test_weights_that_one_item_dominates() -> None:
-    """A hundred items, of which one weighs as much as the rest: what it is worth stays open."""
-    right, weight = np.arange(100) > 0, np.r_[99.0, np.ones(99)]
-    share, low, high = clustered_share(right, weight, np.arange(100))
-    assert share == pytest.approx(0.5) and high - low > 0.7
-    light = clustered_share(np.arange(100) > 0, np.r_[1e-6, np.ones(99)], np.arange(100))
-    assert light[1] == pytest.approx(wilson(light[0], 99)[0], abs=1e-3)  # a wrong item of no weight adds no certainty
-    assert clustered_share(right, weight * (np.arange(100) > 0), np.arange(100))[0] == 1  # weight 0 does not count
+def test_nothing_is_none() -> None:
+    none, nobody = np.zeros(0), np.zeros(0, dtype=np.int64)
+    assert clustered_share(none, none, nobody) == clustered_change(none, none, nobody) == NOTHING
+    assert clustered_average(0.0, np.ones(2), np.zeros(2), np.arange(2)) == NOTHING
+    assert clustered_average_change(0.0, np.ones(2), np.zeros(2), np.arange(2)) == NOTHING
+    cells = clustered_shares(np.ones(2, dtype=bool), np.ones(2), np.arange(2), np.array([0, 2]), 4)
+    assert cells[1] == cells[3] == NOTHING and cells[2].value == 1 and cells[2].low > 0
 
 
-def test_nothing_is_known_of_nothing() -> None:
-    nothing = np.zeros(0)
-    assert np.isnan(clustered_share(nothing, nothing, nothing)[0]) and clustered_share(nothing, nothing, nothing)[1:] == (0, 1)
-    assert np.isnan(clustered_change(nothing, nothing, nothing)[0]) and clustered_change(nothing, nothing, nothing)[1:] == (-1, 1)
-    assert clustered_change(np.ones(3), np.zeros(3), np.arange(3))[1:] == (-1, 1)
-
-
-def test_a_change_by_hand() -> None:
-    """20 items, 5 fixed, 2 broken: Agresti and Min add a half to each of the four cells."""
-    change = np.r_[np.ones(5), -np.ones(2), np.zeros(13)]
-    middle = 3 / 22
-    half = 1.959964 * np.sqrt((5.5 + 2.5) - 22 * middle**2) / 22
-    for weight in (np.ones(20), np.full(20, 3.0)):
-        found = clustered_change(change, weight, np.arange(20))
-        assert found == pytest.approx((3 / 20, middle - half, middle + half))
-    doubled = clustered_change(np.repeat(change, 2), np.ones(40), np.repeat(np.arange(20), 2))
-    assert doubled == pytest.approx(found)
-
-
-def test_no_change_among_few_says_little() -> None:
-    mean, low, high = clustered_change(np.zeros(3), np.ones(3), np.arange(3))
-    assert mean == 0 and low == pytest.approx(-high) and high > 0.3
-    assert clustered_change(np.zeros(3000), np.ones(3000), np.arange(3000))[2] < 0.001
-    assert clustered_change(np.ones(1), np.ones(1), np.zeros(1)) == pytest.approx((1, -0.51, 1), abs=0.01)
-
-
-@pytest.mark.parametrize("groups", [30, 300])
-def test_intervals_hold_what_they_promise(groups: int) -> None:
-    """Groups of one to four dependent items, weighted: 95% of the intervals hold the truth, within chance."""
+def test_cells_are_as_each_alone() -> None:
+    """Whether pairs of cell and group are counted or sorted: many cells are sorted."""
     rng = np.random.default_rng(0)
-    held = {"share": 0, "change": 0}
-    for _ in range(600):
-        size = rng.integers(1, 5, groups)
-        group = np.repeat(np.arange(groups), size)
-        level = rng.beta(4, 1, groups)[group]  # of the mean 0.8
-        right = rng.random(len(group)) < level
-        kind = rng.random(groups)[group]
-        change = np.where(kind < 0.1, 1, np.where(kind < 0.15, -1, 0)) * (rng.random(len(group)) < 0.8)
-        weight = rng.choice([1.0, 2.0], groups)[group]
-        _, low, high = clustered_share(right, weight, group)
-        held["share"] += low <= 0.8 <= high
-        _, low, high = clustered_change(change, weight, group)
-        held["change"] += low <= 0.04 <= high
-    for name, count in held.items():
-        assert 0.92 <= count / 600 <= 0.99, (name, count / 600)
+    right, weight, group = rng.random(300) < 0.6, rng.uniform(0.2, 3, 300), rng.integers(0, 120, 300)
+    for count in (2, 200):
+        cell = rng.integers(0, count, 300)
+        together = clustered_shares(right, weight, group, cell, count)
+        for number in range(count):
+            rows = cell == number
+            assert together[number] == pytest.approx(clustered_share(right[rows], weight[rows], group[rows]), nan_ok=True)
+
+
+def test_an_item_of_weight_0_is_not_counted() -> None:
+    right, weight, group = np.array([True, False, True, True]), np.array([1.0, 2.0, 0.5, 0.0]), np.array([0, 1, 2, 3])
+    assert clustered_share(right, weight, group) == pytest.approx(clustered_share(right[:3], weight[:3], group[:3]))
+
+
+def test_no_change_in_a_few_products_is_no_certainty() -> None:
+    """Bonett and Price (2012): (d +- z sqrt(p12 + p21 - d^2) / (n + 2)) with one more of each kind."""
+    found = clustered_change(np.zeros(8), np.ones(8), np.arange(8))
+    assert found.value == 0 and found.n == 8
+    assert found.high == -found.low == pytest.approx(2.262 * np.sqrt(2 / 10 / 10), rel=1e-3)  # t of 9 degrees of freedom
+    some = clustered_change(np.array([1.0, 0, 0, -1, 1, 0, 0, 0]), np.ones(8), np.arange(8))
+    better, worse = (2 + 1) / 10, (1 + 1) / 10
+    half = 2.262 * np.sqrt((better + worse - (better - worse) ** 2) / 10)
+    assert some == pytest.approx((1 / 8, better - worse - half, better - worse + half, 8), rel=1e-3)
+    everything = clustered_change(np.ones(3), np.ones(3), np.arange(3))
+    assert everything.value == everything.high == 1 and -1 < everything.low < 1
+
+
+def test_effective_groups() -> None:
+    assert effective_groups(np.arange(7)) == effective_groups(np.repeat(np.arange(7), 3)) == 7
+    assert effective_groups(np.array([0, 0, 0, 1])) == pytest.approx(16 / 10)
+    assert effective_groups(np.zeros(0, dtype=np.int64)) == 0
+
+
+@pytest.mark.parametrize(("products", "share"), [(10, 0.5), (10, 0.9), (40, 0.7), (300, 0.05)])
+def test_coverage_of_a_share(products: int, share: float) -> None:
+    """Of 1,500 samples; the images of a product are right together, or at random each, half of the time. Taken for independent,
+    images cover .87 to .90."""
+    rng = np.random.default_rng(products)
+    covered = 0
+    for _ in range(1500):
+        group = np.repeat(np.arange(products), rng.integers(1, 5, products))
+        together = rng.random(products)[group] < 0.5
+        right = np.where(together, rng.random(products)[group], rng.random(len(group))) < share
+        found = clustered_share(right, np.ones(len(group)), group)
+        covered += found.low <= share <= found.high
+    assert 0.93 <= covered / 1500 <= 0.985
+
+
+@pytest.mark.parametrize(("products", "better", "worse"), [(30, 0.2, 0.1), (100, 0.04, 0.01), (400, 0.05, 0.05)])
+def test_coverage_of_a_change(products: int, better: float, worse: float) -> None:
+    rng = np.random.default_rng(products)
+    covered = 0
+    for _ in range(1500):
+        group = np.repeat(np.arange(products), rng.integers(1, 5, products))
+        together = rng.random(products)[group] < 0.7
+        draw = np.where(together, rng.random(products)[group], rng.random(len(group)))
+        change = (draw < better).astype(float) - (draw > 1 - worse)
+        found = clustered_change(change, np.ones(len(group)), group)
+        covered += found.low <= better - worse <= found.high
+    assert 0.93 <= covered / 1500 <= 0.99

@@ -96,6 +96,44 @@ def test_sharing_pairs_products_with_an_identical_image(small_store: Store) -> N
     assert small_store.sharing("val_b").shape == (0, 2)
 
 
+def test_linked_products_share_a_picture_with_another_split(small_store: Store) -> None:
+    query = "SELECT digest, product_id, split FROM images WHERE status IN ('ok', 'duplicate')"
+    rows = small_store.connection.execute(query).fetchall()
+    found = {}
+    for split in SPLITS:
+        elsewhere = {digest for digest, _, other in rows if other != split}
+        expected = sorted({product for digest, product, own in rows if own == split and digest in elsewhere})
+        assert small_store.linked(split).tolist() == expected
+        found[split] = len(expected)
+    assert any(found.values())
+
+
+def test_groups_join_products_through_others(small_store: Store) -> None:
+    """Every pair that shares a picture is of one group, the least such groups, in whatever order the products stand."""
+    ids = np.unique(small_store.images().product_id)[::-1]
+    group = dict(zip(ids.tolist(), small_store.groups_of(ids).tolist(), strict=True))
+    names = {product: product for product in group}
+    pairs = small_store.sharing().tolist()
+    for _ in pairs:
+        for a, b in pairs:
+            names[a] = names[b] = min(names[a], names[b])
+    assert len({(group[p], names[p]) for p in names}) == len(set(names.values())) == len(set(group.values())) < len(ids)
+    alone = small_store.groups_of(np.repeat(ids, 2), "val_b")  # no two of it share one
+    assert alone[::2].tolist() == alone[1::2].tolist() and len(set(alone.tolist())) == len(ids)
+
+
+def test_unseen_products_have_no_photo_that_shows_something(small_store: Store, tmp_path: Path) -> None:
+    kept = small_store.connection.execute("SELECT product_id, split FROM products WHERE state = 'kept'").fetchall()
+    seen = set(small_store.images().product_id.tolist())
+    expected = [sum(own == split and product not in seen for product, own in kept) for split in SPLITS]
+    assert [small_store.unseen(split) for split in SPLITS] == expected and any(expected)
+    path = copy(small_store, tmp_path)
+    product = int(small_store.images("test").product_id[0])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE images SET status = 'blank' WHERE product_id = ?", (product,))
+    assert Store(path).unseen("test") == small_store.unseen("test") + 1
+
+
 def test_digests_are_the_first_eight_bytes_of_each_picture_once(small_store: Store) -> None:
     found = small_store.digests()
     digests = {bytes(d) for (d,) in small_store.connection.execute("SELECT digest FROM images")}

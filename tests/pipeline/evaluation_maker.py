@@ -21,7 +21,8 @@ from catalog.ingest import ingest
 from catalog.store import POSITIONS, SCHEMA, TABLES, Store
 from catalog.synthetic import SyntheticSpec, picture, write_categories, write_dump
 from catalog.taxonomy import Category, Taxonomy
-from pipeline.evaluate import changed_categories
+from pipeline.measures import measure
+from pipeline.near_twins import twin_figures
 
 SYSTEMS = ("stage1", "shifted", "two_stage")
 NASTY = '<script>alert("level 3")</script> & "co" \'é\''
@@ -169,7 +170,9 @@ def _finish(run: Path, taxonomy: Taxonomy, seed: int) -> Path:
     _write_stage2(run, taxonomy, tables[0], model.active)
     origin = {"views": {"stage1": {"store": store.fingerprint}}, "stage2": sha256_file(run / "stage2" / "manifest.json")}
     metrics = {"schema": 1, "made_from": origin, "settings": {"duplicates": "drop"}}
-    metrics |= {t["unit"].iloc[0]: _metrics(t, len(taxonomy)) for t in tables} | {"rejects": {"unreadable": 3}, "seconds": 840.5}
+    metrics |= {t["unit"].iloc[0]: measure(t, len(taxonomy), min_support=5) for t in tables}
+    twins = twin_figures(tables[1].head(1000), *(rng.beta(8, 2, (2, min(1000, len(tables[1]))))))
+    metrics |= {"near_twins": twins | {"networks": 2}, "without_photo": 3, "rejects": {"unreadable": 3}, "seconds": 840.5}
     write_sealed(folder / "metrics.json", metrics)
     config = {"revision": "1a2b3c4", "catalog": store.settings, "stage1": {"backbone": "resnet50"}, "seed": seed}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -208,6 +211,7 @@ class _Model:
             "item_id": items.item_id,
             "product_id": items.product_id,
             "group": group,
+            "linked": items.product_id % 7 == 0,
             "class_index": truth.astype(np.int32),
         }
         columns["weight"] = (weight / weight.mean()).astype(np.float32)
@@ -241,7 +245,7 @@ def _per_category(table: pandas.DataFrame, taxonomy: Taxonomy, trained: np.ndarr
         with np.errstate(invalid="ignore"):
             columns[f"{system}_precision"], columns[f"{system}_recall"] = right / predicted, right / support
             columns[f"{system}_f1"] = 2 * right / (support + predicted)
-        columns[f"{system}_predicted"] = predicted
+        columns[f"{system}_right"], columns[f"{system}_predicted"] = right, predicted
     return pandas.DataFrame(columns)
 
 
@@ -249,40 +253,6 @@ def _confusion(table: pandas.DataFrame, system: str) -> pandas.DataFrame:
     counts = table.groupby(["class_index", f"{system}_class"]).size().reset_index(name="count")
     counts.columns = ["true_class", "predicted_class", "count"]
     return counts.assign(unit=table["unit"].iloc[0], system=system)[["unit", "system", "true_class", "predicted_class", "count"]]
-
-
-def _metrics(table: pandas.DataFrame, k: int) -> dict:
-    found = {}
-    truth = table["class_index"].to_numpy()
-    pairs = (("shifted", "stage1"), ("two_stage", "shifted"), ("two_stage", "stage1"))
-    for mix in ("natural", "balanced"):
-        weight = table["weight"].to_numpy() if mix == "natural" else 1 / np.bincount(truth, minlength=k)[truth]
-        scores = {s: _scores(table, s, k) for s in SYSTEMS}
-        rows = {"top1": weight, "top5": weight, "macro_f1": np.ones(k)}
-        found[mix] = {s: {name: _interval(scores[s][name], rows[name]) for name in rows} for s in SYSTEMS}
-        changes = {
-            f"{a}_over_{b}": {name: _interval(scores[a][name] - scores[b][name], rows[name]) for name in rows} for a, b in pairs
-        }
-        found[mix] |= {"changes": changes, "counts": {"n": len(table), "categories": k, "min_support": 5}}
-    right = {s: (table[f"{s}_class"] == table["class_index"]).to_numpy() for s in SYSTEMS}
-    found["categories_changed"] = changed_categories(
-        truth, table["group"].to_numpy(), right["shifted"], right["two_stage"], k
-    )
-    return found
-
-
-def _scores(table: pandas.DataFrame, system: str, k: int) -> dict[str, np.ndarray]:
-    """Values whose weighted means are the metrics: by item, and F1 by category."""
-    truth, rank, answer = (table[name].to_numpy() for name in ("class_index", f"{system}_true_rank", f"{system}_class"))
-    right = np.bincount(truth[answer == truth], minlength=k)
-    f1 = 2 * right / np.maximum(np.bincount(truth, minlength=k) + np.bincount(answer, minlength=k), 1)
-    return {"top1": (answer == truth).astype(float), "top5": (rank < 5).astype(float), "macro_f1": f1}
-
-
-def _interval(values: np.ndarray, weight: np.ndarray) -> dict:
-    mean = float(np.average(values, weights=weight))
-    error = 1.96 * float(np.sqrt((weight**2 * (values - mean) ** 2).sum()) / weight.sum())
-    return {"value": mean, "low": max(-1.0, mean - error), "high": min(1.0, mean + error), "n": len(values)}
 
 
 def _write_stage1(run: Path, rng: np.random.Generator) -> None:

@@ -1,18 +1,22 @@
 """The command line: exit codes, what is printed, and one command at a time."""
 
+import io
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import bson
 import pandas
 import pytest
 import torch
+from PIL import Image
 
 from catalog.artifacts import run_lock
 from pipeline import steps
 from pipeline.cli import COMMANDS, main, parser
+from tests.conftest import document
 from tests.pipeline.tiny import Tiny, documents, products_of, write_dump
 
 ROOT = Path(__file__).parents[2]
@@ -211,11 +215,13 @@ def test_score_and_labels(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixt
     command = ["score", str(tiny.data / "test.bson"), "--run", str(tiny.folder), "--out", str(out), "--labels", str(labels)]
     assert main(command) == 0
     text = capsys.readouterr().out
-    assert "score: 150 products = 150 predictions + 0 rejects" in text and "top-1 of 150 labelled products" in text
+    assert "score: 150 products = 150 predictions + 0 rejects" in text
+    blank = int(pandas.read_parquet(out / "part-00000.parquet")["blank"].sum())
+    assert blank and f"top-1 of {150 - blank} labelled products: " in text and f"; {blank} more have no photo that can be" in text
     assert (out / "_SUCCESS").exists()
     header, *rows = labels.read_text().splitlines()
     other = tmp_path / "labels.csv"
-    for known, code, expected in ((rows[:50], 0, "top-1 of 50 labelled"), ([], 2, f"{other}: expected labels of the products")):
+    for known, code, expected in ((rows[:50], 0, "labelled products: "), ([], 2, f"{other}: expected labels of the products")):
         other.write_text("\n".join([header, "999999999,1", *known]))
         assert main([*command[:-1], str(other)]) == code
         said = capsys.readouterr()
@@ -223,14 +229,28 @@ def test_score_and_labels(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_labelled_dump_is_as_accurate_as_evaluate_says(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """The test split as a dump with its labels."""
+    """The test split as a dump with its labels; beside it two products that evaluate doesn't count either: all photos of one show
+    nothing, and that of the other can't be read."""
     wanted = products_of(tiny.run, "test")
     count = write_dump(tmp_path / "labelled.bson", tiny.data / "train.bson", lambda d: d["_id"] in wanted)
+    category = int(tiny.run.store.taxonomy.category_ids[0])
+    blank = io.BytesIO()
+    Image.new("RGB", (32, 32), "white").save(blank, "PNG")
+    with open(tmp_path / "labelled.bson", "ab") as file:
+        for number, photos in enumerate(([blank.getvalue()] * 2, [b"no picture"])):
+            file.write(bson.encode(document(10**9 + number, category, photos)))
     command = ["score", str(tmp_path / "labelled.bson"), "--run", str(tiny.folder), "--out", str(tmp_path / "out")]
     assert main(command) == 0
-    said = re.search(r"top-1 of (\d+) labelled products: stage 1 (\S+) .* two-stage (\S+) ", capsys.readouterr().out)
+    text = capsys.readouterr().out
+    shares = r"stage 1 (\S+) .* shifted (\S+) .* two-stage (\S+) .*, two-stage over shifted (\S+) "
+    said = re.search(rf"top-1 of (\d+) labelled products: {shares}", text)
     items = pandas.read_parquet(tiny.folder / "evaluation" / "items.parquet").query("unit == 'product'")
     items = items[items["item_id"].isin(wanted)]
     assert int(said[1]) == count == len(items)
-    for printed, system in ((said[2], "stage1"), (said[3], "two_stage")):
-        assert float(printed) == pytest.approx((items[f"{system}_class"] == items["class_index"]).mean(), abs=1e-4)
+    right = {name: (items[f"{name}_class"] == items["class_index"]).mean() for name in ("stage1", "shifted", "two_stage")}
+    for printed, accuracy in zip(said.groups()[1:4], right.values(), strict=True):
+        assert float(printed) == pytest.approx(accuracy, abs=1e-4)
+    assert float(said[5]) == pytest.approx(100 * (right["two_stage"] - right["shifted"]), abs=0.01)
+    assert "; 2 more have no photo that can be read and shows something, and don't count" in text
+    found = pandas.read_parquet(tmp_path / "out" / "part-00000.parquet").set_index("product_id")
+    assert found["blank"].sum() == 1 and found.loc[10**9, "blank"] and 10**9 + 1 not in found.index

@@ -44,7 +44,7 @@ def test_a_products_photos_are_pooled(model: Model, photos: list[Path]) -> None:
     assert sum(answer.confidences) == pytest.approx(1, abs=1e-4) and not answer.unreadable
     assert len({tuple(a.confidences) for a in alone}) == len(photos)
     table = image_table(np.arange(len(photos)), np.full(len(photos), -1))
-    images, _ = model.read([path.read_bytes() for path in photos], table, batch_size=2)
+    images, _, _ = model.read([path.read_bytes() for path in photos], table, batch_size=2)
     assert len(pool(images, 1.0)) == 1
     mean = np.mean([x.astype(np.float64) for x in images.log_probs[0]], axis=0)
     assert answer.stage1_class == mean.argmax()
@@ -54,8 +54,8 @@ def test_the_stored_features_are_what_the_network_gives(tiny: Tiny, model: Model
     (stored,) = Views([tiny.run.view(name).features for name in ("stage1", "small")]).blocks("test", fit_only=False)
     store = tiny.run.store
     table = store.images("test")
-    read, errors = model.read(store.read(table.image_id), table, batch_size=13)
-    assert not errors
+    read, errors, blank = model.read(store.read(table.image_id), table, batch_size=13)
+    assert not errors and not blank.any()
     np.testing.assert_array_equal(read.item_id, stored.item_id)
     for unit, a, b in (("image", read, stored), ("product", pool(read, 1.0), pool(stored, 1.0))):
         mine, theirs = model.answer(a, unit).two_stage, model.answer(b, unit).two_stage

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from pipeline.cli import main
-from pipeline.report import write_report
+from pipeline.report import percent, write_report
 from tests.pipeline.evaluation_maker import NASTY, make_large_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -404,8 +404,9 @@ def test_the_slider_reads_the_table(page: Page):
     page.view("confidence")
     page.js("const s = document.getElementById('coverage-slider'); s.value = 62; s.dispatchEvent(new Event('input'))")
     rows = json.loads((page.run / "evaluation" / "report.json").read_text())["product"]["two_stage"]["coverage"]
-    expected = f"Accept above 0.62: {100 * rows[62]['coverage']:.0f}% of products, {100 * rows[62]['accuracy']:.0f}% right"
-    assert page.text("#coverage-sentence").startswith(expected)
+    sentence = page.text("#coverage-sentence")
+    assert sentence.startswith("Accept a confidence ≥ 0.62")
+    assert f"On the test split: {100 * rows[62]['coverage']:.0f}% of products, {percent(rows[62]['accuracy'])} right" in sentence
     thumb, line = page.js(
         "const s = document.getElementById('coverage-slider').getBoundingClientRect();"
         "const host = document.querySelector('#view-confidence .chart'), chart = echarts.getInstanceByDom(host);"

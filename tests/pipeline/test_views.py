@@ -28,7 +28,7 @@ from tests.pipeline.tiny import Tiny, documents, make
 
 SETTINGS = (
     "stage1.backbone=shufflenet_v2_x0_5", "stage1.weights=none", "stage1.image_size=32", "stage1.epochs=1", "stage1.lr=2e-3",
-    f"stage1.precision={PRECISION}", "evaluate.resamples=200", "jobs=1", "catalog.text=title",
+    f"stage1.precision={PRECISION}", "jobs=1", "catalog.text=title",
 )  # fmt: skip
 TITLE = "views.title={text: tfidf, components: 64}"
 

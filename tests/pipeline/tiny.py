@@ -17,7 +17,7 @@ from tests.conftest import PRECISION
 
 SETTINGS = (
     "stage1.backbone=resnet18", "stage1.weights=none", "stage1.image_size=32", "stage1.epochs=2", "stage1.lr=2e-3",
-    f"stage1.precision={PRECISION}", "evaluate.resamples=200", "score.part_mb=1", "jobs=1",
+    f"stage1.precision={PRECISION}", "score.part_mb=1", "jobs=1",
     "views.small={backbone: shufflenet_v2_x0_5, epochs: 1}",
 )  # fmt: skip
 

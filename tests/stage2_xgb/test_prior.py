@@ -7,7 +7,7 @@ import pytest
 
 from catalog.errors import ConfigError
 from stage1_cnn.head import normalise
-from stage2_xgb.prior import Shift, calibration_error, fit_shift, importance, mix, target_mix
+from stage2_xgb.prior import Shift, fit_shift, importance, mix, target_mix
 from tests.stage2_xgb.planted import taxonomy
 
 TRAIN = np.array([0.25, 0.25, 0.25, 0.25])
@@ -102,16 +102,6 @@ def test_importance_gives_the_target_mix() -> None:
     assert weight.mean() == pytest.approx(1)
     found = np.bincount(classes, weight) / weight.sum()
     np.testing.assert_allclose(found, TARGET[:3] / TARGET[:3].sum())  # class 3 has no item
-
-
-def test_calibration_error() -> None:
-    rng = np.random.default_rng(0)
-    confidence = rng.uniform(size=200_000)
-    correct = rng.uniform(size=len(confidence)) < confidence
-    ones = np.ones(len(confidence))
-    assert calibration_error(confidence, correct, ones) < 0.01
-    assert calibration_error(np.full(1000, 0.9), np.arange(1000) < 600, np.ones(1000)) == pytest.approx(0.3)
-    assert calibration_error(np.array([1.0, 1.0]), np.array([True, False]), np.array([3.0, 1.0])) == pytest.approx(0.25)
 
 
 def loss_of(shift: Shift, truth: np.ndarray, under: np.ndarray) -> float:
