@@ -1,6 +1,7 @@
 """A catalogue of a million photos in 5,270 categories with the real long tail, through everything but the arithmetic.
 
-Claim: ingest, dealing, sampling, the bookkeeping of extraction, evaluation's figures and report peak at 6 GB at most, each by itself.
+Claim: ingest, dealing, sampling, the bookkeeping of extraction, evaluation's figures and report peak at 6 GB at most, each by
+itself.
 (Stage 2 at this size: benchmarks.stage2_scale.) The photos are tiny, so that the time is the bookkeeping's.
 Run: python -m benchmarks.load [--smoke]
 """

@@ -203,15 +203,7 @@ def by_support(run: Run) -> list[dict[str, Any]]:
 
 def accuracy_of(run: Run, scored: str, labels: dict[int, int]) -> dict[str, Any]:
     """Top-1 of a scored dump's labelled products, as `shelfsort score --labels` prints it."""
-    config = load_config(run.folder / "config.yaml").evaluate
-    found = asdict(compare(run.folder / scored, labels, config.resamples, config.seed))
-    return {
-        key: value if isinstance(value, int) else _estimate(*value) for key, value in found.items()
-    }
-
-
-def _estimate(value: float, low: float, high: float, *n: int) -> dict[str, float]:
-    return {"value": value, "low": low, "high": high, **({"n": n[0]} if n else {})}
+    return asdict(compare(run.folder / scored, labels))
 
 
 def moves(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Iterator[str]:

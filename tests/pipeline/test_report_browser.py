@@ -15,8 +15,9 @@ import pandas
 import pytest
 from PIL import Image
 
+from pipeline import report
 from pipeline.cli import main
-from pipeline.report import percent, write_report
+from pipeline.report import write_report
 from tests.pipeline.evaluation_maker import NASTY, make_large_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -154,7 +155,7 @@ def table(page: Page, name: str) -> pandas.DataFrame:
 
 
 def percent(value: float) -> str:
-    return "–" if pandas.isna(value) else f"{100 * value:.1f}%"
+    return report.percent(None if pandas.isna(value) else value)
 
 
 def signed(value: int) -> str:
