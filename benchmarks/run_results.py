@@ -11,7 +11,6 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import yaml
 
 from benchmarks import record
 from catalog.artifacts import read_json
+from catalog.intervals import Estimate
 from catalog.labels import read_labels
 from pipeline.config import RunConfig, load_config
 from pipeline.labels import compare
@@ -203,7 +203,11 @@ def by_support(run: Run) -> list[dict[str, Any]]:
 
 def accuracy_of(run: Run, scored: str, labels: dict[int, int]) -> dict[str, Any]:
     """Top-1 of a scored dump's labelled products, as `shelfsort score --labels` prints it."""
-    return asdict(compare(run.folder / scored, labels))
+    figures = vars(compare(run.folder / scored, labels))
+    return {
+        name: value.to_json() if isinstance(value, Estimate) else value
+        for name, value in figures.items()
+    }
 
 
 def moves(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Iterator[str]:

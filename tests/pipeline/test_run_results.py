@@ -119,9 +119,7 @@ def test_the_scored_dump_has_the_accuracy_that_score_prints(exported) -> None:
     found, _, said, _ = exported
     scored = found["figures"]["seeds"][0]["scored"]
     line = next(line for line in said if "labelled products" in line)
-    assert (
-        f"top-1 of {scored.get('products', scored['two_stage'].get('n'))} labelled products" in line
-    )
+    assert f"top-1 of {scored['two_stage']['n']} labelled products" in line
     assert f"{scored['two_stage']['value']:.4f} [{scored['two_stage']['low']:.4f}" in line
 
 

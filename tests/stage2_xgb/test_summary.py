@@ -35,7 +35,7 @@ def test_gain_interval_and_the_share_of_own_reclassifiers() -> None:
     assert found[STAGE1] == pytest.approx(3 / 6) and found[GATED] == pytest.approx(4 / 6)
     change = np.array([1, 1, 0, 0, -1, 0])
     expected = clustered_change(change, np.ones(6), np.arange(6))
-    assert (found["gain"], found["low"], found["high"]) == pytest.approx(expected)
+    assert (found["gain"], found["low"], found["high"]) == pytest.approx(expected[:3])
     assert found["gain"] == pytest.approx(1 / 6)
     assert found["own_share"] == pytest.approx((4 / 6 - 3 / 6) / (1 / 6))
 
@@ -59,7 +59,7 @@ def test_images_of_a_product_count_as_one_in_the_interval() -> None:
         held = held_out([0] * 200, products, before, after, after)
         found.append(standing(held, answering(held, []), np.ones(200)))
     width = [row["high"] - row["low"] for row in found]
-    assert found[0]["gain"] == found[1]["gain"] == 0.5 and width[1] == pytest.approx(width[0] * 2**0.5, rel=0.02)
+    assert found[0]["gain"] == found[1]["gain"] == 0.5 and width[1] == pytest.approx(width[0] * 2**0.5, rel=0.05)
 
 
 def test_in_the_balanced_mix_every_category_counts_the_same() -> None:
@@ -94,7 +94,7 @@ def summary(held: HeldOut, **changes: object) -> Stage2Summary:
 def test_the_page_has_both_units_and_mixes() -> None:
     text = summary(SIX).text()
     assert "  6 images, natural " in text and "  0 products, balanced " in text
-    low, high = (100 * end for end in clustered_change(np.array([1, 1, 0, 0, -1, 0]), np.ones(6), np.arange(6))[1:])
+    low, high = (100 * end for end in clustered_change(np.array([1, 1, 0, 0, -1, 0]), np.ones(6), np.arange(6))[1:3])
     assert f"+16.67 [{low:+.2f}, {high:+.2f}]" in text
     assert "counted on the other half, 40 times; what answers was decided on all of val_b" in text
     assert "errors on val_b that the sets could mend: 50%" in text
