@@ -58,6 +58,20 @@ SURVIVORS: dict[str, dict[str, str]] = {
         " -> binomtest(fixed, fixed + broken, alternative='greater').pvalue < _CHANCE": "no multiple of a power of 1/2 is 0.1",
         "strict=True -> strict=False": "each list has an entry per class",
     },
+    "stage2_xgb/heldout.py": {
+        "frozen=True -> frozen=False": _FROZEN,
+        "parts[0] -> parts[1]": "parts of images and of products have the same columns",
+    },
+    "stage2_xgb/items.py": {
+        "frozen=True -> frozen=False": _FROZEN,
+        "strict=True -> strict=False": "all have an entry per view",
+    },
+    "stage2_xgb/prior.py": {"frozen=True -> frozen=False": _FROZEN},
+    "stage2_xgb/train.py": {"frozen=True -> frozen=False": _FROZEN},
+    "stage2_xgb/train_reranker.py": {
+        "frozen=True -> frozen=False": _FROZEN,
+        "LESSONS = 100000 -> LESSONS = 100001": "about so many",
+    },
     "stage2_xgb/refine.py": {
         "frozen=True -> frozen=False": _FROZEN,
         "strict=True -> strict=False": "both have an entry a category: the second is split where the first begins",
