@@ -59,7 +59,8 @@ def test_images_of_a_product_count_as_one_in_the_interval() -> None:
         held = held_out([0] * 200, products, before, after, after)
         found.append(standing(held, answering(held, []), np.ones(200)))
     width = [row["high"] - row["low"] for row in found]
-    assert found[0]["gain"] == found[1]["gain"] == 0.5 and width[1] == pytest.approx(width[0] * 2**0.5, rel=0.05)
+    assert found[0]["gain"] == pytest.approx(0.5) == found[1]["gain"]
+    assert width[1] == pytest.approx(width[0] * 2**0.5, rel=0.05)
 
 
 def test_in_the_balanced_mix_every_category_counts_the_same() -> None:
