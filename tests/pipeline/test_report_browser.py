@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from pipeline.cli import main
-from pipeline.report import percent, write_report
+from pipeline.report import write_report
 from tests.pipeline.evaluation_maker import NASTY, make_large_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
