@@ -1,7 +1,6 @@
 """A catalogue of a million photos in 5,270 categories with the real long tail, through everything but the arithmetic.
 
-Claim: ingest, dealing, sampling, the bookkeeping of extraction, evaluation's figures and report peak at 6 GB at most, each by
-itself.
+Claim: ingest, dealing, sampling, the bookkeeping of extraction, evaluation and report peak at 6 GB at most, each by itself.
 (Stage 2 at this size: benchmarks.stage2_scale.) The photos are tiny, so that the time is the bookkeeping's.
 Run: python -m benchmarks.load [--smoke]
 """
@@ -31,6 +30,7 @@ from catalog.taxonomy import COLUMNS
 from features.store import FeatureStore, FeatureWriter
 from pipeline.evaluate import save_evaluation
 from pipeline.measures import SYSTEMS, measure
+from pipeline.near_twins import SAMPLE, twin_figures
 from pipeline.report import write_report
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.head import Head
@@ -189,6 +189,9 @@ def figures(options: argparse.Namespace) -> None:
     metrics = {"image": measure(frame, len(taxonomy), min_support=5)}
     print(f"figures of {len(frame)} items in {time.perf_counter() - started:.1f} s")
     metrics |= {"product": metrics["image"], "settings": store.settings, "rejects": {}, "seconds": 0.0}
+    sample = frame.head(SAMPLE)
+    twins = twin_figures(sample, *rng.random((2, len(sample)))) | {"networks": 1}
+    metrics |= {"without_photo": 0, "near_twins": twins}
     metrics["made_from"] = {"views": {"stage1": {"store": store.fingerprint}}}
     trained = np.bincount(table.class_index, minlength=len(taxonomy))
     save_evaluation(options.folder / "evaluation", frames, taxonomy, trained, metrics)

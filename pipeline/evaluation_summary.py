@@ -92,8 +92,8 @@ def _without_photo(count: int) -> list[str]:
 
 def _near_twins(found: dict[str, Any]) -> list[str]:
     share = found["share"]
-    what = f"have a near twin among the fitted photos of other products (cosine > {found['cosine']:.3f}"
-    lines = [f"{_percent(share)} of {share['n']} sampled test photos {what}, {found['networks']} network(s))"]
+    where = f"cosine > {found['cosine']:.3f} in {found['networks']} network(s)"
+    lines = [f"near twins: {_percent(share)} of {share['n']} sampled test photos have one among other products' fitted ({where})"]
     if found["suspicious"]:
         lines += [
             "  WARNING: if twins show one thing or come from one round through the shop, new products will be sorted less well;",

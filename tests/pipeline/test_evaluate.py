@@ -118,6 +118,16 @@ def test_nothing_to_count_is_none() -> None:
     assert none["ece"]["two_stage"] is None
 
 
+def test_calibration_error() -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(size=200_000)
+    right = rng.uniform(size=len(confidence)) < confidence
+    ones = np.ones(len(confidence))
+    assert reliability(confidence, right, ones)["ece"] < 0.01
+    assert reliability(np.full(1000, 0.9), np.arange(1000) < 600, np.ones(1000))["ece"] == pytest.approx(0.3)
+    assert reliability(np.ones(2), np.array([True, False]), np.array([3.0, 1.0]))["ece"] == pytest.approx(0.25)
+
+
 def test_linked_and_other_items_are_apart() -> None:
     frame = made_items()
     found = measure(frame, CLASSES, min_support=5)["linked"]

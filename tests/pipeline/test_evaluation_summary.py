@@ -124,5 +124,5 @@ def test_shared_pictures_near_twins_and_what_is_not_counted(metrics: dict, text:
     assert "WARNING" not in summary(metrics | {"near_twins": metrics["near_twins"] | {"suspicious": False}})
     twins = metrics["near_twins"] | {"share": some, "suspicious": True, "top1_with": some}
     page = summary(metrics | {"near_twins": twins})
-    assert "25.0% [20.0%, 30.0%] of 40 sampled test photos have a near twin" in page
+    assert "near twins: 25.0% [20.0%, 30.0%] of 40 sampled test photos have one" in page
     assert "WARNING" in page and "0.2500 [0.2000, 0.3000] with a twin" in page
