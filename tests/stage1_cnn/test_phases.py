@@ -18,6 +18,14 @@ from stage1_cnn.phases import Summary, Trainer, train_stage1
 from tests.moments import Moment, kill_at_moment
 from tests.stage1_cnn.child import MADE_FROM
 
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def config(config: Stage1Config, request: pytest.FixtureRequest) -> Stage1Config:
+    """In either precision: a training that was stopped ends as it would have in both."""
+    return config.model_copy(update={"precision": request.param})
+
 
 @pytest.fixture(scope="module")
 def unbroken(store_path: Path, config: Stage1Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
@@ -96,7 +104,24 @@ def killed(moment: Moment, store_path: Path, folder: Path, config: Stage1Config)
     """Whether a training, in a process of its own, came to the moment at which it is killed."""
     arguments = [str(store_path), str(folder), config.model_dump_json()]
     command = moment.command(folder.with_name("count"), "tests.stage1_cnn.child", *arguments)
-    return kill_at_moment(subprocess.Popen(command, cwd=Path(__file__).parents[2]))
+    threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return kill_at_moment(subprocess.Popen(command, cwd=ROOT, env=threads))
+
+
+TWO_THREADS = os.environ | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
+"""Of arithmetic, which don't spin while they wait: on a busy machine that would take many times as long."""
+
+
+def test_in_two_threads_a_killed_training_ends_the_same(store_path: Path, config: Stage1Config, tmp_path: Path) -> None:
+    config = config.model_copy(update={"save_minutes": 0, "head_epochs": 1, "epochs": 1})
+    moments = {"whole": [Moment()], "broken": [Moment(12, "save_last"), Moment()]}
+    for name, several in moments.items():
+        for moment in several:
+            arguments = [str(store_path), str(tmp_path / name), config.model_dump_json()]
+            command = moment.command(tmp_path / "count", "tests.stage1_cnn.child", *arguments)
+            child = subprocess.Popen(command, cwd=ROOT, env=TWO_THREADS)
+            assert kill_at_moment(child) == bool(moment.number)
+    assert_same_training(tmp_path / "broken", tmp_path / "whole")
 
 
 def test_interrupted_within_an_epoch_it_ends_the_same(
@@ -181,9 +206,10 @@ def test_another_device_goes_on_with_a_warning(
     unbroken: tuple[Path, Summary], store: Store, config: Stage1Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     content = checkpoint.load(unbroken[0] / "last.pt", resume=True)
-    assert content["computed_with"] == {"device": "cpu", "precision": "fp32"}
+    computed_with = {"device": "cpu", "precision": config.precision}
+    assert content["computed_with"] == computed_with
     for device, said in (("cpu", False), ("a GPU", True)):
-        checkpoint.save(tmp_path / "last.pt", content | {"computed_with": {"device": device, "precision": "fp32"}})
+        checkpoint.save(tmp_path / "last.pt", content | {"computed_with": computed_with | {"device": device}})
         Trainer(store, config, tmp_path, MADE_FROM, Interrupt())
         assert ("last.pt: device was 'a GPU', is now 'cpu'; the training goes on" in caplog.text) == said
 
