@@ -63,4 +63,4 @@ def test_a_command_leaves_out_json_and_the_folders_of_this_machine(monkeypatch: 
     arguments = ["--of", "/a/run", "b.bson", "--json", "/c.json", "--folder=/d/e", "--json=/f", "g h"]
     monkeypatch.setattr(sys, "argv", ["x.py", *arguments])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert own_command().split(maxsplit=3)[-1] == "--of run b.bson --folder=e 'g h'"
+    assert own_command().endswith(" --of run b.bson --folder=e 'g h'")

@@ -65,7 +65,7 @@ def steps_in(output: str) -> list[str]:
 
 def test_help_lists_every_target_and_variable(tree: Path) -> None:
     listed = [line.split()[0] for line in make(tree, "help").stdout.splitlines()[1:] if line.strip()]
-    assert sorted(listed) == sorted([*STEPS, *CHORES, "RUN", "CONFIG", "BSON", "CATEGORIES", "OUT", "SET", "PYTHON"])
+    assert sorted(listed) == sorted([*STEPS, *CHORES, "RUN", "CONFIG", "BSON", "CATEGORIES", "OUT", "SET", "PYTHON", "FIGURES"])
 
 
 def test_steps_run_in_order_with_their_overrides(installed: Path) -> None:
