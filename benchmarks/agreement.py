@@ -24,13 +24,13 @@ from benchmarks import record
 from benchmarks.scoring import make_run
 from catalog.errors import ImageError
 from catalog.parallel import cores
+from catalog.sources.source import open_source
 from pipeline import steps
-from pipeline.cluster import connect
 from pipeline.config import RunConfig, load_config
-from pipeline.export import export
-from pipeline.predict import Model, predict_files
-from pipeline.runs import Run
-from pipeline.sources import open_source
+from pipeline.exchange.export import export
+from pipeline.model import Model, predict_files
+from pipeline.run_folder import Run
+from pipeline.scoring.workers import connect
 
 _BATCH = 64
 

@@ -19,10 +19,10 @@ from PIL import Image
 from benchmarks import record
 from benchmarks.scoring import make_dump, make_run
 from catalog.images import decode
-from pipeline.export import export
-from pipeline.predict import Model, image_table
-from pipeline.runs import Run
-from pipeline.sources import open_source
+from catalog.sources.source import open_source
+from pipeline.exchange.export import export
+from pipeline.model import Model, image_table
+from pipeline.run_folder import Run
 from stage2_xgb.items import pool
 
 BATCH = 64

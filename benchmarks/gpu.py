@@ -19,13 +19,13 @@ import torch
 
 from benchmarks import record
 from benchmarks.photos import write_store
-from catalog.store import Store
-from stage1_cnn.backbones import Network, build
+from catalog.store.reader import Store
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.dataset import in_parts
 from stage1_cnn.device import Engine, choose_engine
-from stage1_cnn.sources import Photos
-from stage1_cnn.train import Learner, Pair, Schedule, Tally, train_steps
+from stage1_cnn.networks.backbones import Network, build
+from stage1_cnn.training.inputs import Photos
+from stage1_cnn.training.learner import Learner, Pair, Schedule, Tally, train_steps
 
 
 def main() -> None:

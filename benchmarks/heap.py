@@ -21,10 +21,10 @@ import torch
 
 from benchmarks import record
 from catalog.parallel import cores
-from stage1_cnn.backbones import Network, build
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.device import choose_engine, keep_memory, one_thread
-from stage1_cnn.train import Learner, Schedule
+from stage1_cnn.networks.backbones import Network, build
+from stage1_cnn.training.learner import Learner, Schedule
 
 CASES = {"resnet50": (224, 20, 32), "mobilenet_v2": (96, 64, 32)}
 """Pixels, and the photos of a batch in training and in scoring."""

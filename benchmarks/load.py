@@ -22,16 +22,16 @@ from PIL import Image
 from benchmarks import catalogue, record
 from catalog.artifacts import write_json
 from catalog.config import CatalogConfig
-from catalog.dump_index import open_index
-from catalog.ingest import ingest as ingest_dump
+from catalog.sources.dump_index import open_index
 from catalog.splits import SPLITS, deal, select
-from catalog.store import Store
+from catalog.store.ingest import ingest as ingest_dump
+from catalog.store.reader import Store
 from catalog.taxonomy import COLUMNS
 from features.store import FeatureStore, FeatureWriter
-from pipeline.evaluate import save_evaluation
-from pipeline.measures import SYSTEMS, measure
-from pipeline.near_twins import SAMPLE, twin_figures
-from pipeline.report import write_report
+from pipeline.evaluation.evaluate import save_evaluation
+from pipeline.evaluation.measures import SYSTEMS, measure
+from pipeline.evaluation.near_twins import SAMPLE, twin_figures
+from pipeline.report.page import write_report
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.head import Head
 from stage1_cnn.sampler import Sampler

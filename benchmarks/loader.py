@@ -28,7 +28,7 @@ from torchvision.transforms import v2
 from benchmarks import record
 from benchmarks.photos import write_folders, write_store
 from catalog.image_table import ImageTable
-from catalog.store import Store
+from catalog.store.reader import Store
 from stage1_cnn.config import NORMALISATIONS, Stage1Config
 from stage1_cnn.dataset import batches
 from stage1_cnn.device import keep_memory

@@ -15,12 +15,12 @@ import bson
 
 from benchmarks import record
 from catalog.artifacts import atomic_path
-from catalog.synthetic import SyntheticSpec, write_categories, write_dump
+from catalog.synthetic.dump import SyntheticSpec, write_categories, write_dump
 from catalog.taxonomy import Taxonomy
 from pipeline import steps
-from pipeline.compare import compare, markdown
 from pipeline.config import load_config
-from pipeline.runs import Run
+from pipeline.experiments.compare import compare, markdown
+from pipeline.run_folder import Run
 from stage1_cnn.device import choose_engine
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "small"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from catalog.config import CatalogConfig
 from catalog.image_table import ImageTable
-from catalog.ingest import ingest
-from catalog.store import Store
-from catalog.synthetic import SyntheticSpec, write_dump
+from catalog.store.ingest import ingest
+from catalog.store.reader import Store
+from catalog.synthetic.dump import SyntheticSpec, write_dump
 
 
 def write_store(folder: Path, *, products: int, side: int, categories: int = 20, seed: int = 0) -> Store:

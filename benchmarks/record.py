@@ -21,7 +21,7 @@ import torch
 
 from catalog.artifacts import write_json
 from catalog.parallel import cores
-from pipeline.runs import revision
+from pipeline.run_folder import revision
 
 FIELDS = ("command", "revision", "date", "processor", "precision", "rounds", "figures")
 _CPUINFO = Path("/proc/cpuinfo")

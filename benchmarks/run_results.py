@@ -23,8 +23,8 @@ from catalog.artifacts import read_json
 from catalog.intervals import Estimate
 from catalog.labels import read_labels
 from pipeline.config import RunConfig, load_config
-from pipeline.labels import compare
-from pipeline.runs import Run
+from pipeline.run_folder import Run
+from pipeline.scoring.accuracy import compare
 
 SUPPORTS = ((1, 4), (5, 9), (10, 29), (30, None))
 """Least and most test images of the categories that are counted together."""

@@ -26,15 +26,15 @@ import torch
 from benchmarks import record
 from catalog.images import decode
 from catalog.parallel import cores
-from catalog.synthetic import SyntheticSpec, products
+from catalog.sources.source import Source, open_source
+from catalog.synthetic.dump import SyntheticSpec, products
 from pipeline import steps
 from pipeline.config import ScoreConfig, load_config
 from pipeline.demo import write_synthetic
-from pipeline.engine import Lanes, ordered
-from pipeline.predict import Model
-from pipeline.runs import Run
-from pipeline.score import Scorer, score
-from pipeline.sources import Source, open_source
+from pipeline.model import Model
+from pipeline.run_folder import Run
+from pipeline.scoring.lanes import Lanes, ordered
+from pipeline.scoring.score import Scorer, score
 
 CASES = {"resnet50": (224, 180, 0.95), "mobilenet_v2": (96, 180, 0.80), "shufflenet_v2_x0_5": (32, 40, 0.0)}
 """Backbone: pixels a side of the network and of the photos, and the goal."""

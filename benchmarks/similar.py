@@ -17,7 +17,7 @@ from scipy.fft import dct
 
 from benchmarks import record
 from catalog.image_table import ImageTable
-from catalog.store import POSITIONS
+from catalog.store.reader import POSITIONS
 from features.neighbours import unit
 from features.similar import SimilarIndex, build
 from features.store import FeatureStore, FeatureWriter

@@ -16,12 +16,12 @@ from benchmarks import record
 from benchmarks.scoring import make_run
 from catalog.artifacts import sha256_file
 from catalog.parallel import cores
-from catalog.synthetic import SyntheticSpec, products
+from catalog.sources.source import open_source
+from catalog.synthetic.dump import SyntheticSpec, products
 from pipeline.config import ScoreConfig
-from pipeline.engine import Lanes
-from pipeline.predict import Model
-from pipeline.score import Scorer, score
-from pipeline.sources import open_source
+from pipeline.model import Model
+from pipeline.scoring.lanes import Lanes
+from pipeline.scoring.score import Scorer, score
 
 BAD = (b"", b"no image", b"\xff\xd8\xff broken")
 GROWTH = 0.05

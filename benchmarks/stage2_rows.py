@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks import record
 from features.store import FeatureStore
 from pipeline.config import load_config
-from pipeline.runs import Run
+from pipeline.run_folder import Run
 from pipeline.steps import class_mixes
 from stage1_cnn.head import normalise
 from stage2_xgb.bundle import Bundle

@@ -20,13 +20,13 @@ from torch import nn
 
 from benchmarks import record
 from benchmarks.photos import write_store
-from catalog.store import Store
-from stage1_cnn.backbones import Network, build
+from catalog.store.reader import Store
 from stage1_cnn.config import Augment, Stage1Config
 from stage1_cnn.dataset import in_parts
 from stage1_cnn.device import Engine, choose_engine
-from stage1_cnn.sources import CachedFeatures, Photos
-from stage1_cnn.train import Learner, Pair, Schedule, Tally, evaluate, make_optimizer, train_steps
+from stage1_cnn.networks.backbones import Network, build
+from stage1_cnn.training.inputs import CachedFeatures, Photos
+from stage1_cnn.training.learner import Learner, Pair, Schedule, Tally, evaluate, make_optimizer, train_steps
 
 CLASSES, EPOCHS = 1000, 12
 STILL = Augment(flip=False, crop=1, stretch=1, colour=0)

@@ -3,8 +3,8 @@
 import csv
 from pathlib import Path
 
-from catalog.bson_reader import MAX_PRODUCT_ID
 from catalog.errors import ShelfsortError
+from catalog.sources.bson_reader import MAX_PRODUCT_ID
 
 ID_COLUMNS = ("_id", "product_id")
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from catalog.artifacts import atomic_path
-from catalog.bson_reader import MAX_PRODUCT_ID
 from catalog.errors import ConfigError
-from catalog.store import POSITIONS
+from catalog.sources.bson_reader import MAX_PRODUCT_ID
+from catalog.store.reader import POSITIONS
 
 COUNT = 8
 HEADER = ("product_id", "image", *(f"{name}{number}" for number in range(1, COUNT + 1) for name in "xyv"))

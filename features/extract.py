@@ -9,7 +9,7 @@ import numpy as np
 from catalog.errors import ShelfsortError
 from catalog.image_table import ImageTable
 from catalog.progress import progress
-from catalog.store import Store
+from catalog.store.reader import Store
 from features.schema import FEATURE_DTYPE, SCHEMA
 from features.store import FeatureWriter
 from stage1_cnn.dataset import batches

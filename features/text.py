@@ -16,7 +16,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from catalog.arithmetic import one_blas_thread
 from catalog.artifacts import atomic_path, read_sealed, sha256_file, write_sealed
 from catalog.errors import ArtifactError, ShelfsortError
-from features.linear import fit_head, sample
+from features.linear_head import fit_head, sample
 from features.neighbours import unit
 from features.schema import FEATURE_DTYPE
 from stage1_cnn.head import Head

@@ -13,7 +13,7 @@ from catalog.errors import ShelfsortError
 
 def _loaded(options: argparse.Namespace) -> tuple:
     from pipeline.config import load_config
-    from pipeline.runs import Run
+    from pipeline.run_folder import Run
 
     run = Run(options.run)
     own = options.run / "config.yaml"
@@ -88,24 +88,24 @@ def tune(options: argparse.Namespace) -> None:
 
 
 def unpack(options: argparse.Namespace) -> None:
-    from pipeline.image_tree import write_shards, write_tree
-    from pipeline.runs import Run
+    from pipeline.exchange.image_folder import write_shards, write_tree
+    from pipeline.run_folder import Run
 
     counts = (write_shards if options.shards else write_tree)(Run(options.run).store, options.out)
     print(f"unpack: {', '.join(f'{split} {n}' for split, n in counts.items())} photos -> {options.out}")
 
 
 def pack(options: argparse.Namespace) -> None:
-    from pipeline.image_tree import pack
+    from pipeline.exchange.image_folder import pack
 
     products, photos = pack(options.folder, options.out)
     print(f"pack: {products} products, {photos} photos -> {options.out / 'train.bson'}, {options.out / 'category_names.csv'}")
 
 
 def compare(options: argparse.Namespace) -> None:
-    from pipeline.compare import compare, markdown
     from pipeline.config import load_config
-    from pipeline.runs import Run
+    from pipeline.experiments.compare import compare, markdown
+    from pipeline.run_folder import Run
 
     run, loaded = Run(options.run), {path.stem: load_config(path, options.set) for path in options.configs}
     configs = {name: config.stage1 for name, config in loaded.items()}
@@ -127,7 +127,7 @@ def compare(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     from pipeline import steps
-    from pipeline.runs import Run
+    from pipeline.run_folder import Run
 
     runs = [Run(folder) for folder in ([options.run] if options.run else []) + options.runs]
     if not runs:
@@ -136,14 +136,14 @@ def report(options: argparse.Namespace) -> None:
 
 
 def plot(options: argparse.Namespace) -> None:
-    from pipeline.charts import plot
+    from pipeline.report.figures import plot
 
     run = options.run or options.folder
     if run is None:
         raise ShelfsortError("no run given, expected shelfsort plot FIGURE DIR, or --run DIR")
     if options.figure == "attention":
-        from pipeline.attention import draw_attention
-        from pipeline.runs import Run
+        from pipeline.experiments.attention import draw_attention
+        from pipeline.run_folder import Run
 
         print(draw_attention(Run(run), options.out or run / "report" / "figures" / "attention.svg"))
         return
@@ -170,13 +170,13 @@ def _workers(options: argparse.Namespace) -> Any:
     """What `--workers` or `--scheduler` asks for: opens a client; None where this process is to do it alone."""
     if options.workers is None and options.scheduler is None:
         return None
-    from pipeline.cluster import connect
+    from pipeline.scoring.workers import connect
 
     return functools.partial(connect, options.workers, options.scheduler)
 
 
 def similar(options: argparse.Namespace) -> None:
-    from pipeline.similar import Finder, find_similar, print_csv, table_text
+    from pipeline.retrieval.similar import Finder, find_similar, print_csv, table_text
 
     run, _ = _loaded(options)
     finder = Finder.open(run, rebuild=options.rebuild)
@@ -190,10 +190,10 @@ def similar(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    from pipeline.agreement import warn_of_other_arithmetic
-    from pipeline.export import export
-    from pipeline.predict import Model
-    from pipeline.runs import Run
+    from pipeline.exchange.export import export
+    from pipeline.model import Model
+    from pipeline.run_folder import Run
+    from pipeline.scoring.agreement import warn_of_other_arithmetic
 
     run = Run(options.run)
     exported = export(run, options.out)
@@ -202,8 +202,8 @@ def export(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
-    from pipeline.agreement import warn_of_other_arithmetic
-    from pipeline.predict import Model, predict_files
+    from pipeline.model import Model, predict_files
+    from pipeline.scoring.agreement import warn_of_other_arithmetic
 
     run, config = _loaded(options)
     model = Model.open(run, config.stage1.device, config.features.precision)

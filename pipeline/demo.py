@@ -7,10 +7,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from catalog.artifacts import read_json, run_lock, write_json
-from catalog.synthetic import SyntheticSpec, write_categories, write_dump, write_labels, write_landmarks_of
+from catalog.synthetic.dump import SyntheticSpec, write_categories, write_dump, write_labels, write_landmarks_of
 from pipeline import steps
 from pipeline.config import RunConfig, load_config
-from pipeline.runs import Run
+from pipeline.run_folder import Run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 _TEST_SEED, _PRETRAIN_SEED = 1_000_003, 2_000_003

@@ -23,7 +23,7 @@ from catalog.labels import read_labels
 from catalog.parallel import cores
 from features.store import FeatureStore, discard
 from pipeline.config import FileView, RunConfig, TextView
-from pipeline.runs import Run
+from pipeline.run_folder import Run
 from stage1_cnn.config import Stage1Config
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ def ingest(
     corrections: Path | None = None, workers: Workers = None, say: Say = print,
 ) -> None:  # fmt: skip
     """Dump -> store.sqlite: products dealt to splits, photos checked and copied; `corrections` are an analyst's better labels."""
-    from catalog.ingest import ingest as ingest_dump
+    from catalog.store.ingest import ingest as ingest_dump
 
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         executor, jobs = None, config.jobs or cores()
         if workers:
-            from pipeline.elsewhere import checking
+            from pipeline.cluster.steps import checking
 
             executor, jobs = stack.enter_context(checking(stack.enter_context(workers())))
         summary = ingest_dump(
@@ -85,8 +85,8 @@ def train(
     if not rebuild and part.current(part.stage1 / "summary.json", made_from, "stage1"):
         say(f"{name}: current ({part.checkpoint})")
         return
-    from stage1_cnn.phases import check_training, train_stage1
     from stage1_cnn.processes import ALONE
+    from stage1_cnn.training.trainer import check_training, train_stage1
 
     processes = processes or ALONE
     part.store.verify()
@@ -171,7 +171,7 @@ def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say, workers: Wor
     with contextlib.ExitStack() as stack:
         elsewhere = None
         if workers:
-            from pipeline.elsewhere import extraction
+            from pipeline.cluster.steps import extraction
 
             precision = predictor.engine.precision
             elsewhere = extraction(stack.enter_context(workers()), part, size, config.stage1.device, precision)
@@ -204,7 +204,7 @@ def stage2(run: Run, config: RunConfig, rebuild: bool, say: Say = print, workers
         mixes.target(config.stage2, unit, taxonomy)  # may be a file that can't be read
     with contextlib.ExitStack() as stack:
         if workers:
-            from pipeline.elsewhere import training
+            from pipeline.cluster.steps import training
 
             stack.enter_context(training(stack.enter_context(workers()), run))
         if rebuild:
@@ -237,7 +237,7 @@ def _prior(target: str | Path) -> dict[str, str]:
 
 def _cover(run: Run, config: RunConfig, stores: Sequence[Any]) -> None:
     """Measures what each threshold of confidence costs, unless that is known. Raises ArtifactError where stage 2 is damaged."""
-    from pipeline import coverage
+    from pipeline.scoring import coverage
     from stage2_xgb.bundle import Bundle
 
     bundle = Bundle.open(run.stage2)
@@ -262,8 +262,8 @@ def class_mixes(run: Run) -> Any:
 
 def tune_stage1(run: Run, config: RunConfig, epochs: int, photos: int | None, say: Say = print) -> None:
     """Short runs over learning rates, trainable blocks and validation shares, judged on val_a -> tune/stage1.csv, .svg."""
-    from pipeline.tune_chart import draw
-    from stage1_cnn.tune import Search, steepest
+    from pipeline.experiments.tune_figure import draw
+    from stage1_cnn.training.tune import Search, steepest
 
     folder = run.folder / "tune" / "stage1"
     search = Search(run.store, config.stage1, folder, _training(run, config.stage1), epochs=epochs, photos=photos)
@@ -307,8 +307,8 @@ def tune_stage2(run: Run, config: RunConfig, say: Say = print) -> None:
 
 def evaluate(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> dict[str, Any]:
     """The test split -> evaluation/: accuracy of each stage, with intervals."""
-    from pipeline.evaluate import evaluate as evaluate_test
-    from pipeline.evaluation_summary import summary
+    from pipeline.evaluation.evaluate import evaluate as evaluate_test
+    from pipeline.evaluation.summary import summary
     from stage2_xgb.bundle import Bundle
 
     bundle = Bundle.open(run.stage2)
@@ -342,7 +342,7 @@ def evaluate(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> di
 
 def report(run: Run, others: Sequence[Run], say: Say = print) -> None:
     """evaluation/ -> report/index.html, for analysts."""
-    from pipeline.report import write_report
+    from pipeline.report.page import write_report
 
     page = write_report([run.folder, *(other.folder for other in others)], run.report.parent)
     say(f"report: {page}")
@@ -353,8 +353,8 @@ def score(
     say: Say = print,
 ) -> None:  # fmt: skip
     """A dump or other source -> predictions/*.parquet, every product accounted for; compared with `labels` where given."""
-    from pipeline.score import score as score_source
-    from pipeline.score_job import ScoreJob
+    from pipeline.scoring.job import ScoreJob
+    from pipeline.scoring.score import score as score_source
 
     job = ScoreJob.open(run, config, labels)
     started = time.perf_counter()
@@ -370,9 +370,9 @@ def lookalikes(
     run: Run, config: RunConfig, paths: Sequence[str], listed: Path, threshold: float, out: Path, say: Say = print
 ) -> None:  # fmt: skip
     """A dump or other source against a list of images -> lookalikes-*.parquet: each product's nearest listed image."""
-    from pipeline.lookalikes import ListedImages, find_lookalikes
-    from pipeline.similar import LOOK_UPS
-    from pipeline.sources import open_source
+    from catalog.sources.source import open_source
+    from pipeline.retrieval.lookalikes import ListedImages, find_lookalikes
+    from pipeline.retrieval.similar import LOOK_UPS
     from stage1_cnn.predict import Predictor
 
     run.stage1_checksum()

@@ -8,13 +8,13 @@ import numpy as np
 
 from catalog.artifacts import sha256_file
 from catalog.image_table import ImageTable
-from features.linear import fit_head, sample, save_head
+from features.linear_head import fit_head, sample, save_head
 from features.schema import FEATURE_DTYPE, SCHEMA
 from features.store import discard, write_features
 from features.text import TextModel
 from features.vectors import VectorFile
 from pipeline.config import FileView, TextView
-from pipeline.runs import Run
+from pipeline.run_folder import Run
 from stage1_cnn.head import Head
 
 Source = tuple[Head, Callable[[ImageTable], np.ndarray]]

@@ -26,7 +26,7 @@ Transform = EvalTransform | TrainTransform
 
 
 class Blobs(Protocol):
-    """Where the bytes come from: `catalog.store.Store`, or anything that copies into an independent reader."""
+    """Where the bytes come from: `catalog.store.reader.Store`, or anything that copies into an independent reader."""
 
     def read(self, image_ids: Sequence[int]) -> list[bytes]:
         """The bytes of some images, in the order asked."""

@@ -11,9 +11,9 @@ from catalog.artifacts import sha256_file
 from catalog.errors import ArtifactError, ConfigError
 from catalog.taxonomy import Taxonomy
 from stage1_cnn import checkpoint
-from stage1_cnn.backbones import Network, build
 from stage1_cnn.device import Engine, inference_engine, keep_memory
 from stage1_cnn.head import Head
+from stage1_cnn.networks.backbones import Network, build
 from stage1_cnn.networks.landmarks import LandmarkVgg16
 from stage1_cnn.transforms import EvalTransform, Normaliser
 

@@ -23,7 +23,7 @@ from stage2_xgb.gate import STAGE1, Decision
 from stage2_xgb.items import Projection
 from stage2_xgb.prior import Shift
 from stage2_xgb.reclassifier import Reclassifier
-from stage2_xgb.rerank import Reranker
+from stage2_xgb.reranker import Reranker
 
 log = logging.getLogger(__name__)
 

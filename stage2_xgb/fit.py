@@ -32,9 +32,9 @@ from stage2_xgb.gate import STAGE1
 from stage2_xgb.heldout import UNITS, ValB
 from stage2_xgb.items import Items, Pooled, Projection, pool
 from stage2_xgb.prior import Shift, fit_shift, mix, target_mix
-from stage2_xgb.rerank import Reranker
+from stage2_xgb.reranker import Reranker
 from stage2_xgb.summary import Stage2Summary, summarise
-from stage2_xgb.train import RowPicker, enough, fit_booster, fit_logistic
+from stage2_xgb.train_reclassifier import RowPicker, enough, fit_booster, fit_logistic
 from stage2_xgb.train_reranker import cross_fit
 
 log = logging.getLogger(__name__)

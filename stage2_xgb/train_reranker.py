@@ -14,7 +14,7 @@ from stage2_xgb.crossfit import folds
 from stage2_xgb.evidence import Evidence
 from stage2_xgb.items import Items
 from stage2_xgb.prior import importance
-from stage2_xgb.rerank import Reranker, top_candidates
+from stage2_xgb.reranker import Reranker, top_candidates
 
 log = logging.getLogger(__name__)
 

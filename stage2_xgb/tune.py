@@ -15,7 +15,7 @@ from stage2_xgb.config import Stage2Config
 from stage2_xgb.confusion import ConfusionSet
 from stage2_xgb.crossfit import folds
 from stage2_xgb.reclassifier import inputs
-from stage2_xgb.train import RowPicker, fit_booster
+from stage2_xgb.train_reclassifier import RowPicker, fit_booster
 
 DEPTHS, ROUNDS, RATES = (1, 2, 3), (5, 10, 25, 50), (0.1, 0.3, 0.9)
 FOLDS = 5

@@ -26,9 +26,9 @@ from hypothesis import settings
 from PIL import Image
 
 from catalog.config import CatalogConfig
-from catalog.ingest import ingest
-from catalog.store import Store
-from catalog.synthetic import SyntheticSpec, write_categories, write_dump
+from catalog.store.ingest import ingest
+from catalog.store.reader import Store
+from catalog.synthetic.dump import SyntheticSpec, write_categories, write_dump
 
 settings.register_profile("shelfsort", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("shelfsort")

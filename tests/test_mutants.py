@@ -36,7 +36,7 @@ def test_known_survivors_are_mutants() -> None:
 
 
 def test_a_survivor_that_nothing_explains_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setitem(mutants.MODULES, "catalog/labels.py", ("tests/catalog/test_quality.py",))  # which know nothing of it
+    monkeypatch.setitem(mutants.MODULES, "catalog/labels.py", ("tests/catalog/store/test_image_checks.py",))
     monkeypatch.setattr(sys, "argv", ["mutants", "catalog/labels.py", "--sample", "1"])
     assert mutants.main() == 1
     assert "catalog/labels.py: 0 of 1 mutants noticed, 0.0%" in (said := capsys.readouterr().out) and "NOT EXPLAINED" in said

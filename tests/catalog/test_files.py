@@ -9,10 +9,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from catalog.bson_reader import DumpReader, expand, products
-from catalog.dump_index import build_index
 from catalog.errors import ImageError, ShelfsortError
 from catalog.files import files_below, is_folder, open_file, read_file, read_files, size_and_stamp
+from catalog.sources.bson_reader import DumpReader, expand, products
+from catalog.sources.dump_index import build_index
 from tests.catalog.served import served
 from tests.conftest import document, jpeg, write_bson
 

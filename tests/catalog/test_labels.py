@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from catalog.bson_reader import documents, expand
 from catalog.config import CatalogConfig
 from catalog.errors import ShelfsortError
-from catalog.ingest import ingest
 from catalog.labels import read_labels
-from catalog.store import Store
+from catalog.sources.bson_reader import documents, expand
+from catalog.store.ingest import ingest
+from catalog.store.reader import Store
 from tests.conftest import SmallDump, document, write_bson
 
 

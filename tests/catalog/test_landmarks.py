@@ -5,7 +5,7 @@ import pytest
 
 from catalog.errors import ConfigError
 from catalog.landmarks import HEADER, read_landmarks, write_landmarks
-from catalog.synthetic import SyntheticSpec, landmarks, products, write_landmarks_of
+from catalog.synthetic.dump import SyntheticSpec, landmarks, products, write_landmarks_of
 
 SPEC = SyntheticSpec(categories=4, products=30, side=48, seed=3, duplicates=0.2, blanks=0.1, misleading=0.2)
 
@@ -57,7 +57,7 @@ def test_landmarks_lie_on_the_products_edge() -> None:
 
     from PIL import Image
 
-    from catalog.synthetic import picture
+    from catalog.synthetic.dump import picture
 
     spec = SyntheticSpec(categories=4, products=40, side=96, seed=1, duplicates=0, blanks=0, misleading=0)
     right = 0

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from catalog.store import Store
+from catalog.store.reader import Store
 from stage1_cnn import checkpoint
-from stage1_cnn.backbones import build
 from stage1_cnn.config import Stage1Config
+from stage1_cnn.networks.backbones import build
 from stage1_cnn.predict import Predictor
 from stage1_cnn.transforms import EvalTransform
 from tests.features.rows import Made, make_rows

@@ -7,7 +7,7 @@ import numpy as np
 
 from catalog.image_table import ImageTable
 from catalog.splits import SPLITS
-from catalog.store import POSITIONS
+from catalog.store.reader import POSITIONS
 from features.store import FeatureWriter
 from stage1_cnn.head import Head
 

@@ -12,7 +12,7 @@ import xxhash
 
 from catalog.errors import ShelfsortError
 from catalog.images import decode
-from catalog.store import Store
+from catalog.store.reader import Store
 from features import schema
 from features.extract import extract, made_from
 from features.store import FeatureStore

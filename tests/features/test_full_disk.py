@@ -22,7 +22,7 @@ def said(call: Callable[[], object]) -> None:
 """
 _HEAD_PHASE = """
 from stage1_cnn.processes import ALONE, Processes
-from stage1_cnn.sources import _allocate
+from stage1_cnn.training.inputs import _allocate
 for processes in (ALONE, Processes(size=2)):
     said(lambda: _allocate(20000, 2048, folder, processes).fill(1))
 """

@@ -7,7 +7,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from catalog.errors import ArtifactError, ShelfsortError
-from features.linear import fit_head
+from features.linear_head import fit_head
 from features.text import TextModel
 
 WORDS = ("red cup", "blue cup", "red boot", "blue boot")

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import torch
 
-from catalog.store import Store
+from catalog.store.reader import Store
 from tests.pipeline.tiny import Tiny
 
 ROOT = Path(__file__).parents[2]

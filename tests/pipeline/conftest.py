@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.predict import Model
+from pipeline.model import Model
 from tests.pipeline.tiny import Tiny, make
 
 

@@ -17,12 +17,12 @@ import yaml
 
 from catalog.artifacts import sha256_file, write_json, write_sealed
 from catalog.config import Caps, CatalogConfig
-from catalog.ingest import ingest
-from catalog.store import POSITIONS, SCHEMA, TABLES, Store
-from catalog.synthetic import SyntheticSpec, picture, write_categories, write_dump
+from catalog.store.ingest import ingest
+from catalog.store.reader import POSITIONS, SCHEMA, TABLES, Store
+from catalog.synthetic.dump import SyntheticSpec, picture, write_categories, write_dump
 from catalog.taxonomy import Category, Taxonomy
-from pipeline.measures import measure
-from pipeline.near_twins import twin_figures
+from pipeline.evaluation.measures import measure
+from pipeline.evaluation.near_twins import twin_figures
 
 SYSTEMS = ("stage1", "shifted", "two_stage")
 NASTY = '<script>alert("level 3")</script> & "co" \'é\''

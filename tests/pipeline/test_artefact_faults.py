@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from catalog.artifacts import read_json, read_sealed, sha256_file, write_json, write_sealed
-from catalog.store import Store
+from catalog.store.reader import Store
 from pipeline.cli import main
-from pipeline.report_findings import findings_of
-from pipeline.report_run import EvaluatedRun
+from pipeline.report.evaluated_run import EvaluatedRun
+from pipeline.report.findings import findings_of
 from stage2_xgb.bundle import model_name
 from tests.pipeline.commands import outcome
 from tests.pipeline.tiny import Tiny, documents

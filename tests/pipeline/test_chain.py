@@ -7,7 +7,7 @@ import pytest
 from catalog.artifacts import read_json, write_json
 from catalog.errors import ArtifactError
 from pipeline import steps
-from pipeline.runs import Run
+from pipeline.run_folder import Run
 from tests.pipeline.tiny import Tiny
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from catalog.errors import ConfigError
 from pipeline.config import RunConfig, load_config
-from pipeline.runs import Run
-from stage1_cnn.architectures import check_name
+from pipeline.run_folder import Run
+from stage1_cnn.networks.architectures import check_name
 from stage2_xgb.published import PUBLISHED
 
 

@@ -1,6 +1,6 @@
 """What may befall a step as a process: killed, interrupted, kept from writing, started twice. The same command mends it.
 
-All slow, as each try loads PyTorch anew; test_score_faults.py has the scoring's own, quicker ones.
+All slow, as each try loads PyTorch anew; scoring/test_score_faults.py has the scoring's own, quicker ones.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ import pytest
 from pipeline.config import load_config
 from tests.moments import Moment, kill_at_moment, processor_seconds, stopped
 from tests.pipeline.commands import MADE_BY, arguments, command, leftovers, outcome, run, start
-from tests.pipeline.scoring import padded_dump
+from tests.pipeline.score_helpers import padded_dump
 from tests.pipeline.tiny import Tiny, snapshot
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]

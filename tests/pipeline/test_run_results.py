@@ -14,7 +14,7 @@ from benchmarks.record import FIELDS
 from benchmarks.run_results import same_settings
 from pipeline import steps
 from pipeline.config import load_config
-from pipeline.runs import Run
+from pipeline.run_folder import Run
 from tests.pipeline.tiny import Tiny
 
 ROOT = Path(__file__).parents[2]

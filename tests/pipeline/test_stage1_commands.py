@@ -15,7 +15,7 @@ import torchvision
 
 from catalog.artifacts import read_json, sha256_file
 from pipeline.cli import main
-from stage1_cnn import tune
+from stage1_cnn.training import tune
 from tests.conftest import PRECISION, SmallDump
 
 SETTINGS = [

@@ -13,8 +13,8 @@ from pipeline import steps
 from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.demo import write_synthetic
-from pipeline.evaluate import published
-from pipeline.predict import Model
+from pipeline.evaluation.evaluate import published
+from pipeline.model import Model
 from stage2_xgb.bundle import Bundle
 from tests.pipeline.tiny import Tiny, snapshot
 

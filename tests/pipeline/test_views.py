@@ -10,20 +10,20 @@ import pandas
 import pytest
 
 from catalog.errors import ArtifactError, ConfigError, ShelfsortError
-from catalog.store import content_of, image_ids
+from catalog.sources.source import open_source
+from catalog.store.reader import content_of, image_ids
 from features.text import TextModel
 from pipeline import steps
 from pipeline.cli import main
-from pipeline.cluster import Workers
 from pipeline.config import load_config
-from pipeline.export import export
-from pipeline.predict import Model, predict_files
-from pipeline.score import score
-from pipeline.sources import open_source
+from pipeline.exchange.export import export
+from pipeline.model import Model, predict_files
+from pipeline.scoring.score import score
+from pipeline.scoring.workers import Workers
 from pipeline.views import file_view, text_view
 from tests.conftest import PRECISION
-from tests.pipeline.scoring import CONFIG, contents, place, predictions, scorer, workers
-from tests.pipeline.test_cluster import hide
+from tests.pipeline.score_helpers import CONFIG, contents, place, predictions, scorer, workers
+from tests.pipeline.scoring.test_workers import hide
 from tests.pipeline.tiny import Tiny, documents, make
 
 SETTINGS = (

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline import steps
 from pipeline.config import RunConfig, load_config
 from pipeline.demo import write_synthetic
-from pipeline.runs import Run
+from pipeline.run_folder import Run
 from tests.conftest import PRECISION
 
 SETTINGS = (

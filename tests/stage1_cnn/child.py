@@ -7,12 +7,12 @@ from pathlib import Path
 
 from torch import nn
 
-from catalog.store import Store
-from stage1_cnn import phases
-from stage1_cnn.backbones import Network, build
+from catalog.store.reader import Store
 from stage1_cnn.config import Stage1Config
-from stage1_cnn.interrupt import Interrupt
+from stage1_cnn.networks.backbones import Network, build
 from stage1_cnn.processes import ALONE, Processes, joined
+from stage1_cnn.training import trainer as phases
+from stage1_cnn.training.interrupt import Interrupt
 
 MADE_FROM = {"store": "0123", "config": {"lr": 0.001}}
 

@@ -14,8 +14,8 @@ from torch import nn
 from torchvision.transforms.v2 import functional as F
 
 from catalog.config import CatalogConfig
-from catalog.ingest import ingest
-from catalog.store import Store
+from catalog.store.ingest import ingest
+from catalog.store.reader import Store
 from stage1_cnn.config import Stage1Config
 from tests.conftest import PRECISION, document, write_bson
 

@@ -7,7 +7,7 @@ import torch
 
 from catalog.errors import ArtifactError
 from catalog.images import decode
-from catalog.store import Store
+from catalog.store.reader import Store
 from stage1_cnn.config import Augment, Stage1Config
 from stage1_cnn.dataset import Transform, batches, decode_all, load
 from stage1_cnn.transforms import EvalTransform, TrainTransform

@@ -13,9 +13,9 @@ import torch
 from catalog.image_table import ImageTable
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.device import Engine
-from stage1_cnn.plan import parts_of
+from stage1_cnn.training.plan import parts_of
 from stage1_cnn.processes import ALONE
-from stage1_cnn.sources import Photos
+from stage1_cnn.training.inputs import Photos
 from tests.conftest import jpeg
 
 ROWS, BLOBS, EPOCHS = int(sys.argv[1]), [jpeg(number, side=8) for number in range(16)], 3

@@ -7,10 +7,10 @@ import torch
 from catalog.artifacts import sha256_file
 from catalog.errors import ArtifactError
 from catalog.images import decode
-from catalog.store import Store
+from catalog.store.reader import Store
 from stage1_cnn import checkpoint
-from stage1_cnn.backbones import Network, build
 from stage1_cnn.config import Stage1Config
+from stage1_cnn.networks.backbones import Network, build
 from stage1_cnn.predict import Predictor
 from stage1_cnn.transforms import EvalTransform, Normaliser
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from catalog.errors import ConfigError
-from catalog.store import Store
+from catalog.store.reader import Store
 from stage1_cnn import checkpoint
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.device import choose_engine
-from stage1_cnn.interrupt import Interrupt
-from stage1_cnn.phases import Trainer
 from stage1_cnn.processes import ALONE, Processes, joined
+from stage1_cnn.training.interrupt import Interrupt
+from stage1_cnn.training.trainer import Trainer
 from tests.stage1_cnn.child import MADE_FROM, train
 
 pytestmark = pytest.mark.timeout(1500)  # they start processes of their own, which a busy machine takes long for

@@ -12,7 +12,7 @@ import numpy as np
 
 from catalog.image_table import ImageTable
 from catalog.splits import SPLITS
-from catalog.store import POSITIONS
+from catalog.store.reader import POSITIONS
 from catalog.taxonomy import Category, Taxonomy
 from features.store import FeatureStore, FeatureWriter
 from stage1_cnn.head import Head

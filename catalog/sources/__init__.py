@@ -1,0 +1,1 @@
+"""Whatever products come from: dumps, tables, folders; the same for ingest and for score."""

@@ -1,0 +1,1 @@
+"""The image store: plan, then copy; and reading it."""

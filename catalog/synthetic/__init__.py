@@ -1,0 +1,1 @@
+"""Drawn catalogues: products whose truth is known."""

@@ -1,0 +1,1 @@
+"""The test split: what is measured of it, and how it is said."""

@@ -1,0 +1,174 @@
+"""The test split, once: accuracy of stage 1, of the shifted stage 1 and of both stages, per image and per product.
+
+Writes evaluation/ (docs/formats.md). pipeline.evaluation.measures computes the figures.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+
+from catalog.artifacts import atomic_path, sha256_file, write_sealed
+from catalog.errors import ShelfsortError
+from catalog.progress import progress
+from catalog.store.reader import Store, count_rejects
+from catalog.taxonomy import Taxonomy
+from features.store import FeatureStore
+from pipeline.config import EvaluateConfig
+from pipeline.evaluation.measures import SYSTEMS, measure, systems_in
+from pipeline.evaluation.near_twins import near_twins
+from stage2_xgb.bundle import Bundle
+from stage2_xgb.dataset import Views
+from stage2_xgb.gate import OWN, SHARED, STAGE1
+from stage2_xgb.items import Pooled, pool
+from stage2_xgb.prior import importance, mix
+from stage2_xgb.published import FOLDER
+from stage2_xgb.refine import refine
+
+UNITS = ("image", "product")
+
+
+def evaluate(
+    stores: Sequence[FeatureStore], store: Store, bundle: Bundle, config: EvaluateConfig, folder: Path, made_from: dict
+) -> dict[str, Any]:  # fmt: skip
+    """Scores the test split through the path that scoring uses, writes evaluation/ and returns what metrics.json holds.
+
+    Raises ShelfsortError if no test image can be read.
+    """
+    started, taxonomy, features = time.perf_counter(), store.taxonomy, stores[0]
+    frames = _judged(bundle, Views(stores), store)
+    rows = features.of_split("train")
+    train = np.bincount(features.table.class_index[rows][features.table.fit[rows]], minlength=len(taxonomy))
+    metrics: dict[str, Any] = {
+        "made_from": made_from,
+        "computed_with": features.computed_with,
+        "settings": store.settings | {"split": "test"},
+        "stage2": _stage2(bundle),
+    }
+    metrics |= {unit: measure(frame, len(taxonomy), config.min_support) for unit, frame in frames.items()}
+    metrics["without_photo"] = _without_photo(features, store, len(frames["product"]))
+    metrics["near_twins"] = near_twins(stores, frames["image"])
+    metrics["rejects"] = count_rejects(store.connection)
+    metrics["seconds"] = round(time.perf_counter() - started, 1)
+    save_evaluation(folder, frames, taxonomy, train, metrics)
+    return metrics
+
+
+def _judged(bundle: Bundle, views: Views, store: Store) -> dict[str, pandas.DataFrame]:
+    """Unit -> a row for each item of the test split, as items.parquet has them."""
+    rival, rows, table = published(bundle), views.first.of_split("test"), views.first.table
+    items: dict[str, list[pandas.DataFrame]] = {unit: [] for unit in UNITS}
+    with progress(rows.stop - rows.start, "evaluate", "img") as bar:
+        for images in views.blocks("test", fit_only=False):
+            for unit in UNITS:
+                items[unit].append(_judge(bundle, rival, images, unit))
+            bar.update(len(images.product_id))
+    if not any(len(frame) for frame in items["image"]):
+        problem = "no readable image on the test split; the catalogue has too few products"
+        raise ShelfsortError(f"{views.first.path}: {problem}")
+    linked, capped = store.linked("test"), store.settings["caps"]["test"] is not None
+    groups = pandas.Series(store.groups_of(table.product_id[rows], "test"), index=table.product_id[rows])
+    groups = groups[~groups.index.duplicated()]
+    frames = {}
+    for unit in UNITS:
+        frame = pandas.concat(items[unit], ignore_index=True)
+        frame["group"] = groups[frame["product_id"]].to_numpy()
+        frame["linked"] = np.isin(frame["product_id"], linked)
+        natural = mix(store.natural_counts(unit))
+        frame["weight"] = importance(frame["class_index"].to_numpy(), natural) if capped else np.ones(len(frame))
+        frames[unit] = frame
+    return frames
+
+
+def _without_photo(features: FeatureStore, store: Store, evaluated: int) -> int:
+    """Kept test products that were not evaluated: none of their photos can be read and shows something."""
+    stored = len(np.unique(features.table.product_id[features.of_split("test")]))
+    return stored - evaluated + store.unseen("test")
+
+
+def published(bundle: Bundle) -> Bundle | None:
+    """The published second stage, where it was trained on the same features; one that an earlier training left is none. Raises
+    ArtifactError where it is damaged."""
+    if not (bundle.folder / FOLDER / "manifest.json").exists():
+        return None
+    rival = Bundle.open(bundle.folder / FOLDER)
+    if rival.made_from != bundle.made_from:
+        return None
+    rival.verify()
+    return rival
+
+
+def _stage2(bundle: Bundle) -> dict[str, Any]:
+    """What the second stage is: confusion sets, those with a reclassifier, and how many of these each answer is used in."""
+    answers = {name: sum(bundle.answers[c] == name for c in bundle.modelled) for name in (STAGE1, SHARED, OWN)}
+    return {"sets": len(bundle.members), "models": len(bundle.modelled), "default": bundle.default, "answers": answers}
+
+
+def _judge(bundle: Bundle, rival: Bundle | None, images: Pooled, unit: str) -> pandas.DataFrame:
+    pooled = pool(images, bundle.sharpness) if unit == "product" else images
+    result = refine(bundle, pooled, unit)
+    answers = [pooled.log_probs[0], result.shifted, result.two_stage]
+    if rival:
+        view = images.first_view()
+        answers.append(refine(rival, pool(view, rival.sharpness) if unit == "product" else view, unit).two_stage)
+    truth = pooled.class_index.astype(np.int64)
+    columns: dict[str, Any] = {
+        "unit": unit,
+        "item_id": pooled.item_id,
+        "product_id": pooled.product_id,
+        "class_index": truth,
+        "n_images": pooled.n_images,
+    }
+    for system, log_probs in zip(SYSTEMS, answers, strict=False):
+        own = log_probs[np.arange(len(truth)), truth][:, None]
+        ahead = (log_probs > own) | ((log_probs == own) & (np.arange(log_probs.shape[1]) < truth[:, None]))
+        columns[f"{system}_class"] = log_probs.argmax(axis=1)
+        columns[f"{system}_confidence"] = np.exp(log_probs.max(axis=1))
+        columns[f"{system}_true_confidence"] = np.exp(own[:, 0])
+        columns[f"{system}_true_rank"] = ahead.sum(axis=1)
+    return pandas.DataFrame(columns | {"refined": result.refined})
+
+
+def save_evaluation(
+    folder: Path, frames: dict[str, pandas.DataFrame], taxonomy: Taxonomy, train: np.ndarray, metrics: dict
+) -> None:  # fmt: skip
+    """Writes the tables of the items of each unit, and last metrics.json, which knows their checksums."""
+    everything = pandas.concat(frames.values(), ignore_index=True)
+    per_category = pandas.concat([_per_category(frame, unit, taxonomy, train) for unit, frame in frames.items()])
+    confusion = pandas.concat([_confusion(frame, unit) for unit, frame in frames.items()])
+    tables = {"items.parquet": everything, "per_category.parquet": per_category, "confusion.parquet": confusion}
+    for name, table in tables.items():
+        with atomic_path(folder / name) as temporary:
+            table.to_parquet(temporary, index=False)
+    write_sealed(folder / "metrics.json", metrics | {"files": {name: sha256_file(folder / name) for name in tables}})
+
+
+def _per_category(frame: pandas.DataFrame, unit: str, taxonomy: Taxonomy, train: np.ndarray) -> pandas.DataFrame:
+    classes = len(taxonomy)
+    support = np.bincount(frame["class_index"], minlength=classes)
+    columns: dict[str, Any] = {
+        "unit": unit, "class_index": np.arange(classes), "category_id": taxonomy.category_ids,
+        **{level: [getattr(c, level) for c in taxonomy.categories] for level in ("level1", "level2", "level3")},
+        "support": support, "train_images": train,
+    }  # fmt: skip
+    for system in systems_in(frame):
+        hit = np.bincount(frame["class_index"][frame[f"{system}_true_rank"] == 0], minlength=classes)
+        taken = np.bincount(frame[f"{system}_class"], minlength=classes)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            columns[f"{system}_precision"], columns[f"{system}_recall"] = hit / taken, hit / support
+            columns[f"{system}_f1"] = 2 * hit / (taken + support)
+        columns[f"{system}_right"], columns[f"{system}_predicted"] = hit, taken
+    table = pandas.DataFrame(columns)
+    return table[(support > 0) | (table["stage1_predicted"] > 0) | (table["two_stage_predicted"] > 0)]
+
+
+def _confusion(frame: pandas.DataFrame, unit: str) -> pandas.DataFrame:
+    parts = []
+    for system in systems_in(frame):
+        pairs = frame.groupby(["class_index", f"{system}_class"]).size().reset_index()
+        pairs.columns = ["true_class", "predicted_class", "count"]
+        parts.append(pairs.assign(unit=unit, system=system)[["unit", "system", "true_class", "predicted_class", "count"]])
+    return pandas.concat(parts)

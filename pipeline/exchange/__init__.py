@@ -1,0 +1,1 @@
+"""What goes out for others: an exported model, folders of images."""

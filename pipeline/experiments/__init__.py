@@ -1,0 +1,1 @@
+"""Comparisons and searches: networks, recipes, settings."""

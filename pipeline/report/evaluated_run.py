@@ -1,0 +1,196 @@
+"""What the report reads of one run: the evaluation's tables, and beside them whatever else the run directory holds."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pyarrow.parquet
+import yaml
+
+from catalog.artifacts import read_json, read_sealed, require_same, sha256_file
+from catalog.errors import ArtifactError, TaxonomyError
+from catalog.store.reader import USED, Store
+from catalog.taxonomy import Taxonomy
+from pipeline.run_folder import Run
+
+SYSTEMS = ("stage1", "shifted", "two_stage")
+_ITEM_COLUMNS = ("unit", "item_id", "product_id", "group", "class_index", "weight", "refined", "linked")
+_TRAINED = f"SELECT class_index, count(*) FROM images WHERE split = 'train' AND {USED} GROUP BY class_index"
+_SYSTEM_COLUMNS = ("class", "confidence", "true_rank", "true_confidence")
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """A run directory after `shelfsort evaluate`. What an unfinished or pruned run lacks (stage 2, store, training log) reads as
+    empty; a missing evaluation raises ArtifactError."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.folder.absolute().name
+
+    def remake(self, step: str) -> str:
+        """The command that makes a step of this run anew, for messages."""
+        return Run(self.folder).command(step)
+
+    @property
+    def evaluation(self) -> Path:
+        """The folder of the tables, in which the report's own findings are stored as well."""
+        return self.folder / "evaluation"
+
+    @cached_property
+    def taxonomy(self) -> Taxonomy:
+        """The categories in class-index order."""
+        path = self.folder / "taxonomy.json"
+        try:
+            taxonomy = Taxonomy.from_json(read_json(path, self.remake("ingest")))
+        except TaxonomyError as error:
+            raise ArtifactError(path, str(error), self.remake("ingest")) from error
+        if self.store and self.store.meta("taxonomy") != taxonomy.fingerprint:
+            raise ArtifactError(path, "not the taxonomy of store.sqlite", self.remake("ingest"))
+        return taxonomy
+
+    @cached_property
+    def metrics(self) -> dict:
+        """evaluation/metrics.json. Raises ArtifactError where it is of another store or stage 2 than those that are there now."""
+        path, manifest = self.evaluation / "metrics.json", self.folder / "stage2" / "manifest.json"
+        metrics = read_sealed(path, self.remake("evaluate"))
+        origin = now = metrics["made_from"]
+        if self.store:
+            now = now | {"views": {name: view | {"store": self.store.fingerprint} for name, view in origin["views"].items()}}
+        if manifest.exists():
+            now = now | {"stage2": sha256_file(manifest)}
+        require_same(path, now, origin, f"shelfsort evaluate --run {self.folder}")
+        return metrics
+
+    @property
+    def evaluated_store(self) -> str:
+        """Fingerprint of the store whose test split was evaluated."""
+        return self.metrics["made_from"]["views"]["stage1"]["store"]
+
+    @property
+    def unit(self) -> str:
+        """What the page's details are about: products where they were evaluated, else images."""
+        return "product" if "product" in self.metrics else "image"
+
+    @cached_property
+    def items(self) -> pandas.DataFrame:
+        """evaluation/items.parquet."""
+        columns = [*_ITEM_COLUMNS, *(f"{system}_{name}" for system in SYSTEMS for name in _SYSTEM_COLUMNS)]
+        return self._table("items.parquet", columns)
+
+    @cached_property
+    def per_category(self) -> pandas.DataFrame:
+        """evaluation/per_category.parquet."""
+        scores = (f"{system}_{name}" for system in SYSTEMS for name in ("precision", "recall", "f1", "predicted"))
+        return self._table("per_category.parquet", ["unit", "class_index", "category_id", "support", "train_images", *scores])
+
+    @cached_property
+    def confusion(self) -> pandas.DataFrame:
+        """evaluation/confusion.parquet."""
+        return self._table("confusion.parquet", ["unit", "system", "true_class", "predicted_class", "count"])
+
+    def _table(self, name: str, columns: list[str]) -> pandas.DataFrame:
+        path, known = self.evaluation / name, self.metrics.get("files", {})
+        try:
+            if name in known and sha256_file(path) != known[name]:
+                problem = "its sha256 is not the one in metrics.json; the file is damaged"
+                raise ArtifactError(path, problem, self.remake("evaluate"))
+            table = pyarrow.parquet.read_table(path)
+        except FileNotFoundError:
+            raise ArtifactError(path, "no such file", self.remake("evaluate")) from None
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ArtifactError(path, f"not readable as Parquet ({error})", self.remake("evaluate")) from error
+        if missing := [column for column in columns if column not in table.column_names]:
+            raise ArtifactError(path, f"column {missing[0]} is missing; found {table.column_names}", self.remake("evaluate"))
+        return table.select(columns).to_pandas()
+
+    def categories(self, unit: str) -> pandas.DataFrame:
+        """The rows of per_category of one unit, by class index; classes without a row have support 0 and no scores."""
+        rows = self.per_category[self.per_category["unit"] == unit].set_index("class_index")
+        rows = rows.reindex(np.arange(len(self.taxonomy)))
+        counts = ["support", *(f"{system}_predicted" for system in SYSTEMS)]
+        return rows.assign(**{name: rows[name].fillna(0).astype(np.int64) for name in counts})
+
+    @cached_property
+    def train_images(self) -> np.ndarray:
+        """Images that each class was trained on, int64 [K]. Classes that the evaluation leaves out are counted in the store."""
+        counts = self.categories(self.unit)["train_images"]
+        if self.store is not None:
+            rows = self.store.connection.execute(_TRAINED)
+            counts = counts.fillna(dict(rows))
+        return counts.fillna(0).to_numpy(dtype=np.int64)
+
+    @cached_property
+    def store(self) -> Store | None:
+        """The run's store; None where the run has none."""
+        path = self.folder / "store.sqlite"
+        return Store(path) if path.exists() else None
+
+    @cached_property
+    def config(self) -> dict:
+        """config.yaml as plain values; empty where there is none."""
+        path = self.folder / "config.yaml"
+        try:
+            return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+        except yaml.YAMLError as error:
+            raise ArtifactError(path, f"not readable as YAML ({error})", self.remake("ingest")) from error
+
+    @cached_property
+    def epochs(self) -> list[dict]:
+        """The lines of stage1/metrics.jsonl in order; empty where there are none."""
+        path = self.folder / "stage1" / "metrics.jsonl"
+        try:
+            return (
+                [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+                if path.exists()
+                else []
+            )
+        except ValueError as error:
+            raise ArtifactError(path, f"not readable as JSON lines ({error})", self.remake("stage1")) from error
+
+    @cached_property
+    def sets(self) -> list[dict]:
+        """Stage 2's confusion sets with their decisions, from its manifest; empty without a second stage."""
+        return self._manifest.get("categories", [])
+
+    @property
+    def default_answer(self) -> str:
+        """Who answers where no category's own reclassifier does: `shared` or `stage1`."""
+        return self._manifest.get("default", "stage1")
+
+    @cached_property
+    def _manifest(self) -> dict:
+        return self._optional("stage2/manifest.json", self.remake("stage2"))
+
+    @property
+    def has_stage2(self) -> bool:
+        """Whether the run has a finished second stage."""
+        return (self.folder / "stage2" / "manifest.json").exists()
+
+    @cached_property
+    def seconds(self) -> dict[str, float]:
+        """Wall time of each step that recorded it; stage 2 records its parts."""
+        places = {"stage1": "stage1/summary.json", "stage2": "stage2/summary.json", "evaluate": "evaluation/metrics.json"}
+        found = {step: self._optional(path, self.remake(step)).get("seconds") for step, path in places.items()}
+        totals = {step: sum(value.values()) if isinstance(value, dict) else value for step, value in found.items()}
+        return {step: float(value) for step, value in totals.items() if value is not None}
+
+    @property
+    def backbone(self) -> str:
+        """Name of stage 1's network, or `unknown`."""
+        return str(self.config.get("stage1", {}).get("backbone", "unknown"))
+
+    @property
+    def revision(self) -> str:
+        """The code's git revision that made the run, or `unknown`."""
+        return str(self.config.get("revision") or self.config.get("git_revision") or "unknown")
+
+    def _optional(self, name: str, rebuild: str) -> dict:
+        path = self.folder / name
+        return read_json(path, rebuild) if path.exists() else {}

@@ -1,0 +1,292 @@
+"""The analysts' report: one HTML file that opens offline, and beside it the same figures as SVG for slides.
+
+Scripts, style, data and thumbnails are inside the file. Everything it shows is in the run's evaluation/ folder, where this module
+also stores what it computes itself (pipeline.report.findings). Nothing named by a dump enters the HTML but through jinja2's
+autoescape or, inside the base64 of the data, to be set as text by the scripts.
+"""
+
+import base64
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas
+from markupsafe import Markup
+
+from catalog.artifacts import fingerprint, write_text
+from catalog.errors import ConfigError
+from pipeline.report.columns import pack, plain, share, unsigned
+from pipeline.report.evaluated_run import SYSTEMS, EvaluatedRun
+from pipeline.report.figures import write_figures
+from pipeline.report.findings import write_findings
+from pipeline.report.gallery import Gallery, by_interest, make_gallery
+
+TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = (
+    "dom",
+    "data",
+    "table",
+    "chart",
+    "picker",
+    "viewer",
+    "gallery",
+    "overview",
+    "plot",
+    "category",
+    "hierarchy",
+    "confusions",
+    "confidence",
+    "review",
+    "items",
+    "training",
+    "main",
+)
+LIMIT = 15_000_000
+THUMBNAILS = 7_000_000
+"""Most bytes of the page and of its thumbnails (before base64)."""
+MARGIN = 300_000
+"""For the HTML itself and the index of the thumbnails."""
+REVIEW_ROWS = 2000
+ITEMS = 200_000
+"""Items that the page lists at most; its counts are of all."""
+
+
+def write_report(runs: Sequence[Path], out: Path) -> Path:
+    """Writes `out`/index.html and `out`/figures/*.svg about the first run, compared with the others; returns the page's path.
+
+    Raises ArtifactError where a run has no evaluation.
+    """
+    if not runs:
+        raise ConfigError("report: expected at least one run directory, found none")
+    run, *others = (EvaluatedRun(Path(folder)) for folder in runs)
+    findings = write_findings(run)
+    review = pandas.read_parquet(run.evaluation / "review.parquet")
+    items = run.items[run.items["unit"] == run.unit].reset_index(drop=True)
+    items = items.iloc[by_interest(items)[:ITEMS]].sort_values(["class_index", "item_id"], kind="stable").reset_index(drop=True)
+    columns = _category_columns(run, others) | _node_columns(run) | _pair_columns(run)
+    columns |= _item_columns(items) | _review_columns(review)
+    data = pack(_values(run, others, findings), columns)
+    fixed = len(data) + sum(path.stat().st_size for path in TEMPLATES.iterdir())
+    gallery = make_gallery(run.store, items, review, max(0, min(THUMBNAILS, (LIMIT - fixed - MARGIN) * 3 // 4)))
+    page = _render(run, findings, data, gallery)
+    write_text(out / "index.html", page)
+    write_figures(run, findings, out / "figures")
+    return out / "index.html"
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["points"] = points
+    environment.filters["count"] = lambda value: f"{value:,}"
+    return environment
+
+
+def percent(value: float | None) -> str:
+    """A share as the page's scripts print it (dom.js)."""
+    return "–" if value is None else f"{_one_decimal(100 * value)}%"
+
+
+def points(value: float | None) -> str:
+    """A change of a share as the page's scripts print it (dom.js)."""
+    if value is None:
+        return "–"
+    return f"{'+' if value > 0 else '−' if value < 0 else '±'}{_one_decimal(100 * abs(value))}"
+
+
+def _one_decimal(value: float) -> Decimal:
+    """As JavaScript's toFixed(1): of the number's exact binary value, halves upwards."""
+    return Decimal(value).quantize(Decimal("0.1"), ROUND_HALF_UP)
+
+
+def _render(run: EvaluatedRun, findings: dict, data: bytes, gallery: Gallery) -> str:
+    index = {"product": gallery.product_id, "starts": gallery.starts, "offsets": gallery.offsets}
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            run=run,
+            unit=run.unit,
+            about=_about(run),
+            headline=_headline(run, findings),
+            style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+            echarts=Markup((TEMPLATES / "echarts.min.js").read_text(encoding="utf-8")),
+            script=Markup("\n".join((TEMPLATES / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)),
+            data=data.decode(),
+            photo_index=pack({}, index).decode(),
+            photos=base64.b64encode(gallery.data).decode(),
+        )
+    )
+
+
+def _headline(run: EvaluatedRun, findings: dict) -> dict[str, Any]:
+    """The figures at the top: the main unit on the natural mix."""
+    found = run.metrics[run.unit]["natural"]
+    counts = {
+        unit: run.metrics[unit]["natural"]["two_stage"]["top1"]["n"] for unit in ("product", "image") if unit in run.metrics
+    }
+    return {
+        "systems": {system: found[system] for system in SYSTEMS},
+        "change": found["changes"]["two_stage_over_shifted"]["top1"],
+        "moved": findings[run.unit]["changes"]["two_stage_over_shifted"],
+        "counts": counts,
+        "macro": run.metrics[run.unit]["balanced"]["counts"],
+    }
+
+
+def _values(run: EvaluatedRun, others: list[EvaluatedRun], findings: dict) -> dict:
+    """The part of the data that is not columns."""
+    categories = run.taxonomy.categories
+    pairs = list(dict.fromkeys((c.level1, c.level2) for c in categories))
+    level1 = list(dict.fromkeys(c.level1 for c in categories))
+    places = {name: i for i, name in enumerate(level1)}
+    return plain(
+        {
+            "unit": run.unit,
+            "name": run.name,
+            "findings": findings,
+            "sets": run.sets,
+            "default_answer": run.default_answer,
+            "min_support": run.metrics[run.unit]["balanced"]["counts"]["min_support"],
+            "has_stage2": run.has_stage2,
+            "names": {
+                "level1": level1,
+                "level2": [pair[1] for pair in pairs],
+                "parent": [places[pair[0]] for pair in pairs],
+                "level3": [c.name for c in categories],
+                "id": [c.category_id for c in categories],
+            },
+            "metrics": {unit: run.metrics[unit] for unit in ("product", "image") if unit in run.metrics},
+            "apart": {key: run.metrics[key] for key in ("without_photo", "near_twins")},
+            "cap": (run.store.settings.get("caps", {}).get("train") if run.store else None),
+            "has_store": run.store is not None,
+            "key": fingerprint(run.metrics.get("made_from", {})),
+            "compared": (unit := _compared(run, others)),
+            "runs": [_compared_run(r, run, unit) for r in [run, *others]],
+        }
+    )
+
+
+def _compared(run: EvaluatedRun, others: list[EvaluatedRun]) -> str:
+    """The unit in which runs are compared: products where all of them have these."""
+    return "product" if all(r.unit == "product" for r in [run, *others]) else "image"
+
+
+def _compared_run(run: EvaluatedRun, first: EvaluatedRun, unit: str) -> dict[str, Any]:
+    """One run of a comparison with the `first`; `common`: how many of its evaluated items both have, in the same category."""
+    mine, theirs = (_labelled(r, unit) for r in (run, first))
+    return {
+        "name": run.name, "backbone": run.backbone, "seconds": run.seconds, "metrics": run.metrics[unit],
+        "other_store": run.evaluated_store != first.evaluated_store, "evaluated": len(mine), "common": len(mine.merge(theirs)),
+    }  # fmt: skip
+
+
+def _labelled(run: EvaluatedRun, unit: str) -> pandas.DataFrame:
+    items = run.items[run.items["unit"] == unit]
+    return pandas.DataFrame({"item": items["item_id"], "category": run.taxonomy.category_ids[items["class_index"]]})
+
+
+def _about(run: EvaluatedRun) -> dict[str, str]:
+    made = datetime.fromtimestamp((run.evaluation / "metrics.json").stat().st_mtime, UTC)
+    return {
+        "Run": run.name,
+        "Model": run.backbone,
+        "Evaluated": f"{made:%d %B %Y}".lstrip("0"),
+        "Code": run.revision,
+        "Data": _data(run),
+    }
+
+
+def _data(run: EvaluatedRun) -> str:
+    if run.store is None:
+        return "no store in the run"
+    query = run.store.connection.execute
+    files = [Path(name).name for (text,) in query("SELECT sources FROM dumps") for name in json.loads(text)]
+    count = query("SELECT count(*) FROM products").fetchone()[0]
+    return f"{', '.join(files) or 'no dump recorded'}: {count:,} products ({run.store.fingerprint})"
+
+
+def _category_columns(run: EvaluatedRun, others: list[EvaluatedRun]) -> dict[str, np.ndarray]:
+    families = run.taxonomy.families
+    columns = {"category.level1": unsigned(families[:, 0]), "category.level2": unsigned(families[:, 1])}
+    for unit in (unit for unit in ("product", "image") if unit in run.metrics):
+        rows = run.categories(unit)
+        columns[f"{unit}.support"] = unsigned(rows["support"].to_numpy())
+        for system in SYSTEMS:
+            for name in ("precision", "recall", "f1"):
+                columns[f"{unit}.{system}.{name}"] = rows[f"{system}_{name}"].to_numpy(dtype=np.float64)
+    catalogue = pandas.read_parquet(run.evaluation / "catalogue.parquet")
+    columns |= {
+        f"category.{name}": unsigned(catalogue[name].to_numpy())
+        for name in ("train_images", "images", "products")
+        if name in catalogue
+    }
+    for number, other in enumerate(others, start=1):
+        rows = other.categories(_compared(run, others))
+        rows = rows.set_index(other.taxonomy.category_ids).reindex(run.taxonomy.category_ids)
+        for name in ("recall", "f1"):
+            columns[f"run{number}.{name}"] = rows[f"two_stage_{name}"].to_numpy(dtype=np.float64)
+    return columns
+
+
+def _node_columns(run: EvaluatedRun) -> dict[str, np.ndarray]:
+    """The rows of hierarchy.parquet of the main unit: level 1, then level 2, then the categories."""
+    rows = pandas.read_parquet(run.evaluation / "hierarchy.parquet")
+    rows = rows[rows["unit"] == run.unit]
+    counts = ["categories", "support", "fixed", "broken", *(f"{system}_lost" for system in SYSTEMS)]
+    ends = [f"{system}_{name}" for system in SYSTEMS for name in ("low", "high")]
+    columns = {f"node.{name}": unsigned(rows[name].to_numpy()) for name in counts}
+    return columns | {f"node.{name}": rows[name].to_numpy(dtype=np.float64) for name in ends}
+
+
+def _pair_columns(run: EvaluatedRun) -> dict[str, np.ndarray]:
+    """Every pair of true and predicted class that occurs under any system, the diagonal included."""
+    rows = run.confusion[run.confusion["unit"] == run.unit]
+    stages = [rows[rows["system"] == s].set_index(["true_class", "predicted_class"])["count"].rename(s) for s in SYSTEMS]
+    table = pandas.concat(stages, axis=1).fillna(0).reset_index()
+    table = table.sort_values(["two_stage", "shifted"], ascending=False, kind="stable")
+    names = {"true": "true_class", "predicted": "predicted_class"} | {system: system for system in SYSTEMS}
+    return {f"pair.{name}": unsigned(table[column].to_numpy().astype(np.int64)) for name, column in names.items()}
+
+
+def _item_columns(items: pandas.DataFrame) -> dict[str, np.ndarray]:
+    columns = {
+        "item.product": items["product_id"].to_numpy(dtype=np.float64),
+        "item.true": unsigned(items["class_index"].to_numpy()),
+    }
+    if items["item_id"].ne(items["product_id"]).any():
+        columns["item.position"] = unsigned((items["item_id"] % 16384).to_numpy())
+    for system in SYSTEMS:
+        columns[f"item.{system}"] = unsigned(items[f"{system}_class"].to_numpy())
+        columns[f"item.{system}.rank"] = unsigned(items[f"{system}_true_rank"].to_numpy())
+        columns[f"item.{system}.confidence"] = share(items[f"{system}_confidence"].to_numpy())
+    columns["item.own"] = share(items["two_stage_true_confidence"].to_numpy())
+    columns["item.refined"] = unsigned(items["refined"].to_numpy())
+    return columns
+
+
+def _review_columns(review: pandas.DataFrame) -> dict[str, np.ndarray]:
+    columns = {}
+    for kind in ("doubt", "conflict"):
+        rows = review[review["kind"] == kind].head(REVIEW_ROWS)
+        columns |= {
+            f"{kind}.product": rows["product_id"].to_numpy(dtype=np.float64),
+            f"{kind}.item": rows["item_id"].to_numpy(dtype=np.float64),
+            f"{kind}.group": unsigned(rows["group"].to_numpy()),
+            f"{kind}.true": unsigned(rows["class_index"].to_numpy()),
+            f"{kind}.suggested": rows["suggested_class"].to_numpy(dtype=np.int32),
+            f"{kind}.own": share(rows["self_confidence"].to_numpy()),
+            f"{kind}.confidence": share(rows["suggested_confidence"].to_numpy()),
+        }
+    return columns

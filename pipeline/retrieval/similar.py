@@ -1,0 +1,137 @@
+"""Products of the catalogue that look like some photos: `shelfsort similar`. The index lies in RUN/similar/."""
+
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from catalog.artifacts import run_lock
+from catalog.errors import ImageError, ShelfsortError
+from catalog.files import read_file
+from catalog.store.reader import POSITIONS
+from catalog.taxonomy import Category, Taxonomy
+from features.extract import extract, made_from
+from features.similar import SHORTLIST, SimilarIndex, build
+from features.store import FeatureStore, discard
+from pipeline.run_folder import Run
+from stage1_cnn.dataset import decode_all
+from stage1_cnn.predict import Predictor
+
+LOOK_UPS = {"device": "cpu", "precision": "fp32"}
+"""How look-ups compute, whatever the run does: in less a copy of a photo may be less like it than another photo is."""
+COLUMNS = ("product_id", "position", "cosine", "category_id", "level1", "level2", "level3")
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class SimilarProduct:
+    """A product of the catalogue: its image that is most alike, by position, and how alike (1 is the same direction)."""
+
+    product_id: int
+    position: int
+    cosine: float
+    category: Category
+
+
+@dataclass
+class Finder:
+    """Stage 1's network and the index over its features, ready to look photos up."""
+
+    predictor: Predictor
+    index: SimilarIndex
+    taxonomy: Taxonomy
+
+    @classmethod
+    def open(cls, run: Run, *, rebuild: bool = False) -> "Finder":
+        """Opens the run's index, after making it where there is none yet or `rebuild` asks for it.
+
+        Raises ArtifactError where the features are not the checkpoint's, or the index is not the features'.
+        """
+        run.require_features()
+        folder, command = run.folder / "similar", f"shelfsort similar PHOTO --run {run.folder} --rebuild"
+        predictor = Predictor.open(run.checkpoint, **LOOK_UPS)
+        features = run.features
+        if features.computed_with != predictor.computed_with:
+            features = FeatureStore(folder / "features.h5", command)
+        if rebuild or not (folder / "manifest.json").exists():
+            with run_lock(run.folder):
+                if features is not run.features:
+                    _extract_again(predictor, run, features.path, rebuild)
+                build(folder, features)
+        features.require(made_from(predictor, run.store.fingerprint))
+        return cls(predictor, SimilarIndex.open(folder, features, command), run.store.taxonomy)
+
+    def products(self, queries: np.ndarray, top: int) -> list[SimilarProduct]:
+        """The `top` products most alike to features [Q, D] of the photos of one product, the likest first. A product counts by
+        the most alike pair of images."""
+        table, shortlist = self.index.store.table, max(SHORTLIST, 4 * top)
+        while True:
+            rows, cosines = (x.ravel() for x in self.index.nearest(queries, shortlist))
+            order = np.argsort(-cosines, kind="stable")
+            order = order[np.isfinite(cosines[order])]
+            first = np.sort(np.unique(table.product_id[rows[order]], return_index=True)[1])[:top]
+            if len(first) == top or shortlist >= len(table):
+                break
+            shortlist *= 4  # one product has very many of the nearest images
+        return [self._product(int(rows[i]), float(cosines[i])) for i in order[first]]
+
+    def _product(self, row: int, cosine: float) -> SimilarProduct:
+        table = self.index.store.table
+        category = self.taxonomy[int(table.class_index[row])]
+        return SimilarProduct(int(table.product_id[row]), int(table.image_id[row] % POSITIONS), cosine, category)
+
+
+def _extract_again(predictor: Predictor, run: Run, path: Path, rebuild: bool) -> None:
+    """Features for look-ups of a run whose own are of another precision or device. Interrupted, it resumes."""
+    run.store.verify()
+    if rebuild:
+        discard(path)
+    if not path.exists():
+        extract(predictor, run.store, path, batch_size=_BATCH)
+
+
+def photo_features(
+    predictor: Predictor, images: Sequence[bytes | ImageError], batch_size: int = _BATCH
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:  # fmt: skip
+    """Features float16 [R, D] of the R readable ones of B images, which those are (bool [B]), and place -> why not."""
+    features, readable, reasons = [np.zeros((0, predictor.width), dtype=np.float16)], np.ones(len(images), dtype=bool), {}
+    for start in range(0, len(images), batch_size):
+        photos, readable[start : start + batch_size], errors = decode_all(images[start : start + batch_size])
+        reasons |= {start + place: str(error) for place, error in errors.items()}
+        if photos:
+            features.append(predictor.features(predictor.transform(photos)))
+    return np.concatenate(features), readable, reasons
+
+
+def find_similar(finder: Finder, paths: Sequence[str | Path], top: int) -> tuple[list[SimilarProduct], dict[str, str]]:
+    """Products like the one in the photos, files or URLs, and the photos that are left out with the reason.
+
+    Raises ShelfsortError where none can be read as an image.
+    """
+    features, _, reasons = photo_features(finder.predictor, [read_file(path) for path in paths])
+    unreadable = {str(paths[place]): reason for place, reason in reasons.items()}
+    if not len(features):
+        raise ShelfsortError("; ".join(f"{path}: {reason}" for path, reason in unreadable.items()))
+    return finder.products(features, top), unreadable
+
+
+def table_text(found: Sequence[SimilarProduct]) -> str:
+    """For a terminal: a line a product."""
+    width = max((len(str(p.product_id)) for p in found), default=0)
+    lines = [f"{'cosine':>6s}  {'product':>{width}s}  image  category"]
+    for p in found:
+        names = " > ".join(name for name in (p.category.level1, p.category.level2, p.category.level3) if name)
+        lines.append(f"{p.cosine:6.3f}  {p.product_id:>{width}d}  {p.position:5d}  {p.category.category_id}  {names}".rstrip())
+    return "\n".join(lines)
+
+
+def print_csv(found: Sequence[SimilarProduct]) -> None:
+    """To standard output, with COLUMNS as its header."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for p in found:
+        c = p.category
+        writer.writerow([p.product_id, p.position, f"{p.cosine:.6f}", c.category_id, c.level1, c.level2, c.level3])

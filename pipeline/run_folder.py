@@ -1,0 +1,169 @@
+"""A run directory: where each artefact lies, and whether it is current."""
+
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from catalog.artifacts import read_json, require_same, sha256_file, write_text
+from catalog.errors import ArtifactError, ShelfsortError
+from catalog.store.reader import Store
+from features.store import NO_NETWORK, FeatureStore
+from pipeline.config import RunConfig
+
+STAGE1 = "stage1"
+"""Name of the first view."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths of one run directory, or of one view within it."""
+
+    folder: Path
+    whole: "Run | None" = None
+    """The run that a view belongs to."""
+
+    @property
+    def store_path(self) -> Path:
+        """store.sqlite"""
+        return self.folder / "store.sqlite"
+
+    @property
+    def ingest_summary(self) -> Path:
+        """ingest.json"""
+        return self.folder / "ingest.json"
+
+    @property
+    def stage1(self) -> Path:
+        """Folder of stage 1."""
+        return self.folder / "stage1"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Stage 1's best checkpoint."""
+        return self.stage1 / "best.pt"
+
+    @property
+    def features_path(self) -> Path:
+        """features.h5"""
+        return self.folder / "features.h5"
+
+    @property
+    def text_model(self) -> Path:
+        """Vocabulary of a view of texts; its other file lies beside."""
+        return self.folder / "text.json"
+
+    @property
+    def view_head(self) -> Path:
+        """Head of a view that is a file of vectors."""
+        return self.folder / "head.npz"
+
+    @property
+    def stage2(self) -> Path:
+        """Folder of stage 2."""
+        return self.folder / "stage2"
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder of the evaluation."""
+        return self.folder / "evaluation"
+
+    @property
+    def report(self) -> Path:
+        """The page for analysts."""
+        return self.folder / "report" / "index.html"
+
+    @cached_property
+    def store(self) -> Store:
+        """The image store."""
+        return self.whole.store if self.whole else Store(self.store_path)
+
+    @cached_property
+    def features(self) -> FeatureStore:
+        """The bottleneck features."""
+        return FeatureStore(self.features_path, self.command("features"))
+
+    def view(self, name: str) -> "Run":
+        """A view: `stage1` is the run itself, others have a folder of their own with checkpoint and features."""
+        return self if name == STAGE1 else Run(self.folder / "views" / name, self)
+
+    def views(self, names: Iterable[str]) -> list["Run"]:
+        """Several views."""
+        return [self.view(name) for name in names]
+
+    def command(self, step: str) -> str:
+        """The command that makes a step anew, for messages; a view's network is trained by `features`."""
+        step = "features" if self.whole and step == "stage1" else step
+        return f"shelfsort {step} --run {(self.whole or self).folder} --rebuild"
+
+    def current(self, manifest: Path, made_from: dict[str, Any], step: str) -> bool:
+        """Whether an artefact is there and made from this; False where it is not there. Raises where it is from something
+        else."""
+        if not manifest.exists():
+            return False
+        found = read_json(manifest, self.command(step)).get("made_from", {})
+        require_same(manifest, made_from, found, "the same command and --rebuild")
+        return True
+
+    def stage1_checksum(self) -> str:
+        """sha256 of the checkpoint as its summary has it. Raises ShelfsortError where stage 1 isn't finished."""
+        summary = self._stage1_summary()
+        if not self.checkpoint.exists():
+            raise ArtifactError(self.checkpoint, "no such file", self.command("stage1"))
+        return summary["checkpoint"]
+
+    def stage1_config(self) -> dict[str, Any]:
+        """What shaped stage 1's training; keys that are not there had their default."""
+        return self._stage1_summary()["made_from"]["config"]
+
+    def _stage1_summary(self) -> dict[str, Any]:
+        path = self.stage1 / "summary.json"
+        if not path.exists() and (self.stage1 / "last.pt").exists():
+            goes_on = self.command("stage1").removesuffix(" --rebuild")
+            raise ShelfsortError(f"{path}: no such file, as the training isn't finished; go on with: {goes_on}")
+        return read_json(path, self.command("stage1"))
+
+    def text_checksum(self) -> str:
+        """sha256 of the text model's vocabulary, which names its other file's. Raises ArtifactError where it isn't there."""
+        if not self.text_model.exists():
+            raise ArtifactError(self.text_model, "no such file", self.command("features"))
+        return sha256_file(self.text_model)
+
+    def require_features(self, source: str | None = None) -> None:
+        """Raises ArtifactError unless the features come from the store and the `source` that are there now: a `checkpoint`, a
+        model of `text`, or a `file`; by default of the kind that they were made from."""
+        origin = self.features.made_from
+        source = source or next((kind for kind in ("text", "file") if kind in origin), "checkpoint")
+        now = {"store": self.store.fingerprint}
+        if source != "file":
+            now[source] = self.stage1_checksum() if source == "checkpoint" else self.text_checksum()
+        self.features.require(origin | now)
+
+    def require_precision(self, asked: str) -> None:
+        """Raises ArtifactError where the features were computed in another precision than `features.precision` asks for; `auto`
+        is fp32 on a processor and anything else on a GPU."""
+        found = self.features.computed_with
+        as_auto = (found["precision"] == "fp32") == (found["device"] == "cpu")
+        if found["device"] == NO_NETWORK["device"] or (as_auto if asked == "auto" else found["precision"] == asked):
+            return
+        problem = f"computed in {found['precision']} on {found['device']}, features.precision is {asked}"
+        raise ArtifactError(self.features_path, problem, f"{self.command('features')} --set features.precision={asked}")
+
+    def save_config(self, config: RunConfig) -> None:
+        """Writes config.yaml: the resolved configuration and the code's revision."""
+        value = {"revision": revision(), **config.model_dump(mode="json")}
+        write_text(self.folder / "config.yaml", yaml.safe_dump(value, sort_keys=False))
+
+
+def revision() -> str:
+    """git revision of the code, with `+` where it was changed since; `unknown` outside a checkout."""
+    try:
+        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+        result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return result.stdout.strip()

@@ -1,0 +1,1 @@
+"""Scores a dump in batch: lanes or workers make parts, which are written and accounted for."""

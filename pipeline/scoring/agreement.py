@@ -1,0 +1,121 @@
+"""Answers that are computed otherwise than what was evaluated (another precision, device or runtime): how far apart the two are,
+measured on products of val_b in the run's own store."""
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from catalog.artifacts import differences
+from catalog.errors import ArtifactError
+from catalog.parallel import cores
+from features import schema
+from features.store import FeatureStore
+from pipeline.model import Model
+from pipeline.retrieval.similar import photo_features
+from pipeline.run_folder import Run
+from pipeline.scoring.lanes import ordered
+from stage1_cnn.predict import Predictor
+from stage2_xgb.items import Pooled, pool
+
+PHOTOS = 256
+"""Photos that are computed again, at most: seconds, where a network has to be."""
+_BATCH, _SHARE = 32, 0.99
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of so many products: how many get the same category both ways, and how far apart the confidences of the likeliest category
+    are, of 99% of the products and at most."""
+
+    products: int
+    same: int
+    most_of_99: float
+    most: float
+
+    @classmethod
+    def between(cls, first: np.ndarray, second: np.ndarray) -> "Agreement":
+        """Of the log-probabilities [N, K] of the same products, computed twice."""
+        apart = np.abs(np.exp(first.max(axis=1)) - np.exp(second.max(axis=1)))
+        same = int((first.argmax(axis=1) == second.argmax(axis=1)).sum())
+        return cls(len(first), same, float(np.quantile(apart, _SHARE)), float(apart.max()))
+
+    def text(self) -> str:
+        """For the terminal."""
+        return (
+            f"of {self.products} products of val_b {self.same} ({self.same / self.products:.1%}) get the same category, their "
+            f"confidences within {self.most_of_99:.4f} for 99% and {self.most:.4f} for all"
+        )
+
+
+def warn_of_other_arithmetic(run: Run, model: Model, photos: int = PHOTOS) -> None:
+    """Logs in what the model computes otherwise than what was evaluated, and how well the two agree; nothing where it computes
+    alike."""
+    evaluated = model.bundle.made_from.get("computed_with", {})
+    networks = {name: network for name, network in model.networks.items() if network}
+    now = {name: network.computed_with for name, network in networks.items()}
+    changes = {name: differences(now[name], evaluated.get(name, {})) for name in now}
+    if not any(changes.values()):
+        return
+    try:
+        said = measure(run, model, photos).text()
+    except ArtifactError as error:
+        said = f"how well the answers agree could not be measured: {error}"
+    view = next(name for name in changes if changes[name])
+    log.warning("answers are computed otherwise than what was evaluated (%s): %s", "; ".join(changes[view]), said)
+
+
+def measure(run: Run, model: Model, photos: int = PHOTOS) -> Agreement:
+    """What `model` answers to about so many photos of val_b against what the run's features give.
+
+    Raises ArtifactError where the store or the features are not at hand, are others than stage 2's, or have nothing on val_b.
+    """
+    stores = [_features(run, model, name) for name in model.networks]
+    rows = _sample(stores, photos)
+    images = run.store.read(stores[0].table.image_id[rows])
+    stored = [store.features_at(rows) for store in stores]
+    computed = [
+        _again(network, images, run) if network else features
+        for network, features in zip(model.networks.values(), stored, strict=True)
+    ]
+    heads = [predictor.head for predictor in model.predictors]
+    answers = [
+        model.answer(pool(Pooled.images(stores[0].table[rows], features, heads), model.bundle.sharpness), "product").two_stage
+        for features in (stored, computed)
+    ]
+    return Agreement.between(*answers)
+
+
+def _features(run: Run, model: Model, name: str) -> FeatureStore:
+    part = run.view(name)
+    if not run.store_path.exists():
+        raise ArtifactError(run.store_path, "no such file", "copying the whole run folder")
+    part.features.require(model.bundle.made_from["views"][name])
+    return part.features
+
+
+def _sample(stores: list[FeatureStore], photos: int) -> np.ndarray:
+    """Rows int64 [N] of whole products, from all over val_b."""
+    first, span = stores[0], stores[0].of_split("val_b")
+    rows = np.arange(span.start, span.stop)
+    rows = rows[np.all([store.status[span] == schema.DONE for store in stores], axis=0)]
+    if not len(rows):
+        raise ArtifactError(first.path, "has no readable photo on val_b", first.rebuild)
+    starts = np.flatnonzero(np.diff(first.table.product_id[rows], prepend=-1) != 0)
+    wanted = max(1, int(len(starts) * min(1, photos / len(rows))))
+    chosen = starts[np.unique(np.linspace(0, len(starts) - 1, wanted).astype(int))]
+    return rows[np.isin(first.table.product_id[rows], first.table.product_id[rows[chosen]])]
+
+
+def _again(network: Predictor, images: list, run: Run) -> np.ndarray:
+    """Features float16 [N, D] of photos, as scoring computes them."""
+    batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
+    parts = list(ordered(partial(photo_features, network), batches, cores()))
+    for _, _, reasons in parts:
+        if reasons:
+            problem = f"a photo that was readable is not: {next(iter(reasons.values()))}"
+            raise ArtifactError(run.store_path, problem, run.command("ingest"))
+    return np.concatenate([features for features, _, _ in parts])

@@ -1,0 +1,216 @@
+"""The engine that scores in this process: one reader, and a lane a core that decodes, infers and refines groups of products.
+
+A lane is a thread with single-threaded arithmetic, so that nothing waits for anything: while one decodes another computes, and
+the reader and the writer run beside both. Groups never cross partitions and batches never cross groups, so that neither the
+number of lanes nor the engine changes a result.
+"""
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import pyarrow
+import xxhash
+from threadpoolctl import threadpool_limits
+
+from catalog.errors import ImageError
+from catalog.sources.dump_index import cut
+from catalog.sources.photo_list import Photos
+from catalog.sources.source import Source
+from catalog.store.reader import POSITIONS, digest_number
+from pipeline.config import ScoreConfig
+from pipeline.model import Model, image_table, top_classes
+from pipeline.scoring.parts import FEATURES, PREDICTIONS, REJECTS, Part
+from stage1_cnn.device import one_thread, threads_restored
+from stage2_xgb.items import Pooled, pool
+
+KILLS_WORKER = "kills_worker"
+_BATCHES = 4
+"""Batches in a group: few, so that memory stays small; several, so that a group's last, smaller batch weighs little."""
+_AHEAD = 2
+"""Groups that are read ahead of the lanes."""
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One partition to be scored. `repeated` bool [N]: products whose id stands earlier in the whole source; `deadly`: rows
+    that killed the workers that touched them, which are rejected unread."""
+
+    number: int
+    source: Source
+    repeated: np.ndarray
+    deadly: frozenset[int] = frozenset()
+
+    def groups(self, images: int) -> Iterator[np.ndarray]:
+        """The rows to be scored, in groups of about so many images."""
+        rows = np.flatnonzero(~self.repeated)
+        for start, stop in cut(self.source.n_images[rows], images):
+            yield rows[start:stop]
+
+    def photos(self, row: int) -> Photos:
+        """The photos of a product."""
+        if row in self.deadly:
+            error = ImageError(KILLS_WORKER, "scoring this product alone ended its worker process, twice")
+            return [error] * int(self.source.n_images[row])
+        return self.source.read(row)
+
+    def text(self, row: int) -> str:
+        """The text of a product."""
+        return "" if row in self.deadly else self.source.text(row)
+
+    def reject(self, row: int, position: int, reason: str, detail: str) -> dict[str, Any]:
+        """A row of the rejects."""
+        path, offset = self.source.place(row, position)
+        return {
+            "source": path, "offset": offset, "product_id": int(self.source.product_id[row]), "name": self.source.name(row),
+            "position": position, "reason": reason, "detail": detail,
+        }  # fmt: skip
+
+
+Group = tuple[Task, np.ndarray, list[tuple[Photos, str]]]
+"""Some rows of a task, with the photos and the text of each."""
+
+
+class Engine(Protocol):
+    """Scores tasks, in any order."""
+
+    def __call__(self, tasks: Iterable[Task], config: ScoreConfig) -> Iterator[Part]: ...
+
+
+@dataclass
+class _Scored:
+    """What one group gave."""
+
+    predictions: pyarrow.Table
+    features: pyarrow.Table
+    rejects: list[dict[str, Any]]
+    images: int
+    digests: list[int]
+
+
+class Lanes:
+    """The in-process engine: `lanes` threads over one model."""
+
+    def __init__(self, model: Model, lanes: int) -> None:
+        self.model, self.lanes = model, lanes
+
+    def __call__(self, tasks: Iterable[Task], config: ScoreConfig) -> Iterator[Part]:
+        """Parts in the order of the tasks; groups of the next task are under way before a task is finished."""
+        config = config.on(self.model.predictors[0].engine.device.type)
+        waiting: deque[tuple[Task, int]] = deque()
+
+        def groups() -> Iterator[Group]:
+            for task in tasks:
+                rows = list(task.groups(_BATCHES * config.batch_size))
+                waiting.append((task, len(rows)))
+                for group in rows:
+                    yield task, group, [(task.photos(row), task.text(row)) for row in group.tolist()]
+
+        def score(group: Group) -> _Scored:
+            return score_group(self.model, group, config)
+
+        with contextlib.closing(ordered(score, groups(), self.lanes)) as results:
+            done: list[_Scored] = []
+            for result in results:
+                done.append(result)
+                while waiting and len(done) >= waiting[0][1]:
+                    task, count = waiting.popleft()
+                    yield self._part(task, done[:count], config)
+                    done = done[count:]
+            for task, _ in waiting:  # without a group
+                yield self._part(task, [], config)
+
+    def _part(self, task: Task, scored: list[_Scored], config: ScoreConfig) -> Part:
+        again = "a product with this _id stands earlier in the dump"
+        rejects = [task.reject(row, -1, "duplicate_product", again) for row in np.flatnonzero(task.repeated).tolist()]
+        rejects += [reject for group in scored for reject in group.rejects]
+        predictions = pyarrow.concat_tables([PREDICTIONS.empty_table(), *(group.predictions for group in scored)])
+        features = pyarrow.concat_tables([FEATURES.empty_table(), *(group.features for group in scored)])
+        digests = np.array([digest for group in scored for digest in group.digests], dtype=np.uint64)
+        return Part(
+            task.number, len(task.source), predictions, features if config.features else None,
+            pyarrow.Table.from_pylist(rejects, schema=REJECTS), sum(group.images for group in scored), digests,
+            tuple(sorted(self.model.bundle.broken)),
+        )  # fmt: skip
+
+
+def ordered(function: Callable[[T], U], items: Iterable[T], lanes: int) -> Iterator[U]:
+    """The results of `function` in the order of `items`, computed by `lanes` threads of single-threaded arithmetic.
+
+    The items are taken by the caller's thread, a few ahead. Close the iterator to stop early.
+    """
+    pending: deque[Future[U]] = deque()
+    with threadpool_limits(1), threads_restored():
+        pool = ThreadPoolExecutor(lanes, "lane", initializer=one_thread)
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= lanes + _AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def score_group(model: Model, group: Group, config: ScoreConfig) -> _Scored:
+    """Scores some products of a task."""
+    task, rows, products = group
+    row_of_image = np.repeat(rows, [len(photos) for photos, _ in products]).astype(np.int64)
+    position = np.concatenate([np.arange(len(photos)) for photos, _ in products])
+    flat = [photo for photos, _ in products for photo in photos]
+    texts = [text for photos, text in products for _ in photos]
+    product_id = task.source.product_id[row_of_image]
+    table = image_table(product_id * POSITIONS + position, product_id)
+    images, errors, blank = model.read(flat, table, config.batch_size, texts)
+    rejects = [
+        task.reject(int(row_of_image[i]), int(position[i]), error.reason, error.detail) for i, error in sorted(errors.items())
+    ]
+    pooled = pool(images, model.bundle.sharpness)
+    lost = rows[~np.isin(task.source.product_id[rows], pooled.product_id)].tolist()
+    for row in lost:
+        deadly = row in task.deadly
+        detail = "scoring it ends the worker process" if deadly else "no image of the product can be read"
+        rejects.append(task.reject(row, -1, KILLS_WORKER if deadly else "no_readable_image", detail))
+    digests = [digest_number(xxhash.xxh3_128_digest(photo)) for photo in flat if not isinstance(photo, ImageError)]
+    names = dict(zip(task.source.product_id[rows].tolist(), map(task.source.name, rows.tolist()), strict=True))
+    features = _features(pooled) if config.features else FEATURES.empty_table()
+    blank_products = images.product_id[blank]
+    predictions = _predictions(model, pooled, names, blank_products, config.top)
+    return _Scored(predictions, features, rejects, len(images), digests)
+
+
+def _features(pooled: Pooled) -> pyarrow.Table:
+    """Stage 1's, rounded as features.h5 has them; in float32, as Spark and others know no float16."""
+    values = pooled.features[0].astype(np.float16).astype(np.float32)
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * np.int32(values.shape[1])
+    lists = pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(values.ravel()))
+    return pyarrow.table({"product_id": pooled.product_id, "features": lists}, schema=FEATURES)
+
+
+def _predictions(
+    model: Model, pooled: Pooled, names: dict[int, str | None], blank_products: np.ndarray, top: int
+) -> pyarrow.Table:  # fmt: skip
+    if not len(pooled):
+        return PREDICTIONS.empty_table()
+    result, taxonomy = model.answer(pooled, "product"), model.taxonomy
+    classes, confidences = top_classes(result.two_stage, top)
+    categories = [taxonomy[c] for c in classes[:, 0].tolist()]
+    ids = taxonomy.category_ids
+    columns = {
+        "product_id": pooled.product_id, "name": [names[i] for i in pooled.product_id.tolist()], "n_images": pooled.n_images,
+        "category_id": ids[classes[:, 0]],
+        "level1": [c.level1 for c in categories], "level2": [c.level2 for c in categories],
+        "level3": [c.level3 for c in categories], "confidence": confidences[:, 0],
+        "top_category_id": list(ids[classes]), "top_confidence": list(confidences),
+        "stage1_category_id": ids[pooled.log_probs[0].argmax(axis=1)],
+        "shifted_category_id": ids[result.shifted.argmax(axis=1)], "refined": result.refined,
+        "blank": np.isin(pooled.product_id, blank_products),
+    }  # fmt: skip
+    return pyarrow.table(columns, schema=PREDICTIONS)

@@ -1,0 +1,131 @@
+"""Batch scoring: Parquet parts, rejects, a Kaggle CSV, and a _SUCCESS that says every product is accounted for.
+
+The source is cut into partitions; an engine makes each into one part, which is written atomically with a sidecar. Run again,
+finished parts are verified and skipped.
+"""
+
+import csv
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+
+from catalog.artifacts import atomic_path, write_json
+from catalog.errors import ShelfsortError
+from catalog.progress import progress
+from catalog.sources.dump_index import cut
+from catalog.sources.source import Source
+from pipeline.config import ScoreConfig
+from pipeline.scoring import coverage
+from pipeline.scoring.lanes import Engine, Task
+from pipeline.scoring.parts import REJECTS, SCHEMA, answers, finished, write_part, write_table
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What became of the products of a source: products = predictions + rejected_products."""
+
+    products: int
+    predictions: int
+    rejected_products: int
+    images: int
+    rejected_images: int
+    unreachable: int
+    """Photos among `rejected_images` that the same command tries again."""
+    known_images: int
+    """Images whose very bytes stand in the run's own store."""
+    parts: int
+    broken: tuple[str, ...]
+    """Files of stage 2 that could not be read; stage 1 answered in their place."""
+    min_confidence: float | None = None
+    accepted: int = 0
+    review: int = 0
+    """Predictions at least so confident, and the others; 0 where no threshold was asked for."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What scores: the engine, the sha256 of its model's parts and the precision it computes in (`checksums`), `fallback`, the
+    category id of products without a readable image in kaggle.csv, and the digests of the store's images (uint64, sorted; empty
+    where there is no store)."""
+
+    engine: Engine
+    checksums: dict[str, str]
+    fallback: int
+    known: np.ndarray
+
+
+def score(scorer: Scorer, source: Source, out: Path, config: ScoreConfig) -> Totals:
+    """Scores a source into the folder `out`.
+
+    Raises ArtifactError where `out` holds parts of another model or source.
+    """
+    parts = cut(source.length, config.part_mb * 2**20)
+    shape = config.model_dump(include={"part_mb", "top", "features", "runtime"})
+    origin = {"schema": SCHEMA, "dump": source.fingerprint, **scorer.checksums, **shape}
+    sidecars = {number: finished(out, number, origin) for number in range(len(parts))}
+    for name in ("_SUCCESS", *coverage.FILES):
+        (out / name).unlink(missing_ok=True)
+    missing = [number for number, sidecar in sidecars.items() if sidecar is None]
+    repeated = _repeated(source.product_id)
+    tasks = (Task(n, source[slice(*parts[n])], repeated[slice(*parts[n])]) for n in missing)
+    done = len(source) - sum(parts[n][1] - parts[n][0] for n in missing)
+    with progress(len(source), "score", "product", initial=done) as bar:
+        for part in scorer.engine(tasks, config):
+            sidecars[part.number] = write_part(part, out, origin, scorer.known)
+            bar.update(part.products)
+    _drop_strays(out, len(parts))
+    totals = _totals(source, [sidecar for sidecar in sidecars.values() if sidecar])
+    if totals.products != totals.predictions + totals.rejected_products:
+        raise ShelfsortError(
+            f"{out}: {totals.products} products, but {totals.predictions} predictions and {totals.rejected_products} rejects"
+        )
+    rejects = [asdict(reject) | {"name": None} for reject in source.rejects]
+    write_table(out / "rejects-scan.parquet", pyarrow.Table.from_pylist(rejects, schema=REJECTS))
+    _write_kaggle(out, source, len(parts), scorer.fallback)
+    if config.min_confidence is not None:
+        accepted, review = coverage.split(out, len(parts), config.min_confidence)
+        totals = replace(totals, min_confidence=config.min_confidence, accepted=accepted, review=review)
+    write_json(out / "_SUCCESS", {"made_from": origin, **asdict(totals)})
+    return totals
+
+
+def _repeated(product_id: np.ndarray) -> np.ndarray:
+    """Mask of the rows whose product id stands in an earlier row."""
+    repeated = np.ones(len(product_id), dtype=bool)
+    repeated[np.unique(product_id, return_index=True)[1]] = False
+    return repeated
+
+
+def _drop_strays(out: Path, parts: int) -> None:
+    """Removes parts beyond the last: readers take every part-*.parquet."""
+    for path in [*out.glob("part-*.*"), *out.glob("rejects-[0-9]*.parquet"), *out.glob("features-*.parquet")]:
+        if int(path.stem.split("-")[1]) >= parts:
+            path.unlink()
+
+
+def _totals(source: Source, sidecars: list[dict[str, Any]]) -> Totals:
+    total = {
+        key: sum(s.get(key, 0) for s in sidecars)
+        for key in ("predictions", "rejected_products", "images", "rejected_images", "unreachable", "known_images")
+    }
+    total["rejected_products"] += len(source.rejects)
+    broken = sorted({name for sidecar in sidecars for name in sidecar["broken"]})
+    return Totals(products=len(source) + len(source.rejects), parts=len(sidecars), broken=tuple(broken), **total)
+
+
+def _write_kaggle(out: Path, source: Source, parts: int, fallback: int) -> None:
+    with atomic_path(out / "kaggle.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["_id", "category_id"])
+        answered = [np.zeros(0, dtype=np.int64)]
+        for ids, categories in answers(out, parts):
+            answered.append(ids)
+            writer.writerows(zip(ids.tolist(), categories.tolist(), strict=True))
+        unread = np.array([r.product_id for r in source.rejects if r.product_id >= 0], dtype=np.int64)
+        everyone = np.concatenate([source.product_id, unread])
+        ids, first = np.unique(everyone, return_index=True)
+        left = np.sort(first[~np.isin(ids, np.concatenate(answered))])
+        writer.writerows([product_id, fallback] for product_id in everyone[left].tolist())

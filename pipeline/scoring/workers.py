@@ -1,0 +1,321 @@
+"""Scoring beyond this process: dask workers on this machine (`--workers N`) or behind a scheduler (`--scheduler tcp://...`).
+
+A task is one partition; as many are under way as there are workers. A worker returns what it scored and this process alone
+writes, so that no worker needs to see the folder of the predictions. A partition whose worker dies twice is cut up until the
+product at fault stands alone; the partition is then scored without it. The network's batches keep their size and places, so that
+the features of all other products are the same to the bit; stage 2 has fewer rows to multiply at once, and BLAS may add up in
+another order, which has moved confidences by less than 1e-6.
+"""
+
+import contextlib
+import io
+import itertools
+import logging
+import os
+import threading
+import time
+import traceback
+import zipfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import dask
+import distributed
+import numpy as np
+import torch
+from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from catalog.artifacts import fingerprint, sha256_file
+from catalog.errors import ArtifactError, ShelfsortError
+from catalog.parallel import cores
+from pipeline.config import ScoreConfig
+from pipeline.model import Model
+from pipeline.run_folder import Run
+from pipeline.scoring.lanes import Lanes, Task
+from pipeline.scoring.parts import Part
+
+_PIECES = 4
+"""Into how many a partition is cut that kills its workers."""
+_DEATHS = 2
+"""Workers that may die of a task before it is at fault: the first may have been killed by somebody."""
+_PATIENCE, _GLANCE = 120.0, 3.0
+"""Seconds without a single worker before the work is given up, and between looks."""
+_LOCAL = {
+    "distributed.scheduler.allowed-failures": 0,  # `Workers` counts deaths itself
+    "distributed.deploy.lost-worker-timeout": "1000 days",  # else one that dies again while it restarts is given up for good
+    "distributed.worker.daemon": True,
+    "distributed.admin.log-format": "%(levelname)s %(name)s %(message)s",
+}
+
+
+@contextlib.contextmanager
+def connect(workers: int | None, scheduler: str | None) -> Iterator[Client]:
+    """A client of `workers` new processes on this machine, or of an existing scheduler. Raises ShelfsortError where that one
+    does not answer or has no workers."""
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # each death of a worker would print pages
+    with contextlib.ExitStack() as stack:
+        if scheduler is None:
+            count = workers or 1
+            set_by_dask = {*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"}
+            stack.callback(_forget, set_by_dask - os.environ.keys())
+            stack.enter_context(dask.config.set(_LOCAL))
+            cluster = LocalCluster(
+                n_workers=count, threads_per_worker=max(1, cores() // count), processes=True, dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )  # fmt: skip
+            scheduler_or_cluster: Any = stack.enter_context(cluster)
+        else:
+            scheduler_or_cluster = scheduler
+        try:
+            client = stack.enter_context(Client(scheduler_or_cluster, timeout=10))
+            client.wait_for_workers(1, timeout=_PATIENCE)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ShelfsortError(f"{scheduler}: expected a dask scheduler with a worker, found none: {error}") from error
+        yield client
+
+
+def _forget(names: set[str]) -> None:
+    """dask limits its workers' threads through the environment of this process, which later children of it would inherit."""
+    for name in names:
+        os.environ.pop(name, None)
+
+
+@dataclass(frozen=True)
+class ModelPlace:
+    """Where a worker finds the model: the run folder where it sees one with these checksums, else the copy that it was sent; and
+    how it computes, in the client's precision: what `auto` is depends on the machine."""
+
+    folder: str
+    checkpoint: str
+    stage2: str
+    device: str
+    precision: str
+
+    @property
+    def sent_name(self) -> str:
+        """Name of the copy."""
+        return f"shelfsort-{fingerprint([self.checkpoint, self.stage2])}"
+
+    def visible(self) -> bool:
+        """Whether this machine sees the run folder, with this very model in it."""
+        run = Run(Path(self.folder))
+        found = [path.is_file() and sha256_file(path) for path in (run.checkpoint, run.stage2 / "manifest.json")]
+        return found == [self.checkpoint, self.stage2]
+
+
+class ModelNotSeenError(ArtifactError):
+    """A worker, perhaps one that started later, sees no run folder with the model."""
+
+
+class SentModel(WorkerPlugin):
+    """The model's files as a zip, which the scheduler hands to every worker, also to those that start later."""
+
+    def __init__(self, place: ModelPlace) -> None:
+        self.name = place.sent_name
+        run = Run(Path(place.folder))
+        views = (path for name in ("stage1/best.pt", "text.*", "head.npz") for path in run.folder.glob(f"views/*/{name}"))
+        files = [run.checkpoint, *views, *filter(Path.is_file, run.stage2.rglob("*"))]
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w") as archive:
+            for path in files:
+                archive.write(path, path.relative_to(run.folder))
+        self.content = content.getvalue()
+
+    def setup(self, worker: distributed.Worker) -> None:
+        """Unpacks the model in the worker's own folder."""
+        with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
+            archive.extractall(Path(worker.local_directory) / self.name)
+
+
+_turn = threading.Lock()  # a task uses all threads of its worker's process
+
+
+def score_task(task: Task, place: ModelPlace, config: ScoreConfig) -> Part:
+    """Scores one partition in a worker process, with as many lanes as the worker has threads."""
+    worker = distributed.get_worker()
+    try:
+        with _turn:
+            vectors = tuple(config.vectors.items())
+            model = _open_model(place, str(worker.name), Path(worker.local_directory), config.runtime, vectors)
+            part = next(Lanes(model, worker.state.nthreads)([task], config))
+        if part.broken:
+            _open_model.cache_clear()  # the worker may live on, and the file be mended
+        return part
+    except ShelfsortError:
+        raise
+    except Exception:  # as text: one that the client can't unpickle would keep it waiting for ever
+        failure = traceback.format_exc(limit=-8)
+    raise RuntimeError(f"part {task.number} on worker {worker.address}:\n{failure}")
+
+
+@lru_cache(maxsize=1)
+def _open_model(
+    place: ModelPlace, worker: str, own_folder: Path, runtime: str, vectors: tuple[tuple[str, str], ...]
+) -> Model:  # fmt: skip
+    """The model, once a process."""
+    sent = own_folder / place.sent_name
+    if not sent.exists() and not place.visible():
+        raise ModelNotSeenError(place.folder, f"worker {worker} sees another model there, or none", "the same command")
+    gpus = torch.cuda.device_count()
+    spread = place.device in ("auto", "cuda") and gpus > 1 and worker.isdigit()
+    run = Run(sent if sent.exists() else Path(place.folder))
+    return Model.open(run, f"cuda:{int(worker) % gpus}" if spread else place.device, place.precision, runtime, dict(vectors))
+
+
+@dataclass
+class _Work:
+    """A task that is to be done; `span` says which of its rows where it only looks for the product at fault, `searched` that
+    this was done; `sent` that the model was sent for it."""
+
+    task: Task
+    span: tuple[int, int] | None = None
+    deaths: int = 0
+    searched: bool = False
+    sent: bool = False
+
+    def rows(self) -> Task:
+        """What is sent to a worker."""
+        if self.span is None:
+            return self.task
+        start, stop = self.span
+        return Task(self.task.number, self.task.source[start:stop], self.task.repeated[start:stop])
+
+    def pieces(self) -> list["_Work"]:
+        """The same rows in several pieces."""
+        start, stop = self.span or (0, len(self.task.source))
+        cuts = np.unique(np.linspace(start, stop, _PIECES + 1).astype(int)).tolist()
+        return [_Work(self.task, span) for span in itertools.pairwise(cuts)]
+
+
+@dataclass
+class _Search:
+    """The search for the products of one partition that kill workers."""
+
+    open: int
+    deadly: set[int] = field(default_factory=set)
+
+
+class Workers:
+    """The engine that scores on dask workers."""
+
+    def __init__(self, client: Client, place: ModelPlace, files: list[tuple[str, int]]) -> None:
+        """Raises ShelfsortError where a worker lacks shelfsort or one of the `files`, those of the source (path, size)."""
+        self.client, self.place = client, place
+        _require(client, files)
+        self._sent = False
+        if not all(client.run(place.visible).values()):
+            self._send_model()
+
+    def _send_model(self) -> None:
+        """Gives every worker the model, also those that start later."""
+        if not self._sent:
+            self.client.register_plugin(SentModel(self.place))
+            self._sent = True
+
+    def __call__(self, tasks: Iterable[Task], config: ScoreConfig) -> Iterator[Part]:
+        """Parts as they are finished."""
+        todo, fresh = deque[_Work](), iter(tasks)
+        running: dict[Future, _Work] = {}
+        searches: dict[int, _Search] = {}
+        try:
+            while True:
+                while len(running) < self._workers():
+                    work = todo.popleft() if todo else next((_Work(task) for task in fresh), None)
+                    if work is None:
+                        break
+                    future = self.client.submit(score_task, work.rows(), self.place, config, pure=False, retries=0)
+                    running[future] = work
+                if not running:
+                    return
+                for future in self._finished(running):
+                    work = running.pop(future)
+                    if future.status == "finished":
+                        if work.span is None:
+                            yield future.result()
+                        else:
+                            todo.extend(_close(searches, work, guilty=False))
+                    elif isinstance(error := future.exception(), KilledWorker):
+                        todo.extendleft(_after_death(searches, work))
+                    elif isinstance(error, ModelNotSeenError) and not work.sent:
+                        self._send_model()
+                        todo.appendleft(replace(work, sent=True))
+                    else:
+                        raise error
+        except (CancelledError, OSError) as error:
+            raise ShelfsortError("the scheduler is gone; finished parts are kept, run the same command again") from error
+        finally:
+            self.client.cancel(list(running))
+
+    def _workers(self) -> int:
+        """How many workers there are; at least 1, so that work waits for those that restart."""
+        return max(1, len(self.client.nthreads()))
+
+    def _finished(self, running: dict[Future, _Work]) -> set[Future]:
+        """Waits for some tasks. Raises ShelfsortError where no worker is left to do them."""
+        seen = time.monotonic()
+        while True:
+            try:
+                return distributed.wait(list(running), timeout=_GLANCE, return_when="FIRST_COMPLETED").done
+            except TimeoutError:
+                if self.client.nthreads():
+                    seen = time.monotonic()
+                elif time.monotonic() - seen > _PATIENCE:
+                    message = f"no worker for {_PATIENCE:.0f} s; finished parts are kept, run the same command again"
+                    raise ShelfsortError(message) from None
+
+
+def require_files(client: Client, paths: list[Path]) -> None:
+    """Raises ShelfsortError where a worker does not see these files."""
+    _require(client, [(str(path.absolute()), path.stat().st_size) for path in paths])
+
+
+def _require(client: Client, files: list[tuple[str, int]]) -> None:
+    try:
+        lacking = client.run(missing_files, files)
+    except ImportError as error:
+        raise ShelfsortError(f"the workers need this version of shelfsort installed: {error}") from error
+    for worker, missing in lacking.items():
+        if missing:
+            remedy = "put it on a disk that all workers share, or name a dump by a URL such as s3://bucket/name"
+            raise ShelfsortError(f"{missing[0]}: worker {worker} sees no such file of the same size; {remedy}")
+
+
+def missing_files(files: list[tuple[str, int]]) -> list[str]:
+    """Those that this machine doesn't see with their size; runs in every worker."""
+    return [path for path, size in files if not Path(path).is_file() or Path(path).stat().st_size != size]
+
+
+def _after_death(searches: dict[int, _Search], work: _Work) -> list[_Work]:
+    """What to do next after a task's worker died."""
+    work.deaths += 1
+    number, pieces = work.task.number, work.pieces()
+    alone = work.span is not None and len(pieces) == 1
+    if work.deaths < _DEATHS and (alone or work.span is None):
+        return [work]
+    if alone:
+        return _close(searches, work, guilty=True)
+    if work.span is None:
+        if work.searched:
+            raise ShelfsortError(
+                f"part {number} ends its workers, also without the {len(work.task.deadly)} products that do so alone; "
+                "give the workers more memory, or make the parts smaller (score.part_mb)"
+            )
+        searches[number] = _Search(open=len(pieces))
+    else:
+        searches[number].open += len(pieces) - 1
+    return pieces
+
+
+def _close(searches: dict[int, _Search], work: _Work, *, guilty: bool) -> list[_Work]:
+    """Ends the search in some rows; the whole task follows when this was the last of them."""
+    search = searches[work.task.number]
+    search.open -= 1
+    if guilty:
+        search.deadly.add(work.span[0])
+    return [] if search.open else [_Work(replace(work.task, deadly=frozenset(search.deadly)), searched=True)]

@@ -1,0 +1,1 @@
+"""Trains stage 1: the head first, then the whole network."""

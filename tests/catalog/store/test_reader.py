@@ -1,0 +1,323 @@
+"""The reader of the store: what it gives, in every process, and how it refuses a file that isn't whole."""
+
+import os
+import pickle
+import shutil
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catalog.errors import ArtifactError
+from catalog.sources.bson_reader import products
+from catalog.splits import SPLITS
+from catalog.store.reader import POSITIONS, Store, content_of, image_ids
+from catalog.taxonomy import Taxonomy
+from tests.conftest import SmallDump, on_two_sides
+
+
+def test_image_ids_are_those_of_existing_files() -> None:
+    """Stores, features and tables of scores hold them: another rule would be another format."""
+    assert image_ids(np.array([3, 0, 7]), np.array([2, 1, 3])).tolist() == [49152, 49153, 0, 114688, 114689, 114690]
+
+
+def test_every_image_of_the_dump_with_its_own_bytes(small_dump: SmallDump, small_store: Store) -> None:
+    expected = {p.product_id * POSITIONS + i: d for p in products([small_dump.path]) for i, d in enumerate(p.images)}
+    blank = {i for (i,) in small_store.connection.execute("SELECT image_id FROM images WHERE status = 'blank'")}
+    table = small_store.images()
+    assert set(table.image_id.tolist()) | blank == set(expected)
+    assert blank and not blank & set(table.image_id.tolist())
+    ids = [*table.image_id.tolist(), *blank]
+    assert small_store.read(ids) == [expected[i] for i in ids]
+    assert small_store.read([]) == []
+    some = table.image_id[[5, 0, 5, 70]]
+    assert small_store.read(some) == [expected[i] for i in some.tolist()]
+
+
+def test_images_come_in_store_order_with_their_dtypes(small_dump: SmallDump, small_store: Store) -> None:
+    table = small_store.images()
+    keys = list(zip(table.split.tolist(), table.class_index.tolist(), table.image_id.tolist(), strict=True))
+    assert keys == sorted(keys)
+    assert [getattr(table, n).dtype.name for n in ("image_id", "product_id", "class_index", "split", "fit")] == [
+        "int64", "int64", "int32", "uint8", "bool",
+    ]  # fmt: skip
+    np.testing.assert_array_equal(table.image_id // POSITIONS, table.product_id)
+    categories = {p.product_id: p.category_id for p in products([small_dump.path])}
+    classes = small_store.taxonomy.class_index(np.array([categories[i] for i in table.product_id.tolist()]))
+    np.testing.assert_array_equal(table.class_index, classes)
+    assert 0 < (~table.fit).sum() < len(table)
+
+
+def test_splits_can_be_asked_for_one_by_one(small_store: Store) -> None:
+    whole = small_store.images()
+    for number, name in enumerate(SPLITS):
+        part = small_store.images(name)
+        np.testing.assert_array_equal(part.image_id, whole[whole.split == number].image_id)
+        assert len(part) and (part.split == number).all()
+    both = small_store.images("test", "reserve")  # the order of the splits is the store's
+    np.testing.assert_array_equal(both.image_id, whole[np.isin(whole.split, (1, 4))].image_id)
+    assert len(whole[:7]) == 7
+
+
+def test_taxonomy_and_settings_are_those_of_the_ingest(small_dump: SmallDump, small_store: Store) -> None:
+    assert small_store.taxonomy.fingerprint == Taxonomy.from_csv(small_dump.categories).fingerprint
+    assert small_store.settings["duplicates"] == "drop"
+    assert len(small_store.fingerprint) == 16
+
+
+def test_natural_counts_are_of_train_and_reserve_alone(small_store: Store) -> None:
+    table = small_store.images("train", "reserve")
+    by_product = small_store.natural_counts("product")
+    by_image = small_store.natural_counts("image")
+    blank = small_store.connection.execute(
+        "SELECT count(*) FROM images WHERE status = 'blank' AND split IN ('train', 'reserve')"
+    ).fetchone()[0]
+    assert by_image.sum() == len(table) + blank
+    assert (by_image >= by_product).all() and by_product.dtype == np.int64
+    stored = small_store.connection.execute("SELECT count(*) FROM products WHERE split IN ('train', 'reserve')")
+    assert by_product.sum() == stored.fetchone()[0]
+    with pytest.raises(KeyError):
+        small_store.natural_counts("banana")
+
+
+def test_sharing_pairs_products_with_an_identical_image(small_store: Store) -> None:
+    query = "SELECT digest, product_id, split FROM images WHERE status != 'blank'"
+    holders: dict[bytes, set] = {}
+    for digest, product_id, split in small_store.connection.execute(query):
+        holders.setdefault(digest, set()).add((product_id, split))
+    pairs = {(a, b) for group in holders.values() for a in group for b in group if a[0] < b[0]}
+    assert pairs
+    assert {tuple(p) for p in small_store.sharing().tolist()} == {(a[0], b[0]) for a, b in pairs}
+    train = {(a[0], b[0]) for a, b in pairs if a[1] == b[1] == "train"}
+    assert {tuple(p) for p in small_store.sharing("train").tolist()} == train
+    assert small_store.sharing("val_b").shape == (0, 2)
+
+
+def test_linked_products_share_a_picture_with_another_split(small_store: Store) -> None:
+    query = "SELECT digest, product_id, split FROM images WHERE status IN ('ok', 'duplicate')"
+    rows = small_store.connection.execute(query).fetchall()
+    found = {}
+    for split in SPLITS:
+        elsewhere = {digest for digest, _, other in rows if other != split}
+        expected = sorted({product for digest, product, own in rows if own == split and digest in elsewhere})
+        assert small_store.linked(split).tolist() == expected
+        found[split] = len(expected)
+    assert any(found.values())
+
+
+def test_groups_join_products_through_others(small_store: Store) -> None:
+    """Every pair that shares a picture is of one group, the least such groups, in whatever order the products stand."""
+    ids = np.unique(small_store.images().product_id)[::-1]
+    group = dict(zip(ids.tolist(), small_store.groups_of(ids).tolist(), strict=True))
+    names = {product: product for product in group}
+    pairs = small_store.sharing().tolist()
+    for _ in pairs:
+        for a, b in pairs:
+            names[a] = names[b] = min(names[a], names[b])
+    assert len({(group[p], names[p]) for p in names}) == len(set(names.values())) == len(set(group.values())) < len(ids)
+    alone = small_store.groups_of(np.repeat(ids, 2), "val_b")  # no two of it share one
+    assert alone[::2].tolist() == alone[1::2].tolist() and len(set(alone.tolist())) == len(ids)
+
+
+def test_unseen_products_have_no_photo_that_shows_something(small_store: Store, tmp_path: Path) -> None:
+    kept = small_store.connection.execute("SELECT product_id, split FROM products WHERE state = 'kept'").fetchall()
+    seen = set(small_store.images().product_id.tolist())
+    expected = [sum(own == split and product not in seen for product, own in kept) for split in SPLITS]
+    assert [small_store.unseen(split) for split in SPLITS] == expected and any(expected)
+    path = copy(small_store, tmp_path)
+    product = int(small_store.images("test").product_id[0])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE images SET status = 'blank' WHERE product_id = ?", (product,))
+    assert Store(path).unseen("test") == small_store.unseen("test") + 1
+
+
+def test_digests_are_the_first_eight_bytes_of_each_picture_once(small_store: Store) -> None:
+    found = small_store.digests()
+    digests = {bytes(d) for (d,) in small_store.connection.execute("SELECT digest FROM images")}
+    assert found.tolist() == sorted(int(digest.hex()[:16], 16) for digest in digests)
+    assert found.dtype == np.uint64 and len(found) < 208  # images: copies count once
+
+
+def test_no_product_and_no_fitted_picture_stands_on_two_sides(small_store: Store) -> None:
+    assert on_two_sides(small_store) == {"products": 0, "pictures": 0, "strays": 0}
+
+
+def test_a_store_is_pickled_as_its_path(small_store: Store) -> None:
+    ids = small_store.images("test").image_id
+    data = pickle.dumps(small_store)
+    assert len(data) < 1000
+    other = pickle.loads(data)
+    assert other.read(ids) == small_store.read(ids)
+    assert other.connection is not small_store.connection
+
+
+def test_a_forked_process_opens_its_own_connection(small_store: Store) -> None:
+    ids = small_store.images("train").image_id
+    expected, connection = small_store.read(ids), small_store.connection
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            good = small_store.read(ids) == expected and small_store.connection is not connection
+            os._exit(0 if good else 1)
+        children.append(child)
+    assert small_store.read(ids) == expected
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert small_store.connection is connection  # once per process
+
+
+def test_other_threads_read_through_the_same_connection(small_store: Store) -> None:
+    ids = small_store.images("train").image_id
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(small_store.read, ids).result() == small_store.read(ids)
+
+
+def test_a_store_cannot_be_changed_through_the_reader(small_store: Store) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        small_store.connection.execute("DELETE FROM images")
+
+
+def read_all(path: Path) -> None:
+    store = Store(path)
+    assert len(store.taxonomy) and store.fingerprint and store.settings
+    store.read(store.images().image_id)
+    store.natural_counts("image")
+    store.sharing()
+
+
+def copy(store: Store, folder: Path) -> Path:
+    return Path(shutil.copy(store.path, folder / "a store ä.sqlite"))
+
+
+def refusal(path: Path) -> ArtifactError:
+    with pytest.raises(ArtifactError) as caught:
+        read_all(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "shelfsort ingest" in str(caught.value)
+    return caught.value
+
+
+def test_a_missing_store(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "store.sqlite").problem == "no such file"
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage " * 1000, bytes(40_000), b"SQLite format 3\0" + bytes(10_000)])
+def test_what_is_no_store_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "store.sqlite").write_bytes(content)
+    assert "not readable as a store" in refusal(tmp_path / "store.sqlite").problem
+
+
+def test_a_truncated_store_is_refused(small_store: Store, tmp_path: Path) -> None:
+    path = copy(small_store, tmp_path)
+    size = path.stat().st_size
+    read_all(path)
+    for cut in (size - 4096, size // 2, size // 2 + 77, 20_000, 4096, 100):
+        with open(path, "rb+") as file:
+            file.truncate(cut)
+        assert "not readable" in refusal(path).problem
+
+
+def test_a_store_with_pages_lost_is_refused(small_store: Store, tmp_path: Path) -> None:
+    path = copy(small_store, tmp_path)
+    whole = path.read_bytes()
+    for start in range(4096, len(whole), 65_536):
+        path.write_bytes(whole[:start] + bytes(65_536) + whole[start + 65_536 :])
+        assert refusal(path).problem
+
+
+def test_a_flipped_bit_in_an_image_is_noticed(small_store: Store, tmp_path: Path) -> None:
+    path = copy(small_store, tmp_path)
+    whole, found = path.read_bytes(), 0
+    table = small_store.images()
+    ids = table.image_id[table.fit][::20].tolist()
+    for image_id, data in zip(ids, small_store.read(ids), strict=True):
+        place = whole.find(data[-60:-30])  # a piece of it: a longer image lies on several pages
+        if whole.count(data[-60:-30]) == 1:  # and a copy of it on others
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+            assert refusal(path).problem == f"image {image_id} is damaged"
+            found += 1
+    assert found > 5
+
+
+def test_an_image_that_is_gone_is_named(small_store: Store, tmp_path: Path) -> None:
+    path = copy(small_store, tmp_path)
+    first = int(small_store.images().image_id[0])
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM blobs WHERE image_id = ?", (first,))
+    assert refusal(path).problem == f"image {first} is missing"
+
+
+@pytest.mark.parametrize(
+    "statement, problem, command",
+    [
+        ("UPDATE meta SET value = '9' WHERE key = 'schema'", "store of schema 9, expected 2", "--rebuild"),
+        ("DELETE FROM meta WHERE key = 'schema'", "store of schema None, expected 2", "--rebuild"),
+        ("UPDATE dumps SET state = 'planned'", "train.bson was interrupted", "resumes"),
+        ("DELETE FROM meta WHERE key = 'content'", "was interrupted", "resumes"),
+        ("DROP TABLE dumps", "no such table", "--rebuild"),
+        ("DROP TABLE images", "no such table", "--rebuild"),
+    ],
+)
+def test_other_schemas_and_unfinished_stores_are_refused(
+    small_store: Store, tmp_path: Path, statement: str, problem: str, command: str
+) -> None:
+    path = copy(small_store, tmp_path)
+    with sqlite3.connect(path) as connection:
+        connection.execute(statement)
+    error = refusal(path)
+    assert problem in error.problem
+    assert command in error.rebuild
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE images SET class_index = class_index + 1 WHERE image_id = (SELECT min(image_id) FROM images)",
+        "UPDATE images SET status = 'blank' WHERE image_id = (SELECT min(image_id) FROM images WHERE status = 'ok')",
+        "UPDATE products SET n_images = n_images + 1 WHERE product_id = (SELECT min(product_id) FROM products)",
+        "UPDATE categories SET level3 = level3 || 'x' WHERE class_index = 3",
+        "UPDATE meta SET value = 'f' WHERE key = 'content'",
+    ],
+)
+def test_a_row_that_ingest_did_not_write_is_noticed(small_store: Store, tmp_path: Path, change: str) -> None:
+    path = Path(shutil.copy(small_store.path, tmp_path))
+    Store(path).verify()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(change)
+    with pytest.raises(ArtifactError, match=r"store\.sqlite: its rows are not those that ingest wrote.*shelfsort ingest"):
+        Store(path).verify()
+
+
+def altered(store: Store, folder: Path, *statements: str) -> Store:
+    """A copy of a store after some SQL, its content noted anew."""
+    path = copy(store, folder)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'content'", (content_of(connection),))
+    return Store(path)
+
+
+def test_a_store_of_the_first_schema_is_read(small_store: Store, tmp_path: Path) -> None:
+    first = "UPDATE meta SET value = '1' WHERE key = 'schema'"
+    store = altered(small_store, tmp_path, "ALTER TABLE products DROP COLUMN text", first)
+    store.verify()
+    read_all(store.path)
+    assert store.texts(store.images().product_id[:2]) == ["", ""]
+
+
+def test_texts_come_in_the_order_asked_and_count_as_content(small_store: Store, tmp_path: Path) -> None:
+    named = "UPDATE meta SET value = json_set(value, '$.text', 'title') WHERE key = 'settings'"
+    ids = np.unique(small_store.images().product_id)[::-1]
+    given = f"UPDATE products SET text = 'no. ' || product_id WHERE product_id != {ids[-1]}"
+    store = altered(small_store, tmp_path, named, given)
+    assert store.texts(ids) == [*(f"no. {i}" for i in ids[:-1]), ""]
+    store.verify()
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        connection.execute("UPDATE products SET text = 'else' WHERE product_id = (SELECT max(product_id) FROM products)")
+    with pytest.raises(ArtifactError, match="not those that ingest wrote"):
+        Store(store.path).verify()

@@ -1,0 +1,102 @@
+"""Ingest, features and stage 2 on dask workers make what they make in one process."""
+
+import os
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import joblib
+import numpy as np
+import pytest
+from dask.sizeof import sizeof
+
+from catalog.artifacts import read_json
+from catalog.errors import ShelfsortError
+from pipeline import steps
+from pipeline.cluster.steps import extraction, training
+from pipeline.run_folder import Run
+from stage2_xgb.fit import gather
+from stage2_xgb.train_reclassifier import RowPicker
+from tests.pipeline.score_helpers import workers
+from tests.pipeline.tiny import Tiny
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    """Two worker processes, whose working directory is another."""
+    folder = tmp_path_factory.mktemp("workers")
+    with workers(2, folder) as client:
+        client.run(os.chdir, str(folder))
+        yield client
+
+
+def test_every_step_makes_the_same(tiny: Tiny, client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy = tiny.copy(Path("run"))
+    run, config = copy.run, copy.config
+    for path in (run.store_path, run.features_path, run.view("small").features_path):
+        path.unlink()
+    shutil.rmtree(run.stage2)
+    options = {"rebuild": False, "say": lambda _: None, "workers": lambda: _lent(client)}
+    steps.ingest(run, config, [str(tiny.data / "train.bson")], tiny.data / "category_names.csv", **options)
+    assert Run(run.folder).store.fingerprint == tiny.run.store.fingerprint
+    steps.features(run, config, **options)
+    for name in ("stage1", "small"):
+        with h5py.File(run.view(name).features_path) as ours, h5py.File(tiny.run.view(name).features_path) as theirs:
+            np.testing.assert_array_equal(ours["features"][:], theirs["features"][:])
+            assert ours.attrs["complete"] and (ours["status"][:] == theirs["status"][:]).all()
+    steps.stage2(run, config, **options)
+    ours, theirs = (read_json(r.stage2 / "manifest.json", "") for r in (run, tiny.run))
+    assert ours["files"] == theirs["files"] and ours["categories"] == theirs["categories"]
+
+
+def test_what_reclassifiers_are_trained_on_is_sent_once(tiny: Tiny, client, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, config = tiny.run, tiny.config
+    stores = [part.features for part in run.views(config.view_names)]
+    material = gather(stores, steps.class_mixes(run), run.store.taxonomy, config.stage2)
+    picker, _ = material.picker(config.stage2, 1)
+    assert sizeof(picker) == pytest.approx(len(pickle.dumps(picker)), rel=0.1)
+    sets, pickled = [np.array([c, c + 1]) for c in range(7)], []
+    monkeypatch.setattr(RowPicker, "__getstate__", lambda self: pickled.append(1) or vars(self), raising=False)
+    with training(client, run):
+        rows = joblib.Parallel()(joblib.delayed(count)(picker, members) for members in sets)
+    assert rows == [count(picker, members) for members in sets] and len(pickled) == 1
+
+
+def count(picker: RowPicker, members: np.ndarray) -> int:
+    """In a worker: the rows of a set."""
+    return len(picker.rows(members).label)
+
+
+class _lent:
+    """A client that stays open afterwards."""
+
+    def __init__(self, client) -> None:
+        self.client = client
+
+    def __enter__(self):
+        return self.client
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_a_run_that_a_worker_does_not_see_is_an_error(tiny: Tiny, client, tmp_path: Path) -> None:
+    copy = tiny.copy(tmp_path / "run")
+    client.run(hide, str(copy.folder))
+    with pytest.raises(ShelfsortError, match=r"store\.sqlite: worker .* sees no such file"):
+        extraction(client, copy.run, 32, "cpu", "fp32")
+
+
+def hide(folder: str) -> None:
+    """In a worker: as if a folder were on another machine."""
+    from pipeline.scoring import workers as cluster
+
+    missing = cluster.missing_files
+
+    def missing_files(files: list[tuple[str, int]]) -> list[str]:
+        return [path for path, _ in files if path.startswith(folder)] or missing(files)
+
+    cluster.missing_files = missing_files

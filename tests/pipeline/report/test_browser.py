@@ -1,0 +1,442 @@
+"""The report in headless Chromium, as an analyst would use it: of the demo, and of 5,270 categories with 100,000 products.
+
+Screenshots stay in build/screenshots. Needs Debian's chromium and chromium-driver, and the package selenium.
+"""
+
+import csv
+import itertools
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas
+import pytest
+from PIL import Image
+
+from pipeline.cli import main
+from pipeline.report import page as report
+from pipeline.report.page import write_report
+from tests.pipeline.evaluation_maker import NASTY, make_large_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytest.importorskip("selenium", reason="selenium is not installed: pip install selenium")
+CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+if not CHROMIUM or not DRIVER:
+    pytest.skip("chromium or chromedriver is missing: apt-get install chromium chromium-driver", allow_module_level=True)
+
+from selenium import webdriver  # noqa: E402 (only where the skips above let it)
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "about:blank",
+)
+SCREENSHOTS = Path(__file__).parents[3] / "build" / "screenshots"
+OPENING = 3.0
+"""Most seconds that the page's main thread computes until the first chart is there; what the clock says depends on what else
+the machine does."""
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that `shelfsort demo` does, with fewer epochs."""
+    run = tmp_path_factory.mktemp("runs") / "demo"
+    assert main(["demo", "--run", str(run), "--set", "stage1.head_epochs=6", "--set", "stage1.epochs=2"]) == 0
+    return run
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A category is named like a script, and another run is compared with."""
+    folder = tmp_path_factory.mktemp("runs")
+    runs = [make_large_run(folder / "large", pictured=5000), make_large_run(folder / "other", products=20_000, seed=3)]
+    write_report(runs, runs[0] / "report")
+    return runs[0]
+
+
+class Page:
+    """A report in a browser window."""
+
+    def __init__(self, driver: webdriver.Chrome, run: Path, width: int, dark: bool) -> None:
+        self.driver, self.run, self.name = driver, run, f"{run.name}-{width}{'-dark' if dark else ''}"
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+        self.opening = min(self._open() for _ in range(3))  # caches are cold at first
+
+    def _open(self) -> float:
+        """Opens the report; the processor time that it took, in seconds."""
+        self.driver.get("about:blank")
+        for log in ("browser", "performance"):
+            self.driver.get_log(log)
+        self.driver.get((self.run / "report" / "index.html").as_uri())
+        self.wait(lambda: self.js("return document.documentElement.dataset.firstChart"))
+        metrics = self.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+        return next(metric["value"] for metric in metrics if metric["name"] == "ThreadTime")
+
+    def js(self, script: str, *arguments: object) -> object:
+        return self.driver.execute_script(script, *arguments)
+
+    def find(self, selector: str) -> webdriver.remote.webelement.WebElement:
+        return self.driver.find_element("css selector", selector)
+
+    def text(self, selector: str) -> str:
+        return self.js("return document.querySelector(arguments[0]).textContent", selector)
+
+    def wait(self, condition: Callable[[], object], seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "the page did not get there"
+            time.sleep(0.05)
+
+    def view(self, name: str) -> None:
+        self.js("location.hash = arguments[0]", name)
+        self.wait(lambda: self.js("return !document.getElementById('view-' + arguments[0]).hidden", name.split("/")[0]))
+
+    def shot(self, name: str) -> None:
+        time.sleep(0.3)
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.driver.save_screenshot(str(SCREENSHOTS / f"{self.name}-{name}.png"))
+
+    def sort(self, table: str, number: int) -> None:
+        self.js("document.querySelectorAll(`#table-${arguments[0]} th button`)[arguments[1]].click()", table, number)
+
+    def column(self, table: str, number: int) -> list[str]:
+        return self.js(
+            "const rows = [...document.querySelectorAll(`#table-${arguments[0]} tbody tr`)];"
+            "return rows.map((row) => row.children[arguments[1]].textContent)",
+            table,
+            number,
+        )
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path_factory.mktemp("downloads"))}
+    )
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("demo", 1280, False), ("demo", 400, True), ("large", 1280, True), ("large", 400, False)],
+    ids=lambda p: f"{p[0]}-{p[1]}",
+)
+def page(request: pytest.FixtureRequest, driver: webdriver.Chrome) -> Page:
+    name, width, dark = request.param
+    return Page(driver, request.getfixturevalue(name), width, dark)
+
+
+def table(page: Page, name: str) -> pandas.DataFrame:
+    rows = pandas.read_parquet(page.run / "evaluation" / f"{name}.parquet")
+    return rows[rows["unit"] == "product"] if "unit" in rows else rows
+
+
+def percent(value: float) -> str:
+    return report.percent(None if pandas.isna(value) else value)
+
+
+def signed(value: int) -> str:
+    return f"{value:+,}".replace("-", "−") if value else "±0"
+
+
+def test_opens_quickly(page: Page):
+    page.shot("overview")
+    print(f"{page.name}: first chart after {page.opening:.2f} s of processor time")
+    assert page.opening < OPENING
+
+
+def test_every_view_draws(page: Page):
+    for view in ("categories", "hierarchy", "confusions", "confidence", "review", "items", "training", "overview"):
+        page.view(view)
+        assert page.js("return document.getElementById('view-' + arguments[0]).querySelectorAll('table, canvas').length", view)
+        assert page.js("return document.documentElement.scrollWidth <= innerWidth"), f"{view} is wider than the window"
+        page.shot(view)
+    assert not page.find("#problem").is_displayed()
+
+
+def test_search_opens_a_category(page: Page):
+    row = table(page, "per_category").sort_values("support").iloc[-1]
+    search = page.find("#search")
+    search.send_keys(str(row["category_id"]))
+    page.wait(lambda: len(page.driver.find_elements("css selector", "#search-found li")) == 1)
+    search.send_keys(Keys.ENTER)
+    page.wait(lambda: page.js("return location.hash") == f"#category/{row['category_id']}")
+    shown = page.text("#view-category .stats")
+    for system, measure in itertools.product(("stage1", "shifted", "two_stage"), ("recall", "precision", "f1")):
+        assert percent(row[f"{system}_{measure}"]) in shown
+    page.shot("category")
+
+
+def test_a_name_is_text(page: Page):
+    first = table(page, "per_category").query("class_index == 0").iloc[0]
+    assert (first["level3"] == NASTY) == (page.run.name == "large")
+    page.view(f"category/{first['category_id']}")
+    page.wait(lambda: page.text("#view-category h1") == first["level3"])
+    assert page.js("return document.querySelectorAll('#view-category script').length") == 0
+
+
+def test_a_table_sorts_filters_and_pages(page: Page):
+    page.view("categories")
+    rows = table(page, "per_category").sort_values(["support", "class_index"], ascending=[False, True])
+    page.sort("categories", 3)
+    assert page.column("categories", 3) == [f"{n:,}" for n in rows["support"].head(20)]
+    assert page.column("categories", 1) == [percent(value) for value in rows["two_stage_recall"].head(20)]
+    seen = "return [...document.querySelectorAll('#table-categories tr > :nth-child(-n+3)')]"
+    assert page.js(f"{seen}.every((cell) => cell.getBoundingClientRect().right <= innerWidth)")  # on a phone too
+    page.find("#table-categories input").send_keys(str(rows["category_id"].iloc[3]))
+    page.wait(lambda: len(page.column("categories", 11)) == 1)
+    assert page.column("categories", 11) == [str(rows["category_id"].iloc[3])]
+
+
+def test_lost_products_are_the_confusions(page: Page):
+    pairs = table(page, "confusion").query("true_class != predicted_class")
+    lost = pairs.groupby(["system", "true_class"])["count"].sum().unstack(0, fill_value=0)
+    lost = lost.reset_index().sort_values(["two_stage", "true_class"], ascending=[False, True]).head(5)
+    page.view("overview")
+    assert [int(text.replace(",", "")) for text in page.column("lost", 1)[:5]] == lost["two_stage"].tolist()
+    assert [int(text.replace(",", "")) for text in page.column("lost", 5)[:5]] == lost["shifted"].tolist()
+    assert [int(text.replace(",", "")) for text in page.column("lost", 6)[:5]] == lost["stage1"].tolist()
+    cells = "[...document.querySelectorAll('#table-lost tbody td')]"
+    sight = f"return {cells}.every((td) => td.getBoundingClientRect().right <= innerWidth)"
+    assert page.js(sight) or page.js("return innerWidth") > 560
+    titles = "return [...document.querySelector('#table-lost tbody tr').children].map((cell) => cell.dataset.title)"
+    assert page.js(titles)[:3] == ["Category", "Lost", "Evaluated products"]  # where a row is a list
+    numbers = "[...document.querySelectorAll('#table-lost td:nth-child(5) > span > span:first-child')]"
+    won = page.js(f"return {numbers}.map((number) => number.textContent)")
+    assert won[:5] == [signed(n) for n in lost["shifted"] - lost["two_stage"]]
+
+
+def test_stage2_is_credited_over_the_adjusted_stage1(page: Page):
+    metrics = json.loads((page.run / "evaluation" / "metrics.json").read_text())["product"]["natural"]
+    moved = json.loads((page.run / "evaluation" / "report.json").read_text())["product"]["changes"]["two_stage_over_shifted"]
+    shown = " ".join(page.text("[data-metric=change]").split())
+    gain = metrics["changes"]["two_stage_over_shifted"]["top1"]["value"]
+    assert f"{100 * gain:+.1f}".replace("-", "−") in shown
+    assert f"{moved['fixed']:,} products fixed" in shown and f"{moved['broken']:,} broken" in shown
+    accuracy = " ".join(page.text("[data-metric=top1]").split())
+    for system, name in (("shifted", "stage 1, adjusted"), ("stage1", "stage 1 alone")):
+        assert f"{name} {percent(metrics[system]['top1']['value'])}" in accuracy
+
+
+def test_a_rate_is_not_drowned_by_tiny_categories(page: Page):
+    page.view("categories")
+    page.js("const i = document.querySelector('#table-categories input'); i.value = ''; i.dispatchEvent(new Event('input'))")
+    page.wait(lambda: len(page.column("categories", 3)) == 20)
+    page.sort("categories", 1)
+    page.sort("categories", 1)
+    rows = table(page, "per_category").query("support >= 5").sort_values(["two_stage_recall", "class_index"])
+    few = min(20, len(rows))
+    assert page.column("categories", 1)[:few] == [percent(value) for value in rows["two_stage_recall"].head(few)]
+    assert "stand last" in page.text("#table-categories .pager")
+    page.js("const s = document.querySelector('#table-categories select'); s.value = '20'; s.dispatchEvent(new Event('change'))")
+    assert all(int(n.replace(",", "")) >= 20 for n in page.column("categories", 3))
+    page.js("const s = document.querySelector('#table-categories select'); s.value = '0'; s.dispatchEvent(new Event('change'))")
+
+
+def test_names_tell_categories_apart(page: Page):
+    titles = page.js("return Array.from({length: D.classes}, (_, c) => titleOf(c))")
+    assert len(set(titles)) == len(titles)
+    names = table(page, "per_category")["level3"]
+    if names.duplicated().any():
+        assert not set(names[names.duplicated(keep=False)]) & set(titles)
+
+
+def test_the_hierarchy_leads_down_to_a_category(page: Page):
+    nodes = table(page, "hierarchy")
+    family = nodes[nodes["level"] == 2].sort_values("two_stage_lost", ascending=False, kind="stable").iloc[0]
+    page.view("hierarchy")
+    page.wait(lambda: page.column("nodes", 3))
+    row = page.js("return [...document.querySelector('#table-nodes tbody tr').children].map((cell) => cell.textContent)")
+    value, low, high = (percent(family[f"two_stage_{name}"]) for name in ("accuracy", "low", "high"))
+    counts = [f"{family[name]:,}" for name in ("support", "two_stage_lost")]
+    assert row[0] == family["level2"] + family["level1"] and row[2:5] == [*counts, f"{value} [{low} – {high}]"]
+    page.js("document.querySelector('#table-nodes tbody a').click()")
+    inside = nodes.query("level == 3 and level1 == @family.level1 and level2 == @family.level2 and support > 0")
+    inside = inside.sort_values("two_stage_lost", ascending=False, kind="stable")
+    page.wait(lambda: page.text("#nodes h2") == f"Inside {family['level2']}")
+    assert page.column("nodes", 2) == [f"{n:,}" for n in inside["two_stage_lost"].head(20)]
+    page.shot("family")
+    page.js("document.querySelector('#table-nodes tbody a').click()")
+    page.wait(lambda: page.js("return location.hash").startswith("#category/"))
+
+
+def test_the_treemap_says_what_the_pointer_is_on(page: Page):
+    page.view("hierarchy")
+    chart = page.find("#view-hierarchy .chart")
+    page.js("arguments[0].scrollIntoView({block: 'center'})", chart)
+    page.wait(lambda: page.js("return arguments[0].querySelector('canvas') !== null", chart))
+    places = itertools.cycle([(9, 7), (31, 23), (-17, 40), (50, -20)])  # any one may be a gap between two boxes
+
+    def told() -> bool:
+        ActionChains(page.driver).move_to_element(chart).move_by_offset(*next(places)).perform()
+        time.sleep(0.3)
+        return "Accuracy" in page.js("return arguments[0].textContent", chart)
+
+    page.wait(told, 30)
+    assert "Lost" in page.js("return arguments[0].textContent", chart)
+
+
+def test_a_matrix_has_numbers_where_they_fit(page: Page):
+    page.view("confusions")
+    page.wait(lambda: page.js("return document.querySelector('#view-confusions canvas') !== null"))
+    cell, shown = page.js(
+        "const chart = echarts.getInstanceByDom(document.querySelector('#view-confusions .chart'));"
+        "const [a, b] = [0, 1].map((k) => chart.convertToPixel({xAxisIndex: 0}, k));"
+        "return [b - a, chart.getOption().series[0].label.show]"
+    )
+    assert shown == (cell >= 24)
+
+
+def test_a_run_of_another_store_is_said_to_be_one(page: Page):
+    page.view("training")
+    notes = page.js("return [...document.querySelectorAll('#view-training .notice')].map((note) => note.textContent)")
+    assert len(notes) == (page.run.name == "large")
+    assert all(note.startswith("other was evaluated on another store: of its 19,991 products and the") for note in notes)
+
+
+def test_every_step_has_its_time(page: Page):
+    page.view("training")
+    names = "return [...document.querySelectorAll('#view-training .stats dt')].map((name) => name.textContent)"
+    assert page.js(names) == ["Stage 1", "Stage 2", "Evaluation"]
+
+
+def test_the_key_column_stays_in_sight(page: Page):
+    page.view("categories")
+    box = page.js(
+        "const s = document.querySelector('#table-categories .scroll'); s.scrollLeft = 600;"
+        "const cell = s.querySelector('tbody td').getBoundingClientRect(), frame = s.getBoundingClientRect();"
+        "return {frame: frame.left, left: cell.left, top: cell.top, bottom: cell.bottom, part: cell.width / frame.width}"
+    )
+    assert 0 <= box["left"] - box["frame"] <= 26 and box["part"] < 0.5
+    page.shot("scrolled")
+    beside = [round(box["frame"]), round(box["top"]) + 2, round(box["left"]), round(box["bottom"]) - 2]
+    with Image.open(SCREENSHOTS / f"{page.name}-scrolled.png") as picture:
+        assert len(picture.convert("RGB").crop(beside).getcolors()) == 1  # no column shows to the left of it
+    page.js("document.querySelector('#table-categories .scroll').scrollLeft = 0")
+
+
+def test_photos_enlarge_by_keyboard(page: Page):
+    page.view("review")
+    page.js("document.querySelector('#doubts .thumb').focus()")
+    ActionChains(page.driver).send_keys(Keys.ENTER).perform()
+    page.wait(lambda: page.js("return document.getElementById('viewer').open"))
+    page.wait(lambda: page.js("return document.querySelector('#viewer img').naturalWidth") > 0)
+    assert page.js("return document.querySelector('#viewer img').clientWidth") >= 300
+    page.shot("photo")
+    ActionChains(page.driver).send_keys(Keys.ARROW_RIGHT).send_keys(Keys.ESCAPE).perform()
+    page.wait(lambda: not page.js("return document.getElementById('viewer').open"))
+    assert page.js("return document.activeElement.className") == "thumb"
+
+
+def test_an_unknown_category_is_said_aloud(page: Page):
+    page.view("review")
+    page.js("const buttons = document.querySelectorAll('#doubts .do button'); buttons[buttons.length - 1].click()")
+    field = page.find("#doubts .do input")
+    field.send_keys("no such name", Keys.ENTER)
+    page.wait(lambda: "No category has this" in page.text("#doubts .picker"))
+    assert field.get_attribute("aria-invalid") == "true" and page.js("return marks.size") == 0
+    page.shot("unknown")
+    widths = "return ['.found', '.found li'].map((part) => document.querySelector('#doubts ' + part).clientWidth)"
+    assert page.js(widths)[1] > 0.9 * page.js(widths)[0]
+    field.clear()
+    name = table(page, "per_category").iloc[3]
+    field.send_keys(str(name["category_id"]), Keys.ENTER)
+    page.wait(lambda: page.js("return marks.size") == 1)
+    assert str(name["category_id"]) in page.text("#table-corrections-list tbody")
+    buttons = [button.text for button in page.driver.find_elements("css selector", "#corrections button")]
+    assert sum(text.startswith("Export") for text in buttons) == 1  # as corrections.csv; the table has no export of its own
+    page.js("document.getElementById('remove-corrections').click()")
+    page.driver.switch_to.alert.dismiss()
+    assert page.js("return marks.size") == 1
+    page.js("document.getElementById('remove-corrections').click()")
+    page.driver.switch_to.alert.accept()
+    assert page.js("return marks.size") == 0
+
+
+@pytest.mark.parametrize("view", ["overview", "hierarchy", "confusions", "confidence"])
+def test_paper_cuts_nothing(page: Page, view: str):
+    page.view(view)
+    page.wait(lambda: page.js("return document.querySelector(`#view-${arguments[0]} canvas`) !== null", view))
+    page.js("dispatchEvent(new Event('beforeprint'))")
+    paper = {"width": 1032, "height": 703, "deviceScaleFactor": 1, "mobile": False}  # A4, lying, less its margins
+    screen = page.js("return {width: innerWidth, height: innerHeight, deviceScaleFactor: 1, mobile: false}")
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", paper)
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    charts = page.js(
+        "return [...document.querySelectorAll(`#view-${arguments[0]} .chart`)].map((c) =>"
+        "[c.querySelector('img.paper').getBoundingClientRect().width, c.parentElement.clientWidth])", view
+    )
+    tables = page.js(
+        "return [...document.querySelectorAll(`#view-${arguments[0]} .scroll`)].map((s) => [s.scrollWidth, s.clientWidth])", view
+    )
+    page.shot(f"paper-{view}")
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    page.js("dispatchEvent(new Event('afterprint'))")
+    assert charts and all(0.5 * within < width <= within for width, within in charts)
+    assert all(width <= within + 1 for width, within in tables)
+    assert page.js("return document.querySelectorAll('img.paper').length") == 0
+
+
+def test_the_slider_reads_the_table(page: Page):
+    page.view("confidence")
+    page.js("const s = document.getElementById('coverage-slider'); s.value = 62; s.dispatchEvent(new Event('input'))")
+    rows = json.loads((page.run / "evaluation" / "report.json").read_text())["product"]["two_stage"]["coverage"]
+    sentence = page.text("#coverage-sentence")
+    assert sentence.startswith("Accept a confidence ≥ 0.62")
+    assert f"On the test split: {100 * rows[62]['coverage']:.0f}% of products, {percent(rows[62]['accuracy'])} right" in sentence
+    thumb, line = page.js(
+        "const s = document.getElementById('coverage-slider').getBoundingClientRect();"
+        "const host = document.querySelector('#view-confidence .chart'), chart = echarts.getInstanceByDom(host);"
+        "const x = host.getBoundingClientRect().left + chart.convertToPixel({xAxisIndex: 0}, 0.62);"
+        "return [s.left + 8 + 0.62 * (s.width - 16), x]"
+    )
+    assert abs(thumb - line) < 2
+
+
+def test_corrections_export(page: Page, tmp_path: Path):
+    page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    page.view("review")
+    rows = table(page, "review").query("kind == 'doubt'")
+    page.js("document.querySelector('#doubts .use').click()")
+    page.js("document.getElementById('export-corrections').click()")
+    page.wait(lambda: (tmp_path / "corrections.csv").exists())
+    names = table(page, "per_category").set_index("class_index")["category_id"]
+    with open(tmp_path / "corrections.csv", newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["product_id", "category_id"],
+            [str(rows["product_id"].iloc[0]), str(names[rows["suggested_class"].iloc[0]])],
+        ]
+    page.js("localStorage.clear(); marks.clear(); showMarks()")
+
+
+def test_nothing_leaves_the_file(page: Page):
+    """Last: over everything that the tests above did."""
+    complaints = [entry["message"] for entry in page.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    assert not complaints
+    events = [json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")]
+    asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+    assert asked and not [url for url in asked if not url.startswith(("file:", "blob:", "data:"))]

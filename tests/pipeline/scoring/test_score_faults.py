@@ -1,0 +1,135 @@
+"""What may befall a scoring: damaged files, a full disk, a kill at any moment. The same command always mends it."""
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.model import Model
+from tests.moments import Moment, kill_at_moment
+from tests.pipeline.commands import run, start
+from tests.pipeline.score_helpers import (
+    KILLS_ONCE,
+    contents,
+    flip,
+    ids,
+    on,
+    padded_dump,
+    poisoned_dump,
+    predictions,
+    score,
+    scorer,
+    workers,
+)
+from tests.pipeline.tiny import Tiny
+
+
+@pytest.fixture(scope="module")
+def scored(tiny: Tiny, model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """A dump in several parts, and what scoring it gives."""
+    folder = tmp_path_factory.mktemp("score")
+    dump = padded_dump(tiny, folder / "test.bson")
+    score(scorer(tiny, model), [dump], folder / "out")
+    return dump, contents(folder / "out")
+
+
+FAULTS = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-7]), "flipped": flip, "emptied": lambda path: path.write_bytes(b""),
+    "gone": Path.unlink,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_damaged_file_is_made_again(
+    tiny: Tiny, model: Model, scored: tuple[Path, dict[str, bytes]], tmp_path: Path, fault: Callable[[Path], object]
+) -> None:  # fmt: skip
+    dump, whole = scored
+    for name, data in whole.items():
+        (tmp_path / name).write_bytes(data)
+    for name in ("part-00000.parquet", "rejects-00001.parquet", "part-00002.json", "kaggle.csv", "rejects-scan.parquet"):
+        fault(tmp_path / name)
+    score(scorer(tiny, model), [dump], tmp_path)
+    assert contents(tmp_path) == whole
+
+
+def test_parts_of_a_larger_source_do_not_stay(tiny: Tiny, model: Model, scored: tuple[Path, dict], tmp_path: Path) -> None:
+    dump, whole = scored
+    for name in ("part-00077.parquet", "part-00077.json", "rejects-00077.parquet"):
+        (tmp_path / name).write_bytes(b"")
+    score(scorer(tiny, model), [dump], tmp_path)
+    assert contents(tmp_path) == whole
+
+
+def scoring(tiny: Tiny, dump: Path, out: Path, *more: str) -> list[str]:
+    """Arguments that score; the batches are small, so that there is much to be interrupted."""
+    return ["score", str(dump), "--run", str(tiny.folder), "--out", str(out), "--set", "score.batch_size=8", *more]
+
+
+def command(*arguments: object) -> list[str]:
+    """The same as a process of its own."""
+    return [sys.executable, "-m", "pipeline", *scoring(*arguments)]
+
+
+def test_a_full_disk_is_an_error_and_the_same_command_goes_on(tiny: Tiny, tmp_path: Path) -> None:
+    dump, out = padded_dump(tiny, tmp_path / "test.bson"), tmp_path / "out, with ümlaut"
+
+    def nearly_full() -> None:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
+
+    failed = run(command(tiny, dump, out), preexec_fn=nearly_full)
+    assert failed.returncode == 2 and len(failed.stderr.splitlines()) == 1, failed.stderr
+    assert str(out) in failed.stderr and "can't be written: " in failed.stderr
+    assert not (out / "_SUCCESS").exists() and not list(out.rglob(".*.tmp"))
+    assert run(command(tiny, dump, out)).returncode == 0 and (out / "_SUCCESS").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "out"
+    assert main(["score", str(tiny.data / "test.bson"), "--run", str(tiny.folder), "--out", str(out)]) == 2
+    assert f"{out}: can't be written: " in capsys.readouterr().err
+
+
+def test_stage_1_answers_for_a_damaged_stage_2_until_that_is_mended(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:  # fmt: skip
+    own, out = tiny.copy(tmp_path / "run"), tmp_path / "out"
+    scoring = ["score", str(tiny.data / "test.bson"), "--run", str(own.folder), "--out"]
+    assert main([*scoring, str(tmp_path / "whole")]) == 0
+    flip(own.run.stage2 / "reranker.ubj")
+    assert main([*scoring, str(out)]) == 0
+    assert "stage 1 answered for want of reranker.ubj; mend it with: shelfsort stage2" in capsys.readouterr().out
+    assert len(predictions(out)) == 150 and "reranker.ubj" in (out / "_SUCCESS").read_text()
+    flip(own.run.stage2 / "reranker.ubj")
+    assert main([*scoring, str(out)]) == 0 and contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_client_is_killed_and_started_again(tiny: Tiny, tmp_path: Path) -> None:
+    dump, out = padded_dump(tiny, tmp_path / "test.bson"), tmp_path / "out"
+    assert run(command(tiny, dump, tmp_path / "whole")).returncode == 0
+    second = Moment(2, "write_part").command(tmp_path / "count", "pipeline", *scoring(tiny, dump, out, "--workers", "2"))
+    assert kill_at_moment(start(second))
+    assert len(list(out.glob("part-*.json"))) == 1 and not (out / "_SUCCESS").exists()
+    last = run(command(tiny, dump, out, "--workers", "2"))
+    assert last.returncode == 0, last.stderr
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_three_workers_are_killed_during_a_run(tiny: Tiny, model: Model, tmp_path: Path) -> None:
+    some = ids(tiny.data / "test.bson")
+    dump = poisoned_dump(tiny, tmp_path / "test.bson", {some[5], some[70], some[140]}, KILLS_ONCE)
+    score(scorer(tiny, model), [dump], tmp_path / "whole")
+    with workers(2, tmp_path) as client:
+        totals = score(on(client, tiny, dump, tmp_path / "out"), [dump], tmp_path / "out")
+    assert len(list(tmp_path.glob("*.killed"))) == 3 and totals.products == totals.predictions
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
