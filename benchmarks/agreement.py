@@ -1,9 +1,11 @@
-"""How well the ways of answering agree: evaluation, scoring in this process, on two dask workers and by ONNX Runtime, `predict`,
-and the exported reader; for information PyTorch in bf16. Each gets the test split, written as a dump, and is compared with
-evaluation/items.parquet; or gets another dump, and is compared with scoring in this process.
+"""How well the ways of answering agree: evaluation, scoring in this process, on two dask workers
+and by ONNX Runtime, `predict`, and the exported reader; for information PyTorch in bf16. Each gets
+the test split, written as a dump, and is compared with evaluation/items.parquet; or gets another
+dump, and is compared with scoring in this process.
 
 Claim: at least 99.9% of the products get the same category, confidences within 1e-2 (bf16 aside).
-Run: python -m benchmarks.agreement RUN [DUMP] [--predict N] [--json FILE], or --smoke for a small run of its own.
+Run: python -m benchmarks.agreement RUN [DUMP] [--predict N] [--json FILE], or --smoke for a small
+run of its own.
 """
 
 import argparse
@@ -37,12 +39,23 @@ _BATCH = 64
 
 def main() -> None:
     """Prints a line for each way of answering."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, nargs="?", help="a run that was evaluated")
-    parser.add_argument("dump", type=Path, nargs="?", help="products to be answered; by default the run's test split")
-    parser.add_argument("--predict", type=int, default=300, help="products that `predict` answers, one call each")
+    parser.add_argument(
+        "dump",
+        type=Path,
+        nargs="?",
+        help="products to be answered; by default the run's test split",
+    )
+    parser.add_argument(
+        "--predict", type=int, default=300, help="products that `predict` answers, one call each"
+    )
     record.add_option(parser)
-    parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    parser.add_argument(
+        "--smoke", action="store_true", help="small and quick, to see that it works"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -64,7 +77,9 @@ def write_test_split(run: Run, path: Path) -> Path:
     cuts = np.flatnonzero(np.diff(table.product_id)) + 1
     with open(path, "wb") as file:
         for rows in np.split(np.arange(len(table)), cuts):
-            pictures = [{"picture": photo} for photo in _readable(run.store.read(table.image_id[rows]))]
+            pictures = [
+                {"picture": photo} for photo in _readable(run.store.read(table.image_id[rows]))
+            ]
             file.write(bson.encode({"_id": int(table.product_id[rows[0]]), "imgs": pictures}))
     return path
 
@@ -73,9 +88,12 @@ def _readable(photos: Sequence[bytes | ImageError]) -> list[bytes]:
     return [photo for photo in photos if not isinstance(photo, ImageError)]
 
 
-def agreement(run: Run, dump: Path, folder: Path, predicted: int, *, evaluated: bool) -> dict[str, Any]:
-    """Each way's figures against the first: `products`, the share with the `same` category, and by how much the confidences of
-    the likeliest category differ: `most_of_99` (of 99% of the products), `most`, and the share `within` 1e-2."""
+def agreement(
+    run: Run, dump: Path, folder: Path, predicted: int, *, evaluated: bool
+) -> dict[str, Any]:
+    """Each way's figures against the first: `products`, the share with the `same` category, and by
+    how much the confidences of the likeliest category differ: `most_of_99` (of 99% of the
+    products), `most`, and the share `within` 1e-2."""
     path = run.folder / "config.yaml"
     config = load_config(path if path.exists() else None)
     in_onnx = _with(config, "score", runtime="onnx")
@@ -126,9 +144,14 @@ def compared(first: pandas.DataFrame, second: pandas.DataFrame) -> dict[str, Any
     }
 
 
-def answers(product_id: np.ndarray, category_id: np.ndarray, confidence: np.ndarray) -> pandas.DataFrame:
+def answers(
+    product_id: np.ndarray, category_id: np.ndarray, confidence: np.ndarray
+) -> pandas.DataFrame:
     """A row per product: its category and the confidence."""
-    columns = {"category_id": np.asarray(category_id), "confidence": np.asarray(confidence, dtype=np.float64)}
+    columns = {
+        "category_id": np.asarray(category_id),
+        "confidence": np.asarray(confidence, dtype=np.float64),
+    }
     return pandas.DataFrame(columns, index=np.asarray(product_id))
 
 
@@ -139,14 +162,18 @@ def evaluation(run: Run) -> pandas.DataFrame:
     return answers(items["product_id"], category_id, items["two_stage_confidence"])
 
 
-def scored(run: Run, config: RunConfig, dump: Path, out: Path, workers: steps.Workers = None) -> pandas.DataFrame:
+def scored(
+    run: Run, config: RunConfig, dump: Path, out: Path, workers: steps.Workers = None
+) -> pandas.DataFrame:
     """By the step `score`."""
     steps.score(run, config, [str(dump)], out, workers=workers, say=lambda _: None)
     table = pandas.concat(map(pandas.read_parquet, sorted(out.glob("part-*.parquet"))))
     return answers(table["product_id"], table["category_id"], table["confidence"])
 
 
-def predictions(run: Run, config: RunConfig, dump: Path, folder: Path, count: int) -> pandas.DataFrame:
+def predictions(
+    run: Run, config: RunConfig, dump: Path, folder: Path, count: int
+) -> pandas.DataFrame:
     """By `predict`, of the first products."""
     model = Model.open(run, config.stage1.device, config.features.precision)
     source = open_source([dump], folder / "dumps")
@@ -157,7 +184,13 @@ def predictions(run: Run, config: RunConfig, dump: Path, folder: Path, count: in
         for path, photo in zip(paths, photos, strict=True):
             path.write_bytes(photo)
         answer = predict_files(model, paths, 1)
-        found.append((source.product_id[row], model.taxonomy.category_ids[answer.classes[0]], answer.confidences[0]))
+        found.append(
+            (
+                source.product_id[row],
+                model.taxonomy.category_ids[answer.classes[0]],
+                answer.confidences[0],
+            )
+        )
     return answers(*map(np.array, zip(*found, strict=True)))
 
 
@@ -173,9 +206,15 @@ def read_elsewhere(run: Run, dump: Path, folder: Path) -> pandas.DataFrame:
     parts = []
     for start in range(0, len(source), _BATCH):
         rows = range(start, min(start + _BATCH, len(source)))
-        photos = [[Image.open(io.BytesIO(photo)) for photo in _readable(source.read(row))] for row in rows]
+        photos = [
+            [Image.open(io.BytesIO(photo)) for photo in _readable(source.read(row))] for row in rows
+        ]
         found = reader.predict(photos, _BATCH)
-        parts.append(answers(source.product_id[list(rows)], category_id[found.argmax(axis=1)], found.max(axis=1)))
+        parts.append(
+            answers(
+                source.product_id[list(rows)], category_id[found.argmax(axis=1)], found.max(axis=1)
+            )
+        )
     return pandas.concat(parts)
 
 

@@ -1,7 +1,8 @@
-"""An exported run against the run itself in fp32: the same photos, each as a product of its own, and the dump's products.
+"""An exported run against the run itself in fp32: the same photos, each as a product of its own,
+and the dump's products.
 
-Claim: the same top-1, probabilities within 1e-3.
-Run: python -m benchmarks.export [--of RUN DUMP] [--photos N] [--smoke]; else of a MobileNetV2 at 96 that hardly learnt anything.
+Claim: the same top-1, probabilities within 1e-3. Run: python -m benchmarks.export [--of RUN DUMP]
+[--photos N] [--smoke]; else of a MobileNetV2 at 96 that hardly learnt anything.
 """
 
 import argparse
@@ -30,19 +31,32 @@ BATCH = 64
 
 def main() -> None:
     """Prints how far apart the two are."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--of", nargs=2, type=Path, metavar=("RUN", "DUMP"), help="a run that is there")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--of", nargs=2, type=Path, metavar=("RUN", "DUMP"), help="a run that is there"
+    )
     parser.add_argument("--photos", type=int, default=1000)
-    parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    parser.add_argument(
+        "--smoke", action="store_true", help="small and quick, to see that it works"
+    )
     record.add_option(parser)
     options = parser.parse_args()
-    network, photos = (("shufflenet_v2_x0_5", 32), 40) if options.smoke else (("mobilenet_v2", 96), options.photos)
+    network, photos = (
+        (("shufflenet_v2_x0_5", 32), 40)
+        if options.smoke
+        else (("mobilenet_v2", 96), options.photos)
+    )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if options.of:
             run, dump, name = Run(options.of[0]), options.of[1], options.of[0].name
         else:
-            run, dump = make_run(folder, *network, 180), make_dump(folder / "dump.bson", photos, 180)
+            run, dump = (
+                make_run(folder, *network, 180),
+                make_dump(folder / "dump.bson", photos, 180),
+            )
             name = f"{network[0]} at {network[1]}"
         figures = against(run, dump, photos, folder)
     record.save(options.json, {name: figures}, precision="fp32")
@@ -72,23 +86,35 @@ def same_pixels(reader, ours: Model, photos: Sequence[bytes]) -> dict[str, float
     differences = []
     for photo in photos:
         mine = transform([decode(photo)])[0].permute(1, 2, 0).numpy()
-        theirs = reader.resized(reader.upright(Image.open(io.BytesIO(photo))), transform.width, transform.height)
+        theirs = reader.resized(
+            reader.upright(Image.open(io.BytesIO(photo))), transform.width, transform.height
+        )
         differences.append(np.abs(theirs.astype(int) - mine).max())
     same, most = float(np.mean(np.array(differences) == 0)), int(max(differences))
     print(f"pixels: {same:.1%} of photos are the same, most apart {most} of 255")
     return {"same": same, "most_apart": most}
 
 
-def compare(theirs, ours: Model, products: Sequence[Sequence[bytes]], what: str) -> dict[str, float]:
+def compare(
+    theirs, ours: Model, products: Sequence[Sequence[bytes]], what: str
+) -> dict[str, float]:
     """Probabilities of both."""
     number = np.repeat(np.arange(len(products)), [len(product) for product in products])
     table = image_table(number, -1 - number)
     images, _, _ = ours.read([photo for product in products for photo in product], table, BATCH)
     mine = np.exp(ours.answer(pool(images, ours.bundle.sharpness), "product").two_stage)
-    found = theirs.predict([[Image.open(io.BytesIO(photo)) for photo in product] for product in products], BATCH)
-    top1, apart = float((found.argmax(axis=1) == mine.argmax(axis=1)).mean()), np.abs(found - mine).max(axis=1)
+    found = theirs.predict(
+        [[Image.open(io.BytesIO(photo)) for photo in product] for product in products], BATCH
+    )
+    top1, apart = (
+        float((found.argmax(axis=1) == mine.argmax(axis=1)).mean()),
+        np.abs(found - mine).max(axis=1),
+    )
     near, most = float((apart < 1e-3).mean()), float(apart.max())
-    print(f"{len(products)} {what}: the same top-1 {top1:.2%}, within 1e-3 {near:.2%}, most apart {most:.5f}", flush=True)
+    print(
+        f"{len(products)} {what}: the same top-1 {top1:.2%}, within 1e-3 {near:.2%}, most apart {most:.5f}",
+        flush=True,
+    )
     return {"n": len(products), "same_top1": top1, "within_001": near, "most_apart": most}
 
 

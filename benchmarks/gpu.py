@@ -1,9 +1,10 @@
-"""Training and extraction on a GPU, from the store, against the bare network on synthetic tensors and beside published figures.
+"""Training and extraction on a GPU, from the store, against the bare network on synthetic tensors
+and beside published figures.
 
-Claim (a goal): at least 90% of the bare network, ResNet-50 at 224 px, bf16, channels_last, compiled. Published: A100 2,470
-images/s of AMP training at 224 px; H100 about 7,000 (MLPerf). Photos are drawn, 180 px. Takes turns; the median counts. --smoke
-runs on a CPU.
-Run: python -m benchmarks.gpu [--batch N] [--photos N] [--rounds N] [--no-compile] [--graphs] [--smoke]
+Claim (a goal): at least 90% of the bare network, ResNet-50 at 224 px, bf16, channels_last,
+compiled. Published: A100 2,470 images/s of AMP training at 224 px; H100 about 7,000 (MLPerf).
+Photos are drawn, 180 px. Takes turns; the median counts. --smoke runs on a CPU. Run: python -m
+benchmarks.gpu [--batch N] [--photos N] [--rounds N] [--no-compile] [--graphs] [--smoke]
 """
 
 import argparse
@@ -30,26 +31,40 @@ from stage1_cnn.training.learner import Learner, Pair, Schedule, Tally, train_st
 
 def main() -> None:
     """Prints images/s of each, the ratios, and the memory taken."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--photos", type=int, default=6000, help="products drawn; read over and over")
+    parser.add_argument(
+        "--photos", type=int, default=6000, help="products drawn; read over and over"
+    )
     parser.add_argument("--steps", type=int, default=60, help="steps a run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
     parser.add_argument("--graphs", action="store_true", help="with CUDA graphs")
-    parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    parser.add_argument(
+        "--smoke", action="store_true", help="small and quick, to see that it works"
+    )
     record.add_option(parser)
     options = parser.parse_args()
     backbone, side, own = "resnet50", 224, 180
     if options.smoke:
         backbone, side, own = "resnet18", 32, 32
-        options.batch, options.photos, options.steps, options.rounds, options.no_compile = 8, 60, 2, 1, True
+        options.batch, options.photos, options.steps, options.rounds, options.no_compile = (
+            8,
+            60,
+            2,
+            1,
+            True,
+        )
     elif not torch.cuda.is_available():
         print("no usable GPU here: nothing measured (--smoke runs on a CPU)")
         return
     engine = choose_engine()
     compiled = "none" if options.no_compile else "graphs" if options.graphs else "plain"
-    config = Stage1Config(backbone=backbone, weights="none", image_size=side, batch_size=options.batch)
+    config = Stage1Config(
+        backbone=backbone, weights="none", image_size=side, batch_size=options.batch
+    )
     print(f"{engine.to_json()}, {backbone} at {side}, batch {options.batch}, compile {compiled}")
     with tempfile.TemporaryDirectory() as folder, engine.exactly(False):
         store = write_store(Path(folder), products=options.photos, side=own)
@@ -58,16 +73,23 @@ def main() -> None:
     record.save(options.json, about | figures, precision=engine.precision, rounds=options.rounds)
 
 
-def measure(store: Store, config: Stage1Config, engine: Engine, steps: int, rounds: int, compiled: str) -> dict[str, Any]:
+def measure(
+    store: Store, config: Stage1Config, engine: Engine, steps: int, rounds: int, compiled: str
+) -> dict[str, Any]:
     """Both jobs, from the store and bare: images/s."""
     table = store.images("train")
     photos = Photos(store, table, table, config, engine)
-    network = build(config.backbone, len(store.taxonomy)).to(engine.device, memory_format=torch.channels_last)
+    network = build(config.backbone, len(store.taxonomy)).to(
+        engine.device, memory_format=torch.channels_last
+    )
     learner = Learner(network, config, engine, lr=1e-4, schedule=Schedule(10**6, 0))
     learner.distribute(compiled)
     inputs, labels = next(photos.training([np.arange(config.batch_size) % len(table)], 1))
     jobs = {
-        "training": (lambda: train(learner, islice(endless(photos), steps)), lambda: train(learner, bare(inputs, labels, steps))),
+        "training": (
+            lambda: train(learner, islice(endless(photos), steps)),
+            lambda: train(learner, bare(inputs, labels, steps)),
+        ),
         "extraction": (
             lambda: extract(network, engine, islice(endless(photos, plain=True), steps)),
             lambda: extract(network, engine, bare(inputs, labels, steps)),
@@ -82,7 +104,10 @@ def measure(store: Store, config: Stage1Config, engine: Engine, steps: int, roun
             "ratio": record.over_rounds([stored / alone for stored, alone in rates]),
         }
         stored, alone, ratio = (figure["median"] for figure in figures[name].values())
-        print(f"{name}: from the store {stored:.0f} images/s, bare {alone:.0f}, ratio {ratio:.3f} (goal 0.9)", flush=True)
+        print(
+            f"{name}: from the store {stored:.0f} images/s, bare {alone:.0f}, ratio {ratio:.3f} (goal 0.9)",
+            flush=True,
+        )
     print("published, training: A100 2,470 images/s (AMP, 224 px), H100 about 7,000 (MLPerf)")
     if engine.device.type == "cuda":
         figures["gib"] = torch.cuda.max_memory_allocated(engine.device) / 2**30
@@ -99,7 +124,10 @@ def endless(photos: Photos, plain: bool = False) -> Iterator[Pair]:
         order = np.resize(order, max(1, len(order) // size) * size)
         parts = in_parts(order, size)
         if plain:
-            yield from ((inputs, labels) for _, inputs, labels in photos.batches(photos.train, photos.transform, parts))
+            yield from (
+                (inputs, labels)
+                for _, inputs, labels in photos.batches(photos.train, photos.transform, parts)
+            )
         else:
             yield from photos.training(parts, epoch)
 

@@ -1,5 +1,6 @@
-"""A network on a processor with memory that is kept (`stage1_cnn.device.keep_memory`) and with glibc's own way, each in a process
-of its own: training steps, and batches of scoring on a single-threaded stream a core.
+"""A network on a processor with memory that is kept (`stage1_cnn.device.keep_memory`) and with
+glibc's own way, each in a process of its own: training steps, and batches of scoring on a
+single-threaded stream a core.
 
 Takes turns; the median ratio counts.
 Run: python -m benchmarks.heap [--rounds N] [--smoke]
@@ -33,9 +34,13 @@ SMALL = {"resnet18": (32, 4, 4)}
 
 def main() -> None:
     """Prints images/s of both ways, the median ratio, and the memory that each took at most."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5, help="pairs of processes")
-    parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    parser.add_argument(
+        "--smoke", action="store_true", help="small and quick, to see that it works"
+    )
     record.add_option(parser)
     parser.add_argument("--one", nargs=2, metavar=("WAY", "NETWORK"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -45,7 +50,9 @@ def main() -> None:
         return
     options.rounds = 1 if options.smoke else options.rounds
     figures = {name: compare(name, options.rounds, options.smoke) for name in cases}
-    record.save(options.json, figures, precision=choose_engine("cpu").precision, rounds=options.rounds)
+    record.save(
+        options.json, figures, precision=choose_engine("cpu").precision, rounds=options.rounds
+    )
 
 
 def compare(name: str, rounds: int, smoke: bool) -> dict[str, Any]:
@@ -56,15 +63,27 @@ def compare(name: str, rounds: int, smoke: bool) -> dict[str, Any]:
             results.append(in_own_process(way, name, smoke))
     figures: dict[str, Any] = {}
     for job in ("training", "scoring"):
-        figures[job] = report(name, job, *([result[job] for result in results] for results in found.values()))
+        figures[job] = report(
+            name, job, *([result[job] for result in results] for results in found.values())
+        )
     most = {way: max(result["gib"] for result in results) for way, results in found.items()}
-    print(f"{name}: at most {most['kept']:.2f} GiB kept, {most['default']:.2f} by default", flush=True)
+    print(
+        f"{name}: at most {most['kept']:.2f} GiB kept, {most['default']:.2f} by default", flush=True
+    )
     return figures | {"gib": most}
 
 
 def in_own_process(way: str, name: str, smoke: bool) -> dict[str, float]:
     """What `measure` gives there."""
-    command = [sys.executable, "-m", "benchmarks.heap", "--one", way, name, *(["--smoke"] if smoke else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.heap",
+        "--one",
+        way,
+        name,
+        *(["--smoke"] if smoke else []),
+    ]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -74,7 +93,10 @@ def report(name: str, job: str, kept: list[float], default: list[float]) -> dict
     rates = f"{statistics.median(kept):.1f} and {statistics.median(default):.1f} images/s"
     found = f"{statistics.median(ratios):.2f} of {[round(r, 2) for r in ratios]}"
     print(f"{name}, {job}: kept / default {found} ({rates})", flush=True)
-    return {name: record.over_rounds(values) for name, values in (("kept", kept), ("default", default), ("ratio", ratios))}
+    return {
+        name: record.over_rounds(values)
+        for name, values in (("kept", kept), ("default", default), ("ratio", ratios))
+    }
 
 
 def measure(kept: bool, name: str, side: int, batch: int, scored: int) -> dict[str, float]:
@@ -83,12 +105,18 @@ def measure(kept: bool, name: str, side: int, batch: int, scored: int) -> dict[s
         keep_memory()
     engine, network = choose_engine("cpu"), build(name, 1000).to(memory_format=torch.channels_last)
     labels = torch.randint(1000, (batch,))
-    learner = Learner(network, Stage1Config(backbone=name), engine, lr=1e-4, schedule=Schedule(100, 0))
+    learner = Learner(
+        network, Stage1Config(backbone=name), engine, lr=1e-4, schedule=Schedule(100, 0)
+    )
     training = batch / seconds(partial(learner.step, [(photos(batch, side), labels)]))
     network.eval()
     with ThreadPoolExecutor(cores(), initializer=one_thread) as lanes:
         inputs = [photos(scored, side)] * 2 * cores()
-        scoring = len(inputs) * scored / seconds(lambda: list(lanes.map(partial(features, network), inputs)))
+        scoring = (
+            len(inputs)
+            * scored
+            / seconds(lambda: list(lanes.map(partial(features, network), inputs)))
+        )
     gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"training": training, "scoring": scoring, "gib": gib}
 

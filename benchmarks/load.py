@@ -1,8 +1,9 @@
-"""A catalogue of a million photos in 5,270 categories with the real long tail, through everything but the arithmetic.
+"""A catalogue of a million photos in 5,270 categories with the real long tail, through everything
+but the arithmetic.
 
-Claim: ingest, dealing, sampling, the bookkeeping of extraction, evaluation and report peak at 6 GB at most, each by itself.
-(Stage 2 at this size: benchmarks.stage2_scale.) The photos are tiny, so that the time is the bookkeeping's.
-Run: python -m benchmarks.load [--smoke]
+Claim: ingest, dealing, sampling, the bookkeeping of extraction, evaluation and report peak at 6 GB
+at most, each by itself. (Stage 2 at this size: benchmarks.stage2_scale.) The photos are tiny, so
+that the time is the bookkeeping's. Run: python -m benchmarks.load [--smoke]
 """
 
 import argparse
@@ -44,14 +45,18 @@ _IMAGES = (1, 1, 2, 3)
 
 def main() -> None:
     """Runs each stage in a process of its own and prints its time and its peak memory."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--categories", type=int, default=5270)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where the catalogue (2 GB) goes, and stays")
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    parser.add_argument(
+        "--smoke", action="store_true", help="small and quick, to see that it works"
+    )
     record.add_option(parser)
     options = parser.parse_args()
     if options.inside:
@@ -65,7 +70,11 @@ def main() -> None:
         figures = {}
         for stage in options.stages:
             seconds, peak = run(stage, options)
-            held = "" if stage == "dump" else f"; {'within' if peak <= LIMIT else 'BEYOND'} {LIMIT / 2**30:.0f} GiB"
+            held = (
+                ""
+                if stage == "dump"
+                else f"; {'within' if peak <= LIMIT else 'BEYOND'} {LIMIT / 2**30:.0f} GiB"
+            )
             print(f"{stage}: {seconds:.1f} s, peak memory {peak / 2**30:.2f} GiB{held}", flush=True)
             figures[stage] = {"seconds": seconds, "gib": peak / 2**30}
     about = {"images": options.images, "categories": options.categories}
@@ -73,11 +82,16 @@ def main() -> None:
 
 
 def run(stage: str, options: argparse.Namespace) -> tuple[float, int]:
-    """Seconds of a stage and the bytes of its peak, its largest worker's added as often as there are workers."""
-    numbers = [f"--{name}={getattr(options, name)}" for name in ("images", "categories", "jobs", "folder")]
+    """Seconds of a stage and the bytes of its peak, its largest worker's added as often as there
+    are workers."""
+    numbers = [
+        f"--{name}={getattr(options, name)}" for name in ("images", "categories", "jobs", "folder")
+    ]
     command = [sys.executable, "-m", "benchmarks.load", "--inside", "--stages", stage, *numbers]
     started = time.perf_counter()
-    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    said = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.splitlines()
     for line in said[:-1]:
         print(f"  {line}")
     return time.perf_counter() - started, int(said[-1])
@@ -85,7 +99,10 @@ def run(stage: str, options: argparse.Namespace) -> tuple[float, int]:
 
 def tell_peak(jobs: int) -> None:
     """The last line that a stage prints."""
-    own, largest = (resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, largest = (
+        resource.getrusage(who).ru_maxrss * 1024
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     print(own + jobs * largest)
 
 
@@ -96,13 +113,26 @@ def dump(options: argparse.Namespace) -> None:
     rng, number, images = np.random.default_rng(0), 0, 0
     pictures = [_picture(rng) for _ in range(_PICTURES)]
     with open(options.folder / "train.bson", "wb") as file:
-        for category in np.repeat(np.arange(options.categories), np.ceil(photos / 1.75).astype(int)).tolist():
-            some = [pictures[(number + i) % _PICTURES] + (images + i).to_bytes(4, "little") for i in range(_IMAGES[number % 4])]
-            product = {"_id": number * 7, "category_id": 1000 + category, "imgs": [{"picture": data} for data in some]}
+        for category in np.repeat(
+            np.arange(options.categories), np.ceil(photos / 1.75).astype(int)
+        ).tolist():
+            some = [
+                pictures[(number + i) % _PICTURES] + (images + i).to_bytes(4, "little")
+                for i in range(_IMAGES[number % 4])
+            ]
+            product = {
+                "_id": number * 7,
+                "category_id": 1000 + category,
+                "imgs": [{"picture": data} for data in some],
+            }
             file.write(bson.encode(product))
             number, images = number + 1, images + len(some)
-    names = (f"{1000 + c},L{c // 100},F{c // catalogue.SIBLINGS},C{c}" for c in range(options.categories))
-    (options.folder / "category_names.csv").write_text("\n".join([",".join(COLUMNS), *names]) + "\n")
+    names = (
+        f"{1000 + c},L{c // 100},F{c // catalogue.SIBLINGS},C{c}" for c in range(options.categories)
+    )
+    (options.folder / "category_names.csv").write_text(
+        "\n".join([",".join(COLUMNS), *names]) + "\n"
+    )
     print(f"{number} products, {images} images")
     tell_peak(0)
 
@@ -117,9 +147,13 @@ def ingest(options: argparse.Namespace) -> None:
     """The dump into a store."""
     folder = options.folder
     summary = ingest_dump(
-        folder / "store.sqlite", [folder / "train.bson"], folder / "category_names.csv", CatalogConfig(),
-        index_folder=folder / "dumps", jobs=options.jobs,
-    )  # fmt: skip
+        folder / "store.sqlite",
+        [folder / "train.bson"],
+        folder / "category_names.csv",
+        CatalogConfig(),
+        index_folder=folder / "dumps",
+        jobs=options.jobs,
+    )
     write_json(folder / "taxonomy.json", Store(folder / "store.sqlite").taxonomy.to_json())
     print(f"{summary.images} images of {summary.categories_in_use} categories")
     tell_peak(options.jobs)
@@ -129,7 +163,9 @@ def split(options: argparse.Namespace) -> None:
     """Dealing all products, and a cap of 300."""
     index = open_index([options.folder / "train.bson"], options.folder / "dumps")
     classes = (index.category_id - 1000).astype(np.int32)
-    dealt = deal(classes, index.product_id, np.zeros((options.categories, len(SPLITS)), dtype=np.int64), 0)
+    dealt = deal(
+        classes, index.product_id, np.zeros((options.categories, len(SPLITS)), dtype=np.int64), 0
+    )
     kept = select(classes, index.product_id, index.n_images, 300, 0)
     print(f"train {np.mean(dealt == 0):.3f} of the products; a cap of 300 keeps {kept.mean():.3f}")
     tell_peak(0)
@@ -144,7 +180,9 @@ def sample(options: argparse.Namespace) -> None:
     table = store.images("train")
     for way in ("natural", "balanced", "levelled"):
         started = time.perf_counter()
-        order = Sampler(table.class_index, table.image_id, Stage1Config(sampling=way)).order(np.random.default_rng(0))
+        order = Sampler(table.class_index, table.image_id, Stage1Config(sampling=way)).order(
+            np.random.default_rng(0)
+        )
         print(f"{way}: an epoch of {len(order)} in {time.perf_counter() - started:.2f} s")
     tell_peak(0)
 
@@ -153,11 +191,16 @@ def extract(options: argparse.Namespace) -> None:
     """features.h5 for every image, without a network."""
     store = Store(options.folder / "store.sqlite")
     table, rng = store.images(), np.random.default_rng(0)
-    head = Head(np.zeros((options.categories, _WIDTH), dtype=np.float32), np.zeros(options.categories, dtype=np.float32))
+    head = Head(
+        np.zeros((options.categories, _WIDTH), dtype=np.float32),
+        np.zeros(options.categories, dtype=np.float32),
+    )
     origin = {"store": store.fingerprint}
     some = rng.standard_normal((_BATCH, _WIDTH)).astype(np.float16)
     path = options.folder / "features.h5"
-    with FeatureWriter(path, table, _WIDTH, options.categories, origin, {"device": "none"}) as writer:
+    with FeatureWriter(
+        path, table, _WIDTH, options.categories, origin, {"device": "none"}
+    ) as writer:
         for start in range(writer.cursor, len(table), _BATCH):
             errors = {0: "undecodable: made up"} if start % (100 * _BATCH) == 0 else {}
             writer.write(some[: len(table) - start], errors)
@@ -167,18 +210,30 @@ def extract(options: argparse.Namespace) -> None:
 
 
 def figures(options: argparse.Namespace) -> None:
-    """An evaluation as if every image were one of the test split: intervals, and the tables that the report reads."""
-    store, features = Store(options.folder / "store.sqlite"), FeatureStore(options.folder / "features.h5")
+    """An evaluation as if every image were one of the test split: intervals, and the tables that
+    the report reads."""
+    store, features = (
+        Store(options.folder / "store.sqlite"),
+        FeatureStore(options.folder / "features.h5"),
+    )
     taxonomy, table, rng = store.taxonomy, features.table, np.random.default_rng(0)
     groups = store.groups_of(table.product_id, "test")
     print(f"{len(np.unique(table.product_id))} test products in {groups.max() + 1} groups")
     groups_of_all = np.unique(table.product_id, return_inverse=True)[1]
     rank = rng.geometric(0.6, (len(SYSTEMS) - 1, len(table))) - 1
-    frame = pandas.DataFrame({
-        "unit": "image", "item_id": table.image_id, "product_id": table.product_id,
-        "class_index": table.class_index.astype(np.int64), "n_images": 1,
-        "group": groups_of_all, "linked": table.product_id % 3 == 0, "weight": 1.0, "refined": True,
-    })  # fmt: skip
+    frame = pandas.DataFrame(
+        {
+            "unit": "image",
+            "item_id": table.image_id,
+            "product_id": table.product_id,
+            "class_index": table.class_index.astype(np.int64),
+            "n_images": 1,
+            "group": groups_of_all,
+            "linked": table.product_id % 3 == 0,
+            "weight": 1.0,
+            "refined": True,
+        }
+    )
     for place, system in enumerate(SYSTEMS[:-1]):
         frame[f"{system}_true_rank"] = rank[place]
         frame[f"{system}_class"] = (frame["class_index"] + rank[place]) % len(taxonomy)
@@ -188,7 +243,12 @@ def figures(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     metrics = {"image": measure(frame, len(taxonomy), min_support=5)}
     print(f"figures of {len(frame)} items in {time.perf_counter() - started:.1f} s")
-    metrics |= {"product": metrics["image"], "settings": store.settings, "rejects": {}, "seconds": 0.0}
+    metrics |= {
+        "product": metrics["image"],
+        "settings": store.settings,
+        "rejects": {},
+        "seconds": 0.0,
+    }
     sample = frame.head(SAMPLE)
     twins = twin_figures(sample, *rng.random((2, len(sample)))) | {"networks": 1}
     metrics |= {"without_photo": 0, "near_twins": twins}
@@ -206,9 +266,14 @@ def report(options: argparse.Namespace) -> None:
 
 
 STAGES = {
-    "dump": dump, "ingest": ingest, "split": split, "sample": sample, "extract": extract, "figures": figures,
+    "dump": dump,
+    "ingest": ingest,
+    "split": split,
+    "sample": sample,
+    "extract": extract,
+    "figures": figures,
     "report": report,
-}  # fmt: skip
+}
 
 if __name__ == "__main__":
     main()

@@ -1,11 +1,14 @@
-"""The loader, from the store to model-ready batches, against torchvision's ImageFolder with Pillow on the same photos, one core.
+"""The loader, from the store to model-ready batches, against torchvision's ImageFolder with Pillow
+on the same photos, one core.
 
-Claims: at least 2 times as fast at the photos' own 180 px, 3 times resized to 224 (a goal), 4 times at 64 px; at own size at
-least 70% of the JPEG decoder alone. Then with a cold cache and room for a part of the store only: all shuffled, and in blocks.
-Both give normalised float32 batches of 64 in random order (beside the decoder ours gives uint8, as a device gets them); the
-decoder alone gives arrays. Times are the processor's, so that other work beside it does not count, but for the cold cache the
-clock's. Memory is kept from batch to batch for both sides, as in training. Takes turns; the median ratio counts.
-Run: OMP_NUM_THREADS=1 python -m benchmarks.loader [--photos N] [--rounds N] [--smoke]
+Claims: at least 2 times as fast at the photos' own 180 px, 3 times resized to 224 (a goal), 4 times
+at 64 px; at own size at least 70% of the JPEG decoder alone. Then with a cold cache and room for a
+part of the store only: all shuffled, and in blocks. Both give normalised float32 batches of 64 in
+random order (beside the decoder ours gives uint8, as a device gets them); the decoder alone gives
+arrays. Times are the processor's, so that other work beside it does not count, but for the cold
+cache the clock's. Memory is kept from batch to batch for both sides, as in training. Takes turns;
+the median ratio counts. Run: OMP_NUM_THREADS=1 python -m benchmarks.loader [--photos N] [--rounds
+N] [--smoke]
 """
 
 import argparse
@@ -41,11 +44,19 @@ MEAN, STD = NORMALISATIONS["imagenet"]
 
 def main() -> None:
     """Prints photos/s of both sides, and the median ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=int, default=3000, help="products drawn; about as many training photos")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--photos", type=int, default=3000, help="products drawn; about as many training photos"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="pairs of runs of each size")
-    parser.add_argument("--room", type=float, default=0.25, help="share of the store that the limited cache holds")
-    parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    parser.add_argument(
+        "--room", type=float, default=0.25, help="share of the store that the limited cache holds"
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="small and quick, to see that it works"
+    )
     record.add_option(parser)
     options = parser.parse_args()
     if options.smoke:
@@ -55,40 +66,65 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sizes = ((180, 180, 2), (180, 224, 3), (64, 64, 4))
-        figures = {f"{own} to {size}": sized(folder / str(own), own, size, goal, options) for own, size, goal in sizes}
+        figures = {
+            f"{own} to {size}": sized(folder / str(own), own, size, goal, options)
+            for own, size, goal in sizes
+        }
         figures["cold"] = cold(folder / "180", options.rounds, options.room)
     record.save(options.json, figures, precision="fp32", rounds=options.rounds)
 
 
-def sized(place: Path, own: int, size: int, goal: int, options: argparse.Namespace) -> dict[str, Any]:
+def sized(
+    place: Path, own: int, size: int, goal: int, options: argparse.Namespace
+) -> dict[str, Any]:
     """Photos of `own` pixels in batches of `size`: ratios, and photos a second."""
     fresh = not place.exists()
-    store = write_store(place, products=options.photos, side=own) if fresh else Store(place / "store.sqlite")
+    store = (
+        write_store(place, products=options.photos, side=own)
+        if fresh
+        else Store(place / "store.sqlite")
+    )
     table = store.images("train")
     files = write_folders(store, table, place / "files") if fresh else place / "files"
     resized = size if size != own else None
-    sides = {"ours": lambda: ours(store, table, size), "ImageFolder": lambda: theirs(files, resized)}
+    sides = {
+        "ours": lambda: ours(store, table, size),
+        "ImageFolder": lambda: theirs(files, resized),
+    }
     sides["uint8"] = lambda: ours(store, table, size, normalised=False)
     if size == own:
         sides["decoder"] = lambda: decoder(store, table)
     rates = in_turns(sides, len(table), options.rounds)
     title = f"{own} px photos to {size} px, ours / ImageFolder"
-    found = {"over_folder": ratio(title, rates["ours"], rates["ImageFolder"], f"claim {goal}"), "claim": goal}
-    print(f"{own} px photos to {size} px, as a GPU gets them: {statistics.median(rates['uint8']):.0f} photos/s", flush=True)
+    found = {
+        "over_folder": ratio(title, rates["ours"], rates["ImageFolder"], f"claim {goal}"),
+        "claim": goal,
+    }
+    print(
+        f"{own} px photos to {size} px, as a GPU gets them: {statistics.median(rates['uint8']):.0f} photos/s",
+        flush=True,
+    )
     if size == own:
-        found["of_decoder"] = ratio(f"{own} px photos, ours / decoder alone", rates["uint8"], rates["decoder"], "claim 0.7")
-    return found | {"photos_per_second": {side: record.over_rounds(values) for side, values in rates.items()}}
+        found["of_decoder"] = ratio(
+            f"{own} px photos, ours / decoder alone", rates["uint8"], rates["decoder"], "claim 0.7"
+        )
+    return found | {
+        "photos_per_second": {side: record.over_rounds(values) for side, values in rates.items()}
+    }
 
 
 def cold(place: Path, rounds: int, room: float) -> dict[str, Any]:
-    """The three orders of reading, the page cache emptied whenever it may hold `room` of the photos."""
+    """The three orders of reading, the page cache emptied whenever it may hold `room` of the
+    photos."""
     store, files = Store(place / "store.sqlite"), place / "files"
     table, least = store.images("train"), max(1, round(1 / room))
     config = Stage1Config(shuffle_block=BLOCK)
     blocks = Sampler(table.class_index, table.image_id, config).order(np.random.default_rng(0))
     mixed = np.random.default_rng(0).permutation(len(table))
 
-    def limited(read: Callable[[np.ndarray], Iterable], order: np.ndarray, paths: list[Path]) -> int:
+    def limited(
+        read: Callable[[np.ndarray], Iterable], order: np.ndarray, paths: list[Path]
+    ) -> int:
         images = 0
         for part in np.array_split(order, least):
             evict(paths)
@@ -97,14 +133,22 @@ def cold(place: Path, rounds: int, room: float) -> dict[str, Any]:
 
     jpegs = sorted(files.rglob("*.jpg"))
     sides = {
-        "blocks": lambda: limited(lambda part: stored(copy.copy(store), table, 180, part), blocks, [store.path]),
-        "shuffled": lambda: limited(lambda part: stored(copy.copy(store), table, 180, part), mixed, [store.path]),
+        "blocks": lambda: limited(
+            lambda part: stored(copy.copy(store), table, 180, part), blocks, [store.path]
+        ),
+        "shuffled": lambda: limited(
+            lambda part: stored(copy.copy(store), table, 180, part), mixed, [store.path]
+        ),
         "ImageFolder": lambda: limited(lambda part: foldered(files, None, part), mixed, jpegs),
     }
     rates = in_turns(sides, len(table), rounds, time.perf_counter)
     title = f"cold cache that holds {room:.0%} of the photos, 180 px"
-    blocked = ratio(f"{title}, blocks of {BLOCK} / ImageFolder", rates["blocks"], rates["ImageFolder"], "")
-    shuffled = ratio(f"{title}, shuffled / ImageFolder", rates["shuffled"], rates["ImageFolder"], "")
+    blocked = ratio(
+        f"{title}, blocks of {BLOCK} / ImageFolder", rates["blocks"], rates["ImageFolder"], ""
+    )
+    shuffled = ratio(
+        f"{title}, shuffled / ImageFolder", rates["shuffled"], rates["ImageFolder"], ""
+    )
     return {"room": room, "blocks_over_folder": blocked, "shuffled_over_folder": shuffled}
 
 
@@ -124,7 +168,7 @@ def ours(store: Store, table: ImageTable, size: int, normalised: bool = True) ->
 
 def stored(
     store: Store, table: ImageTable, size: int, order: np.ndarray, normalised: bool = True
-) -> Iterable[torch.Tensor]:  # fmt: skip
+) -> Iterable[torch.Tensor]:
     """Batches from the store."""
     transform = EvalTransform(size, size, MEAN, STD)
     normaliser = Normaliser(transform, torch.device("cpu"))
@@ -135,13 +179,20 @@ def stored(
 def theirs(files: Path, size: int | None) -> int:
     """Photos of one pass through torchvision's; resized where `size` is given."""
     count = sum(1 for _ in files.rglob("*.jpg"))
-    return sum(len(batch) for batch in foldered(files, size, np.random.default_rng(0).permutation(count)))
+    return sum(
+        len(batch) for batch in foldered(files, size, np.random.default_rng(0).permutation(count))
+    )
 
 
 def foldered(files: Path, size: int | None, order: np.ndarray) -> Iterable[torch.Tensor]:
     """Normalised batches from files."""
     resize = [v2.Resize((size, size))] if size else []
-    steps = [*resize, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    steps = [
+        *resize,
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(MEAN, STD),
+    ]
     data = Subset(ImageFolder(files, v2.Compose(steps)), order.tolist())
     for images, _ in DataLoader(data, BATCH, num_workers=0):
         yield images
@@ -158,7 +209,10 @@ def decoder(store: Store, table: ImageTable) -> int:
 
 
 def in_turns(
-    sides: dict[str, Callable[[], int]], photos: int, rounds: int, clock: Callable[[], float] = time.process_time
+    sides: dict[str, Callable[[], int]],
+    photos: int,
+    rounds: int,
+    clock: Callable[[], float] = time.process_time,
 ) -> dict[str, list[float]]:
     """Photos per second of each side, a number a round; the first pass of each warms up."""
     rates: dict[str, list[float]] = {name: [] for name in sides}

@@ -1,4 +1,5 @@
-"""The networks of configs/small side by side (`shelfsort compare`) on some categories of a dump: which learns most, and how fast.
+"""The networks of configs/small side by side (`shelfsort compare`) on some categories of a dump:
+which learns most, and how fast.
 
     python -m benchmarks.networks --data DIR --out runs/photos30   # DIR with train.bson and category_names.csv
 
@@ -28,13 +29,22 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "small"
 
 def main() -> None:
     """Filters, ingests, trains, compares."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="folder with train.bson and category_names.csv")
     parser.add_argument("--out", type=Path, help="run directory, kept; a temporary one without")
-    parser.add_argument("--categories", type=int, default=30, help="the first so many of category_names.csv (30)")
+    parser.add_argument(
+        "--categories", type=int, default=30, help="the first so many of category_names.csv (30)"
+    )
     parser.add_argument("--cap", type=int, default=60, help="training photos of a category (60)")
     parser.add_argument("--repeats", type=int, default=1, help="trainings of each network (1)")
-    parser.add_argument("--networks", nargs="+", default=sorted(path.stem for path in CONFIGS.iterdir()), help="of configs/small")
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        default=sorted(path.stem for path in CONFIGS.iterdir()),
+        help="of configs/small",
+    )
     parser.add_argument("--smoke", action="store_true", help="tiny, to see that it runs")
     record.add_option(parser)
     options = parser.parse_args()
@@ -44,14 +54,26 @@ def main() -> None:
         folder = options.out or Path(temporary)
         run = ingest(folder, options)
         smoke = ["stage1.epochs=1", "stage1.image_size=32"] if options.smoke else []
-        configs = {name: load_config(CONFIGS / f"{name}.yaml", smoke).stage1 for name in options.networks}
+        configs = {
+            name: load_config(CONFIGS / f"{name}.yaml", smoke).stage1 for name in options.networks
+        }
         rows = compare(run, configs, options.repeats)
         what = f"{len(run.store.taxonomy)} categories, {len(run.store.images('train'))} training photos"
-        print(f"{what}, top-1 on {rows[0].images} images of validation, {options.repeats} trainings each")
+        print(
+            f"{what}, top-1 on {rows[0].images} images of validation, {options.repeats} trainings each"
+        )
         print(markdown(rows))
-        about = {"categories": len(run.store.taxonomy), "train_images": len(run.store.images("train"))}
+        about = {
+            "categories": len(run.store.taxonomy),
+            "train_images": len(run.store.images("train")),
+        }
         precision = choose_engine().precision
-        record.save(options.json, about | {"rows": [asdict(row) for row in rows]}, precision=precision, rounds=options.repeats)
+        record.save(
+            options.json,
+            about | {"rows": [asdict(row) for row in rows]},
+            precision=precision,
+            rounds=options.repeats,
+        )
 
 
 def ingest(folder: Path, options: argparse.Namespace) -> Run:
@@ -62,17 +84,25 @@ def ingest(folder: Path, options: argparse.Namespace) -> Run:
         if options.data:
             _take(options.data, data, options.categories)
         else:
-            spec = SyntheticSpec(categories=options.categories, products=30 * options.categories, side=64)
+            spec = SyntheticSpec(
+                categories=options.categories, products=30 * options.categories, side=64
+            )
             write_categories(data / "category_names.csv", spec)
             write_dump(data / "train.bson", spec)
     config = load_config(None, [f"catalog.caps.train={options.cap}"])
-    steps.ingest(run, config, [str(data / "train.bson")], data / "category_names.csv", rebuild=False)
+    steps.ingest(
+        run, config, [str(data / "train.bson")], data / "category_names.csv", rebuild=False
+    )
     return run
 
 
 def _take(source: Path, target: Path, categories: int) -> None:
     """The first categories of a dump, and their names."""
-    lines = (source / "category_names.csv").read_text(encoding="utf-8").splitlines(keepends=True)[: 1 + categories]
+    lines = (
+        (source / "category_names.csv")
+        .read_text(encoding="utf-8")
+        .splitlines(keepends=True)[: 1 + categories]
+    )
     (target / "category_names.csv").write_text("".join(lines), encoding="utf-8")
     wanted = set(Taxonomy.from_csv(target / "category_names.csv").category_ids.tolist())
     with open(source / "train.bson", "rb") as file, atomic_path(target / "train.bson") as temporary:

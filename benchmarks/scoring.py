@@ -1,11 +1,13 @@
 """Scoring end to end against the bare network, and its memory.
 
-Claims: both stages from the dump to Parquet run at 95% or more of the bare stage-1 forward on the same images, decoded and in
-memory (ResNet-50 at 224, two cores), at 80% or more with MobileNetV2 at 96; memory from 10,000 to 200,000 products grows by less
-than 10%. Bare is the faster of two ways: one stream with all of PyTorch's threads, or a single-threaded stream a core; it sees
-the first images of the dump only, so that a round is short.
+Claims: both stages from the dump to Parquet run at 95% or more of the bare stage-1 forward on the
+same images, decoded and in memory (ResNet-50 at 224, two cores), at 80% or more with MobileNetV2 at
+96; memory from 10,000 to 200,000 products grows by less than 10%. Bare is the faster of two ways:
+one stream with all of PyTorch's threads, or a single-threaded stream a core; it sees the first
+images of the dump only, so that a round is short.
 
-Run: python -m benchmarks.scoring [--backbone NAME] [--products N] [--rounds N] [--folder DIR] [--memory] [--smoke]
+Run: python -m benchmarks.scoring [--backbone NAME] [--products N] [--rounds N] [--folder DIR]
+[--memory] [--smoke]
 """
 
 import argparse
@@ -36,7 +38,11 @@ from pipeline.run_folder import Run
 from pipeline.scoring.lanes import Lanes, ordered
 from pipeline.scoring.score import Scorer, score
 
-CASES = {"resnet50": (224, 180, 0.95), "mobilenet_v2": (96, 180, 0.80), "shufflenet_v2_x0_5": (32, 40, 0.0)}
+CASES = {
+    "resnet50": (224, 180, 0.95),
+    "mobilenet_v2": (96, 180, 0.80),
+    "shufflenet_v2_x0_5": (32, 40, 0.0),
+}
 """Backbone: pixels a side of the network and of the photos, and the goal."""
 BARE = 4
 """Batches that the bare network sees."""
@@ -45,19 +51,43 @@ NO_IMAGES = np.zeros(0, dtype=np.uint64)
 
 def main() -> None:
     """Prints each case's ratio, or the memory of both sizes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", choices=CASES, action="append", help="one case; by default ResNet-50 and MobileNetV2")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--backbone",
+        choices=CASES,
+        action="append",
+        help="one case; by default ResNet-50 and MobileNetV2",
+    )
     parser.add_argument("--products", type=int, default=1000)
-    parser.add_argument("--folder", type=Path, help="keep the networks and dumps here, and use those that are there")
+    parser.add_argument(
+        "--folder", type=Path, help="keep the networks and dumps here, and use those that are there"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of both; the median counts")
     parser.add_argument("--memory", action="store_true", help="measure memory, not speed")
-    parser.add_argument("--sizes", type=int, nargs=2, default=[10_000, 200_000], help="products of the two dumps for --memory")
-    parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs=2,
+        default=[10_000, 200_000],
+        help="products of the two dumps for --memory",
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="small and quick, to see that it works"
+    )
     record.add_option(parser)
-    parser.add_argument("--score", nargs=2, type=Path, metavar=("RUN", "DUMP"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--score", nargs=2, type=Path, metavar=("RUN", "DUMP"), help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     if options.smoke:
-        options.products, options.rounds, options.sizes, options.backbone = 60, 1, [100, 400], ["shufflenet_v2_x0_5"]
+        options.products, options.rounds, options.sizes, options.backbone = (
+            60,
+            1,
+            [100, 400],
+            ["shufflenet_v2_x0_5"],
+        )
     if options.score:
         print(peak_of(*options.score))
     elif options.memory:
@@ -69,7 +99,9 @@ def main() -> None:
             for backbone in options.backbone or ["resnet50", "mobilenet_v2"]:
                 place = (options.folder or Path(name)) / backbone
                 figures[backbone] = speed(backbone, place, options.products, options.rounds)
-        record.save(options.json, figures, precision=figures[backbone]["precision"], rounds=options.rounds)
+        record.save(
+            options.json, figures, precision=figures[backbone]["precision"], rounds=options.rounds
+        )
 
 
 def make_run(folder: Path, backbone: str, size: int, side: int) -> Run:
@@ -77,11 +109,19 @@ def make_run(folder: Path, backbone: str, size: int, side: int) -> Run:
     if (folder / "run" / "stage2" / "coverage.json").exists():
         return Run(folder / "run")
     write_synthetic(folder / "data", products=160, categories=8, side=side, seed=0)
-    settings = (f"stage1.backbone={backbone}", "stage1.weights=none", f"stage1.image_size={size}", "stage1.epochs=1", "jobs=1")
+    settings = (
+        f"stage1.backbone={backbone}",
+        "stage1.weights=none",
+        f"stage1.image_size={size}",
+        "stage1.epochs=1",
+        "jobs=1",
+    )
     run, config = Run(folder / "run"), load_config(None, settings)
     quiet: Callable[[str], None] = lambda _: None  # noqa: E731
     names = folder / "data" / "category_names.csv"
-    steps.ingest(run, config, [str(folder / "data" / "train.bson")], names, rebuild=False, say=quiet)
+    steps.ingest(
+        run, config, [str(folder / "data" / "train.bson")], names, rebuild=False, say=quiet
+    )
     for step in (steps.stage1, steps.features, steps.stage2):
         step(run, config, rebuild=False, say=quiet)
     return run
@@ -106,38 +146,61 @@ def speed(backbone: str, folder: Path, count: int, rounds: int) -> dict[str, Any
     batches = list(decoded(model, source))
     few, images = sum(map(len, batches)), int(source.n_images.sum())
     ways: dict[str, tuple[int, Callable[[], None]]] = {
-        "one stream": (few, lambda: bare(model, batches)), "a stream a core": (few, lambda: bare_lanes(model, batches)),
+        "one stream": (few, lambda: bare(model, batches)),
+        "a stream a core": (few, lambda: bare_lanes(model, batches)),
         "end to end": (images, lambda: end_to_end(model, dump, folder)),
         "by ONNX Runtime": (images, lambda: end_to_end(onnx, dump, folder)),
-    }  # fmt: skip
+    }
     rates: dict[str, list[float]] = {way: [] for way in ways}
-    bare_lanes(model, batches[: cores()])  # memory, caches and kernels are warm before the first round
+    bare_lanes(
+        model, batches[: cores()]
+    )  # memory, caches and kernels are warm before the first round
     for _ in range(rounds):
         for way, (number, work) in ways.items():
             started = time.perf_counter()
             work()
             rates[way].append(number / (time.perf_counter() - started))
-        print("  " + ", ".join(f"{way} {rate[-1]:.1f} img/s" for way, rate in rates.items()), flush=True)
+        print(
+            "  " + ", ".join(f"{way} {rate[-1]:.1f} img/s" for way, rate in rates.items()),
+            flush=True,
+        )
     median = {way: statistics.median(rate) for way, rate in rates.items()}
     best = max(("one stream", "a stream a core"), key=median.__getitem__)
     ratio = median["end to end"] / median[best]
     engine = model.predictors[0].engine
     what = f"{backbone} at {size}, {engine.precision}, {cores()} cores, {images} images, medians of {rounds}"
-    print(f"{what}: end to end {median['end to end']:.1f} img/s = {ratio:.1%} of bare ({best}); goal {goal:.0%}", flush=True)
+    print(
+        f"{what}: end to end {median['end to end']:.1f} img/s = {ratio:.1%} of bare ({best}); goal {goal:.0%}",
+        flush=True,
+    )
     other = median["by ONNX Runtime"]
-    print(f"  by ONNX Runtime in fp32 {other:.1f} img/s, {other / median['end to end']:.2f} times that", flush=True)
+    print(
+        f"  by ONNX Runtime in fp32 {other:.1f} img/s, {other / median['end to end']:.2f} times that",
+        flush=True,
+    )
     return {
-        "pixels": size, "photo_pixels": side, "images": images, "precision": engine.precision, "goal": goal, "best": best,
+        "pixels": size,
+        "photo_pixels": side,
+        "images": images,
+        "precision": engine.precision,
+        "goal": goal,
+        "best": best,
         "images_per_second": {way: record.over_rounds(values) for way, values in rates.items()},
-    }  # fmt: skip
+    }
 
 
 def decoded(model: Model, source: Source) -> Iterator[torch.Tensor]:
     """The first photos of the dump as the network takes them, in batches."""
     size = ScoreConfig().on(model.predictors[0].engine.device.type).batch_size
-    photos = list(itertools.islice((photo for row in range(len(source)) for photo in source.read(row)), BARE * size))
+    photos = list(
+        itertools.islice(
+            (photo for row in range(len(source)) for photo in source.read(row)), BARE * size
+        )
+    )
     for start in range(0, len(photos), size):
-        yield model.predictors[0].transform([decode(photo) for photo in photos[start : start + size]])
+        yield model.predictors[0].transform(
+            [decode(photo) for photo in photos[start : start + size]]
+        )
 
 
 def bare(model: Model, batches: list[torch.Tensor]) -> None:
@@ -156,7 +219,12 @@ def end_to_end(model: Model, dump: Path, folder: Path) -> None:
     """Scan, reading, decoding, both stages, Parquet."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         source = open_source([dump], Path(name) / "dumps")
-        score(Scorer(Lanes(model, cores()), {}, 0, NO_IMAGES), source, Path(name), ScoreConfig(part_mb=16))
+        score(
+            Scorer(Lanes(model, cores()), {}, 0, NO_IMAGES),
+            source,
+            Path(name),
+            ScoreConfig(part_mb=16),
+        )
 
 
 def memory(sizes: list[int]) -> dict[str, Any]:
@@ -167,11 +235,28 @@ def memory(sizes: list[int]) -> dict[str, Any]:
         peaks = []
         for size in sizes:
             dump = make_dump(folder / f"{size}.bson", size, 32)
-            command = [sys.executable, "-m", "benchmarks.scoring", "--score", str(folder / "run"), str(dump)]
-            peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.scoring",
+                "--score",
+                str(folder / "run"),
+                str(dump),
+            ]
+            peaks.append(
+                float(
+                    subprocess.run(
+                        command, check=True, capture_output=True, text=True
+                    ).stdout.split()[-1]
+                )
+            )
             print(f"{size} products: peak {peaks[-1]:.1f} MB", flush=True)
         print(f"growth {peaks[1] / peaks[0] - 1:+.1%}; goal below 10%")
-        return {"products": sizes, "peak_mb": peaks, "precision": run.features.computed_with["precision"]}
+        return {
+            "products": sizes,
+            "peak_mb": peaks,
+            "precision": run.features.computed_with["precision"],
+        }
 
 
 def peak_of(run: Path, dump: Path) -> float:

@@ -1,8 +1,10 @@
-"""Similar images among a million: recall against brute force, seconds a query, loading time, memory.
+"""Similar images among a million: recall against brute force, seconds a query, loading time,
+memory.
 
-Claim: recall@10 >= .99 and under a second a photo on two cores, after loading. The features are generated: groups of like images
-around centres, with the spectrum that fine-tuned networks have (one direction holds a quarter of the length, the rest falls as
-rank ** -1.2, as measured on catalogue photos). Run: python -m benchmarks.similar [--images N] [--smoke]
+Claim: recall@10 >= .99 and under a second a photo on two cores, after loading. The features are
+generated: groups of like images around centres, with the spectrum that fine-tuned networks have
+(one direction holds a quarter of the length, the rest falls as rank ** -1.2, as measured on
+catalogue photos). Run: python -m benchmarks.similar [--images N] [--smoke]
 """
 
 import argparse
@@ -36,14 +38,22 @@ def write(path: Path, images: int, width: int, seed: int = 0) -> None:
     constant[0] = 0.6 * np.linalg.norm(spread)
     ids = np.arange(images, dtype=np.int64)
     zeros = np.zeros(images, dtype=np.int32)
-    table = ImageTable(ids * POSITIONS, ids, zeros, zeros.astype(np.uint8), np.ones(images, dtype=bool))
-    with FeatureWriter(path, table, width, 1, {"generated": seed}, {"device": "none", "precision": "fp32"}) as writer:
+    table = ImageTable(
+        ids * POSITIONS, ids, zeros, zeros.astype(np.uint8), np.ones(images, dtype=bool)
+    )
+    with FeatureWriter(
+        path, table, width, 1, {"generated": seed}, {"device": "none", "precision": "fp32"}
+    ) as writer:
         for start in range(0, images, _BLOCK):
             rows = min(_BLOCK, images - start)
             centres = rng.standard_normal((rows // _GROUP + 1, width), dtype=np.float32)
             own = rng.standard_normal((rows, width), dtype=np.float32)
-            values = (0.67**0.5 * centres[np.arange(rows) // _GROUP] + 0.33**0.5 * own) * spread + constant
-            writer.write(dct(values, norm="ortho", axis=1).astype(np.float16), {})  # a fast rotation: no direction is an axis
+            values = (
+                0.67**0.5 * centres[np.arange(rows) // _GROUP] + 0.33**0.5 * own
+            ) * spread + constant
+            writer.write(
+                dct(values, norm="ortho", axis=1).astype(np.float16), {}
+            )  # a fast rotation: no direction is an axis
         writer.finish(Head(np.zeros((1, width), dtype=np.float32), np.zeros(1, dtype=np.float32)))
 
 
@@ -70,18 +80,26 @@ def timed(function, *arguments):
 
 def main() -> None:
     """Prints each figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--folder", type=Path, help="keep the generated features here, and use those that are there")
-    parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    parser.add_argument(
+        "--folder", type=Path, help="keep the generated features here, and use those that are there"
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="small and quick, to see that it works"
+    )
     record.add_option(parser)
     options = parser.parse_args()
     if options.smoke:
         options.images, options.width, options.queries = 4000, 384, 20
     with tempfile.TemporaryDirectory() as temporary:
-        figures = run(options.folder or Path(temporary), options.images, options.width, options.queries)
+        figures = run(
+            options.folder or Path(temporary), options.images, options.width, options.queries
+        )
     record.save(options.json, figures)
 
 
@@ -93,23 +111,41 @@ def run(folder: Path, images: int, width: int, queries: int) -> dict[str, Any]:
         write(path, images, width)
     store = FeatureStore(path)
     wall, processor, _ = timed(build, folder / "similar", store)
-    print(f"building the index of {images} x {width}: {wall:.1f} s, {processor:.1f} s of processor", flush=True)
+    print(
+        f"building the index of {images} x {width}: {wall:.1f} s, {processor:.1f} s of processor",
+        flush=True,
+    )
     figures["build_seconds"] = wall
     before = memory()
-    wall, processor, index = timed(SimilarIndex.open, folder / "similar", FeatureStore(path), "benchmarks.similar")
-    print(f"loading: {wall:.2f} s, {processor:.2f} s of processor; peak memory {before:.0f} -> {memory():.0f} MB", flush=True)
+    wall, processor, index = timed(
+        SimilarIndex.open, folder / "similar", FeatureStore(path), "benchmarks.similar"
+    )
+    print(
+        f"loading: {wall:.2f} s, {processor:.2f} s of processor; peak memory {before:.0f} -> {memory():.0f} MB",
+        flush=True,
+    )
     figures |= {"load_seconds": wall, "query_seconds": {}}
     rng = np.random.default_rng(1)
     rows = np.sort(rng.choice(images, queries, replace=False))
     found = unit(store.features_at(rows))
-    asked = unit(found + 0.2 * rng.standard_normal(found.shape).astype(np.float32) / width**0.5)  # another photo of it
+    asked = unit(
+        found + 0.2 * rng.standard_normal(found.shape).astype(np.float32) / width**0.5
+    )  # another photo of it
     index.nearest(asked[:1])
     for batch in (1, 4, 16):
-        seconds = [timed(index.nearest, asked[s : s + batch]) for s in range(0, queries - batch + 1, max(batch, queries // 5))]
+        seconds = [
+            timed(index.nearest, asked[s : s + batch])
+            for s in range(0, queries - batch + 1, max(batch, queries // 5))
+        ]
         wall, processor = (float(np.median([s[i] for s in seconds])) for i in (0, 1))
-        print(f"{batch:2d} photos at once: {wall:.3f} s, {processor:.3f} s of processor (median of {len(seconds)})", flush=True)
+        print(
+            f"{batch:2d} photos at once: {wall:.3f} s, {processor:.3f} s of processor (median of {len(seconds)})",
+            flush=True,
+        )
         figures["query_seconds"][str(batch)] = record.over_rounds([wall for wall, _, _ in seconds])
-    cosines = np.concatenate([index.nearest(asked[s : s + 16])[1][:, :_TOP] for s in range(0, queries, 16)])
+    cosines = np.concatenate(
+        [index.nearest(asked[s : s + 16])[1][:, :_TOP] for s in range(0, queries, 16)]
+    )
     recall = float((cosines >= brute_force(store, asked)[:, None] - 1e-5).mean())
     print(f"recall@{_TOP}: {recall:.4f} over {queries} queries; peak memory {memory():.0f} MB")
     return figures | {"recall": recall, "peak_mb": memory()}

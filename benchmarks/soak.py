@@ -1,7 +1,7 @@
 """Scoring in a loop, with 1% bad input: memory and open files stay where they were.
 
-Claim: after the first tenth of the time neither the resident memory grows by more than 5% nor the number of open files at all.
-Run: python -m benchmarks.soak [--minutes 20] [--smoke]
+Claim: after the first tenth of the time neither the resident memory grows by more than 5% nor the
+number of open files at all. Run: python -m benchmarks.soak [--minutes 20] [--smoke]
 """
 
 import argparse
@@ -29,9 +29,16 @@ GROWTH = 0.05
 
 def main() -> None:
     """Prints memory and open files as time goes by, and what they grew by."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--products", type=int, default=2000, help="products of the dump, which is scored again and again")
+    parser.add_argument(
+        "--products",
+        type=int,
+        default=2000,
+        help="products of the dump, which is scored again and again",
+    )
     parser.add_argument("--smoke", action="store_true", help="a few rounds, to see that it works")
     record.add_option(parser)
     options = parser.parse_args()
@@ -42,15 +49,30 @@ def main() -> None:
 
 
 def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
-    """Scores the same dump with the same model until the time is over, each time into a new folder; figures go to `json`."""
+    """Scores the same dump with the same model until the time is over, each time into a new folder;
+    figures go to `json`."""
     run = make_run(folder, "shufflenet_v2_x0_5", 32, 32)
-    dump, model, process = write_dump(folder / "dump.bson", count), Model.open(run), psutil.Process()
-    scorer = Scorer(Lanes(model, cores()), {"checkpoint": sha256_file(run.checkpoint)}, 0, run.store.digests())
+    dump, model, process = (
+        write_dump(folder / "dump.bson", count),
+        Model.open(run),
+        psutil.Process(),
+    )
+    scorer = Scorer(
+        Lanes(model, cores()), {"checkpoint": sha256_file(run.checkpoint)}, 0, run.store.digests()
+    )
     started, seen = time.monotonic(), []
     while not seen or seen[-1][0] < seconds:
         with tempfile.TemporaryDirectory(dir=folder) as out:
-            totals = score(scorer, open_source([dump], Path(out) / "dumps"), Path(out), ScoreConfig(part_mb=1))
-        seen.append((time.monotonic() - started, process.memory_info().rss, process.num_fds() + process.num_threads()))
+            totals = score(
+                scorer, open_source([dump], Path(out) / "dumps"), Path(out), ScoreConfig(part_mb=1)
+            )
+        seen.append(
+            (
+                time.monotonic() - started,
+                process.memory_info().rss,
+                process.num_fds() + process.num_threads(),
+            )
+        )
     for at, memory, handles in seen[:: max(1, len(seen) // 10)]:
         print(f"{at:6.0f} s: {memory / 2**20:.1f} MiB, {handles} open files and threads")
     settled = next(place for place, round in enumerate(seen) if round[0] >= 0.1 * seen[-1][0])
@@ -60,9 +82,13 @@ def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
     what = f"{len(seen)} rounds of {totals.products} products, {share:.1%} bad"
     print(f"{what}: memory {growth:+.1%}, open files and threads {handles:+d}")
     figures = {
-        "minutes": seconds / 60, "products": totals.products, "bad": share, "memory_growth": growth, "handles_growth": handles,
+        "minutes": seconds / 60,
+        "products": totals.products,
+        "bad": share,
+        "memory_growth": growth,
+        "handles_growth": handles,
         "memory_mb": [seen[settled][1] / 2**20, seen[-1][1] / 2**20],
-    }  # fmt: skip
+    }
     record.save(json, figures, precision=model.predictors[0].engine.precision, rounds=len(seen))
     if seconds >= 60 and (growth > GROWTH or handles > 0):  # a few rounds only begin to settle
         raise SystemExit("not flat")
@@ -73,8 +99,14 @@ def write_dump(path: Path, count: int) -> Path:
     some = list(products(SyntheticSpec(categories=8, products=200, side=32, seed=7)))
     with open(path, "wb") as file:
         for number in range(count):
-            images = some[number % len(some)]["imgs"] if number % 100 else [{"picture": BAD[number // 100 % 3]}]
-            file.write(bson.encode({"_id": number if number % 400 else "no number", "imgs": images}))
+            images = (
+                some[number % len(some)]["imgs"]
+                if number % 100
+                else [{"picture": BAD[number // 100 % 3]}]
+            )
+            file.write(
+                bson.encode({"_id": number if number % 400 else "no number", "imgs": images})
+            )
     return path
 
 

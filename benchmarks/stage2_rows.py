@@ -1,4 +1,5 @@
-"""Where stage 2's gain comes from, row by row, on the test split of a finished run: each part alone, and what it adds.
+"""Where stage 2's gain comes from, row by row, on the test split of a finished run: each part
+alone, and what it adds.
 
 Nothing is chosen here: every row has the run's configuration but for what its name says. Run:
 python -m benchmarks.stage2_rows runs/NAME [--resamples N]
@@ -35,7 +36,9 @@ LEAST = 5
 
 def main() -> None:
     """Prints a table of both units and both mixes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--resamples", type=int, default=2000)
     record.add_option(parser)
@@ -47,15 +50,24 @@ def main() -> None:
     figures: dict[str, Any] = {"split": "test"}
     for unit in ("image", "product"):
         figures[unit] = []
-        print(f"\n| {unit} | natural | over shifted | balanced | over shifted |\n|---|---|---|---|---|")
+        print(
+            f"\n| {unit} | natural | over shifted | balanced | over shifted |\n|---|---|---|---|---|"
+        )
         shifted = None
         for name, predicted, truth, group in rows(stores, class_mixes(run), run, config, unit):
             right = predicted == truth
             shifted = right if name.startswith("shifted") else shifted
             weights = natural(truth), balanced(truth)
-            found = [_figures(right, shifted, weight, group, options.resamples) for weight in weights]
-            print(f"| {name} | {' | '.join(cell for mix in found for cell in _cells(mix))} |", flush=True)
-            figures[unit].append({"name": name, "n": len(right), "natural": found[0], "balanced": found[1]})
+            found = [
+                _figures(right, shifted, weight, group, options.resamples) for weight in weights
+            ]
+            print(
+                f"| {name} | {' | '.join(cell for mix in found for cell in _cells(mix))} |",
+                flush=True,
+            )
+            figures[unit].append(
+                {"name": name, "n": len(right), "natural": found[0], "balanced": found[1]}
+            )
     record.save(options.json, figures, precision=stores[0].computed_with["precision"])
 
 
@@ -70,7 +82,10 @@ def rows(
         return [pool(x, sharpness) if unit == "product" else x for x in images]
 
     parts = pooled(material.sharpness)
-    truth, group = (np.concatenate([getattr(part, name) for part in parts]) for name in ("class_index", "product_id"))
+    truth, group = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("class_index", "product_id")
+    )
     shifts = material.shifts[unit]
 
     def all_of(answer: Any, parts: Sequence[Pooled] = parts) -> np.ndarray:
@@ -92,15 +107,29 @@ def rows(
         return changed(rerank=config.rerank.model_copy(update={"use": False}), **changes)
 
     yield "stage 1", all_of(lambda part: part.log_probs[0]), truth, group
-    yield "shifted to the target mix", all_of(lambda part: shifts[0](part.log_probs[0])), truth, group
+    yield (
+        "shifted to the target mix",
+        all_of(lambda part: shifts[0](part.log_probs[0])),
+        truth,
+        group,
+    )
     yield "published second stage", trained(1, PUBLISHED), truth, group
     yield "own reclassifiers alone, everywhere", trained(1, one_view(gate=False)), truth, group
     yield "own reclassifiers alone, gated", trained(1, one_view()), truth, group
     yield "shared reranker alone", trained(1, config, SHARED), truth, group
-    yield "shared reranker without neighbours", _without_neighbours(stores[:1], mixes, run, config, parts, unit), truth, group
+    yield (
+        "shared reranker without neighbours",
+        _without_neighbours(stores[:1], mixes, run, config, parts, unit),
+        truth,
+        group,
+    )
     yield "both, gated", trained(1, config), truth, group
     if len(stores) > 1:
-        blend = all_of(lambda part: normalise(sum(s(x) for s, x in zip(shifts, part.log_probs, strict=True) if s)))
+        blend = all_of(
+            lambda part: normalise(
+                sum(s(x) for s, x in zip(shifts, part.log_probs, strict=True) if s)
+            )
+        )
         yield "blend of the views' heads", blend, truth, group
         yield "shared reranker alone, all views", trained(len(stores), config, SHARED), truth, group
         yield "both, gated, all views", trained(len(stores), config), truth, group
@@ -115,17 +144,30 @@ class _Blind(Evidence):
 
     def __call__(self, items: Any, candidates: np.ndarray, log_prob: np.ndarray) -> np.ndarray:
         pairs = super().__call__(items, candidates, log_prob)
-        likeness = [place for place, name in enumerate(self.names) if name.split("_")[0] in ("nearest", "class", "vote")]
-        likeness += [place for place, name in enumerate(self.names) if name.startswith("behind_nearest")]
+        likeness = [
+            place
+            for place, name in enumerate(self.names)
+            if name.split("_")[0] in ("nearest", "class", "vote")
+        ]
+        likeness += [
+            place for place, name in enumerate(self.names) if name.startswith("behind_nearest")
+        ]
         pairs[:, :, likeness] = np.nan
         return pairs
 
 
 def _without_neighbours(
-    stores: Sequence[FeatureStore], mixes: ClassMixes, run: Run, config: Stage2Config, parts: Sequence[Pooled], unit: str
+    stores: Sequence[FeatureStore],
+    mixes: ClassMixes,
+    run: Run,
+    config: Stage2Config,
+    parts: Sequence[Pooled],
+    unit: str,
 ) -> np.ndarray:
     material = gather(stores, mixes, run.store.taxonomy, config)
-    evidence = _Blind(material.evidence.banks, material.evidence.log_train, material.evidence.log_natural)
+    evidence = _Blind(
+        material.evidence.banks, material.evidence.log_train, material.evidence.log_natural
+    )
     _, reranker = replace(material, evidence=evidence).picker(config, threads=2)
     predicted = []
     for part in parts:
@@ -147,23 +189,38 @@ def balanced(truth: np.ndarray) -> np.ndarray:
 
 
 def _figures(
-    right: np.ndarray, shifted: np.ndarray | None, weight: np.ndarray, group: np.ndarray, resamples: int
+    right: np.ndarray,
+    shifted: np.ndarray | None,
+    weight: np.ndarray,
+    group: np.ndarray,
+    resamples: int,
 ) -> dict[str, float]:
-    """Top-1; and for the rows below `shifted` the change over it, with its 95% interval by the bootstrap over products."""
+    """Top-1; and for the rows below `shifted` the change over it, with its 95% interval by the
+    bootstrap over products."""
     top1 = float(np.average(right, weights=weight))
     if shifted is None or right is shifted:
         return {"top1": top1}
     change = (right.astype(float) - shifted) * weight
     _, product = np.unique(group, return_inverse=True)
     total, mass = np.bincount(product, change), np.bincount(product, weight)
-    draws = np.random.default_rng(0).multinomial(len(total), np.full(len(total), 1 / len(total)), size=resamples)
+    draws = np.random.default_rng(0).multinomial(
+        len(total), np.full(len(total), 1 / len(total)), size=resamples
+    )
     low, high = np.quantile((draws @ total) / (draws @ mass), [0.025, 0.975])
-    return {"top1": top1, "change": float(change.sum() / weight.sum()), "low": float(low), "high": float(high)}
+    return {
+        "top1": top1,
+        "change": float(change.sum() / weight.sum()),
+        "low": float(low),
+        "high": float(high),
+    }
 
 
 def _cells(found: dict[str, float]) -> tuple[str, str]:
     value, low, high = (100 * found.get(name, 0.0) for name in ("change", "low", "high"))
-    return f"{found['top1']:.4f}", f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" if "change" in found else ""
+    return (
+        f"{found['top1']:.4f}",
+        f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" if "change" in found else "",
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Stage 2 at full size: 5,270 categories with the real long tail and features of 2,048 dimensions.
 
-Claim: all sets mined and all models trained and gated in under 15 minutes on two cores and 8 GB, reading the features included;
-the bundle is at most 1 GB, opens in under 2 s and refines 10,000 images a second when warm.
-Run: python -m benchmarks.stage2_scale [--smoke]
+Claim: all sets mined and all models trained and gated in under 15 minutes on two cores and 8 GB,
+reading the features included; the bundle is at most 1 GB, opens in under 2 s and refines 10,000
+images a second when warm. Run: python -m benchmarks.stage2_scale [--smoke]
 """
 
 import argparse
@@ -32,14 +32,22 @@ from stage2_xgb.refine import refine
 
 def main() -> None:
     """Prints the time of each part, the peak memory of training, and the bundle's size and speed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--categories", type=int, default=5270)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--cap", type=int, default=300, help="training photos of a category")
     parser.add_argument("--images", type=int, default=100_000, help="images to refine")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--folder", type=Path, help="where the generated features (6 GB) and the bundle go, and stay")
-    parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="where the generated features (6 GB) and the bundle go, and stay",
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="small and quick, to see that it works"
+    )
     record.add_option(parser)
     options = parser.parse_args()
     if options.smoke:
@@ -55,33 +63,51 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     counts = catalogue.counts(options.categories, options.cap)
     if not features.exists():
-        catalogue.write(features, categories=options.categories, width=options.width, cap=options.cap)
+        catalogue.write(
+            features, categories=options.categories, width=options.width, cap=options.cap
+        )
     images = len(FeatureStore(features))
     print(f"generated: {images} images in {time.perf_counter() - started:.0f} s", flush=True)
     started = time.perf_counter()
     with PeakMemory() as peak:
         mixes = ClassMixes({"image": counts, "product": counts}, np.minimum(counts, options.cap))
         taxonomy = catalogue.taxonomy(options.categories)
-        summary = fit_stage2([FeatureStore(features)], mixes, taxonomy, Stage2Config(), out, {}, options.jobs)
+        summary = fit_stage2(
+            [FeatureStore(features)], mixes, taxonomy, Stage2Config(), out, {}, options.jobs
+        )
     print(summary.text())
     seconds = time.perf_counter() - started
-    print(f"trained in {seconds:.0f} s; peak memory of all processes {peak.bytes / 2**30:.1f} GiB", flush=True)
+    print(
+        f"trained in {seconds:.0f} s; peak memory of all processes {peak.bytes / 2**30:.1f} GiB",
+        flush=True,
+    )
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     files = len(list(out.rglob("*")))
     print(f"bundle: {size / 2**20:.0f} MiB in {files} files", flush=True)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         used = process.submit(use, out, features, options.images, options.jobs).result()
     return used | {
-        "categories": options.categories, "images": images, "width": options.width, "models": summary.models,
-        "seconds": seconds, "parts": summary.seconds, "peak_gib": peak.bytes / 2**30, "bundle_mib": size / 2**20, "files": files,
-    }  # fmt: skip
+        "categories": options.categories,
+        "images": images,
+        "width": options.width,
+        "models": summary.models,
+        "seconds": seconds,
+        "parts": summary.seconds,
+        "peak_gib": peak.bytes / 2**30,
+        "bundle_mib": size / 2**20,
+        "files": files,
+    }
 
 
 def use(out: Path, features: Path, images: int, lanes: int) -> dict[str, Any]:
     """Opens the bundle and refines, in a process that trained nothing, as scoring does."""
     started = time.perf_counter()
     bundle = Bundle.open(out)
-    figures: dict[str, Any] = {"open_seconds": time.perf_counter() - started, "refined_images": images, "images_per_second": {}}
+    figures: dict[str, Any] = {
+        "open_seconds": time.perf_counter() - started,
+        "refined_images": images,
+        "images_per_second": {},
+    }
     print(f"opened in {figures['open_seconds']:.2f} s", flush=True)
     for state in ("cold", "warm"):
         figures["images_per_second"][state] = rate(bundle, features, images, lanes)
@@ -90,7 +116,8 @@ def use(out: Path, features: Path, images: int, lanes: int) -> dict[str, Any]:
 
 
 class PeakMemory:
-    """Highest memory of this process and its workers together, shared pages counted once; a context manager."""
+    """Highest memory of this process and its workers together, shared pages counted once; a context
+    manager."""
 
     def __enter__(self) -> "PeakMemory":
         self.bytes, self._stop = 0, threading.Event()
@@ -113,8 +140,8 @@ class PeakMemory:
 
 
 def rate(bundle: Bundle, features: Path, images: int, lanes: int) -> float:
-    """Images of the test split refined a second, in lanes of single-threaded arithmetic as scoring has them; reading the
-    features and stage 1's opinion are not counted."""
+    """Images of the test split refined a second, in lanes of single-threaded arithmetic as scoring
+    has them; reading the features and stage 1's opinion are not counted."""
     done, seconds, parts = 0, 0.0, []
     for part in _test(features, images):
         parts.append(part)

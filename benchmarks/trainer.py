@@ -1,9 +1,10 @@
-"""The trainer against a bare loop, and the head phase on cached features against the frozen network run every epoch.
+"""The trainer against a bare loop, and the head phase on cached features against the frozen network
+run every epoch.
 
-Claims: a step of the trainer at least 95% as fast as a bare loop over tensors in memory, ResNet-50 at 224 px; twelve head epochs
-at least 8 times as fast as with the frozen forward pass each epoch, top-1 on val_a equal within 0.2 points. Takes turns;
-medians count.
-Run: python -m benchmarks.trainer [--rounds N] [--steps N] [--batch N] [--weights FILE] [--smoke]
+Claims: a step of the trainer at least 95% as fast as a bare loop over tensors in memory, ResNet-50
+at 224 px; twelve head epochs at least 8 times as fast as with the frozen forward pass each epoch,
+top-1 on val_a equal within 0.2 points. Takes turns; medians count. Run: python -m
+benchmarks.trainer [--rounds N] [--steps N] [--batch N] [--weights FILE] [--smoke]
 """
 
 import argparse
@@ -26,7 +27,15 @@ from stage1_cnn.dataset import in_parts
 from stage1_cnn.device import Engine, choose_engine
 from stage1_cnn.networks.backbones import Network, build
 from stage1_cnn.training.inputs import CachedFeatures, Photos
-from stage1_cnn.training.learner import Learner, Pair, Schedule, Tally, evaluate, make_optimizer, train_steps
+from stage1_cnn.training.learner import (
+    Learner,
+    Pair,
+    Schedule,
+    Tally,
+    evaluate,
+    make_optimizer,
+    train_steps,
+)
 
 CLASSES, EPOCHS = 1000, 12
 STILL = Augment(flip=False, crop=1, stretch=1, colour=0)
@@ -34,13 +43,21 @@ STILL = Augment(flip=False, crop=1, stretch=1, colour=0)
 
 def main() -> None:
     """Prints both ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="pairs of runs of the step; the head phase runs three")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="pairs of runs of the step; the head phase runs three"
+    )
     parser.add_argument("--steps", type=int, default=6, help="steps a run")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--products", type=int, default=2000, help="of the head phase's store")
-    parser.add_argument("--weights", default="none", help="of the head phase's ResNet-18, as stage1.weights")
-    parser.add_argument("--smoke", action="store_true", help="small and quick, to see that it works")
+    parser.add_argument(
+        "--weights", default="none", help="of the head phase's ResNet-18, as stage1.weights"
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="small and quick, to see that it works"
+    )
     record.add_option(parser)
     options = parser.parse_args()
     backbone, side, rounds = "resnet50", 224, 3
@@ -50,29 +67,45 @@ def main() -> None:
     figures = {"step": step_ratio(backbone, side, options.batch, options.steps, options.rounds)}
     with tempfile.TemporaryDirectory() as folder:
         store = write_store(Path(folder), products=options.products, side=64)
-        figures["head"] = head_ratio(store, options.weights, 32 if options.smoke else 64, rounds, Path(folder))
+        figures["head"] = head_ratio(
+            store, options.weights, 32 if options.smoke else 64, rounds, Path(folder)
+        )
     record.save(options.json, figures, precision=choose_engine().precision, rounds=options.rounds)
 
 
 def step_ratio(backbone: str, side: int, batch: int, steps: int, rounds: int) -> dict[str, Any]:
     """The trainer's steps a second over the bare loop's."""
-    engine, config = choose_engine(), Stage1Config(backbone=backbone, image_size=side, batch_size=batch)
+    engine, config = (
+        choose_engine(),
+        Stage1Config(backbone=backbone, image_size=side, batch_size=batch),
+    )
     inputs = torch.randn(batch, 3, side, side).to(engine.device, memory_format=torch.channels_last)
     labels = torch.randint(CLASSES, (batch,), device=engine.device)
-    networks = [build(backbone, CLASSES).to(engine.device, memory_format=torch.channels_last).train() for _ in range(2)]
+    networks = [
+        build(backbone, CLASSES).to(engine.device, memory_format=torch.channels_last).train()
+        for _ in range(2)
+    ]
     learner = Learner(networks[0], config, engine, lr=1e-4, schedule=Schedule(10**6, 0))
     optimizer = make_optimizer(networks[1].parameters(), config, 1e-4, {})
     ratios = []
     for number in range(rounds + 1):
         ours = seconds(engine, lambda: trainer_steps(learner, inputs, labels, steps))
-        bare = seconds(engine, lambda: bare_steps(networks[1], optimizer, engine, inputs, labels, steps))
+        bare = seconds(
+            engine, lambda: bare_steps(networks[1], optimizer, engine, inputs, labels, steps)
+        )
         if number:
             ratios.append(bare / ours)
     rate = steps * batch / bare
     found = f"{statistics.median(ratios):.3f} of {[round(r, 3) for r in ratios]}"
     title = f"{backbone} at {side}, batch {batch}, {engine.precision}"
     print(f"{title}: trainer / bare loop {found} (claim 0.95; {rate:.1f} images/s)", flush=True)
-    return {"backbone": backbone, "pixels": side, "batch": batch, "ratio": record.over_rounds(ratios), "images_per_second": rate}
+    return {
+        "backbone": backbone,
+        "pixels": side,
+        "batch": batch,
+        "ratio": record.over_rounds(ratios),
+        "images_per_second": rate,
+    }
 
 
 def seconds(engine: Engine, run: object) -> float:
@@ -97,7 +130,12 @@ def in_memory(inputs: torch.Tensor, labels: torch.Tensor, steps: int) -> Iterato
 
 
 def bare_steps(
-    network: nn.Module, optimizer: torch.optim.Optimizer, engine: Engine, inputs: torch.Tensor, labels: torch.Tensor, steps: int
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    engine: Engine,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    steps: int,
 ) -> None:
     """The least that trains."""
     for _ in range(steps):
@@ -112,7 +150,13 @@ def head_ratio(store: Store, weights: str, side: int, rounds: int, folder: Path)
     """Seconds of twelve head epochs with the frozen forward pass over those on cached features."""
     train, val = store.images("train"), store.images("val_a")
     config = Stage1Config(
-        backbone="resnet18", weights=weights, image_size=side, batch_size=64, augment=STILL, head_lr=3e-3, label_smoothing=0
+        backbone="resnet18",
+        weights=weights,
+        image_size=side,
+        batch_size=64,
+        augment=STILL,
+        head_lr=3e-3,
+        label_smoothing=0,
     )
     engine = choose_engine()
     photos = Photos(store, train[train.fit], val[val.fit], config, engine)
@@ -123,26 +167,44 @@ def head_ratio(store: Store, weights: str, side: int, rounds: int, folder: Path)
             network = build("resnet18", len(store.taxonomy), weights=weights)
             network.to(engine.device, memory_format=torch.channels_last).freeze(0)
             started = time.perf_counter()
-            source = CachedFeatures(photos, network, folder, lambda: None) if name == "cached" else photos
+            source = (
+                CachedFeatures(photos, network, folder, lambda: None)
+                if name == "cached"
+                else photos
+            )
             top1[name] = train_head(network, source, config, name == "cached")
             spent[name] = time.perf_counter() - started
         ratios.append(spent["frozen"] / spent["cached"])
     apart = 100 * abs(top1["cached"] - top1["frozen"])
     found = f"{statistics.median(ratios):.1f} of {[round(r, 1) for r in ratios]}"
-    print(f"{EPOCHS} head epochs, {len(photos)} photos: frozen forward / cached {found} (claim 8; {spent['frozen']:.1f} s)")
+    print(
+        f"{EPOCHS} head epochs, {len(photos)} photos: frozen forward / cached {found} (claim 8; {spent['frozen']:.1f} s)"
+    )
     both = f"cached {top1['cached']:.4f}, frozen {top1['frozen']:.4f}"
-    print(f"top-1 on val_a ({len(photos.val)} photos): {both}, {apart:.2f} points apart (claim 0.2)")
+    print(
+        f"top-1 on val_a ({len(photos.val)} photos): {both}, {apart:.2f} points apart (claim 0.2)"
+    )
     counts = {"epochs": EPOCHS, "photos": len(photos), "val_photos": len(photos.val)}
     return counts | {"ratio": record.over_rounds(ratios), "top1": top1}
 
 
-def train_head(network: Network, source: Photos | CachedFeatures, config: Stage1Config, cached: bool) -> float:
+def train_head(
+    network: Network, source: Photos | CachedFeatures, config: Stage1Config, cached: bool
+) -> float:
     """Twelve epochs; top-1 on val_a."""
     module, steps = network.head if cached else network, len(source) // config.batch_size
-    learner = Learner(module, config, source.engine, lr=config.head_lr, schedule=Schedule(EPOCHS * steps, steps // 2))
+    learner = Learner(
+        module,
+        config,
+        source.engine,
+        lr=config.head_lr,
+        schedule=Schedule(EPOCHS * steps, steps // 2),
+    )
     for epoch in range(EPOCHS):
         order = np.random.default_rng(epoch).permutation(len(source))[: steps * config.batch_size]
-        for _ in train_steps(learner, source.training(in_parts(order, config.batch_size), epoch), Tally()):
+        for _ in train_steps(
+            learner, source.training(in_parts(order, config.batch_size), epoch), Tally()
+        ):
             pass
     return evaluate(module, source.validation(), source.engine).top1
 

@@ -13,13 +13,14 @@ from threadpoolctl import threadpool_limits
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """BLAS computes in one thread inside, and as before afterwards. Also a decorator: `@one_blas_thread()`."""
+    """BLAS computes in one thread inside, and as before afterwards. Also a decorator:
+    `@one_blas_thread()`."""
     with threadpool_limits(1, user_api="blas"):
         yield
 
 
 @functools.cache
 def pin_blas() -> None:
-    """BLAS computes in one thread as long as this process lives: for tasks in worker processes, where
-    several may run side by side, so that the first one to end must not restore anything."""
+    """BLAS computes in one thread as long as this process lives: for tasks in worker processes,
+    where several may run side by side, so that the first one to end must not restore anything."""
     threadpool_limits(1, user_api="blas")

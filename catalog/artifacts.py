@@ -1,4 +1,5 @@
-"""Files that are either whole or absent: atomic writes, fingerprints, manifests, and the lock of a run directory."""
+"""Files that are either whole or absent: atomic writes, fingerprints, manifests, and the lock of a
+run directory."""
 
 import contextlib
 import fcntl
@@ -20,7 +21,8 @@ _DIGITS = 12
 
 @contextlib.contextmanager
 def writing(target: str | Path) -> Iterator[None]:
-    """What the system refuses inside (disk full, no permission), as a ShelfsortError that names `target`."""
+    """What the system refuses inside (disk full, no permission), as a ShelfsortError that names
+    `target`."""
     try:
         yield
     except OSError as error:
@@ -28,17 +30,20 @@ def writing(target: str | Path) -> Iterator[None]:
 
 
 def reserve(file: IO[bytes], size: int, start: int = 0) -> None:
-    """Has the disk set aside the bytes of an open file up to `size`, where the system can: a full one says so now, by an OSError,
-    and not when a page that is mapped into memory is written, which ends the process."""
+    """Has the disk set aside the bytes of an open file up to `size`, where the system can: a full
+    one says so now, by an OSError, and not when a page that is mapped into memory is written, which
+    ends the process."""
     if size > start and hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), start, size - start)
 
 
 @contextlib.contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `target`; when the block ends well it is synced and renamed over it, else removed.
+    """Yields a temporary path beside `target`; when the block ends well it is synced and renamed
+    over it, else removed.
 
-    Raises ShelfsortError, naming `target`, where the system refuses to write (disk full, no permission).
+    Raises ShelfsortError, naming `target`, where the system refuses to write (disk full, no
+    permission).
     """
     target = Path(target)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -52,10 +57,13 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 
 
 def _drop_leftovers(folder: Path) -> None:
-    """Removes the temporary files of processes that are no more, wherever below `folder`. A killed one can't do it itself."""
+    """Removes the temporary files of processes that are no more, wherever below `folder`. A killed
+    one can't do it itself."""
     for path in folder.rglob(".*.tmp"):
         pid = path.name.split(".")[-2]
-        if pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid))):  # ours: of an earlier life, as in containers
+        if pid.isdigit() and (
+            int(pid) == os.getpid() or not _alive(int(pid))
+        ):  # ours: of an earlier life, as in containers
             path.unlink(missing_ok=True)
 
 
@@ -70,7 +78,8 @@ def _alive(pid: int) -> bool:
 
 
 def publish(temporary: Path, target: Path) -> None:
-    """Syncs `temporary` to disk, renames it to `target` and syncs the folder, so that a crash leaves old or new, never half."""
+    """Syncs `temporary` to disk, renames it to `target` and syncs the folder, so that a crash
+    leaves old or new, never half."""
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(temporary, target)
@@ -93,7 +102,8 @@ def write_json(target: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path, rebuild: str) -> Any:
-    """Reads a JSON artefact. Raises ArtifactError, naming the command `rebuild`, where it is missing or damaged."""
+    """Reads a JSON artefact. Raises ArtifactError, naming the command `rebuild`, where it is
+    missing or damaged."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -103,20 +113,23 @@ def read_json(path: str | Path, rebuild: str) -> Any:
 
 
 def write_sealed(target: str | Path, value: Mapping[str, Any]) -> None:
-    """Writes a dictionary as JSON with a `fingerprint` of all the rest, so that a flipped bit is noticed."""
+    """Writes a dictionary as JSON with a `fingerprint` of all the rest, so that a flipped bit is
+    noticed."""
     plain = json.loads(json.dumps(value, allow_nan=False))
     write_json(target, plain | {"fingerprint": fingerprint(plain)})
 
 
 def read_sealed(path: str | Path, rebuild: str, schema: int | None = None) -> dict[str, Any]:
-    """Inverse of write_sealed. Raises ArtifactError, naming the command `rebuild`, where the file is missing, damaged, or of
-    another `schema` than expected."""
+    """Inverse of write_sealed. Raises ArtifactError, naming the command `rebuild`, where the file
+    is missing, damaged, or of another `schema` than expected."""
     value = read_json(path, rebuild)
     found = value.pop("fingerprint", None) if isinstance(value, dict) else None
     if schema is not None and isinstance(value, dict) and value.get("schema") != schema:
         raise ArtifactError(path, f"of schema {value.get('schema')}, expected {schema}", rebuild)
     if found is None:
-        raise ArtifactError(path, "has no fingerprint; it is damaged, or of an earlier version", rebuild)
+        raise ArtifactError(
+            path, "has no fingerprint; it is damaged, or of an earlier version", rebuild
+        )
     if found != fingerprint(value):
         raise ArtifactError(path, "its fingerprint is not its own; the file is damaged", rebuild)
     return value
@@ -124,7 +137,9 @@ def read_sealed(path: str | Path, rebuild: str, schema: int | None = None) -> di
 
 def fingerprint(value: Any) -> str:
     """16 hexadecimal digits of the sha256 of `value` as canonical JSON."""
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    canonical = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -134,8 +149,11 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def differences(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two `made_from` dictionaries, a sentence part a key, nested keys joined by dots."""
+def differences(
+    expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = ""
+) -> list[str]:
+    """What differs between two `made_from` dictionaries, a sentence part a key, nested keys joined
+    by dots."""
     out = []
     for key in sorted({*expected, *found}):
         name, new, old = f"{prefix}{key}", expected.get(key), found.get(key)
@@ -150,8 +168,11 @@ def _shortened(value: Any) -> Any:
     return value[:_DIGITS] if isinstance(value, str) and _HASH.fullmatch(value) else value
 
 
-def require_same(path: str | Path, expected: Mapping[str, Any], found: Mapping[str, Any], rebuild: str) -> None:
-    """Raises ArtifactError, listing what differs, unless an artefact was made from what is expected."""
+def require_same(
+    path: str | Path, expected: Mapping[str, Any], found: Mapping[str, Any], rebuild: str
+) -> None:
+    """Raises ArtifactError, listing what differs, unless an artefact was made from what is
+    expected."""
     if changes := differences(expected, found):
         raise ArtifactError(path, f"made from something else: {'; '.join(changes)}", rebuild)
 
@@ -163,13 +184,15 @@ os.register_at_fork(after_in_child=_held.clear)  # a child holds none
 
 @contextlib.contextmanager
 def run_lock(run: str | Path) -> Iterator[None]:
-    """Holds the run directory for one writing command, and removes what killed ones left half written.
+    """Holds the run directory for one writing command, and removes what killed ones left half
+    written.
 
-    The lock is the process's own, not its handle's (fcntl, not flock): the kernel drops it with the process, also while a child
-    that was just forked still has the handle, so that a dead one never blocks. To close any handle of the file drops it too: none
-    but this function opens it.
+    The lock is the process's own, not its handle's (fcntl, not flock): the kernel drops it with the
+    process, also while a child that was just forked still has the handle, so that a dead one never
+    blocks. To close any handle of the file drops it too: none but this function opens it.
 
-    Raises LockedError with the holder's pid and host, ShelfsortError where the directory can't be written.
+    Raises LockedError with the holder's pid and host, ShelfsortError where the directory can't be
+    written.
     """
     path, name = Path(run).absolute() / "lock", f"pid {os.getpid()} on {socket.gethostname()}"
     with writing(run):
@@ -183,7 +206,9 @@ def run_lock(run: str | Path) -> Iterator[None]:
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):  # POSIX allows either
-            raise _locked(run, os.read(handle, 200).decode(errors="replace").strip() or "an unnamed process") from None
+            raise _locked(
+                run, os.read(handle, 200).decode(errors="replace").strip() or "an unnamed process"
+            ) from None
         _held.add(path)
         os.ftruncate(handle, 0)
         os.pwrite(handle, name.encode(), 0)

@@ -1,4 +1,5 @@
-"""The project's exceptions. Each message is a sentence: which file and place, what was expected, what was found."""
+"""The project's exceptions. Each message is a sentence: which file and place, what was expected,
+what was found."""
 
 from pathlib import Path
 
@@ -10,22 +11,38 @@ class ShelfsortError(Exception):
 class DumpError(ShelfsortError):
     """A dump, or a document in it, can't be used.
 
-    `reason` is a short name (a column of the reject tables), `detail` the sentence; `offset` counts bytes in the
-    (decompressed) file; `fatal` says that nothing behind this place can be read.
+    `reason` is a short name (a column of the reject tables), `detail` the sentence; `offset` counts
+    bytes in the (decompressed) file; `fatal` says that nothing behind this place can be read.
     """
 
     def __init__(
-        self, source: str | Path, offset: int, reason: str, detail: str, *, product_id: int = -1, fatal: bool = False
+        self,
+        source: str | Path,
+        offset: int,
+        reason: str,
+        detail: str,
+        *,
+        product_id: int = -1,
+        fatal: bool = False,
     ) -> None:
         super().__init__(f"{source}: at byte {offset}: {detail}")
         self.source, self.offset, self.reason, self.detail = str(source), offset, reason, detail
         self.product_id, self.fatal = product_id, fatal
 
     def __reduce__(self) -> tuple:
-        return _dump_error, (self.source, self.offset, self.reason, self.detail, self.product_id, self.fatal)
+        return _dump_error, (
+            self.source,
+            self.offset,
+            self.reason,
+            self.detail,
+            self.product_id,
+            self.fatal,
+        )
 
 
-def _dump_error(source: str, offset: int, reason: str, detail: str, product_id: int, fatal: bool) -> DumpError:
+def _dump_error(
+    source: str, offset: int, reason: str, detail: str, product_id: int, fatal: bool
+) -> DumpError:
     """Rebuilds a DumpError in another process."""
     return DumpError(source, offset, reason, detail, product_id=product_id, fatal=fatal)
 
@@ -50,7 +67,8 @@ class TaxonomyError(ShelfsortError):
 
 
 class ArtifactError(ShelfsortError):
-    """A file that shelfsort wrote is missing, damaged, or made from something else; the message says what rebuilds it."""
+    """A file that shelfsort wrote is missing, damaged, or made from something else; the message
+    says what rebuilds it."""
 
     def __init__(self, path: str | Path, problem: str, rebuild: str) -> None:
         super().__init__(f"{path}: {problem}; rebuild it with: {rebuild}")
@@ -61,7 +79,8 @@ class ArtifactError(ShelfsortError):
 
 
 class ConfigError(ShelfsortError):
-    """A key or value of the configuration is wrong; the message names file, key, expected and found."""
+    """A key or value of the configuration is wrong; the message names file, key, expected and
+    found."""
 
 
 class LockedError(ShelfsortError):

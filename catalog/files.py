@@ -1,4 +1,5 @@
-"""Files on this machine, or behind any URL that fsspec knows: s3://, gs://, http:// and others. Only to be read."""
+"""Files on this machine, or behind any URL that fsspec knows: s3://, gs://, http:// and others.
+Only to be read."""
 
 import contextlib
 import glob
@@ -16,7 +17,8 @@ import xxhash
 from catalog.errors import ImageError, ShelfsortError
 
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
-"""What unpacking a file raises that will not be whole another time. Anything else may be the disk's or the server's fault."""
+"""What unpacking a file raises that will not be whole another time. Anything else may be the disk's
+or the server's fault."""
 _STAMPS = ("ETag", "etag", "LastModified", "mtime", "updated", "created", "md5Hash")
 _TRIES = 3
 UNREADABLE, UNREACHABLE = "unreadable_file", "unreachable"
@@ -43,9 +45,13 @@ def _explained(path: str | Path) -> Iterator[None]:
     except ShelfsortError:
         raise
     except OSError as error:
-        raise ShelfsortError(f"{printable(path)}: can't be read: {error.strerror or error or type(error).__name__}") from error
+        raise ShelfsortError(
+            f"{printable(path)}: can't be read: {error.strerror or error or type(error).__name__}"
+        ) from error
     except Exception as error:  # a file system of fsspec may raise what its own library does
-        raise ShelfsortError(f"{printable(path)}: can't be read: {error or type(error).__name__}") from error
+        raise ShelfsortError(
+            f"{printable(path)}: can't be read: {error or type(error).__name__}"
+        ) from error
 
 
 def _locate(url: str) -> tuple[Any, str]:
@@ -58,7 +64,8 @@ def _locate(url: str) -> tuple[Any, str]:
 
 
 def size_and_stamp(path: str | Path) -> tuple[int, int]:
-    """Bytes of a file, and a number that changes with its content as far as its file system tells (here, mtime in ns)."""
+    """Bytes of a file, and a number that changes with its content as far as its file system tells
+    (here, mtime in ns)."""
     if not is_url(path):
         with _explained(path):
             status = os.stat(path)
@@ -67,12 +74,15 @@ def size_and_stamp(path: str | Path) -> tuple[int, int]:
     with _explained(path):
         info = system.info(place)
     if info.get("size") is None:
-        raise ShelfsortError(f"{path}: its server doesn't tell its size, so it can't be read in parts; copy it to a disk first")
+        raise ShelfsortError(
+            f"{path}: its server doesn't tell its size, so it can't be read in parts; copy it to a disk first"
+        )
     return int(info["size"]), _stamp(info)
 
 
 def open_file(path: str, buffer: int = -1) -> BinaryIO:
-    """Opens a file for reading its bytes, decompressed where it is called .gz; `buffer` bytes at a time here."""
+    """Opens a file for reading its bytes, decompressed where it is called .gz; `buffer` bytes at a
+    time here."""
     packed = path.endswith(".gz")
     if not is_url(path):
         with _explained(path):
@@ -106,19 +116,28 @@ def is_folder(path: str) -> bool:
 
 
 def files_below(folder: str) -> list[tuple[str, str, int, int]]:
-    """Every file below a folder, sorted: its path within the folder, its path or URL, size and stamp."""
+    """Every file below a folder, sorted: its path within the folder, its path or URL, size and
+    stamp."""
     if not is_url(folder):
         found = [os.path.join(root, name) for root, _, names in os.walk(folder) for name in names]
-        return sorted((os.path.relpath(path, folder), path, *size_and_stamp(path)) for path in found)
+        return sorted(
+            (os.path.relpath(path, folder), path, *size_and_stamp(path)) for path in found
+        )
     system, place = _locate(folder)
     with _explained(folder):
         listing = system.find(place, detail=True).items()
-    return sorted((p[len(place) :].lstrip("/"), system.unstrip_protocol(p), i.get("size") or 0, _stamp(i)) for p, i in listing)
+    return sorted(
+        (p[len(place) :].lstrip("/"), system.unstrip_protocol(p), i.get("size") or 0, _stamp(i))
+        for p, i in listing
+    )
 
 
 def _stamp(info: dict[str, Any]) -> int:
     """A number of what a file system tells of a file's version."""
-    return xxhash.xxh3_64_intdigest(repr([str(info[key]) for key in _STAMPS if key in info]).encode()) >> 1
+    return (
+        xxhash.xxh3_64_intdigest(repr([str(info[key]) for key in _STAMPS if key in info]).encode())
+        >> 1
+    )
 
 
 def read_file(path: str | Path) -> bytes:
@@ -128,7 +147,8 @@ def read_file(path: str | Path) -> bytes:
 
 
 def read_files(paths: Sequence[str]) -> list[bytes | ImageError]:
-    """The bytes of several files, those of one remote file system at once; an error in the place of one that can't be read."""
+    """The bytes of several files, those of one remote file system at once; an error in the place of
+    one that can't be read."""
     found: dict[str, bytes | ImageError] = {}
     remote: dict[str, list[str]] = {}
     for path in dict.fromkeys(paths):
@@ -138,7 +158,9 @@ def read_files(paths: Sequence[str]) -> list[bytes | ImageError]:
         try:
             found[path] = read_file(path)
         except ShelfsortError as error:
-            found[path] = ImageError(UNREADABLE if _absent(error.__cause__) else UNREACHABLE, str(error))
+            found[path] = ImageError(
+                UNREADABLE if _absent(error.__cause__) else UNREACHABLE, str(error)
+            )
     for urls in remote.values():
         found |= _read_urls(urls)
     return [found[path] for path in paths]
@@ -148,7 +170,11 @@ def _read_urls(urls: list[str]) -> dict[str, bytes | ImageError]:
     """URLs of one file system, together; what fails for another reason than absence is tried again."""
     found: dict[str, Any] = {}
     for attempt in range(_TRIES):
-        left = [url for url in urls if not isinstance(found.get(url), bytes) and not _absent(found.get(url))]
+        left = [
+            url
+            for url in urls
+            if not isinstance(found.get(url), bytes) and not _absent(found.get(url))
+        ]
         if not left:
             break
         if attempt:
@@ -158,7 +184,9 @@ def _read_urls(urls: list[str]) -> dict[str, bytes | ImageError]:
         with _explained(left[0]):
             content = system.cat(list(places.values()), on_error="return")
         found |= {url: content[place] for url, place in places.items()}
-    return {url: data if isinstance(data, bytes) else _failed(url, data) for url, data in found.items()}
+    return {
+        url: data if isinstance(data, bytes) else _failed(url, data) for url, data in found.items()
+    }
 
 
 def _absent(error: BaseException | None) -> bool:
@@ -167,5 +195,9 @@ def _absent(error: BaseException | None) -> bool:
 
 
 def _failed(url: str, error: Exception) -> ImageError:
-    why = "no such file" if isinstance(error, FileNotFoundError) else (str(error) or type(error).__name__)
+    why = (
+        "no such file"
+        if isinstance(error, FileNotFoundError)
+        else (str(error) or type(error).__name__)
+    )
     return ImageError(UNREADABLE if _absent(error) else UNREACHABLE, f"{url}: can't be read: {why}")

@@ -7,8 +7,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ImageTable:
-    """Images as arrays, a row an image, in store order: image_id and product_id int64, class_index int32, split uint8 (index
-    into SPLITS), fit bool (may be fitted: no copy of an image that has precedence)."""
+    """Images as arrays, a row an image, in store order: image_id and product_id int64, class_index
+    int32, split uint8 (index into SPLITS), fit bool (may be fitted: no copy of an image that has
+    precedence)."""
 
     image_id: np.ndarray
     product_id: np.ndarray

@@ -1,9 +1,10 @@
 """The one decoder: bytes of any common image format to RGB pixels.
 
-Size and format are read from the header first, and an image that declares too many pixels is refused before anything is
-allocated. Upright JPEGs take the fast path (simplejpeg); Pillow does the rest: PNG, WebP, GIF, BMP and turned or CMYK JPEGs,
-and none of its other formats (one of them starts Ghostscript). Orientation is applied, gray and CMYK become RGB, transparent
-pixels become white, 16-bit samples are scaled to 8.
+Size and format are read from the header first, and an image that declares too many pixels is
+refused before anything is allocated. Upright JPEGs take the fast path (simplejpeg); Pillow does the
+rest: PNG, WebP, GIF, BMP and turned or CMYK JPEGs, and none of its other formats (one of them
+starts Ghostscript). Orientation is applied, gray and CMYK become RGB, transparent pixels become
+white, 16-bit samples are scaled to 8.
 """
 
 import io
@@ -21,21 +22,39 @@ from catalog.errors import ImageError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 _ORIENTATION = 0x0112
-_ORIENTED = (b"Exif\0\0", b"tiff:Orientation")  # where Pillow finds an orientation: in EXIF, else in XMP
+_ORIENTED = (
+    b"Exif\0\0",
+    b"tiff:Orientation",
+)  # where Pillow finds an orientation: in EXIF, else in XMP
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
+}
 # What Pillow's decoders raise on damaged bytes.
 _DAMAGE = (
-    OSError, ValueError, SyntaxError, IndexError, TypeError, KeyError, AttributeError, EOFError, OverflowError, MemoryError,
-    ZeroDivisionError, struct.error,
-)  # fmt: skip
+    OSError,
+    ValueError,
+    SyntaxError,
+    IndexError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    ZeroDivisionError,
+    struct.error,
+)
 
 
 class Header(NamedTuple):
-    """What an image declares: format name as Pillow's, width and height in stored (unrotated) pixels."""
+    """What an image declares: format name as Pillow's, width and height in stored (unrotated)
+    pixels."""
 
     format: str
     width: int
@@ -45,7 +64,8 @@ class Header(NamedTuple):
 
 
 def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
-    """Reads format and size without decoding. Raises ImageError (`empty`, `not_an_image`, `too_large`)."""
+    """Reads format and size without decoding. Raises ImageError (`empty`, `not_an_image`,
+    `too_large`)."""
     if not data:
         raise ImageError("empty", "the image has no bytes")
     found = _jpeg_header(data) if data[:3] == b"\xff\xd8\xff" else None
@@ -53,13 +73,16 @@ def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
         with _pillow(data) as image:
             found = Header(image.format or "unknown", *image.size, fast=False)
     if found.width * found.height > max_pixels:
-        raise ImageError("too_large", f"declares {found.width} x {found.height} pixels, expected at most {max_pixels} in all")
+        raise ImageError(
+            "too_large",
+            f"declares {found.width} x {found.height} pixels, expected at most {max_pixels} in all",
+        )
     return found
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, room: np.ndarray | None = None) -> np.ndarray:
-    """Pixels of an image, uint8 [height, width, 3], RGB, contiguous; in `room` where that has this shape and it is an upright
-    JPEG.
+    """Pixels of an image, uint8 [height, width, 3], RGB, contiguous; in `room` where that has this
+    shape and it is an upright JPEG.
 
     Raises ImageError with reason `empty`, `not_an_image`, `too_large` or `undecodable`.
     """
@@ -108,7 +131,9 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 def _pillow(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large images; `header` holds our own limit
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow warns of large images; `header` holds our own limit
             return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", str(error)) from error

@@ -1,8 +1,9 @@
 """Shares, and paired changes of them, with 95% intervals: the one place that computes any.
 
-Items of one group (the images of a product; products that share a picture) are right or wrong together, and chance deals
-groups. So every variance here is that of sums over groups (linearised, "cluster-robust"), never of items. No interval has
-zero width, however few the items. Coverage in simulations: tests/catalog/test_intervals.py.
+Items of one group (the images of a product; products that share a picture) are right or wrong
+together, and chance deals groups. So every variance here is that of sums over groups (linearised,
+"cluster-robust"), never of items. No interval has zero width, however few the items. Coverage in
+simulations: tests/catalog/test_intervals.py.
 """
 
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ _Z = 1.959964
 """The normal distribution's 97.5% point."""
 
 _DENSE = 4
-"""Possible pairs of cell and group for each item, up to which it is quicker to count all of them than to sort."""
+"""Possible pairs of cell and group for each item, up to which it is quicker to count all of them
+than to sort."""
 
 
 class Estimate(NamedTuple):
-    """A value with its 95% interval, over `n` items; the first three are None if there are no items."""
+    """A value with its 95% interval, over `n` items; the first three are None if there are no
+    items."""
 
     value: float | None
     low: float | None
@@ -36,8 +39,8 @@ NOTHING = Estimate(None, None, None, 0)
 
 @dataclass(frozen=True)
 class Shares:
-    """Shares of several cells, arrays [cells]: `value` with its 95% interval `low`, `high` (NaN without items), items `n`, and
-    `effective_n`: how many independent items would tell as much."""
+    """Shares of several cells, arrays [cells]: `value` with its 95% interval `low`, `high` (NaN
+    without items), items `n`, and `effective_n`: how many independent items would tell as much."""
 
     value: np.ndarray
     low: np.ndarray
@@ -48,11 +51,17 @@ class Shares:
     def __getitem__(self, cell: int) -> Estimate:
         if not self.n[cell]:
             return NOTHING
-        return Estimate(float(self.value[cell]), float(self.low[cell]), float(self.high[cell]), int(self.n[cell]))
+        return Estimate(
+            float(self.value[cell]),
+            float(self.low[cell]),
+            float(self.high[cell]),
+            int(self.n[cell]),
+        )
 
 
 def wilson(share: np.ndarray | float, n: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-    """95% interval of a share of `n` independent items (Wilson 1927): 0 to 1 if there are none; NaN stays NaN.
+    """95% interval of a share of `n` independent items (Wilson 1927): 0 to 1 if there are none; NaN
+    stays NaN.
 
     Dependent or weighted items: use `clustered_shares`, or give their effective number.
     """
@@ -63,14 +72,16 @@ def wilson(share: np.ndarray | float, n: np.ndarray | float) -> tuple[np.ndarray
 
 
 def effective_groups(group: np.ndarray) -> float:
-    """How many independent items tell at least as much as items of these groups, int [N] from 0 (Kish 1965): each group counts
-    as one, less if they are of unequal size. For `wilson`, if only the number of right items is known."""
+    """How many independent items tell at least as much as items of these groups, int [N] from 0
+    (Kish 1965): each group counts as one, less if they are of unequal size. For `wilson`, if only
+    the number of right items is known."""
     sizes = np.bincount(group)
     return float(sizes.sum() ** 2 / max(1, (sizes**2).sum()))
 
 
 def clustered_share(right: np.ndarray, weight: np.ndarray, group: np.ndarray) -> Estimate:
-    """The weighted share of items that are right: `right` bool, or float from 0 to 1; `weight` float; `group` int from 0; [N].
+    """The weighted share of items that are right: `right` bool, or float from 0 to 1; `weight`
+    float; `group` int from 0; [N].
 
     >>> clustered_share(np.array([True, True, True]), np.ones(3), np.arange(3))  # 3 of 3
     Estimate(value=1.0, low=0.438..., high=1.0, n=3)
@@ -89,19 +100,25 @@ def clustered_shares(
     return _bounded(value, part * (right - value[cell]), part, group, cell)
 
 
-def clustered_average(value: float, influence: np.ndarray, part: np.ndarray, group: np.ndarray) -> Estimate:
+def clustered_average(
+    value: float, influence: np.ndarray, part: np.ndarray, group: np.ndarray
+) -> Estimate:
     """A figure from 0 to 1 that is not a plain share, such as a mean over categories.
 
-    `influence` float [N] is what each item adds to the figure's error, to first order; `part` float [N], which sums to 1, is
-    each item's part of the whole. Items without a part are not counted in `n`.
+    `influence` float [N] is what each item adds to the figure's error, to first order; `part` float
+    [N], which sums to 1, is each item's part of the whole. Items without a part are not counted in
+    `n`.
     """
     if not part.any():
         return NOTHING
-    return _bounded(np.array([value]), influence, part, group, np.zeros(len(part), dtype=np.int64))[0]
+    return _bounded(np.array([value]), influence, part, group, np.zeros(len(part), dtype=np.int64))[
+        0
+    ]
 
 
 def clustered_change(change: np.ndarray, weight: np.ndarray, group: np.ndarray) -> Estimate:
-    """The weighted mean of paired changes from -1 to 1, float [N], such as right after less right before."""
+    """The weighted mean of paired changes from -1 to 1, float [N], such as right after less right
+    before."""
     if not weight.any():
         return NOTHING
     part = weight / weight.sum()
@@ -112,10 +129,12 @@ def clustered_change(change: np.ndarray, weight: np.ndarray, group: np.ndarray) 
 def clustered_average_change(
     value: float, influence: np.ndarray, part: np.ndarray, group: np.ndarray
 ) -> Estimate:
-    """The change, from -1 to 1, of what `clustered_average` takes; `influence` is the difference of the two.
+    """The change, from -1 to 1, of what `clustered_average` takes; `influence` is the difference of
+    the two.
 
-    Two imaginary groups stand beside the real ones, one that changes for the better and one for the worse (Bonett and Price
-    2012): that nothing has changed in a sample is no certainty. The quantile is Student's t of the effective number of groups.
+    Two imaginary groups stand beside the real ones, one that changes for the better and one for the
+    worse (Bonett and Price 2012): that nothing has changed in a sample is no certainty. The
+    quantile is Student's t of the effective number of groups.
     """
     if not part.any():
         return NOTHING
@@ -124,7 +143,9 @@ def clustered_average_change(
     parts_squared = (parts**2).sum()
     one = 1 / np.count_nonzero(parts)  # an imaginary group's part of the whole
     middle = value / (1 + 2 * one)
-    variance = (np.bincount(place, influence) ** 2).sum() + 2 * parts_squared * one * (1 + middle**2)
+    variance = (np.bincount(place, influence) ** 2).sum() + 2 * parts_squared * one * (
+        1 + middle**2
+    )
     half = float(_t(1 / parts_squared + 1) * np.sqrt(variance) / (1 + 2 * one))
     low, high = max(-1.0, min(middle - half, value)), min(1.0, max(middle + half, value))
     return Estimate(float(value), float(low), float(high), int(np.count_nonzero(part)))
@@ -135,9 +156,10 @@ def _bounded(
 ) -> Shares:
     """Wilson's interval of each cell's effective number of items.
 
-    This is the number with which independent items would have the figure's cluster-robust variance (Kish 1965); fewer if few
-    groups tell little of that variance (Korn and Graubard 1998); never more than the items. If the variance is 0, as when all
-    items are right, each group counts as one item.
+    This is the number with which independent items would have the figure's cluster-robust variance
+    (Kish 1965); fewer if few groups tell little of that variance (Korn and Graubard 1998); never
+    more than the items. If the variance is 0, as when all items are right, each group counts as one
+    item.
     """
     cells = len(value)
     pair, owner = _pairs(cell, group, cells)
@@ -145,7 +167,11 @@ def _bounded(
     n = np.bincount(cell, part > 0, cells).astype(np.int64)
     groups = np.bincount(owner, parts > 0, cells)
     with np.errstate(invalid="ignore", divide="ignore"):
-        variance = np.bincount(owner, np.bincount(pair, influence, len(owner)) ** 2, cells) * groups / (groups - 1)
+        variance = (
+            np.bincount(owner, np.bincount(pair, influence, len(owner)) ** 2, cells)
+            * groups
+            / (groups - 1)
+        )
         by_item = 1 / np.bincount(cell, part**2, cells)
         by_group = 1 / np.bincount(owner, parts**2, cells)
         effective = value * (1 - value) * n / (n - 1) / variance * (_t(n - 1) / _t(groups - 1)) ** 2
@@ -155,7 +181,8 @@ def _bounded(
 
 
 def _pairs(cell: np.ndarray, group: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """Number of each item's pair of cell and group, int [N], and the cell of each pair, int [pairs]."""
+    """Number of each item's pair of cell and group, int [N], and the cell of each pair, int
+    [pairs]."""
     groups = int(group.max(initial=0)) + 1
     key = cell * groups + group
     if cells * groups <= _DENSE * len(key):  # pairs that don't occur weigh nothing

@@ -1,4 +1,5 @@
-"""Labels beside a dump: a CSV of product ids and category ids, as a test dump's true labels or an analyst's corrections."""
+"""Labels beside a dump: a CSV of product ids and category ids, as a test dump's true labels or an
+analyst's corrections."""
 
 import csv
 from pathlib import Path
@@ -24,12 +25,16 @@ def read_labels(path: Path) -> dict[int, int]:
                 expected = f"columns {' or '.join(ID_COLUMNS)}, and category_id"
                 raise ShelfsortError(f"{path}: line 1: expected {expected}, found {list(names)}")
             for row in reader:
-                labels[_number(row[id_column], MAX_PRODUCT_ID)] = _number(row["category_id"], 2**63 - 1)
+                labels[_number(row[id_column], MAX_PRODUCT_ID)] = _number(
+                    row["category_id"], 2**63 - 1
+                )
     except OSError as error:
         raise ShelfsortError(f"{path}: can't be read: {error.strerror}") from error
     except (ValueError, TypeError) as error:
         place = f"{path}: line {reader.line_num}"
-        raise ShelfsortError(f"{place}: expected integers as product id and category_id: {error}") from error
+        raise ShelfsortError(
+            f"{place}: expected integers as product id and category_id: {error}"
+        ) from error
     return labels
 
 

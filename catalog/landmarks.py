@@ -1,6 +1,8 @@
-"""Landmarks of photos, as a CSV: product_id, image (its position in the product, from 0), then x1, y1, v1 ... x8, y8, v8.
+"""Landmarks of photos, as a CSV: product_id, image (its position in the product, from 0), then x1,
+y1, v1 ... x8, y8, v8.
 
-x and y are shares of the photo's width and height, from its upper left corner; v is 1 where the landmark is to be seen, else 0.
+x and y are shares of the photo's width and height, from its upper left corner; v is 1 where the
+landmark is to be seen, else 0.
 """
 
 import csv
@@ -17,7 +19,11 @@ from catalog.sources.bson_reader import MAX_PRODUCT_ID
 from catalog.store.reader import POSITIONS
 
 COUNT = 8
-HEADER = ("product_id", "image", *(f"{name}{number}" for number in range(1, COUNT + 1) for name in "xyv"))
+HEADER = (
+    "product_id",
+    "image",
+    *(f"{name}{number}" for number in range(1, COUNT + 1) for name in "xyv"),
+)
 
 
 @dataclass(frozen=True)
@@ -30,20 +36,28 @@ class Landmarks:
     def of(self, image_id: np.ndarray) -> np.ndarray:
         """The points of some images, float32 [B, 8, 3]; all 0 where an image has none."""
         place = np.searchsorted(self.image_id, image_id)
-        known = self.image_id[np.minimum(place, len(self.image_id) - 1)] == image_id if len(self.image_id) else place < 0
+        known = (
+            self.image_id[np.minimum(place, len(self.image_id) - 1)] == image_id
+            if len(self.image_id)
+            else place < 0
+        )
         out = np.zeros((len(image_id), COUNT, 3), dtype=np.float32)
         out[known] = self.points[place[known]]
         return out
 
 
 def read_landmarks(path: Path) -> Landmarks:
-    """Raises ConfigError, naming file and line, where the file can't be read, or a row is not of HEADER's form."""
+    """Raises ConfigError, naming file and line, where the file can't be read, or a row is not of
+    HEADER's form."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             ids, rows = _parse(csv.reader(file), path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"stage1.landmarks: {path} can't be read: {error}") from error
-    image_id, points = np.array(ids, dtype=np.int64), np.array(rows, dtype=np.float32).reshape(-1, COUNT, 3)
+    image_id, points = (
+        np.array(ids, dtype=np.int64),
+        np.array(rows, dtype=np.float32).reshape(-1, COUNT, 3),
+    )
     order = np.argsort(image_id, kind="stable")
     return Landmarks(image_id[order], points[order])
 
@@ -55,9 +69,13 @@ def _parse(reader: Any, path: Path) -> tuple[list[int], list[list[float]]]:
             raise ValueError(f"expected the header {','.join(HEADER[:5])}...v{COUNT}")
         for product, position, *values in reader:
             if not 0 <= int(product) <= MAX_PRODUCT_ID:
-                raise ValueError(f"expected a product_id from 0 to {MAX_PRODUCT_ID}, found {product}")
+                raise ValueError(
+                    f"expected a product_id from 0 to {MAX_PRODUCT_ID}, found {product}"
+                )
             if len(values) != 3 * COUNT or not 0 <= int(position) < POSITIONS:
-                raise ValueError(f"expected {len(HEADER)} values, and an image number below {POSITIONS}")
+                raise ValueError(
+                    f"expected {len(HEADER)} values, and an image number below {POSITIONS}"
+                )
             ids.append(int(product) * POSITIONS + int(position))
             rows.append([float(value) for value in values])
     except UnicodeDecodeError:
@@ -73,4 +91,6 @@ def write_landmarks(path: Path, rows: Iterable[tuple[int, int, np.ndarray]]) -> 
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
         for product, image, points in rows:
-            writer.writerow([product, image, *(f"{value:.4g}" for value in points.ravel().tolist())])
+            writer.writerow(
+                [product, image, *(f"{value:.4g}" for value in points.ravel().tolist())]
+            )

@@ -1,8 +1,10 @@
-"""Who learns from which product: splits dealt by a keyed hash of the product id, and caps as bottom-k samples by the same hash.
+"""Who learns from which product: splits dealt by a keyed hash of the product id, and caps as
+bottom-k samples by the same hash.
 
-Pure functions on arrays; nothing depends on the order of the dump, on workers or on restarts. Every other sample of products is
-drawn by `sample_hash`, under a key of its own purpose: under the splits' key, a split is a range of the hash, and a sample of it
-by the same hash could be all of it, or nothing.
+Pure functions on arrays; nothing depends on the order of the dump, on workers or on restarts. Every
+other sample of products is drawn by `sample_hash`, under a key of its own purpose: under the
+splits' key, a split is a range of the hash, and a sample of it by the same hash could be all of it,
+or nothing.
 """
 
 import hashlib
@@ -11,25 +13,31 @@ import numpy as np
 
 SPLITS = ("train", "reserve", "val_a", "val_b", "test")
 PRECEDENCE = {name: rank for rank, name in enumerate(reversed(SPLITS))}
-"""Of identical images the one on the side of lowest rank may be fitted: test, then val_b, val_a, reserve, train."""
+"""Of identical images the one on the side of lowest rank may be fitted: test, then val_b, val_a,
+reserve, train."""
 
 _TRAIN, _RESERVE, _VAL_A, _VAL_B, _TEST = range(len(SPLITS))
 
 
 def product_hash(product_ids: np.ndarray, seed: int) -> np.ndarray:
-    """uint64 hash of each product id under a key: the finaliser of SplitMix64 (Steele et al. 2014), a bijection."""
+    """uint64 hash of each product id under a key: the finaliser of SplitMix64 (Steele et al. 2014),
+    a bijection."""
     with np.errstate(over="ignore"):
         key = _mix(np.array([seed], dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
         return _mix(np.asarray(product_ids).astype(np.uint64) ^ key)
 
 
 def sample_key(purpose: str, seed: int) -> int:
-    """Key of `product_hash` for one purpose: independent of every other purpose's and seed's, and of the splits' own."""
-    return int.from_bytes(hashlib.blake2b(f"{purpose}\0{seed}".encode(), digest_size=8).digest(), "little")
+    """Key of `product_hash` for one purpose: independent of every other purpose's and seed's, and
+    of the splits' own."""
+    return int.from_bytes(
+        hashlib.blake2b(f"{purpose}\0{seed}".encode(), digest_size=8).digest(), "little"
+    )
 
 
 def sample_hash(product_ids: np.ndarray, purpose: str, seed: int) -> np.ndarray:
-    """uint64 hash of each product id [N] for one purpose: what samples, folds and orders of products are drawn by.
+    """uint64 hash of each product id [N] for one purpose: what samples, folds and orders of
+    products are drawn by.
 
     `sample_hash(ids, "class-mix shift", seed) < share * 2**64` is a sample of about that share.
     """
@@ -52,8 +60,9 @@ def _mix(x: np.ndarray) -> np.ndarray:
 def shares(sizes: np.ndarray, seed: int) -> np.ndarray:
     """Products that each split should have, int64 [K, 5], of categories with `sizes` products.
 
-    About 70% train, 10% reserve, 10% validation in two halves, 10% test. From three products on, validation and test get one;
-    from ten on, reserve does. An odd validation product goes to a half that the hash of the class index chooses.
+    About 70% train, 10% reserve, 10% validation in two halves, 10% test. From three products on,
+    validation and test get one; from ten on, reserve does. An odd validation product goes to a half
+    that the hash of the class index chooses.
     """
     sizes = np.asarray(sizes, dtype=np.int64)
     tenth = (sizes + 5) // 10
@@ -64,14 +73,18 @@ def shares(sizes: np.ndarray, seed: int) -> np.ndarray:
     return np.stack([sizes - 2 * held - reserve, reserve, val_a, held - val_a, held], axis=1)
 
 
-def deal(class_index: np.ndarray, product_ids: np.ndarray, existing: np.ndarray, seed: int) -> np.ndarray:
+def deal(
+    class_index: np.ndarray, product_ids: np.ndarray, existing: np.ndarray, seed: int
+) -> np.ndarray:
     """Split (index into SPLITS, uint8) of each new product.
 
-    `existing` int64 [K, 5] counts the products that are dealt already and stay where they are; the new ones go to the splits
-    that are short of their share, test first, in the order of their hash.
+    `existing` int64 [K, 5] counts the products that are dealt already and stay where they are; the
+    new ones go to the splits that are short of their share, test first, in the order of their hash.
     """
     new = np.bincount(class_index, minlength=len(existing))
-    short = (shares(existing.sum(axis=1) + new, seed) - existing).clip(min=0)[:, [_TEST, _VAL_B, _VAL_A, _RESERVE, _TRAIN]]
+    short = (shares(existing.sum(axis=1) + new, seed) - existing).clip(min=0)[
+        :, [_TEST, _VAL_B, _VAL_A, _RESERVE, _TRAIN]
+    ]
     borders = np.minimum(short.cumsum(axis=1), new[:, None])
     borders[:, -1] = new
     order = np.lexsort((product_hash(product_ids, seed), class_index))
@@ -83,10 +96,14 @@ def deal(class_index: np.ndarray, product_ids: np.ndarray, existing: np.ndarray,
 
 
 def select(
-    class_index: np.ndarray, product_ids: np.ndarray, n_images: np.ndarray, cap: int | np.ndarray, seed: int
-) -> np.ndarray:  # fmt: skip
-    """Which products of one split fit under its cap, one number or one a class (bool): in each category the first by hash, whole,
-    while their images fit.
+    class_index: np.ndarray,
+    product_ids: np.ndarray,
+    n_images: np.ndarray,
+    cap: int | np.ndarray,
+    seed: int,
+) -> np.ndarray:
+    """Which products of one split fit under its cap, one number or one a class (bool): in each
+    category the first by hash, whole, while their images fit.
 
     The first product always fits. Adding products can only push others out, never bring one back.
     """

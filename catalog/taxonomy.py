@@ -1,7 +1,7 @@
 """Categories: their ids, class indices and three level names.
 
-The class index is the row of a category in category_names.csv, whose neighbours are similar categories. Level-3 names are
-not unique, so the id is the key everywhere.
+The class index is the row of a category in category_names.csv, whose neighbours are similar
+categories. Level-3 names are not unique, so the id is the key everywhere.
 """
 
 import csv
@@ -49,7 +49,9 @@ class Taxonomy:
         self._order = np.argsort(self.category_ids)
         ordered = self.category_ids[self._order]
         if (repeated := ordered[1:][ordered[1:] == ordered[:-1]]).size:
-            raise TaxonomyError(f"{source}: category_id {repeated[0]} stands in two rows, expected one row a category")
+            raise TaxonomyError(
+                f"{source}: category_id {repeated[0]} stands in two rows, expected one row a category"
+            )
         if not self.categories:
             raise TaxonomyError(f"{source}: no categories, expected at least one row")
 
@@ -75,7 +77,9 @@ class Taxonomy:
                 raise TaxonomyError(f"taxonomy of schema {value['schema']}, expected {SCHEMA}")
             return cls(Category(**row) for row in value["categories"])
         except (KeyError, TypeError) as error:
-            raise TaxonomyError(f"not a taxonomy, expected `schema` and a list `categories`: {error}") from error
+            raise TaxonomyError(
+                f"not a taxonomy, expected `schema` and a list `categories`: {error}"
+            ) from error
 
     def to_json(self) -> dict[str, Any]:
         """The content of taxonomy.json."""
@@ -83,7 +87,10 @@ class Taxonomy:
 
     def to_csv(self, path: str | Path) -> None:
         """Writes category_names.csv."""
-        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        with (
+            atomic_path(path) as temporary,
+            open(temporary, "w", encoding="utf-8", newline="") as file,
+        ):
             rows = ((c.category_id, c.level1, c.level2, c.level3) for c in self.categories)
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
 
@@ -96,13 +103,16 @@ class Taxonomy:
     def class_index(self, category_ids: np.ndarray) -> np.ndarray:
         """Class index (int32) of each category id; -1 where the taxonomy doesn't know it."""
         wanted = np.asarray(category_ids, dtype=np.int64)
-        place = np.searchsorted(self.category_ids, wanted, sorter=self._order).clip(max=len(self) - 1)
+        place = np.searchsorted(self.category_ids, wanted, sorter=self._order).clip(
+            max=len(self) - 1
+        )
         found = self._order[place]
         return np.where(self.category_ids[found] == wanted, found, -1).astype(np.int32)
 
     @cached_property
     def families(self) -> np.ndarray:
-        """Ancestors of each class, int32 [K, 2]: number of its level-1 name and of its (level-1, level-2) pair."""
+        """Ancestors of each class, int32 [K, 2]: number of its level-1 name and of its (level-1,
+        level-2) pair."""
         numbers: tuple[dict, dict] = ({}, {})
         rows = [
             (
@@ -121,12 +131,16 @@ class Taxonomy:
 
 def _rows(reader: csv.DictReader, source: str) -> Iterable[Category]:
     if missing := [c for c in COLUMNS if c not in (reader.fieldnames or ())]:
-        raise TaxonomyError(f"{source}: column {missing[0]} is missing; found {reader.fieldnames}, expected {list(COLUMNS)}")
+        raise TaxonomyError(
+            f"{source}: column {missing[0]} is missing; found {reader.fieldnames}, expected {list(COLUMNS)}"
+        )
     for row in reader:
         place = f"{source}: line {reader.line_num}"
         if any(row[c] is None for c in COLUMNS):
             raise TaxonomyError(f"{place}: too few fields, expected {len(COLUMNS)}")
         category_id, *names = (row[c].strip() for c in COLUMNS)
         if not _ID.fullmatch(category_id):
-            raise TaxonomyError(f"{place}: category_id is {category_id!r}, expected an integer from 0 to {10**18 - 1}")
+            raise TaxonomyError(
+                f"{place}: category_id is {category_id!r}, expected an integer from 0 to {10**18 - 1}"
+            )
         yield Category(int(category_id), *names)

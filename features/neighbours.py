@@ -1,7 +1,9 @@
-"""How alike a photo is to the fitted photos of some classes: cosines to their nearest and to all of them.
+"""How alike a photo is to the fitted photos of some classes: cosines to their nearest and to all of
+them.
 
-To what belongs to the store the bank never answers with the photo itself, its product, or (as only fitted photos are in it) a
-copy of them. Photos from elsewhere are a STRANGER's, whatever their id: to them all of it answers.
+To what belongs to the store the bank never answers with the photo itself, its product, or (as only
+fitted photos are in it) a copy of them. Photos from elsewhere are a STRANGER's, whatever their id:
+to them all of it answers.
 """
 
 from collections.abc import Iterator
@@ -20,24 +22,30 @@ _PAIRS = 2**24
 
 @dataclass(frozen=True)
 class Bank:
-    """Unit vectors float16 [M, D], grouped by class; product_id int64 [M]; starts int64 [K+1], first row of each class."""
+    """Unit vectors float16 [M, D], grouped by class; product_id int64 [M]; starts int64 [K+1],
+    first row of each class."""
 
     vectors: np.ndarray
     product_id: np.ndarray
     starts: np.ndarray
 
     @classmethod
-    def of(cls, vectors: np.ndarray, product_id: np.ndarray, class_index: np.ndarray, classes: int) -> "Bank":
+    def of(
+        cls, vectors: np.ndarray, product_id: np.ndarray, class_index: np.ndarray, classes: int
+    ) -> "Bank":
         """A bank of vectors [M, D] in any order."""
         order = np.argsort(class_index, kind="stable")
         starts = np.searchsorted(class_index[order], np.arange(classes + 1))
         return cls(unit(vectors[order]).astype(np.float16), product_id[order], starts)
 
-    def cosines(self, queries: np.ndarray, product_id: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines of queries [N, D] to the classes `candidates` int [N, C]; a query's own product (id [N]) is left out.
+    def cosines(
+        self, queries: np.ndarray, product_id: np.ndarray, candidates: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines of queries [N, D] to the classes `candidates` int [N, C]; a query's own product
+        (id [N]) is left out.
 
-        Returns the NEAREST highest of each class, descending, float32 [N, C, NEAREST] (NaN where a class has fewer), and the mean
-        over the class, float32 [N, C].
+        Returns the NEAREST highest of each class, descending, float32 [N, C, NEAREST] (NaN where a
+        class has fewer), and the mean over the class, float32 [N, C].
         """
         queries = unit(queries)
         nearest = np.full((*candidates.shape, NEAREST), np.nan, dtype=np.float32)
@@ -47,7 +55,9 @@ class Bank:
             rows = slice(self.starts[class_index], self.starts[class_index + 1])
             size = rows.stop - rows.start
             vectors = self.vectors[rows].astype(np.float32)
-            for start in range(0, len(places) if size else 0, step := max(1, _PAIRS // max(size, 1))):
+            for start in range(
+                0, len(places) if size else 0, step := max(1, _PAIRS // max(size, 1))
+            ):
                 part = places[start : start + step]
                 query = part // candidates.shape[1]
                 found = queries[query] @ vectors.T

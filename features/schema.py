@@ -5,11 +5,24 @@ import numpy as np
 SCHEMA = 1
 FEATURE_DTYPE = np.float16
 
-FEATURES, STATUS, SLICES, HEAD_WEIGHT, HEAD_BIAS = "features", "status", "slices", "head/weight", "head/bias"
+FEATURES, STATUS, SLICES, HEAD_WEIGHT, HEAD_BIAS = (
+    "features",
+    "status",
+    "slices",
+    "head/weight",
+    "head/bias",
+)
 ERROR_ID, ERROR_REASON = "errors/image_id", "errors/reason"
 REASON = np.dtype("S400")
-"""UTF-8, of so many bytes at most: HDF5 keeps texts of any length on a heap, which a kill can leave half written."""
-ROW_DTYPES = {"image_id": np.int64, "product_id": np.int64, "class_index": np.int32, "split": np.uint8, "fit": np.bool_}
+"""UTF-8, of so many bytes at most: HDF5 keeps texts of any length on a heap, which a kill can leave
+half written."""
+ROW_DTYPES = {
+    "image_id": np.int64,
+    "product_id": np.int64,
+    "class_index": np.int32,
+    "split": np.uint8,
+    "fit": np.bool_,
+}
 
 PENDING, DONE, UNREADABLE = 0, 1, 2
 """Values of `status`."""

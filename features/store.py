@@ -1,7 +1,8 @@
-"""features.h5: a writer that resumes after a kill, and a reader that takes one class of one split as one slice.
+"""features.h5: a writer that resumes after a kill, and a reader that takes one class of one split
+as one slice.
 
-While it is written the file is called features.h5.partial; a flush and a cursor follow every batch. Never SWMR or
-libver="latest": a killed writer would leave a file that doesn't open.
+While it is written the file is called features.h5.partial; a flush and a cursor follow every batch.
+Never SWMR or libver="latest": a killed writer would leave a file that doesn't open.
 """
 
 import json
@@ -31,20 +32,33 @@ NO_NETWORK = {"device": "none", "precision": "fp32", "runtime": "none"}
 
 
 class FeatureWriter:
-    """Writes the features of the images in `table` (store order), batch by batch; a context manager.
+    """Writes the features of the images in `table` (store order), batch by batch; a context
+    manager.
 
-    Opens what an interrupted writer left and goes on at `cursor`, where it was made from the same things; else starts anew.
+    Opens what an interrupted writer left and goes on at `cursor`, where it was made from the same
+    things; else starts anew.
     """
 
-    def __init__(self, path: Path, table: ImageTable, width: int, classes: int, made_from: dict, computed_with: dict) -> None:
+    def __init__(
+        self,
+        path: Path,
+        table: ImageTable,
+        width: int,
+        classes: int,
+        made_from: dict,
+        computed_with: dict,
+    ) -> None:
         self.path, self.partial, self.table = path, _partial(path), table
         with writing(self.partial):
-            self.file = self._resume(made_from, computed_with) or self._create(width, classes, made_from, computed_with)
+            self.file = self._resume(made_from, computed_with) or self._create(
+                width, classes, made_from, computed_with
+            )
             self._reserve()
 
     def _reserve(self) -> None:
-        """Has the disk set aside what is left to be written, beside the features, which have their place: a full one says so now,
-        and not in the middle of a batch, which HDF5 does not survive."""
+        """Has the disk set aside what is left to be written, beside the features, which have their
+        place: a full one says so now, and not in the middle of a batch, which HDF5 does not
+        survive."""
         rows, width = self.file[schema.FEATURES].shape
         left = _beside(rows - self.cursor, width, self.file[schema.SLICES].shape[1])
         _grow(self.partial, self.file.id.get_filesize() + left)
@@ -54,37 +68,66 @@ class FeatureWriter:
             return None
         try:
             file = h5py.File(self.partial, "r+")
-            same = file.attrs.get("made_from") == json.dumps(made_from) and file[schema.STATUS].shape == (len(self.table),)
-            if not same or file[schema.ERROR_REASON].dtype != schema.REASON:  # as earlier versions wrote them
+            same = file.attrs.get("made_from") == json.dumps(made_from) and file[
+                schema.STATUS
+            ].shape == (len(self.table),)
+            if (
+                not same or file[schema.ERROR_REASON].dtype != schema.REASON
+            ):  # as earlier versions wrote them
                 file.close()
                 return None
-            known = np.isin(file[schema.ERROR_ID][:], self.table.image_id[: int(file.attrs["cursor"])]).sum()
+            known = np.isin(
+                file[schema.ERROR_ID][:], self.table.image_id[: int(file.attrs["cursor"])]
+            ).sum()
             file[schema.ERROR_REASON][:known]
             before = json.loads(file.attrs["computed_with"])
-        except (OSError, RuntimeError):  # killed while the first bytes were written, or those of a reason: nothing to keep
+        except (
+            OSError,
+            RuntimeError,
+        ):  # killed while the first bytes were written, or those of a reason: nothing to keep
             return None
-        for name in (schema.ERROR_ID, schema.ERROR_REASON):  # of a batch that was being written when the cursor stood before it
+        for name in (
+            schema.ERROR_ID,
+            schema.ERROR_REASON,
+        ):  # of a batch that was being written when the cursor stood before it
             file[name].resize((known,))
         file.flush()  # gives back what was set aside
         if changes := differences(computed_with, before):
-            log.warning("%s: %s; features then differ in their last digits", self.partial, "; ".join(changes))
+            log.warning(
+                "%s: %s; features then differ in their last digits",
+                self.partial,
+                "; ".join(changes),
+            )
         return file
 
     def _create(self, width: int, classes: int, made_from: dict, computed_with: dict) -> h5py.File:
         self.partial.parent.mkdir(parents=True, exist_ok=True)
         rows = len(self.table)
-        self._try_space(rows * width * schema.FEATURE_DTYPE().itemsize + _beside(rows, width, classes))
+        self._try_space(
+            rows * width * schema.FEATURE_DTYPE().itemsize + _beside(rows, width, classes)
+        )
         file = h5py.File(self.partial, "w")
         chunks = (min(schema.chunk_rows(width), rows), width) if rows else None
         early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # a batch then changes no structure, which a kill could leave half done
-        file.create_dataset(schema.FEATURES, (rows, width), schema.FEATURE_DTYPE, chunks=chunks, fletcher32=rows > 0, dcpl=early)
+        early.set_alloc_time(
+            h5py.h5d.ALLOC_TIME_EARLY
+        )  # a batch then changes no structure, which a kill could leave half done
+        file.create_dataset(
+            schema.FEATURES,
+            (rows, width),
+            schema.FEATURE_DTYPE,
+            chunks=chunks,
+            fletcher32=rows > 0,
+            dcpl=early,
+        )
         _create_checked(file, schema.STATUS, np.full(rows, schema.PENDING, dtype=np.uint8))
         for name, dtype in schema.ROW_DTYPES.items():
             _create_checked(file, name, getattr(self.table, name).astype(dtype))
         _create_checked(file, schema.SLICES, _slices(self.table, classes))
         for name, dtype in ((schema.ERROR_ID, np.int64), (schema.ERROR_REASON, schema.REASON)):
-            file.create_dataset(name, (0,), dtype, maxshape=(None,))  # not an attribute, which holds 64 KiB at most
+            file.create_dataset(
+                name, (0,), dtype, maxshape=(None,)
+            )  # not an attribute, which holds 64 KiB at most
         file.attrs.update(schema=schema.SCHEMA, cursor=0, complete=False)
         file.attrs["computed_with"] = json.dumps(computed_with)
         file.attrs["made_from"] = json.dumps(made_from)  # last: a file without it is not resumed
@@ -106,7 +149,8 @@ class FeatureWriter:
         return int(self.file.attrs["cursor"])
 
     def write(self, features: np.ndarray, errors: dict[int, str]) -> None:
-        """Appends features [B, D] at the cursor; `errors` maps rows within the batch that could not be read to the reason."""
+        """Appends features [B, D] at the cursor; `errors` maps rows within the batch that could not
+        be read to the reason."""
         with writing(self.partial):
             self._reserve()
             self._write(features, errors)
@@ -119,14 +163,19 @@ class FeatureWriter:
             status[bad] = schema.UNREADABLE
             features = features.copy()
             features[bad] = 0
-            found = {schema.ERROR_ID: self.table.image_id[start + np.array(bad)], schema.ERROR_REASON: _texts(errors.values())}
+            found = {
+                schema.ERROR_ID: self.table.image_id[start + np.array(bad)],
+                schema.ERROR_REASON: _texts(errors.values()),
+            }
             for name, values in found.items():
                 known = len(self.file[name])
                 self.file[name].resize((known + len(bad),))
                 self.file[name][known:] = values
         self.file[schema.FEATURES][start:stop] = features
         self.file[schema.STATUS][start:stop] = status
-        self.file.flush()  # all of it, and only then the cursor: a flush is many writes, and a kill may fall between two
+        # all of it, and only then the cursor: a flush is many writes, and a kill may fall between
+        # two
+        self.file.flush()
         self.file.attrs["cursor"] = stop
         self.file.flush()
 
@@ -135,7 +184,10 @@ class FeatureWriter:
         with writing(self.path):
             self._reserve()
             if head is not None:
-                for name, values in ((schema.HEAD_WEIGHT, head.weight), (schema.HEAD_BIAS, head.bias)):
+                for name, values in (
+                    (schema.HEAD_WEIGHT, head.weight),
+                    (schema.HEAD_BIAS, head.bias),
+                ):
                     if name in self.file:
                         del self.file[name]
                     _create_checked(self.file, name, values.astype(np.float32))
@@ -174,7 +226,10 @@ def _beside(rows: int, width: int, classes: int) -> int:
 
 def _texts(reasons: Iterable[str]) -> np.ndarray:
     """As they are stored, cut between two characters where they are too long."""
-    cut = [reason.encode()[: schema.REASON.itemsize].decode("utf-8", "ignore").encode() for reason in reasons]
+    cut = [
+        reason.encode()[: schema.REASON.itemsize].decode("utf-8", "ignore").encode()
+        for reason in reasons
+    ]
     return np.array(cut, dtype=schema.REASON)
 
 
@@ -185,14 +240,18 @@ def _grow(path: Path, size: int) -> None:
 
 def _create_checked(file: h5py.File, name: str, data: np.ndarray) -> None:
     """A dataset whose bytes have a checksum, as only chunked ones can."""
-    file.create_dataset(name, data=data, fletcher32=True, chunks=True) if data.size else file.create_dataset(name, data=data)
+    file.create_dataset(
+        name, data=data, fletcher32=True, chunks=True
+    ) if data.size else file.create_dataset(name, data=data)
 
 
 def _slices(table: ImageTable, classes: int) -> np.ndarray:
     """First and last+1 row of each split and class, int64 [splits, K, 2]."""
     key = table.split.astype(np.int64) * classes + table.class_index
     wanted = np.arange(len(SPLITS) * classes)
-    borders = np.stack([np.searchsorted(key, wanted, "left"), np.searchsorted(key, wanted, "right")], axis=1)
+    borders = np.stack(
+        [np.searchsorted(key, wanted, "left"), np.searchsorted(key, wanted, "right")], axis=1
+    )
     return borders.reshape(len(SPLITS), classes, 2)
 
 
@@ -202,9 +261,15 @@ def runs_of(rows: np.ndarray) -> list[np.ndarray]:
 
 
 def write_features(
-    path: Path, table: ImageTable, classes: int, made_from: dict, head: Head, features: Callable[[ImageTable], np.ndarray]
-) -> None:  # fmt: skip
-    """Writes a features.h5 of vectors that no network makes: `features` gives float16 [B, D] of some rows of `table`."""
+    path: Path,
+    table: ImageTable,
+    classes: int,
+    made_from: dict,
+    head: Head,
+    features: Callable[[ImageTable], np.ndarray],
+) -> None:
+    """Writes a features.h5 of vectors that no network makes: `features` gives float16 [B, D] of
+    some rows of `table`."""
     with FeatureWriter(path, table, head.weight.shape[1], classes, made_from, NO_NETWORK) as writer:
         for start in range(writer.cursor, len(table), _BLOCK):
             writer.write(features(table[start : start + _BLOCK]), {})
@@ -212,10 +277,11 @@ def write_features(
 
 
 class FeatureStore:
-    """Reader of a finished features.h5. Opens lazily, once per process; row arrays are read when first asked for.
+    """Reader of a finished features.h5. Opens lazily, once per process; row arrays are read when
+    first asked for.
 
-    Raises ArtifactError, naming the command that rebuilds it, where the file is missing, damaged, unfinished or of another
-    schema.
+    Raises ArtifactError, naming the command that rebuilds it, where the file is missing, damaged,
+    unfinished or of another schema.
     """
 
     def __init__(self, path: Path, rebuild: str = "shelfsort features --rebuild") -> None:
@@ -240,9 +306,15 @@ class FeatureStore:
             file = h5py.File(self.path, "r")
             version, complete = file.attrs.get("schema"), file.attrs.get("complete")
         except OSError as error:
-            raise ArtifactError(self.path, f"not readable as HDF5 ({error})", self.rebuild) from error
+            raise ArtifactError(
+                self.path, f"not readable as HDF5 ({error})", self.rebuild
+            ) from error
         if version != schema.SCHEMA or not complete:
-            problem = f"features of schema {version}, expected {schema.SCHEMA}" if complete else "unfinished"
+            problem = (
+                f"features of schema {version}, expected {schema.SCHEMA}"
+                if complete
+                else "unfinished"
+            )
             raise ArtifactError(self.path, problem, self.rebuild)
         return file
 

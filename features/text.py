@@ -1,6 +1,8 @@
-"""Vectors of the products' texts: TF-IDF of their words and pairs of words, reduced by a truncated SVD to unit vectors.
+"""Vectors of the products' texts: TF-IDF of their words and pairs of words, reduced by a truncated
+SVD to unit vectors.
 
-Fitted on products of the train split alone. On disk, without pickles: text.json, the vocabulary, written last, and text.npz.
+Fitted on products of the train split alone. On disk, without pickles: text.json, the vocabulary,
+written last, and text.npz.
 """
 
 from collections.abc import Sequence
@@ -24,14 +26,19 @@ from stage1_cnn.head import Head
 SCHEMA = 1
 VOCABULARY, ARRAYS = "text.json", "text.npz"
 _WORDS: dict[str, Any] = {
-    "strip_accents": "unicode", "token_pattern": r"(?u)\b\w+\b", "ngram_range": (1, 2), "sublinear_tf": True, "dtype": np.float32,
-}  # fmt: skip
+    "strip_accents": "unicode",
+    "token_pattern": r"(?u)\b\w+\b",
+    "ngram_range": (1, 2),
+    "sublinear_tf": True,
+    "dtype": np.float32,
+}
 _MOST_WORDS = 100_000
 
 
 @dataclass(frozen=True)
 class TextModel:
-    """`words` [W] (single and in pairs), their `idf` float32 [W], `directions` float32 [W, D], `head` for the K classes."""
+    """`words` [W] (single and in pairs), their `idf` float32 [W], `directions` float32 [W, D],
+    `head` for the K classes."""
 
     words: tuple[str, ...]
     idf: np.ndarray
@@ -40,8 +47,11 @@ class TextModel:
 
     @classmethod
     @one_blas_thread()
-    def fit(cls, texts: Sequence[str], class_index: np.ndarray, classes: int, components: int, seed: int) -> "TextModel":
-        """Fits on labelled products. Raises ShelfsortError where no word stands in two of their texts."""
+    def fit(
+        cls, texts: Sequence[str], class_index: np.ndarray, classes: int, components: int, seed: int
+    ) -> "TextModel":
+        """Fits on labelled products. Raises ShelfsortError where no word stands in two of their
+        texts."""
         vectoriser = TfidfVectorizer(**_WORDS, min_df=2, max_features=_MOST_WORDS)
         try:
             counts = vectoriser.fit_transform(texts)
@@ -78,8 +88,19 @@ class TextModel:
     def save(self, folder: Path, made_from: dict[str, Any]) -> None:
         """Writes both files, each atomically."""
         with atomic_path(folder / ARRAYS) as temporary, open(temporary, "wb") as file:
-            np.savez(file, idf=self.idf, directions=self.directions, weight=self.head.weight, bias=self.head.bias)
-        content = {"schema": SCHEMA, "made_from": made_from, "words": self.words, ARRAYS: sha256_file(folder / ARRAYS)}
+            np.savez(
+                file,
+                idf=self.idf,
+                directions=self.directions,
+                weight=self.head.weight,
+                bias=self.head.bias,
+            )
+        content = {
+            "schema": SCHEMA,
+            "made_from": made_from,
+            "words": self.words,
+            ARRAYS: sha256_file(folder / ARRAYS),
+        }
         write_sealed(folder / VOCABULARY, content)
 
     @classmethod
@@ -88,7 +109,9 @@ class TextModel:
         content = read_sealed(folder / VOCABULARY, rebuild, SCHEMA)
         path = folder / ARRAYS
         if not path.exists() or sha256_file(path) != content[ARRAYS]:
-            raise ArtifactError(path, f"is missing, or not the one that {VOCABULARY} names", rebuild)
+            raise ArtifactError(
+                path, f"is missing, or not the one that {VOCABULARY} names", rebuild
+            )
         with np.load(path, allow_pickle=False) as arrays:
             head = Head(arrays["weight"], arrays["bias"])
             return cls(tuple(content["words"]), arrays["idf"], arrays["directions"], head)

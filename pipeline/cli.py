@@ -20,9 +20,12 @@ USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
 _TRAINING = "lower stage1.batch_size, or raise stage1.accumulate"
 _ELSEWHERE = "free the GPU, or set stage1.device=cpu"
 _SMALLER = {
-    "stage1": _TRAINING, "tune": _TRAINING, "compare": _TRAINING, "score": "lower score.batch_size",
+    "stage1": _TRAINING,
+    "tune": _TRAINING,
+    "compare": _TRAINING,
+    "score": "lower score.batch_size",
     "features": f"lower features.batch_size; where a view is being trained, {_TRAINING}",
-}  # fmt: skip
+}
 """What to do where a GPU's memory is full."""
 
 
@@ -38,45 +41,81 @@ class Command:
 RUN = (flags.run, flags.settings)
 STEP = (*RUN, flags.rebuild)
 COMMANDS = {
-    "ingest": Command(commands.ingest, "dump -> store: splits, checks, copies photos", (*STEP, flags.ingest)),
+    "ingest": Command(
+        commands.ingest, "dump -> store: splits, checks, copies photos", (*STEP, flags.ingest)
+    ),
     "stage1": Command(commands.stage1, "store -> stage1: trains the network", STEP),
-    "features": Command(commands.features, "stage1 -> features.h5: extracts bottleneck features", (*STEP, flags.spread)),
-    "stage2": Command(commands.stage2, "features -> stage2: trains the reclassifiers", (*STEP, flags.spread)),
+    "features": Command(
+        commands.features,
+        "stage1 -> features.h5: extracts bottleneck features",
+        (*STEP, flags.spread),
+    ),
+    "stage2": Command(
+        commands.stage2, "features -> stage2: trains the reclassifiers", (*STEP, flags.spread)
+    ),
     "evaluate": Command(commands.evaluate, "accuracy on the test split, of each stage", STEP),
     "report": Command(commands.report, "evaluation -> one HTML page for analysts", (flags.report,)),
     "plot": Command(commands.plot, "draws one figure of a run: SVG, PNG or PDF", (flags.plot,)),
     "score": Command(
-        commands.score, "the categories of all products of a dump, a folder or a table of photos", (*RUN, flags.score)
+        commands.score,
+        "the categories of all products of a dump, a folder or a table of photos",
+        (*RUN, flags.score),
     ),
-    "similar": Command(commands.similar, "products of the catalogue that look like some photos", (*STEP, flags.similar)),
+    "similar": Command(
+        commands.similar,
+        "products of the catalogue that look like some photos",
+        (*STEP, flags.similar),
+    ),
     "export": Command(
-        commands.export, "both stages as one folder that needs neither shelfsort nor PyTorch", (flags.run, flags.export)
+        commands.export,
+        "both stages as one folder that needs neither shelfsort nor PyTorch",
+        (flags.run, flags.export),
     ),
-    "predict": Command(commands.predict, "the category of one product, from its photos", (*RUN, flags.predict)),
+    "predict": Command(
+        commands.predict, "the category of one product, from its photos", (*RUN, flags.predict)
+    ),
     "unpack": Command(
-        commands.unpack, "store -> photos in folders (ImageFolder) or WebDataset shards", (flags.run, flags.unpack)
+        commands.unpack,
+        "store -> photos in folders (ImageFolder) or WebDataset shards",
+        (flags.run, flags.unpack),
     ),
-    "pack": Command(commands.pack, "photos in folders (ImageFolder) -> a dump to ingest", (flags.pack,)),
+    "pack": Command(
+        commands.pack, "photos in folders (ImageFolder) -> a dump to ingest", (flags.pack,)
+    ),
     "compare": Command(
-        commands.compare, "trains several networks on one store and compares them on validation",
+        commands.compare,
+        "trains several networks on one store and compares them on validation",
         (flags.run, flags.rebuild, flags.compare),
     ),
-    "tune": Command(commands.tune, "searches the published grids on held-out data, never on test", (*RUN, flags.tune)),
-    "config": Command(
-        commands.config, "prints the whole configuration, of a run or with every default", (flags.settings, flags.config)
+    "tune": Command(
+        commands.tune,
+        "searches the published grids on held-out data, never on test",
+        (*RUN, flags.tune),
     ),
-    "synthetic": Command(commands.synthetic, "writes a synthetic dump to try things with", (flags.synthetic,)),
-    "demo": Command(commands.demo, "the whole product on synthetic data, in minutes", (flags.run, flags.demo)),
+    "config": Command(
+        commands.config,
+        "prints the whole configuration, of a run or with every default",
+        (flags.settings, flags.config),
+    ),
+    "synthetic": Command(
+        commands.synthetic, "writes a synthetic dump to try things with", (flags.synthetic,)
+    ),
+    "demo": Command(
+        commands.demo, "the whole product on synthetic data, in minutes", (flags.run, flags.demo)
+    ),
     "doctor": Command(commands.doctor, "checks the installation", ()),
-}  # fmt: skip
+}
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = argparse.ArgumentParser(
-        prog="shelfsort", description="Sorts the products of a catalogue into categories by their photos."
+        prog="shelfsort",
+        description="Sorts the products of a catalogue into categories by their photos.",
     )
-    top.add_argument("--debug", action="store_true", help="show the traceback of errors, and log more")
+    top.add_argument(
+        "--debug", action="store_true", help="show the traceback of errors, and log more"
+    )
     parsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         text = command.text
@@ -92,7 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     _keep_to_quota()
     logging.basicConfig(
-        level=logging.DEBUG if options.debug else logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
+        level=logging.DEBUG if options.debug else logging.WARNING,
+        format="%(levelname)s %(message)s",
+        stream=sys.stderr,
     )
     try:
         return options.function(options) or 0
@@ -111,7 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if _out_of_memory(error) and not options.debug:
             reason = ". ".join(str(error).split(". ")[:2])
-            print(f"shelfsort {options.command}: {reason}; {_SMALLER.get(options.command, _ELSEWHERE)}", file=sys.stderr)
+            print(
+                f"shelfsort {options.command}: {reason}; {_SMALLER.get(options.command, _ELSEWHERE)}",
+                file=sys.stderr,
+            )
             return USER_ERROR
         traceback.print_exc()
         print(
@@ -122,8 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _keep_to_quota() -> None:
-    """Arithmetic takes a thread for each processor of the machine, more than a container's quota may grant; its libraries read
-    this when they are loaded, which is later."""
+    """Arithmetic takes a thread for each processor of the machine, more than a container's quota
+    may grant; its libraries read this when they are loaded, which is later."""
     if quota() < math.inf:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
 
@@ -135,9 +179,14 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _again(arguments: Sequence[str]) -> str:
-    """The command that resumes; torchrun's where it started this process. Without --rebuild, which would begin anew."""
+    """The command that resumes; torchrun's where it started this process. Without --rebuild, which
+    would begin anew."""
     processes = os.environ.get("LOCAL_WORLD_SIZE")
-    start = ["torchrun", f"--nproc-per-node={processes}", "-m", "pipeline"] if processes else ["shelfsort"]
+    start = (
+        ["torchrun", f"--nproc-per-node={processes}", "-m", "pipeline"]
+        if processes
+        else ["shelfsort"]
+    )
     words = [word for word in arguments if not (len(word) > 3 and "--rebuild".startswith(word))]
     if processes:
         words = [re.sub(r"^--run(?=$|=)", "--run-folder", word) for word in words]

@@ -26,13 +26,22 @@ def ingest(options: argparse.Namespace) -> None:
 
     run, config = _loaded(options)
     with run_lock(run.folder):
-        steps.ingest(run, config, options.dump, options.categories, options.rebuild, options.corrections, _workers(options))
+        steps.ingest(
+            run,
+            config,
+            options.dump,
+            options.categories,
+            options.rebuild,
+            options.corrections,
+            _workers(options),
+        )
         run.save_config(config)
 
 
 def stage1(options: argparse.Namespace) -> None:
-    """Under torchrun every process comes here, and one of them locks the run, writes it, and speaks. Started again after one of
-    them died, they go on from the last checkpoint, also where the command said --rebuild and had begun to."""
+    """Under torchrun every process comes here, and one of them locks the run, writes it, and
+    speaks. Started again after one of them died, they go on from the last checkpoint, also where
+    the command said --rebuild and had begun to."""
     if "LOCAL_RANK" not in os.environ:
         _step(options, "stage1")
         return
@@ -70,10 +79,14 @@ def _step(options: argparse.Namespace, name: str, **more: Any) -> None:
 
     run, config = _loaded(options)
     if not run.folder.is_dir():
-        raise ShelfsortError(f"{run.folder}: no such run; make one with: shelfsort ingest --run {run.folder}")
+        raise ShelfsortError(
+            f"{run.folder}: no such run; make one with: shelfsort ingest --run {run.folder}"
+        )
     with run_lock(run.folder):
         getattr(steps, name)(run, config, options.rebuild, **more)
-        run.save_config(config)  # only now: a refused step must not change what the others are checked against
+        run.save_config(
+            config
+        )  # only now: a refused step must not change what the others are checked against
 
 
 def tune(options: argparse.Namespace) -> None:
@@ -92,14 +105,18 @@ def unpack(options: argparse.Namespace) -> None:
     from pipeline.run_folder import Run
 
     counts = (write_shards if options.shards else write_tree)(Run(options.run).store, options.out)
-    print(f"unpack: {', '.join(f'{split} {n}' for split, n in counts.items())} photos -> {options.out}")
+    print(
+        f"unpack: {', '.join(f'{split} {n}' for split, n in counts.items())} photos -> {options.out}"
+    )
 
 
 def pack(options: argparse.Namespace) -> None:
     from pipeline.exchange.image_folder import pack
 
     products, photos = pack(options.folder, options.out)
-    print(f"pack: {products} products, {photos} photos -> {options.out / 'train.bson'}, {options.out / 'category_names.csv'}")
+    print(
+        f"pack: {products} products, {photos} photos -> {options.out / 'train.bson'}, {options.out / 'category_names.csv'}"
+    )
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -107,21 +124,32 @@ def compare(options: argparse.Namespace) -> None:
     from pipeline.experiments.compare import compare, markdown
     from pipeline.run_folder import Run
 
-    run, loaded = Run(options.run), {path.stem: load_config(path, options.set) for path in options.configs}
+    run, loaded = (
+        Run(options.run),
+        {path.stem: load_config(path, options.set) for path in options.configs},
+    )
     configs = {name: config.stage1 for name, config in loaded.items()}
     precisions = {config.features.precision for config in loaded.values()}
     if len(configs) < len(options.configs):
-        raise ShelfsortError("compare: two configurations have one file name, which names the network in the table; rename one")
+        raise ShelfsortError(
+            "compare: two configurations have one file name, which names the network in the table; rename one"
+        )
     if len(precisions) > 1:
         found = " and ".join(sorted(precisions))
-        raise ShelfsortError(f"compare: features.precision is {found}, expected one for all: --set features.precision=auto")
+        raise ShelfsortError(
+            f"compare: features.precision is {found}, expected one for all: --set features.precision=auto"
+        )
     with run_lock(run.folder):
         rows = compare(run, configs, options.repeats, options.rebuild, precisions.pop())
     best = next(path for path in options.configs if path.stem == rows[0].network)
     overrides = [word for setting in options.set for word in ("--set", setting)]
-    again = shlex.join(["shelfsort", "stage1", "--run", str(run.folder), "--config", str(best), *overrides])
+    again = shlex.join(
+        ["shelfsort", "stage1", "--run", str(run.folder), "--config", str(best), *overrides]
+    )
     print(markdown(rows))
-    print(f"compare: top-1, macro F1 and top-5 on {rows[0].images} images of validation -> {run.folder / 'compare'}")
+    print(
+        f"compare: top-1, macro F1 and top-5 on {rows[0].images} images of validation -> {run.folder / 'compare'}"
+    )
     print(f"  the best: {again}; then features, stage2, evaluate on test")
 
 
@@ -147,7 +175,11 @@ def plot(options: argparse.Namespace) -> None:
 
         print(draw_attention(Run(run), options.out or run / "report" / "figures" / "attention.svg"))
         return
-    print(plot(options.figure, run, options.out or run / "report" / "figures" / f"{options.figure}.svg"))
+    print(
+        plot(
+            options.figure, run, options.out or run / "report" / "figures" / f"{options.figure}.svg"
+        )
+    )
 
 
 def score(options: argparse.Namespace) -> None:
@@ -157,17 +189,22 @@ def score(options: argparse.Namespace) -> None:
         options.set += [] if value is None else [f"score.{key}={value}"]
     for name in ("labels", "workers", "scheduler", "top", "min_confidence") if options.list else ():
         if getattr(options, name) is not None:
-            raise ShelfsortError(f"--{name.replace('_', '-')} says nothing beside --list; leave it out")
+            raise ShelfsortError(
+                f"--{name.replace('_', '-')} says nothing beside --list; leave it out"
+            )
     run, config = _loaded(options)
     with run_lock(options.out):
         if options.list:
-            steps.lookalikes(run, config, options.source, options.list, options.threshold, options.out)
+            steps.lookalikes(
+                run, config, options.source, options.list, options.threshold, options.out
+            )
             return
         steps.score(run, config, options.source, options.out, options.labels, _workers(options))
 
 
 def _workers(options: argparse.Namespace) -> Any:
-    """What `--workers` or `--scheduler` asks for: opens a client; None where this process is to do it alone."""
+    """What `--workers` or `--scheduler` asks for: opens a client; None where this process is to do
+    it alone."""
     if options.workers is None and options.scheduler is None:
         return None
     from pipeline.scoring.workers import connect
@@ -197,7 +234,9 @@ def export(options: argparse.Namespace) -> None:
 
     run = Run(options.run)
     exported = export(run, options.out)
-    print(f"export: {exported.files} files, {exported.size / 1e6:.1f} MB -> {options.out}, to be read by its reader.py")
+    print(
+        f"export: {exported.files} files, {exported.size / 1e6:.1f} MB -> {options.out}, to be read by its reader.py"
+    )
     warn_of_other_arithmetic(run, Model.open(run, "cpu", "fp32", "onnx"))
 
 
@@ -213,7 +252,9 @@ def predict(options: argparse.Namespace) -> None:
         print(f"left out {path}: {reason}", file=sys.stderr)
     for class_index, confidence in zip(answer.classes, answer.confidences, strict=True):
         category = model.taxonomy[class_index]
-        names = " > ".join(name for name in (category.level1, category.level2, category.level3) if name)
+        names = " > ".join(
+            name for name in (category.level1, category.level2, category.level3) if name
+        )
         print(f"{confidence:6.1%}  {category.category_id}  {names}")
 
 
@@ -230,9 +271,13 @@ def synthetic(options: argparse.Namespace) -> None:
     from pipeline.demo import write_synthetic
 
     write_synthetic(
-        options.out, products=options.products, categories=options.categories, side=options.side, seed=options.seed,
+        options.out,
+        products=options.products,
+        categories=options.categories,
+        side=options.side,
+        seed=options.seed,
         titles=options.titles,
-    )  # fmt: skip
+    )
 
 
 def demo(options: argparse.Namespace) -> None:

@@ -1,4 +1,5 @@
-"""The configuration of a run: one YAML file, one pydantic model a package, `--set key=value` on top."""
+"""The configuration of a run: one YAML file, one pydantic model a package, `--set key=value` on
+top."""
 
 import difflib
 import re
@@ -20,7 +21,8 @@ class EvaluateConfig(Section):
     """Section `evaluate`: what the figures are over."""
 
     min_support: PositiveInt = 5
-    """Least test products of a category in the balanced figures and macro F1; those that share a picture count once."""
+    """Least test products of a category in the balanced figures and macro F1; those that share a
+    picture count once."""
 
 
 class ScoreConfig(Section):
@@ -29,22 +31,30 @@ class ScoreConfig(Section):
     part_mb: PositiveInt = 256
     """About how many megabytes of the dump one part file answers for."""
     batch_size: PositiveInt | None = None
-    """Images through the network at once; null takes 128 on a GPU and 32 on a processor, where more gains nothing."""
+    """Images through the network at once; null takes 128 on a GPU and 32 on a processor, where more
+    gains nothing."""
     top: PositiveInt = 5
     """Categories listed for each product."""
     min_confidence: float | None = Field(default=None, ge=0, le=1)
-    """Splits the predictions into accepted.parquet, at least so confident, and review.parquet; null writes neither."""
+    """Splits the predictions into accepted.parquet, at least so confident, and review.parquet; null
+    writes neither."""
     runtime: Literal["torch", "onnx"] = "torch"
-    """What computes the network: `onnx` is ONNX Runtime in fp32, faster on processors without bf16; needs the extra `export`."""
+    """What computes the network: `onnx` is ONNX Runtime in fp32, faster on processors without bf16;
+    needs the extra `export`."""
     vectors: dict[str, str] = {}
-    """Of each view that is a file of vectors: the file that has those of the images to be scored."""
+    """Of each view that is a file of vectors: the file that has those of the images to be scored.
+    """
     features: bool = False
-    """Writes each product's bottleneck features too, features-*.parquet; a part then needs four bytes a feature and product more
-    memory."""
+    """Writes each product's bottleneck features too, features-*.parquet; a part then needs four
+    bytes a feature and product more memory."""
 
     def on(self, device: str) -> "ScoreConfig":
         """With the batch size that suits a kind of device, `cpu` or `cuda`."""
-        return self if self.batch_size else self.model_copy(update={"batch_size": 128 if device == "cuda" else 32})
+        return (
+            self
+            if self.batch_size
+            else self.model_copy(update={"batch_size": 128 if device == "cuda" else 32})
+        )
 
 
 class TextView(Section):
@@ -82,11 +92,13 @@ class RunConfig(Section):
     score: ScoreConfig = ScoreConfig()
     """Batch scoring."""
     views: dict[str, dict[str, Any]] = {}
-    """What stage 2 looks through further: name -> for a network what differs from section `stage1`, such as `epochs: 0` (the
-    head phase alone, on the frozen backbone), another backbone, weights or image size; `{text: tfidf, components: 128}` for the
-    products' texts (`catalog.text`); `{file: vectors.h5}` for vectors of the images that were made elsewhere."""
+    """What stage 2 looks through further: name -> for a network what differs from section `stage1`,
+    such as `epochs: 0` (the head phase alone, on the frozen backbone), another backbone, weights or
+    image size; `{text: tfidf, components: 128}` for the products' texts (`catalog.text`); `{file:
+    vectors.h5}` for vectors of the images that were made elsewhere."""
     jobs: PositiveInt | None = None
-    """Processes that decode in ingest and train in stage 2; null takes every core that affinity and a container's quota leave."""
+    """Processes that decode in ingest and train in stage 2; null takes every core that affinity and
+    a container's quota leave."""
 
     @field_validator("views")
     @classmethod
@@ -102,12 +114,19 @@ class RunConfig(Section):
             try:
                 self.view(name)
             except ValidationError as error:
-                faults = [{**fault, "loc": ("views", name, *fault["loc"])} for fault in error.errors(include_url=False)]
+                faults = [
+                    {**fault, "loc": ("views", name, *fault["loc"])}
+                    for fault in error.errors(include_url=False)
+                ]
                 raise ValidationError.from_exception_data("views", faults) from None  # type: ignore[arg-type]
             if "text" in self.views[name] and not self.catalog.text:
-                raise ValueError(f"view {name} is of the products' texts: name their field in catalog.text")
+                raise ValueError(
+                    f"view {name} is of the products' texts: name their field in catalog.text"
+                )
         if self.views and self.stage2.components is None:
-            raise ValueError("stage2.components: null is for a single view; further ones differ in length, expected a number")
+            raise ValueError(
+                "stage2.components: null is for a single view; further ones differ in length, expected a number"
+            )
         return self
 
     def view(self, name: str) -> Stage1Config | TextView | FileView:
@@ -146,7 +165,9 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         return RunConfig.model_validate(value)
     except ValidationError as error:
-        raise ConfigError(_explain(error, value, path, [override.partition("=")[0] for override in overrides])) from None
+        raise ConfigError(
+            _explain(error, value, path, [override.partition("=")[0] for override in overrides])
+        ) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -182,32 +203,52 @@ def _put(value: dict[str, Any], keys: list[str], leaf: Any, override: str) -> No
     value[keys[-1]] = leaf
 
 
-def _explain(error: ValidationError, value: dict[str, Any], path: Path | None, overridden: list[str]) -> str:
+def _explain(
+    error: ValidationError, value: dict[str, Any], path: Path | None, overridden: list[str]
+) -> str:
     """A line a key: the file it stands in (or --set), the key, what was expected, what was found."""
     faults: dict[str, list[str]] = {}
     found: dict[str, Any] = {}
     for fault in error.errors(include_url=False):
         key, found_here = _place(fault["loc"], value)
         unknown = fault["type"] == "extra_forbidden"
-        faults.setdefault(key, []).append(_unknown(key) if unknown else fault["msg"].removeprefix("Value error, "))
+        faults.setdefault(key, []).append(
+            _unknown(key) if unknown else fault["msg"].removeprefix("Value error, ")
+        )
         if not unknown and not isinstance(found_here, dict):
             found[key] = found_here
     lines = []
     for key, messages in faults.items():
-        set_here = any(f"{key}.".startswith(f"{o}.") or f"{o}.".startswith(f"{key}.") for o in overridden)
+        set_here = any(
+            f"{key}.".startswith(f"{o}.") or f"{o}.".startswith(f"{key}.") for o in overridden
+        )
         source = "--set" if set_here or path is None else path
-        lines.append(f"{source}: {key}: {' or: '.join(messages)}" + (f", found {found[key]!r}" if key in found else ""))
+        lines.append(
+            f"{source}: {key}: {' or: '.join(messages)}"
+            + (f", found {found[key]!r}" if key in found else "")
+        )
     return "\n".join(lines)
 
 
 def _unknown(key: str) -> str:
     """What to say of an unknown key: the one that was likely meant, where there is one."""
     section, _, name = key.rpartition(".")
-    known = [(place.rpartition(".")[0], place.rpartition(".")[2]) for place in _keys(RunConfig().model_dump())]
+    known = [
+        (place.rpartition(".")[0], place.rpartition(".")[2])
+        for place in _keys(RunConfig().model_dump())
+    ]
     own = re.sub(r"^views\.[^.]+", "stage1", section)
     near = difflib.get_close_matches(name, [n for s, n in known if s == own], 1)
-    meant = [f"{section}.{near[0]}" if section else near[0]] if near else [f"{s}.{n}" for s, n in known if s and n == name]
-    return f"unknown key, did you mean {meant[0]}?" if meant else "unknown key, expected one of the keys in `shelfsort config`"
+    meant = (
+        [f"{section}.{near[0]}" if section else near[0]]
+        if near
+        else [f"{s}.{n}" for s, n in known if s and n == name]
+    )
+    return (
+        f"unknown key, did you mean {meant[0]}?"
+        if meant
+        else "unknown key, expected one of the keys in `shelfsort config`"
+    )
 
 
 def _keys(value: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -219,10 +260,13 @@ def _keys(value: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _place(location: tuple[int | str, ...], value: Any) -> tuple[str, Any]:
-    """The key of a fault as the user wrote it, without pydantic's names for the members of a union, and its value."""
+    """The key of a fault as the user wrote it, without pydantic's names for the members of a union,
+    and its value."""
     keys = []
     for part in location:
-        if not (isinstance(value, dict) and part in value) and not (isinstance(value, list) and isinstance(part, int)):
+        if not (isinstance(value, dict) and part in value) and not (
+            isinstance(value, list) and isinstance(part, int)
+        ):
             break
         value = value[part]
         keys.append(str(part))

@@ -1,4 +1,5 @@
-"""The whole product on synthetic data: pretraining on other categories, then every step, then a second dump scored."""
+"""The whole product on synthetic data: pretraining on other categories, then every step, then a
+second dump scored."""
 
 import sys
 import time
@@ -7,7 +8,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from catalog.artifacts import read_json, run_lock, write_json
-from catalog.synthetic.dump import SyntheticSpec, write_categories, write_dump, write_labels, write_landmarks_of
+from catalog.synthetic.dump import (
+    SyntheticSpec,
+    write_categories,
+    write_dump,
+    write_labels,
+    write_landmarks_of,
+)
 from pipeline import steps
 from pipeline.config import RunConfig, load_config
 from pipeline.run_folder import Run
@@ -17,14 +24,29 @@ _TEST_SEED, _PRETRAIN_SEED = 1_000_003, 2_000_003
 
 
 def write_synthetic(
-    out: Path, *, products: int, categories: int, side: int, seed: int, family_offset: int = 0, titles: bool = False
-) -> None:  # fmt: skip
-    """Writes train.bson, category_names.csv, landmarks.csv (of the photos in train.bson), and test.bson (a quarter as large,
-    unlabelled) with test_labels.csv, unless they are there as asked."""
+    out: Path,
+    *,
+    products: int,
+    categories: int,
+    side: int,
+    seed: int,
+    family_offset: int = 0,
+    titles: bool = False,
+) -> None:
+    """Writes train.bson, category_names.csv, landmarks.csv (of the photos in train.bson), and
+    test.bson (a quarter as large, unlabelled) with test_labels.csv, unless they are there as
+    asked."""
     train = SyntheticSpec(
-        categories=categories, products=products, side=side, seed=seed, family_offset=family_offset, titles=titles
-    )  # fmt: skip
-    test = replace(train, products=max(1, products // 4), seed=seed + _TEST_SEED, first_product_id=1 + products)
+        categories=categories,
+        products=products,
+        side=side,
+        seed=seed,
+        family_offset=family_offset,
+        titles=titles,
+    )
+    test = replace(
+        train, products=max(1, products // 4), seed=seed + _TEST_SEED, first_product_id=1 + products
+    )
     note, asked = out / "synthetic.json", asdict(train)
     if not (note.exists() and read_json(note, f"rm {note}") == asked):
         for name in ("synthetic.json", "train.bson", "test.bson"):
@@ -53,8 +75,12 @@ def _pretrain(run: Run) -> None:
     """A small network learns other synthetic categories: the demo's stand-in for ImageNet weights."""
     config = load_config(CONFIGS / "pretrain.yaml")
     data = run.folder / "data"
-    write_synthetic(data, products=1500, categories=30, side=48, seed=_PRETRAIN_SEED, family_offset=8)
-    steps.ingest(run, config, [str(data / "train.bson")], data / "category_names.csv", rebuild=False)
+    write_synthetic(
+        data, products=1500, categories=30, side=48, seed=_PRETRAIN_SEED, family_offset=8
+    )
+    steps.ingest(
+        run, config, [str(data / "train.bson")], data / "category_names.csv", rebuild=False
+    )
     steps.stage1(run, config, rebuild=False)
     run.save_config(config)
 
@@ -62,7 +88,9 @@ def _pretrain(run: Run) -> None:
 def _run(run: Run, config: RunConfig) -> None:
     data, out = run.folder / "data", run.folder / "predictions"
     write_synthetic(data, products=3000, categories=24, side=48, seed=config.stage1.seed)
-    steps.ingest(run, config, [str(data / "train.bson")], data / "category_names.csv", rebuild=False)
+    steps.ingest(
+        run, config, [str(data / "train.bson")], data / "category_names.csv", rebuild=False
+    )
     steps.stage1(run, config, rebuild=False)
     steps.features(run, config, rebuild=False)
     steps.stage2(run, config, rebuild=False)

@@ -1,8 +1,10 @@
-"""Checks whether this machine and its packages can run shelfsort; changes nothing and writes nothing to disk.
+"""Checks whether this machine and its packages can run shelfsort; changes nothing and writes
+nothing to disk.
 
-Each probe does a small piece of the real work, since many broken installations import well and fail later. A probe
-returns `(ok, detail)`, with None for what slows down or merely informs; one that raises has failed, and its error is
-the detail. This module reads the environment and the processor, as its purpose is; all other code is told what to use.
+Each probe does a small piece of the real work, since many broken installations import well and fail
+later. A probe returns `(ok, detail)`, with None for what slows down or merely informs; one that
+raises has failed, and its error is the detail. This module reads the environment and the processor,
+as its purpose is; all other code is told what to use.
 """
 
 import io
@@ -36,26 +38,33 @@ class Finding:
 
 
 def checkup() -> list[Finding]:
-    """Runs every probe, in about ten seconds, most of them imports. Never raises for what a probe meets."""
+    """Runs every probe, in about ten seconds, most of them imports. Never raises for what a probe
+    meets."""
     return [_examine(name, probe, remedy) for name, probe, remedy in PROBES]
 
 
 def render(findings: Iterable[Finding]) -> str:
-    """A table for the terminal: a line a finding, the remedy below each that is not in order, the counts last."""
+    """A table for the terminal: a line a finding, the remedy below each that is not in order, the
+    counts last."""
     findings = list(findings)
     words = {True: "ok", None: "note", False: "FAIL"}
     lines = []
     for finding in findings:
         head = f"{words[finding.ok]:<5} {finding.name:<12} "
-        lines += textwrap.wrap(head + finding.detail, 110, subsequent_indent=" " * len(head)) or [head]
+        lines += textwrap.wrap(head + finding.detail, 110, subsequent_indent=" " * len(head)) or [
+            head
+        ]
         if finding.ok is not True:
-            lines += textwrap.wrap(finding.remedy, 110, initial_indent=" " * 14 + "-> ", subsequent_indent=" " * 19)
+            lines += textwrap.wrap(
+                finding.remedy, 110, initial_indent=" " * 14 + "-> ", subsequent_indent=" " * 19
+            )
     counts = [sum(finding.ok is ok for finding in findings) for ok in (True, None, False)]
     return "\n".join([*lines, "", "{} ok, {} notes, {} failures".format(*counts)])
 
 
 def unmet(requirements: Iterable[str]) -> list[str]:
-    """Which requirements (PEP 508; those of extras left out) the installed packages don't meet, as sentence parts."""
+    """Which requirements (PEP 508; those of extras left out) the installed packages don't meet, as
+    sentence parts."""
     from packaging.requirements import Requirement
 
     out = []
@@ -86,17 +95,29 @@ def _version(distribution: str) -> str | None:
 
 
 def _python() -> Answer:
-    return sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}, {sys.executable}"
+    return sys.version_info >= (
+        3,
+        11,
+    ), f"{platform.python_version()} on {platform.platform()}, {sys.executable}"
 
 
 def _packages() -> Answer:
     if _version("shelfsort") is None:
-        return None, "shelfsort is not installed in this Python, so there are no versions to compare with"
+        return (
+            None,
+            "shelfsort is not installed in this Python, so there are no versions to compare with",
+        )
     requirements = metadata.requires("shelfsort") or []
     if missing := unmet(requirements):
         return False, "; ".join(missing)
-    named = [f"{name} {_version(name)}" for name in ("torch", "torchvision", "xgboost", "pymongo", "numpy", "pandas")]
-    return True, f"shelfsort {_version('shelfsort')} has all it requires: {', '.join(named)} and others"
+    named = [
+        f"{name} {_version(name)}"
+        for name in ("torch", "torchvision", "xgboost", "pymongo", "numpy", "pandas")
+    ]
+    return (
+        True,
+        f"shelfsort {_version('shelfsort')} has all it requires: {', '.join(named)} and others",
+    )
 
 
 def _operators() -> Answer:
@@ -105,7 +126,10 @@ def _operators() -> Answer:
 
     boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 1.9], [5.0, 5.0, 6.0, 6.0]])
     kept = torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist()
-    return kept == [0, 2], f"torch {torch.__version__}, torchvision {torchvision.__version__}; nms keeps {kept}"
+    return kept == [
+        0,
+        2,
+    ], f"torch {torch.__version__}, torchvision {torchvision.__version__}; nms keeps {kept}"
 
 
 def _bson() -> Answer:
@@ -119,7 +143,10 @@ def _bson() -> Answer:
     document = {"_id": 2**40, "imgs": [{"picture": b"\xff\xd8"}]}
     if bson.decode(bson.encode(document)) != document:
         return False, f"{expected} does not give back the document it encoded"
-    return True if bson.has_c() else None, f"pymongo {_version('pymongo')}, {'with' if bson.has_c() else 'without'} C"
+    return (
+        True if bson.has_c() else None,
+        f"pymongo {_version('pymongo')}, {'with' if bson.has_c() else 'without'} C",
+    )
 
 
 def _jpeg() -> Answer:
@@ -131,7 +158,9 @@ def _jpeg() -> Answer:
     Image.new("RGB", (16, 16), (200, 100, 50)).save(file, "JPEG", quality=95)
     pixels = simplejpeg.decode_jpeg(file.getvalue())
     off = numpy.abs(pixels.astype(int) - (200, 100, 50)).max()
-    return bool(pixels.shape == (16, 16, 3) and off <= 8), f"simplejpeg {_version('simplejpeg')} decodes Pillow's JPEG"
+    return bool(
+        pixels.shape == (16, 16, 3) and off <= 8
+    ), f"simplejpeg {_version('simplejpeg')} decodes Pillow's JPEG"
 
 
 def _booster() -> Answer:
@@ -139,7 +168,13 @@ def _booster() -> Answer:
     import xgboost
 
     rows, labels = numpy.arange(30, dtype=numpy.float32)[:, None], numpy.repeat([0, 1, 2], 10)
-    settings = {"objective": "multi:softprob", "num_class": 3, "nthread": 1, "eta": 1.0, "max_depth": 2}
+    settings = {
+        "objective": "multi:softprob",
+        "num_class": 3,
+        "nthread": 1,
+        "eta": 1.0,
+        "max_depth": 2,
+    }
     matrix = xgboost.DMatrix(rows, labels, nthread=1)
     right = (xgboost.train(settings, matrix, 3).predict(matrix).argmax(1) == labels).mean()
     return bool(right == 1), f"xgboost {xgboost.__version__} learns {right:.0%} of a toy problem"
@@ -150,10 +185,15 @@ def _hdf5() -> Answer:
     import numpy
 
     values = numpy.arange(8, dtype=numpy.float16)
-    with h5py.File("checkup.h5", "w", driver="core", backing_store=False) as file:  # in memory: the name is a formality
+    with h5py.File(
+        "checkup.h5", "w", driver="core", backing_store=False
+    ) as file:  # in memory: the name is a formality
         file.create_dataset("features", data=values, chunks=(4,), fletcher32=True)
         same = bool((file["features"][:] == values).all())
-    return same, f"HDF5 {h5py.version.hdf5_version}, h5py {h5py.__version__}; float16 with checksums"
+    return (
+        same,
+        f"HDF5 {h5py.version.hdf5_version}, h5py {h5py.__version__}; float16 with checksums",
+    )
 
 
 def _sqlite() -> Answer:
@@ -164,8 +204,12 @@ def _gpu() -> Answer:
     import torch
 
     if torch.cuda.is_available():
-        devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        return True, ", ".join(f"{device.name}, {device.total_memory / 2**30:.0f} GiB" for device in devices)
+        devices = [
+            torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())
+        ]
+        return True, ", ".join(
+            f"{device.name}, {device.total_memory / 2**30:.0f} GiB" for device in devices
+        )
     if Path("/proc/driver/nvidia/version").exists():
         return None, f"an NVIDIA driver is loaded, but torch {torch.__version__} can't use it"
     return None, "none: everything runs on the CPU"
@@ -176,7 +220,10 @@ def _bf16() -> Answer:
 
     engine = choose_engine()
     native = engine.precision == "bf16"
-    return native or None, f"{engine.device.type} {'has' if native else 'lacks'} it: stage1.precision auto is {engine.precision}"
+    return (
+        native or None,
+        f"{engine.device.type} {'has' if native else 'lacks'} it: stage1.precision auto is {engine.precision}",
+    )
 
 
 def _threads() -> Answer:
@@ -184,15 +231,23 @@ def _threads() -> Answer:
 
     threads = torch.get_num_threads()
     asked = os.environ.get("OMP_NUM_THREADS", "not set")
-    most = max(threads, int(asked) if asked.isdecimal() else 0)  # torch may stop at the cores, XGBoost does not
-    return most <= cores() or None, f"torch uses {threads} on {cores()} usable cores; OMP_NUM_THREADS is {asked}"
+    most = max(
+        threads, int(asked) if asked.isdecimal() else 0
+    )  # torch may stop at the cores, XGBoost does not
+    return (
+        most <= cores() or None,
+        f"torch uses {threads} on {cores()} usable cores; OMP_NUM_THREADS is {asked}",
+    )
 
 
 def _allocator() -> Answer:
     if platform.libc_ver()[0] != "glibc":
         return True, "not glibc's: nothing to set"
     missing = [name for name in ALLOCATOR if name not in os.environ]
-    return not missing or None, f"{' and '.join(missing)} not set" if missing else "keeps freed memory in the process"
+    return (
+        not missing or None,
+        f"{' and '.join(missing)} not set" if missing else "keeps freed memory in the process",
+    )
 
 
 def _disk() -> Answer:
@@ -209,14 +264,34 @@ PROBES: tuple[tuple[str, Callable[[], Answer], str], ...] = (
         _operators,
         "torch and torchvision are not built for each other: install both, in one pip command, from one registry",
     ),
-    ("bson", _bson, "pip uninstall bson pymongo, then pip install pymongo: the package bson must not be there"),
+    (
+        "bson",
+        _bson,
+        "pip uninstall bson pymongo, then pip install pymongo: the package bson must not be there",
+    ),
     ("jpeg", _jpeg, "pip install --force-reinstall simplejpeg pillow"),
-    ("xgboost", _booster, "pip install --force-reinstall xgboost; on a Mac it also needs OpenMP: brew install libomp"),
+    (
+        "xgboost",
+        _booster,
+        "pip install --force-reinstall xgboost; on a Mac it also needs OpenMP: brew install libomp",
+    ),
     ("hdf5", _hdf5, "pip install --force-reinstall h5py"),
     ("sqlite", _sqlite, "use a Python that is built with SQLite 3.35 or later"),
-    ("gpu", _gpu, "the demo needs none; if there is one, nvidia-smi tells whether its driver is too old for torch"),
-    ("bf16", _bf16, "nothing to mend: where the hardware only emulates bfloat16, shelfsort chooses what is faster"),
-    ("threads", _threads, "set OMP_NUM_THREADS so that threads times processes stays within the cores"),
+    (
+        "gpu",
+        _gpu,
+        "the demo needs none; if there is one, nvidia-smi tells whether its driver is too old for torch",
+    ),
+    (
+        "bf16",
+        _bf16,
+        "nothing to mend: where the hardware only emulates bfloat16, shelfsort chooses what is faster",
+    ),
+    (
+        "threads",
+        _threads,
+        "set OMP_NUM_THREADS so that threads times processes stays within the cores",
+    ),
     (
         "allocator",
         _allocator,

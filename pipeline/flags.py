@@ -1,4 +1,5 @@
-"""The options of the commands, a function a group: first those that several share, then each command's own."""
+"""The options of the commands, a function a group: first those that several share, then each
+command's own."""
 
 import argparse
 from argparse import ArgumentParser
@@ -25,7 +26,12 @@ def run(sub: ArgumentParser) -> None:
 
 def settings(sub: ArgumentParser) -> None:
     """The configuration."""
-    sub.add_argument("--config", type=Path, metavar="FILE", help="YAML file; by default the run's own config.yaml")
+    sub.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="YAML file; by default the run's own config.yaml",
+    )
     _overrides(sub, "override one key, such as stage1.lr=3e-4")
 
 
@@ -35,79 +41,134 @@ def _overrides(sub: ArgumentParser, text: str) -> None:
 
 def rebuild(sub: ArgumentParser) -> None:
     """Whether what is current is made anew."""
-    sub.add_argument("--rebuild", action="store_true", help="make the artefact anew, even where it is current")
+    sub.add_argument(
+        "--rebuild", action="store_true", help="make the artefact anew, even where it is current"
+    )
 
 
 def spread(sub: ArgumentParser) -> None:
     """Where the work is done."""
     where = sub.add_mutually_exclusive_group()
-    where.add_argument("--workers", type=_positive, metavar="N", help="use N worker processes of dask on this machine")
-    where.add_argument("--scheduler", metavar="ADDRESS", help="use the workers of a dask scheduler, such as tcp://host:8786")
+    where.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="use N worker processes of dask on this machine",
+    )
+    where.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="use the workers of a dask scheduler, such as tcp://host:8786",
+    )
 
 
 def ingest(sub: ArgumentParser) -> None:
     """What is read into the store."""
     sub.add_argument(
-        "--dump", nargs="+", required=True, metavar="FILE", help="BSON dump, plain or .gz; several files or patterns"
+        "--dump",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="BSON dump, plain or .gz; several files or patterns",
     )
-    sub.add_argument("--categories", type=Path, metavar="CSV", help="category_names.csv; without it the ids alone are used")
+    sub.add_argument(
+        "--categories",
+        type=Path,
+        metavar="CSV",
+        help="category_names.csv; without it the ids alone are used",
+    )
     spread(sub)
-    sub.add_argument("--corrections", type=Path, metavar="CSV", help="better labels, as the report exports them")
+    sub.add_argument(
+        "--corrections", type=Path, metavar="CSV", help="better labels, as the report exports them"
+    )
 
 
 def report(sub: ArgumentParser) -> None:
     """Runs on one page."""
-    sub.add_argument("runs", nargs="*", type=Path, metavar="DIR", help="the run, and others to compare it with")
+    sub.add_argument(
+        "runs", nargs="*", type=Path, metavar="DIR", help="the run, and others to compare it with"
+    )
     _run_too(sub)
 
 
 def _run_too(sub: ArgumentParser) -> None:
-    sub.add_argument("--run", type=Path, metavar="DIR", help="the run, as the other commands have it")
+    sub.add_argument(
+        "--run", type=Path, metavar="DIR", help="the run, as the other commands have it"
+    )
 
 
 def plot(sub: ArgumentParser) -> None:
     """One figure."""
     sub.add_argument(
-        "figure", help="per-category, confusion, hierarchy, coverage, reliability, distribution, training, or attention"
+        "figure",
+        help="per-category, confusion, hierarchy, coverage, reliability, distribution, training, or attention",
     )
-    sub.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="run directory, such as runs/first")
+    sub.add_argument(
+        "folder", nargs="?", type=Path, metavar="DIR", help="run directory, such as runs/first"
+    )
     _run_too(sub)
     sub.add_argument(
-        "--out", type=Path, metavar="FILE", help="where to; by default figures/FIGURE.svg in the run's report folder"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="where to; by default figures/FIGURE.svg in the run's report folder",
     )
 
 
 def score(sub: ArgumentParser) -> None:
     """What is scored, where to, and what is said of it."""
     sub.add_argument(
-        "source", nargs="+", metavar="SOURCE",
+        "source",
+        nargs="+",
+        metavar="SOURCE",
         help="BSON dumps, plain or .gz, or patterns; or a folder of photos; or a .csv or .parquet table of photos; also as URLs",
-    )  # fmt: skip
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the predictions")
-    sub.add_argument(
-        "--labels", type=Path, metavar="CSV", help="true categories (_id,category_id) to compare the predictions with"
     )
     sub.add_argument(
-        "--list", type=Path, metavar="FILE", help="look for these images instead: a folder, or a text file with a path a line"
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the predictions"
     )
     sub.add_argument(
-        "--threshold", type=_cosine, metavar="COSINE", default=0.95, help="with --list: likeness that is a match (0.95)"
+        "--labels",
+        type=Path,
+        metavar="CSV",
+        help="true categories (_id,category_id) to compare the predictions with",
     )
-    sub.add_argument("--top", type=_positive, metavar="K", help="categories listed for each product (score.top)")
     sub.add_argument(
-        "--min-confidence", type=float, metavar="X", help="split into accepted.parquet, from X on, and review.parquet"
+        "--list",
+        type=Path,
+        metavar="FILE",
+        help="look for these images instead: a folder, or a text file with a path a line",
+    )
+    sub.add_argument(
+        "--threshold",
+        type=_cosine,
+        metavar="COSINE",
+        default=0.95,
+        help="with --list: likeness that is a match (0.95)",
+    )
+    sub.add_argument(
+        "--top", type=_positive, metavar="K", help="categories listed for each product (score.top)"
+    )
+    sub.add_argument(
+        "--min-confidence",
+        type=float,
+        metavar="X",
+        help="split into accepted.parquet, from X on, and review.parquet",
     )
     spread(sub)
 
 
 def _photos(sub: ArgumentParser) -> None:
-    sub.add_argument("photo", nargs="+", metavar="PHOTO", help="photos of one product: files or URLs")
+    sub.add_argument(
+        "photo", nargs="+", metavar="PHOTO", help="photos of one product: files or URLs"
+    )
 
 
 def similar(sub: ArgumentParser) -> None:
     """A look-up of photos."""
     _photos(sub)
-    sub.add_argument("--top", type=_positive, default=10, metavar="N", help="products to print (10)")
+    sub.add_argument(
+        "--top", type=_positive, default=10, metavar="N", help="products to print (10)"
+    )
     sub.add_argument("--csv", action="store_true", help="print CSV")
 
 
@@ -119,8 +180,12 @@ def export(sub: ArgumentParser) -> None:
 def predict(sub: ArgumentParser) -> None:
     """One product."""
     _photos(sub)
-    sub.add_argument("--text", metavar="TEXT", help="its title, for a run that reads the products' texts")
-    sub.add_argument("--top", type=_positive, default=5, metavar="N", help="categories to print (5)")
+    sub.add_argument(
+        "--text", metavar="TEXT", help="its title, for a run that reads the products' texts"
+    )
+    sub.add_argument(
+        "--top", type=_positive, default=5, metavar="N", help="categories to print (5)"
+    )
 
 
 def unpack(sub: ArgumentParser) -> None:
@@ -131,39 +196,78 @@ def unpack(sub: ArgumentParser) -> None:
 
 def pack(sub: ArgumentParser) -> None:
     """Photos in folders, and where their dump goes."""
-    sub.add_argument("folder", type=Path, metavar="DIR", help="a folder a category, or folders of such")
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for train.bson and category_names.csv")
+    sub.add_argument(
+        "folder", type=Path, metavar="DIR", help="a folder a category, or folders of such"
+    )
+    sub.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for train.bson and category_names.csv",
+    )
 
 
 def compare(sub: ArgumentParser) -> None:
     """Which networks."""
-    sub.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="a YAML file a network; section stage1 counts")
-    sub.add_argument("--repeats", type=_positive, default=1, metavar="N", help="trainings of each, from its seed on (1)")
+    sub.add_argument(
+        "configs",
+        nargs="+",
+        type=Path,
+        metavar="CONFIG",
+        help="a YAML file a network; section stage1 counts",
+    )
+    sub.add_argument(
+        "--repeats",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="trainings of each, from its seed on (1)",
+    )
     _overrides(sub, "override one key in all of them")
 
 
 def tune(sub: ArgumentParser) -> None:
     """What is searched, and how long."""
     sub.add_argument("what", choices=["stage1", "stage2"], help="what to tune")
-    sub.add_argument("--epochs", type=_positive, default=2, metavar="N", help="stage1: epochs of fine-tuning each run (2)")
-    sub.add_argument("--photos", type=_positive, metavar="N", help="stage1: training photos of each run; by default all")
+    sub.add_argument(
+        "--epochs",
+        type=_positive,
+        default=2,
+        metavar="N",
+        help="stage1: epochs of fine-tuning each run (2)",
+    )
+    sub.add_argument(
+        "--photos",
+        type=_positive,
+        metavar="N",
+        help="stage1: training photos of each run; by default all",
+    )
 
 
 def config(sub: ArgumentParser) -> None:
     """Whose configuration."""
-    sub.add_argument("--run", type=Path, metavar="DIR", help="a run, whose own config.yaml is printed")
+    sub.add_argument(
+        "--run", type=Path, metavar="DIR", help="a run, whose own config.yaml is printed"
+    )
 
 
 def synthetic(sub: ArgumentParser) -> None:
     """Where a dump is written, and what is in it."""
     sub.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder for train.bson, test.bson, and their CSV files"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for train.bson, test.bson, and their CSV files",
     )
     sub.add_argument("--products", type=int, default=2400, help="products in train.bson (2400)")
     sub.add_argument("--categories", type=int, default=24, help="categories (24)")
     sub.add_argument("--side", type=int, default=64, help="pixels a side (64)")
     sub.add_argument("--seed", type=int, default=0, help="another seed, other products (0)")
-    sub.add_argument("--titles", action="store_true", help="with noisy titles, for catalog.text=title")
+    sub.add_argument(
+        "--titles", action="store_true", help="with noisy titles, for catalog.text=title"
+    )
 
 
 def demo(sub: ArgumentParser) -> None:

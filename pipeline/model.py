@@ -1,6 +1,8 @@
-"""The only inference path: images of a product -> features -> log-probabilities -> pooled -> refined.
+"""The only inference path: images of a product -> features -> log-probabilities -> pooled ->
+refined.
 
-Evaluation, scoring and single predictions all end in `Model.answer`; they differ in where the features come from.
+Evaluation, scoring and single predictions all end in `Model.answer`; they differ in where the
+features come from.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,19 +35,24 @@ _BLANK = "shows nothing, and the product has other photos"
 
 @dataclass
 class Model:
-    """Both stages of a run, ready to answer. `predictors` holds stage 1's network and what makes the further views."""
+    """Both stages of a run, ready to answer. `predictors` holds stage 1's network and what makes
+    the further views."""
 
     predictors: tuple[Predictor | TextModel | GivenVectors, ...]
     bundle: Bundle
 
     @classmethod
     def open(
-        cls, run: Run, device: str = "auto", precision: str = "auto", runtime: str = "torch",
+        cls,
+        run: Run,
+        device: str = "auto",
+        precision: str = "auto",
+        runtime: str = "torch",
         vectors: Mapping[str, str] | None = None,
-    ) -> "Model":  # fmt: skip
-        """Loads checkpoints and bundle; `vectors` names the file of each view that is one. Raises ArtifactError where an artefact
-        is missing, damaged, or made from another checkpoint, ShelfsortError where a view's file isn't named or a named view has
-        none."""
+    ) -> "Model":
+        """Loads checkpoints and bundle; `vectors` names the file of each view that is one. Raises
+        ArtifactError where an artefact is missing, damaged, or made from another checkpoint,
+        ShelfsortError where a view's file isn't named or a named view has none."""
         bundle = Bundle.open(run.stage2)
         _require_file_views(bundle, vectors or {})
         kind = OnnxPredictor if runtime == "onnx" else Predictor
@@ -59,10 +66,19 @@ class Model:
                 predictors.append(TextModel.open(part.folder, run.command("features")))
                 found = {"text": part.text_checksum()}
             else:
-                predictors.append(network := kind.open(part.checkpoint, device=device, precision=precision))
-                found = {"checkpoint": network.fingerprint, "transform": network.transform.to_json()}
+                predictors.append(
+                    network := kind.open(part.checkpoint, device=device, precision=precision)
+                )
+                found = {
+                    "checkpoint": network.fingerprint,
+                    "transform": network.transform.to_json(),
+                }
             if changes := differences(found, {key: origin[key] for key in found}):
-                raise ArtifactError(run.stage2, f"view {name} is another one now: {'; '.join(changes)}", run.command("stage2"))
+                raise ArtifactError(
+                    run.stage2,
+                    f"view {name} is another one now: {'; '.join(changes)}",
+                    run.command("stage2"),
+                )
         return cls(tuple(predictors), bundle)
 
     @property
@@ -74,7 +90,10 @@ class Model:
     def networks(self) -> dict[str, Predictor | None]:
         """Of each view its network; None of those that are none."""
         views = zip(self.bundle.made_from["views"], self.predictors, strict=True)
-        return {name: predictor if isinstance(predictor, Predictor) else None for name, predictor in views}
+        return {
+            name: predictor if isinstance(predictor, Predictor) else None
+            for name, predictor in views
+        }
 
     @property
     def text_view(self) -> str | None:
@@ -85,18 +104,27 @@ class Model:
     @property
     def vector_files(self) -> tuple[VectorFile, ...]:
         """The files of vectors that views read."""
-        return tuple(predictor.file for predictor in self.predictors if isinstance(predictor, GivenVectors))
+        return tuple(
+            predictor.file for predictor in self.predictors if isinstance(predictor, GivenVectors)
+        )
 
     def features(
         self, images: Sequence[bytes | ImageError], image_id: np.ndarray, texts: Sequence[str] = ()
-    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, dict[int, ImageError]]:  # fmt: skip
-        """One batch of B images, each decoded once for all views, with their ids int64 [B] and their products' texts: per view
-        the features float16 [R, D] of the R readable ones; which those are, bool [B]; which of these are blank, bool [R]; and
-        place -> why not readable."""
+    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, dict[int, ImageError]]:
+        """One batch of B images, each decoded once for all views, with their ids int64 [B] and
+        their products' texts: per view the features float16 [R, D] of the R readable ones; which
+        those are, bool [B]; which of these are blank, bool [R]; and place -> why not readable."""
         photos, readable, errors = decode_all(images)
-        blank = np.array([self.bundle.drop_blank and is_blank(photo) for photo in photos], dtype=bool)
+        blank = np.array(
+            [self.bundle.drop_blank and is_blank(photo) for photo in photos], dtype=bool
+        )
         if not photos:
-            return [np.zeros((0, p.width), dtype=np.float16) for p in self.predictors], readable, blank, errors
+            return (
+                [np.zeros((0, p.width), dtype=np.float16) for p in self.predictors],
+                readable,
+                blank,
+                errors,
+            )
         known = list(compress(texts or [""] * len(images), readable))
 
         def seen(predictor: Predictor | TextModel | GivenVectors) -> np.ndarray:
@@ -109,15 +137,22 @@ class Model:
         return [seen(predictor) for predictor in self.predictors], readable, blank, errors
 
     def read(
-        self, images: Sequence[bytes | ImageError], table: ImageTable, batch_size: int, texts: Sequence[str] = ()
-    ) -> tuple[Pooled, dict[int, ImageError], np.ndarray]:  # fmt: skip
-        """Log-probabilities and features of the images that count, a row of `table` each; row -> error of the others: those
-        that can't be read, and blank ones beside others of their product; and which of the images that count are blank, bool.
-        `texts`: the text of each image's product, if a view reads it."""
+        self,
+        images: Sequence[bytes | ImageError],
+        table: ImageTable,
+        batch_size: int,
+        texts: Sequence[str] = (),
+    ) -> tuple[Pooled, dict[int, ImageError], np.ndarray]:
+        """Log-probabilities and features of the images that count, a row of `table` each; row ->
+        error of the others: those that can't be read, and blank ones beside others of their
+        product; and which of the images that count are blank, bool. `texts`: the text of each
+        image's product, if a view reads it."""
         parts, blanks, readable, errors = [], [], np.zeros(len(images), dtype=bool), {}
         for start in range(0, len(images) or 1, batch_size):
             batch = slice(start, start + batch_size)
-            found, fine, blank, failed = self.features(images[batch], table.image_id[batch], texts[batch])
+            found, fine, blank, failed = self.features(
+                images[batch], table.image_id[batch], texts[batch]
+            )
             parts.append(found)
             blanks.append(blank)
             readable[batch] = fine
@@ -126,7 +161,10 @@ class Model:
         shows_nothing = np.concatenate(blanks)
         needless = beside_others(shows_nothing, table.product_id[rows])
         errors |= {row: ImageError("blank", _BLANK) for row in rows[needless].tolist()}
-        features = [np.concatenate([part[v] for part in parts])[~needless] for v in range(len(self.predictors))]
+        features = [
+            np.concatenate([part[v] for part in parts])[~needless]
+            for v in range(len(self.predictors))
+        ]
         pooled = Pooled.images(table[rows[~needless]], features, [p.head for p in self.predictors])
         return pooled, errors, shows_nothing[~needless]
 
@@ -139,23 +177,35 @@ def _require_file_views(bundle: Bundle, vectors: Mapping[str, str]) -> None:
     """Raises ShelfsortError where files of vectors are given for what is no such view."""
     views = [name for name, origin in bundle.made_from["views"].items() if "file" in origin]
     if unknown := [name for name in vectors if name not in views]:
-        there = f"expected {' or '.join(views)}" if views else "its views are no files of vectors; give none"
-        raise ShelfsortError(f"score.vectors: {bundle.folder} has no view {unknown[0]} that is a file of vectors; {there}")
+        there = (
+            f"expected {' or '.join(views)}"
+            if views
+            else "its views are no files of vectors; give none"
+        )
+        raise ShelfsortError(
+            f"score.vectors: {bundle.folder} has no view {unknown[0]} that is a file of vectors; {there}"
+        )
 
 
-def _given(run: Run, name: str, origin: Mapping[str, Any], vectors: Mapping[str, str]) -> GivenVectors:
+def _given(
+    run: Run, name: str, origin: Mapping[str, Any], vectors: Mapping[str, str]
+) -> GivenVectors:
     """A view whose vectors are in a file."""
     if name not in vectors:
         raise ShelfsortError(
             f"{run.stage2}: view {name} is a file of vectors, which other photos than the store's lack; score with theirs: --set "
             f"'score.vectors={{{name}: FILE}}', or train without: shelfsort stage2 --run {run.folder} --set views={{}} --rebuild"
         )
-    return GivenVectors(VectorFile(vectors[name]), load_head(run.view(name).view_head, origin, run.command("features")))
+    return GivenVectors(
+        VectorFile(vectors[name]),
+        load_head(run.view(name).view_head, origin, run.command("features")),
+    )
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A prediction for one product: class indices and confidences, the likeliest first; files left out with their reason."""
+    """A prediction for one product: class indices and confidences, the likeliest first; files left
+    out with their reason."""
 
     classes: list[int]
     confidences: list[float]
@@ -164,15 +214,22 @@ class Answer:
     unreadable: dict[str, str]
 
 
-def predict_files(model: Model, paths: Sequence[str | Path], top: int, text: str | None = None) -> Answer:
-    """The category of one product, from its photos (files or URLs) and, where a view reads it, its text.
+def predict_files(
+    model: Model, paths: Sequence[str | Path], top: int, text: str | None = None
+) -> Answer:
+    """The category of one product, from its photos (files or URLs) and, where a view reads it, its
+    text.
 
     Raises ShelfsortError where no photo can be read as an image, or the text is wanting.
     """
     if text is None and model.text_view:
-        raise ShelfsortError(f"view {model.text_view} reads the product's text: give it with --text, '' where it has none")
+        raise ShelfsortError(
+            f"view {model.text_view} reads the product's text: give it with --text, '' where it has none"
+        )
     table = image_table(np.arange(len(paths)), np.zeros(len(paths), dtype=np.int64))
-    images, errors, _ = model.read([read_file(path) for path in paths], table, batch_size=64, texts=[text or ""] * len(paths))
+    images, errors, _ = model.read(
+        [read_file(path) for path in paths], table, batch_size=64, texts=[text or ""] * len(paths)
+    )
     unreadable = {str(paths[row]): str(error) for row, error in errors.items()}
     if not len(images):
         raise ShelfsortError("; ".join(f"{path}: {reason}" for path, reason in unreadable.items()))
@@ -180,7 +237,11 @@ def predict_files(model: Model, paths: Sequence[str | Path], top: int, text: str
     result = model.answer(pooled, "product")
     classes, confidences = top_classes(result.two_stage, top)
     return Answer(
-        classes[0].tolist(), confidences[0].tolist(), int(pooled.log_probs[0][0].argmax()), bool(result.refined[0]), unreadable
+        classes[0].tolist(),
+        confidences[0].tolist(),
+        int(pooled.log_probs[0][0].argmax()),
+        bool(result.refined[0]),
+        unreadable,
     )
 
 
@@ -191,6 +252,7 @@ def image_table(image_id: np.ndarray, product_id: np.ndarray) -> ImageTable:
 
 
 def top_classes(log_probs: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `top` likeliest classes int64 [N, T] and their confidences float32 [N, T], descending; equal ones by class index."""
+    """The `top` likeliest classes int64 [N, T] and their confidences float32 [N, T], descending;
+    equal ones by class index."""
     order = np.argsort(-log_probs, axis=1, kind="stable")[:, :top]
     return order, np.exp(np.take_along_axis(log_probs, order, axis=1))

@@ -88,7 +88,8 @@ class Run:
         return FeatureStore(self.features_path, self.command("features"))
 
     def view(self, name: str) -> "Run":
-        """A view: `stage1` is the run itself, others have a folder of their own with checkpoint and features."""
+        """A view: `stage1` is the run itself, others have a folder of their own with checkpoint and
+        features."""
         return self if name == STAGE1 else Run(self.folder / "views" / name, self)
 
     def views(self, names: Iterable[str]) -> list["Run"]:
@@ -96,13 +97,14 @@ class Run:
         return [self.view(name) for name in names]
 
     def command(self, step: str) -> str:
-        """The command that makes a step anew, for messages; a view's network is trained by `features`."""
+        """The command that makes a step anew, for messages; a view's network is trained by
+        `features`."""
         step = "features" if self.whole and step == "stage1" else step
         return f"shelfsort {step} --run {(self.whole or self).folder} --rebuild"
 
     def current(self, manifest: Path, made_from: dict[str, Any], step: str) -> bool:
-        """Whether an artefact is there and made from this; False where it is not there. Raises where it is from something
-        else."""
+        """Whether an artefact is there and made from this; False where it is not there. Raises
+        where it is from something else."""
         if not manifest.exists():
             return False
         found = read_json(manifest, self.command(step)).get("made_from", {})
@@ -110,7 +112,8 @@ class Run:
         return True
 
     def stage1_checksum(self) -> str:
-        """sha256 of the checkpoint as its summary has it. Raises ShelfsortError where stage 1 isn't finished."""
+        """sha256 of the checkpoint as its summary has it. Raises ShelfsortError where stage 1 isn't
+        finished."""
         summary = self._stage1_summary()
         if not self.checkpoint.exists():
             raise ArtifactError(self.checkpoint, "no such file", self.command("stage1"))
@@ -124,18 +127,22 @@ class Run:
         path = self.stage1 / "summary.json"
         if not path.exists() and (self.stage1 / "last.pt").exists():
             goes_on = self.command("stage1").removesuffix(" --rebuild")
-            raise ShelfsortError(f"{path}: no such file, as the training isn't finished; go on with: {goes_on}")
+            raise ShelfsortError(
+                f"{path}: no such file, as the training isn't finished; go on with: {goes_on}"
+            )
         return read_json(path, self.command("stage1"))
 
     def text_checksum(self) -> str:
-        """sha256 of the text model's vocabulary, which names its other file's. Raises ArtifactError where it isn't there."""
+        """sha256 of the text model's vocabulary, which names its other file's. Raises ArtifactError
+        where it isn't there."""
         if not self.text_model.exists():
             raise ArtifactError(self.text_model, "no such file", self.command("features"))
         return sha256_file(self.text_model)
 
     def require_features(self, source: str | None = None) -> None:
-        """Raises ArtifactError unless the features come from the store and the `source` that are there now: a `checkpoint`, a
-        model of `text`, or a `file`; by default of the kind that they were made from."""
+        """Raises ArtifactError unless the features come from the store and the `source` that are
+        there now: a `checkpoint`, a model of `text`, or a `file`; by default of the kind that they
+        were made from."""
         origin = self.features.made_from
         source = source or next((kind for kind in ("text", "file") if kind in origin), "checkpoint")
         now = {"store": self.store.fingerprint}
@@ -144,14 +151,22 @@ class Run:
         self.features.require(origin | now)
 
     def require_precision(self, asked: str) -> None:
-        """Raises ArtifactError where the features were computed in another precision than `features.precision` asks for; `auto`
-        is fp32 on a processor and anything else on a GPU."""
+        """Raises ArtifactError where the features were computed in another precision than
+        `features.precision` asks for; `auto` is fp32 on a processor and anything else on a GPU."""
         found = self.features.computed_with
         as_auto = (found["precision"] == "fp32") == (found["device"] == "cpu")
-        if found["device"] == NO_NETWORK["device"] or (as_auto if asked == "auto" else found["precision"] == asked):
+        if found["device"] == NO_NETWORK["device"] or (
+            as_auto if asked == "auto" else found["precision"] == asked
+        ):
             return
-        problem = f"computed in {found['precision']} on {found['device']}, features.precision is {asked}"
-        raise ArtifactError(self.features_path, problem, f"{self.command('features')} --set features.precision={asked}")
+        problem = (
+            f"computed in {found['precision']} on {found['device']}, features.precision is {asked}"
+        )
+        raise ArtifactError(
+            self.features_path,
+            problem,
+            f"{self.command('features')} --set features.precision={asked}",
+        )
 
     def save_config(self, config: RunConfig) -> None:
         """Writes config.yaml: the resolved configuration and the code's revision."""
@@ -163,7 +178,14 @@ def revision() -> str:
     """git revision of the code, with `+` where it was changed since; `unknown` outside a checkout."""
     try:
         command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-        result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
+        result = subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return result.stdout.strip()

@@ -1,4 +1,5 @@
-"""The views of stage 2 that are no networks, each made into a features.h5: the products' texts, and vectors from elsewhere."""
+"""The views of stage 2 that are no networks, each made into a features.h5: the products' texts, and
+vectors from elsewhere."""
 
 import time
 from collections.abc import Callable
@@ -21,10 +22,15 @@ Source = tuple[Head, Callable[[ImageTable], np.ndarray]]
 """A view's head, and what gives the vectors float16 [B, D] of some images."""
 
 
-def text_view(part: Run, view: TextView, seed: int, rebuild: bool, say: Callable[[str], None]) -> None:
+def text_view(
+    part: Run, view: TextView, seed: int, rebuild: bool, say: Callable[[str], None]
+) -> None:
     """The store's texts -> text.json, text.npz and features.h5 of a view."""
     store = part.store
-    made_from = {"store": store.fingerprint, "config": view.model_dump(mode="json") | {"seed": seed}}
+    made_from = {
+        "store": store.fingerprint,
+        "config": view.model_dump(mode="json") | {"seed": seed},
+    }
     if rebuild:
         part.text_model.unlink(missing_ok=True)
     if not part.current(part.text_model, made_from, "features"):
@@ -33,7 +39,9 @@ def text_view(part: Run, view: TextView, seed: int, rebuild: bool, say: Callable
         train = train[train.fit]  # no text of a product whose photos all have precedence elsewhere
         products, first = np.unique(train.product_id, return_index=True)
         texts, classes = store.texts(products), len(store.taxonomy)
-        TextModel.fit(texts, train.class_index[first], classes, view.components, seed).save(part.folder, made_from)
+        TextModel.fit(texts, train.class_index[first], classes, view.components, seed).save(
+            part.folder, made_from
+        )
 
     def source() -> Source:
         model = TextModel.open(part.folder, part.command("features"))
@@ -42,7 +50,9 @@ def text_view(part: Run, view: TextView, seed: int, rebuild: bool, say: Callable
     _write(part, "text", _origin(part, "text", part.text_checksum()), source, rebuild, say)
 
 
-def file_view(part: Run, view: FileView, seed: int, rebuild: bool, say: Callable[[str], None]) -> None:
+def file_view(
+    part: Run, view: FileView, seed: int, rebuild: bool, say: Callable[[str], None]
+) -> None:
     """A file of vectors -> features.h5 of a view, the store's images, and head.npz."""
     with VectorFile(view.file) as vectors:
         origin = _origin(part, "file", sha256_file(view.file))
@@ -50,7 +60,9 @@ def file_view(part: Run, view: FileView, seed: int, rebuild: bool, say: Callable
         def source() -> Source:
             train, classes = part.store.images("train"), len(part.store.taxonomy)
             rows = sample(np.flatnonzero(train.fit), classes, seed)
-            head = fit_head(vectors.features(train.image_id[rows]), train.class_index[rows], classes)
+            head = fit_head(
+                vectors.features(train.image_id[rows]), train.class_index[rows], classes
+            )
             save_head(part.view_head, head, origin)
             return head, lambda images: vectors.features(images.image_id)
 
@@ -58,12 +70,22 @@ def file_view(part: Run, view: FileView, seed: int, rebuild: bool, say: Callable
 
 
 def _origin(part: Run, kind: str, checksum: str) -> dict[str, Any]:
-    return {"schema": SCHEMA, kind: checksum, "store": part.store.fingerprint, "dtype": FEATURE_DTYPE.__name__}
+    return {
+        "schema": SCHEMA,
+        kind: checksum,
+        "store": part.store.fingerprint,
+        "dtype": FEATURE_DTYPE.__name__,
+    }
 
 
 def _write(
-    part: Run, kind: str, origin: dict[str, Any], source: Callable[[], Source], rebuild: bool, say: Callable[[str], None]
-) -> None:  # fmt: skip
+    part: Run,
+    kind: str,
+    origin: dict[str, Any],
+    source: Callable[[], Source],
+    rebuild: bool,
+    say: Callable[[str], None],
+) -> None:
     if rebuild:
         discard(part.features_path)
     if part.features_path.exists():
@@ -72,6 +94,10 @@ def _write(
         return
     started = time.perf_counter()
     head, vectors = source()
-    write_features(part.features_path, part.store.images(), len(part.store.taxonomy), origin, head, vectors)
+    write_features(
+        part.features_path, part.store.images(), len(part.store.taxonomy), origin, head, vectors
+    )
     seconds = time.perf_counter() - started
-    say(f"features: {len(part.features)} images x {part.features.width} of {kind} in {seconds:.1f} s -> {part.features_path}")
+    say(
+        f"features: {len(part.features)} images x {part.features.width} of {kind} in {seconds:.1f} s -> {part.features_path}"
+    )

@@ -1,7 +1,8 @@
-"""Checkpoints of stage 1: dictionaries of tensors and plain values, written atomically, loaded without pickles.
+"""Checkpoints of stage 1: dictionaries of tensors and plain values, written atomically, loaded
+without pickles.
 
-best.pt, head.pt and last.pt have the keys of docs/formats.md; each scores alone. last.pt also resumes the training, and
-before.pt, the last.pt before it, does so where last.pt is damaged.
+best.pt, head.pt and last.pt have the keys of docs/formats.md; each scores alone. last.pt also
+resumes the training, and before.pt, the last.pt before it, does so where last.pt is damaged.
 """
 
 import logging
@@ -19,7 +20,17 @@ from catalog.errors import ArtifactError
 
 SCHEMA = 1
 REBUILD = "shelfsort stage1 --run {run} --rebuild"
-KEYS = ("made_from", "config", "transform", "taxonomy", "network", "train_images", "epoch", "phase", "metrics")
+KEYS = (
+    "made_from",
+    "config",
+    "transform",
+    "taxonomy",
+    "network",
+    "train_images",
+    "epoch",
+    "phase",
+    "metrics",
+)
 RESUME_KEYS = ("optimizer", "scheduler", "scaler", "step", "tally", "history", "best", "seconds")
 
 LAST, BEFORE = "last.pt", "before.pt"
@@ -28,8 +39,9 @@ _log = logging.getLogger(__name__)
 
 
 def rebuild_command(path: Path) -> str:
-    """The command that makes RUN/stage1/NAME.pt anew, or that of a further view in RUN/views/VIEW/stage1/, or of a network in
-    RUN/compare/NETWORK/seed-N/stage1/, or of a short run in RUN/tune/stage1/TRIAL/ or heads/SHARE/."""
+    """The command that makes RUN/stage1/NAME.pt anew, or that of a further view in
+    RUN/views/VIEW/stage1/, or of a network in RUN/compare/NETWORK/seed-N/stage1/, or of a short run
+    in RUN/tune/stage1/TRIAL/ or heads/SHARE/."""
     folder = path.absolute().parent
     for search in folder.parents[:2]:
         if (search.parent.name, search.name) == ("tune", "stage1"):
@@ -37,7 +49,11 @@ def rebuild_command(path: Path) -> str:
     run = folder.parent
     if run.parent.parent.name == "compare":
         return f"the same `shelfsort compare` command, after removing {run}"
-    return f"shelfsort features --run {run.parent.parent} --rebuild" if run.parent.name == "views" else REBUILD.format(run=run)
+    return (
+        f"shelfsort features --run {run.parent.parent} --rebuild"
+        if run.parent.name == "views"
+        else REBUILD.format(run=run)
+    )
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -47,12 +63,15 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """As a file object, since torch writes the name of a path it is given, with this process's pid, into the file."""
+    """As a file object, since torch writes the name of a path it is given, with this process's pid,
+    into the file."""
     with open(path, "wb") as file:
         try:
             torch.save({"schema": SCHEMA, **content}, file)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # the disk is full: torch tells of its own positions only
+            if isinstance(
+                error.__context__, OSError
+            ):  # the disk is full: torch tells of its own positions only
                 raise error.__context__ from error
             raise
 
@@ -70,7 +89,8 @@ def save_last(folder: Path, content: dict[str, Any]) -> None:
 
 
 def load_last(folder: Path) -> dict[str, Any] | None:
-    """What a training goes on from: last.pt, or before.pt where last.pt is damaged; None where there is no last.pt.
+    """What a training goes on from: last.pt, or before.pt where last.pt is damaged; None where
+    there is no last.pt.
 
     Raises ArtifactError where both are damaged.
     """
@@ -89,7 +109,8 @@ def load_last(folder: Path) -> dict[str, Any] | None:
 def load(path: Path, *, resume: bool = False) -> dict[str, Any]:
     """Reads a checkpoint onto the processor; with `resume`, one that can go on training.
 
-    Raises ArtifactError where the file is missing, damaged, of another schema, or more than tensors and plain values.
+    Raises ArtifactError where the file is missing, damaged, of another schema, or more than tensors
+    and plain values.
     """
     rebuild = rebuild_command(path)
     try:
@@ -102,13 +123,23 @@ def load(path: Path, *, resume: bool = False) -> dict[str, Any]:
     except pickle.UnpicklingError:
         problem = "holds objects that could run code, expected tensors and plain values"
         raise ArtifactError(path, problem, rebuild) from None
-    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError, NotImplementedError) as error:
+    except (
+        zipfile.BadZipFile,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        NotImplementedError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactError(path, f"damaged ({reason})", rebuild) from error
     if not isinstance(content, dict) or "schema" not in content:
         raise ArtifactError(path, "not a checkpoint of stage 1", rebuild)
     if content["schema"] != SCHEMA:
-        raise ArtifactError(path, f"checkpoint of schema {content['schema']}, expected {SCHEMA}", rebuild)
+        raise ArtifactError(
+            path, f"checkpoint of schema {content['schema']}, expected {SCHEMA}", rebuild
+        )
     if missing := [key for key in (*KEYS, *(RESUME_KEYS if resume else ())) if key not in content]:
         raise ArtifactError(path, f"has no {missing[0]}", rebuild)
     return content

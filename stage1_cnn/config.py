@@ -3,7 +3,14 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from catalog.config import Section
 
@@ -11,13 +18,37 @@ NORMALISATIONS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "unit": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
-"""Mean and standard deviation of each channel, on the scale where a pixel is 0 to 1; `unit` gives [-1, 1]."""
+"""Mean and standard deviation of each channel, on the scale where a pixel is 0 to 1; `unit` gives
+[-1, 1]."""
 
-_PLACE = {"device", "workers", "save_minutes", "keep_epochs", "cache_gb", "compile", "deterministic"}
+_PLACE = {
+    "device",
+    "workers",
+    "save_minutes",
+    "keep_epochs",
+    "cache_gb",
+    "compile",
+    "deterministic",
+}
 _FIRST = {
-    "backbone", "weights", "image_size", "normalisation", "head_epochs", "head_lr", "epochs", "lr", "optimizer", "weight_decay",
-    "label_smoothing", "warmup", "batch_size", "clip_norm", "batch_norm", "precision", "seed",
-}  # fmt: skip
+    "backbone",
+    "weights",
+    "image_size",
+    "normalisation",
+    "head_epochs",
+    "head_lr",
+    "epochs",
+    "lr",
+    "optimizer",
+    "weight_decay",
+    "label_smoothing",
+    "warmup",
+    "batch_size",
+    "clip_norm",
+    "batch_norm",
+    "precision",
+    "seed",
+}
 _FIRST_AUGMENT = {"flip", "crop", "stretch", "colour"}
 
 
@@ -33,7 +64,8 @@ class Augment(Section):
     colour: float = Field(default=0.2, ge=0, lt=1)
     """Brightness, contrast and saturation are each multiplied by 1 - colour to 1 + colour."""
     rotate: float = Field(default=0, ge=0, le=180)
-    """Most degrees by which a photo is turned, either way. What comes into sight is the edge, drawn out."""
+    """Most degrees by which a photo is turned, either way. What comes into sight is the edge, drawn
+    out."""
     shift: float = Field(default=0, ge=0, lt=1)
     """Largest share of its width, and of its height, by which a photo is moved."""
     shear: float = Field(default=0, ge=0, lt=90)
@@ -41,40 +73,49 @@ class Augment(Section):
     zoom: float = Field(default=0, ge=0, lt=1)
     """A photo is magnified by 1 - zoom to 1 + zoom."""
     policy: Literal["none", "randaugment", "trivialaugment"] = "none"
-    """Operations drawn at random from a fixed list: RandAugment (Cubuk et al. 2019), TrivialAugment (Müller, Hutter 2021)."""
+    """Operations drawn at random from a fixed list: RandAugment (Cubuk et al. 2019), TrivialAugment
+    (Müller, Hutter 2021)."""
     operations: PositiveInt = 2
     """RandAugment: operations on each photo."""
     magnitude: int = Field(default=9, ge=0, le=30)
     """RandAugment: how strong each is, 0 to 30."""
     erase: float = Field(default=0, ge=0, le=1)
-    """Share of the photos in which a random rectangle is blotted out (random erasing, Zhong et al. 2017)."""
+    """Share of the photos in which a random rectangle is blotted out (random erasing, Zhong et al.
+    2017)."""
     mixup: NonNegativeFloat = 0
-    """Photos of a batch are blended in pairs, the share drawn from Beta(mixup, mixup); 0 is off, 0.2 usual."""
+    """Photos of a batch are blended in pairs, the share drawn from Beta(mixup, mixup); 0 is off,
+    0.2 usual."""
     cutmix: NonNegativeFloat = 0
-    """A rectangle of one photo is put into another, its share drawn from Beta(cutmix, cutmix); 0 is off, 1 usual. With
-    mixup too, each batch gets one of them."""
+    """A rectangle of one photo is put into another, its share drawn from Beta(cutmix, cutmix); 0 is
+    off, 1 usual. With mixup too, each batch gets one of them."""
 
 
 class Stage1Config(Section):
     """Section `stage1`: the defaults are the published recipe, head first, then the whole network."""
 
     backbone: str = "resnet50"
-    """A classification network by its name in torchvision; `vanilla`; or `timm:NAME` (docs/networks.md)."""
+    """A classification network by its name in torchvision; `vanilla`; or `timm:NAME`
+    (docs/networks.md)."""
     width: PositiveFloat = 1
-    """Factor of the numbers of filters, for `vanilla`, `vgg16`, `vgg16_landmarks` and `mobilenet_v2`."""
+    """Factor of the numbers of filters, for `vanilla`, `vgg16`, `vgg16_landmarks` and
+    `mobilenet_v2`."""
     landmarks: Path | None = None
-    """CSV of landmarks (docs/formats.md) that `vgg16_landmarks` learns to find while fine-tuning; null: attention alone."""
+    """CSV of landmarks (docs/formats.md) that `vgg16_landmarks` learns to find while fine-tuning;
+    null: attention alone."""
     landmark_weight: PositiveFloat = 0.5
     """Of the landmarks' loss, beside that of the categories."""
     weights: str = "imagenet"
-    """`imagenet` (torchvision's, downloaded and checked; or timm's), `none` (random, no head phase), or a file: a state_dict of
-    the same network, or a checkpoint of stage 1."""
+    """`imagenet` (torchvision's, downloaded and checked; or timm's), `none` (random, no head
+    phase), or a file: a state_dict of the same network, or a checkpoint of stage 1."""
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt] = 224
-    """Pixels: a side, or height and width. Photos are resized to exactly this, so that the whole product is seen."""
+    """Pixels: a side, or height and width. Photos are resized to exactly this, so that the whole
+    product is seen."""
     train_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
-    """Pixels while fine-tuning, where they are to be fewer than in evaluation (Touvron et al. 2019); null is image_size."""
+    """Pixels while fine-tuning, where they are to be fewer than in evaluation (Touvron et al.
+    2019); null is image_size."""
     normalisation: Literal["imagenet", "unit", "train_mean"] = "imagenet"
-    """`imagenet` for torchvision's weights, `unit` for [-1, 1], `train_mean` for mean and deviation of the training photos."""
+    """`imagenet` for torchvision's weights, `unit` for [-1, 1], `train_mean` for mean and deviation
+    of the training photos."""
     head_epochs: NonNegativeInt = 12
     """Epochs of the new head over the frozen backbone."""
     head_lr: PositiveFloat = 1e-3
@@ -84,19 +125,23 @@ class Stage1Config(Section):
     lr: PositiveFloat = 1e-4
     """Highest learning rate of fine-tuning."""
     trainable_blocks: NonNegativeInt | Literal["all"] = "all"
-    """Blocks of the backbone, counted from the head, that fine-tuning changes; 0 trains the head alone, on augmented photos."""
+    """Blocks of the backbone, counted from the head, that fine-tuning changes; 0 trains the head
+    alone, on augmented photos."""
     layer_decay: float = Field(default=1, gt=0, le=1)
     """The learning rate of each block is that of the next one, nearer to the head, times this."""
     drop_path: float | None = Field(default=None, ge=0, lt=1)
-    """Highest rate at which residual branches are skipped (Huang et al. 2016); null leaves the backbone's own."""
+    """Highest rate at which residual branches are skipped (Huang et al. 2016); null leaves the
+    backbone's own."""
     ema_decay: float = Field(default=0, ge=0, lt=1)
-    """Fine-tuning keeps a moving average of the weights, which is validated and kept as the best; 0 is off, 0.999 usual."""
+    """Fine-tuning keeps a moving average of the weights, which is validated and kept as the best; 0
+    is off, 0.999 usual."""
     patience: PositiveInt | None = None
     """A phase ends early when val_a has not improved for so many epochs; null never does."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """SGD has Nesterov momentum 0.9 and wants a learning rate ten to a hundred times as high."""
     weight_decay: NonNegativeFloat = 0.01
-    """Of matrices and filters; biases and normalisation layers have none. AdamW without it is Adam."""
+    """Of matrices and filters; biases and normalisation layers have none. AdamW without it is Adam.
+    """
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Share of each target spread over all categories."""
     warmup: NonNegativeFloat = 0.5
@@ -104,13 +149,15 @@ class Stage1Config(Section):
     schedule: Literal["cosine", "constant"] = "cosine"
     """What follows: a cosine to 0, or the highest rate to the end."""
     logit_adjustment: NonNegativeFloat = 0
-    """Weight of log(category's share of the training photos), added to the logits in the loss (Menon et al. 2021); 1 usual."""
+    """Weight of log(category's share of the training photos), added to the logits in the loss
+    (Menon et al. 2021); 1 usual."""
     sampling: Literal["natural", "balanced", "levelled"] = "natural"
-    """`natural` shows each photo once an epoch; `balanced` as many, each category as often; `levelled` brings smaller categories
-    up to the 98th percentile of their sizes by repeats that are mirrored, turned either way, or grained, as published."""
+    """`natural` shows each photo once an epoch; `balanced` as many, each category as often;
+    `levelled` brings smaller categories up to the 98th percentile of their sizes by repeats that
+    are mirrored, turned either way, or grained, as published."""
     shuffle_block: NonNegativeInt = 0
-    """0 shuffles all photos; else blocks of so many neighbours by id, 64 blocks at a time: for stores larger than memory, of a
-    dump whose ids ascend."""
+    """0 shuffles all photos; else blocks of so many neighbours by id, 64 blocks at a time: for
+    stores larger than memory, of a dump whose ids ascend."""
     batch_size: PositiveInt = 64
     """Images a step, over all processes."""
     accumulate: PositiveInt = 1
@@ -118,17 +165,19 @@ class Stage1Config(Section):
     clip_norm: PositiveFloat | None = 1.0
     """Longest gradient; null shortens none."""
     batch_norm: Literal["auto", "train", "frozen"] = "auto"
-    """While fine-tuning, `train` learns its statistics anew and `frozen` keeps them; `auto` keeps those of pretrained weights
-    that have them folded into their filters, as quantised releases do."""
+    """While fine-tuning, `train` learns its statistics anew and `frozen` keeps them; `auto` keeps
+    those of pretrained weights that have them folded into their filters, as quantised releases
+    do."""
     augment: Augment = Augment()
     """Random changes of training photos while fine-tuning."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of training's arithmetic; `auto` is bf16 where the processor has it, else fp16 on a GPU and fp32 on a CPU. Answers have a
-    precision of their own, `features.precision`."""
+    """Of training's arithmetic; `auto` is bf16 where the processor has it, else fp16 on a GPU and
+    fp32 on a CPU. Answers have a precision of their own, `features.precision`."""
     device: str = "auto"
     """`auto` is the GPU where there is one; else `cpu`, `cuda`, `cuda:1`."""
     workers: NonNegativeInt | Literal["auto"] = "auto"
-    """Threads that decode; 0 decodes between the steps. `auto` uses the cores that the arithmetic leaves."""
+    """Threads that decode; 0 decodes between the steps. `auto` uses the cores that the arithmetic
+    leaves."""
     save_minutes: NonNegativeFloat = 10
     """last.pt is also saved within an epoch, this often; 0 saves after every step."""
     keep_epochs: bool = False
@@ -138,28 +187,39 @@ class Stage1Config(Section):
     compile: Literal["none", "plain", "graphs"] = "none"
     """`plain` fine-tunes through torch.compile; `graphs` with CUDA graphs too, on a GPU."""
     deterministic: bool = False
-    """Only algorithms that give the same bits each time: slower on a GPU, no difference on a CPU."""
+    """Only algorithms that give the same bits each time: slower on a GPU, no difference on a CPU.
+    """
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the new head, the order of the images, augmentation and dropout."""
 
     @model_validator(mode="after")
     def _some_epochs(self) -> "Stage1Config":
         if not self.epochs and not (self.head_epochs and self.weights != "none"):
-            raise ValueError("epochs is 0, and head_epochs is 0 or skipped as weights is none: nothing to train")
+            raise ValueError(
+                "epochs is 0, and head_epochs is 0 or skipped as weights is none: nothing to train"
+            )
         return self
 
     @model_validator(mode="after")
     def _one_remedy(self) -> "Stage1Config":
         if self.logit_adjustment and self.sampling != "natural":
-            raise ValueError(f"logit_adjustment and sampling={self.sampling} both make up for small categories: choose one")
+            raise ValueError(
+                f"logit_adjustment and sampling={self.sampling} both make up for small categories: choose one"
+            )
         return self
 
     @model_validator(mode="after")
     def _landmarks_seen(self) -> "Stage1Config":
         if self.landmarks and self.backbone != "vgg16_landmarks":
-            raise ValueError(f"landmarks are of no use to {self.backbone}; expected backbone vgg16_landmarks, or landmarks null")
-        if self.landmarks and (self.augment.mixup or self.augment.cutmix or self.sampling == "levelled"):
-            raise ValueError("landmarks can't follow photos that are blended or levelled: turn mixup, cutmix and levelled off")
+            raise ValueError(
+                f"landmarks are of no use to {self.backbone}; expected backbone vgg16_landmarks, or landmarks null"
+            )
+        if self.landmarks and (
+            self.augment.mixup or self.augment.cutmix or self.sampling == "levelled"
+        ):
+            raise ValueError(
+                "landmarks can't follow photos that are blended or levelled: turn mixup, cutmix and levelled off"
+            )
         return self
 
     @model_validator(mode="after")
@@ -182,8 +242,8 @@ class Stage1Config(Section):
     def shaping(self) -> dict[str, Any]:
         """What shapes the result, for `made_from`: all but where and how fast it runs.
 
-        Keys that came later stand in it only where they differ from their default, which is how it was before they came, so
-        that earlier checkpoints stay current.
+        Keys that came later stand in it only where they differ from their default, which is how it
+        was before they came, so that earlier checkpoints stay current.
         """
         first = self.model_dump(mode="json", include=_FIRST)
         augment = self.augment.model_dump(mode="json", include=_FIRST_AUGMENT)

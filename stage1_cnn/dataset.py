@@ -1,8 +1,8 @@
 """Batches of decoded photos from the store, decoded ahead by threads.
 
-Threads are enough: the JPEG decoder and the resize release the interpreter's lock. Memory is bounded by the batches in
-flight; the image table stays arrays, no Python object a sample. An image that can't be decoded keeps its row, marked
-with the reason.
+Threads are enough: the JPEG decoder and the resize release the interpreter's lock. Memory is
+bounded by the batches in flight; the image table stays arrays, no Python object a sample. An image
+that can't be decoded keeps its row, marked with the reason.
 """
 
 import copy
@@ -26,7 +26,8 @@ Transform = EvalTransform | TrainTransform
 
 
 class Blobs(Protocol):
-    """Where the bytes come from: `catalog.store.reader.Store`, or anything that copies into an independent reader."""
+    """Where the bytes come from: `catalog.store.reader.Store`, or anything that copies into an
+    independent reader."""
 
     def read(self, image_ids: Sequence[int]) -> list[bytes]:
         """The bytes of some images, in the order asked."""
@@ -34,9 +35,9 @@ class Blobs(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """B images: `rows` int64 [B] of the image table, `repeats` int64 [B] (how often each row came before in the epoch), `pixels`
-    uint8 [B, 3, H, W] (channels_last; 0 where not readable), `labels` int64 [B], `readable` bool [B], and `reasons`, row -> why
-    it isn't."""
+    """B images: `rows` int64 [B] of the image table, `repeats` int64 [B] (how often each row came
+    before in the epoch), `pixels` uint8 [B, 3, H, W] (channels_last; 0 where not readable),
+    `labels` int64 [B], `readable` bool [B], and `reasons`, row -> why it isn't."""
 
     rows: np.ndarray
     repeats: np.ndarray
@@ -50,7 +51,8 @@ class Batch:
 
 
 def load(store: Blobs, table: ImageTable, places: np.ndarray, transform: Transform) -> Batch:
-    """Reads, decodes and transforms some rows of `table`, or repeats of them (places as in `sampler`).
+    """Reads, decodes and transforms some rows of `table`, or repeats of them (places as in
+    `sampler`).
 
     Raises ArtifactError where the store lacks one.
     """
@@ -58,15 +60,25 @@ def load(store: Blobs, table: ImageTable, places: np.ndarray, transform: Transfo
     room = transform.room(len(rows))
     photos, readable, errors = decode_all(store.read(table.image_id[rows]), room)
     labels = torch.from_numpy(table.class_index[rows].astype(np.int64))
-    pixels = padded(transform(photos, table.image_id[rows][readable], repeats[readable], room), readable)
-    return Batch(rows, repeats, pixels, labels, readable, {int(rows[place]): str(error) for place, error in errors.items()})
+    pixels = padded(
+        transform(photos, table.image_id[rows][readable], repeats[readable], room), readable
+    )
+    return Batch(
+        rows,
+        repeats,
+        pixels,
+        labels,
+        readable,
+        {int(rows[place]): str(error) for place, error in errors.items()},
+    )
 
 
 def decode_all(
     blobs: Sequence[bytes | ImageError], room: np.ndarray | None = None
 ) -> tuple[list[np.ndarray], np.ndarray, dict[int, ImageError]]:
-    """The photos that can be decoded, uint8 [H, W, 3] each; which of the B those are, bool [B]; and place -> why not. What
-    could not even be read comes as its error. The n-th photo lies in `room[n]` where it fits (as `decode`)."""
+    """The photos that can be decoded, uint8 [H, W, 3] each; which of the B those are, bool [B]; and
+    place -> why not. What could not even be read comes as its error. The n-th photo lies in
+    `room[n]` where it fits (as `decode`)."""
     photos, readable, errors = [], np.ones(len(blobs), dtype=bool), {}
     for place, data in enumerate(blobs):
         try:
@@ -80,8 +92,9 @@ def decode_all(
 
 
 def padded(pixels: torch.Tensor, readable: np.ndarray) -> torch.Tensor:
-    """The readable images' pixels as a whole batch, uint8 [B, 3, H, W] in channels_last: 0 where an image is not readable, so
-    that a batch keeps its size, and with it the arithmetic of its other images."""
+    """The readable images' pixels as a whole batch, uint8 [B, 3, H, W] in channels_last: 0 where an
+    image is not readable, so that a batch keeps its size, and with it the arithmetic of its other
+    images."""
     if readable.all():
         return pixels
     whole = torch.zeros((len(readable), *pixels.shape[1:]), dtype=torch.uint8)
@@ -90,12 +103,21 @@ def padded(pixels: torch.Tensor, readable: np.ndarray) -> torch.Tensor:
 
 
 def batches(
-    store: Blobs, table: ImageTable, transform: Transform, *,
-    batch_size: int, order: np.ndarray | None = None, workers: int = 0, pin_memory: bool = False,
-) -> Iterator[Batch]:  # fmt: skip
-    """As `stream`: the rows `order` (int64; all, in store order, where None) in batches of `batch_size`, the last one smaller."""
+    store: Blobs,
+    table: ImageTable,
+    transform: Transform,
+    *,
+    batch_size: int,
+    order: np.ndarray | None = None,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """As `stream`: the rows `order` (int64; all, in store order, where None) in batches of
+    `batch_size`, the last one smaller."""
     order = np.arange(len(table)) if order is None else order
-    return stream(store, table, transform, in_parts(order, batch_size), workers=workers, pin_memory=pin_memory)
+    return stream(
+        store, table, transform, in_parts(order, batch_size), workers=workers, pin_memory=pin_memory
+    )
 
 
 def in_parts(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -104,12 +126,19 @@ def in_parts(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def stream(
-    store: Blobs, table: ImageTable, transform: Transform, parts: Iterable[np.ndarray], *, workers: int, pin_memory: bool = False
+    store: Blobs,
+    table: ImageTable,
+    transform: Transform,
+    parts: Iterable[np.ndarray],
+    *,
+    workers: int,
+    pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """A batch a part: the places of its photos, int64.
 
-    `workers` threads decode ahead, each with its own connection; 0 decodes in the calling thread. Batches and their
-    content don't depend on `workers`. Close the iterator to stop early. `pin_memory` is for copies to a GPU.
+    `workers` threads decode ahead, each with its own connection; 0 decodes in the calling thread.
+    Batches and their content don't depend on `workers`. Close the iterator to stop early.
+    `pin_memory` is for copies to a GPU.
     """
     if workers == 0:
         yield from (_pinned(load(store, table, places, transform), pin_memory) for places in parts)
@@ -138,4 +167,8 @@ def stream(
 
 
 def _pinned(batch: Batch, pin: bool) -> Batch:
-    return replace(batch, pixels=batch.pixels.pin_memory(), labels=batch.labels.pin_memory()) if pin else batch
+    return (
+        replace(batch, pixels=batch.pixels.pin_memory(), labels=batch.labels.pin_memory())
+        if pin
+        else batch
+    )

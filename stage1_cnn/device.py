@@ -22,7 +22,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Engine:
-    """A device, the precision of the network's arithmetic on it (`fp32`, `bf16`, `fp16`), and who shares the work."""
+    """A device, the precision of the network's arithmetic on it (`fp32`, `bf16`, `fp16`), and who
+    shares the work."""
 
     device: torch.device
     precision: str
@@ -30,10 +31,13 @@ class Engine:
 
     def autocast(self) -> AbstractContextManager:
         """The context in which the network's forward pass runs."""
-        return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
+        return torch.autocast(
+            self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"
+        )
 
     def fork_generators(self) -> AbstractContextManager:
-        """Inside, the default generators (dropout reads them) may be seeded; outside nothing changes."""
+        """Inside, the default generators (dropout reads them) may be seeded; outside nothing
+        changes."""
         return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
 
     def seed(self, seed: int) -> None:
@@ -45,7 +49,8 @@ class Engine:
 
     @contextlib.contextmanager
     def exactly(self, deterministic: bool) -> Iterator[None]:
-        """Inside, only algorithms that give the same bits each time, where `deterministic`; else the fastest for each size.
+        """Inside, only algorithms that give the same bits each time, where `deterministic`; else
+        the fastest for each size.
 
         Raises ConfigError where a network needs one that has no such variant on this device.
         """
@@ -55,10 +60,14 @@ class Engine:
         try:
             yield
         except RuntimeError as error:
-            operation, found, _ = str(error).partition(" does not have a deterministic implementation")
+            operation, found, _ = str(error).partition(
+                " does not have a deterministic implementation"
+            )
             if not found:
                 raise
-            problem = f"expected false, since {operation}, which the network needs, has no such variant"
+            problem = (
+                f"expected false, since {operation}, which the network needs, has no such variant"
+            )
             raise ConfigError(f"stage1.deterministic: {problem}") from error
         finally:
             torch.use_deterministic_algorithms(before[0])
@@ -70,19 +79,26 @@ class Engine:
         return {"device": name, "precision": self.precision}
 
 
-def choose_engine(device: str = "auto", precision: str = "auto", processes: Processes = ALONE) -> Engine:
+def choose_engine(
+    device: str = "auto", precision: str = "auto", processes: Processes = ALONE
+) -> Engine:
     """What stage 1 trains with: resolves `auto`; of several processes each takes a GPU of its own.
 
     Raises ConfigError where the machine lacks what was asked for.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # stage1.deterministic needs it before the first product there
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # stage1.deterministic needs it before the first product there
     chosen = _device(device, processes)
-    return Engine(chosen, _precision("stage1", precision, chosen, _fastest_precision(chosen)), processes)
+    return Engine(
+        chosen, _precision("stage1", precision, chosen, _fastest_precision(chosen)), processes
+    )
 
 
 def inference_engine(device: str = "auto", precision: str = "auto") -> Engine:
-    """What answers are computed with, whatever stage 1 was trained in: `auto` is fp32 on a processor, so that any machine and
-    runtime answers alike, and on a GPU what training takes there.
+    """What answers are computed with, whatever stage 1 was trained in: `auto` is fp32 on a
+    processor, so that any machine and runtime answers alike, and on a GPU what training takes
+    there.
 
     Raises ConfigError where the machine lacks what was asked for.
     """
@@ -99,19 +115,27 @@ def _device(device: str, processes: Processes) -> torch.device:
     try:
         chosen = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"stage1.device: expected auto, cpu, cuda or cuda:N, found {device!r}") from None
+        raise ConfigError(
+            f"stage1.device: expected auto, cpu, cuda or cuda:N, found {device!r}"
+        ) from None
     if chosen.type not in ("cpu", "cuda"):
         raise ConfigError(f"stage1.device: expected auto, cpu, cuda or cuda:N, found {device!r}")
     if chosen.type == "cuda" and (chosen.index or 0) >= (torch.cuda.device_count() if cuda else 0):
-        wanted = f"a GPU for each of {processes.local_size} processes" if processes.size > 1 else device
-        raise ConfigError(f"stage1.device: {wanted} asked for, found {torch.cuda.device_count()} usable GPUs")
+        wanted = (
+            f"a GPU for each of {processes.local_size} processes" if processes.size > 1 else device
+        )
+        raise ConfigError(
+            f"stage1.device: {wanted} asked for, found {torch.cuda.device_count()} usable GPUs"
+        )
     return chosen
 
 
 def _precision(section: str, asked: str, device: torch.device, default: str) -> str:
     """The precision that a section's key asks for on a device; `default` for auto."""
     if asked not in (*DTYPES, "auto"):
-        raise ConfigError(f"{section}.precision: expected auto, {', '.join(DTYPES)}, found {asked!r}")
+        raise ConfigError(
+            f"{section}.precision: expected auto, {', '.join(DTYPES)}, found {asked!r}"
+        )
     if asked == "fp16" and device.type == "cpu":
         raise ConfigError(f"{section}.precision: fp16 needs a GPU; expected fp32 or bf16 on a CPU")
     return default if asked == "auto" else asked
@@ -120,30 +144,40 @@ def _precision(section: str, asked: str, device: torch.device, default: str) -> 
 def _fastest_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"  # emulated bf16 is slower than fp32
+    return (
+        "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+    )  # emulated bf16 is slower than fp32
 
 
 @functools.cache
 def keep_memory() -> None:
-    """Has glibc keep the memory that is freed, in one heap for all threads, for as long as the process lives.
+    """Has glibc keep the memory that is freed, in one heap for all threads, for as long as the
+    process lives.
 
-    By default it returns a batch's activations to the system, which then hands them out again page by page, zeroed: up to a
-    quarter of a network's time on a processor (`benchmarks.heap`). Elsewhere than on glibc nothing changes.
+    By default it returns a batch's activations to the system, which then hands them out again page
+    by page, zeroed: up to a quarter of a network's time on a processor (`benchmarks.heap`).
+    Elsewhere than on glibc nothing changes.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 1)):
+        for parameter, value in (
+            (_M_MMAP_MAX, 0),
+            (_M_TRIM_THRESHOLD, 2**31 - 1),
+            (_M_ARENA_MAX, 1),
+        ):
             mallopt(parameter, value)
 
 
 def one_thread() -> None:
-    """Makes the arithmetic of the calling thread single-threaded, for threads that share the cores among themselves."""
+    """Makes the arithmetic of the calling thread single-threaded, for threads that share the cores
+    among themselves."""
     torch.set_num_threads(1)
 
 
 @contextlib.contextmanager
 def threads_restored() -> Iterator[None]:
-    """PyTorch's number of threads is afterwards what it was before: `one_thread` also sets what later threads begin with."""
+    """PyTorch's number of threads is afterwards what it was before: `one_thread` also sets what
+    later threads begin with."""
     threads = torch.get_num_threads()
     try:
         yield
@@ -152,10 +186,11 @@ def threads_restored() -> Iterator[None]:
 
 
 def decode_threads(workers: int | str, device: torch.device, processes: int = 1) -> int:
-    """Threads that decode beside the arithmetic; `auto` takes the cores that PyTorch's own threads leave, never more, and only
-    its part of them where `processes` share the machine.
+    """Threads that decode beside the arithmetic; `auto` takes the cores that PyTorch's own threads
+    leave, never more, and only its part of them where `processes` share the machine.
 
-    Where they leave none, 0: decoding between the steps, since a thread too many slows all the computing ones.
+    Where they leave none, 0: decoding between the steps, since a thread too many slows all the
+    computing ones.
     """
     if workers != "auto":
         return int(workers)

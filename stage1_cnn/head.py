@@ -1,4 +1,5 @@
-"""Stage 1's last layer in numpy: logits are computed from the stored features, in float32, in evaluation and scoring alike."""
+"""Stage 1's last layer in numpy: logits are computed from the stored features, in float32, in
+evaluation and scoring alike."""
 
 from typing import NamedTuple
 
@@ -15,14 +16,17 @@ class Head(NamedTuple):
     bias: np.ndarray
 
     def log_probs(self, features: np.ndarray) -> np.ndarray:
-        """Log-probabilities float32 [N, K] of features [N, D]; these are rounded to float16 first, as the file stores them."""
+        """Log-probabilities float32 [N, K] of features [N, D]; these are rounded to float16 first,
+        as the file stores them."""
         rounded = features.astype(np.float16).astype(np.float32)
         return normalise(rounded @ self.weight.T + self.bias)
 
 
 def normalise(scores: np.ndarray) -> np.ndarray:
     """Scores [N, K] as log-probabilities of the same dtype: each row's exponentials sum to 1."""
-    out = np.empty_like(scores)  # scipy's logsumexp takes five times as long on thousands of classes
+    out = np.empty_like(
+        scores
+    )  # scipy's logsumexp takes five times as long on thousands of classes
     rows = max(1, _CACHED // max(scores.shape[1], 1))
     for start in range(0, len(scores), rows):
         part, into = scores[start : start + rows], out[start : start + rows]

@@ -1,4 +1,5 @@
-"""Mixup (Zhang et al. 2017) and CutMix (Yun et al. 2019): photos of a batch blended in pairs, on the device."""
+"""Mixup (Zhang et al. 2017) and CutMix (Yun et al. 2019): photos of a batch blended in pairs, on
+the device."""
 
 import torch
 from torchvision.transforms.v2 import CutMix, MixUp
@@ -13,8 +14,11 @@ class Mixing:
         kinds = ((MixUp, augment.mixup), (CutMix, augment.cutmix))
         self.choices = [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha]
 
-    def __call__(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and labels int64 [B] -> inputs and targets float32 [B, K]; both unchanged where neither is on."""
+    def __call__(
+        self, inputs: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and labels int64 [B] -> inputs and targets float32 [B, K]; both unchanged where
+        neither is on."""
         if not self.choices or not len(labels):
             return inputs, labels
         return self.choices[int(torch.randint(len(self.choices), ()))](inputs, labels)

@@ -1,5 +1,5 @@
-"""A trained network in other forms: ONNX from uint8 pixels to bottleneck features, run by ONNX Runtime or by others, and
-safetensors."""
+"""A trained network in other forms: ONNX from uint8 pixels to bottleneck features, run by ONNX
+Runtime or by others, and safetensors."""
 
 import importlib.util
 import tempfile
@@ -18,11 +18,14 @@ NEEDS = ("onnx", "onnxscript", "onnxruntime", "safetensors")
 def require_packages(what: str) -> None:
     """Raises ShelfsortError where a package of the extra `export` is not installed."""
     if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
-        raise ShelfsortError(f"{what} needs the package {missing[0]}; install it with: pip install 'shelfsort[export]'")
+        raise ShelfsortError(
+            f"{what} needs the package {missing[0]}; install it with: pip install 'shelfsort[export]'"
+        )
 
 
 class FromPixels(nn.Module):
-    """uint8 [B, H, W, 3] photos of the network's own size -> features float32 [B, D]: what Normaliser and backbone do."""
+    """uint8 [B, H, W, 3] photos of the network's own size -> features float32 [B, D]: what
+    Normaliser and backbone do."""
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
@@ -31,19 +34,29 @@ class FromPixels(nn.Module):
         self.register_buffer("scale", 1 / torch.tensor(predictor.transform.std).view(1, 3, 1, 1))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.backbone((pixels.permute(0, 3, 1, 2).float() * (1 / 255) - self.mean) * self.scale)
+        return self.backbone(
+            (pixels.permute(0, 3, 1, 2).float() * (1 / 255) - self.mean) * self.scale
+        )
 
 
 def save_onnx(predictor: Predictor, path: Path) -> None:
-    """Writes ONNX with input `pixels` uint8 [B, H, W, 3] and output `features` float32 [B, D], in float32, of any B.
+    """Writes ONNX with input `pixels` uint8 [B, H, W, 3] and output `features` float32 [B, D], in
+    float32, of any B.
 
     `predictor` must be on the processor.
     """
-    pixels = torch.zeros((2, predictor.transform.height, predictor.transform.width, 3), dtype=torch.uint8)
+    pixels = torch.zeros(
+        (2, predictor.transform.height, predictor.transform.width, 3), dtype=torch.uint8
+    )
     program = torch.onnx.export(
-        FromPixels(predictor).eval(), (pixels,), dynamo=True, verbose=False, input_names=["pixels"], output_names=["features"],
+        FromPixels(predictor).eval(),
+        (pixels,),
+        dynamo=True,
+        verbose=False,
+        input_names=["pixels"],
+        output_names=["features"],
         dynamic_shapes={"pixels": {0: torch.export.Dim("images")}},
-    )  # fmt: skip
+    )
     program.save(path, external_data=False)
 
 
@@ -61,10 +74,11 @@ def head_arrays(predictor: Predictor, view: int) -> dict[str, np.ndarray]:
 
 
 class OnnxPredictor(Predictor):
-    """The same network by ONNX Runtime: fp32 on a processor, where that is faster than PyTorch; one thread a call, for lanes.
+    """The same network by ONNX Runtime: fp32 on a processor, where that is faster than PyTorch; one
+    thread a call, for lanes.
 
-    Features may differ from PyTorch's in the last bit. Raises ConfigError on a GPU and in another precision, ShelfsortError where
-    a package is missing.
+    Features may differ from PyTorch's in the last bit. Raises ConfigError on a GPU and in another
+    precision, ShelfsortError where a package is missing.
     """
 
     runtime = "onnx"
@@ -72,10 +86,14 @@ class OnnxPredictor(Predictor):
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)
         if self.engine.device.type != "cpu":
-            raise ConfigError(f"score.runtime: onnx runs on a processor, found {self.engine.device}; set stage1.device to cpu")
+            raise ConfigError(
+                f"score.runtime: onnx runs on a processor, found {self.engine.device}; set stage1.device to cpu"
+            )
         if self.engine.precision != "fp32":
             found = f"features.precision is {self.engine.precision}"
-            raise ConfigError(f"score.runtime: onnx computes in fp32, {found}; set it to fp32, or score.runtime to torch")
+            raise ConfigError(
+                f"score.runtime: onnx computes in fp32, {found}; set it to fp32, or score.runtime to torch"
+            )
         require_packages("score.runtime: onnx")
         import onnxruntime
 
@@ -84,9 +102,13 @@ class OnnxPredictor(Predictor):
         with tempfile.TemporaryDirectory() as folder:
             save_onnx(self, Path(folder) / "network.onnx")
             content = (Path(folder) / "network.onnx").read_bytes()
-        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"]
+        )
 
     def features(self, pixels: torch.Tensor) -> np.ndarray:
         """As Predictor.features."""
-        (features,) = self._session.run(["features"], {"pixels": pixels.permute(0, 2, 3, 1).numpy()})
+        (features,) = self._session.run(
+            ["features"], {"pixels": pixels.permute(0, 2, 3, 1).numpy()}
+        )
         return features.astype(np.float16)

@@ -1,6 +1,8 @@
-"""RandAugment and TrivialAugment: operations drawn at random from a fixed list, each image from its own numbers.
+"""RandAugment and TrivialAugment: operations drawn at random from a fixed list, each image from its
+own numbers.
 
-torchvision has both, but they draw from the one default generator, which decoding threads would race for.
+torchvision has both, but they draw from the one default generator, which decoding threads would
+race for.
 """
 
 import math
@@ -17,7 +19,9 @@ _GRAY = [128.0] * 3
 Operation = Callable[[torch.Tensor, float], torch.Tensor]
 
 
-def _affine(image: torch.Tensor, *, shift: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0, 0)) -> torch.Tensor:
+def _affine(
+    image: torch.Tensor, *, shift: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0, 0)
+) -> torch.Tensor:
     degrees = [math.degrees(math.atan(value)) for value in shear]
     options = {"interpolation": InterpolationMode.BILINEAR, "fill": _GRAY}
     return F.affine(image, 0.0, [round(value) for value in shift], 1.0, degrees, **options)
@@ -27,7 +31,8 @@ def _posterize(image: torch.Tensor, lost: float) -> torch.Tensor:
     return F.posterize(image, 8 - round(abs(lost)))
 
 
-# Operation, its strongest magnitude in RandAugment and in TrivialAugment ("wide"), as torchvision has them. A magnitude is as
+# Operation, its strongest magnitude in RandAugment and in TrivialAugment ("wide"), as torchvision
+# has them. A magnitude is as
 # likely negative; shifts are shares of the side in the one, pixels (of 224) in the other.
 _OPERATIONS: tuple[tuple[Operation, float, float], ...] = (
     (lambda image, size: image, 0, 0),
@@ -53,7 +58,8 @@ def draws_needed(augment: Augment) -> int:
 
 
 def apply(augment: Augment, image: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
-    """uint8 [3, H, W] -> the same, changed by the policy; `draws` are `draws_needed` numbers in [0, 1)."""
+    """uint8 [3, H, W] -> the same, changed by the policy; `draws` are `draws_needed` numbers in [0,
+    1)."""
     if augment.policy == "trivialaugment":
         operation, _, most = _OPERATIONS[int(draws[0] * len(_OPERATIONS))]
         return operation(image, most * math.floor(draws[2] * 31) / 30 * _sign(draws[1]))

@@ -1,4 +1,5 @@
-"""A trained network as a function from pixels to bottleneck features: all that scoring needs, from one checkpoint."""
+"""A trained network as a function from pixels to bottleneck features: all that scoring needs, from
+one checkpoint."""
 
 import contextlib
 import threading
@@ -19,8 +20,8 @@ from stage1_cnn.transforms import EvalTransform, Normaliser
 
 
 class Predictor:
-    """Features of photos. `taxonomy`, `transform`, `head`, `train_images` (int64 [K]) and `fingerprint` (sha256 of the
-    file) are the checkpoint's."""
+    """Features of photos. `taxonomy`, `transform`, `head`, `train_images` (int64 [K]) and
+    `fingerprint` (sha256 of the file) are the checkpoint's."""
 
     runtime = "torch"
 
@@ -34,22 +35,32 @@ class Predictor:
         self.train_images: np.ndarray = content["train_images"].numpy()
         weight, bias = network.head.weight.detach(), network.head.bias.detach()
         self.head = Head(weight.float().numpy().copy(), bias.float().numpy().copy())
-        self.network = network.eval().requires_grad_(False).to(engine.device, memory_format=torch.channels_last)
+        self.network = (
+            network.eval()
+            .requires_grad_(False)
+            .to(engine.device, memory_format=torch.channels_last)
+        )
         self._normaliser = Normaliser(self.transform, engine.device)
-        # Threads share a GPU by turns, so that one batch at a time has its activations there; on the processor each has a core.
+        # Threads share a GPU by turns, so that one batch at a time has its activations there; on
+        # the processor each has a core.
         self._turn = threading.Lock() if engine.device.type == "cuda" else contextlib.nullcontext()
 
     @classmethod
     def open(cls, path: Path, *, device: str = "auto", precision: str = "auto") -> "Predictor":
-        """Reads best.pt, head.pt or last.pt; `precision` is `features.precision`, whatever the network was trained in.
+        """Reads best.pt, head.pt or last.pt; `precision` is `features.precision`, whatever the
+        network was trained in.
 
-        Raises ArtifactError where it is missing, damaged or does not fit its own network, ConfigError where the machine
-        lacks the device or precision asked for.
+        Raises ArtifactError where it is missing, damaged or does not fit its own network,
+        ConfigError where the machine lacks the device or precision asked for.
         """
         engine = inference_engine(device, precision)
         content = checkpoint.load(path)
         config = content["config"]
-        network = build(config["backbone"], len(content["taxonomy"]["categories"]), width=config.get("width", 1.0))
+        network = build(
+            config["backbone"],
+            len(content["taxonomy"]["categories"]),
+            width=config.get("width", 1.0),
+        )
         try:
             network.load_state_dict(content["network"])
         except RuntimeError as error:
@@ -60,7 +71,8 @@ class Predictor:
 
     @property
     def computed_with(self) -> dict[str, str]:
-        """Device, precision and runtime of the arithmetic, as features.h5 and the second stage record them."""
+        """Device, precision and runtime of the arithmetic, as features.h5 and the second stage
+        record them."""
         return self.engine.to_json() | {"runtime": self.runtime}
 
     @property
@@ -75,12 +87,15 @@ class Predictor:
         return features.cpu().numpy()
 
     def look(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [B, 3, H, W] from `transform` -> heat maps of the landmarks and the attention map, as LandmarkVgg16.look.
+        """uint8 [B, 3, H, W] from `transform` -> heat maps of the landmarks and the attention map,
+        as LandmarkVgg16.look.
 
         Raises ConfigError where the network has none.
         """
         if not isinstance(self.network.backbone, LandmarkVgg16):
-            raise ConfigError("attention: this network has no attention map; expected one of stage1.backbone vgg16_landmarks")
+            raise ConfigError(
+                "attention: this network has no attention map; expected one of stage1.backbone vgg16_landmarks"
+            )
         with self._turn, torch.inference_mode(), self.engine.autocast():
             maps, attention = self.network.backbone.look(self._normaliser(pixels))
         return maps.float().cpu().numpy(), attention.float().cpu().numpy()

@@ -1,6 +1,8 @@
-"""The processes that train one network together (DistributedDataParallel), or the one that trains alone.
+"""The processes that train one network together (DistributedDataParallel), or the one that trains
+alone.
 
-Small numbers travel between processors (gloo), so that agreeing on a step never waits for a GPU; tensors go by the device's way.
+Small numbers travel between processors (gloo), so that agreeing on a step never waits for a GPU;
+tensors go by the device's way.
 """
 
 import contextlib
@@ -57,12 +59,15 @@ ALONE = Processes()
 
 @contextlib.contextmanager
 def joined(local_rank: int, local_size: int) -> Iterator[Processes]:
-    """Joins the processes that torchrun started (it tells torch of rank, size and address), and leaves them at the end."""
+    """Joins the processes that torchrun started (it tells torch of rank, size and address), and
+    leaves them at the end."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if local_rank < torch.cuda.device_count():  # `choose_engine` names it where there are too few
         torch.cuda.set_device(local_rank)
     distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size(), local_rank, local_size)
+        yield Processes(
+            distributed.get_rank(), distributed.get_world_size(), local_rank, local_size
+        )
     finally:
         distributed.destroy_process_group()

@@ -1,6 +1,7 @@
 """Which photos an epoch shows, and in what order: arrays alone, however many rows.
 
-A place is a number: `row`, or `row + n * rows` for the n-th repeat of a row within the epoch, so that repeats can look different.
+A place is a number: `row`, or `row + n * rows` for the n-th repeat of a row within the epoch, so
+that repeats can look different.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ _WINDOW = 64
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws the places of an epoch; `class_index` [N] of each row, and `disk` [N], numbers that rise along the disk."""
+    """Draws the places of an epoch; `class_index` [N] of each row, and `disk` [N], numbers that
+    rise along the disk."""
 
     class_index: np.ndarray
     disk: np.ndarray
@@ -55,11 +57,16 @@ class Sampler:
         return rows + nth // count * len(self.class_index)
 
 
-def _shuffled_blocks(places: np.ndarray, disk: np.ndarray, block: int, rng: np.random.Generator) -> np.ndarray:
-    """Blocks of neighbours in random order, and the places of each window of blocks mixed: while a window is read, its stretch of
-    the disk fits in memory."""
+def _shuffled_blocks(
+    places: np.ndarray, disk: np.ndarray, block: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Blocks of neighbours in random order, and the places of each window of blocks mixed: while a
+    window is read, its stretch of the disk fits in memory."""
     places = places[np.argsort(disk[places % len(disk)], kind="stable")]
     starts = rng.permutation(np.arange(0, len(places), block))
     windows = (starts[first : first + _WINDOW] for first in range(0, len(starts), _WINDOW))
-    mixed = [rng.permutation(np.concatenate([places[start : start + block] for start in window])) for window in windows]
+    mixed = [
+        rng.permutation(np.concatenate([places[start : start + block] for start in window]))
+        for window in windows
+    ]
     return np.concatenate(mixed) if mixed else places

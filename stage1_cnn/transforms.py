@@ -1,8 +1,9 @@
-"""The one definition of how pixels reach the network: evaluation, training, and normalisation on the device.
+"""The one definition of how pixels reach the network: evaluation, training, and normalisation on
+the device.
 
-Transforms run on the processor and give uint8; the device gets uint8 and makes normalised floats of it, and what changes a
-whole batch alike is done there (`Changes`). The evaluation transform is saved in the checkpoint as a plain dictionary and
-rebuilt from it.
+Transforms run on the processor and give uint8; the device gets uint8 and makes normalised floats of
+it, and what changes a whole batch alike is done there (`Changes`). The evaluation transform is
+saved in the checkpoint as a plain dictionary and rebuilt from it.
 """
 
 from collections import defaultdict
@@ -28,9 +29,10 @@ Moments = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 class Changes(NamedTuple):
-    """What the device does to a batch: `colours` float32 [B, 3] (factors of brightness, contrast, saturation), `affine` float32
-    [B, 2, 3] (from places of the new photo to places of the old, -1 to 1), `boxes` int64 [B, 4] (top, left, bottom, right of what
-    is blotted out, in pixels); None is left out."""
+    """What the device does to a batch: `colours` float32 [B, 3] (factors of brightness, contrast,
+    saturation), `affine` float32 [B, 2, 3] (from places of the new photo to places of the old, -1
+    to 1), `boxes` int64 [B, 4] (top, left, bottom, right of what is blotted out, in pixels); None
+    is left out."""
 
     colours: torch.Tensor | None = None
     affine: torch.Tensor | None = None
@@ -42,7 +44,8 @@ NO_CHANGES = Changes()
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Resizes whole photos to height x width, bilinear with antialiasing; `mean` and `std` are for the Normaliser."""
+    """Resizes whole photos to height x width, bilinear with antialiasing; `mean` and `std` are for
+    the Normaliser."""
 
     height: int
     width: int
@@ -51,18 +54,26 @@ class EvalTransform:
 
     @classmethod
     def from_config(cls, config: Stage1Config, moments: Moments | None = None) -> "EvalTransform":
-        """The transform that a configuration asks for; `moments` of the training photos where it asks for `train_mean`."""
+        """The transform that a configuration asks for; `moments` of the training photos where it
+        asks for `train_mean`."""
         return cls(*config.size, *(moments or NORMALISATIONS[config.normalisation]))
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary for checkpoint and fingerprints."""
-        return {"kind": "resize-bilinear-antialias", **asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        return {
+            "kind": "resize-bilinear-antialias",
+            **asdict(self),
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "EvalTransform":
         """Inverse of to_json. Raises ConfigError where the dictionary is of another kind."""
         if value.get("kind") != "resize-bilinear-antialias":
-            raise ConfigError(f"transform: expected kind resize-bilinear-antialias, found {value.get('kind')!r}")
+            raise ConfigError(
+                f"transform: expected kind resize-bilinear-antialias, found {value.get('kind')!r}"
+            )
         return cls(value["height"], value["width"], tuple(value["mean"]), tuple(value["std"]))
 
     def room(self, images: int) -> np.ndarray:
@@ -70,21 +81,27 @@ class EvalTransform:
         return np.empty((images, self.height, self.width, 3), dtype=np.uint8)
 
     def __call__(
-        self, images: Sequence[np.ndarray], image_ids: np.ndarray | None = None, repeats: np.ndarray | None = None,
+        self,
+        images: Sequence[np.ndarray],
+        image_ids: np.ndarray | None = None,
+        repeats: np.ndarray | None = None,
         room: np.ndarray | None = None,
-    ) -> torch.Tensor:  # fmt: skip
-        """uint8 [H, W, 3] photos of any sizes -> uint8 [B, 3, height, width] in channels_last; the ids are not used.
+    ) -> torch.Tensor:
+        """uint8 [H, W, 3] photos of any sizes -> uint8 [B, 3, height, width] in channels_last; the
+        ids are not used.
 
-        Photos of one size are resized in one call, three times as fast as one by one and equal to the bit. The batch lies in
-        `room` where that is given and the photos are not all resized alike; a photo may lie in its own row already, where numpy
-        leaves it.
+        Photos of one size are resized in one call, three times as fast as one by one and equal to
+        the bit. The batch lies in `room` where that is given and the photos are not all resized
+        alike; a photo may lie in its own row already, where numpy leaves it.
         """
         by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for row, image in enumerate(images):
             by_shape[image.shape].append(row)
         if len(by_shape) == 1 and images[0].shape[:2] != (self.height, self.width):
             return torch.from_numpy(self._resize(np.stack(images))).permute(0, 3, 1, 2)
-        out = self.room(len(images)) if room is None else room[: len(images)]  # numpy copies start no threads
+        out = (
+            self.room(len(images)) if room is None else room[: len(images)]
+        )  # numpy copies start no threads
         for shape, rows in by_shape.items():
             if shape[:2] == (self.height, self.width):
                 for row in rows:
@@ -109,10 +126,12 @@ class EvalTransform:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random changes around the evaluation transform, drawn from seed, epoch, image id and repeat alone.
+    """Random changes around the evaluation transform, drawn from seed, epoch, image id and repeat
+    alone.
 
-    Crop, mirror and policy are done here, on the processor; colours, turning and erasing by the Normaliser, from `changes`.
-    `levelled` repeats of a photo within an epoch are, in turn, mirrored, turned left, turned right, and grained.
+    Crop, mirror and policy are done here, on the processor; colours, turning and erasing by the
+    Normaliser, from `changes`. `levelled` repeats of a photo within an epoch are, in turn,
+    mirrored, turned left, turned right, and grained.
     """
 
     base: EvalTransform
@@ -126,24 +145,37 @@ class TrainTransform:
         return self.base.room(images)
 
     def __call__(
-        self, images: Sequence[np.ndarray], image_ids: np.ndarray, repeats: np.ndarray | None = None,
+        self,
+        images: Sequence[np.ndarray],
+        image_ids: np.ndarray,
+        repeats: np.ndarray | None = None,
         room: np.ndarray | None = None,
-    ) -> torch.Tensor:  # fmt: skip
+    ) -> torch.Tensor:
         """As EvalTransform; `image_ids` int64 [B], `repeats` int64 [B] (0 where None)."""
         repeats = np.zeros(len(images), dtype=np.int64) if repeats is None else repeats
         draws = self._draws(image_ids, repeats, 5, _GEOMETRY)
         kinds = self._kinds(repeats)
         cropped = [
-            self._crop(self._grain(image, int(i), int(r)) if kind == _GRAINED else image, draw, kind == _MIRRORED)
-            for image, i, r, kind, draw in zip(images, image_ids, repeats, kinds, draws, strict=True)
+            self._crop(
+                self._grain(image, int(i), int(r)) if kind == _GRAINED else image,
+                draw,
+                kind == _MIRRORED,
+            )
+            for image, i, r, kind, draw in zip(
+                images, image_ids, repeats, kinds, draws, strict=True
+            )
         ]
         pixels = self.base(cropped, room=room)
         if count := policies.draws_needed(self.augment):
-            for image, draw in zip(pixels, self._draws(image_ids, repeats, count, _POLICY), strict=True):
+            for image, draw in zip(
+                pixels, self._draws(image_ids, repeats, count, _POLICY), strict=True
+            ):
                 image.copy_(policies.apply(self.augment, image, draw))
         return pixels
 
-    def _draws(self, image_ids: np.ndarray, repeats: np.ndarray, count: int, stream: int) -> np.ndarray:
+    def _draws(
+        self, image_ids: np.ndarray, repeats: np.ndarray, count: int, stream: int
+    ) -> np.ndarray:
         return uniforms(self.seed, self.epoch, image_ids, count, stream=stream, repeats=repeats)
 
     def _kinds(self, repeats: np.ndarray) -> np.ndarray:
@@ -156,7 +188,8 @@ class TrainTransform:
         return (image + noise).clip(0, 255).astype(np.uint8)
 
     def _crop(self, image: np.ndarray, draw: np.ndarray, mirrored: bool = False) -> np.ndarray:
-        """A crop of random area, ratio and place (as torchvision's RandomResizedCrop), perhaps mirrored."""
+        """A crop of random area, ratio and place (as torchvision's RandomResizedCrop), perhaps
+        mirrored."""
         height, width = image.shape[:2]
         wide, high = self._kept(draw)
         high, wide = max(1, round(height * high)), max(1, round(width * wide))
@@ -171,7 +204,8 @@ class TrainTransform:
         return np.minimum(1, np.stack([share * stretch, share / stretch]) ** 0.5)
 
     def points(self, points: np.ndarray, image_ids: np.ndarray, repeats: np.ndarray) -> np.ndarray:
-        """Where landmarks (as in catalog.landmarks, float32 [B, L, 3]) come to lie; outside the photo they are not seen."""
+        """Where landmarks (as in catalog.landmarks, float32 [B, L, 3]) come to lie; outside the
+        photo they are not seen."""
         draws = self._draws(image_ids, repeats, 5, _GEOMETRY)
         kept = self._kept(draws.T).T
         places = (points[..., :2] - (draws[:, [3, 2]] * (1 - kept))[:, None]) / kept[:, None]
@@ -180,13 +214,19 @@ class TrainTransform:
             places[mirrored, :, 0] = 1 - places[mirrored, :, 0]
         if (affine := self._affine(image_ids, repeats)) is not None:
             back = np.linalg.inv(affine[:, :, :2].numpy())
-            places = ((2 * places - 1 - affine[:, None, :, 2].numpy()) @ back.transpose(0, 2, 1) + 1) / 2
+            places = (
+                (2 * places - 1 - affine[:, None, :, 2].numpy()) @ back.transpose(0, 2, 1) + 1
+            ) / 2
         seen = points[..., 2] * ((places >= 0) & (places < 1)).all(axis=2)
         return np.concatenate([places, seen[..., None]], axis=2).astype(np.float32)
 
     def changes(self, image_ids: np.ndarray, repeats: np.ndarray) -> Changes:
         """For the Normaliser."""
-        return Changes(self._colours(image_ids, repeats), self._affine(image_ids, repeats), self._boxes(image_ids, repeats))
+        return Changes(
+            self._colours(image_ids, repeats),
+            self._affine(image_ids, repeats),
+            self._boxes(image_ids, repeats),
+        )
 
     def _colours(self, image_ids: np.ndarray, repeats: np.ndarray) -> torch.Tensor | None:
         if not self.augment.colour:
@@ -195,7 +235,8 @@ class TrainTransform:
         return torch.from_numpy((1 + self.augment.colour * (2 * draws - 1)).astype(np.float32))
 
     def _affine(self, image_ids: np.ndarray, repeats: np.ndarray) -> torch.Tensor | None:
-        """Turn, shear and zoom about the centre, then shift; degrees and shares are uniform up to the limits."""
+        """Turn, shear and zoom about the centre, then shift; degrees and shares are uniform up to
+        the limits."""
         augment, kinds = self.augment, self._kinds(repeats)
         turned = np.where(kinds == _LEFT, 1.0, np.where(kinds == _RIGHT, -1.0, 0.0))
         if not (augment.rotate or augment.shift or augment.shear or augment.zoom or turned.any()):
@@ -203,8 +244,12 @@ class TrainTransform:
         draws = 2 * self._draws(image_ids, repeats, 5, _AFFINE) - 1
         turn = self._draws(image_ids, repeats, 1, _REPEAT)[:, 0] * _TURN * turned
         angle = np.deg2rad(augment.rotate * draws[:, 0] + turn)
-        lean, zoom = np.tan(np.deg2rad(augment.shear * draws[:, 1])), 1 / (1 + augment.zoom * draws[:, 2])
-        # places run from -1 to 1 on both sides, so a turn of a photo that is not square needs its ratio
+        lean, zoom = (
+            np.tan(np.deg2rad(augment.shear * draws[:, 1])),
+            1 / (1 + augment.zoom * draws[:, 2]),
+        )
+        # places run from -1 to 1 on both sides, so a turn of a photo that is not square needs its
+        # ratio
         ratio = self.base.height / self.base.width
         sine, cosine = np.sin(angle), np.cos(angle)
         shift = 2 * augment.shift * draws[:, 3:]
@@ -213,7 +258,8 @@ class TrainTransform:
         return torch.from_numpy(np.stack([top, low], axis=1).astype(np.float32))
 
     def _boxes(self, image_ids: np.ndarray, repeats: np.ndarray) -> torch.Tensor | None:
-        """Rectangles of 2% to 33% of the photo, sides 3:10 to 10:3, as torchvision's RandomErasing; else empty."""
+        """Rectangles of 2% to 33% of the photo, sides 3:10 to 10:3, as torchvision's RandomErasing;
+        else empty."""
         if not self.augment.erase:
             return None
         height, width = self.base.height, self.base.width
@@ -228,7 +274,8 @@ class TrainTransform:
 
 
 class Normaliser:
-    """On the device: uint8 [B, 3, H, W] -> float32 in channels_last, less the mean, over the standard deviation."""
+    """On the device: uint8 [B, 3, H, W] -> float32 in channels_last, less the mean, over the
+    standard deviation."""
 
     def __init__(self, transform: EvalTransform, device: torch.device) -> None:
         self.device = device
@@ -238,7 +285,9 @@ class Normaliser:
 
     def __call__(self, pixels: torch.Tensor, changes: Changes = NO_CHANGES) -> torch.Tensor:
         """`changes` as from TrainTransform.changes."""
-        colours, affine, boxes = (change if change is None else self._moved(change) for change in changes)
+        colours, affine, boxes = (
+            change if change is None else self._moved(change) for change in changes
+        )
         values = self._moved(pixels)
         values = values.to(torch.float32, memory_format=torch.channels_last).mul_(1 / 255)
         if colours is not None:
@@ -248,7 +297,9 @@ class Normaliser:
             values = grid_sample(values, grid, padding_mode="border", align_corners=False)
         values = values.contiguous(memory_format=torch.channels_last)
         _, _, height, width = values.shape
-        rows = values.permute(0, 2, 3, 1).view(-1, height, 3 * width)  # three channels are too few for a processor's vectors
+        rows = values.permute(0, 2, 3, 1).view(
+            -1, height, 3 * width
+        )  # three channels are too few for a processor's vectors
         rows.sub_(self.mean.repeat(width)).mul_(self.scale.repeat(width))
         return values if boxes is None else self._erase(values, boxes)
 
@@ -266,15 +317,27 @@ class Normaliser:
         values = values * brightness
         gray = (values * self.luma).sum(1, keepdim=True)
         centre = gray.mean((2, 3), keepdim=True)
-        # contrast around the photo's mean gray, then saturation around each pixel's gray, which contrast moves alike
-        values = values * (contrast * saturation) + gray * (contrast * (1 - saturation)) + centre * (1 - contrast)
+        # contrast around the photo's mean gray, then saturation around each pixel's gray, which
+        # contrast moves alike
+        values = (
+            values * (contrast * saturation)
+            + gray * (contrast * (1 - saturation))
+            + centre * (1 - contrast)
+        )
         return values.clamp_(0, 1)
 
 
 def uniforms(
-    seed: int, epoch: int, image_ids: np.ndarray, count: int, *, stream: int, repeats: np.ndarray | None = None
+    seed: int,
+    epoch: int,
+    image_ids: np.ndarray,
+    count: int,
+    *,
+    stream: int,
+    repeats: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Uniform numbers in [0, 1), float64 [B, count]: a pure function, so that neither batches nor workers matter.
+    """Uniform numbers in [0, 1), float64 [B, count]: a pure function, so that neither batches nor
+    workers matter.
 
     The generator is splitmix64 (Steele, Lea, Flood 2014), keyed by image.
     """

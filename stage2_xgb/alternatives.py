@@ -1,7 +1,9 @@
-"""Other models in the place of XGBoost, for comparison: `stage2.model` names one. They see the same rows and answer alike.
+"""Other models in the place of XGBoost, for comparison: `stage2.model` names one. They see the same
+rows and answer alike.
 
-`logistic` is a multinomial regression on the same inputs; `neighbours` and `prototypes` need no training: they add the votes of
-the nearest fitted photos, or the likeness to the mean of each category, to stage 1's log-probabilities.
+`logistic` is a multinomial regression on the same inputs; `neighbours` and `prototypes` need no
+training: they add the votes of the nearest fitted photos, or the likeness to the mean of each
+category, to stage 1's log-probabilities.
 """
 
 from dataclasses import dataclass
@@ -20,8 +22,8 @@ _VOTE_WEIGHT, _MEAN_WEIGHT = 1.0, 10.0
 
 @dataclass(frozen=True)
 class Logistic:
-    """Linear scores of standardised inputs, on top of stage 1's log-probabilities: mean and scale float32 [F], weight float32
-    [S, F], bias float32 [S]."""
+    """Linear scores of standardised inputs, on top of stage 1's log-probabilities: mean and scale
+    float32 [F], weight float32 [S, F], bias float32 [S]."""
 
     members: np.ndarray
     mean: np.ndarray
@@ -30,7 +32,8 @@ class Logistic:
     bias: np.ndarray
 
     def log_probs(self, items: Items, evidence: Evidence, margin: np.ndarray) -> np.ndarray:
-        """Log-probabilities within the set, float32 [N, S]; as Reclassifier's, but that `margin` is not needed."""
+        """Log-probabilities within the set, float32 [N, S]; as Reclassifier's, but that `margin` is
+        not needed."""
         log_prob = items.log_probs(self.members)
         seen = (inputs(items, self.members, log_prob, evidence) - self.mean) / self.scale
         return normalise(np.nan_to_num(seen) @ self.weight.T + self.bias)
@@ -48,13 +51,18 @@ class Likeness:
         """Log-probabilities within the set, float32 [N, S]; `margin` as Reclassifier's."""
         log_prob = items.log_probs(self.members)
         pairs = evidence(items, np.tile(self.members, (len(items), 1)), log_prob)
-        columns = [place for place, name in enumerate(evidence.names) if name.startswith(f"{self.kind}_")]
+        columns = [
+            place for place, name in enumerate(evidence.names) if name.startswith(f"{self.kind}_")
+        ]
         return normalise(margin + self.weight * np.nan_to_num(pairs[:, :, columns]).mean(axis=2))
 
 
 def likeness(model: str, members: np.ndarray) -> Likeness:
     """The model `neighbours` or `prototypes` of a set."""
-    return Likeness(members, *{"neighbours": ("vote", _VOTE_WEIGHT), "prototypes": ("class_mean", _MEAN_WEIGHT)}[model])
+    return Likeness(
+        members,
+        *{"neighbours": ("vote", _VOTE_WEIGHT), "prototypes": ("class_mean", _MEAN_WEIGHT)}[model],
+    )
 
 
 def save_logistic(path: Path, arrays: dict[str, np.ndarray]) -> str:

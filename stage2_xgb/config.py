@@ -12,10 +12,12 @@ class ConfusionConfig(Section):
     """Section `stage2.confusion`: which categories a reclassifier chooses between."""
 
     rule: Literal["heldout", "published", "candidates"] = "heldout"
-    """`heldout` counts mistakes on reserve and val_a; `published` asks for `min_count` in train and again in validation;
-    `candidates` counts on reserve and val_a what is among the `top` likeliest, mistake or not."""
+    """`heldout` counts mistakes on reserve and val_a; `published` asks for `min_count` in train and
+    again in validation; `candidates` counts on reserve and val_a what is among the `top` likeliest,
+    mistake or not."""
     min_count: PositiveInt = 2
-    """Mistakes (t taken for c) that put t into the set of c; items taken for c with t among their likeliest."""
+    """Mistakes (t taken for c) that put t into the set of c; items taken for c with t among their
+    likeliest."""
     top: int = Field(default=3, ge=2, le=32)
     """Of rule `candidates`: likeliest categories of an item that count."""
     max_size: int = Field(default=12, ge=2)
@@ -40,7 +42,8 @@ class BoosterConfig(Section):
     min_child_weight: float = Field(default=2.0, ge=0)
     """Least hessian in a leaf."""
     max_bin: int = Field(default=16, ge=2)
-    """Histogram bins of an input: 16 are as good as 64 on a few hundred rows, and trained in half the time."""
+    """Histogram bins of an input: 16 are as good as 64 on a few hundred rows, and trained in half
+    the time."""
 
 
 class RerankConfig(Section):
@@ -80,17 +83,21 @@ class Stage2Config(Section):
     rerank: RerankConfig = RerankConfig()
     """The reranker that all categories share."""
     pooling: Literal["mean", "weighted"] = "weighted"
-    """How images make a product: `weighted` counts those more that stage 1 is surer of, as far as that helps on val_a."""
+    """How images make a product: `weighted` counts those more that stage 1 is surer of, as far as
+    that helps on val_a."""
     components: PositiveInt | None = 64
-    """Principal components of the bottleneck features that stage 2 sees; null takes the features as they are."""
+    """Principal components of the bottleneck features that stage 2 sees; null takes the features as
+    they are."""
     rows: Literal["heldout", "train", "both"] = "both"
-    """What reclassifiers learn from: rows that stage 1 never saw, those it was fitted on, or both."""
+    """What reclassifiers learn from: rows that stage 1 never saw, those it was fitted on, or both.
+    """
     seen_weight: float = Field(default=0.3, ge=0)
     """Weight of a row that stage 1 was fitted on, where a row that it never saw has 1."""
     seen_until: NonNegativeInt = 100
     """Of `both`: rows that stage 1 was fitted on join in until a class has this many."""
     base_margin: bool = True
-    """Start from stage 1's log-probabilities, and see what speaks for each member; without, features alone are seen."""
+    """Start from stage 1's log-probabilities, and see what speaks for each member; without,
+    features alone are seen."""
     gate: bool = True
     """Use a reclassifier only where val_b says that it gains."""
     gate_prior: PositiveFloat = 20.0
@@ -98,14 +105,18 @@ class Stage2Config(Section):
     max_rows_per_class: PositiveInt = 1000
     """Rows of one class that a reclassifier learns from, at most."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where XGBoost trains. A GPU pays for the reranker of a large catalogue; the reclassifiers are too small to notice."""
+    """Where XGBoost trains. A GPU pays for the reranker of a large catalogue; the reclassifiers are
+    too small to notice."""
     published: bool = False
-    """Also train the published second stage on the same features, for comparison in `evaluate`; it takes far longer."""
+    """Also train the published second stage on the same features, for comparison in `evaluate`; it
+    takes far longer."""
     seed: int = Field(default=0, ge=0)
     """Of sampling within XGBoost and of the projection's sample."""
 
     @model_validator(mode="after")
     def _regression_sees_all(self) -> "Stage2Config":
         if self.model == "logistic" and not self.base_margin:
-            raise ValueError("model: logistic sees stage 1's log-probabilities, which base_margin: false withholds")
+            raise ValueError(
+                "model: logistic sees stage 1's log-probabilities, which base_margin: false withholds"
+            )
         return self

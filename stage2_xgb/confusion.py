@@ -1,5 +1,5 @@
-"""Confusion sets: for each category c, the categories that may hide behind the answer c. One reclassifier chooses within each
-set."""
+"""Confusion sets: for each category c, the categories that may hide behind the answer c. One
+reclassifier chooses within each set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +19,14 @@ from stage2_xgb.items import Items
 
 @dataclass(frozen=True)
 class ConfusionSet:
-    """What may hide behind the prediction `class_index`: members int32 [S], the class itself first, then the commonest."""
+    """What may hide behind the prediction `class_index`: members int32 [S], the class itself first,
+    then the commonest."""
 
     class_index: int
     members: np.ndarray
     counts: np.ndarray
-    """Items of each member that were taken for the class, int64 [S]; the first counts those that it rightly holds."""
+    """Items of each member that were taken for the class, int64 [S]; the first counts those that it
+    rightly holds."""
     errors: int
     """Items of other classes that were taken for the class."""
 
@@ -35,26 +37,35 @@ class ConfusionSet:
 
 
 def count_confusions(predicted: np.ndarray, other: np.ndarray, classes: int) -> csr_array:
-    """How many items were taken for one class (row) while another (column) stood beside it: int64, sparse [K, K]."""
-    return csr_array((np.ones(len(other), dtype=np.int64), (predicted, other)), shape=(classes, classes))
+    """How many items were taken for one class (row) while another (column) stood beside it: int64,
+    sparse [K, K]."""
+    return csr_array(
+        (np.ones(len(other), dtype=np.int64), (predicted, other)), shape=(classes, classes)
+    )
 
 
 def mine(items: Items, classes: int, config: ConfusionConfig) -> list[ConfusionSet]:
     """The confusion sets of all categories that have one, by class index.
 
-    `heldout` counts mistakes on reserve and val_a, which stage 1 never saw. `published` takes the pairs with at least `min_count`
-    mistakes on train and again on val_a. `candidates` counts on reserve and val_a what is among the `top` likeliest classes of
-    items taken for c, mistaken or not. Raises ShelfsortError where there is nothing to count on.
+    `heldout` counts mistakes on reserve and val_a, which stage 1 never saw. `published` takes the
+    pairs with at least `min_count` mistakes on train and again on val_a. `candidates` counts on
+    reserve and val_a what is among the `top` likeliest classes of items taken for c, mistaken or
+    not. Raises ShelfsortError where there is nothing to count on.
     """
     heldout = items.on("reserve", "val_a")
     if not heldout.any():
         problem = "expected images of reserve or val_a to find confusions on, found none"
         raise ShelfsortError(f"{problem}; ingest a dump with more products")
     counted = items.on("val_a") if config.rule == "published" else heldout
-    hidden = mistakes = count_confusions(items.predicted[counted], items.class_index[counted], classes)
+    hidden = mistakes = count_confusions(
+        items.predicted[counted], items.class_index[counted], classes
+    )
     if config.rule == "published":
         seen = items.on("train")
-        hidden = mistakes * (count_confusions(items.predicted[seen], items.class_index[seen], classes) >= config.min_count)
+        hidden = mistakes * (
+            count_confusions(items.predicted[seen], items.class_index[seen], classes)
+            >= config.min_count
+        )
     if config.rule == "candidates":
         likely = items.top_class[counted, : config.top]
         hidden = count_confusions(np.repeat(likely[:, 0], likely.shape[1]), likely.ravel(), classes)
@@ -62,7 +73,9 @@ def mine(items: Items, classes: int, config: ConfusionConfig) -> list[ConfusionS
     return [found for found in sets if len(found.members) > 1]
 
 
-def _set_of(class_index: int, hidden: csr_array, mistakes: csr_array, config: ConfusionConfig) -> ConfusionSet:
+def _set_of(
+    class_index: int, hidden: csr_array, mistakes: csr_array, config: ConfusionConfig
+) -> ConfusionSet:
     span = slice(*hidden.indptr[class_index : class_index + 2])
     others, number = hidden.indices[span], hidden.data[span]
     often = (number >= config.min_count) & (others != class_index)
@@ -83,7 +96,12 @@ def save_sets(path: Path, sets: Sequence[ConfusionSet], taxonomy: Taxonomy) -> N
         "errors": [s.errors for s in sets],
         "mendable": [s.mendable for s in sets],
     }
-    kinds = {"members": pyarrow.list_(pyarrow.int32()), "member_counts": pyarrow.list_(pyarrow.int64())}
+    kinds = {
+        "members": pyarrow.list_(pyarrow.int32()),
+        "member_counts": pyarrow.list_(pyarrow.int64()),
+    }
     fields = [(name, kinds.get(name, pyarrow.int64())) for name in columns]
     with atomic_path(path) as temporary:
-        pyarrow.parquet.write_table(pyarrow.table(columns, schema=pyarrow.schema(fields)), temporary)
+        pyarrow.parquet.write_table(
+            pyarrow.table(columns, schema=pyarrow.schema(fields)), temporary
+        )

@@ -1,7 +1,9 @@
-"""Chosen on some products, judged on others: folds by product, and the mean over many ways of halving the products.
+"""Chosen on some products, judged on others: folds by product, and the mean over many ways of
+halving the products.
 
-A figure that is counted on the items which chose something flatters the choice. Whatever is chosen on a split (who answers for a
-category, a threshold, a weight) is therefore judged here on the products that had no part in choosing.
+A figure that is counted on the items which chose something flatters the choice. Whatever is chosen
+on a split (who answers for a category, a threshold, a weight) is therefore judged here on the
+products that had no part in choosing.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +13,8 @@ import numpy as np
 from catalog.splits import sample_hash
 
 REPEATS = 20
-"""Ways of halving the products; each half decides once and is judged once, so that there are twice as many judgements."""
+"""Ways of halving the products; each half decides once and is judged once, so that there are twice
+as many judgements."""
 
 
 def folds(product_id: np.ndarray, count: int, purpose: str, seed: int) -> np.ndarray:
@@ -22,7 +25,8 @@ def folds(product_id: np.ndarray, count: int, purpose: str, seed: int) -> np.nda
 def halves(
     product_id: np.ndarray, purpose: str, seed: int, repeats: int = REPEATS
 ) -> Iterator[np.ndarray]:
-    """Masks bool [N] of the items of half of the products (the smaller half if their number is odd), another half each time."""
+    """Masks bool [N] of the items of half of the products (the smaller half if their number is
+    odd), another half each time."""
     products, product = np.unique(product_id, return_inverse=True)
     for repeat in range(repeats):
         rank = np.argsort(np.argsort(sample_hash(products, f"{purpose}, repeat {repeat}", seed)))
@@ -36,10 +40,11 @@ def cross_judge(
     seed: int,
     repeats: int = REPEATS,
 ) -> np.ndarray:
-    """Mean score [N, ...] of each item, float64, over `repeats` choices that its product had no part in.
+    """Mean score [N, ...] of each item, float64, over `repeats` choices that its product had no
+    part in.
 
-    `judge(deciders, judged)` gets two masks [N] that share no product, chooses on the first, and returns the scores
-    [judged.sum(), ...] of the second.
+    `judge(deciders, judged)` gets two masks [N] that share no product, chooses on the first, and
+    returns the scores [judged.sum(), ...] of the second.
     """
     total: np.ndarray | None = None
     for half in halves(product_id, purpose, seed, repeats):

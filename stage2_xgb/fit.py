@@ -1,6 +1,8 @@
-"""All of stage 2's training, in order: class mix, projection, confusion sets, reranker, reclassifiers, gate. Test is never read.
+"""All of stage 2's training, in order: class mix, projection, confusion sets, reranker,
+reclassifiers, gate. Test is never read.
 
-A reclassifier that an interrupted run finished is kept, if it is whole; the manifest, written last, declares the bundle finished.
+A reclassifier that an interrupted run finished is kept, if it is whole; the manifest, written last,
+declares the bundle finished.
 """
 
 import json
@@ -23,7 +25,15 @@ from catalog.taxonomy import Taxonomy
 from features.neighbours import Bank
 from features.store import FeatureStore
 from stage2_xgb.alternatives import save_logistic
-from stage2_xgb.bundle import RERANKER, UNTRAINED, Bundle, model_name, save_booster, save_manifest, save_shared
+from stage2_xgb.bundle import (
+    RERANKER,
+    UNTRAINED,
+    Bundle,
+    model_name,
+    save_booster,
+    save_manifest,
+    save_shared,
+)
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.confusion import ConfusionSet, mine, save_sets
 from stage2_xgb.dataset import Views, fit_projection, read_items
@@ -49,7 +59,8 @@ SHIFT_IMAGES = 10_000
 
 @dataclass(frozen=True)
 class ClassMixes:
-    """Counts per class [K]: in the catalogue, by unit, and as stage 1 was shown them (images of an epoch)."""
+    """Counts per class [K]: in the catalogue, by unit, and as stage 1 was shown them (images of an
+    epoch)."""
 
     natural: Mapping[str, np.ndarray]
     train: np.ndarray
@@ -61,9 +72,14 @@ class ClassMixes:
 
 @one_blas_thread()
 def fit_stage2(
-    stores: Sequence[FeatureStore], mixes: ClassMixes, taxonomy: Taxonomy, config: Stage2Config, folder: Path,
-    made_from: dict[str, Any], jobs: int,
-) -> Stage2Summary:  # fmt: skip
+    stores: Sequence[FeatureStore],
+    mixes: ClassMixes,
+    taxonomy: Taxonomy,
+    config: Stage2Config,
+    folder: Path,
+    made_from: dict[str, Any],
+    jobs: int,
+) -> Stage2Summary:
     """Trains the second stage on the views `stores` (stage 1's first) into `folder`.
 
     `jobs` processes train, one thread each: neither their number nor BLAS's threads change a bit.
@@ -81,9 +97,20 @@ def fit_stage2(
     clock.lap("reclassify")
     members = {s.class_index: s.members for s in sets}
     bundle = Bundle(
-        folder, material.shifts, material.sharpness, material.projections, material.evidence, members, {}, STAGE1,
-        config.rerank.candidates, config.model, config.base_margin, checksums, made_from,
-    )  # fmt: skip
+        folder,
+        material.shifts,
+        material.sharpness,
+        material.projections,
+        material.evidence,
+        members,
+        {},
+        STAGE1,
+        config.rerank.candidates,
+        config.model,
+        config.base_margin,
+        checksums,
+        made_from,
+    )
     save_shared(folder, bundle)
     checksums |= {name: sha256_file(folder / name) for name in ("shared.npz", "sets.parquet")}
     val_b = ValB.of(bundle, material.views)
@@ -100,8 +127,9 @@ def fit_stage2(
 
 @dataclass(frozen=True)
 class Material:
-    """What every model of stage 2 is made from: the views, each unit's target mix [K] and each view's shift, the pooling's
-    sharpness, each view's projection, the items of train, reserve and val_a by unit, the evidence and the confusion sets."""
+    """What every model of stage 2 is made from: the views, each unit's target mix [K] and each
+    view's shift, the pooling's sharpness, each view's projection, the items of train, reserve and
+    val_a by unit, the evidence and the confusion sets."""
 
     views: Views
     targets: dict[str, np.ndarray]
@@ -113,19 +141,24 @@ class Material:
     sets: list[ConfusionSet]
 
     def picker(self, config: Stage2Config, threads: int) -> tuple[RowPicker, Reranker | None]:
-        """Finds training rows among the images and the products of several images; and the reranker whose opinion they have."""
+        """Finds training rows among the images and the products of several images; and the reranker
+        whose opinion they have."""
         items = Items.concatenate([self.items["image"], self.items["product"]])
         target = self.targets["image"]
         reranker = None
         if config.rerank.use:
             if config.rows != "train":
                 items = items[enough(items, config.seen_until, config.seed)]
-            reranker, items = cross_fit(items, self.evidence, target, config.rerank, config.seed, threads, config.device)
+            reranker, items = cross_fit(
+                items, self.evidence, target, config.rerank, config.seed, threads, config.device
+            )
         return RowPicker(items, self.evidence, target, config), reranker
 
 
 @one_blas_thread()
-def gather(stores: Sequence[FeatureStore], mixes: ClassMixes, taxonomy: Taxonomy, config: Stage2Config) -> Material:
+def gather(
+    stores: Sequence[FeatureStore], mixes: ClassMixes, taxonomy: Taxonomy, config: Stage2Config
+) -> Material:
     """Reads the feature files once: class mix, projection, items, evidence, confusion sets.
 
     Raises ShelfsortError if they have no image of train and reserve, or none of reserve and val_a.
@@ -136,7 +169,9 @@ def gather(stores: Sequence[FeatureStore], mixes: ClassMixes, taxonomy: Taxonomy
     shifts, sharpness = fit_shifts(views, targets, mix(mixes.train), config)
     projections = tuple(fit_projection(store, config.components, config.seed) for store in stores)
     whole = config.rows == "train" or config.confusion.rule == "published"
-    missing = np.maximum(config.seen_until - views.fitted("reserve", "val_a"), 0)  # the first product fits under any cap
+    missing = np.maximum(
+        config.seen_until - views.fitted("reserve", "val_a"), 0
+    )  # the first product fits under any cap
     splits = {"train": None if whole else missing, "reserve": None, "val_a": None}
     items = read_items(views, splits, shifts, projections, sharpness)
     evidence = gather_evidence(views, projections, mixes)
@@ -146,13 +181,18 @@ def gather(stores: Sequence[FeatureStore], mixes: ClassMixes, taxonomy: Taxonomy
 
 def _require_images(views: Views) -> None:
     """Raises ShelfsortError where there is nothing to learn from."""
-    for splits, purpose in ((("train", "reserve"), "compare photos with"), (("reserve", "val_a"), "learn confusions from")):
+    for splits, purpose in (
+        (("train", "reserve"), "compare photos with"),
+        (("reserve", "val_a"), "learn confusions from"),
+    ):
         if not views.fitted(*splits).any():
             counts = {name: int(views.fitted(name).sum()) for name in SPLITS[:3]}
             found = ", ".join(f"{count} of {name}" for name, count in counts.items())
             remedy = f"ingest a dump with more products, then: {views.first.rebuild}"
             expected = f"expected images of {' or '.join(splits)}, to {purpose}"
-            raise ShelfsortError(f"{views.first.path}: {expected}, found {found} that may be fitted; {remedy}")
+            raise ShelfsortError(
+                f"{views.first.path}: {expected}, found {found} that may be fitted; {remedy}"
+            )
 
 
 def _begin(folder: Path, made_from: dict[str, Any]) -> None:
@@ -169,22 +209,33 @@ def _begin(folder: Path, made_from: dict[str, Any]) -> None:
 
 def fit_shifts(
     views: Views, targets: dict[str, np.ndarray], train: np.ndarray, config: Stage2Config
-) -> tuple[dict[str, tuple[Shift | None, ...]], float]:  # fmt: skip
-    """Each unit's and view's class-mix shift, fitted on val_a, and the pooling's best `sharpness` there: on SHIFT_IMAGES of it at
-    most, as these are held over all classes."""
+) -> tuple[dict[str, tuple[Shift | None, ...]], float]:
+    """Each unit's and view's class-mix shift, fitted on val_a, and the pooling's best `sharpness`
+    there: on SHIFT_IMAGES of it at most, as these are held over all classes."""
     share = SHIFT_IMAGES / max(views.count({"val_a": None}), 1)
-    images = [part.of_products(share, "class-mix shift", config.seed) for part in views.blocks("val_a", fit_only=True)]
+    images = [
+        part.of_products(share, "class-mix shift", config.seed)
+        for part in views.blocks("val_a", fit_only=True)
+    ]
 
     def fit(parts: Sequence[Pooled], unit: str) -> tuple[tuple[Shift | None, ...], np.ndarray]:
         """Each view's shift, and each item's log-loss under the first."""
         labels = np.concatenate([part.class_index for part in parts])
-        log_probs = [head and np.concatenate([part.log_probs[v] for part in parts]) for v, head in enumerate(views.heads)]
-        shifts = tuple(None if x is None else fit_shift(x, labels, train, targets[unit]) for x in log_probs)
+        log_probs = [
+            head and np.concatenate([part.log_probs[v] for part in parts])
+            for v, head in enumerate(views.heads)
+        ]
+        shifts = tuple(
+            None if x is None else fit_shift(x, labels, train, targets[unit]) for x in log_probs
+        )
         return shifts, -shifts[0](log_probs[0])[np.arange(len(labels)), labels]
 
     single = all(len(part) == len(np.unique(part.product_id)) for part in images)
     sharpness = SHARPNESS[config.pooling]
-    tried = {x: fit([pool(part, x) for part in images], "product") for x in (sharpness[:1] if single else sharpness)}
+    tried = {
+        x: fit([pool(part, x) for part in images], "product")
+        for x in (sharpness[:1] if single else sharpness)
+    }
     best = sharpest({x: losses for x, (_, losses) in tried.items()})
     shifts = {"image": fit(images, "image")[0], "product": tried[best][0]}
     _warn_of_shifts(shifts, sum(map(len, images)))
@@ -194,17 +245,26 @@ def fit_shifts(
 def _warn_of_shifts(shifts: Mapping[str, Sequence[Shift | None]], images: int) -> None:
     """Logs what was not fitted, and what the fit's range cut off."""
     if not images:
-        log.warning("val_a has no image, on which temperature and strength of the class-mix shift are fitted: both stay 1")
+        log.warning(
+            "val_a has no image, on which temperature and strength of the class-mix shift are fitted: both stay 1"
+        )
     for unit, views in shifts.items():
         for view, shift in enumerate(views):
             for name in shift.at_border if shift else ():
                 value = getattr(shift, name)
                 place = f"class-mix shift of {unit}s, view {view}"
-                log.warning("%s: %s %.2f is at the end of its range, fitted on %d images of val_a", place, name, value, images)
+                log.warning(
+                    "%s: %s %.2f is at the end of its range, fitted on %d images of val_a",
+                    place,
+                    name,
+                    value,
+                    images,
+                )
 
 
 def sharpest(losses: Mapping[float, np.ndarray]) -> float:
-    """The sharpness of least log-loss, if that is more than two standard errors below the plain mean's; else 0."""
+    """The sharpness of least log-loss, if that is more than two standard errors below the plain
+    mean's; else 0."""
     best = min(losses, key=lambda x: losses[x].sum())
     gain = losses[0.0] - losses[best]
     return best if gain.sum() > 2 * np.square(gain).sum() ** 0.5 else 0.0
@@ -214,8 +274,12 @@ def gather_evidence(views: Views, projections: Sequence[Projection], mixes: Clas
     """The bank of fitted photos of train and reserve, and the class counts."""
     projected = [views.project(split, projections) for split in ("train", "reserve")]
     product_id, class_index, z = (np.concatenate(parts) for parts in zip(*projected, strict=True))
-    banks = tuple(Bank.of(z[:, v], product_id, class_index, len(mixes.train)) for v in range(len(projections)))
-    logs = (np.log(counts + 1).astype(np.float32) for counts in (mixes.train, mixes.natural["image"]))
+    banks = tuple(
+        Bank.of(z[:, v], product_id, class_index, len(mixes.train)) for v in range(len(projections))
+    )
+    logs = (
+        np.log(counts + 1).astype(np.float32) for counts in (mixes.train, mixes.natural["image"])
+    )
     return Evidence(banks, *logs)
 
 
@@ -240,21 +304,34 @@ def _train_reclassifiers(
             if checksum:
                 name = path.relative_to(folder).as_posix()
                 checksums[name] = checksum
-                with writing(folder / JOURNAL), open(folder / JOURNAL, "a", encoding="utf-8") as journal:
+                with (
+                    writing(folder / JOURNAL),
+                    open(folder / JOURNAL, "a", encoding="utf-8") as journal,
+                ):
                     journal.write(f"{checksum}  {name}\n")
     return checksums
 
 
 def _finished(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """File -> sha256 of the reclassifiers that an interrupted run finished and nothing has damaged since."""
+    """File -> sha256 of the reclassifiers that an interrupted run finished and nothing has damaged
+    since."""
     journal = folder / JOURNAL
-    lines = journal.read_text(encoding="utf-8", errors="replace").splitlines() if journal.exists() else []
+    lines = (
+        journal.read_text(encoding="utf-8", errors="replace").splitlines()
+        if journal.exists()
+        else []
+    )
     known = {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
-    return {n: known[n] for n in names if n in known and (folder / n).exists() and sha256_file(folder / n) == known[n]}
+    return {
+        n: known[n]
+        for n in names
+        if n in known and (folder / n).exists() and sha256_file(folder / n) == known[n]
+    }
 
 
 def _train_one(picker: RowPicker, members: np.ndarray, path: Path) -> tuple[Path, str | None]:
-    """Trains and saves one reclassifier; runs in a worker process. The checksum is None where its classes have no rows."""
+    """Trains and saves one reclassifier; runs in a worker process. The checksum is None where its
+    classes have no rows."""
     pin_blas()
     rows = picker.rows(members)
     if picker.config.model == "logistic":

@@ -1,7 +1,8 @@
 """The class mix: stage 1 learns a capped mix of categories, catalogues are long-tailed.
 
-log p'(c|x) = log p(c|x) / temperature + strength * log(target(c) / train(c)), normalised (Saerens et al. 2002, with a strength;
-temperature: Guo et al. 2017). Temperature and strength are fitted on val_a, for images and for products apart.
+log p'(c|x) = log p(c|x) / temperature + strength * log(target(c) / train(c)), normalised (Saerens
+et al. 2002, with a strength; temperature: Guo et al. 2017). Temperature and strength are fitted on
+val_a, for images and for products apart.
 """
 
 import csv
@@ -18,7 +19,8 @@ from stage1_cnn.head import normalise
 _ROWS = 256
 """Items at once in fitting: thousands of categories of so many stay in the processor's cache."""
 _UNFITTED = 50
-"""Items' worth of the belief that temperature and strength are 1: of few items, chance would choose them."""
+"""Items' worth of the belief that temperature and strength are 1: of few items, chance would choose
+them."""
 _BOUNDS = ((0.25, 4.0), (0.0, 1.5))
 """Of 1 / temperature and of strength."""
 _LEAST = 1e-9
@@ -27,7 +29,8 @@ _LEAST = 1e-9
 
 @dataclass(frozen=True)
 class Shift:
-    """From stage 1's log-probabilities to those under the target mix. `log_ratio` float32 [K] is log target/train."""
+    """From stage 1's log-probabilities to those under the target mix. `log_ratio` float32 [K] is
+    log target/train."""
 
     temperature: float
     strength: float
@@ -41,19 +44,28 @@ class Shift:
 
     @property
     def at_border(self) -> list[str]:
-        """Names of what lies at the end of the range that is searched, so that the best value may lie beyond."""
+        """Names of what lies at the end of the range that is searched, so that the best value may
+        lie beyond."""
         values = {"temperature": 1 / self.temperature, "strength": self.strength}
-        return [name for (name, x), ends in zip(values.items(), _BOUNDS, strict=True) if np.isclose(x, ends, atol=1e-3).any()]
+        return [
+            name
+            for (name, x), ends in zip(values.items(), _BOUNDS, strict=True)
+            if np.isclose(x, ends, atol=1e-3).any()
+        ]
 
 
 def mix(counts: np.ndarray) -> np.ndarray:
-    """Counts [K] as a class mix float64 [K] that sums to 1; half an item is added to each class, so that none is impossible."""
+    """Counts [K] as a class mix float64 [K] that sums to 1; half an item is added to each class, so
+    that none is impossible."""
     smoothed = np.asarray(counts, dtype=np.float64) + 0.5
     return smoothed / smoothed.sum()
 
 
-def target_mix(target: str | Path, natural: np.ndarray, train: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
-    """The mix [K] that `stage2.target_prior` names. Raises ConfigError where a file of weights doesn't fit the taxonomy."""
+def target_mix(
+    target: str | Path, natural: np.ndarray, train: np.ndarray, taxonomy: Taxonomy
+) -> np.ndarray:
+    """The mix [K] that `stage2.target_prior` names. Raises ConfigError where a file of weights
+    doesn't fit the taxonomy."""
     named = {"natural": natural, "train": train, "balanced": np.ones(len(taxonomy))}
     return mix(named[target]) if target in named else _weights(Path(target), taxonomy)
 
@@ -63,15 +75,21 @@ def _weights(path: Path, taxonomy: Taxonomy) -> np.ndarray:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = [(int(row["category_id"]), float(row["weight"])) for row in csv.DictReader(file)]
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise ConfigError(f"stage2.target_prior: {path}: expected a CSV with columns category_id,weight: {error!r}") from error
+        raise ConfigError(
+            f"stage2.target_prior: {path}: expected a CSV with columns category_id,weight: {error!r}"
+        ) from error
     index = taxonomy.class_index(np.array([row[0] for row in rows], dtype=np.int64))
     if (index < 0).any():
-        raise ConfigError(f"stage2.target_prior: {path}: category_id {rows[int(np.argmin(index))][0]} is not in the taxonomy")
+        raise ConfigError(
+            f"stage2.target_prior: {path}: category_id {rows[int(np.argmin(index))][0]} is not in the taxonomy"
+        )
     weights = np.zeros(len(taxonomy))
     np.add.at(weights, index, [row[1] for row in rows])
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
         found = weights.tolist()[:10]
-        raise ConfigError(f"stage2.target_prior: {path}: expected weights of at least 0 and not all 0, found {found}")
+        raise ConfigError(
+            f"stage2.target_prior: {path}: expected weights of at least 0 and not all 0, found {found}"
+        )
     shares = np.maximum(weights / weights.sum(), _LEAST)
     return shares / shares.sum()
 
@@ -79,7 +97,8 @@ def _weights(path: Path, taxonomy: Taxonomy) -> np.ndarray:
 def fit_shift(
     log_probs: np.ndarray, class_index: np.ndarray, train: np.ndarray, target: np.ndarray
 ) -> Shift:
-    """Temperature and strength that minimise the log-loss of val_a's items, reweighted to the target mix.
+    """Temperature and strength that minimise the log-loss of val_a's items, reweighted to the
+    target mix.
 
     `log_probs` float32 [N, K], `class_index` [N]; `train` and `target` are mixes [K]. Computed in
     float64. The labels are smoothed by what the unfitted shift (1, 1) says of the same items, as if
@@ -129,7 +148,8 @@ def _expected(
 
 
 def importance(class_index: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Weight [N] of each item, so that the items' class mix is the target's (as far as their classes cover it); mean 1."""
+    """Weight [N] of each item, so that the items' class mix is the target's (as far as their
+    classes cover it); mean 1."""
     counts = np.bincount(class_index, minlength=len(target))
     weight = target[class_index] / counts[class_index]
     return weight * (len(weight) / weight.sum()) if len(weight) else weight

@@ -1,6 +1,6 @@
-"""The published second stage as it stood, for comparison on the same features: XGBoost on the bottleneck features of the training
-photos alone, confusions seen at least twice in train and in validation, depth 3, 50 rounds, rate 0.3, all else as XGBoost has
-it, used everywhere."""
+"""The published second stage as it stood, for comparison on the same features: XGBoost on the
+bottleneck features of the training photos alone, confusions seen at least twice in train and in
+validation, depth 3, 50 rounds, rate 0.3, all else as XGBoost has it, used everywhere."""
 
 from stage2_xgb.config import BoosterConfig, ConfusionConfig, RerankConfig, Stage2Config
 
@@ -11,7 +11,13 @@ PUBLISHED = Stage2Config(
     target_prior="train",
     confusion=ConfusionConfig(rule="published", min_count=2, max_size=1000),
     booster=BoosterConfig(
-        max_depth=3, n_estimators=50, learning_rate=0.3, subsample=1, colsample_bytree=1, reg_lambda=1, min_child_weight=1,
+        max_depth=3,
+        n_estimators=50,
+        learning_rate=0.3,
+        subsample=1,
+        colsample_bytree=1,
+        reg_lambda=1,
+        min_child_weight=1,
         max_bin=256,
     ),
     rerank=RerankConfig(use=False),

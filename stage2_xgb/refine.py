@@ -1,5 +1,5 @@
-"""Refine: stage 1's pooled opinion in, the two-stage opinion out. Items are grouped by predicted category, one booster call
-each."""
+"""Refine: stage 1's pooled opinion in, the two-stage opinion out. Items are grouped by predicted
+category, one booster call each."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +15,8 @@ from stage2_xgb.items import Items, Pooled, keep_highest, shifted_views
 
 @dataclass(frozen=True)
 class Refined:
-    """Log-probabilities float32 [N, K] of the shifted stage 1 and of both stages, and which items stage 2 answered (bool [N])."""
+    """Log-probabilities float32 [N, K] of the shifted stage 1 and of both stages, and which items
+    stage 2 answered (bool [N])."""
 
     shifted: np.ndarray
     two_stage: np.ndarray
@@ -25,8 +26,8 @@ class Refined:
 def refine(bundle: Bundle, pooled: Pooled, unit: str) -> Refined:
     """Both stages' opinion of some items.
 
-    One builds on the other: the shared reranker spreads stage 1's mass of the candidates, a reclassifier that of its confusion
-    set in the reranker's opinion; all else stands.
+    One builds on the other: the shared reranker spreads stage 1's mass of the candidates, a
+    reclassifier that of its confusion set in the reranker's opinion; all else stands.
     """
     shifted, items = _seen(bundle, pooled, unit)
     two_stage, refined = shifted.copy(), np.zeros(len(items), dtype=bool)
@@ -43,8 +44,8 @@ def refine(bundle: Bundle, pooled: Pooled, unit: str) -> Refined:
 
 
 def each_answer(bundle: Bundle, pooled: Pooled, unit: str) -> dict[str, np.ndarray]:
-    """The opinion float32 [N, K] of each possible answer, had it all items: `stage1` (shifted), `shared`, and `own`, which is the
-    shared one where a category has no reclassifier."""
+    """The opinion float32 [N, K] of each possible answer, had it all items: `stage1` (shifted),
+    `shared`, and `own`, which is the shared one where a category has no reclassifier."""
     shifted, items = _seen(bundle, pooled, unit)
     groups = list(_by_predicted(items))
     shared = shifted.copy()
@@ -60,9 +61,10 @@ def each_answer(bundle: Bundle, pooled: Pooled, unit: str) -> dict[str, np.ndarr
 def _seen(bundle: Bundle, pooled: Pooled, unit: str) -> tuple[np.ndarray, Items]:
     """The shifted stage 1's opinion [N, K], and what the second stage sees of the items.
 
-    Whatever their product id, they are strangers to the bank: another shop's product may have the id of one of ours, and photos
-    alone, as `predict` and the exported reader have them, have none. So equal photos get equal answers however they are asked
-    for. What is held out has no photos in the bank.
+    Whatever their product id, they are strangers to the bank: another shop's product may have the
+    id of one of ours, and photos alone, as `predict` and the exported reader have them, have none.
+    So equal photos get equal answers however they are asked for. What is held out has no photos in
+    the bank.
     """
     views = shifted_views(pooled, bundle.shifts[unit])
     items = keep_highest(pooled, views, bundle.projections)
@@ -82,7 +84,9 @@ def _rerank(log_probs: np.ndarray, bundle: Bundle, items: Items, rows: np.ndarra
     _spread(log_probs, rows, candidates, within)
 
 
-def _reclassify(log_probs: np.ndarray, bundle: Bundle, items: Items, rows: np.ndarray, model: Model) -> None:
+def _reclassify(
+    log_probs: np.ndarray, bundle: Bundle, items: Items, rows: np.ndarray, model: Model
+) -> None:
     """Has a reclassifier answer for some rows of log_probs [N, K], in place."""
     seen = items[rows].judged(log_probs[rows])
     within = model.log_probs(seen, bundle.evidence, log_probs[np.ix_(rows, model.members)])
@@ -100,7 +104,10 @@ def _by_predicted(items: Items) -> Iterator[tuple[int, np.ndarray]]:
     yield from zip(present.tolist(), np.split(order, starts)[1:], strict=True)
 
 
-def _spread(log_probs: np.ndarray, rows: np.ndarray, classes: np.ndarray, within: np.ndarray) -> None:
-    """Gives the mass of `classes` int [N, S] in `rows` of log_probs the shape of `within` [N, S], in place."""
+def _spread(
+    log_probs: np.ndarray, rows: np.ndarray, classes: np.ndarray, within: np.ndarray
+) -> None:
+    """Gives the mass of `classes` int [N, S] in `rows` of log_probs the shape of `within` [N, S],
+    in place."""
     place = (rows[:, None], classes)
     log_probs[place] = within + logsumexp(log_probs[place], axis=1, keepdims=True)

@@ -1,7 +1,9 @@
-"""The shared reranker: one XGBoost over (item, candidate) pairs, for every category, the rarest included.
+"""The shared reranker: one XGBoost over (item, candidate) pairs, for every category, the rarest
+included.
 
-It is a conditional logit (McFadden 1974) boosted by trees: the pair's score is stage 1's log-probability plus the trees, and
-the softmax over an item's candidates is its probability. With no trees it answers as stage 1 does.
+It is a conditional logit (McFadden 1974) boosted by trees: the pair's score is stage 1's
+log-probability plus the trees, and the softmax over an item's candidates is its probability. With
+no trees it answers as stage 1 does.
 """
 
 from dataclasses import dataclass, replace
@@ -31,11 +33,14 @@ class Reranker:
             return candidates, log_prob[:, 0]
         pairs = evidence(items, candidates, log_prob).reshape(candidates.size, -1)
         margin = np.ascontiguousarray(log_prob[:, 0]).reshape(-1)
-        scores = self.booster.inplace_predict(pairs, base_margin=margin, predict_type="margin", validate_features=False)
+        scores = self.booster.inplace_predict(
+            pairs, base_margin=margin, predict_type="margin", validate_features=False
+        )
         return candidates, normalise(scores.reshape(candidates.shape))
 
     def __call__(self, items: Items, evidence: Evidence) -> Items:
-        """The items with this opinion in the place of stage 1's: the candidates' mass is spread as it says, all else stands."""
+        """The items with this opinion in the place of stage 1's: the candidates' mass is spread as
+        it says, all else stands."""
         log_prob = items.log_prob.copy()
         for start in range(0, len(items), _BLOCK):
             rows = slice(start, start + _BLOCK)

@@ -1,7 +1,8 @@
-"""Stage 2 on one page: what each answer gets right on val_b, in both class mixes, and what stage 2 is worth there.
+"""Stage 2 on one page: what each answer gets right on val_b, in both class mixes, and what stage 2
+is worth there.
 
-No item counts where it decided: who answers is decided on half of val_b's products and counted on the other half, both ways, many
-times (`heldout.ValB.answering`). All else on val_b chose nothing.
+No item counts where it decided: who answers is decided on half of val_b's products and counted on
+the other half, both ways, many times (`heldout.ValB.answering`). All else on val_b chose nothing.
 """
 
 from collections.abc import Sequence
@@ -36,13 +37,14 @@ class Stage2Summary:
     answers: dict[str, int]
     """Categories answered by each of stage1, shared, own, as decided on all of val_b."""
     mendable_share: float | None
-    """Share of val_b's images that the shifted stage 1 has wrong whose true class the set behind its answer has."""
+    """Share of val_b's images that the shifted stage 1 has wrong whose true class the set behind
+    its answer has."""
     units: dict[str, dict[str, Figures]]
     """Unit -> mix -> `standing`."""
     shift: dict[str, list[dict[str, float] | None]]
     pooling: Figures
-    """Products of several images on val_b and their top-1 by the shifted stage 1: pooled by `mean` log-probability, `weighted`
-    (with the chosen `sharpness`), or their mean `features`."""
+    """Products of several images on val_b and their top-1 by the shifted stage 1: pooled by `mean`
+    log-probability, `weighted` (with the chosen `sharpness`), or their mean `features`."""
     seconds: dict[str, float]
 
     def text(self) -> str:
@@ -102,7 +104,7 @@ def _or_dash(value: float | None, form: str) -> str:
 
 def summarise(
     bundle: Bundle, val_b: ValB, answering: Answering, views: Views, seconds: dict[str, float]
-) -> Stage2Summary:  # fmt: skip
+) -> Stage2Summary:
     """The summary of a bundle whose gate has decided."""
     units = {}
     for unit in UNITS:
@@ -133,7 +135,8 @@ def summarise(
 
 
 def standings(held: HeldOut, answering: Answering) -> dict[str, Figures]:
-    """The items of one unit in the natural mix, and with every category of LEAST items or more counting the same."""
+    """The items of one unit in the natural mix, and with every category of LEAST items or more
+    counting the same."""
     support = np.bincount(held.class_index)[held.class_index]
     balanced = np.where(support >= LEAST, 1 / np.maximum(support, 1), 0)
     return {
@@ -143,9 +146,10 @@ def standings(held: HeldOut, answering: Answering) -> dict[str, Figures]:
 
 
 def standing(held: HeldOut, answering: Answering, weight: np.ndarray) -> Figures:
-    """Items that weigh something, and each answer's top-1. Of `gated`, the mean over the judgements of `answering`: its gain over
-    the shifted stage 1 with the 95% interval over products, the items that it fixed and broke, and the share of the gain that
-    reclassifiers bring. None for what can't be said: without items, or a share of no gain."""
+    """Items that weigh something, and each answer's top-1. Of `gated`, the mean over the judgements
+    of `answering`: its gain over the shifted stage 1 with the 95% interval over products, the items
+    that it fixed and broke, and the share of the gain that reclassifiers bring. None for what can't
+    be said: without items, or a share of no gain."""
     counted = weight > 0
     change = {
         name: right.astype(np.float64) - held.right[STAGE1] for name, right in held.right.items()
@@ -154,8 +158,10 @@ def standing(held: HeldOut, answering: Answering, weight: np.ndarray) -> Figures
         answering.gated({name: sign * x > 0 for name, x in change.items()}) for sign in (1, -1)
     )
     figures: Figures = {
-        "items": int(counted.sum()), "fixed": float(fixed[counted].sum()), "broken": float(broken[counted].sum())
-    }  # fmt: skip
+        "items": int(counted.sum()),
+        "fixed": float(fixed[counted].sum()),
+        "broken": float(broken[counted].sum()),
+    }
     right = {**held.right, GATED: answering.gated(held.right)}
     if not counted.any():
         return figures | dict.fromkeys((*right, "gain", "low", "high", "own_share"))

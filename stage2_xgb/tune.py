@@ -1,5 +1,5 @@
-"""Grid search for the reclassifiers, as published (depth x rounds x learning rate), cross-validated by product on the rows that
-stage 1 never saw: reserve and val_a. Neither val_b nor test is read."""
+"""Grid search for the reclassifiers, as published (depth x rounds x learning rate), cross-validated
+by product on the rows that stage 1 never saw: reserve and val_a. Neither val_b nor test is read."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of the grid: held-out items behind a confusion set, those right by stage 1 and by the reclassifiers."""
+    """One point of the grid: held-out items behind a confusion set, those right by stage 1 and by
+    the reclassifiers."""
 
     max_depth: int
     n_estimators: int
@@ -39,14 +40,18 @@ class Trial:
 
 
 @one_blas_thread()
-def search(sets: Sequence[ConfusionSet], picker: RowPicker, config: Stage2Config, jobs: int) -> list[Trial]:
+def search(
+    sets: Sequence[ConfusionSet], picker: RowPicker, config: Stage2Config, jobs: int
+) -> list[Trial]:
     """Every point of the grid, the best first."""
     grid = list(product(DEPTHS, RATES))
     tasks = [(found, depth, rate) for found in sets for depth, rate in grid]
     results = Parallel(n_jobs=jobs, return_as="generator")(
         delayed(_trial)(picker, *task, config) for task in tasks
     )
-    total: dict[tuple[int, float], np.ndarray] = {point: np.zeros((len(ROUNDS), 3), dtype=np.int64) for point in grid}
+    total: dict[tuple[int, float], np.ndarray] = {
+        point: np.zeros((len(ROUNDS), 3), dtype=np.int64) for point in grid
+    }
     with progress(len(tasks), "grid", "model") as bar:
         for (_, depth, rate), counts in zip(tasks, results, strict=True):
             total[depth, rate] += counts
@@ -59,9 +64,11 @@ def search(sets: Sequence[ConfusionSet], picker: RowPicker, config: Stage2Config
     return sorted(trials, key=lambda trial: -trial.gain)
 
 
-def _trial(picker: RowPicker, found: ConfusionSet, depth: int, rate: float, config: Stage2Config) -> np.ndarray:
-    """Items, right before and right after for each number of rounds, int64 [R, 3], over all folds of
-    one set; runs in a worker process."""
+def _trial(
+    picker: RowPicker, found: ConfusionSet, depth: int, rate: float, config: Stage2Config
+) -> np.ndarray:
+    """Items, right before and right after for each number of rounds, int64 [R, 3], over all folds
+    of one set; runs in a worker process."""
     pin_blas()
     update = {"max_depth": depth, "learning_rate": rate, "n_estimators": max(ROUNDS)}
     config = config.model_copy(update={"booster": config.booster.model_copy(update=update)})
@@ -77,14 +84,17 @@ def _trial(picker: RowPicker, found: ConfusionSet, depth: int, rate: float, conf
         right = found.members[None, :] == items.class_index[:, None]
         rows = np.arange(len(test))
         for place, rounds in enumerate(ROUNDS):
-            scores = booster.inplace_predict(seen, iteration_range=(0, rounds), base_margin=start, predict_type="margin")
+            scores = booster.inplace_predict(
+                seen, iteration_range=(0, rounds), base_margin=start, predict_type="margin"
+            )
             after = right[rows, normalise(scores.reshape(margin.shape)).argmax(axis=1)].sum()
             counts[place] += (len(test), right[rows, margin.argmax(axis=1)].sum(), after)
     return counts
 
 
 def _folds(picker: RowPicker, found: ConfusionSet) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Mask of the rows to learn from, and the held-out rows that stage 1 takes for the set's category, fold by fold."""
+    """Mask of the rows to learn from, and the held-out rows that stage 1 takes for the set's
+    category, fold by fold."""
     fold = folds(picker.items.product_id, FOLDS, "grid folds", picker.config.seed)
     judged = picker.items.on("reserve", "val_a") & (picker.items.predicted == found.class_index)
     for number in range(FOLDS):

@@ -1,16 +1,20 @@
-"""What all tests share: a small synthetic dump and its store, builders of dumps and images, and the way to outside data.
+"""What all tests share: a small synthetic dump and its store, builders of dumps and images, and the
+way to outside data.
 
-Some tests read data that isn't part of the project. The environment variable SHELFSORT_TEST_DATA names a folder that holds
+Some tests read data that isn't part of the project. The environment variable SHELFSORT_TEST_DATA
+names a folder that holds
 
-    cdiscount/  train_example.bson and category_names.csv, as Cdiscount published them
-    fashion/    train.bson, test.bson, test_labels.csv, category_names.csv: catalogue photos, one a product
-    photos100/  the same four files: 64 x 64 photos, one to four a product
-    weights/    mobilenet_v2-imagenet.pth and resnet18-photos50.pth, state dictionaries of torchvision's networks
+    cdiscount/  train_example.bson and category_names.csv, as Cdiscount published them fashion/
+    train.bson, test.bson, test_labels.csv, category_names.csv: catalogue photos, one a product
+    photos100/  the same four files: 64 x 64 photos, one to four a product weights/
+    mobilenet_v2-imagenet.pth and resnet18-photos50.pth, state dictionaries of torchvision's
+    networks
 
 or some of these; the tests of what is absent are skipped and say so.
 
-SHELFSORT_TEST_PRECISION, `bf16` or `fp32`, is what `stage1.precision: auto` trains in during the tests, whatever this processor
-has; PyTorch emulates bf16 where it is missing. `make test-bf16` runs the quick tests with it.
+SHELFSORT_TEST_PRECISION, `bf16` or `fp32`, is what `stage1.precision: auto` trains in during the
+tests, whatever this processor has; PyTorch emulates bf16 where it is missing. `make test-bf16` runs
+the quick tests with it.
 """
 
 import io
@@ -30,17 +34,22 @@ from catalog.store.ingest import ingest
 from catalog.store.reader import Store
 from catalog.synthetic.dump import SyntheticSpec, write_categories, write_dump
 
-settings.register_profile("shelfsort", deadline=None, derandomize=True, database=None, max_examples=50)
+settings.register_profile(
+    "shelfsort", deadline=None, derandomize=True, database=None, max_examples=50
+)
 settings.load_profile("shelfsort")
 
 PRECISION = os.environ.get("SHELFSORT_TEST_PRECISION", "auto")
-"""Of what tests train, unless they are about one: the fixtures ask for it, so that processes of their own take it as well."""
+"""Of what tests train, unless they are about one: the fixtures ask for it, so that processes of
+their own take it as well."""
 
 
 def pytest_configure() -> None:
     """Has `auto` find a processor with bf16, or one without, where the environment says so."""
     if PRECISION not in ("auto", "bf16", "fp32"):
-        raise pytest.UsageError(f"SHELFSORT_TEST_PRECISION: expected bf16 or fp32, found {PRECISION!r}")
+        raise pytest.UsageError(
+            f"SHELFSORT_TEST_PRECISION: expected bf16 or fp32, found {PRECISION!r}"
+        )
     if PRECISION != "auto":
         import torch
 
@@ -83,22 +92,43 @@ def small_store(small_dump: SmallDump, tmp_path_factory: pytest.TempPathFactory)
     """The store of `small_dump`, without caps. Only to be read."""
     folder = tmp_path_factory.mktemp("small-store")
     path = folder / "store.sqlite"
-    ingest(path, [small_dump.path], small_dump.categories, CatalogConfig(), index_folder=folder / "dumps", jobs=1)
+    ingest(
+        path,
+        [small_dump.path],
+        small_dump.categories,
+        CatalogConfig(),
+        index_folder=folder / "dumps",
+        jobs=1,
+    )
     return Store(path)
 
 
 def jpeg(number: int = 0, side: int = 16, **options: object) -> bytes:
-    """A JPEG that no other number has. `options` go to Pillow (`quality`, `progressive`, `exif` ...)."""
+    """A JPEG that no other number has. `options` go to Pillow (`quality`, `progressive`, `exif`
+    ...)."""
     coarse = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     out = io.BytesIO()
-    Image.fromarray(coarse).resize((side, side), Image.Resampling.BILINEAR).save(out, "JPEG", **options)
+    Image.fromarray(coarse).resize((side, side), Image.Resampling.BILINEAR).save(
+        out, "JPEG", **options
+    )
     return out.getvalue()
 
 
-def document(product_id: object, category_id: object = 1, images: Iterable[bytes] | None = None, **fields: object) -> dict:
-    """A product as a dump holds it: with one image of its own unless `images` are given, and any other `fields`."""
+def document(
+    product_id: object,
+    category_id: object = 1,
+    images: Iterable[bytes] | None = None,
+    **fields: object,
+) -> dict:
+    """A product as a dump holds it: with one image of its own unless `images` are given, and any
+    other `fields`."""
     images = [jpeg(int(product_id))] if images is None else images  # type: ignore[call-overload]
-    return {"_id": product_id, "category_id": category_id, "imgs": [{"picture": data} for data in images], **fields}
+    return {
+        "_id": product_id,
+        "category_id": category_id,
+        "imgs": [{"picture": data} for data in images],
+        **fields,
+    }
 
 
 def write_bson(path: Path, documents: Iterable[dict | bytes]) -> Path:
@@ -108,7 +138,8 @@ def write_bson(path: Path, documents: Iterable[dict | bytes]) -> Path:
 
 
 def on_two_sides(store: Store) -> dict[str, int]:
-    """Products, and pictures that may be fitted, which stand on more than one side. Every store should have none.
+    """Products, and pictures that may be fitted, which stand on more than one side. Every store
+    should have none.
 
     The two halves of validation count as two sides.
     """
@@ -117,4 +148,6 @@ def on_two_sides(store: Store) -> dict[str, int]:
         "pictures": "SELECT digest FROM images WHERE status = 'ok' GROUP BY 1 HAVING count(DISTINCT split) > 1",
         "strays": "SELECT 1 FROM images JOIN products USING (product_id) WHERE images.split != products.split",
     }
-    return {name: len(store.connection.execute(query).fetchall()) for name, query in queries.items()}
+    return {
+        name: len(store.connection.execute(query).fetchall()) for name, query in queries.items()
+    }

@@ -1,11 +1,14 @@
-"""Moments of a process's progress, at which a test stops, kills or interrupts it; the clock has no say in them.
+"""Moments of a process's progress, at which a test stops, kills or interrupts it; the clock has no
+say in them.
 
-Progress is counted in calls of the project's own functions by the main thread: of all of them, or of those of one name.
-A process that is to be killed stops itself at its moment (SIGSTOP), and its parent, which waits for that, does the rest.
+Progress is counted in calls of the project's own functions by the main thread: of all of them, or
+of those of one name. A process that is to be killed stops itself at its moment (SIGSTOP), and its
+parent, which waits for that, does the rest.
 
     python -m tests.moments MOMENT COUNT MODULE [argument ...]
 
-runs a module, such as `pipeline`, with a moment (as JSON), and writes into the file COUNT how many calls there were in the end.
+runs a module, such as `pipeline`, with a moment (as JSON), and writes into the file COUNT how many
+calls there were in the end.
 """
 
 import json
@@ -22,7 +25,10 @@ from pathlib import Path
 from types import FrameType
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = tuple(f"{ROOT / name}{os.sep}" for name in ("catalog", "stage1_cnn", "features", "stage2_xgb", "pipeline"))
+PACKAGES = tuple(
+    f"{ROOT / name}{os.sep}"
+    for name in ("catalog", "stage1_cnn", "features", "stage2_xgb", "pipeline")
+)
 
 
 def stop() -> None:
@@ -32,8 +38,9 @@ def stop() -> None:
 
 @dataclass
 class Moment:
-    """The `number`-th call of a function called `name`, or of any where that is empty; never where `number` is 0. With a `delay`
-    in seconds it comes so much later, which may be in the middle of what makes no call of ours, such as a write of HDF5's."""
+    """The `number`-th call of a function called `name`, or of any where that is empty; never where
+    `number` is 0. With a `delay` in seconds it comes so much later, which may be in the middle of
+    what makes no call of ours, such as a write of HDF5's."""
 
     number: int = 0
     name: str = ""
@@ -47,7 +54,11 @@ class Moment:
 
         def count(frame: FrameType, event: str, _: object) -> None:
             code = frame.f_code
-            if event != "call" or not code.co_filename.startswith(PACKAGES) or self.name not in ("", code.co_name):
+            if (
+                event != "call"
+                or not code.co_filename.startswith(PACKAGES)
+                or self.name not in ("", code.co_name)
+            ):
                 return
             self.calls += 1
             if self.calls == self.number:
@@ -61,11 +72,20 @@ class Moment:
 
     def command(self, count: Path, module: str, *arguments: str) -> list[str]:
         """The command that runs a module with this moment."""
-        return [sys.executable, "-m", "tests.moments", json.dumps(asdict(self)), str(count), module, *arguments]
+        return [
+            sys.executable,
+            "-m",
+            "tests.moments",
+            json.dumps(asdict(self)),
+            str(count),
+            module,
+            *arguments,
+        ]
 
 
 def stopped(pid: int) -> bool:
-    """Waits until a child has stopped itself, or else (False) ended. It can be waited for as before."""
+    """Waits until a child has stopped itself, or else (False) ended. It can be waited for as
+    before."""
     return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT).si_code == os.CLD_STOPPED
 
 
@@ -76,7 +96,8 @@ def processor_seconds(pid: int) -> float:
 
 
 def kill_at_moment(process: subprocess.Popen) -> bool:
-    """Waits for a child's moment and kills it, with its whole group if it leads one; False where it ended before."""
+    """Waits for a child's moment and kills it, with its whole group if it leads one; False where it
+    ended before."""
     if at_moment := stopped(process.pid):
         leads = os.getpgid(process.pid) == process.pid
         (os.killpg if leads else os.kill)(process.pid, signal.SIGKILL)

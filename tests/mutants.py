@@ -1,11 +1,13 @@
-"""Mutation testing in small: does a test fail when one operator, number or condition of a module is changed?
+"""Mutation testing in small: does a test fail when one operator, number or condition of a module is
+changed?
 
     python -m tests.mutants                       # all of MODULES; prints what survives
     python -m tests.mutants catalog/splits.py --sample 20
 
-Exits 1 where fewer than 90% of a module's mutants are noticed, or one survives that SURVIVORS does not explain. Each mutant is
-one change in the syntax tree; the module's own tests run on it in a forked process, which gets the changed module in place of the
-file. Nothing is written. The tests run on the unchanged module first: where they fail, they would seem to notice every mutant.
+Exits 1 where fewer than 90% of a module's mutants are noticed, or one survives that SURVIVORS does
+not explain. Each mutant is one change in the syntax tree; the module's own tests run on it in a
+forked process, which gets the changed module in place of the file. Nothing is written. The tests
+run on the unchanged module first: where they fail, they would seem to notice every mutant.
 """
 
 import argparse
@@ -43,7 +45,8 @@ MODULES = {
     "stage2_xgb/train_reranker.py": ("tests/stage2_xgb/test_reranker.py",),
     "stage2_xgb/refine.py": ("tests/stage2_xgb/test_refine.py",),
 }
-"""Each module, and its own tests: seconds a mutant. What others notice of it would hide what these do not."""
+"""Each module, and its own tests: seconds a mutant. What others notice of it would hide what these
+do not."""
 _FROZEN = "says that nobody changes what was found; nobody does"
 SURVIVORS: dict[str, dict[str, str]] = {
     "catalog/store/reader.py": {
@@ -51,7 +54,9 @@ SURVIVORS: dict[str, dict[str, str]] = {
         "uri=True -> uri=False": "Debian builds SQLite so that it reads URIs unasked",
     },
     "stage2_xgb/confusion.py": {"frozen=True -> frozen=False": _FROZEN},
-    "stage2_xgb/crossfit.py": {"REPEATS = 20 -> REPEATS = 21": "any number will do: more cost time, and say little more"},
+    "stage2_xgb/crossfit.py": {
+        "REPEATS = 20 -> REPEATS = 21": "any number will do: more cost time, and say little more"
+    },
     "stage2_xgb/gate.py": {
         "frozen=True -> frozen=False": _FROZEN,
         "binomtest(fixed, fixed + broken, alternative='greater').pvalue <= _CHANCE"
@@ -81,13 +86,33 @@ SURVIVORS: dict[str, dict[str, str]] = {
 SHARE = 0.9
 """Of a module's mutants: what must be noticed."""
 LIMIT = 300
-"""Seconds for the tests on the unchanged module. A mutant that runs on for a minute and ten times as long counts as noticed."""
+"""Seconds for the tests on the unchanged module. A mutant that runs on for a minute and ten times
+as long counts as noticed."""
 _SWAPS: dict[type, type] = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.In: ast.NotIn,
-    ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add,
-    ast.FloorDiv: ast.Mult, ast.Div: ast.Mult, ast.Mod: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.And: ast.Or,
-    ast.Or: ast.And, ast.LShift: ast.RShift, ast.RShift: ast.LShift, ast.BitXor: ast.BitOr,
-}  # fmt: skip
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.FloorDiv: ast.Mult,
+    ast.Div: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.LShift: ast.RShift,
+    ast.RShift: ast.LShift,
+    ast.BitXor: ast.BitOr,
+}
 
 
 def places(tree: ast.Module) -> list[ast.AST]:
@@ -105,7 +130,9 @@ def changes(node: ast.AST) -> bool:
     if isinstance(node, ast.Constant):
         return isinstance(node.value, (int, float))
     if isinstance(node, (ast.If, ast.IfExp)):
-        return isinstance(node.test, (ast.Name, ast.Attribute, ast.Call))  # comparisons are changed themselves
+        return isinstance(
+            node.test, (ast.Name, ast.Attribute, ast.Call)
+        )  # comparisons are changed themselves
     if isinstance(node, ast.UnaryOp):
         return isinstance(node.op, (ast.Not, ast.USub))
     return isinstance(node, (ast.Compare, ast.BinOp, ast.BoolOp))
@@ -132,13 +159,19 @@ def mutants(source: str) -> Iterator[tuple[str, ast.Module]]:
         changed = copy.deepcopy(tree)
         twin = places(changed)[number]
         change(twin)
-        yield f"{node.lineno}: {shown(tree, node)} -> {shown(changed, twin)}", ast.fix_missing_locations(changed)
+        yield (
+            f"{node.lineno}: {shown(tree, node)} -> {shown(changed, twin)}",
+            ast.fix_missing_locations(changed),
+        )
 
 
 def shown(tree: ast.Module, node: ast.AST) -> str:
-    """The source of a node; of a number with what is around it, so that SURVIVORS means one and not all."""
+    """The source of a node; of a number with what is around it, so that SURVIVORS means one and not
+    all."""
     if isinstance(node, ast.Constant):
-        return ast.unparse(next(outer for outer in ast.walk(tree) if node in ast.iter_child_nodes(outer)))
+        return ast.unparse(
+            next(outer for outer in ast.walk(tree) if node in ast.iter_child_nodes(outer))
+        )
     return ast.unparse(getattr(node, "test", node))
 
 
@@ -150,12 +183,18 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> object:
         """The module, where it is asked for."""
-        return importlib.util.spec_from_loader(name, self, origin=self.path) if name == self.name else None
+        return (
+            importlib.util.spec_from_loader(name, self, origin=self.path)
+            if name == self.name
+            else None
+        )
 
     def exec_module(self, module: object) -> None:
         """Runs the tree."""
         module.__file__ = str(ROOT / self.path)
-        exec(compile(self.tree, self.path, "exec"), module.__dict__)  # our own source, changed in one place
+        exec(
+            compile(self.tree, self.path, "exec"), module.__dict__
+        )  # our own source, changed in one place
 
 
 def survives(path: str, tree: ast.Module, tests: Sequence[str], limit: float) -> bool:
@@ -186,19 +225,30 @@ def survives(path: str, tree: ast.Module, tests: Sequence[str], limit: float) ->
 
 def run(path: str, sample: int | None = None) -> tuple[int, list[str]]:
     """Mutants tried (of `sample` drawn ones, or all), and those that survive."""
-    source, tests, started = (ROOT / path).read_text(encoding="utf-8"), MODULES[path], time.monotonic()
+    source, tests, started = (
+        (ROOT / path).read_text(encoding="utf-8"),
+        MODULES[path],
+        time.monotonic(),
+    )
     if not survives(path, ast.parse(source), tests, LIMIT):
-        sys.exit(f"{path}: its tests fail, or take more than {LIMIT} s, before anything is changed: pytest {' '.join(tests)}")
+        sys.exit(
+            f"{path}: its tests fail, or take more than {LIMIT} s, before anything is changed: pytest {' '.join(tests)}"
+        )
     limit = 60 + 10 * (time.monotonic() - started)
     every = list(mutants(source))
     if sample is not None and sample < len(every):
-        every = [every[place] for place in np.sort(np.random.default_rng(0).permutation(len(every))[:sample])]
+        every = [
+            every[place]
+            for place in np.sort(np.random.default_rng(0).permutation(len(every))[:sample])
+        ]
     return len(every), [text for text, tree in every if survives(path, tree, tests, limit)]
 
 
 def main() -> int:
     """Runs and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("paths", nargs="*", default=list(MODULES), help="modules; by default all")
     parser.add_argument("--sample", type=int, help="try so many of each module's mutants")
     options = parser.parse_args()
@@ -208,10 +258,18 @@ def main() -> int:
         started, why = time.monotonic(), SURVIVORS.get(path, {})
         tried, survivors = run(path, options.sample)
         noticed, seconds = tried - len(survivors), time.monotonic() - started
-        print(f"{path}: {noticed} of {tried} mutants noticed, {noticed / tried:.1%}, {seconds:.0f} s", flush=True)
+        print(
+            f"{path}: {noticed} of {tried} mutants noticed, {noticed / tried:.1%}, {seconds:.0f} s",
+            flush=True,
+        )
         for text in survivors:
-            print(f"  {path}:{text}  ({why.get(text.partition(': ')[2], 'NOT EXPLAINED')})", flush=True)
-        good &= noticed >= SHARE * tried and all(text.partition(": ")[2] in why for text in survivors)
+            print(
+                f"  {path}:{text}  ({why.get(text.partition(': ')[2], 'NOT EXPLAINED')})",
+                flush=True,
+            )
+        good &= noticed >= SHARE * tried and all(
+            text.partition(": ")[2] in why for text in survivors
+        )
     return int(not good)
 
 

@@ -13,11 +13,20 @@ from pipeline.run_folder import revision
 
 SAYS = {
     "networks": ["4 categories", "| vanilla | vanilla |", "images of validation"],
-    "loader": ["180 px photos to 180 px, ours / ImageFolder", "ours / decoder alone", "64 px photos to 64 px", "blocks of 64"],
+    "loader": [
+        "180 px photos to 180 px, ours / ImageFolder",
+        "ours / decoder alone",
+        "64 px photos to 64 px",
+        "blocks of 64",
+    ],
     "trainer": ["trainer / bare loop", "frozen forward / cached", "top-1 on val_a"],
     "heap": ["training: kept / default", "scoring: kept / default", "GiB kept"],
     "scoring": ["one stream", "a stream a core", "of bare"],
-    "agreement": ["score against evaluate: ", "exported reader against evaluate: ", "score in bf16 against evaluate: "],
+    "agreement": [
+        "score against evaluate: ",
+        "exported reader against evaluate: ",
+        "score in bf16 against evaluate: ",
+    ],
     "export": ["of photos are the same", "40 photos: the same top-1"],
     "similar": ["loading", " 1 photos at once", "recall@10: 1.0000"],
     "gpu": ["training: from the store", "extraction: from the store", "published"],
@@ -31,13 +40,19 @@ IN_ROUNDS = ("loader", "heap", "scoring", "gpu")
 """Those whose figures are medians over as many rounds as they were told."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SAYS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SAYS]
+)
 def test_it_runs_in_small(name: str, tmp_path: Path) -> None:
     path = tmp_path / "figures" / f"{name}.json"
     result = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", "--smoke", "--json", str(path)], cwd=Path(__file__).parents[1],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, timeout=250,
-    )  # fmt: skip
+        [sys.executable, "-m", f"benchmarks.{name}", "--smoke", "--json", str(path)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        timeout=250,
+    )
     assert result.returncode == 0, result.stderr
     for text in SAYS[name]:
         assert text in result.stdout
@@ -45,10 +60,18 @@ def test_it_runs_in_small(name: str, tmp_path: Path) -> None:
     assert tuple(found) == FIELDS
     assert found["command"] == f"OMP_NUM_THREADS=1 python -m benchmarks.{name} --smoke"
     assert found["revision"] == revision()
-    assert found["processor"]["threads"] == 1 and found["processor"]["cores"] >= 1 and found["processor"]["name"]
+    assert (
+        found["processor"]["threads"] == 1
+        and found["processor"]["cores"] >= 1
+        and found["processor"]["name"]
+    )
     assert found["rounds"] >= 1 and found["figures"]
     assert str(tmp_path) not in path.read_text()
-    assert all(len(figure["rounds"]) == found["rounds"] for figure in medians(found["figures"]) if name in IN_ROUNDS)
+    assert all(
+        len(figure["rounds"]) == found["rounds"]
+        for figure in medians(found["figures"])
+        if name in IN_ROUNDS
+    )
 
 
 def medians(figures: object) -> list[dict]:
@@ -59,8 +82,19 @@ def medians(figures: object) -> list[dict]:
     return []
 
 
-def test_a_command_leaves_out_json_and_the_folders_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ["--of", "/a/run", "b.bson", "--json", "/c.json", "--folder=/d/e", "--json=/f", "g h"]
+def test_a_command_leaves_out_json_and_the_folders_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = [
+        "--of",
+        "/a/run",
+        "b.bson",
+        "--json",
+        "/c.json",
+        "--folder=/d/e",
+        "--json=/f",
+        "g h",
+    ]
     monkeypatch.setattr(sys, "argv", ["x.py", *arguments])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert own_command().endswith(" --of run b.bson --folder=e 'g h'")

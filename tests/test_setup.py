@@ -17,13 +17,27 @@ from pipeline.cli import parser
 ROOT = Path(__file__).parents[1]
 INPUTS = ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt")
 STEPS = ("ingest", "stage1", "features", "stage2", "evaluate", "report")
-CHORES = ("setup", "demo", "score", "test", "test-bf16", "test-slow", "lint", "bench", "doctor", "clean", "help")
+CHORES = (
+    "setup",
+    "demo",
+    "score",
+    "test",
+    "test-bf16",
+    "test-slow",
+    "lint",
+    "bench",
+    "doctor",
+    "clean",
+    "help",
+)
 
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs make without what a surrounding make has put into the environment."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return subprocess.run(["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
 
 
 @pytest.fixture
@@ -65,12 +79,18 @@ def steps_in(output: str) -> list[str]:
 
 
 def test_help_lists_every_target_and_variable(tree: Path) -> None:
-    listed = [line.split()[0] for line in make(tree, "help").stdout.splitlines()[1:] if line.strip()]
-    assert sorted(listed) == sorted([*STEPS, *CHORES, "RUN", "CONFIG", "BSON", "CATEGORIES", "OUT", "SET", "PYTHON", "FIGURES"])
+    listed = [
+        line.split()[0] for line in make(tree, "help").stdout.splitlines()[1:] if line.strip()
+    ]
+    assert sorted(listed) == sorted(
+        [*STEPS, *CHORES, "RUN", "CONFIG", "BSON", "CATEGORIES", "OUT", "SET", "PYTHON", "FIGURES"]
+    )
 
 
 def test_steps_run_in_order_with_their_overrides(installed: Path) -> None:
-    result = make(installed, "-n", "stage2", "RUN=runs/r", "CONFIG=c.yaml", "SET=a=1 b=[2,3]", "BSON=d.bson")
+    result = make(
+        installed, "-n", "stage2", "RUN=runs/r", "CONFIG=c.yaml", "SET=a=1 b=[2,3]", "BSON=d.bson"
+    )
     commands = [line for line in result.stdout.splitlines() if "shelfsort" in line]
     options = "--run 'runs/r' --config 'c.yaml' --set 'a=1' --set 'b=[2,3]'"
     assert commands == [
@@ -88,17 +108,28 @@ def test_paths_may_have_blanks_and_quotes(installed: Path) -> None:
     (run / "stage2").mkdir(parents=True)
     (run / "stage2/manifest.json").write_text("{}")
     (installed / "my dump.bson").touch()
-    paths = ["RUN=my runs/l'été", "CONFIG=my config.yaml", "CATEGORIES=the names.csv", "BSON=my dump.bson"]
+    paths = [
+        "RUN=my runs/l'été",
+        "CONFIG=my config.yaml",
+        "CATEGORIES=the names.csv",
+        "BSON=my dump.bson",
+    ]
     where = "--run|my runs/l'été|--config|my config.yaml|"
     assert make(installed, "stage1", *paths).stdout.splitlines()[1::2] == [
-        f"ingest|{where}--dump|my dump.bson|--categories|the names.csv|", f"stage1|{where}",
-    ]  # fmt: skip
+        f"ingest|{where}--dump|my dump.bson|--categories|the names.csv|",
+        f"stage1|{where}",
+    ]
     out = "--run|my runs/l'été|--out|my runs/l'été/predictions|"
     assert make(installed, "score", *paths).stdout.splitlines()[-1] == f"score|my dump.bson|{out}"
     (installed / "b.bson").touch()
     for several in ("a.bson b.bson", "'a.bson' b.bs*"):
-        assert make(installed, "score", *paths[:-1], f"BSON={several}").stdout.splitlines()[-1] == f"score|a.bson|b.bson|{out}"
-    assert make(installed, "report", *paths).stdout.splitlines()[-1] == "report|--run|my runs/l'été|"
+        assert (
+            make(installed, "score", *paths[:-1], f"BSON={several}").stdout.splitlines()[-1]
+            == f"score|a.bson|b.bson|{out}"
+        )
+    assert (
+        make(installed, "report", *paths).stdout.splitlines()[-1] == "report|--run|my runs/l'été|"
+    )
 
 
 def test_report_runs_every_step_once(installed: Path) -> None:
@@ -109,22 +140,36 @@ def test_every_command_is_one_that_shelfsort_takes(installed: Path) -> None:
     (installed / "runs/cdiscount/stage2").mkdir(parents=True)
     (installed / "runs/cdiscount/stage2/manifest.json").write_text("{}")
     output = make(installed, "-n", "demo", "report", "score", "doctor", "SET=a=1 b=2").stdout
-    commands = [shlex.split(line)[1:] for line in output.splitlines() if line.startswith(".venv/bin/shelfsort")]
-    parsed = [parser().parse_args(command) for command in commands]  # an argument it doesn't know exits
+    commands = [
+        shlex.split(line)[1:]
+        for line in output.splitlines()
+        if line.startswith(".venv/bin/shelfsort")
+    ]
+    parsed = [
+        parser().parse_args(command) for command in commands
+    ]  # an argument it doesn't know exits
     assert [options.command for options in parsed] == ["demo", *STEPS, "score", "doctor"]
-    assert {options.command for options in parsed if getattr(options, "set", None) == ["a=1", "b=2"]} == {
-        *("demo", "ingest", "stage1", "features", "stage2", "evaluate", "score")
-    }
+    assert {
+        options.command for options in parsed if getattr(options, "set", None) == ["a=1", "b=2"]
+    } == {*("demo", "ingest", "stage1", "features", "stage2", "evaluate", "score")}
 
 
 def test_score_wants_a_finished_run_and_makes_none(installed: Path) -> None:
     refused = make(installed, "score", "RUN=runs/r", "BSON=new.bson")
     assert refused.returncode != 0
-    assert "runs/r/stage2/manifest.json: no such file; make it first with: make stage2 RUN='runs/r'\n" in refused.stderr
+    assert (
+        "runs/r/stage2/manifest.json: no such file; make it first with: make stage2 RUN='runs/r'\n"
+        in refused.stderr
+    )
     (installed / "runs/r/stage2").mkdir(parents=True)
     (installed / "runs/r/stage2/manifest.json").write_text("{}")
     command = ".venv/bin/shelfsort score new.bson --run 'runs/r' --out 'runs/r/predictions'"
-    assert make(installed, "-n", "score", "RUN=runs/r", "BSON=new.bson").stdout.splitlines()[-1].strip() == command
+    assert (
+        make(installed, "-n", "score", "RUN=runs/r", "BSON=new.bson")
+        .stdout.splitlines()[-1]
+        .strip()
+        == command
+    )
     assert "score data/test.bson" in make(installed, "-n", "score", "RUN=runs/r").stdout
 
 
@@ -181,15 +226,24 @@ def test_constraints_pin_every_requirement_once(setup_cfg: ConfigParser) -> None
     assert [line for line in pins if not re.fullmatch(r"[a-z0-9.-]+==[0-9][0-9a-z.]*", line)] == []
     names = [pin.split("==")[0] for pin in pins]
     assert len(names) == len(set(names))
-    wanted = [setup_cfg["options"]["install_requires"], *setup_cfg["options.extras_require"].values()]
-    required = [re.split(r"[\[ ]", line)[0] for block in wanted for line in block.split("\n") if line]
+    wanted = [
+        setup_cfg["options"]["install_requires"],
+        *setup_cfg["options.extras_require"].values(),
+    ]
+    required = [
+        re.split(r"[\[ ]", line)[0] for block in wanted for line in block.split("\n") if line
+    ]
     assert len(required) > 25
     assert sorted(set(required) - set(names)) == []
     assert "distributed" in names  # what the extra of dask[distributed] stands for
 
 
 def test_every_package_folder_is_declared(setup_cfg: ConfigParser) -> None:
-    markers = [path for path in ROOT.glob("[a-z]*/**/__init__.py") if path.relative_to(ROOT).parts[0] != "tests"]
+    markers = [
+        path
+        for path in ROOT.glob("[a-z]*/**/__init__.py")
+        if path.relative_to(ROOT).parts[0] != "tests"
+    ]
     folders = sorted(".".join(path.parent.relative_to(ROOT).parts) for path in markers)
     included = setup_cfg["options.packages.find"]["include"].split()
     assert all(any(fnmatch(name, pattern) for pattern in included) for name in folders)

@@ -1,9 +1,11 @@
-"""Products of Cdiscount-style BSON dumps: plain or gzip files, in sequence or at random through a saved index.
+"""Products of Cdiscount-style BSON dumps: plain or gzip files, in sequence or at random through a
+saved index.
 
-A dump is one or several files of BSON documents `{_id, category_id?, imgs: [{picture}]}`, perhaps with a text. Reading is a
-chain of small generators; what happens to a document that can't be read is decided by the policy passed in: `raise_error`,
-or any function that takes a DumpError (a list's append quarantines). A corrupt document inside a good length frame costs
-that document alone; a bad length ends its file, and what came before is kept.
+A dump is one or several files of BSON documents `{_id, category_id?, imgs: [{picture}]}`, perhaps
+with a text. Reading is a chain of small generators; what happens to a document that can't be read
+is decided by the policy passed in: `raise_error`, or any function that takes a DumpError (a list's
+append quarantines). A corrupt document inside a good length frame costs that document alone; a bad
+length ends its file, and what came before is kept.
 """
 
 import os
@@ -26,13 +28,16 @@ _PIECE = 2**20
 _BUFFER = 2**18  # the fastest of 8 kB to 4 MB
 _INTEGERS = (int, Int64)  # not bool, which is an int to isinstance
 # Fields we don't use must never cost a product: odd text and dates out of range are let through.
-_CODEC = CodecOptions(unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_MS)
+_CODEC = CodecOptions(
+    unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_MS
+)
 
 OnError = Callable[[DumpError], None]
 
 
 class Source(NamedTuple):
-    """One file of a dump, as it was when the dump was opened; `path` may be a URL, whose stamp stands for the time."""
+    """One file of a dump, as it was when the dump was opened; `path` may be a URL, whose stamp
+    stands for the time."""
 
     path: str
     size: int
@@ -44,7 +49,8 @@ class Source(NamedTuple):
         return cls(str(path) if is_url(path) else os.path.abspath(path), *size_and_stamp(path))
 
     def open(self, buffer: int = -1) -> BinaryIO:
-        """Opens the file for reading, decompressed. `buffer` bytes are read at a time; -1 suits random access."""
+        """Opens the file for reading, decompressed. `buffer` bytes are read at a time; -1 suits
+        random access."""
         return open_file(self.path, buffer)
 
 
@@ -57,7 +63,8 @@ class Document(NamedTuple):
 
 
 class Product(NamedTuple):
-    """One product. `images` holds None where an element of `imgs` has no picture; `category_id` is -1 in a test dump."""
+    """One product. `images` holds None where an element of `imgs` has no picture; `category_id` is
+    -1 in a test dump."""
 
     product_id: int
     category_id: int
@@ -77,7 +84,8 @@ def raise_error(error: DumpError) -> None:
 
 
 def expand(paths: Iterable[str | Path]) -> list[Source]:
-    """The files behind paths and globs, each once, sorted within a glob. Raises where a path or glob matches nothing."""
+    """The files behind paths and globs, each once, sorted within a glob. Raises where a path or
+    glob matches nothing."""
     found: dict[str, Source] = {}
     for path in map(str, paths):
         if not (matches := matching(path)):
@@ -91,10 +99,11 @@ def expand(paths: Iterable[str | Path]) -> list[Source]:
 
 
 def documents(source: Source, on_error: OnError = raise_error) -> Iterator[Document]:
-    """Cuts one file into documents by their length prefixes. A bad length or a cut ends the file, fatally for the rest.
+    """Cuts one file into documents by their length prefixes. A bad length or a cut ends the file,
+    fatally for the rest.
 
-    Raises DumpError, whatever the policy, where the disk or the server failed, or the file changed while it was read: another
-    try may find the rest.
+    Raises DumpError, whatever the policy, where the disk or the server failed, or the file changed
+    while it was read: another try may find the rest.
     """
     offset, fault = 0, None
     with source.open(_BUFFER) as stream:
@@ -104,8 +113,16 @@ def documents(source: Source, on_error: OnError = raise_error) -> Iterator[Docum
             except DumpError as error:
                 fault = error
             except DAMAGED as error:
-                fault = DumpError(source.path, offset, "unreadable", f"the file can't be unpacked on: {error}", fatal=True)
-            except Exception as error:  # a file system of fsspec may raise what its own library does
+                fault = DumpError(
+                    source.path,
+                    offset,
+                    "unreadable",
+                    f"the file can't be unpacked on: {error}",
+                    fatal=True,
+                )
+            except (
+                Exception
+            ) as error:  # a file system of fsspec may raise what its own library does
                 detail = f"the file can't be read on: {error or type(error).__name__}; run the same command again when it can"
                 raise DumpError(source.path, offset, "unreachable", detail, fatal=True) from error
             else:
@@ -121,7 +138,8 @@ def documents(source: Source, on_error: OnError = raise_error) -> Iterator[Docum
 
 
 def _frame(stream: BinaryIO, path: str, offset: int) -> bytes:
-    """The next document's bytes, b"" at the end of the file. Allocates no more than the file really holds."""
+    """The next document's bytes, b"" at the end of the file. Allocates no more than the file really
+    holds."""
     head = stream.read(4)
     if len(head) < 4:
         if not head:
@@ -148,11 +166,22 @@ def _large(stream: BinaryIO, head: bytes, length: int) -> bytes:
 
 
 def parse(document: Document) -> Product:
-    """The product in a document. Raises DumpError, with the offset and what was found, where it isn't one."""
+    """The product in a document. Raises DumpError, with the offset and what was found, where it
+    isn't one."""
     try:
         fields = bson.decode(document.data, _CODEC)
-    except (bson.errors.BSONError, ValueError, OverflowError, TypeError, KeyError, IndexError, RecursionError) as error:
-        raise _fault(document, "corrupt", f"not a BSON document: {error or type(error).__name__}") from error
+    except (
+        bson.errors.BSONError,
+        ValueError,
+        OverflowError,
+        TypeError,
+        KeyError,
+        IndexError,
+        RecursionError,
+    ) as error:
+        raise _fault(
+            document, "corrupt", f"not a BSON document: {error or type(error).__name__}"
+        ) from error
     product_id = fields.get("_id")
     if type(product_id) not in _INTEGERS or not 0 <= product_id <= MAX_PRODUCT_ID:
         detail = f"_id is {_show(fields, '_id')}, expected an integer from 0 to {MAX_PRODUCT_ID}"
@@ -168,7 +197,9 @@ def parse(document: Document) -> Product:
     if len(images) > MAX_POSITIONS:
         detail = f"imgs has {len(images)} elements, expected at most {MAX_POSITIONS}"
         raise _fault(document, "too_many_images", detail, product_id)
-    return Product(int(product_id), int(category_id), tuple([_picture(image) for image in images]), fields)
+    return Product(
+        int(product_id), int(category_id), tuple([_picture(image) for image in images]), fields
+    )
 
 
 def _fault(document: Document, reason: str, detail: str, product_id: int = -1) -> DumpError:
@@ -177,7 +208,9 @@ def _fault(document: Document, reason: str, detail: str, product_id: int = -1) -
 
 def _picture(image: object) -> bytes | None:
     picture = image.get("picture") if isinstance(image, dict) else None
-    return bytes(picture) if isinstance(picture, bytes) else None  # of other kinds of binary, only the bytes
+    return (
+        bytes(picture) if isinstance(picture, bytes) else None
+    )  # of other kinds of binary, only the bytes
 
 
 def _show(fields: dict, key: str) -> str:
@@ -200,9 +233,11 @@ def products(paths: Iterable[str | Path], on_error: OnError = raise_error) -> It
 
 
 class DumpReader:
-    """Reads documents of known place, in any order. A gzip file read forwards costs one pass; going back rewinds it.
+    """Reads documents of known place, in any order. A gzip file read forwards costs one pass; going
+    back rewinds it.
 
-    Use as a context manager; one reader per process or thread. A copy in another process opens its files anew.
+    Use as a context manager; one reader per process or thread. A copy in another process opens its
+    files anew.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
@@ -221,7 +256,8 @@ class DumpReader:
         self._open.clear()
 
     def product(self, source: int, offset: int, length: int, digest: int) -> Product:
-        """The product at a place of the index. Raises DumpError where the file no longer holds what was indexed."""
+        """The product at a place of the index. Raises DumpError where the file no longer holds what
+        was indexed."""
         stream = self._open.get(source)
         if stream is None:
             stream = self._open[source] = self.sources[source].open()

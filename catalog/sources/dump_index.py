@@ -1,4 +1,5 @@
-"""The index of a dump: where every product stands. Built in one scan and saved; gives random access and equal partitions."""
+"""The index of a dump: where every product stands. Built in one scan and saved; gives random access
+and equal partitions."""
 
 import json
 import logging
@@ -21,17 +22,33 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 1
 _DTYPES = {
-    "product_id": np.int64, "category_id": np.int64, "n_images": np.int32, "source": np.int16,
-    "offset": np.int64, "length": np.int32, "digest": np.uint64,
-}  # fmt: skip
+    "product_id": np.int64,
+    "category_id": np.int64,
+    "n_images": np.int32,
+    "source": np.int16,
+    "offset": np.int64,
+    "length": np.int32,
+    "digest": np.uint64,
+}
 _BLOCK = 8_192
 # What numpy, zipfile and json raise on a file of ours that was cut, emptied or changed.
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
 class Reject:
-    """A document or an image that was left out, and why. `position` is -1 for a document; `product_id` -1 where unknown."""
+    """A document or an image that was left out, and why. `position` is -1 for a document;
+    `product_id` -1 where unknown."""
 
     source: str
     offset: int
@@ -48,7 +65,8 @@ class Reject:
 
 @dataclass(frozen=True)
 class DumpIndex:
-    """A row a readable product, in file order (arrays as in docs/formats.md), and the rejects of the scan."""
+    """A row a readable product, in file order (arrays as in docs/formats.md), and the rejects of
+    the scan."""
 
     sources: tuple[Source, ...]
     rejects: tuple[Reject, ...]
@@ -77,7 +95,8 @@ class DumpIndex:
         return fingerprint([SCHEMA, state.hexdigest(), [s.size for s in self.sources], rejects])
 
     def relabelled(self, labels: Mapping[int, int]) -> "DumpIndex":
-        """The index with other category ids for some products; ids that the dump lacks are passed over."""
+        """The index with other category ids for some products; ids that the dump lacks are passed
+        over."""
         if not labels:
             return self
         ids = np.array(sorted(labels), dtype=np.int64)
@@ -88,16 +107,25 @@ class DumpIndex:
 
     def place(self, row: int) -> tuple[int, int, int, int]:
         """Source, offset, length and digest of a row, as DumpReader.product takes them."""
-        return int(self.source[row]), int(self.offset[row]), int(self.length[row]), int(self.digest[row])
+        return (
+            int(self.source[row]),
+            int(self.offset[row]),
+            int(self.length[row]),
+            int(self.digest[row]),
+        )
 
     def save(self, path: Path) -> None:
         """Writes the index as an npz without objects, atomically."""
         header = {
-            "schema": SCHEMA, "sources": [list(s) for s in self.sources], "rejects": [vars(r) for r in self.rejects],
-        }  # fmt: skip
+            "schema": SCHEMA,
+            "sources": [list(s) for s in self.sources],
+            "rejects": [vars(r) for r in self.rejects],
+        }
         arrays = {name: getattr(self, name) for name in _DTYPES}
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
+            np.savez(
+                file, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays
+            )
 
     @classmethod
     def load(cls, path: Path) -> "DumpIndex":
@@ -109,13 +137,20 @@ class DumpIndex:
                     raise ValueError(f"index of schema {header['schema']}, expected {SCHEMA}")
                 sources = tuple(Source(*s) for s in header["sources"])
                 rejects = tuple(Reject(**r) for r in header["rejects"])
-                return cls(sources, rejects, **{name: file[name].astype(kind) for name, kind in _DTYPES.items()})
+                return cls(
+                    sources,
+                    rejects,
+                    **{name: file[name].astype(kind) for name, kind in _DTYPES.items()},
+                )
         except _DAMAGE as error:
-            raise ArtifactError(path, f"not readable as the index of a dump ({error})", "shelfsort ingest") from error
+            raise ArtifactError(
+                path, f"not readable as the index of a dump ({error})", "shelfsort ingest"
+            ) from error
 
 
 def cut(sizes: np.ndarray, each: int) -> list[tuple[int, int]]:
-    """Ranges of rows whose `sizes` [N] sum to about `each`, at least one row in each, covering every row once."""
+    """Ranges of rows whose `sizes` [N] sum to about `each`, at least one row in each, covering
+    every row once."""
     if not len(sizes):
         return []
     cuts = np.flatnonzero(np.diff(np.cumsum(sizes, dtype=np.int64) // each)) + 1
@@ -123,10 +158,13 @@ def cut(sizes: np.ndarray, each: int) -> list[tuple[int, int]]:
 
 
 def build_index(paths: Iterable[str | Path], on_error: OnError | None = None) -> DumpIndex:
-    """Scans a dump once. Faults become `rejects`, unless a policy is passed in. Memory: about 42 bytes a product."""
+    """Scans a dump once. Faults become `rejects`, unless a policy is passed in. Memory: about 42
+    bytes a product."""
     sources = tuple(expand(paths))
     rejects: list[Reject] = []
-    report = on_error or (lambda error: rejects.append(Reject.of(error)))  # not the error, whose traceback holds the document
+    report = on_error or (
+        lambda error: rejects.append(Reject.of(error))
+    )  # not the error, whose traceback holds the document
     blocks: list[dict[str, np.ndarray]] = []
     rows: list[tuple] = []
     with progress(sum(s.size for s in sources), "scan", "B") as bar:
@@ -151,7 +189,10 @@ def build_index(paths: Iterable[str | Path], on_error: OnError | None = None) ->
 
 def _columns(rows: list[tuple]) -> dict[str, np.ndarray]:
     columns = zip(*rows, strict=True) if rows else [()] * len(_DTYPES)
-    return {name: np.array(column, dtype=_DTYPES[name]) for name, column in zip(_DTYPES, columns, strict=True)}
+    return {
+        name: np.array(column, dtype=_DTYPES[name])
+        for name, column in zip(_DTYPES, columns, strict=True)
+    }
 
 
 def open_index(paths: Iterable[str | Path], folder: Path) -> DumpIndex:

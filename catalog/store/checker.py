@@ -20,19 +20,27 @@ from catalog.sources.dump_index import DumpIndex
 from catalog.store.image_checks import CheckedImage, check
 
 _CHUNK_BYTES = 2**19
-_IN_FLIGHT = 3  # chunks a worker; joblib.Parallel would read ahead without limit where the writer is slower than the workers
+# chunks a worker; joblib.Parallel would read ahead without limit where the writer is slower than
+# the workers
+_IN_FLIGHT = 3
 
 Checked = list[list[CheckedImage | ImageError]]
 """A list a product, an element an image."""
 
 
 def checked_chunks(
-    index: DumpIndex, places: np.ndarray, config: CatalogConfig, jobs: int, executor: Executor | None = None
+    index: DumpIndex,
+    places: np.ndarray,
+    config: CatalogConfig,
+    jobs: int,
+    executor: Executor | None = None,
 ) -> Iterator[tuple[np.ndarray, list[Product], Checked]]:
-    """Rows of `places` (int64 [P, >= 1], its first column a row of the index), their products and the checks, in that order.
+    """Rows of `places` (int64 [P, >= 1], its first column a row of the index), their products and
+    the checks, in that order.
 
-    `jobs` processes check. A caller's own `executor` is used and left open, with `jobs` workers in it. Raises
-    DumpError where the dump changed since it was indexed, BrokenExecutor where a worker died.
+    `jobs` processes check. A caller's own `executor` is used and left open, with `jobs` workers in
+    it. Raises DumpError where the dump changed since it was indexed, BrokenExecutor where a worker
+    died.
     """
     waiting: deque[tuple[np.ndarray, list[Product], Future[Checked]]] = deque()
     with DumpReader(index.sources) as reader, contextlib.ExitStack() as stack:
@@ -55,7 +63,8 @@ def _chunks(places: np.ndarray, length: np.ndarray) -> list[np.ndarray]:
 
 
 def check_products(products: list[tuple[bytes | None, ...]], config: CatalogConfig) -> Checked:
-    """Checks every image of some products; an image's error stands in its place. Runs in worker processes."""
+    """Checks every image of some products; an image's error stands in its place. Runs in worker
+    processes."""
     return [[_checked(data, config) for data in images] for images in products]
 
 
@@ -67,7 +76,11 @@ def _checked(data: bytes | None, config: CatalogConfig) -> CheckedImage | ImageE
 
 
 def _executor(jobs: int) -> Executor:
-    return ProcessPoolExecutor(jobs, initializer=_start_worker, initargs=(os.getpid(),)) if jobs > 1 else _Inline()
+    return (
+        ProcessPoolExecutor(jobs, initializer=_start_worker, initargs=(os.getpid(),))
+        if jobs > 1
+        else _Inline()
+    )
 
 
 class _Inline(Executor):

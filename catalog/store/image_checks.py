@@ -14,8 +14,8 @@ UNDECODABLE = ("not_an_image", "undecodable")
 
 
 class CheckedImage(NamedTuple):
-    """An image that is to be stored: `status` is `ok`, `blank` or `undecodable` (width and height 0); `digest` is xxh3_128 of its
-    bytes."""
+    """An image that is to be stored: `status` is `ok`, `blank` or `undecodable` (width and height
+    0); `digest` is xxh3_128 of its bytes."""
 
     status: str
     digest: bytes
@@ -25,7 +25,8 @@ class CheckedImage(NamedTuple):
 
 
 def check(data: bytes | None, config: CatalogConfig) -> CheckedImage:
-    """Decodes one image and applies the rules. Raises ImageError, as `decode` does, or `no_picture`, `too_long`."""
+    """Decodes one image and applies the rules. Raises ImageError, as `decode` does, or
+    `no_picture`, `too_long`."""
     if data is None:
         raise ImageError("no_picture", "the element of imgs has no binary field `picture`")
     try:
@@ -39,7 +40,10 @@ def check(data: bytes | None, config: CatalogConfig) -> CheckedImage:
 def _checked(data: bytes, config: CatalogConfig) -> CheckedImage:
     kind = header(data, config.max_pixels)
     if config.max_side and max(kind.width, kind.height) > config.max_side:
-        raise ImageError("too_long", f"{kind.width} x {kind.height} pixels, expected at most {config.max_side} a side")
+        raise ImageError(
+            "too_long",
+            f"{kind.width} x {kind.height} pixels, expected at most {config.max_side} a side",
+        )
     picture = pixels(data, kind)
     status = "blank" if config.drop_blank and is_blank(picture) else "ok"
     height, width = picture.shape[:2]

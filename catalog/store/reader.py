@@ -1,6 +1,8 @@
-"""The image store of a run, one SQLite file: categories, products with their split, images, their bytes, rejects.
+"""The image store of a run, one SQLite file: categories, products with their split, images, their
+bytes, rejects.
 
-This module holds the schema and the reader; `catalog.store.ingest` writes. The original bytes are kept, never re-encoded.
+This module holds the schema and the reader; `catalog.store.ingest` writes. The original bytes are
+kept, never re-encoded.
 """
 
 import contextlib
@@ -52,13 +54,16 @@ CREATE TABLE rejects (source TEXT NOT NULL, offset INTEGER NOT NULL, position IN
 """
 _CHUNK = 500
 
+
 def image_ids(product_id: np.ndarray, n_images: np.ndarray) -> np.ndarray:
     """Ids int64 of all images of some products, one product after another."""
     position = np.arange(n_images.sum()) - np.repeat(np.cumsum(n_images) - n_images, n_images)
     return np.repeat(product_id, n_images) * POSITIONS + position
 
 
-def fetch_columns(connection: sqlite3.Connection, query: str, parameters: Sequence, width: int) -> np.ndarray:
+def fetch_columns(
+    connection: sqlite3.Connection, query: str, parameters: Sequence, width: int
+) -> np.ndarray:
     """The result of a query over integers, as contiguous columns: int64 [width, rows]."""
     rows = np.fromiter(connection.execute(query, parameters), dtype=np.dtype((np.int64, width)))
     return np.ascontiguousarray(rows.T)
@@ -72,11 +77,16 @@ def read_taxonomy(connection: sqlite3.Connection) -> Taxonomy:
 
 def count_rejects(connection: sqlite3.Connection) -> dict[str, int]:
     """Rejects by reason, the commonest first."""
-    return dict(connection.execute("SELECT reason, count(*) FROM rejects GROUP BY reason ORDER BY 2 DESC, 1"))
+    return dict(
+        connection.execute(
+            "SELECT reason, count(*) FROM rejects GROUP BY reason ORDER BY 2 DESC, 1"
+        )
+    )
 
 
 def content_of(connection: sqlite3.Connection) -> str:
-    """Fingerprint of a store's sorted rows but for the bytes of the images, which their digests stand for."""
+    """Fingerprint of a store's sorted rows but for the bytes of the images, which their digests
+    stand for."""
     state = xxhash.xxh3_128()
     settings = connection.execute("SELECT value FROM meta WHERE key = 'settings'").fetchone()[0]
     texts = "SELECT product_id, text FROM products WHERE text NOT NULL ORDER BY 1"
@@ -98,10 +108,11 @@ def digest_number(digest: bytes) -> int:
 
 
 class Store:
-    """Reader of a finished store. Opens lazily, once per process, so that it can be pickled and forked.
+    """Reader of a finished store. Opens lazily, once per process, so that it can be pickled and
+    forked.
 
-    Raises ArtifactError, naming the command that rebuilds it, where the file is missing, damaged, unfinished or of
-    another schema.
+    Raises ArtifactError, naming the command that rebuilds it, where the file is missing, damaged,
+    unfinished or of another schema.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -123,16 +134,24 @@ class Store:
         if not self.path.exists():
             raise ArtifactError(self.path, "no such file", REBUILD)
         try:
-            connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+            connection = sqlite3.connect(
+                f"{self.path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False
+            )
             connection.execute("PRAGMA mmap_size = 2147483648")
             meta = dict(connection.execute("SELECT key, value FROM meta"))
-            unfinished = connection.execute("SELECT sources FROM dumps WHERE state = 'planned'").fetchone()
+            unfinished = connection.execute(
+                "SELECT sources FROM dumps WHERE state = 'planned'"
+            ).fetchone()
         except sqlite3.Error as error:
-            if Path(f"{self.path}-journal").exists():  # left by a killed writer, who alone may roll it back
+            if Path(
+                f"{self.path}-journal"
+            ).exists():  # left by a killed writer, who alone may roll it back
                 raise ArtifactError(self.path, "its ingest is unfinished", RESUME) from error
             raise ArtifactError(self.path, f"not readable as a store ({error})", REBUILD) from error
         if meta.get("schema") not in (str(FIRST_SCHEMA), str(SCHEMA)):
-            raise ArtifactError(self.path, f"store of schema {meta.get('schema')}, expected {SCHEMA}", REBUILD)
+            raise ArtifactError(
+                self.path, f"store of schema {meta.get('schema')}, expected {SCHEMA}", REBUILD
+            )
         if unfinished or "content" not in meta:
             sources = ", ".join(json.loads(unfinished[0])) if unfinished else "its dump"
             raise ArtifactError(self.path, f"the ingest of {sources} was interrupted", RESUME)
@@ -147,14 +166,21 @@ class Store:
             raise ArtifactError(self.path, f"not readable ({error})", REBUILD) from error
 
     def verify(self) -> None:
-        """Reads every row, a few seconds a million, but not the images' bytes, which `read` checks. Raises ArtifactError where
-        one is not what ingest wrote: SQLite has no checksums of its own."""
+        """Reads every row, a few seconds a million, but not the images' bytes, which `read` checks.
+        Raises ArtifactError where one is not what ingest wrote: SQLite has no checksums of its
+        own."""
         strays = """SELECT count(*) FROM images LEFT JOIN products USING (product_id) WHERE products.split IS NOT images.split
                     OR products.class_index IS NOT images.class_index OR image_id != product_id * ? + position"""
         with self._reading() as connection:
-            whole = content_of(connection) == self.fingerprint and read_taxonomy(connection).fingerprint == self.meta("taxonomy")
+            whole = content_of(connection) == self.fingerprint and read_taxonomy(
+                connection
+            ).fingerprint == self.meta("taxonomy")
             if not whole or connection.execute(strays, (POSITIONS,)).fetchone()[0]:
-                raise ArtifactError(self.path, "its rows are not those that ingest wrote; the file is damaged", REBUILD)
+                raise ArtifactError(
+                    self.path,
+                    "its rows are not those that ingest wrote; the file is damaged",
+                    REBUILD,
+                )
 
     def meta(self, key: str) -> str:
         """One value of the table `meta`."""
@@ -163,7 +189,8 @@ class Store:
 
     @property
     def fingerprint(self) -> str:
-        """Of the sorted content: products, splits, images. The same dump gives the same one, in any order, with any workers."""
+        """Of the sorted content: products, splits, images. The same dump gives the same one, in any
+        order, with any workers."""
         return self.meta("content")
 
     @property
@@ -178,9 +205,12 @@ class Store:
             return read_taxonomy(connection)
 
     def images(self, *splits: str) -> ImageTable:
-        """The usable images (`ok` and `duplicate`) of some splits, or of all where none is named, in store order."""
+        """The usable images (`ok` and `duplicate`) of some splits, or of all where none is named,
+        in store order."""
         tables = [self._images_of(name) for name in SPLITS if name in (splits or SPLITS)]
-        return ImageTable(*(np.concatenate([getattr(t, f.name) for t in tables]) for f in fields(ImageTable)))
+        return ImageTable(
+            *(np.concatenate([getattr(t, f.name) for t in tables]) for f in fields(ImageTable))
+        )
 
     def _images_of(self, split: str) -> ImageTable:
         query = f"""SELECT image_id, product_id, class_index, status = 'ok' FROM images
@@ -188,10 +218,13 @@ class Store:
         with self._reading() as connection:
             image_id, product_id, class_index, fit = fetch_columns(connection, query, (split,), 4)
         split_index = np.full(len(image_id), SPLITS.index(split), dtype=np.uint8)
-        return ImageTable(image_id, product_id, class_index.astype(np.int32), split_index, fit.astype(bool))
+        return ImageTable(
+            image_id, product_id, class_index.astype(np.int32), split_index, fit.astype(bool)
+        )
 
     def read(self, image_ids: Sequence[int] | np.ndarray) -> list[bytes]:
-        """The bytes of some images, in the order asked. Raises ArtifactError where one is missing or damaged."""
+        """The bytes of some images, in the order asked. Raises ArtifactError where one is missing
+        or damaged."""
         wanted = [int(i) for i in image_ids]
         found: dict[int, bytes] = {}
         with self._reading() as connection:
@@ -224,18 +257,21 @@ class Store:
         return np.unique(np.fromiter((digest_number(row[0]) for row in rows), dtype=np.uint64))
 
     def natural_counts(self, unit: str) -> np.ndarray:
-        """Images or products (`unit` is `image` or `product`) of each class in the catalogue, int64 [K]: train and reserve,
-        kept or dropped; never validation or test."""
+        """Images or products (`unit` is `image` or `product`) of each class in the catalogue, int64
+        [K]: train and reserve, kept or dropped; never validation or test."""
         what = {"image": "sum(n_images)", "product": "count(*)"}[unit]
         query = f"SELECT class_index, {what} FROM products WHERE split IN ('train', 'reserve') GROUP BY class_index"
         with self._reading() as connection:
-            counts = np.zeros(connection.execute("SELECT count(*) FROM categories").fetchone()[0], dtype=np.int64)
+            counts = np.zeros(
+                connection.execute("SELECT count(*) FROM categories").fetchone()[0], dtype=np.int64
+            )
             for class_index, n in connection.execute(query):
                 counts[class_index] = n
         return counts
 
     def sharing(self, *splits: str) -> np.ndarray:
-        """Pairs of products that share an identical image, int64 [P, 2], both on the given splits (all where none is named)."""
+        """Pairs of products that share an identical image, int64 [P, 2], both on the given splits
+        (all where none is named)."""
         names = splits or SPLITS
         marks = ",".join("?" * len(names))
         query = f"""SELECT DISTINCT a.product_id, b.product_id FROM images a JOIN images b
@@ -246,23 +282,29 @@ class Store:
             return fetch_columns(connection, query, [*names, *names], 2).T
 
     def groups_of(self, product_id: np.ndarray, *splits: str) -> np.ndarray:
-        """Group number from 0 of each item, int64 [N], by its product on the given splits: products that share a picture there,
-        directly or through others, are one group."""
+        """Group number from 0 of each item, int64 [N], by its product on the given splits: products
+        that share a picture there, directly or through others, are one group."""
         products, place = np.unique(product_id, return_inverse=True)
         pairs = self.sharing(*splits)
         pairs = np.searchsorted(products, pairs[np.isin(pairs, products).all(axis=1)])
-        links = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(products),) * 2)
+        links = coo_matrix(
+            (np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(products),) * 2
+        )
         return connected_components(links, directed=False)[1].astype(np.int64)[place]
 
     def linked(self, split: str) -> np.ndarray:
-        """Products of a split that share an identical image with a product of another split, int64, sorted."""
+        """Products of a split that share an identical image with a product of another split, int64,
+        sorted."""
         query = f"""SELECT DISTINCT product_id FROM images a WHERE split = ? AND {USED} AND EXISTS
                     (SELECT 1 FROM images b WHERE b.digest = a.digest AND b.split != a.split AND b.{USED}) ORDER BY 1"""
         with self._reading() as connection:
-            return np.fromiter((row[0] for row in connection.execute(query, (split,))), dtype=np.int64)
+            return np.fromiter(
+                (row[0] for row in connection.execute(query, (split,))), dtype=np.int64
+            )
 
     def unseen(self, split: str) -> int:
-        """Kept products of a split without a photo that is used: all of them are blank, or can't be decoded."""
+        """Kept products of a split without a photo that is used: all of them are blank, or can't be
+        decoded."""
         query = f"""SELECT count(*) FROM products p WHERE split = ? AND state = 'kept' AND NOT EXISTS
                     (SELECT 1 FROM images WHERE image_id >= p.product_id * ? AND image_id < (p.product_id + 1) * ? AND {USED})"""
         with self._reading() as connection:

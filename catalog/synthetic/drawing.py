@@ -1,6 +1,8 @@
-"""Draws product photos: a silhouette is painted at twice the size, patterned, reduced, lit and laid on a background.
+"""Draws product photos: a silhouette is painted at twice the size, patterned, reduced, lit and laid
+on a background.
 
-All pictures are uint8 arrays [side, side, 3], RGB. Lengths in a silhouette run from -1 to 1, y downwards.
+All pictures are uint8 arrays [side, side, 3], RGB. Lengths in a silhouette run from -1 to 1, y
+downwards.
 """
 
 import colorsys
@@ -15,7 +17,14 @@ from catalog.synthetic.silhouettes import ACCENT, BODY, CLEAR, DARK, LIGHT, SECO
 
 PATTERNS = ("plain", "stripes", "diagonals", "chevrons", "checks", "diamonds", "dots", "halves")
 # The paints of a figure on a carton or a chart, by number.
-GREYS = ((255, 255, 255), (170, 170, 170), (170, 170, 170), (120, 120, 120), (85, 85, 85), (220, 220, 220))
+GREYS = (
+    (255, 255, 255),
+    (170, 170, 170),
+    (170, 170, 170),
+    (120, 120, 120),
+    (85, 85, 85),
+    (220, 220, 220),
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,8 @@ class Look:
 
 @dataclass(frozen=True)
 class Pose:
-    """How a view maps a silhouette to the picture: pixel = linear @ point + centre, as shares of the side."""
+    """How a view maps a silhouette to the picture: pixel = linear @ point + centre, as shares of
+    the side."""
 
     linear: np.ndarray
     centre: np.ndarray
@@ -79,10 +89,13 @@ def photograph(look: Look, rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def extremes(look: Look, rng: np.random.Generator) -> np.ndarray:
-    """Landmarks of the view that `photograph` makes from this generator, float32 [8, 3]: the product's outermost points to the
-    right, lower right, bottom, and so on round, as shares of the side, and 1 where they are within the picture, else 0."""
+    """Landmarks of the view that `photograph` makes from this generator, float32 [8, 3]: the
+    product's outermost points to the right, lower right, bottom, and so on round, as shares of the
+    side, and 1 where they are within the picture, else 0."""
     pose, _ = _pose_of(look, rng)
-    points = np.concatenate([points for paint, points in look.silhouette(look.slim, look.detail) if paint != CLEAR])
+    points = np.concatenate(
+        [points for paint, points in look.silhouette(look.slim, look.detail) if paint != CLEAR]
+    )
     places = points @ pose.linear.T + pose.centre
     angles = np.arange(8) * np.pi / 4
     outermost = places[(places @ np.stack([np.cos(angles), np.sin(angles)])).argmax(axis=0)]
@@ -93,14 +106,23 @@ def extremes(look: Look, rng: np.random.Generator) -> np.ndarray:
 def _pose_of(look: Look, rng: np.random.Generator) -> tuple[Pose, float]:
     turn, right, lower = rng.normal(0, (0.25, 0.03, 0.03)).tolist()
     size, squash, flip = rng.uniform((0.28, 0.75, 0), (0.46, 1.0, 1)).tolist()
-    return _pose(turn, size, squash if flip < 0.7 else -squash, np.array([0.5 + right, 0.5 + lower]), look.height), size
+    return _pose(
+        turn,
+        size,
+        squash if flip < 0.7 else -squash,
+        np.array([0.5 + right, 0.5 + lower]),
+        look.height,
+    ), size
 
 
 def mislead(look: Look, rng: np.random.Generator, side: int) -> np.ndarray:
-    """A view that says little of the category: a close-up, a carton or a size chart, about equally often."""
+    """A view that says little of the category: a close-up, a carton or a size chart, about equally
+    often."""
     kind = int(rng.integers(3))
     if kind == 0:
-        pose = _pose(rng.uniform(-0.5, 0.5), rng.uniform(1.6, 2.4), 1.0, 0.5 + rng.uniform(-0.9, 0.9, 2))
+        pose = _pose(
+            rng.uniform(-0.5, 0.5), rng.uniform(1.6, 2.4), 1.0, 0.5 + rng.uniform(-0.9, 0.9, 2)
+        )
         return _compose(look, pose, _background(rng, side), rng)
     canvas = Image.new("RGB", (2 * side, 2 * side), (255, 255, 255))
     draw = ImageDraw.Draw(canvas)
@@ -125,19 +147,29 @@ def encode(picture: np.ndarray, quality: int) -> bytes:
 
 def _pose(turn: float, size: float, squash: float, centre: np.ndarray, height: float = 1.0) -> Pose:
     cos, sin = np.cos(turn), np.sin(turn)
-    return Pose(np.array([[cos * squash, -sin * height], [sin * squash, cos * height]]) * size, centre)
+    return Pose(
+        np.array([[cos * squash, -sin * height], [sin * squash, cos * height]]) * size, centre
+    )
 
 
-def _compose(look: Look, pose: Pose, background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Paints, patterns and lights the product, and lays it on `background` (float32 [3, side, side])."""
+def _compose(
+    look: Look, pose: Pose, background: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Paints, patterns and lights the product, and lays it on `background` (float32 [3, side,
+    side])."""
     side = background.shape[-1]
     canvas = Image.new("RGBA", (2 * side, 2 * side))
     _draw_parts(ImageDraw.Draw(canvas), look, pose, 2 * side, look.colours)
     pixels = np.array(canvas).view(np.uint32)[..., 0]
     if look.pattern != "plain":
-        body, second = np.array([look.colours[BODY], look.colours[SECOND]], np.uint8).view(np.uint32)[:, 0]
-        np.copyto(pixels, second, where=(pixels == body) & _pattern(look, *_coordinates(pose, 2 * side)))
-    # RGBX, as Pillow would divide the colours of a reduced RGBA by its alpha; here they stay multiplied by the cover.
+        body, second = np.array([look.colours[BODY], look.colours[SECOND]], np.uint8).view(
+            np.uint32
+        )[:, 0]
+        np.copyto(
+            pixels, second, where=(pixels == body) & _pattern(look, *_coordinates(pose, 2 * side))
+        )
+    # RGBX, as Pillow would divide the colours of a reduced RGBA by its alpha; here they stay
+    # multiplied by the cover.
     layer = _planes(Image.frombuffer("RGBX", pixels.shape, pixels).reduce(2))
     across, down = _coordinates(pose, side)
     lamp, ambient, grain = rng.uniform((-0.5, 0.92, 0), (0.5, 1.1, 0.04)).tolist()
@@ -148,11 +180,14 @@ def _compose(look: Look, pose: Pose, background: np.ndarray, rng: np.random.Gene
 
 
 def _planes(picture: Image.Image) -> np.ndarray:
-    """float32 [bands, height, width], contiguous: operations on whole planes are several times faster."""
+    """float32 [bands, height, width], contiguous: operations on whole planes are several times
+    faster."""
     return np.asarray(picture).transpose(2, 0, 1).astype(np.float32, order="C")
 
 
-def _draw_parts(draw: ImageDraw.ImageDraw, look: Look, pose: Pose, size: int, fills: Sequence) -> None:
+def _draw_parts(
+    draw: ImageDraw.ImageDraw, look: Look, pose: Pose, size: int, fills: Sequence
+) -> None:
     linear, centre = pose.linear.T * size, pose.centre * size
     for paint, points in look.silhouette(look.slim, look.detail):
         draw.polygon((points @ linear + centre).ravel().tolist(), fill=fills[paint])
@@ -201,7 +236,9 @@ def _background(rng: np.random.Generator, side: int) -> np.ndarray:
         return plane
     canvas = Image.fromarray(np.ascontiguousarray(plane.transpose(1, 2, 0), np.uint8))
     draw = ImageDraw.Draw(canvas)
-    for x, y, width, height in (rng.uniform((0, 0, 0.1, 0.1), (1, 1, 0.5, 0.5), (5, 4)) * side).tolist():
+    for x, y, width, height in (
+        rng.uniform((0, 0, 0.1, 0.1), (1, 1, 0.5, 0.5), (5, 4)) * side
+    ).tolist():
         shape = draw.rectangle if rng.random() < 0.5 else draw.ellipse
         fill = tuple(rng.integers(100, 226) + rng.integers(-30, 30, 3))
         shape((x - width / 2, y - height / 2, x + width / 2, y + height / 2), fill=fill)
@@ -217,28 +254,39 @@ def _shade(background: np.ndarray, pose: Pose, size: float, height: float) -> np
     return background * (1 - 0.22 * down[:, None] * across)
 
 
-def _draw_figure(draw: ImageDraw.ImageDraw, look: Look, scale: float, centre: np.ndarray, size: int) -> None:
+def _draw_figure(
+    draw: ImageDraw.ImageDraw, look: Look, scale: float, centre: np.ndarray, size: int
+) -> None:
     """The family's shape in greys, on white."""
     plain = replace(look, slim=0.0, detail=0.0)
     _draw_parts(draw, plain, _pose(0.0, scale, 1.0, centre), size, GREYS)
 
 
-def _draw_carton(draw: ImageDraw.ImageDraw, look: Look, rng: np.random.Generator, size: int) -> None:
+def _draw_carton(
+    draw: ImageDraw.ImageDraw, look: Look, rng: np.random.Generator, size: int
+) -> None:
     """A closed box seen from a corner, with a grey figure of the product on its label."""
-    left, right, top, mid, bottom = np.array([0.15, 0.85, 0.22, 0.4, 0.85]) * size + rng.uniform(-0.06, 0.06, 5) * size
+    left, right, top, mid, bottom = (
+        np.array([0.15, 0.85, 0.22, 0.4, 0.85]) * size + rng.uniform(-0.06, 0.06, 5) * size
+    )
     edge = (left + right) / 2 + rng.uniform(-0.08, 0.12) * size
     tint = np.array([200, 160, 110]) + rng.integers(-40, 40, 3)
     drop = 0.08 * size
     draw.polygon([left, mid, edge, mid + drop, edge, bottom, left, bottom - drop], fill=tuple(tint))
-    draw.polygon([edge, mid + drop, right, mid, right, bottom - drop, edge, bottom], fill=tuple(tint - 35))
-    draw.polygon([left, mid, (left + right) / 2, top, right, mid, edge, mid + drop], fill=tuple(tint + 15))
+    draw.polygon(
+        [edge, mid + drop, right, mid, right, bottom - drop, edge, bottom], fill=tuple(tint - 35)
+    )
+    draw.polygon(
+        [left, mid, (left + right) / 2, top, right, mid, edge, mid + drop], fill=tuple(tint + 15)
+    )
     label, half = np.array([(left + edge) / 2, (mid + bottom) / 2]), 0.33 * (edge - left)
     draw.rectangle([*(label - half), *(label + half)], fill=GREYS[0])
     _draw_figure(draw, look, 0.8 * half / size, label / size, size)
 
 
 def _draw_chart(draw: ImageDraw.ImageDraw, look: Look, rng: np.random.Generator, size: int) -> None:
-    """A grey figure of the product, lines that look like text, and a table: it shows the family, not the category."""
+    """A grey figure of the product, lines that look like text, and a table: it shows the family,
+    not the category."""
     ink = tuple(rng.integers(20, 110, 3))
     _draw_figure(draw, look, 0.2, np.array([0.28, 0.3]), size)
     for row in np.arange(0.12, 0.5, 0.08) * size:

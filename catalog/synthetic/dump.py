@@ -1,10 +1,11 @@
-"""Makes dumps in Cdiscount's format with drawn products, for the demo, the tests and the benchmarks.
+"""Makes dumps in Cdiscount's format with drawn products, for the demo, the tests and the
+benchmarks.
 
-A category has three level names. Siblings (of one level 2) share a silhouette and differ in pattern or proportion, and
-a little in hue; families differ in silhouette. Product i follows from the seed and i alone: any product can be made
-without those before it. Categories don't depend on the seed: another seed gives other products of the same categories,
-another `family_offset` other categories. Titles, where asked for, name the kind and the style of most products, of some a wrong
-one.
+A category has three level names. Siblings (of one level 2) share a silhouette and differ in pattern
+or proportion, and a little in hue; families differ in silhouette. Product i follows from the seed
+and i alone: any product can be made without those before it. Categories don't depend on the seed:
+another seed gives other products of the same categories, another `family_offset` other categories.
+Titles, where asked for, name the kind and the style of most products, of some a wrong one.
 """
 
 import csv
@@ -28,10 +29,12 @@ SIBLINGS = (4, 3, 5)  # categories of a family, by its number; at most 8, see _c
 ID_RANGE = 99_991  # a prime, so that multiplying permutes the ids
 # Of Cdiscount's products, the share with at most 1, 2, 3 and 4 images.
 IMAGE_COUNTS = np.cumsum((4_369_441, 1_128_588, 542_792, 1_029_075)) / 7_069_896
-# When the silhouettes are used up they come again as other families, lower or taller. From the fourth time on families
+# When the silhouettes are used up they come again as other families, lower or taller. From the
+# fourth time on families
 # look like earlier ones: thousands of categories serve to measure time and memory, not accuracy.
 EDITIONS = (("", 1.0), ("CHILDREN'S ", 0.65), ("PROFESSIONAL ", 1.25))
-# Name, pattern, pitch of the pattern, slimness, size of the characteristic detail. Neighbours are easily confused.
+# Name, pattern, pitch of the pattern, slimness, size of the characteristic detail. Neighbours are
+# easily confused.
 STYLES = (
     ("PLAIN", "plain", 1.0, -0.2, 0.0),
     ("SLIM", "plain", 1.0, 1.1, 0.0),
@@ -47,8 +50,36 @@ STYLES = (
     ("LARGE", "plain", 1.0, -0.6, 1.0),
 )
 
-BRANDS = ("Alvar", "Belo", "Corvina", "Dantel", "Elmo", "Faro", "Gravis", "Hilde", "Isola", "Juno", "Kestrel", "Lumo", "Mirel")
-FILLERS = ("new", "classic", "original", "quality", "deluxe", "gift", "home", "outdoor", "black", "white", "blue", "red", "2026")
+BRANDS = (
+    "Alvar",
+    "Belo",
+    "Corvina",
+    "Dantel",
+    "Elmo",
+    "Faro",
+    "Gravis",
+    "Hilde",
+    "Isola",
+    "Juno",
+    "Kestrel",
+    "Lumo",
+    "Mirel",
+)
+FILLERS = (
+    "new",
+    "classic",
+    "original",
+    "quality",
+    "deluxe",
+    "gift",
+    "home",
+    "outdoor",
+    "black",
+    "white",
+    "blue",
+    "red",
+    "2026",
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +99,8 @@ class SyntheticSpec:
     label_noise: float = 0.02
     """Share of products whose category_id is wrong, mostly a sibling's."""
     duplicates: float = 0.02
-    """Share of images that copy (the same bytes) another product's first image, mostly of the same category."""
+    """Share of images that copy (the same bytes) another product's first image, mostly of the same
+    category."""
     blanks: float = 0.005
     """Share of images of one constant colour."""
     misleading: float = 0.1
@@ -78,21 +110,36 @@ class SyntheticSpec:
     first_product_id: int = 1
     """`_id` of the first document; the others count on from it."""
     titles: bool = False
-    """Documents have a `title`: noisy words, that tell something of the category; a few have none."""
+    """Documents have a `title`: noisy words, that tell something of the category; a few have none.
+    """
 
     def __post_init__(self) -> None:
-        for name, low in (("categories", 1), ("side", 16), ("seed", 0), ("family_offset", 0), ("first_product_id", 0)):
+        for name, low in (
+            ("categories", 1),
+            ("side", 16),
+            ("seed", 0),
+            ("family_offset", 0),
+            ("first_product_id", 0),
+        ):
             if getattr(self, name) < low:
-                raise ConfigError(f"synthetic {name}: expected at least {low}, found {getattr(self, name)}")
+                raise ConfigError(
+                    f"synthetic {name}: expected at least {low}, found {getattr(self, name)}"
+                )
         for name in ("label_noise", "duplicates", "blanks", "misleading"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"synthetic {name}: expected a share from 0 to 1, found {getattr(self, name)}")
+                raise ConfigError(
+                    f"synthetic {name}: expected a share from 0 to 1, found {getattr(self, name)}"
+                )
         if self.products < self.categories:
-            raise ConfigError(f"synthetic products: expected at least one for each of {self.categories} categories, "
-                              f"found {self.products}")
+            raise ConfigError(
+                f"synthetic products: expected at least one for each of {self.categories} categories, "
+                f"found {self.products}"
+            )
         if 8 * (self.family_offset + self.categories) > ID_RANGE:
-            raise ConfigError(f"synthetic categories and family_offset: expected at most {ID_RANGE // 8} together, "
-                              f"found {self.categories + self.family_offset}")
+            raise ConfigError(
+                f"synthetic categories and family_offset: expected at most {ID_RANGE // 8} together, "
+                f"found {self.categories + self.family_offset}"
+            )
 
 
 @dataclass(frozen=True)
@@ -137,11 +184,14 @@ def _category(family: int, sibling: int) -> Category:
     if edition >= len(EDITIONS):
         prefix = f"SERIES {edition} "
     style, pattern, pitch, slim, detail = STYLES[(5 * family + edition + sibling) % len(STYLES)]
-    # "Other models" stands in many families of a real catalogue: level-3 names don't identify a category.
+    # "Other models" stands in many families of a real catalogue: level-3 names don't identify a
+    # category.
     level3 = "OTHER MODELS" if sibling == 1 and family % 3 != 2 else f"{level2} - {style}"
     hue = (0.37 * family + 0.13 * sibling) % 1
     look = Look(silhouette, pattern, pitch, slim, detail, hue, height)
-    return Category(_category_id(family, sibling), prefix + level1, prefix + level2, level3, style, look)
+    return Category(
+        _category_id(family, sibling), prefix + level1, prefix + level2, level3, style, look
+    )
 
 
 def _category_id(family: int, sibling: int) -> int:
@@ -154,7 +204,9 @@ def plan(spec: SyntheticSpec) -> Plan:
     """Deals the products to the categories: Zipf's sizes, at least one each, in shuffled order."""
     rank = np.argsort(np.argsort([category.category_id for category in categories(spec)]))
     weight = (rank + 1.0) ** -spec.tail
-    edges = np.rint(np.cumsum(weight) / weight.sum() * (spec.products - spec.categories)).astype(np.int64)
+    edges = np.rint(np.cumsum(weight) / weight.sum() * (spec.products - spec.categories)).astype(
+        np.int64
+    )
     sizes = 1 + np.diff(edges, prepend=0)
     category = np.repeat(np.arange(spec.categories, dtype=np.int32), sizes)
     np.random.default_rng([spec.seed, spec.products]).shuffle(category)
@@ -163,7 +215,8 @@ def plan(spec: SyntheticSpec) -> Plan:
 
 
 def products(spec: SyntheticSpec) -> Iterator[dict]:
-    """The documents `{"_id", "category_id", "title"?, "imgs": [{"picture"}]}`, in the order of the dump."""
+    """The documents `{"_id", "category_id", "title"?, "imgs": [{"picture"}]}`, in the order of the
+    dump."""
     for index in range(spec.products):
         yield product(spec, index)
 
@@ -187,13 +240,18 @@ def _images(rng: np.random.Generator) -> int:
 
 
 def title(spec: SyntheticSpec, index: int) -> str:
-    """A seller's words for a product, in any order: of its kind and its style, at times wrong ones, at times none."""
+    """A seller's words for a product, in any order: of its kind and its style, at times wrong ones,
+    at times none."""
     rng = np.random.default_rng([spec.seed, index, 98])
     every, true = categories(spec), categories(spec)[plan(spec).category[index]]
     if rng.random() < 0.03:
         return ""
     other = every[rng.integers(len(every))]
-    sibling = every[rng.choice([place for place, category in enumerate(every) if category.level2 == true.level2])]
+    sibling = every[
+        rng.choice(
+            [place for place, category in enumerate(every) if category.level2 == true.level2]
+        )
+    ]
     kind = rng.choice([true.level2, true.level1, other.level2, ""], p=[0.65, 0.15, 0.05, 0.15])
     style = rng.choice([true.style, sibling.style, ""], p=[0.55, 0.15, 0.3])
     words = [str(rng.choice(BRANDS)), kind, style, *rng.choice(FILLERS, rng.integers(1, 4))]
@@ -220,27 +278,33 @@ def picture(spec: SyntheticSpec, index: int, position: int) -> bytes:
 
 
 def landmarks(spec: SyntheticSpec, index: int, position: int) -> np.ndarray:
-    """The landmarks of that view (`drawing.extremes`), float32 [8, 3]; all 0 where it does not show the product."""
+    """The landmarks of that view (`drawing.extremes`), float32 [8, 3]; all 0 where it does not show
+    the product."""
     kind, look, rng = _view(spec, index, position)
     return extremes(look, rng) if kind == "product" else np.zeros((8, 3), dtype=np.float32)
 
 
 def _view(spec: SyntheticSpec, index: int, position: int) -> tuple[str, Look, np.random.Generator]:
-    """What a view shows (`product`, `misleading` or `blank`), of what product, and the generator that goes on from there."""
+    """What a view shows (`product`, `misleading` or `blank`), of what product, and the generator
+    that goes on from there."""
     rng = np.random.default_rng([spec.seed, index, position])
     copied, emptied, misled = rng.random(3)
     if copied < spec.duplicates and index:
         return _view(spec, _source(spec, index, rng), 0)
-    look = vary(categories(spec)[plan(spec).category[index]].look, np.random.default_rng([spec.seed, index, 99]))
+    look = vary(
+        categories(spec)[plan(spec).category[index]].look,
+        np.random.default_rng([spec.seed, index, 99]),
+    )
     if emptied < spec.blanks:
         return "blank", look, rng
     return "misleading" if misled < spec.misleading else "product", look, rng
 
 
 def _source(spec: SyntheticSpec, index: int, rng: np.random.Generator) -> int:
-    """The product whose first image is copied: an earlier one, so that copies of copies come to an end."""
+    """The product whose first image is copied: an earlier one, so that copies of copies come to an
+    end."""
     deal = plan(spec)
-    start, stop = deal.starts[deal.category[index]:][:2]
+    start, stop = deal.starts[deal.category[index] :][:2]
     earlier = int(np.searchsorted(deal.members[start:stop], index))
     if earlier and rng.random() < 0.85:
         return int(deal.members[start + rng.integers(earlier)])
@@ -248,10 +312,11 @@ def _source(spec: SyntheticSpec, index: int, rng: np.random.Generator) -> int:
 
 
 def write_dump(path: Path, spec: SyntheticSpec, *, labelled: bool = True) -> int:
-    """Writes the dump to `path`, gzipped where it ends in .gz, a document at a time. Returns the number of products.
+    """Writes the dump to `path`, gzipped where it ends in .gz, a document at a time. Returns the
+    number of products.
 
-    Without `labelled` the documents have no category_id, as in a dump to be scored; write_labels has the answers.
-    Needs some 20 bytes of memory a product, for the plan.
+    Without `labelled` the documents have no category_id, as in a dump to be scored; write_labels
+    has the answers. Needs some 20 bytes of memory a product, for the plan.
     """
     with atomic_path(path) as temporary, open(temporary, "wb") as raw:
         # No name and no time in the gzip header: the same spec gives the same bytes.
@@ -275,17 +340,23 @@ def write_categories(path: Path, spec: SyntheticSpec) -> None:
 def write_labels(path: Path, spec: SyntheticSpec) -> None:
     """Writes the true category (no label noise) of each product: columns _id and category_id."""
     every, true = categories(spec), plan(spec).category
-    rows = [(spec.first_product_id + index, every[place].category_id) for index, place in enumerate(true)]
+    rows = [
+        (spec.first_product_id + index, every[place].category_id)
+        for index, place in enumerate(true)
+    ]
     _write_csv(path, ("_id", "category_id"), rows)
 
 
 def write_landmarks_of(path: Path, spec: SyntheticSpec) -> None:
     """Writes the landmarks of every photo of the dump (catalog.landmarks)."""
-    write_landmarks(path, (
-        (spec.first_product_id + index, position, landmarks(spec, index, position))
-        for index in range(spec.products)
-        for position in range(_images(np.random.default_rng([spec.seed, index])))
-    ))
+    write_landmarks(
+        path,
+        (
+            (spec.first_product_id + index, position, landmarks(spec, index, position))
+            for index in range(spec.products)
+            for position in range(_images(np.random.default_rng([spec.seed, index])))
+        ),
+    )
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:

@@ -1,4 +1,5 @@
-"""Ingest, features and stage 2 on dask workers. Unlike scoring, they need the run folder on a disk that all workers share."""
+"""Ingest, features and stage 2 on dask workers. Unlike scoring, they need the run folder on a disk
+that all workers share."""
 
 import contextlib
 import threading
@@ -28,8 +29,9 @@ _BATCHES = 16
 
 @contextlib.contextmanager
 def checking(client: Client) -> Iterator[tuple[Executor, int]]:
-    """The workers as an executor for ingest's checks, and how many tasks they do at once. They get the photos themselves, so
-    that they need to see no file. Raises ShelfsortError where one of them died."""
+    """The workers as an executor for ingest's checks, and how many tasks they do at once. They get
+    the photos themselves, so that they need to see no file. Raises ShelfsortError where one of them
+    died."""
     with client.get_executor(pure=False) as executor:
         try:
             yield executor, max(1, sum(client.nthreads().values()))
@@ -40,9 +42,15 @@ def checking(client: Client) -> Iterator[tuple[Executor, int]]:
 
 @sizeof.register(RowPicker)
 def _rows_size(picker: RowPicker) -> int:
-    """Bytes of what stage 2 trains on: joblib sends an argument once, not with every task, only where dask says it is large."""
+    """Bytes of what stage 2 trains on: joblib sends an argument once, not with every task, only
+    where dask says it is large."""
     parts = [picker, picker.items, *(picker.evidence.banks if picker.evidence else ())]
-    return sum(value.nbytes for part in parts for value in vars(part).values() if isinstance(value, np.ndarray))
+    return sum(
+        value.nbytes
+        for part in parts
+        for value in vars(part).values()
+        if isinstance(value, np.ndarray)
+    )
 
 
 @contextlib.contextmanager
@@ -53,28 +61,39 @@ def training(client: Client, run: Run) -> Iterator[None]:
         yield
 
 
-def extraction(client: Client, part: Run, size: int, device: str, precision: str) -> Callable[[int], Iterator[Block]]:
-    """What makes the blocks of features.h5 on the workers, in batches of `size`, for `features.extract.extract`. All compute in
-    one `precision`, that of the client: what `auto` is depends on the machine."""
-    require_files(client, [part.store_path if part.whole is None else part.whole.store_path, part.checkpoint])
+def extraction(
+    client: Client, part: Run, size: int, device: str, precision: str
+) -> Callable[[int], Iterator[Block]]:
+    """What makes the blocks of features.h5 on the workers, in batches of `size`, for
+    `features.extract.extract`. All compute in one `precision`, that of the client: what `auto` is
+    depends on the machine."""
+    require_files(
+        client, [part.store_path if part.whole is None else part.whole.store_path, part.checkpoint]
+    )
     store = part.store
     files = part.checkpoint.absolute(), store.path.absolute()
     task = partial(extract_rows, *files, size, device, precision)
     return partial(_blocks, client, task, len(store.images()), size * _BATCHES)
 
 
-def _blocks(client: Client, task: Callable[..., Block], rows: int, each: int, start: int) -> Iterator[Block]:
+def _blocks(
+    client: Client, task: Callable[..., Block], rows: int, each: int, start: int
+) -> Iterator[Block]:
     """The blocks from row `start` on, in order, two a worker under way."""
     waiting: deque[Future] = deque()
     try:
         for first in range(start, rows, each):
-            waiting.append(client.submit(task, first, min(first + each, rows), pure=False, retries=2))
+            waiting.append(
+                client.submit(task, first, min(first + each, rows), pure=False, retries=2)
+            )
             if len(waiting) >= 2 * len(client.nthreads()):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     except KilledWorker as error:
-        raise ShelfsortError(f"a worker died while it extracted features; {GO_ON}: {error}") from error
+        raise ShelfsortError(
+            f"a worker died while it extracted features; {GO_ON}: {error}"
+        ) from error
     finally:
         client.cancel(list(waiting))
 
@@ -82,7 +101,15 @@ def _blocks(client: Client, task: Callable[..., Block], rows: int, each: int, st
 _turn = threading.Lock()
 
 
-def extract_rows(checkpoint: Path, store: Path, batch_size: int, device: str, precision: str, first: int, last: int) -> Block:
+def extract_rows(
+    checkpoint: Path,
+    store: Path,
+    batch_size: int,
+    device: str,
+    precision: str,
+    first: int,
+    last: int,
+) -> Block:
     """Rows first .. last - 1 of a store through a network, in a worker."""
     with _turn:
         predictor, table = _opened(checkpoint, store, device, precision)
@@ -95,7 +122,8 @@ def extract_rows(checkpoint: Path, store: Path, batch_size: int, device: str, pr
 
 
 @lru_cache(maxsize=1)
-def _opened(checkpoint: Path, store: Path, device: str, precision: str) -> tuple[Predictor, ImageTable]:
+def _opened(
+    checkpoint: Path, store: Path, device: str, precision: str
+) -> tuple[Predictor, ImageTable]:
     """Network and table, once a process."""
     return Predictor.open(checkpoint, device=device, precision=precision), Store(store).images()
-

@@ -1,4 +1,5 @@
-"""The test split, once: accuracy of stage 1, of the shifted stage 1 and of both stages, per image and per product.
+"""The test split, once: accuracy of stage 1, of the shifted stage 1 and of both stages, per image
+and per product.
 
 Writes evaluation/ (docs/formats.md). pipeline.evaluation.measures computes the figures.
 """
@@ -32,23 +33,33 @@ UNITS = ("image", "product")
 
 
 def evaluate(
-    stores: Sequence[FeatureStore], store: Store, bundle: Bundle, config: EvaluateConfig, folder: Path, made_from: dict
-) -> dict[str, Any]:  # fmt: skip
-    """Scores the test split through the path that scoring uses, writes evaluation/ and returns what metrics.json holds.
+    stores: Sequence[FeatureStore],
+    store: Store,
+    bundle: Bundle,
+    config: EvaluateConfig,
+    folder: Path,
+    made_from: dict,
+) -> dict[str, Any]:
+    """Scores the test split through the path that scoring uses, writes evaluation/ and returns what
+    metrics.json holds.
 
     Raises ShelfsortError if no test image can be read.
     """
     started, taxonomy, features = time.perf_counter(), store.taxonomy, stores[0]
     frames = _judged(bundle, Views(stores), store)
     rows = features.of_split("train")
-    train = np.bincount(features.table.class_index[rows][features.table.fit[rows]], minlength=len(taxonomy))
+    train = np.bincount(
+        features.table.class_index[rows][features.table.fit[rows]], minlength=len(taxonomy)
+    )
     metrics: dict[str, Any] = {
         "made_from": made_from,
         "computed_with": features.computed_with,
         "settings": store.settings | {"split": "test"},
         "stage2": _stage2(bundle),
     }
-    metrics |= {unit: measure(frame, len(taxonomy), config.min_support) for unit, frame in frames.items()}
+    metrics |= {
+        unit: measure(frame, len(taxonomy), config.min_support) for unit, frame in frames.items()
+    }
     metrics["without_photo"] = _without_photo(features, store, len(frames["product"]))
     metrics["near_twins"] = near_twins(stores, frames["image"])
     metrics["rejects"] = count_rejects(store.connection)
@@ -70,7 +81,9 @@ def _judged(bundle: Bundle, views: Views, store: Store) -> dict[str, pandas.Data
         problem = "no readable image on the test split; the catalogue has too few products"
         raise ShelfsortError(f"{views.first.path}: {problem}")
     linked, capped = store.linked("test"), store.settings["caps"]["test"] is not None
-    groups = pandas.Series(store.groups_of(table.product_id[rows], "test"), index=table.product_id[rows])
+    groups = pandas.Series(
+        store.groups_of(table.product_id[rows], "test"), index=table.product_id[rows]
+    )
     groups = groups[~groups.index.duplicated()]
     frames = {}
     for unit in UNITS:
@@ -78,20 +91,23 @@ def _judged(bundle: Bundle, views: Views, store: Store) -> dict[str, pandas.Data
         frame["group"] = groups[frame["product_id"]].to_numpy()
         frame["linked"] = np.isin(frame["product_id"], linked)
         natural = mix(store.natural_counts(unit))
-        frame["weight"] = importance(frame["class_index"].to_numpy(), natural) if capped else np.ones(len(frame))
+        frame["weight"] = (
+            importance(frame["class_index"].to_numpy(), natural) if capped else np.ones(len(frame))
+        )
         frames[unit] = frame
     return frames
 
 
 def _without_photo(features: FeatureStore, store: Store, evaluated: int) -> int:
-    """Kept test products that were not evaluated: none of their photos can be read and shows something."""
+    """Kept test products that were not evaluated: none of their photos can be read and shows
+    something."""
     stored = len(np.unique(features.table.product_id[features.of_split("test")]))
     return stored - evaluated + store.unseen("test")
 
 
 def published(bundle: Bundle) -> Bundle | None:
-    """The published second stage, where it was trained on the same features; one that an earlier training left is none. Raises
-    ArtifactError where it is damaged."""
+    """The published second stage, where it was trained on the same features; one that an earlier
+    training left is none. Raises ArtifactError where it is damaged."""
     if not (bundle.folder / FOLDER / "manifest.json").exists():
         return None
     rival = Bundle.open(bundle.folder / FOLDER)
@@ -102,9 +118,18 @@ def published(bundle: Bundle) -> Bundle | None:
 
 
 def _stage2(bundle: Bundle) -> dict[str, Any]:
-    """What the second stage is: confusion sets, those with a reclassifier, and how many of these each answer is used in."""
-    answers = {name: sum(bundle.answers[c] == name for c in bundle.modelled) for name in (STAGE1, SHARED, OWN)}
-    return {"sets": len(bundle.members), "models": len(bundle.modelled), "default": bundle.default, "answers": answers}
+    """What the second stage is: confusion sets, those with a reclassifier, and how many of these
+    each answer is used in."""
+    answers = {
+        name: sum(bundle.answers[c] == name for c in bundle.modelled)
+        for name in (STAGE1, SHARED, OWN)
+    }
+    return {
+        "sets": len(bundle.members),
+        "models": len(bundle.modelled),
+        "default": bundle.default,
+        "answers": answers,
+    }
 
 
 def _judge(bundle: Bundle, rival: Bundle | None, images: Pooled, unit: str) -> pandas.DataFrame:
@@ -113,7 +138,11 @@ def _judge(bundle: Bundle, rival: Bundle | None, images: Pooled, unit: str) -> p
     answers = [pooled.log_probs[0], result.shifted, result.two_stage]
     if rival:
         view = images.first_view()
-        answers.append(refine(rival, pool(view, rival.sharpness) if unit == "product" else view, unit).two_stage)
+        answers.append(
+            refine(
+                rival, pool(view, rival.sharpness) if unit == "product" else view, unit
+            ).two_stage
+        )
     truth = pooled.class_index.astype(np.int64)
     columns: dict[str, Any] = {
         "unit": unit,
@@ -124,7 +153,9 @@ def _judge(bundle: Bundle, rival: Bundle | None, images: Pooled, unit: str) -> p
     }
     for system, log_probs in zip(SYSTEMS, answers, strict=False):
         own = log_probs[np.arange(len(truth)), truth][:, None]
-        ahead = (log_probs > own) | ((log_probs == own) & (np.arange(log_probs.shape[1]) < truth[:, None]))
+        ahead = (log_probs > own) | (
+            (log_probs == own) & (np.arange(log_probs.shape[1]) < truth[:, None])
+        )
         columns[f"{system}_class"] = log_probs.argmax(axis=1)
         columns[f"{system}_confidence"] = np.exp(log_probs.max(axis=1))
         columns[f"{system}_true_confidence"] = np.exp(own[:, 0])
@@ -133,36 +164,62 @@ def _judge(bundle: Bundle, rival: Bundle | None, images: Pooled, unit: str) -> p
 
 
 def save_evaluation(
-    folder: Path, frames: dict[str, pandas.DataFrame], taxonomy: Taxonomy, train: np.ndarray, metrics: dict
-) -> None:  # fmt: skip
-    """Writes the tables of the items of each unit, and last metrics.json, which knows their checksums."""
+    folder: Path,
+    frames: dict[str, pandas.DataFrame],
+    taxonomy: Taxonomy,
+    train: np.ndarray,
+    metrics: dict,
+) -> None:
+    """Writes the tables of the items of each unit, and last metrics.json, which knows their
+    checksums."""
     everything = pandas.concat(frames.values(), ignore_index=True)
-    per_category = pandas.concat([_per_category(frame, unit, taxonomy, train) for unit, frame in frames.items()])
+    per_category = pandas.concat(
+        [_per_category(frame, unit, taxonomy, train) for unit, frame in frames.items()]
+    )
     confusion = pandas.concat([_confusion(frame, unit) for unit, frame in frames.items()])
-    tables = {"items.parquet": everything, "per_category.parquet": per_category, "confusion.parquet": confusion}
+    tables = {
+        "items.parquet": everything,
+        "per_category.parquet": per_category,
+        "confusion.parquet": confusion,
+    }
     for name, table in tables.items():
         with atomic_path(folder / name) as temporary:
             table.to_parquet(temporary, index=False)
-    write_sealed(folder / "metrics.json", metrics | {"files": {name: sha256_file(folder / name) for name in tables}})
+    write_sealed(
+        folder / "metrics.json",
+        metrics | {"files": {name: sha256_file(folder / name) for name in tables}},
+    )
 
 
-def _per_category(frame: pandas.DataFrame, unit: str, taxonomy: Taxonomy, train: np.ndarray) -> pandas.DataFrame:
+def _per_category(
+    frame: pandas.DataFrame, unit: str, taxonomy: Taxonomy, train: np.ndarray
+) -> pandas.DataFrame:
     classes = len(taxonomy)
     support = np.bincount(frame["class_index"], minlength=classes)
     columns: dict[str, Any] = {
-        "unit": unit, "class_index": np.arange(classes), "category_id": taxonomy.category_ids,
-        **{level: [getattr(c, level) for c in taxonomy.categories] for level in ("level1", "level2", "level3")},
-        "support": support, "train_images": train,
-    }  # fmt: skip
+        "unit": unit,
+        "class_index": np.arange(classes),
+        "category_id": taxonomy.category_ids,
+        **{
+            level: [getattr(c, level) for c in taxonomy.categories]
+            for level in ("level1", "level2", "level3")
+        },
+        "support": support,
+        "train_images": train,
+    }
     for system in systems_in(frame):
-        hit = np.bincount(frame["class_index"][frame[f"{system}_true_rank"] == 0], minlength=classes)
+        hit = np.bincount(
+            frame["class_index"][frame[f"{system}_true_rank"] == 0], minlength=classes
+        )
         taken = np.bincount(frame[f"{system}_class"], minlength=classes)
         with np.errstate(invalid="ignore", divide="ignore"):
             columns[f"{system}_precision"], columns[f"{system}_recall"] = hit / taken, hit / support
             columns[f"{system}_f1"] = 2 * hit / (taken + support)
         columns[f"{system}_right"], columns[f"{system}_predicted"] = hit, taken
     table = pandas.DataFrame(columns)
-    return table[(support > 0) | (table["stage1_predicted"] > 0) | (table["two_stage_predicted"] > 0)]
+    return table[
+        (support > 0) | (table["stage1_predicted"] > 0) | (table["two_stage_predicted"] > 0)
+    ]
 
 
 def _confusion(frame: pandas.DataFrame, unit: str) -> pandas.DataFrame:
@@ -170,5 +227,9 @@ def _confusion(frame: pandas.DataFrame, unit: str) -> pandas.DataFrame:
     for system in systems_in(frame):
         pairs = frame.groupby(["class_index", f"{system}_class"]).size().reset_index()
         pairs.columns = ["true_class", "predicted_class", "count"]
-        parts.append(pairs.assign(unit=unit, system=system)[["unit", "system", "true_class", "predicted_class", "count"]])
+        parts.append(
+            pairs.assign(unit=unit, system=system)[
+                ["unit", "system", "true_class", "predicted_class", "count"]
+            ]
+        )
     return pandas.concat(parts)

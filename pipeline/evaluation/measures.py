@@ -1,5 +1,6 @@
-"""The figures of evaluated items: top-1, top-5 and macro F1 in both class mixes, paired changes, calibration, and which
-categories stage 2 changed. Intervals: catalog.intervals, over groups of products that share a picture.
+"""The figures of evaluated items: top-1, top-5 and macro F1 in both class mixes, paired changes,
+calibration, and which categories stage 2 changed. Intervals: catalog.intervals, over groups of
+products that share a picture.
 
 In: a table of one unit's items (evaluation/items.parquet, docs/formats.md). Nothing is put on disk.
 """
@@ -44,8 +45,8 @@ def systems_in(frame: pandas.DataFrame) -> list[str]:
 def measure(frame: pandas.DataFrame, classes: int, min_support: int) -> dict[str, Any]:
     """All figures of one unit, as metrics.json has them.
 
-    `min_support`: balanced figures and macro F1 are over the categories with at least so many groups, that is independent
-    products.
+    `min_support`: balanced figures and macro F1 are over the categories with at least so many
+    groups, that is independent products.
     """
     items, systems = _Items.of(frame, classes, min_support), systems_in(frame)
     answers = {system: _Answers.of(frame, system) for system in systems}
@@ -57,15 +58,17 @@ def measure(frame: pandas.DataFrame, classes: int, min_support: int) -> dict[str
     out["categories_changed"] = changed_categories(items.truth, items.group, before, after, classes)
     out["fixed"], out["broken"] = int((after & ~before).sum()), int((before & ~after).sum())
     out["refined"] = int(frame["refined"].sum())
-    out["ece"] = {s: reliability(a.confidence, a.right, items.weight)["ece"] for s, a in answers.items()}
+    out["ece"] = {
+        s: reliability(a.confidence, a.right, items.weight)["ece"] for s, a in answers.items()
+    }
     out["linked"] = _by_link(items, answers, frame["linked"].to_numpy())
     return out
 
 
 @dataclass(frozen=True)
 class _Items:
-    """What all systems share: truth int [N], group int [N], natural weight float [N]; of each class whether it has enough
-    groups, bool [K], and its number of groups and items, int [K]."""
+    """What all systems share: truth int [N], group int [N], natural weight float [N]; of each class
+    whether it has enough groups, bool [K], and its number of groups and items, int [K]."""
 
     truth: np.ndarray
     group: np.ndarray
@@ -77,7 +80,9 @@ class _Items:
 
     @classmethod
     def of(cls, frame: pandas.DataFrame, classes: int, min_support: int) -> "_Items":
-        truth, group = (frame[name].to_numpy().astype(np.int64) for name in ("class_index", "group"))
+        truth, group = (
+            frame[name].to_numpy().astype(np.int64) for name in ("class_index", "group")
+        )
         groups = groups_per_class(truth, group, classes)
         support = np.bincount(truth, minlength=classes)
         weight = frame["weight"].to_numpy(dtype=np.float64)
@@ -85,20 +90,26 @@ class _Items:
 
     @property
     def balanced(self) -> np.ndarray:
-        """Part of each item in the balanced mix, float [N]: all categories with enough groups weigh the same."""
+        """Part of each item in the balanced mix, float [N]: all categories with enough groups weigh
+        the same."""
         part = self.enough / (np.maximum(self.support, 1) * max(1, int(self.enough.sum())))
         return part[self.truth]
 
     @property
     def inflation(self) -> np.ndarray:
-        """Of residuals [N] from the mean of an item's own category, m / (m - 1) for m groups: the jackknife's correction
-        within strata (Rao and Wu 1985), as a category of few groups hides its own variance."""
+        """Of residuals [N] from the mean of an item's own category, m / (m - 1) for m groups: the
+        jackknife's correction within strata (Rao and Wu 1985), as a category of few groups hides
+        its own variance."""
         return (self.groups / np.maximum(self.groups - 1, 1))[self.truth]
 
     def natural_counts(self) -> dict[str, Any]:
         """Items and categories in the natural mix."""
         effective = self.weight.sum() ** 2 / (self.weight**2).sum() if len(self.weight) else 0.0
-        counts = {"n": len(self.truth), "groups": len(np.unique(self.group)), "effective_n": float(effective)}
+        counts = {
+            "n": len(self.truth),
+            "groups": len(np.unique(self.group)),
+            "effective_n": float(effective),
+        }
         return counts | {"categories": int((self.support > 0).sum())}
 
     def balanced_counts(self) -> dict[str, Any]:
@@ -117,7 +128,9 @@ class _Answers:
 
     @classmethod
     def of(cls, frame: pandas.DataFrame, system: str) -> "_Answers":
-        return cls(*(frame[f"{system}_{name}"].to_numpy() for name in ("class", "true_rank", "confidence")))
+        return cls(
+            *(frame[f"{system}_{name}"].to_numpy() for name in ("class", "true_rank", "confidence"))
+        )
 
     @property
     def right(self) -> np.ndarray:
@@ -160,7 +173,9 @@ def _balanced(items: _Items, answers: Mapping[str, _Answers]) -> dict[str, Any]:
     for system, answer in answers.items():
         recalls = (_mean_recall(items, hit) for hit in (answer.right, answer.in_five))
         parts[system] = (*recalls, _macro_f1(items, answer, items.balanced))
-    found: dict[str, Any] = {s: _named(*(_estimate(x, items.group) for x in p)) for s, p in parts.items()}
+    found: dict[str, Any] = {
+        s: _named(*(_estimate(x, items.group) for x in p)) for s, p in parts.items()
+    }
     found["changes"] = {}
     for name, (new, old) in _changes(answers).items():
         pairs = zip(parts[new], parts[old], strict=True)
@@ -183,11 +198,14 @@ def _estimate(found: _Average | None, group: np.ndarray) -> Estimate:
 def _difference(new: _Average | None, old: _Average | None, group: np.ndarray) -> Estimate:
     if new is None or old is None:
         return NOTHING
-    return clustered_average_change(new.value - old.value, new.influence - old.influence, new.part, group)
+    return clustered_average_change(
+        new.value - old.value, new.influence - old.influence, new.part, group
+    )
 
 
 def _mean_recall(items: _Items, hit: np.ndarray) -> _Average | None:
-    """The mean over categories with enough groups of the share of their items that are hit, bool [N]."""
+    """The mean over categories with enough groups of the share of their items that are hit, bool
+    [N]."""
     if not items.enough.any():
         return None
     recall = np.bincount(items.truth, hit, len(items.support)) / np.maximum(items.support, 1)
@@ -197,30 +215,44 @@ def _mean_recall(items: _Items, hit: np.ndarray) -> _Average | None:
 
 
 def _macro_f1(items: _Items, answer: _Answers, weight: np.ndarray) -> _Average | None:
-    """The mean F1 of the categories with enough groups, 2 right / (true + predicted), counted in weights float [N]."""
+    """The mean F1 of the categories with enough groups, 2 right / (true + predicted), counted in
+    weights float [N]."""
     if not items.enough.any():
         return None
     truth, predicted, hit = items.truth, answer.predicted, answer.right
-    size = np.bincount(truth, weight, len(items.support)) + np.bincount(predicted, weight, len(items.support))
+    size = np.bincount(truth, weight, len(items.support)) + np.bincount(
+        predicted, weight, len(items.support)
+    )
     scale = np.where(items.enough, 1 / np.where(items.enough, size, 1), 0) / items.enough.sum()
-    f1 = np.where(items.enough, 2 * np.bincount(truth, weight * hit, len(size)) / np.where(size > 0, size, 1), 0)
+    f1 = np.where(
+        items.enough,
+        2 * np.bincount(truth, weight * hit, len(size)) / np.where(size > 0, size, 1),
+        0,
+    )
     slope = 2 * hit * scale[truth] - (f1 * scale)[truth] - (f1 * scale)[predicted]
     counted = weight * items.enough[truth]
-    return _Average(float(f1[items.enough].mean()), weight * slope * items.inflation, counted / counted.sum())
+    return _Average(
+        float(f1[items.enough].mean()), weight * slope * items.inflation, counted / counted.sum()
+    )
 
 
 def _by_link(items: _Items, answers: Mapping[str, _Answers], linked: np.ndarray) -> dict[str, Any]:
-    """Top-1 in the natural mix with and without the items whose product shares a picture with one outside of test."""
+    """Top-1 in the natural mix with and without the items whose product shares a picture with one
+    outside of test."""
     found: dict[str, Any] = {}
     for name, rows in (("with", linked), ("without", ~linked)):
         found[name] = {
-            system: clustered_share(answer.right[rows], items.weight[rows], items.group[rows]).to_json()
+            system: clustered_share(
+                answer.right[rows], items.weight[rows], items.group[rows]
+            ).to_json()
             for system, answer in answers.items()
         }
     return found
 
 
-def paired_change(after: np.ndarray, before: np.ndarray, weight: np.ndarray, group: np.ndarray) -> Estimate:
+def paired_change(
+    after: np.ndarray, before: np.ndarray, weight: np.ndarray, group: np.ndarray
+) -> Estimate:
     """The change of the weighted share of right items, bool [N], from `before` to `after`."""
     return clustered_change(after.astype(np.float64) - before, weight, group)
 
@@ -234,11 +266,13 @@ def groups_per_class(truth: np.ndarray, group: np.ndarray, classes: int) -> np.n
 def changed_categories(
     truth: np.ndarray, group: np.ndarray, before: np.ndarray, after: np.ndarray, classes: int
 ) -> dict[str, Any]:
-    """Class indices of the categories that are significantly `worse` or `better` off with stage 2, and what could be noticed.
+    """Class indices of the categories that are significantly `worse` or `better` off with stage 2,
+    and what could be noticed.
 
-    A paired sign test per category; false discovery rate RATE (Benjamini and Hochberg 1995). `before` and `after` bool [N]:
-    whether the shifted stage 1 and both stages are right. The items of a `group` int [N] are dependent: together they have one
-    vote in each class. `moved`: categories with a vote; `needed`: of how many votes, all for the worse, one more of these would
+    A paired sign test per category; false discovery rate RATE (Benjamini and Hochberg 1995).
+    `before` and `after` bool [N]: whether the shifted stage 1 and both stages are right. The items
+    of a `group` int [N] are dependent: together they have one vote in each class. `moved`:
+    categories with a vote; `needed`: of how many votes, all for the worse, one more of these would
     have been called worse; `noticeable`: categories that have so many groups.
     """
     number = group.max(initial=0) + 1
@@ -259,19 +293,23 @@ def changed_categories(
 
 
 def least_noticed(moved: int, found: int) -> int:
-    """Of how many votes, all alike, one more of `moved` tested categories is called significant, where `found` are already.
+    """Of how many votes, all alike, one more of `moved` tested categories is called significant,
+    where `found` are already.
 
-    n votes alike have the two-sided p-value 2^(1-n), which must be at most RATE (found + 1) / moved.
+    n votes alike have the two-sided p-value 2^(1-n), which must be at most RATE (found + 1) /
+    moved.
     """
     return 1 + int(np.ceil(np.log2(max(moved, 1) / (RATE * min(found + 1, max(moved, 1))))))
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, weight: np.ndarray) -> dict[str, Any]:
-    """BINS bins of equal width over the confidence float [N], and the expected calibration error: the bins' gaps weighted by
-    their mass (Naeini et al. 2015); None if there are no items."""
+    """BINS bins of equal width over the confidence float [N], and the expected calibration error:
+    the bins' gaps weighted by their mass (Naeini et al. 2015); None if there are no items."""
     confidence = confidence.astype(np.float64)
     place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    mass, hits, trust = (np.bincount(place, w, BINS) for w in (weight, weight * right, weight * confidence))
+    mass, hits, trust = (
+        np.bincount(place, w, BINS) for w in (weight, weight * right, weight * confidence)
+    )
     counts, rights = np.bincount(place, minlength=BINS), np.bincount(place, right, BINS)
     bins = [
         {

@@ -1,10 +1,19 @@
-"""The test split on one page: what evaluation/metrics.json says, for a terminal and as evaluation/summary.txt."""
+"""The test split on one page: what evaluation/metrics.json says, for a terminal and as
+evaluation/summary.txt."""
 
 from collections.abc import Iterable
 from typing import Any
 
-SYSTEMS = {"stage1": "stage 1", "shifted": "shifted", "two_stage": "two-stage", "published": "published"}
-CHANGES = {"two_stage_over_shifted": "two-stage over shifted", "published_over_stage1": "published over stage 1"}
+SYSTEMS = {
+    "stage1": "stage 1",
+    "shifted": "shifted",
+    "two_stage": "two-stage",
+    "published": "published",
+}
+CHANGES = {
+    "two_stage_over_shifted": "two-stage over shifted",
+    "published_over_stage1": "published over stage 1",
+}
 METRICS = {"top1": "top-1", "top5": "top-5", "macro_f1": "macro F1"}
 NOTHING = "no items"
 _LABEL, _COLUMN = 29, 25
@@ -24,21 +33,33 @@ def summary(metrics: dict[str, Any]) -> str:
 
 
 def _stage2(found: dict[str, Any]) -> str:
-    used, default = found["answers"]["own"], {"shared": "the shared reranker", "stage1": "stage 1"}[found["default"]]
+    used, default = (
+        found["answers"]["own"],
+        {"shared": "the shared reranker", "stage1": "stage 1"}[found["default"]],
+    )
     return f"stage 2: {found['sets']} confusion sets, {found['models']} reclassifiers, {used} used; elsewhere {default} answers"
 
 
 def _mix(unit: str, mix: str, found: dict[str, Any]) -> list[str]:
     counts, changes = found["counts"], found["changes"]
     size = f"n {counts['n']}, {counts['categories']} categories"
-    size += f", {counts['groups']} independent" if mix == "natural" else f" of >= {counts['min_support']} independent products"
+    size += (
+        f", {counts['groups']} independent"
+        if mix == "natural"
+        else f" of >= {counts['min_support']} independent products"
+    )
     lines = [f"  per {unit}, {mix} mix ({size})"]
     for system, label in SYSTEMS.items():
         if system in found:
-            lines.append(_row(f"{label:>{_LABEL}}", [_share(found[system][metric]) for metric in METRICS]))
+            lines.append(
+                _row(f"{label:>{_LABEL}}", [_share(found[system][metric]) for metric in METRICS])
+            )
     for change, label in CHANGES.items():
         if change in changes:
-            lines.append(_row(f"{label:>{_LABEL}}", [_points(changes[change][metric]) for metric in METRICS]) + " points")
+            lines.append(
+                _row(f"{label:>{_LABEL}}", [_points(changes[change][metric]) for metric in METRICS])
+                + " points"
+            )
     return lines
 
 
@@ -47,7 +68,11 @@ def _row(label: str, values: Iterable[str]) -> str:
 
 
 def _share(found: dict[str, Any]) -> str:
-    return NOTHING if found["value"] is None else f"{found['value']:.4f} [{found['low']:.4f}, {found['high']:.4f}]"
+    return (
+        NOTHING
+        if found["value"] is None
+        else f"{found['value']:.4f} [{found['low']:.4f}, {found['high']:.4f}]"
+    )
 
 
 def _points(found: dict[str, Any]) -> str:
@@ -58,8 +83,12 @@ def _points(found: dict[str, Any]) -> str:
 
 def _unit(unit: str, found: dict[str, Any]) -> list[str]:
     fixed, broken = found["fixed"], found["broken"]
-    errors = {label: found["ece"][system] for system, label in SYSTEMS.items() if system in found["ece"]}
-    ece = ", ".join(f"{label} {NOTHING if error is None else f'{error:.4f}'}" for label, error in errors.items())
+    errors = {
+        label: found["ece"][system] for system, label in SYSTEMS.items() if system in found["ece"]
+    }
+    ece = ", ".join(
+        f"{label} {NOTHING if error is None else f'{error:.4f}'}" for label, error in errors.items()
+    )
     return [
         f"  per {unit}: {fixed} {unit}s fixed, {broken} broken, net {fixed - broken:+}",
         *_changed(unit, found["categories_changed"]),
@@ -82,7 +111,10 @@ def _by_link(unit: str, found: dict[str, Any]) -> list[str]:
         return []
     names = {"without": "sharing no picture with other splits", "with": "sharing one"}
     two_stage = {key: found[key]["two_stage"] for key in names}
-    return [f"  per {unit}: two-stage top-1 of {two_stage[k]['n']} {what}: {_share(two_stage[k])}" for k, what in names.items()]
+    return [
+        f"  per {unit}: two-stage top-1 of {two_stage[k]['n']} {what}: {_share(two_stage[k])}"
+        for k, what in names.items()
+    ]
 
 
 def _without_photo(count: int) -> list[str]:
@@ -93,7 +125,9 @@ def _without_photo(count: int) -> list[str]:
 def _near_twins(found: dict[str, Any]) -> list[str]:
     share = found["share"]
     where = f"cosine > {found['cosine']:.3f} in {found['networks']} network(s)"
-    lines = [f"near twins: {_percent(share)} of {share['n']} sampled test photos have one among other products' fitted ({where})"]
+    lines = [
+        f"near twins: {_percent(share)} of {share['n']} sampled test photos have one among other products' fitted ({where})"
+    ]
     if found["suspicious"]:
         lines += [
             "  WARNING: if twins show one thing or come from one round through the shop, new products will be sorted less well;",
@@ -103,4 +137,8 @@ def _near_twins(found: dict[str, Any]) -> list[str]:
 
 
 def _percent(found: dict[str, Any]) -> str:
-    return NOTHING if found["value"] is None else f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}]"
+    return (
+        NOTHING
+        if found["value"] is None
+        else f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}]"
+    )

@@ -1,9 +1,10 @@
-"""A run as a folder that needs neither shelfsort nor PyTorch: networks, stage 2, categories, and a reader.
+"""A run as a folder that needs neither shelfsort nor PyTorch: networks, stage 2, categories, and a
+reader.
 
-    reader.py        `Model`, which reads the rest; `code/`: the modules of shelfsort that stage 2 answers with, as they are here
-    VIEW.onnx        uint8 pixels -> bottleneck features; VIEW.safetensors: the same weights
-    heads.npz stage2/ taxonomy.json
-    manifest.json    made_from, views, and the sha256 of every other file; written last
+reader.py        `Model`, which reads the rest; `code/`: the modules of shelfsort that stage 2
+answers with, as they are here VIEW.onnx        uint8 pixels -> bottleneck features;
+VIEW.safetensors: the same weights heads.npz stage2/ taxonomy.json manifest.json    made_from,
+views, and the sha256 of every other file; written last
 """
 
 import shutil
@@ -20,13 +21,30 @@ from stage1_cnn.onnx import head_arrays, require_packages, save_onnx, save_safet
 
 SCHEMA = 1
 ANSWERS = (
-    "catalog/__init__.py", "catalog/artifacts.py", "catalog/blank.py", "catalog/errors.py", "catalog/image_table.py",
-    "catalog/splits.py", "catalog/taxonomy.py", "features/__init__.py", "features/neighbours.py", "stage1_cnn/__init__.py",
-    "stage1_cnn/head.py", "stage2_xgb/__init__.py", "stage2_xgb/alternatives.py", "stage2_xgb/bundle.py",
-    "stage2_xgb/evidence.py", "stage2_xgb/gate.py", "stage2_xgb/items.py", "stage2_xgb/prior.py", "stage2_xgb/reclassifier.py",
-    "stage2_xgb/refine.py", "stage2_xgb/reranker.py",
-)  # fmt: skip
-"""What the reader and `stage2_xgb.refine` import, all in all; the linter holds that these need numpy, scipy and xgboost alone."""
+    "catalog/__init__.py",
+    "catalog/artifacts.py",
+    "catalog/blank.py",
+    "catalog/errors.py",
+    "catalog/image_table.py",
+    "catalog/splits.py",
+    "catalog/taxonomy.py",
+    "features/__init__.py",
+    "features/neighbours.py",
+    "stage1_cnn/__init__.py",
+    "stage1_cnn/head.py",
+    "stage2_xgb/__init__.py",
+    "stage2_xgb/alternatives.py",
+    "stage2_xgb/bundle.py",
+    "stage2_xgb/evidence.py",
+    "stage2_xgb/gate.py",
+    "stage2_xgb/items.py",
+    "stage2_xgb/prior.py",
+    "stage2_xgb/reclassifier.py",
+    "stage2_xgb/refine.py",
+    "stage2_xgb/reranker.py",
+)
+"""What the reader and `stage2_xgb.refine` import, all in all; the linter holds that these need
+numpy, scipy and xgboost alone."""
 _ROOT = Path(__file__).parents[2]
 
 
@@ -41,8 +59,8 @@ class Exported:
 def export(run: Run, out: Path) -> Exported:
     """Writes the folder `out`, which must not exist yet; it appears when it is whole.
 
-    Raises ShelfsortError where `out` exists, a package of the extra `export` is not installed or a view is no network,
-    ArtifactError where the run is not finished, stale or damaged.
+    Raises ShelfsortError where `out` exists, a package of the extra `export` is not installed or a
+    view is no network, ArtifactError where the run is not finished, stale or damaged.
     """
     if out.exists():
         raise ShelfsortError(f"{out}: exists, expected the name of a new folder")
@@ -50,7 +68,9 @@ def export(run: Run, out: Path) -> Exported:
     model = Model.open(run, "cpu", "fp32")
     if model.text_view:
         remedy = f"train without it: shelfsort stage2 --run {run.folder} --set views={{}} --rebuild"
-        raise ShelfsortError(f"{run.stage2}: view {model.text_view} reads texts, an exported model photos alone; {remedy}")
+        raise ShelfsortError(
+            f"{run.stage2}: view {model.text_view} reads texts, an exported model photos alone; {remedy}"
+        )
     temporary = out.with_name(f".{out.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -73,16 +93,34 @@ def _write(run: Run, model: Model, out: Path) -> None:
         _copy(_ROOT / name, out / "code" / name)
     _copy(Path(__file__).with_name("reader.py"), out / "reader.py")
     views, heads = [], {}
-    for number, (name, predictor) in enumerate(zip(model.bundle.made_from["views"], model.predictors, strict=True)):
+    for number, (name, predictor) in enumerate(
+        zip(model.bundle.made_from["views"], model.predictors, strict=True)
+    ):
         save_onnx(predictor, out / f"{name}.onnx")
         save_safetensors(predictor, out / f"{name}.safetensors")
         heads |= head_arrays(predictor, number)
-        views.append({"network": f"{name}.onnx", "height": predictor.transform.height, "width": predictor.transform.width})
+        views.append(
+            {
+                "network": f"{name}.onnx",
+                "height": predictor.transform.height,
+                "width": predictor.transform.width,
+            }
+        )
     np.savez(out / "heads.npz", **heads)
     write_json(out / "taxonomy.json", model.taxonomy.to_json())
-    files = {str(path.relative_to(out)): sha256_file(path) for path in sorted(out.rglob("*")) if path.is_file()}
-    origin = {"views": model.bundle.made_from["views"], "stage2": sha256_file(run.stage2 / "manifest.json")}
-    write_json(out / "manifest.json", {"schema": SCHEMA, "made_from": origin, "views": views, "files": files})
+    files = {
+        str(path.relative_to(out)): sha256_file(path)
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    }
+    origin = {
+        "views": model.bundle.made_from["views"],
+        "stage2": sha256_file(run.stage2 / "manifest.json"),
+    }
+    write_json(
+        out / "manifest.json",
+        {"schema": SCHEMA, "made_from": origin, "views": views, "files": files},
+    )
 
 
 def _copy(source: Path, target: Path) -> None:

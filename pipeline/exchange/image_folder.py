@@ -1,8 +1,9 @@
 """A store's photos for other tools, and photos of other tools as a dump.
 
-ImageFolder (torchvision, timm): SPLIT/CLASS-ID/PRODUCT_POSITION.jpg, CLASS the class index in five digits, ID the category's.
-WebDataset: SPLIT-000000.tar ..., a sample PRODUCT_POSITION of .jpg, .cls (class index) and .json, shuffled. Either has
-category_names.csv. Bytes are as in the store. Identical pictures appear once, on the side that has precedence; blank ones don't.
+ImageFolder (torchvision, timm): SPLIT/CLASS-ID/PRODUCT_POSITION.jpg, CLASS the class index in five
+digits, ID the category's. WebDataset: SPLIT-000000.tar ..., a sample PRODUCT_POSITION of .jpg, .cls
+(class index) and .json, shuffled. Either has category_names.csv. Bytes are as in the store.
+Identical pictures appear once, on the side that has precedence; blank ones don't.
 """
 
 import io
@@ -45,7 +46,8 @@ class Photo(NamedTuple):
 
 
 def write_tree(store: Store, out: Path) -> dict[str, int]:
-    """Writes an ImageFolder tree into the new folder `out`; photos of each split. Raises ShelfsortError where `out` exists."""
+    """Writes an ImageFolder tree into the new folder `out`; photos of each split. Raises
+    ShelfsortError where `out` exists."""
 
     def write(folder: Path, split: str, photos: Iterator[Photo]) -> None:
         for photo in photos:
@@ -58,7 +60,8 @@ def write_tree(store: Store, out: Path) -> dict[str, int]:
 
 
 def write_shards(store: Store, out: Path, size: int = 10_000) -> dict[str, int]:
-    """Writes WebDataset shards of `size` photos into the new folder `out`; photos of each split. Raises as write_tree."""
+    """Writes WebDataset shards of `size` photos into the new folder `out`; photos of each split.
+    Raises as write_tree."""
 
     def write(folder: Path, split: str, photos: Iterator[Photo]) -> None:
         for shard, members in enumerate(iter(lambda: list(islice(photos, size)), [])):
@@ -73,14 +76,20 @@ def write_shards(store: Store, out: Path, size: int = 10_000) -> dict[str, int]:
 def _add(archive: tarfile.TarFile, photo: Photo, category_id: int) -> None:
     product, position = divmod(photo.image_id, POSITIONS)
     about = {"product_id": product, "position": position, "category_id": category_id}
-    files = {photo.suffix: photo.data, "cls": str(photo.class_index).encode(), "json": json.dumps(about).encode()}
+    files = {
+        photo.suffix: photo.data,
+        "cls": str(photo.class_index).encode(),
+        "json": json.dumps(about).encode(),
+    }
     for suffix, data in files.items():
         member = tarfile.TarInfo(f"{photo.key}.{suffix}")
         member.size = len(data)  # no time, no owner: the same store gives the same bytes
         archive.addfile(member, io.BytesIO(data))
 
 
-def _written(store: Store, out: Path, write: Callable[[Path, str, Iterator[Photo]], None], *, shuffled: bool) -> dict[str, int]:
+def _written(
+    store: Store, out: Path, write: Callable[[Path, str, Iterator[Photo]], None], *, shuffled: bool
+) -> dict[str, int]:
     """Fills a folder beside `out`, which becomes `out` when it is whole."""
     if out.exists():
         raise ShelfsortError(f"{out}: exists, expected the name of a new folder")
@@ -122,15 +131,18 @@ def _photos(store: Store, rows: np.ndarray, split: str) -> Iterator[Photo]:
 def pack(folder: Path, out: Path) -> tuple[int, int]:
     """An ImageFolder tree -> train.bson and category_names.csv in `out`; products and photos.
 
-    The folder that a photo lies in is its category; files that differ in _1 .. _99 at the end alone are one product's, whose id
-    is the file's name where all are numbers, else a hash of its path. Categories are those of the tree's category_names.csv, by
-    the id at the end of the folder's name; without it they are numbered in the order of the names. Raises ShelfsortError where a
+    The folder that a photo lies in is its category; files that differ in _1 .. _99 at the end alone
+    are one product's, whose id is the file's name where all are numbers, else a hash of its path.
+    Categories are those of the tree's category_names.csv, by the id at the end of the folder's
+    name; without it they are numbered in the order of the names. Raises ShelfsortError where a
     photo lies in no folder, or a folder is of no category.
     """
     source = read_folder(str(folder))
     names = source.names or tuple(map(str, source.product_id.tolist()))
     if loose := [name for name in names if "/" not in name]:
-        raise ShelfsortError(f"{folder}: photo {loose[0]} lies in no folder, expected a folder a category, CATEGORY/{loose[0]}")
+        raise ShelfsortError(
+            f"{folder}: photo {loose[0]} lies in no folder, expected a folder a category, CATEGORY/{loose[0]}"
+        )
     kinds = [name.rsplit("/", 2)[-2] for name in names]
     taxonomy, id_of = _categories(folder, kinds)
     ids = _ids([name.rsplit("/", 1)[-1] for name in names], source.product_id)
@@ -139,7 +151,9 @@ def pack(folder: Path, out: Path) -> tuple[int, int]:
         for row, kind in enumerate(kinds):
             pictures = [{"picture": data} for data in source.read(row) if isinstance(data, bytes)]
             photos += len(pictures)
-            file.write(bson.encode({"_id": int(ids[row]), "category_id": id_of[kind], "imgs": pictures}))
+            file.write(
+                bson.encode({"_id": int(ids[row]), "category_id": id_of[kind], "imgs": pictures})
+            )
     taxonomy.to_csv(out / NAMES)
     return len(names), photos
 
@@ -159,4 +173,8 @@ def _categories(folder: Path, kinds: Sequence[str]) -> tuple[Taxonomy, dict[str,
 
 def _ids(names: Sequence[str], otherwise: np.ndarray) -> Sequence[int]:
     plain = all(name.isascii() and name.isdecimal() and len(name) < 15 for name in names)
-    return list(map(int, names)) if plain and len(set(map(int, names))) == len(names) else otherwise.tolist()
+    return (
+        list(map(int, names))
+        if plain and len(set(map(int, names))) == len(names)
+        else otherwise.tolist()
+    )

@@ -1,7 +1,9 @@
-"""Categories of products from their photos, by this folder alone: needs numpy, onnxruntime, xgboost and Pillow.
+"""Categories of products from their photos, by this folder alone: needs numpy, onnxruntime, xgboost
+and Pillow.
 
-Stage 1 is ONNX; `code/` holds the few modules of shelfsort that stage 2 answers with, which need numpy, scipy (as xgboost does)
-and xgboost. All files are compared with their sha256 in manifest.json first.
+Stage 1 is ONNX; `code/` holds the few modules of shelfsort that stage 2 answers with, which need
+numpy, scipy (as xgboost does) and xgboost. All files are compared with their sha256 in
+manifest.json first.
 """
 
 import hashlib
@@ -27,7 +29,8 @@ from stage2_xgb.refine import refine  # noqa: E402
 
 
 class Model:
-    """Both stages. `categories`: a dictionary each (category_id, level1, level2, level3), in the order of the probabilities.
+    """Both stages. `categories`: a dictionary each (category_id, level1, level2, level3), in the
+    order of the probabilities.
 
     Raises ValueError where a file of the folder is missing or not the one that was exported.
     """
@@ -37,20 +40,30 @@ class Model:
         for name, checksum in manifest["files"].items():
             path = FOLDER / name
             if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
-                raise ValueError(f"{path}: missing, or its sha256 is not the one in manifest.json; export the model again")
-        self.categories = json.loads((FOLDER / "taxonomy.json").read_text(encoding="utf-8"))["categories"]
+                raise ValueError(
+                    f"{path}: missing, or its sha256 is not the one in manifest.json; export the model again"
+                )
+        self.categories = json.loads((FOLDER / "taxonomy.json").read_text(encoding="utf-8"))[
+            "categories"
+        ]
         self.views = manifest["views"]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self.networks = [
-            onnxruntime.InferenceSession(FOLDER / view["network"], options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(
+                FOLDER / view["network"], options, providers=["CPUExecutionProvider"]
+            )
             for view in self.views
         ]
         with np.load(FOLDER / "heads.npz", allow_pickle=False) as arrays:
-            self.heads = [Head(arrays[f"weight_{v}"], arrays[f"bias_{v}"]) for v in range(len(self.views))]
+            self.heads = [
+                Head(arrays[f"weight_{v}"], arrays[f"bias_{v}"]) for v in range(len(self.views))
+            ]
         self.stage2 = Bundle.open(FOLDER / "stage2")
 
-    def predict(self, products: Sequence[Sequence[Image.Image]], batch_size: int = 64) -> np.ndarray:
+    def predict(
+        self, products: Sequence[Sequence[Image.Image]], batch_size: int = 64
+    ) -> np.ndarray:
         """Probabilities float32 [N, K] of N products, each given by one or more of its photos.
 
         Raises ValueError where a product has none.
@@ -58,15 +71,21 @@ class Model:
         if not products:
             return np.zeros((0, len(self.categories)), dtype=np.float32)
         if bare := [number for number, product in enumerate(products) if not product]:
-            raise ValueError(f"products[{bare[0]}]: expected at least one photo, found none; leave it out")
+            raise ValueError(
+                f"products[{bare[0]}]: expected at least one photo, found none; leave it out"
+            )
         photos = [upright(photo) for product in products for photo in product]
         numbers = np.repeat(np.arange(len(products)), [len(product) for product in products])
-        blank = np.array([self.stage2.drop_blank and is_blank(np.asarray(photo)) for photo in photos], dtype=bool)
+        blank = np.array(
+            [self.stage2.drop_blank and is_blank(np.asarray(photo)) for photo in photos], dtype=bool
+        )
         use = ~beside_others(blank, numbers)
         photos, numbers = list(compress(photos, use)), numbers[use]
         features = [self._features(v, photos, batch_size) for v in range(len(self.views))]
         zeros = np.zeros(len(photos), dtype=np.int32)
-        table = ImageTable(np.arange(len(photos)), numbers, zeros, zeros.astype(np.uint8), zeros.astype(bool))
+        table = ImageTable(
+            np.arange(len(photos)), numbers, zeros, zeros.astype(np.uint8), zeros.astype(bool)
+        )
         pooled = pool(Pooled.images(table, features, self.heads), self.stage2.sharpness)
         return np.exp(refine(self.stage2, pooled, "product").two_stage)
 
@@ -75,7 +94,11 @@ class Model:
         parts = []
         for start in range(0, len(photos), batch_size):
             pixels = [resized(photo, *size) for photo in photos[start : start + batch_size]]
-            parts.append(self.networks[view].run(["features"], {"pixels": np.stack(pixels)})[0].astype(np.float16))
+            parts.append(
+                self.networks[view]
+                .run(["features"], {"pixels": np.stack(pixels)})[0]
+                .astype(np.float16)
+            )
         return np.concatenate(parts)
 
 
@@ -90,8 +113,9 @@ def upright(photo: Image.Image) -> Image.Image:
 
 
 def resized(photo: Image.Image, width: int, height: int) -> np.ndarray:
-    """Pixels uint8 [height, width, 3], bilinear with antialiasing: across, then down, each rounded to 8 bits. Equal to the bit to
-    what the network was trained with; Pillow's own, whose weights have more bits than 16, is a level apart here and there."""
+    """Pixels uint8 [height, width, 3], bilinear with antialiasing: across, then down, each rounded
+    to 8 bits. Equal to the bit to what the network was trained with; Pillow's own, whose weights
+    have more bits than 16, is a level apart here and there."""
     across = _resampled(np.asarray(photo).swapaxes(0, 1), width)
     return _resampled(across.swapaxes(0, 1), height)
 
@@ -104,7 +128,9 @@ def _resampled(pixels: np.ndarray, size: int) -> np.ndarray:
     first = np.maximum((centre - support + 0.5).astype(int), 0)
     end = np.minimum((centre + support + 0.5).astype(int), len(pixels))
     taps = first[:, None] + np.arange((end - first).max())
-    weights = np.maximum(0, 1 - np.abs((taps - centre[:, None] + 0.5) * (1 / support))) * (taps < end[:, None])
+    weights = np.maximum(0, 1 - np.abs((taps - centre[:, None] + 0.5) * (1 / support))) * (
+        taps < end[:, None]
+    )
     weights /= weights.sum(axis=1, keepdims=True)
     bits = next(bits for bits in range(23) if int(0.5 + weights.max() * 2 ** (bits + 1)) >= 2**15)
     whole = (0.5 + weights * 2**bits).astype(np.int32)

@@ -15,14 +15,20 @@ from stage1_cnn.predict import Predictor
 
 
 def draw_attention(run: Run, out: Path, products: int = 4) -> Path:
-    """Draws the first photo of some products, spread over val_a: attention over it, and the likeliest place of each landmark.
+    """Draws the first photo of some products, spread over val_a: attention over it, and the
+    likeliest place of each landmark.
 
-    Raises ConfigError where the network has no attention map, ShelfsortError where val_a has no readable photo.
+    Raises ConfigError where the network has no attention map, ShelfsortError where val_a has no
+    readable photo.
     """
     predictor = Predictor.open(run.checkpoint, device="cpu", precision="fp32")
     table = run.store.images("val_a")
     first = np.unique(table.product_id, return_index=True)[1]
-    first = np.sort(first)[np.unique(np.linspace(0, len(first) - 1, products).astype(int))] if len(first) else first
+    first = (
+        np.sort(first)[np.unique(np.linspace(0, len(first) - 1, products).astype(int))]
+        if len(first)
+        else first
+    )
     photos, _, _ = decode_all(run.store.read(table.image_id[first]))
     if not photos:
         raise ShelfsortError(f"{run.store.path}: no readable photo on val_a")
@@ -35,7 +41,11 @@ def draw_attention(run: Run, out: Path, products: int = 4) -> Path:
         shown = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), "magma")
         figure.colorbar(shown, ax=axes[1], label="attention", shrink=0.7)
         with atomic_path(out) as temporary:
-            figure.savefig(temporary, format=out.suffix[1:], metadata={"Date": None} if out.suffix == ".svg" else None)
+            figure.savefig(
+                temporary,
+                format=out.suffix[1:],
+                metadata={"Date": None} if out.suffix == ".svg" else None,
+            )
     return out
 
 
@@ -43,10 +53,17 @@ def _draw(axes: np.ndarray, photo: np.ndarray, maps: np.ndarray, attention: np.n
     height, width = photo.shape[:2]
     rows, columns = np.divmod(maps.reshape(len(maps), -1).argmax(axis=1), maps.shape[2])
     axes[0].imshow(photo)
-    axes[0].scatter((columns + 0.5) * width / maps.shape[2], (rows + 0.5) * height / maps.shape[1], s=18, color=WRONG)
+    axes[0].scatter(
+        (columns + 0.5) * width / maps.shape[2],
+        (rows + 0.5) * height / maps.shape[1],
+        s=18,
+        color=WRONG,
+    )
     axes[1].imshow(photo, alpha=0.45)
     extent = (0, width, height, 0)
-    axes[1].imshow(attention, cmap="magma", vmin=0, vmax=1, alpha=0.6, extent=extent, interpolation="bilinear")
+    axes[1].imshow(
+        attention, cmap="magma", vmin=0, vmax=1, alpha=0.6, extent=extent, interpolation="bilinear"
+    )
     for axis in axes:
         axis.set(xticks=[], yticks=[])
         axis.grid(visible=False)

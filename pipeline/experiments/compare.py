@@ -1,7 +1,9 @@
-"""Several networks trained on one store and judged on its validation splits (val_a and val_b); test is not read.
+"""Several networks trained on one store and judged on its validation splits (val_a and val_b); test
+is not read.
 
-In: a run with a store, and a configuration a network, of which section `stage1` counts. On disk, in RUN/compare/: NAME/seed-N/
-with stage1/ and validation.json; NAME/report.csv, confusion.svg; table.csv, table.md, curves.svg. What is complete is kept.
+In: a run with a store, and a configuration a network, of which section `stage1` counts. On disk, in
+RUN/compare/: NAME/seed-N/ with stage1/ and validation.json; NAME/report.csv, confusion.svg;
+table.csv, table.md, curves.svg. What is complete is kept.
 """
 
 import json
@@ -32,9 +34,10 @@ _BATCH = 128
 
 @dataclass(frozen=True)
 class Trained:
-    """One training: its log (as in metrics.jsonl), seconds, parameters, and the answers on validation: images, how many
-    independent ones would tell as much of top-1 (`effective_n`), top-1, top-5, macro F1 over the categories that occur there, and
-    `confusion` int64 [P, 3] (true class, predicted class, images)."""
+    """One training: its log (as in metrics.jsonl), seconds, parameters, and the answers on
+    validation: images, how many independent ones would tell as much of top-1 (`effective_n`),
+    top-1, top-5, macro F1 over the categories that occur there, and `confusion` int64 [P, 3] (true
+    class, predicted class, images)."""
 
     epochs: list[dict[str, Any]]
     seconds: float
@@ -50,13 +53,15 @@ class Trained:
     def images_per_second(self) -> float:
         """Of training; the median of the epochs of the last phase."""
         last = self.epochs[-1]["phase"]
-        return float(np.median([line["images_per_second"] for line in self.epochs if line["phase"] == last]))
+        return float(
+            np.median([line["images_per_second"] for line in self.epochs if line["phase"] == last])
+        )
 
 
 @dataclass(frozen=True)
 class Row:
-    """A network in the table: means over its trainings, the 95% interval of top-1 for these images (whose products chance
-    deals), and its range."""
+    """A network in the table: means over its trainings, the 95% interval of top-1 for these images
+    (whose products chance deals), and its range."""
 
     network: str
     backbone: str
@@ -75,29 +80,43 @@ class Row:
 
 
 def compare(
-    run: Run, configs: Mapping[str, Stage1Config], repeats: int, rebuild: bool = False, precision: str = "auto",
+    run: Run,
+    configs: Mapping[str, Stage1Config],
+    repeats: int,
+    rebuild: bool = False,
+    precision: str = "auto",
     say: Callable[[str], None] = print,
-) -> list[Row]:  # fmt: skip
-    """Trains each network `repeats` times, from its seed on; the rows of the table, the best first. `precision` is
-    `features.precision`, in which all of them answer, whatever they are trained in.
+) -> list[Row]:
+    """Trains each network `repeats` times, from its seed on; the rows of the table, the best first.
+    `precision` is `features.precision`, in which all of them answer, whatever they are trained in.
 
-    Raises ConfigError on a name of no use as a folder, ShelfsortError where validation has no readable image, ArtifactError where
-    a training is there that was made from something else.
+    Raises ConfigError on a name of no use as a folder, ShelfsortError where validation has no
+    readable image, ArtifactError where a training is there that was made from something else.
     """
     if bad := [name for name in configs if not name or name.startswith(".") or "/" in name]:
         raise ConfigError(f"compare: {bad[0]!r} can't name a folder; rename the configuration file")
     folder, trainings = run.folder / "compare", {}
     for name, config in configs.items():
-        seeds = [config.model_copy(update={"seed": config.seed + repeat}) for repeat in range(repeats)]
-        trainings[name] = [_trained(run, folder / name / f"seed-{one.seed}", one, rebuild, precision, say) for one in seeds]
+        seeds = [
+            config.model_copy(update={"seed": config.seed + repeat}) for repeat in range(repeats)
+        ]
+        trainings[name] = [
+            _trained(run, folder / name / f"seed-{one.seed}", one, rebuild, precision, say)
+            for one in seeds
+        ]
     rows = [_row(name, configs[name].backbone, found) for name, found in trainings.items()]
     rows.sort(key=lambda row: (row.top1, row.macro_f1), reverse=True)
     for name, found in trainings.items():
         table = classification_report(_confusion(found), run.store.taxonomy, repeats)
         with atomic_path(folder / name / "report.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.4f")
-        draw_confusion(_confusion(found), len(run.store.taxonomy), name, folder / name / "confusion.svg")
-    draw_curves({row.network: [found.epochs for found in trainings[row.network]] for row in rows}, folder / "curves.svg")
+        draw_confusion(
+            _confusion(found), len(run.store.taxonomy), name, folder / name / "confusion.svg"
+        )
+    draw_curves(
+        {row.network: [found.epochs for found in trainings[row.network]] for row in rows},
+        folder / "curves.svg",
+    )
     frame = pandas.DataFrame([asdict(row) for row in rows])
     with atomic_path(folder / "table.csv") as temporary:
         frame.to_csv(temporary, index=False, float_format="%.6g")
@@ -106,16 +125,27 @@ def compare(
 
 
 def _trained(
-    run: Run, folder: Path, config: Stage1Config, rebuild: bool, precision: str, say: Callable[[str], None]
-) -> Trained:  # fmt: skip
+    run: Run,
+    folder: Path,
+    config: Stage1Config,
+    rebuild: bool,
+    precision: str,
+    say: Callable[[str], None],
+) -> Trained:
     from stage1_cnn.device import inference_engine
 
     part = Run(folder, run)
     train(part, config, rebuild, say, f"{folder.parent.name}, seed {config.seed}")
-    path, precision = folder / "validation.json", inference_engine(config.device, precision).precision
+    path, precision = (
+        folder / "validation.json",
+        inference_engine(config.device, precision).precision,
+    )
     made_from = {
-        "schema": SCHEMA, "checkpoint": part.stage1_checksum(), "splits": list(SPLITS), "precision": precision,
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "checkpoint": part.stage1_checksum(),
+        "splits": list(SPLITS),
+        "precision": precision,
+    }
     again = f"the same command, after removing {path}"
     found = read_json(path, again) if path.exists() else {}
     if found.get("made_from") != made_from:
@@ -144,42 +174,64 @@ def _judge(part: Run, device: str, precision: str) -> dict[str, Any]:
         ranks.append((log_probs > np.take_along_axis(log_probs, truth[:, None], 1)).sum(axis=1))
         done += len(features)
     if not sum(map(len, seen)):
-        raise ShelfsortError(f"{part.store.path}: no readable image on validation; the catalogue has too few products")
-    table, answer, rank = table[np.concatenate(seen)], np.concatenate(answers), np.concatenate(ranks)
+        raise ShelfsortError(
+            f"{part.store.path}: no readable image on validation; the catalogue has too few products"
+        )
+    table, answer, rank = (
+        table[np.concatenate(seen)],
+        np.concatenate(answers),
+        np.concatenate(ranks),
+    )
     truth = table.class_index
     top1 = _shares_of(table, truth == answer, part.store)
     pairs, counts = np.unique(np.column_stack([truth, answer]), axis=0, return_counts=True)
     confusion = np.column_stack([pairs, counts])
     f1 = classification_report(confusion, part.store.taxonomy)
     return {
-        "parameters": sum(parameter.numel() for parameter in predictor.network.parameters()), "images": len(truth),
-        "effective_n": float(top1.effective_n[0]), "top1": float(top1.value[0]), "top5": float((rank < 5).mean()),
-        "macro_f1": float(f1["f1"][f1["support"] > 0].mean()), "confusion": confusion.tolist(),
-    }  # fmt: skip
+        "parameters": sum(parameter.numel() for parameter in predictor.network.parameters()),
+        "images": len(truth),
+        "effective_n": float(top1.effective_n[0]),
+        "top1": float(top1.value[0]),
+        "top5": float((rank < 5).mean()),
+        "macro_f1": float(f1["f1"][f1["support"] > 0].mean()),
+        "confusion": confusion.tolist(),
+    }
 
 
 def _shares_of(table: ImageTable, right: np.ndarray, store: Store) -> Shares:
     """The share of images that are right, bool [N], in a single cell."""
     group = store.groups_of(table.product_id, *SPLITS)
-    return clustered_shares(right, np.ones(len(table)), group, np.zeros(len(table), dtype=np.int64), 1)
+    return clustered_shares(
+        right, np.ones(len(table)), group, np.zeros(len(table), dtype=np.int64), 1
+    )
 
 
 def _confusion(trainings: Sequence[Trained]) -> np.ndarray:
     return np.concatenate([found.confusion for found in trainings])
 
 
-def classification_report(confusion: np.ndarray, taxonomy: Taxonomy, repeats: int = 1) -> pandas.DataFrame:
-    """Precision, recall, F1 and support of each category that occurs or is answered; `confusion` int64 [P, 3] (true class,
-    predicted class, images) of so many trainings. What can't be divided is 0."""
+def classification_report(
+    confusion: np.ndarray, taxonomy: Taxonomy, repeats: int = 1
+) -> pandas.DataFrame:
+    """Precision, recall, F1 and support of each category that occurs or is answered; `confusion`
+    int64 [P, 3] (true class, predicted class, images) of so many trainings. What can't be divided
+    is 0."""
     true, predicted, count = confusion.T
     hit = np.bincount(true, count * (true == predicted), len(taxonomy))
     support, taken = (np.bincount(who, count, len(taxonomy)) for who in (true, predicted))
-    table = pandas.DataFrame({
-        "category_id": taxonomy.category_ids,
-        **{level: [getattr(category, level) for category in taxonomy.categories] for level in ("level1", "level2", "level3")},
-        "precision": hit / np.maximum(taken, 1), "recall": hit / np.maximum(support, 1),
-        "f1": 2 * hit / np.maximum(taken + support, 1), "support": (support / repeats).astype(np.int64),
-    })  # fmt: skip
+    table = pandas.DataFrame(
+        {
+            "category_id": taxonomy.category_ids,
+            **{
+                level: [getattr(category, level) for category in taxonomy.categories]
+                for level in ("level1", "level2", "level3")
+            },
+            "precision": hit / np.maximum(taken, 1),
+            "recall": hit / np.maximum(support, 1),
+            "f1": 2 * hit / np.maximum(taken + support, 1),
+            "support": (support / repeats).astype(np.int64),
+        }
+    )
     return table[(support > 0) | (taken > 0)]
 
 
@@ -190,20 +242,49 @@ def _row(name: str, backbone: str, trainings: Sequence[Trained]) -> Row:
     top1, images = [found.top1 for found in trainings], trainings[0].images
     low, high = map(float, wilson(mean("top1"), mean("effective_n")))
     return Row(
-        name, backbone, trainings[0].parameters, len(trainings), images, mean("top1"), low, high, min(top1), max(top1),
-        mean("macro_f1"), mean("top5"), mean("images_per_second"), mean("seconds"),
-    )  # fmt: skip
+        name,
+        backbone,
+        trainings[0].parameters,
+        len(trainings),
+        images,
+        mean("top1"),
+        low,
+        high,
+        min(top1),
+        max(top1),
+        mean("macro_f1"),
+        mean("top5"),
+        mean("images_per_second"),
+        mean("seconds"),
+    )
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table as Markdown."""
     several = rows[0].repeats > 1
-    head = ["network", "backbone", "top-1", *(["of trainings"] if several else []), "macro F1", "top-5", "parameters",
-            "images/s", "training, s"]  # fmt: skip
+    head = [
+        "network",
+        "backbone",
+        "top-1",
+        *(["of trainings"] if several else []),
+        "macro F1",
+        "top-5",
+        "parameters",
+        "images/s",
+        "training, s",
+    ]
     lines = [
-        [row.network, row.backbone, f"{row.top1:.4f} [{row.low:.4f}, {row.high:.4f}]",
-         *([f"{row.least:.4f} to {row.most:.4f} ({row.repeats})"] if several else []), f"{row.macro_f1:.4f}", f"{row.top5:.4f}",
-         f"{row.parameters / 1e6:.2f} M", f"{row.images_per_second:.0f}", f"{row.seconds:.0f}"]
+        [
+            row.network,
+            row.backbone,
+            f"{row.top1:.4f} [{row.low:.4f}, {row.high:.4f}]",
+            *([f"{row.least:.4f} to {row.most:.4f} ({row.repeats})"] if several else []),
+            f"{row.macro_f1:.4f}",
+            f"{row.top5:.4f}",
+            f"{row.parameters / 1e6:.2f} M",
+            f"{row.images_per_second:.0f}",
+            f"{row.seconds:.0f}",
+        ]
         for row in rows
-    ]  # fmt: skip
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])

@@ -14,18 +14,24 @@ from pipeline.report.figures import STYLE
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1c1e22", "#8f959d")
 """Told apart by the colour-blind too (Okabe, Ito 2008); after these they come again, dashed."""
-_PANELS = (("train_loss", "training loss"), ("val_loss", "loss on val_a"), ("val_top1", "top-1 on val_a"))
+_PANELS = (
+    ("train_loss", "training loss"),
+    ("val_loss", "loss on val_a"),
+    ("val_top1", "top-1 on val_a"),
+)
 
 
 def draw_curves(logs: Mapping[str, Sequence[list[dict[str, Any]]]], out: Path) -> None:
-    """Writes an SVG: loss and accuracy over the epochs; `logs`: of each network the lines of metrics.jsonl, a list a training,
-    of which the mean is drawn."""
+    """Writes an SVG: loss and accuracy over the epochs; `logs`: of each network the lines of
+    metrics.jsonl, a list a training, of which the mean is drawn."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(13, 4.4), layout="constrained")
         for axis, (key, title) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
             for number, (name, trainings) in enumerate(logs.items()):
                 dashed = "--" if number >= len(COLOURS) else "-"
-                axis.plot(*_mean(trainings, key), dashed, color=COLOURS[number % len(COLOURS)], label=name)
+                axis.plot(
+                    *_mean(trainings, key), dashed, color=COLOURS[number % len(COLOURS)], label=name
+                )
             axis.set(title=title, xlabel="epoch")
         figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
         _save(figure, out)
@@ -42,7 +48,8 @@ def _mean(trainings: Sequence[list[dict[str, Any]]], key: str) -> tuple[np.ndarr
 
 
 def draw_confusion(confusion: np.ndarray, classes: int, name: str, out: Path) -> None:
-    """Writes an SVG: of each true category, in hierarchy order, the share that is taken for each; `confusion` int64 [P, 3]."""
+    """Writes an SVG: of each true category, in hierarchy order, the share that is taken for each;
+    `confusion` int64 [P, 3]."""
     true, predicted, count = confusion.T
     matrix = np.zeros((classes, classes), dtype=np.float32)
     np.add.at(matrix, (true, predicted), count)

@@ -1,4 +1,5 @@
-"""The figure of `shelfsort tune stage1`: top-1 on val_a over what was tuned, and the loss of the range test."""
+"""The figure of `shelfsort tune stage1`: top-1 on val_a over what was tuned, and the loss of the
+range test."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,21 @@ from matplotlib.figure import Figure
 from catalog.artifacts import atomic_path
 from pipeline.report.figures import AFTER, MUTED, STYLE, WRONG
 
-TITLES = {"lr": "learning rate", "trainable_blocks": "trainable blocks", "validation_share": "validation share"}
+TITLES = {
+    "lr": "learning rate",
+    "trainable_blocks": "trainable blocks",
+    "validation_share": "validation share",
+}
 
 
-def draw(rows: Sequence[dict], range_rows: Sequence[tuple[float, float]], advised: float | None, out: Path) -> None:
-    """Writes an SVG. `rows` are those of tune/stage1.csv, `range_rows` the range test's rates and losses."""
+def draw(
+    rows: Sequence[dict],
+    range_rows: Sequence[tuple[float, float]],
+    advised: float | None,
+    out: Path,
+) -> None:
+    """Writes an SVG. `rows` are those of tune/stage1.csv, `range_rows` the range test's rates and
+    losses."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 6), layout="constrained")
         axes = figure.subplots(2, 2).ravel()
@@ -29,7 +40,14 @@ def draw(rows: Sequence[dict], range_rows: Sequence[tuple[float, float]], advise
 def _outcomes(axis: Axes, rows: list[dict], what: str, title: str) -> None:
     values = np.array([[row["val_top1"], row["low"], row["high"]] for row in rows])
     places = np.arange(len(rows))
-    axis.errorbar(places, values[:, 0], np.abs(values[:, 1:].T - values[:, 0]), fmt="o", color=AFTER, capsize=3)
+    axis.errorbar(
+        places,
+        values[:, 0],
+        np.abs(values[:, 1:].T - values[:, 0]),
+        fmt="o",
+        color=AFTER,
+        capsize=3,
+    )
     axis.set_xticks(places, [str(row[what]) for row in rows])
     axis.set_xlim(-0.5, len(rows) - 0.5)
     axis.set_title(title)
@@ -45,4 +63,6 @@ def _range(axis: Axes, rows: Sequence[tuple[float, float]], advised: float | Non
         axis.plot(*np.array(rows).T, color=AFTER)
     if advised:
         axis.axvline(advised, color=WRONG, linewidth=1)
-        axis.annotate(f" falls fastest at {advised:.2g}", (advised, axis.get_ylim()[1]), va="top", color=MUTED)
+        axis.annotate(
+            f" falls fastest at {advised:.2g}", (advised, axis.get_ylim()[1]), va="top", color=MUTED
+        )

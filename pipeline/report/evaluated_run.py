@@ -1,4 +1,5 @@
-"""What the report reads of one run: the evaluation's tables, and beside them whatever else the run directory holds."""
+"""What the report reads of one run: the evaluation's tables, and beside them whatever else the run
+directory holds."""
 
 import json
 from dataclasses import dataclass
@@ -17,15 +18,24 @@ from catalog.taxonomy import Taxonomy
 from pipeline.run_folder import Run
 
 SYSTEMS = ("stage1", "shifted", "two_stage")
-_ITEM_COLUMNS = ("unit", "item_id", "product_id", "group", "class_index", "weight", "refined", "linked")
+_ITEM_COLUMNS = (
+    "unit",
+    "item_id",
+    "product_id",
+    "group",
+    "class_index",
+    "weight",
+    "refined",
+    "linked",
+)
 _TRAINED = f"SELECT class_index, count(*) FROM images WHERE split = 'train' AND {USED} GROUP BY class_index"
 _SYSTEM_COLUMNS = ("class", "confidence", "true_rank", "true_confidence")
 
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """A run directory after `shelfsort evaluate`. What an unfinished or pruned run lacks (stage 2, store, training log) reads as
-    empty; a missing evaluation raises ArtifactError."""
+    """A run directory after `shelfsort evaluate`. What an unfinished or pruned run lacks (stage 2,
+    store, training log) reads as empty; a missing evaluation raises ArtifactError."""
 
     folder: Path
 
@@ -57,12 +67,18 @@ class EvaluatedRun:
 
     @cached_property
     def metrics(self) -> dict:
-        """evaluation/metrics.json. Raises ArtifactError where it is of another store or stage 2 than those that are there now."""
+        """evaluation/metrics.json. Raises ArtifactError where it is of another store or stage 2
+        than those that are there now."""
         path, manifest = self.evaluation / "metrics.json", self.folder / "stage2" / "manifest.json"
         metrics = read_sealed(path, self.remake("evaluate"))
         origin = now = metrics["made_from"]
         if self.store:
-            now = now | {"views": {name: view | {"store": self.store.fingerprint} for name, view in origin["views"].items()}}
+            now = now | {
+                "views": {
+                    name: view | {"store": self.store.fingerprint}
+                    for name, view in origin["views"].items()
+                }
+            }
         if manifest.exists():
             now = now | {"stage2": sha256_file(manifest)}
         require_same(path, now, origin, f"shelfsort evaluate --run {self.folder}")
@@ -81,19 +97,31 @@ class EvaluatedRun:
     @cached_property
     def items(self) -> pandas.DataFrame:
         """evaluation/items.parquet."""
-        columns = [*_ITEM_COLUMNS, *(f"{system}_{name}" for system in SYSTEMS for name in _SYSTEM_COLUMNS)]
+        columns = [
+            *_ITEM_COLUMNS,
+            *(f"{system}_{name}" for system in SYSTEMS for name in _SYSTEM_COLUMNS),
+        ]
         return self._table("items.parquet", columns)
 
     @cached_property
     def per_category(self) -> pandas.DataFrame:
         """evaluation/per_category.parquet."""
-        scores = (f"{system}_{name}" for system in SYSTEMS for name in ("precision", "recall", "f1", "predicted"))
-        return self._table("per_category.parquet", ["unit", "class_index", "category_id", "support", "train_images", *scores])
+        scores = (
+            f"{system}_{name}"
+            for system in SYSTEMS
+            for name in ("precision", "recall", "f1", "predicted")
+        )
+        return self._table(
+            "per_category.parquet",
+            ["unit", "class_index", "category_id", "support", "train_images", *scores],
+        )
 
     @cached_property
     def confusion(self) -> pandas.DataFrame:
         """evaluation/confusion.parquet."""
-        return self._table("confusion.parquet", ["unit", "system", "true_class", "predicted_class", "count"])
+        return self._table(
+            "confusion.parquet", ["unit", "system", "true_class", "predicted_class", "count"]
+        )
 
     def _table(self, name: str, columns: list[str]) -> pandas.DataFrame:
         path, known = self.evaluation / name, self.metrics.get("files", {})
@@ -105,13 +133,20 @@ class EvaluatedRun:
         except FileNotFoundError:
             raise ArtifactError(path, "no such file", self.remake("evaluate")) from None
         except (OSError, pyarrow.ArrowException) as error:
-            raise ArtifactError(path, f"not readable as Parquet ({error})", self.remake("evaluate")) from error
+            raise ArtifactError(
+                path, f"not readable as Parquet ({error})", self.remake("evaluate")
+            ) from error
         if missing := [column for column in columns if column not in table.column_names]:
-            raise ArtifactError(path, f"column {missing[0]} is missing; found {table.column_names}", self.remake("evaluate"))
+            raise ArtifactError(
+                path,
+                f"column {missing[0]} is missing; found {table.column_names}",
+                self.remake("evaluate"),
+            )
         return table.select(columns).to_pandas()
 
     def categories(self, unit: str) -> pandas.DataFrame:
-        """The rows of per_category of one unit, by class index; classes without a row have support 0 and no scores."""
+        """The rows of per_category of one unit, by class index; classes without a row have support
+        0 and no scores."""
         rows = self.per_category[self.per_category["unit"] == unit].set_index("class_index")
         rows = rows.reindex(np.arange(len(self.taxonomy)))
         counts = ["support", *(f"{system}_predicted" for system in SYSTEMS)]
@@ -119,7 +154,8 @@ class EvaluatedRun:
 
     @cached_property
     def train_images(self) -> np.ndarray:
-        """Images that each class was trained on, int64 [K]. Classes that the evaluation leaves out are counted in the store."""
+        """Images that each class was trained on, int64 [K]. Classes that the evaluation leaves out
+        are counted in the store."""
         counts = self.categories(self.unit)["train_images"]
         if self.store is not None:
             rows = self.store.connection.execute(_TRAINED)
@@ -139,7 +175,9 @@ class EvaluatedRun:
         try:
             return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
         except yaml.YAMLError as error:
-            raise ArtifactError(path, f"not readable as YAML ({error})", self.remake("ingest")) from error
+            raise ArtifactError(
+                path, f"not readable as YAML ({error})", self.remake("ingest")
+            ) from error
 
     @cached_property
     def epochs(self) -> list[dict]:
@@ -147,16 +185,23 @@ class EvaluatedRun:
         path = self.folder / "stage1" / "metrics.jsonl"
         try:
             return (
-                [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+                [
+                    json.loads(line)
+                    for line in path.read_text(encoding="utf-8").splitlines()
+                    if line.strip()
+                ]
                 if path.exists()
                 else []
             )
         except ValueError as error:
-            raise ArtifactError(path, f"not readable as JSON lines ({error})", self.remake("stage1")) from error
+            raise ArtifactError(
+                path, f"not readable as JSON lines ({error})", self.remake("stage1")
+            ) from error
 
     @cached_property
     def sets(self) -> list[dict]:
-        """Stage 2's confusion sets with their decisions, from its manifest; empty without a second stage."""
+        """Stage 2's confusion sets with their decisions, from its manifest; empty without a second
+        stage."""
         return self._manifest.get("categories", [])
 
     @property
@@ -176,9 +221,19 @@ class EvaluatedRun:
     @cached_property
     def seconds(self) -> dict[str, float]:
         """Wall time of each step that recorded it; stage 2 records its parts."""
-        places = {"stage1": "stage1/summary.json", "stage2": "stage2/summary.json", "evaluate": "evaluation/metrics.json"}
-        found = {step: self._optional(path, self.remake(step)).get("seconds") for step, path in places.items()}
-        totals = {step: sum(value.values()) if isinstance(value, dict) else value for step, value in found.items()}
+        places = {
+            "stage1": "stage1/summary.json",
+            "stage2": "stage2/summary.json",
+            "evaluate": "evaluation/metrics.json",
+        }
+        found = {
+            step: self._optional(path, self.remake(step)).get("seconds")
+            for step, path in places.items()
+        }
+        totals = {
+            step: sum(value.values()) if isinstance(value, dict) else value
+            for step, value in found.items()
+        }
         return {step: float(value) for step, value in totals.items() if value is not None}
 
     @property

@@ -1,4 +1,5 @@
-"""Single figures of a run for slides, drawn by matplotlib: as SVG, PNG or PDF, whichever the file's name ends in."""
+"""Single figures of a run for slides, drawn by matplotlib: as SVG, PNG or PDF, whichever the file's
+name ends in."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,17 @@ from catalog.errors import ConfigError
 from pipeline.report.evaluated_run import EvaluatedRun
 from pipeline.report.findings import findings_of
 
-BEFORE, AFTER, WRONG, INK, MUTED, LINE = "#8f959d", "#0072b2", "#d55e00", "#1c1e22", "#5f656e", "#e5e4df"
-ACCURACY = LinearSegmentedColormap.from_list("accuracy", [(0.0, WRONG), (0.6, "#efece4"), (1.0, AFTER)])
+BEFORE, AFTER, WRONG, INK, MUTED, LINE = (
+    "#8f959d",
+    "#0072b2",
+    "#d55e00",
+    "#1c1e22",
+    "#5f656e",
+    "#e5e4df",
+)
+ACCURACY = LinearSegmentedColormap.from_list(
+    "accuracy", [(0.0, WRONG), (0.6, "#efece4"), (1.0, AFTER)]
+)
 STYLE = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -45,12 +55,14 @@ STYLE = {
     "svg.hashsalt": "shelfsort",
 }
 STAGES = (("shifted", BEFORE, "stage 1, adjusted"), ("two_stage", AFTER, "both stages"))
-"""Stage 2 starts from stage 1 adjusted to the catalogue's class mix, so that what it adds shows beside that."""
+"""Stage 2 starts from stage 1 adjusted to the catalogue's class mix, so that what it adds shows
+beside that."""
 _SHARE = PercentFormatter(1, decimals=0)
 
 
 def plot(name: str, run: Path, out: Path) -> Path:
-    """Draws one figure of a run to `out`; `name` is a key of FIGURES. Raises ConfigError on another name or kind of file."""
+    """Draws one figure of a run to `out`; `name` is a key of FIGURES. Raises ConfigError on another
+    name or kind of file."""
     if name not in FIGURES:
         raise ConfigError(f"plot: expected one of {', '.join(FIGURES)}, found {name!r}")
     if Path(out).suffix not in (".svg", ".png", ".pdf"):
@@ -70,7 +82,11 @@ def _draw(name: str, run: EvaluatedRun, findings: dict, out: Path) -> Path:
         FIGURES[name](figure, run, findings)
         with atomic_path(out) as temporary:
             # No date in the file: the same run gives the same bytes.
-            figure.savefig(temporary, format=out.suffix[1:], metadata={"Date": None} if out.suffix == ".svg" else None)
+            figure.savefig(
+                temporary,
+                format=out.suffix[1:],
+                metadata={"Date": None} if out.suffix == ".svg" else None,
+            )
     return out
 
 
@@ -89,7 +105,11 @@ def _per_category(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
             axes.axvspan(start - 0.5, stop - 0.5, color="#f2f1ed", zorder=0)
         if (stop - start) / len(level1) > 0.06:
             axes.text(
-                start, 1.03, _plain(run.taxonomy[start].level1, int(110 * (stop - start) / len(level1))), fontsize=7, color=MUTED
+                start,
+                1.03,
+                _plain(run.taxonomy[start].level1, int(110 * (stop - start) / len(level1))),
+                fontsize=7,
+                color=MUTED,
             )
     for system, color, label in STAGES:
         axes.scatter(
@@ -114,9 +134,16 @@ def _per_category(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
 
 
 def _confusion(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
-    rows = run.confusion[(run.confusion["unit"] == run.unit) & (run.confusion["true_class"] != run.confusion["predicted_class"])]
+    rows = run.confusion[
+        (run.confusion["unit"] == run.unit)
+        & (run.confusion["true_class"] != run.confusion["predicted_class"])
+    ]
     table = rows.pivot_table(
-        index=["true_class", "predicted_class"], columns="system", values="count", fill_value=0, aggfunc="sum"
+        index=["true_class", "predicted_class"],
+        columns="system",
+        values="count",
+        fill_value=0,
+        aggfunc="sum",
     )
     table = (
         table.reindex(columns=["shifted", "two_stage"], fill_value=0)
@@ -126,7 +153,10 @@ def _confusion(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     axes, place = figure.add_subplot(), np.arange(len(table))
     axes.barh(place + 0.2, table["shifted"], 0.36, color=BEFORE, label="stage 1, adjusted")
     axes.barh(place - 0.2, table["two_stage"], 0.36, color=AFTER, label="both stages")
-    names = [f"{_plain(run.taxonomy[t].name, 28)}  →  {_plain(run.taxonomy[p].name, 28)}" for t, p in table.index]
+    names = [
+        f"{_plain(run.taxonomy[t].name, 28)}  →  {_plain(run.taxonomy[p].name, 28)}"
+        for t, p in table.index
+    ]
     axes.set_yticks(place, names)
     axes.set(title="The strongest confusions: true category → answer", xlabel=f"{run.unit}s")
     axes.grid(axis="y", visible=False)
@@ -141,7 +171,12 @@ def _hierarchy(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     families = np.column_stack([run.taxonomy.families, np.arange(len(support))])
     for level in range(3):
         _icicle_row(axes, run, families[:, level], support, right, level)
-    axes.set(title="Accuracy over the hierarchy, both stages", xlim=(0, max(1, support.sum())), ylim=(3, 0), xticks=[])
+    axes.set(
+        title="Accuracy over the hierarchy, both stages",
+        xlim=(0, max(1, support.sum())),
+        ylim=(3, 0),
+        xticks=[],
+    )
     axes.set_yticks([0.5, 1.5, 2.5], ["level 1", "level 2", "level 3"])
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
@@ -149,7 +184,14 @@ def _hierarchy(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     figure.colorbar(scale, ax=axes, format=_SHARE, shrink=0.7, pad=0.01).outline.set_visible(False)
 
 
-def _icicle_row(axes: Axes, run: EvaluatedRun, node: np.ndarray, support: np.ndarray, right: np.ndarray, level: int) -> None:
+def _icicle_row(
+    axes: Axes,
+    run: EvaluatedRun,
+    node: np.ndarray,
+    support: np.ndarray,
+    right: np.ndarray,
+    level: int,
+) -> None:
     cuts = np.flatnonzero(np.r_[True, node[1:] != node[:-1]])
     width, hits = np.add.reduceat(support, cuts), np.add.reduceat(right, cuts)
     left = np.concatenate([[0], np.cumsum(width)])[:-1]
@@ -159,18 +201,40 @@ def _icicle_row(axes: Axes, run: EvaluatedRun, node: np.ndarray, support: np.nda
         if not w:
             continue
         axes.add_patch(
-            Rectangle((x, level), w, 1, facecolor=color(h / w), edgecolor="white", linewidth=edge, rasterized=len(cuts) > 500)
+            Rectangle(
+                (x, level),
+                w,
+                1,
+                facecolor=color(h / w),
+                edgecolor="white",
+                linewidth=edge,
+                rasterized=len(cuts) > 500,
+            )
         )
         if w > 0.07 * support.sum():
             name = getattr(run.taxonomy[first], f"level{level + 1}")
-            axes.text(x + w / 2, level + 0.5, f"{_plain(name, 14)}\n{h / w:.0%}", ha="center", va="center", fontsize=7)
+            axes.text(
+                x + w / 2,
+                level + 0.5,
+                f"{_plain(name, 14)}\n{h / w:.0%}",
+                ha="center",
+                va="center",
+                fontsize=7,
+            )
 
 
 def _coverage(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     axes = figure.add_subplot()
     for system, color, label in STAGES:
-        rows = [row for row in findings[run.unit][system]["coverage"] if row["accuracy"] is not None]
-        axes.plot([row["coverage"] for row in rows], [row["accuracy"] for row in rows], color=color, label=label)
+        rows = [
+            row for row in findings[run.unit][system]["coverage"] if row["accuracy"] is not None
+        ]
+        axes.plot(
+            [row["coverage"] for row in rows],
+            [row["accuracy"] for row in rows],
+            color=color,
+            label=label,
+        )
     axes.set(
         title="Coverage against accuracy, natural class mix",
         xlabel=f"share of {run.unit}s accepted",
@@ -199,7 +263,9 @@ def _reliability(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
             linewidth=0,
             label=f"{label}, calibration error {found['ece']:.1%}",
         )
-    axes.set(title="Reliability", xlabel="confidence", ylabel="right", xlim=(0, 1.02), ylim=(0, 1.03))
+    axes.set(
+        title="Reliability", xlabel="confidence", ylabel="right", xlim=(0, 1.02), ylim=(0, 1.03)
+    )
     axes.xaxis.set_major_formatter(_SHARE)
     axes.yaxis.set_major_formatter(_SHARE)
     axes.legend(loc="upper left", markerscale=0.5)
@@ -209,7 +275,11 @@ def _distribution(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     sizes, errors = figure.subplots(1, 2)
     trained = np.sort(run.train_images)
     if run.store:
-        sizes.plot(np.sort(run.store.natural_counts("image")).clip(0.8), color=BEFORE, label="in the catalogue")
+        sizes.plot(
+            np.sort(run.store.natural_counts("image")).clip(0.8),
+            color=BEFORE,
+            label="in the catalogue",
+        )
         if cap := run.store.settings.get("caps", {}).get("train"):
             sizes.axhline(cap, color=INK, linewidth=0.8, linestyle="--", label=f"cap {cap}")
     sizes.plot(trained.clip(0.8), color=AFTER, label="trained on")
@@ -217,8 +287,12 @@ def _distribution(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     sizes.legend(loc="upper left")
     bins = findings[run.unit]["two_stage"]["distance"]
     errors.bar(np.arange(len(bins)), [row["n"] for row in bins], color=AFTER, width=0.85)
-    labels = [f"{row['low'] if abs(row['low']) < abs(row['high']) else row['high']:+d}" for row in bins]
-    errors.set_xticks(np.arange(len(bins)), labels, rotation=60 if len(bins) > 14 else 0, fontsize=7)
+    labels = [
+        f"{row['low'] if abs(row['low']) < abs(row['high']) else row['high']:+d}" for row in bins
+    ]
+    errors.set_xticks(
+        np.arange(len(bins)), labels, rotation=60 if len(bins) > 14 else 0, fontsize=7
+    )
     errors.set(title="Errors by distance", xlabel="predicted less true class index (from)")
     errors.grid(axis="x", visible=False)
 
@@ -233,7 +307,14 @@ def _training(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
         (accuracy, "val_top1", AFTER, "first"),
     )
     for axes, key, color, label in lines:
-        axes.plot(epochs, [row[key] for row in run.epochs], color=color, label=label, marker="o", markersize=3)
+        axes.plot(
+            epochs,
+            [row[key] for row in run.epochs],
+            color=color,
+            label=label,
+            marker="o",
+            markersize=3,
+        )
         axes.set(xlabel="epoch" if run.epochs else "this run has no training log")
         axes.legend()
     loss.set(title="Loss")

@@ -1,8 +1,10 @@
-"""The analysts' report: one HTML file that opens offline, and beside it the same figures as SVG for slides.
+"""The analysts' report: one HTML file that opens offline, and beside it the same figures as SVG for
+slides.
 
-Scripts, style, data and thumbnails are inside the file. Everything it shows is in the run's evaluation/ folder, where this module
-also stores what it computes itself (pipeline.report.findings). Nothing named by a dump enters the HTML but through jinja2's
-autoescape or, inside the base64 of the data, to be set as text by the scripts.
+Scripts, style, data and thumbnails are inside the file. Everything it shows is in the run's
+evaluation/ folder, where this module also stores what it computes itself
+(pipeline.report.findings). Nothing named by a dump enters the HTML but through jinja2's autoescape
+or, inside the base64 of the data, to be set as text by the scripts.
 """
 
 import base64
@@ -57,7 +59,8 @@ ITEMS = 200_000
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
-    """Writes `out`/index.html and `out`/figures/*.svg about the first run, compared with the others; returns the page's path.
+    """Writes `out`/index.html and `out`/figures/*.svg about the first run, compared with the
+    others; returns the page's path.
 
     Raises ArtifactError where a run has no evaluation.
     """
@@ -67,12 +70,18 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     findings = write_findings(run)
     review = pandas.read_parquet(run.evaluation / "review.parquet")
     items = run.items[run.items["unit"] == run.unit].reset_index(drop=True)
-    items = items.iloc[by_interest(items)[:ITEMS]].sort_values(["class_index", "item_id"], kind="stable").reset_index(drop=True)
+    items = (
+        items.iloc[by_interest(items)[:ITEMS]]
+        .sort_values(["class_index", "item_id"], kind="stable")
+        .reset_index(drop=True)
+    )
     columns = _category_columns(run, others) | _node_columns(run) | _pair_columns(run)
     columns |= _item_columns(items) | _review_columns(review)
     data = pack(_values(run, others, findings), columns)
     fixed = len(data) + sum(path.stat().st_size for path in TEMPLATES.iterdir())
-    gallery = make_gallery(run.store, items, review, max(0, min(THUMBNAILS, (LIMIT - fixed - MARGIN) * 3 // 4)))
+    gallery = make_gallery(
+        run.store, items, review, max(0, min(THUMBNAILS, (LIMIT - fixed - MARGIN) * 3 // 4))
+    )
     page = _render(run, findings, data, gallery)
     write_text(out / "index.html", page)
     write_figures(run, findings, out / "figures")
@@ -122,7 +131,11 @@ def _render(run: EvaluatedRun, findings: dict, data: bytes, gallery: Gallery) ->
             headline=_headline(run, findings),
             style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
             echarts=Markup((TEMPLATES / "echarts.min.js").read_text(encoding="utf-8")),
-            script=Markup("\n".join((TEMPLATES / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)),
+            script=Markup(
+                "\n".join(
+                    (TEMPLATES / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS
+                )
+            ),
             data=data.decode(),
             photo_index=pack({}, index).decode(),
             photos=base64.b64encode(gallery.data).decode(),
@@ -134,7 +147,9 @@ def _headline(run: EvaluatedRun, findings: dict) -> dict[str, Any]:
     """The figures at the top: the main unit on the natural mix."""
     found = run.metrics[run.unit]["natural"]
     counts = {
-        unit: run.metrics[unit]["natural"]["two_stage"]["top1"]["n"] for unit in ("product", "image") if unit in run.metrics
+        unit: run.metrics[unit]["natural"]["two_stage"]["top1"]["n"]
+        for unit in ("product", "image")
+        if unit in run.metrics
     }
     return {
         "systems": {system: found[system] for system in SYSTEMS},
@@ -167,7 +182,9 @@ def _values(run: EvaluatedRun, others: list[EvaluatedRun], findings: dict) -> di
                 "level3": [c.name for c in categories],
                 "id": [c.category_id for c in categories],
             },
-            "metrics": {unit: run.metrics[unit] for unit in ("product", "image") if unit in run.metrics},
+            "metrics": {
+                unit: run.metrics[unit] for unit in ("product", "image") if unit in run.metrics
+            },
             "apart": {key: run.metrics[key] for key in ("without_photo", "near_twins")},
             "cap": (run.store.settings.get("caps", {}).get("train") if run.store else None),
             "has_store": run.store is not None,
@@ -184,17 +201,25 @@ def _compared(run: EvaluatedRun, others: list[EvaluatedRun]) -> str:
 
 
 def _compared_run(run: EvaluatedRun, first: EvaluatedRun, unit: str) -> dict[str, Any]:
-    """One run of a comparison with the `first`; `common`: how many of its evaluated items both have, in the same category."""
+    """One run of a comparison with the `first`; `common`: how many of its evaluated items both
+    have, in the same category."""
     mine, theirs = (_labelled(r, unit) for r in (run, first))
     return {
-        "name": run.name, "backbone": run.backbone, "seconds": run.seconds, "metrics": run.metrics[unit],
-        "other_store": run.evaluated_store != first.evaluated_store, "evaluated": len(mine), "common": len(mine.merge(theirs)),
-    }  # fmt: skip
+        "name": run.name,
+        "backbone": run.backbone,
+        "seconds": run.seconds,
+        "metrics": run.metrics[unit],
+        "other_store": run.evaluated_store != first.evaluated_store,
+        "evaluated": len(mine),
+        "common": len(mine.merge(theirs)),
+    }
 
 
 def _labelled(run: EvaluatedRun, unit: str) -> pandas.DataFrame:
     items = run.items[run.items["unit"] == unit]
-    return pandas.DataFrame({"item": items["item_id"], "category": run.taxonomy.category_ids[items["class_index"]]})
+    return pandas.DataFrame(
+        {"item": items["item_id"], "category": run.taxonomy.category_ids[items["class_index"]]}
+    )
 
 
 def _about(run: EvaluatedRun) -> dict[str, str]:
@@ -212,20 +237,29 @@ def _data(run: EvaluatedRun) -> str:
     if run.store is None:
         return "no store in the run"
     query = run.store.connection.execute
-    files = [Path(name).name for (text,) in query("SELECT sources FROM dumps") for name in json.loads(text)]
+    files = [
+        Path(name).name
+        for (text,) in query("SELECT sources FROM dumps")
+        for name in json.loads(text)
+    ]
     count = query("SELECT count(*) FROM products").fetchone()[0]
     return f"{', '.join(files) or 'no dump recorded'}: {count:,} products ({run.store.fingerprint})"
 
 
 def _category_columns(run: EvaluatedRun, others: list[EvaluatedRun]) -> dict[str, np.ndarray]:
     families = run.taxonomy.families
-    columns = {"category.level1": unsigned(families[:, 0]), "category.level2": unsigned(families[:, 1])}
+    columns = {
+        "category.level1": unsigned(families[:, 0]),
+        "category.level2": unsigned(families[:, 1]),
+    }
     for unit in (unit for unit in ("product", "image") if unit in run.metrics):
         rows = run.categories(unit)
         columns[f"{unit}.support"] = unsigned(rows["support"].to_numpy())
         for system in SYSTEMS:
             for name in ("precision", "recall", "f1"):
-                columns[f"{unit}.{system}.{name}"] = rows[f"{system}_{name}"].to_numpy(dtype=np.float64)
+                columns[f"{unit}.{system}.{name}"] = rows[f"{system}_{name}"].to_numpy(
+                    dtype=np.float64
+                )
     catalogue = pandas.read_parquet(run.evaluation / "catalogue.parquet")
     columns |= {
         f"category.{name}": unsigned(catalogue[name].to_numpy())
@@ -253,11 +287,19 @@ def _node_columns(run: EvaluatedRun) -> dict[str, np.ndarray]:
 def _pair_columns(run: EvaluatedRun) -> dict[str, np.ndarray]:
     """Every pair of true and predicted class that occurs under any system, the diagonal included."""
     rows = run.confusion[run.confusion["unit"] == run.unit]
-    stages = [rows[rows["system"] == s].set_index(["true_class", "predicted_class"])["count"].rename(s) for s in SYSTEMS]
+    stages = [
+        rows[rows["system"] == s].set_index(["true_class", "predicted_class"])["count"].rename(s)
+        for s in SYSTEMS
+    ]
     table = pandas.concat(stages, axis=1).fillna(0).reset_index()
     table = table.sort_values(["two_stage", "shifted"], ascending=False, kind="stable")
-    names = {"true": "true_class", "predicted": "predicted_class"} | {system: system for system in SYSTEMS}
-    return {f"pair.{name}": unsigned(table[column].to_numpy().astype(np.int64)) for name, column in names.items()}
+    names = {"true": "true_class", "predicted": "predicted_class"} | {
+        system: system for system in SYSTEMS
+    }
+    return {
+        f"pair.{name}": unsigned(table[column].to_numpy().astype(np.int64))
+        for name, column in names.items()
+    }
 
 
 def _item_columns(items: pandas.DataFrame) -> dict[str, np.ndarray]:

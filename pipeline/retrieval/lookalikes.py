@@ -1,7 +1,9 @@
-"""A dump or other source against a list of images, such as banned ones: each product's nearest listed image, as a Parquet table.
+"""A dump or other source against a list of images, such as banned ones: each product's nearest
+listed image, as a Parquet table.
 
-The source is cut into partitions, each of which becomes one part, written atomically, with a sidecar that says what it was
-made from; run again, whole parts are kept. Cosines are exact, on all of stage 1's bottleneck features.
+The source is cut into partitions, each of which becomes one part, written atomically, with a
+sidecar that says what it was made from; run again, whole parts are kept. Cosines are exact, on all
+of stage 1's bottleneck features.
 """
 
 import contextlib
@@ -15,7 +17,14 @@ import pyarrow
 import pyarrow.parquet
 import xxhash
 
-from catalog.artifacts import atomic_path, fingerprint, read_json, require_same, sha256_file, write_json
+from catalog.artifacts import (
+    atomic_path,
+    fingerprint,
+    read_json,
+    require_same,
+    sha256_file,
+    write_json,
+)
 from catalog.errors import ImageError, ShelfsortError
 from catalog.files import UNREACHABLE, read_file
 from catalog.progress import progress
@@ -31,19 +40,24 @@ from stage1_cnn.predict import Predictor
 SCHEMA = 2
 TABLE = pyarrow.schema(
     [
-        ("product_id", pyarrow.int64()), ("name", pyarrow.string()), ("n_images", pyarrow.int32()),
-        ("unreadable", pyarrow.int32()), ("position", pyarrow.int32()), ("listed", pyarrow.string()),
-        ("cosine", pyarrow.float32()), ("match", pyarrow.bool_()),
+        ("product_id", pyarrow.int64()),
+        ("name", pyarrow.string()),
+        ("n_images", pyarrow.int32()),
+        ("unreadable", pyarrow.int32()),
+        ("position", pyarrow.int32()),
+        ("listed", pyarrow.string()),
+        ("cosine", pyarrow.float32()),
+        ("match", pyarrow.bool_()),
     ]
-)  # fmt: skip
+)
 _GROUP = 256
 """Products that a lane takes at once."""
 
 
 @dataclass(frozen=True)
 class ListedImages:
-    """Images to look for: `names` as the list has them, `vectors` float32 [L, D] of unit length, `fingerprint` of names and
-    bytes."""
+    """Images to look for: `names` as the list has them, `vectors` float32 [L, D] of unit length,
+    `fingerprint` of names and bytes."""
 
     names: tuple[str, ...]
     vectors: np.ndarray
@@ -51,10 +65,11 @@ class ListedImages:
 
     @classmethod
     def read(cls, path: Path, predictor: Predictor) -> "ListedImages":
-        """Reads a folder of images, or a text file with the path of one a line, relative to that file; blank lines and those
-        that start with # are skipped.
+        """Reads a folder of images, or a text file with the path of one a line, relative to that
+        file; blank lines and those that start with # are skipped.
 
-        Raises ShelfsortError naming the image that can't be read: one that nobody looks for would go unnoticed.
+        Raises ShelfsortError naming the image that can't be read: one that nobody looks for would
+        go unnoticed.
         """
         names, files = _files_in(path)
         if not names:
@@ -64,11 +79,15 @@ class ListedImages:
         if reasons:
             place, reason = next(iter(reasons.items()))
             raise ShelfsortError(f"{path}: {names[place]}: {reason}")
-        content = [[name, xxhash.xxh3_128_hexdigest(data)] for name, data in zip(names, images, strict=True)]
+        content = [
+            [name, xxhash.xxh3_128_hexdigest(data)]
+            for name, data in zip(names, images, strict=True)
+        ]
         return cls(tuple(names), unit(features), fingerprint(content))
 
     def nearest(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of features [N, D]: the place int64 [N] of the nearest listed image, and its cosine float32 [N]."""
+        """Of features [N, D]: the place int64 [N] of the nearest listed image, and its cosine
+        float32 [N]."""
         cosines = unit(features) @ self.vectors.T
         best = cosines.argmax(axis=1)
         return best, np.take_along_axis(cosines, best[:, None], axis=1)[:, 0]
@@ -88,8 +107,8 @@ def _files_in(path: Path) -> tuple[list[str], list[Path]]:
 
 @dataclass(frozen=True)
 class LookalikeTotals:
-    """What became of a source: `products` looked at, `rejected` by its scan; those with a match; images not readable, and those
-    of them that could not be reached."""
+    """What became of a source: `products` looked at, `rejected` by its scan; those with a match;
+    images not readable, and those of them that could not be reached."""
 
     products: int
     rejected: int
@@ -99,17 +118,28 @@ class LookalikeTotals:
 
 
 def find_lookalikes(
-    predictor: Predictor, source: Source, listed: ListedImages, threshold: float, out: Path, config: ScoreConfig, lanes: int
-) -> LookalikeTotals:  # fmt: skip
-    """Writes lookalikes-00000.parquet and so on into the folder `out`, then _LOOKALIKES with the totals.
+    predictor: Predictor,
+    source: Source,
+    listed: ListedImages,
+    threshold: float,
+    out: Path,
+    config: ScoreConfig,
+    lanes: int,
+) -> LookalikeTotals:
+    """Writes lookalikes-00000.parquet and so on into the folder `out`, then _LOOKALIKES with the
+    totals.
 
     Raises ArtifactError where `out` holds parts of another model, source, list or threshold.
     """
     config = config.on(predictor.engine.device.type)
     origin = {
-        "schema": SCHEMA, "dump": source.fingerprint, "checkpoint": predictor.fingerprint, "part_mb": config.part_mb,
-        "listed": listed.fingerprint, "threshold": threshold,
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "dump": source.fingerprint,
+        "checkpoint": predictor.fingerprint,
+        "part_mb": config.part_mb,
+        "listed": listed.fingerprint,
+        "threshold": threshold,
+    }
     (out / "_LOOKALIKES").unlink(missing_ok=True)
     matches = unreadable = unreachable = 0
     with progress(len(source), "lookalikes", "product") as bar:
@@ -117,20 +147,29 @@ def find_lookalikes(
             path = out / f"lookalikes-{number:05d}.parquet"
             part = _finished(path, origin)
             if part is None:
-                part, lost = _table(predictor, source[start:stop], listed, threshold, config.batch_size, lanes)
+                part, lost = _table(
+                    predictor, source[start:stop], listed, threshold, config.batch_size, lanes
+                )
                 _write(path, part, origin, lost)
                 unreachable += lost
             matches += part["match"].to_numpy().sum()
             unreadable += part["unreadable"].to_numpy().sum()
             bar.update(stop - start)
-    totals = LookalikeTotals(len(source), len(source.rejects), int(matches), int(unreadable), unreachable)
+    totals = LookalikeTotals(
+        len(source), len(source.rejects), int(matches), int(unreadable), unreachable
+    )
     write_json(out / "_LOOKALIKES", {"made_from": origin, **asdict(totals)})
     return totals
 
 
 def _table(
-    predictor: Predictor, source: Source, listed: ListedImages, threshold: float, batch_size: int, lanes: int
-) -> tuple[pyarrow.Table, int]:  # fmt: skip
+    predictor: Predictor,
+    source: Source,
+    listed: ListedImages,
+    threshold: float,
+    batch_size: int,
+    lanes: int,
+) -> tuple[pyarrow.Table, int]:
     """The part's rows, and how many of its images could not be reached."""
     unreachable = 0
 
@@ -142,7 +181,12 @@ def _table(
         for start in range(0, len(source), _GROUP):
             rows = np.arange(start, min(start + _GROUP, len(source)))
             photos = [source.read(row) for row in rows.tolist()]
-            reasons = [photo.reason for product in photos for photo in product if isinstance(photo, ImageError)]
+            reasons = [
+                photo.reason
+                for product in photos
+                for photo in product
+                if isinstance(photo, ImageError)
+            ]
             unreachable += reasons.count(UNREACHABLE)
             yield rows, photos
 
@@ -151,23 +195,33 @@ def _table(
 
 
 def _compared(
-    predictor: Predictor, source: Source, rows: np.ndarray, photos: list[Photos], listed: ListedImages, threshold: float,
+    predictor: Predictor,
+    source: Source,
+    rows: np.ndarray,
+    photos: list[Photos],
+    listed: ListedImages,
+    threshold: float,
     batch_size: int,
-) -> pyarrow.Table:  # fmt: skip
-    features, readable, _ = photo_features(predictor, [photo for product in photos for photo in product], batch_size)
+) -> pyarrow.Table:
+    features, readable, _ = photo_features(
+        predictor, [photo for product in photos for photo in product], batch_size
+    )
     owner = np.repeat(np.arange(len(rows)), [len(product) for product in photos])
     position = np.concatenate([np.arange(len(product)) for product in photos])
     place, cosine = listed.nearest(features)
-    best = _best(owner[readable], cosine, len(rows))  # of each product, a row of `features`, -1 where there is none
+    best = _best(
+        owner[readable], cosine, len(rows)
+    )  # of each product, a row of `features`, -1 where there is none
     columns = {
-        "product_id": source.product_id[rows], "name": [source.name(row) for row in rows.tolist()],
+        "product_id": source.product_id[rows],
+        "name": [source.name(row) for row in rows.tolist()],
         "n_images": np.bincount(owner[readable], minlength=len(rows)),
         "unreadable": np.bincount(owner[~readable], minlength=len(rows)),
         "position": [int(position[readable][b]) if b >= 0 else None for b in best],
         "listed": [listed.names[place[b]] if b >= 0 else None for b in best],
         "cosine": [float(cosine[b]) if b >= 0 else None for b in best],
         "match": np.append(cosine, -2)[best] >= threshold,
-    }  # fmt: skip
+    }
     return pyarrow.table(columns, schema=TABLE)
 
 
@@ -182,12 +236,15 @@ def _best(owner: np.ndarray, cosine: np.ndarray, owners: int) -> np.ndarray:
 def _write(path: Path, part: pyarrow.Table, origin: dict[str, Any], unreachable: int) -> None:
     with atomic_path(path) as temporary:
         pyarrow.parquet.write_table(part, temporary)
-    write_json(path.with_suffix(".json"), {"made_from": origin, "unreachable": unreachable, "sha256": sha256_file(path)})
+    write_json(
+        path.with_suffix(".json"),
+        {"made_from": origin, "unreachable": unreachable, "sha256": sha256_file(path)},
+    )
 
 
 def _finished(path: Path, origin: dict[str, Any]) -> pyarrow.Table | None:
-    """A part that is whole; None where there is none, it is damaged, or images of it could not be reached, which may be there
-    now. Raises where it has another origin."""
+    """A part that is whole; None where there is none, it is damaged, or images of it could not be
+    reached, which may be there now. Raises where it has another origin."""
     if not path.exists() or not path.with_suffix(".json").exists():
         return None
     rebuild = f"rm -r {path.parent} and the same `shelfsort score --list` command"

@@ -1,4 +1,5 @@
-"""Products of the catalogue that look like some photos: `shelfsort similar`. The index lies in RUN/similar/."""
+"""Products of the catalogue that look like some photos: `shelfsort similar`. The index lies in
+RUN/similar/."""
 
 import csv
 import sys
@@ -21,14 +22,16 @@ from stage1_cnn.dataset import decode_all
 from stage1_cnn.predict import Predictor
 
 LOOK_UPS = {"device": "cpu", "precision": "fp32"}
-"""How look-ups compute, whatever the run does: in less a copy of a photo may be less like it than another photo is."""
+"""How look-ups compute, whatever the run does: in less a copy of a photo may be less like it than
+another photo is."""
 COLUMNS = ("product_id", "position", "cosine", "category_id", "level1", "level2", "level3")
 _BATCH = 64
 
 
 @dataclass(frozen=True)
 class SimilarProduct:
-    """A product of the catalogue: its image that is most alike, by position, and how alike (1 is the same direction)."""
+    """A product of the catalogue: its image that is most alike, by position, and how alike (1 is
+    the same direction)."""
 
     product_id: int
     position: int
@@ -48,10 +51,14 @@ class Finder:
     def open(cls, run: Run, *, rebuild: bool = False) -> "Finder":
         """Opens the run's index, after making it where there is none yet or `rebuild` asks for it.
 
-        Raises ArtifactError where the features are not the checkpoint's, or the index is not the features'.
+        Raises ArtifactError where the features are not the checkpoint's, or the index is not the
+        features'.
         """
         run.require_features()
-        folder, command = run.folder / "similar", f"shelfsort similar PHOTO --run {run.folder} --rebuild"
+        folder, command = (
+            run.folder / "similar",
+            f"shelfsort similar PHOTO --run {run.folder} --rebuild",
+        )
         predictor = Predictor.open(run.checkpoint, **LOOK_UPS)
         features = run.features
         if features.computed_with != predictor.computed_with:
@@ -65,8 +72,8 @@ class Finder:
         return cls(predictor, SimilarIndex.open(folder, features, command), run.store.taxonomy)
 
     def products(self, queries: np.ndarray, top: int) -> list[SimilarProduct]:
-        """The `top` products most alike to features [Q, D] of the photos of one product, the likest first. A product counts by
-        the most alike pair of images."""
+        """The `top` products most alike to features [Q, D] of the photos of one product, the likest
+        first. A product counts by the most alike pair of images."""
         table, shortlist = self.index.store.table, max(SHORTLIST, 4 * top)
         while True:
             rows, cosines = (x.ravel() for x in self.index.nearest(queries, shortlist))
@@ -81,11 +88,14 @@ class Finder:
     def _product(self, row: int, cosine: float) -> SimilarProduct:
         table = self.index.store.table
         category = self.taxonomy[int(table.class_index[row])]
-        return SimilarProduct(int(table.product_id[row]), int(table.image_id[row] % POSITIONS), cosine, category)
+        return SimilarProduct(
+            int(table.product_id[row]), int(table.image_id[row] % POSITIONS), cosine, category
+        )
 
 
 def _extract_again(predictor: Predictor, run: Run, path: Path, rebuild: bool) -> None:
-    """Features for look-ups of a run whose own are of another precision or device. Interrupted, it resumes."""
+    """Features for look-ups of a run whose own are of another precision or device. Interrupted, it
+    resumes."""
     run.store.verify()
     if rebuild:
         discard(path)
@@ -95,19 +105,29 @@ def _extract_again(predictor: Predictor, run: Run, path: Path, rebuild: bool) ->
 
 def photo_features(
     predictor: Predictor, images: Sequence[bytes | ImageError], batch_size: int = _BATCH
-) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:  # fmt: skip
-    """Features float16 [R, D] of the R readable ones of B images, which those are (bool [B]), and place -> why not."""
-    features, readable, reasons = [np.zeros((0, predictor.width), dtype=np.float16)], np.ones(len(images), dtype=bool), {}
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """Features float16 [R, D] of the R readable ones of B images, which those are (bool [B]), and
+    place -> why not."""
+    features, readable, reasons = (
+        [np.zeros((0, predictor.width), dtype=np.float16)],
+        np.ones(len(images), dtype=bool),
+        {},
+    )
     for start in range(0, len(images), batch_size):
-        photos, readable[start : start + batch_size], errors = decode_all(images[start : start + batch_size])
+        photos, readable[start : start + batch_size], errors = decode_all(
+            images[start : start + batch_size]
+        )
         reasons |= {start + place: str(error) for place, error in errors.items()}
         if photos:
             features.append(predictor.features(predictor.transform(photos)))
     return np.concatenate(features), readable, reasons
 
 
-def find_similar(finder: Finder, paths: Sequence[str | Path], top: int) -> tuple[list[SimilarProduct], dict[str, str]]:
-    """Products like the one in the photos, files or URLs, and the photos that are left out with the reason.
+def find_similar(
+    finder: Finder, paths: Sequence[str | Path], top: int
+) -> tuple[list[SimilarProduct], dict[str, str]]:
+    """Products like the one in the photos, files or URLs, and the photos that are left out with the
+    reason.
 
     Raises ShelfsortError where none can be read as an image.
     """
@@ -123,8 +143,12 @@ def table_text(found: Sequence[SimilarProduct]) -> str:
     width = max((len(str(p.product_id)) for p in found), default=0)
     lines = [f"{'cosine':>6s}  {'product':>{width}s}  image  category"]
     for p in found:
-        names = " > ".join(name for name in (p.category.level1, p.category.level2, p.category.level3) if name)
-        lines.append(f"{p.cosine:6.3f}  {p.product_id:>{width}d}  {p.position:5d}  {p.category.category_id}  {names}".rstrip())
+        names = " > ".join(
+            name for name in (p.category.level1, p.category.level2, p.category.level3) if name
+        )
+        lines.append(
+            f"{p.cosine:6.3f}  {p.product_id:>{width}d}  {p.position:5d}  {p.category.category_id}  {names}".rstrip()
+        )
     return "\n".join(lines)
 
 
@@ -134,4 +158,14 @@ def print_csv(found: Sequence[SimilarProduct]) -> None:
     writer.writerow(COLUMNS)
     for p in found:
         c = p.category
-        writer.writerow([p.product_id, p.position, f"{p.cosine:.6f}", c.category_id, c.level1, c.level2, c.level3])
+        writer.writerow(
+            [
+                p.product_id,
+                p.position,
+                f"{p.cosine:.6f}",
+                c.category_id,
+                c.level1,
+                c.level2,
+                c.level3,
+            ]
+        )

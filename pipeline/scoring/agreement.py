@@ -1,5 +1,5 @@
-"""Answers that are computed otherwise than what was evaluated (another precision, device or runtime): how far apart the two are,
-measured on products of val_b in the run's own store."""
+"""Answers that are computed otherwise than what was evaluated (another precision, device or
+runtime): how far apart the two are, measured on products of val_b in the run's own store."""
 
 import logging
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of so many products: how many get the same category both ways, and how far apart the confidences of the likeliest category
-    are, of 99% of the products and at most."""
+    """Of so many products: how many get the same category both ways, and how far apart the
+    confidences of the likeliest category are, of 99% of the products and at most."""
 
     products: int
     same: int
@@ -52,8 +52,8 @@ class Agreement:
 
 
 def warn_of_other_arithmetic(run: Run, model: Model, photos: int = PHOTOS) -> None:
-    """Logs in what the model computes otherwise than what was evaluated, and how well the two agree; nothing where it computes
-    alike."""
+    """Logs in what the model computes otherwise than what was evaluated, and how well the two
+    agree; nothing where it computes alike."""
     evaluated = model.bundle.made_from.get("computed_with", {})
     networks = {name: network for name, network in model.networks.items() if network}
     now = {name: network.computed_with for name, network in networks.items()}
@@ -65,13 +65,18 @@ def warn_of_other_arithmetic(run: Run, model: Model, photos: int = PHOTOS) -> No
     except ArtifactError as error:
         said = f"how well the answers agree could not be measured: {error}"
     view = next(name for name in changes if changes[name])
-    log.warning("answers are computed otherwise than what was evaluated (%s): %s", "; ".join(changes[view]), said)
+    log.warning(
+        "answers are computed otherwise than what was evaluated (%s): %s",
+        "; ".join(changes[view]),
+        said,
+    )
 
 
 def measure(run: Run, model: Model, photos: int = PHOTOS) -> Agreement:
     """What `model` answers to about so many photos of val_b against what the run's features give.
 
-    Raises ArtifactError where the store or the features are not at hand, are others than stage 2's, or have nothing on val_b.
+    Raises ArtifactError where the store or the features are not at hand, are others than stage 2's,
+    or have nothing on val_b.
     """
     stores = [_features(run, model, name) for name in model.networks]
     rows = _sample(stores, photos)
@@ -83,7 +88,10 @@ def measure(run: Run, model: Model, photos: int = PHOTOS) -> Agreement:
     ]
     heads = [predictor.head for predictor in model.predictors]
     answers = [
-        model.answer(pool(Pooled.images(stores[0].table[rows], features, heads), model.bundle.sharpness), "product").two_stage
+        model.answer(
+            pool(Pooled.images(stores[0].table[rows], features, heads), model.bundle.sharpness),
+            "product",
+        ).two_stage
         for features in (stored, computed)
     ]
     return Agreement.between(*answers)

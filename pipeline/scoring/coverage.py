@@ -1,8 +1,10 @@
-"""What a threshold of confidence costs: the share of products it accepts and how many of these are right, on val_b, never test.
+"""What a threshold of confidence costs: the share of products it accepts and how many of these are
+right, on val_b, never test.
 
-The table is stored with the model (stage2/coverage.json) and says what `shelfsort score --min-confidence` may expect; the scored
-folder is then split into accepted.parquet and review.parquet. Who answers for a product of val_b is decided on other products of
-val_b (`stage2_xgb.heldout.ValB.answering`), so that no product is counted where it decided.
+The table is stored with the model (stage2/coverage.json) and says what `shelfsort score
+--min-confidence` may expect; the scored folder is then split into accepted.parquet and
+review.parquet. Who answers for a product of val_b is decided on other products of val_b
+(`stage2_xgb.heldout.ValB.answering`), so that no product is counted where it decided.
 """
 
 import contextlib
@@ -33,8 +35,9 @@ THRESHOLDS = np.round(np.arange(101) / 100, 2)
 
 @dataclass(frozen=True)
 class Cost:
-    """At one threshold: `coverage`, the share of items at least as confident; `accuracy`, the share of these that is right (None
-    if there is none), with its 95% interval `low`, `high`; `n`, how many items these are."""
+    """At one threshold: `coverage`, the share of items at least as confident; `accuracy`, the share
+    of these that is right (None if there is none), with its 95% interval `low`, `high`; `n`, how
+    many items these are."""
 
     threshold: float
     coverage: float
@@ -138,7 +141,8 @@ def read(stage2: Path, rebuild: str) -> list[Cost]:
 
 
 def text_at(costs: Sequence[Cost], threshold: float) -> str:
-    """What a threshold costs, for a terminal: as measured there, or at the highest threshold below it, which is named."""
+    """What a threshold costs, for a terminal: as measured there, or at the highest threshold below
+    it, which is named."""
     if not costs[0].n:
         return "val_b has no product, so that nobody knows what a threshold costs"
     known = [cost for cost in costs if cost.threshold <= threshold]

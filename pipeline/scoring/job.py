@@ -1,4 +1,5 @@
-"""The step `score` around the scoring itself (score.py): what is opened and checked before, and what is said after."""
+"""The step `score` around the scoring itself (score.py): what is opened and checked before, and
+what is said after."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ from pipeline.scoring.score import Scorer, Totals
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """A run that is to score: its configuration with absolute paths, its model, the sha256 of checkpoint and second stage, the
-    category id of products that get no answer, the file of `labels` and what is `given` there, and what each threshold of
-    confidence costs (empty where none was asked for)."""
+    """A run that is to score: its configuration with absolute paths, its model, the sha256 of
+    checkpoint and second stage, the category id of products that get no answer, the file of
+    `labels` and what is `given` there, and what each threshold of confidence costs (empty where
+    none was asked for)."""
 
     run: Run
     config: RunConfig
@@ -42,25 +44,40 @@ class ScoreJob:
         sure = config.score.min_confidence is not None
         costs = coverage.read(run.stage2, f"shelfsort stage2 --run {run.folder}") if sure else []
         vectors = {name: str(Path(file).absolute()) for name, file in config.score.vectors.items()}
-        config = config.model_copy(update={"score": config.score.model_copy(update={"vectors": vectors})})
-        model = Model.open(run, config.stage1.device, config.features.precision, config.score.runtime, vectors)
-        fallback = int(model.taxonomy.category_ids[int(run.store.natural_counts("product").argmax())])
-        checksums = {"checkpoint": run.stage1_checksum(), "stage2": sha256_file(run.stage2 / "manifest.json")}
+        config = config.model_copy(
+            update={"score": config.score.model_copy(update={"vectors": vectors})}
+        )
+        model = Model.open(
+            run, config.stage1.device, config.features.precision, config.score.runtime, vectors
+        )
+        fallback = int(
+            model.taxonomy.category_ids[int(run.store.natural_counts("product").argmax())]
+        )
+        checksums = {
+            "checkpoint": run.stage1_checksum(),
+            "stage2": sha256_file(run.stage2 / "manifest.json"),
+        }
         return cls(run, config, model, checksums, fallback, labels, given, costs)
 
     def source(self, paths: Sequence[str], out: Path) -> tuple[Source, dict[int, int]]:
-        """What is to be scored, and the true category ids of it that are known. Raises ShelfsortError where the labels are of
-        other products, and where the source lacks what a view reads."""
-        source = open_source(paths, out / "dumps", self.config.catalog.text if self.model.text_view else None)
+        """What is to be scored, and the true category ids of it that are known. Raises
+        ShelfsortError where the labels are of other products, and where the source lacks what a
+        view reads."""
+        source = open_source(
+            paths, out / "dumps", self.config.catalog.text if self.model.text_view else None
+        )
         truth = labels_in(source, self.given, self.labels) if self.labels else labels_of(source)
         self._require_texts(source)
         warn_of_other_arithmetic(self.run, self.model)
         for file in self.model.vector_files:
-            file.rows(image_ids(source.product_id, source.n_images))  # a missing vector is said now, not after hours
+            file.rows(
+                image_ids(source.product_id, source.n_images)
+            )  # a missing vector is said now, not after hours
         return source, truth
 
     def _require_texts(self, source: Source) -> None:
-        """Raises ShelfsortError where a view reads the products' texts and none of the first ones has one."""
+        """Raises ShelfsortError where a view reads the products' texts and none of the first ones
+        has one."""
         some = range(min(len(source), 100))
         if self.model.text_view and len(some) and not any(map(source.text, some)):
             raise ShelfsortError(
@@ -69,9 +86,12 @@ class ScoreJob:
             )
 
     def scorer(self, source: Source, client: Any, lanes: int) -> Scorer:
-        """What scores: so many lanes of this process, or the dask workers of `client`, where there is one."""
+        """What scores: so many lanes of this process, or the dask workers of `client`, where there
+        is one."""
         vectors = self.config.score.vectors
-        engine: Engine = Lanes(self.model, lanes) if client is None else self._workers(source, client)
+        engine: Engine = (
+            Lanes(self.model, lanes) if client is None else self._workers(source, client)
+        )
         made_with = {f"vectors.{name}": sha256_file(path) for name, path in vectors.items()}
         made_with["precision"] = self.model.predictors[0].engine.precision
         return Scorer(engine, self.checksums | made_with, self.fallback, self.run.store.digests())
@@ -81,16 +101,28 @@ class ScoreJob:
 
         vectors, precision = self.config.score.vectors, self.model.predictors[0].engine.precision
         folder = str(self.run.folder.absolute())
-        place = ModelPlace(folder, **self.checksums, device=self.config.stage1.device, precision=precision)
-        return Workers(client, place, [*source.files, *((path, Path(path).stat().st_size) for path in vectors.values())])
+        place = ModelPlace(
+            folder, **self.checksums, device=self.config.stage1.device, precision=precision
+        )
+        return Workers(
+            client,
+            place,
+            [*source.files, *((path, Path(path).stat().st_size) for path in vectors.values())],
+        )
 
-    def said(self, totals: Totals, out: Path, truth: dict[int, int], seconds: float) -> Iterator[str]:
+    def said(
+        self, totals: Totals, out: Path, truth: dict[int, int], seconds: float
+    ) -> Iterator[str]:
         """What became of it, in lines; compares with the truth."""
         yield (
             f"score: {totals.products} products = {totals.predictions} predictions + {totals.rejected_products} rejects, "
             f"{totals.images} images in {seconds:.1f} s -> {out}"
         )
-        learnt = "; answers to those that it learnt from are no check of their labels" if totals.known_images else ""
+        learnt = (
+            "; answers to those that it learnt from are no check of their labels"
+            if totals.known_images
+            else ""
+        )
         yield f"  overlap: {totals.known_images} of these images stand, byte for byte, in the run's own store{learnt}"
         if totals.unreachable:
             yield f"  {totals.unreachable} photos could not be reached; the same command scores the parts that they are in again"

@@ -1,8 +1,10 @@
-"""The engine that scores in this process: one reader, and a lane a core that decodes, infers and refines groups of products.
+"""The engine that scores in this process: one reader, and a lane a core that decodes, infers and
+refines groups of products.
 
-A lane is a thread with single-threaded arithmetic, so that nothing waits for anything: while one decodes another computes, and
-the reader and the writer run beside both. Groups never cross partitions and batches never cross groups, so that neither the
-number of lanes nor the engine changes a result.
+A lane is a thread with single-threaded arithmetic, so that nothing waits for anything: while one
+decodes another computes, and the reader and the writer run beside both. Groups never cross
+partitions and batches never cross groups, so that neither the number of lanes nor the engine
+changes a result.
 """
 
 import contextlib
@@ -30,7 +32,8 @@ from stage2_xgb.items import Pooled, pool
 
 KILLS_WORKER = "kills_worker"
 _BATCHES = 4
-"""Batches in a group: few, so that memory stays small; several, so that a group's last, smaller batch weighs little."""
+"""Batches in a group: few, so that memory stays small; several, so that a group's last, smaller
+batch weighs little."""
 _AHEAD = 2
 """Groups that are read ahead of the lanes."""
 T = TypeVar("T")
@@ -39,8 +42,9 @@ U = TypeVar("U")
 
 @dataclass(frozen=True)
 class Task:
-    """One partition to be scored. `repeated` bool [N]: products whose id stands earlier in the whole source; `deadly`: rows
-    that killed the workers that touched them, which are rejected unread."""
+    """One partition to be scored. `repeated` bool [N]: products whose id stands earlier in the
+    whole source; `deadly`: rows that killed the workers that touched them, which are rejected
+    unread."""
 
     number: int
     source: Source
@@ -56,7 +60,9 @@ class Task:
     def photos(self, row: int) -> Photos:
         """The photos of a product."""
         if row in self.deadly:
-            error = ImageError(KILLS_WORKER, "scoring this product alone ended its worker process, twice")
+            error = ImageError(
+                KILLS_WORKER, "scoring this product alone ended its worker process, twice"
+            )
             return [error] * int(self.source.n_images[row])
         return self.source.read(row)
 
@@ -68,9 +74,14 @@ class Task:
         """A row of the rejects."""
         path, offset = self.source.place(row, position)
         return {
-            "source": path, "offset": offset, "product_id": int(self.source.product_id[row]), "name": self.source.name(row),
-            "position": position, "reason": reason, "detail": detail,
-        }  # fmt: skip
+            "source": path,
+            "offset": offset,
+            "product_id": int(self.source.product_id[row]),
+            "name": self.source.name(row),
+            "position": position,
+            "reason": reason,
+            "detail": detail,
+        }
 
 
 Group = tuple[Task, np.ndarray, list[tuple[Photos, str]]]
@@ -101,7 +112,8 @@ class Lanes:
         self.model, self.lanes = model, lanes
 
     def __call__(self, tasks: Iterable[Task], config: ScoreConfig) -> Iterator[Part]:
-        """Parts in the order of the tasks; groups of the next task are under way before a task is finished."""
+        """Parts in the order of the tasks; groups of the next task are under way before a task is
+        finished."""
         config = config.on(self.model.predictors[0].engine.device.type)
         waiting: deque[tuple[Task, int]] = deque()
 
@@ -110,7 +122,11 @@ class Lanes:
                 rows = list(task.groups(_BATCHES * config.batch_size))
                 waiting.append((task, len(rows)))
                 for group in rows:
-                    yield task, group, [(task.photos(row), task.text(row)) for row in group.tolist()]
+                    yield (
+                        task,
+                        group,
+                        [(task.photos(row), task.text(row)) for row in group.tolist()],
+                    )
 
         def score(group: Group) -> _Scored:
             return score_group(self.model, group, config)
@@ -128,20 +144,35 @@ class Lanes:
 
     def _part(self, task: Task, scored: list[_Scored], config: ScoreConfig) -> Part:
         again = "a product with this _id stands earlier in the dump"
-        rejects = [task.reject(row, -1, "duplicate_product", again) for row in np.flatnonzero(task.repeated).tolist()]
+        rejects = [
+            task.reject(row, -1, "duplicate_product", again)
+            for row in np.flatnonzero(task.repeated).tolist()
+        ]
         rejects += [reject for group in scored for reject in group.rejects]
-        predictions = pyarrow.concat_tables([PREDICTIONS.empty_table(), *(group.predictions for group in scored)])
-        features = pyarrow.concat_tables([FEATURES.empty_table(), *(group.features for group in scored)])
-        digests = np.array([digest for group in scored for digest in group.digests], dtype=np.uint64)
+        predictions = pyarrow.concat_tables(
+            [PREDICTIONS.empty_table(), *(group.predictions for group in scored)]
+        )
+        features = pyarrow.concat_tables(
+            [FEATURES.empty_table(), *(group.features for group in scored)]
+        )
+        digests = np.array(
+            [digest for group in scored for digest in group.digests], dtype=np.uint64
+        )
         return Part(
-            task.number, len(task.source), predictions, features if config.features else None,
-            pyarrow.Table.from_pylist(rejects, schema=REJECTS), sum(group.images for group in scored), digests,
+            task.number,
+            len(task.source),
+            predictions,
+            features if config.features else None,
+            pyarrow.Table.from_pylist(rejects, schema=REJECTS),
+            sum(group.images for group in scored),
+            digests,
             tuple(sorted(self.model.bundle.broken)),
-        )  # fmt: skip
+        )
 
 
 def ordered(function: Callable[[T], U], items: Iterable[T], lanes: int) -> Iterator[U]:
-    """The results of `function` in the order of `items`, computed by `lanes` threads of single-threaded arithmetic.
+    """The results of `function` in the order of `items`, computed by `lanes` threads of
+    single-threaded arithmetic.
 
     The items are taken by the caller's thread, a few ahead. Close the iterator to stop early.
     """
@@ -170,16 +201,31 @@ def score_group(model: Model, group: Group, config: ScoreConfig) -> _Scored:
     table = image_table(product_id * POSITIONS + position, product_id)
     images, errors, blank = model.read(flat, table, config.batch_size, texts)
     rejects = [
-        task.reject(int(row_of_image[i]), int(position[i]), error.reason, error.detail) for i, error in sorted(errors.items())
+        task.reject(int(row_of_image[i]), int(position[i]), error.reason, error.detail)
+        for i, error in sorted(errors.items())
     ]
     pooled = pool(images, model.bundle.sharpness)
     lost = rows[~np.isin(task.source.product_id[rows], pooled.product_id)].tolist()
     for row in lost:
         deadly = row in task.deadly
-        detail = "scoring it ends the worker process" if deadly else "no image of the product can be read"
-        rejects.append(task.reject(row, -1, KILLS_WORKER if deadly else "no_readable_image", detail))
-    digests = [digest_number(xxhash.xxh3_128_digest(photo)) for photo in flat if not isinstance(photo, ImageError)]
-    names = dict(zip(task.source.product_id[rows].tolist(), map(task.source.name, rows.tolist()), strict=True))
+        detail = (
+            "scoring it ends the worker process"
+            if deadly
+            else "no image of the product can be read"
+        )
+        rejects.append(
+            task.reject(row, -1, KILLS_WORKER if deadly else "no_readable_image", detail)
+        )
+    digests = [
+        digest_number(xxhash.xxh3_128_digest(photo))
+        for photo in flat
+        if not isinstance(photo, ImageError)
+    ]
+    names = dict(
+        zip(
+            task.source.product_id[rows].tolist(), map(task.source.name, rows.tolist()), strict=True
+        )
+    )
     features = _features(pooled) if config.features else FEATURES.empty_table()
     blank_products = images.product_id[blank]
     predictions = _predictions(model, pooled, names, blank_products, config.top)
@@ -196,7 +242,7 @@ def _features(pooled: Pooled) -> pyarrow.Table:
 
 def _predictions(
     model: Model, pooled: Pooled, names: dict[int, str | None], blank_products: np.ndarray, top: int
-) -> pyarrow.Table:  # fmt: skip
+) -> pyarrow.Table:
     if not len(pooled):
         return PREDICTIONS.empty_table()
     result, taxonomy = model.answer(pooled, "product"), model.taxonomy
@@ -204,13 +250,19 @@ def _predictions(
     categories = [taxonomy[c] for c in classes[:, 0].tolist()]
     ids = taxonomy.category_ids
     columns = {
-        "product_id": pooled.product_id, "name": [names[i] for i in pooled.product_id.tolist()], "n_images": pooled.n_images,
+        "product_id": pooled.product_id,
+        "name": [names[i] for i in pooled.product_id.tolist()],
+        "n_images": pooled.n_images,
         "category_id": ids[classes[:, 0]],
-        "level1": [c.level1 for c in categories], "level2": [c.level2 for c in categories],
-        "level3": [c.level3 for c in categories], "confidence": confidences[:, 0],
-        "top_category_id": list(ids[classes]), "top_confidence": list(confidences),
+        "level1": [c.level1 for c in categories],
+        "level2": [c.level2 for c in categories],
+        "level3": [c.level3 for c in categories],
+        "confidence": confidences[:, 0],
+        "top_category_id": list(ids[classes]),
+        "top_confidence": list(confidences),
         "stage1_category_id": ids[pooled.log_probs[0].argmax(axis=1)],
-        "shifted_category_id": ids[result.shifted.argmax(axis=1)], "refined": result.refined,
+        "shifted_category_id": ids[result.shifted.argmax(axis=1)],
+        "refined": result.refined,
         "blank": np.isin(pooled.product_id, blank_products),
-    }  # fmt: skip
+    }
     return pyarrow.table(columns, schema=PREDICTIONS)

@@ -1,4 +1,5 @@
-"""One part of the predictions: its Parquet files and a sidecar, each written atomically, and how they are verified later."""
+"""One part of the predictions: its Parquet files and a sidecar, each written atomically, and how
+they are verified later."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,29 +17,44 @@ from catalog.files import UNREACHABLE
 SCHEMA = 3
 PREDICTIONS = pyarrow.schema(
     [
-        ("product_id", pyarrow.int64()), ("name", pyarrow.string()), ("n_images", pyarrow.int32()),
+        ("product_id", pyarrow.int64()),
+        ("name", pyarrow.string()),
+        ("n_images", pyarrow.int32()),
         ("category_id", pyarrow.int64()),
-        ("level1", pyarrow.string()), ("level2", pyarrow.string()), ("level3", pyarrow.string()),
+        ("level1", pyarrow.string()),
+        ("level2", pyarrow.string()),
+        ("level3", pyarrow.string()),
         ("confidence", pyarrow.float32()),
-        ("top_category_id", pyarrow.list_(pyarrow.int64())), ("top_confidence", pyarrow.list_(pyarrow.float32())),
-        ("stage1_category_id", pyarrow.int64()), ("shifted_category_id", pyarrow.int64()), ("refined", pyarrow.bool_()),
+        ("top_category_id", pyarrow.list_(pyarrow.int64())),
+        ("top_confidence", pyarrow.list_(pyarrow.float32())),
+        ("stage1_category_id", pyarrow.int64()),
+        ("shifted_category_id", pyarrow.int64()),
+        ("refined", pyarrow.bool_()),
         ("blank", pyarrow.bool_()),
     ]
-)  # fmt: skip
+)
 REJECTS = pyarrow.schema(
     [
-        ("source", pyarrow.string()), ("offset", pyarrow.int64()), ("product_id", pyarrow.int64()), ("name", pyarrow.string()),
-        ("position", pyarrow.int32()), ("reason", pyarrow.string()), ("detail", pyarrow.string()),
+        ("source", pyarrow.string()),
+        ("offset", pyarrow.int64()),
+        ("product_id", pyarrow.int64()),
+        ("name", pyarrow.string()),
+        ("position", pyarrow.int32()),
+        ("reason", pyarrow.string()),
+        ("detail", pyarrow.string()),
     ]
-)  # fmt: skip
+)
 
-FEATURES = pyarrow.schema([("product_id", pyarrow.int64()), ("features", pyarrow.list_(pyarrow.float32()))])
+FEATURES = pyarrow.schema(
+    [("product_id", pyarrow.int64()), ("features", pyarrow.list_(pyarrow.float32()))]
+)
 
 
 @dataclass(frozen=True)
 class Part:
-    """What scoring one partition gave: predictions, features (None where nobody asked for them), rejects, the number of readable
-    images, every image's digest uint64, and the files of stage 2 that could not be read."""
+    """What scoring one partition gave: predictions, features (None where nobody asked for them),
+    rejects, the number of readable images, every image's digest uint64, and the files of stage 2
+    that could not be read."""
 
     number: int
     products: int
@@ -56,20 +72,29 @@ def part_path(out: Path, number: int) -> Path:
 
 
 def write_part(part: Part, out: Path, origin: dict[str, Any], known: np.ndarray) -> dict[str, Any]:
-    """Writes a part, its sidecar last, and returns the sidecar. `known`: digests (uint64, sorted) of the run's own images."""
-    files = {part_path(out, part.number): part.predictions, out / f"rejects-{part.number:05d}.parquet": part.rejects}
+    """Writes a part, its sidecar last, and returns the sidecar. `known`: digests (uint64, sorted)
+    of the run's own images."""
+    files = {
+        part_path(out, part.number): part.predictions,
+        out / f"rejects-{part.number:05d}.parquet": part.rejects,
+    }
     if part.features is not None:
         files[out / f"features-{part.number:05d}.parquet"] = part.features
     for path, table in files.items():
         write_table(path, table)
     whole = np.asarray(part.rejects["position"]) < 0
     sidecar = {
-        "made_from": origin, "products": part.products, "predictions": len(part.predictions), "images": part.images,
-        "known_images": int(np.isin(part.digests, known).sum()), "rejected_products": int(whole.sum()),
-        "rejected_images": int((~whole).sum()), "unreachable": part.rejects["reason"].to_pylist().count(UNREACHABLE),
+        "made_from": origin,
+        "products": part.products,
+        "predictions": len(part.predictions),
+        "images": part.images,
+        "known_images": int(np.isin(part.digests, known).sum()),
+        "rejected_products": int(whole.sum()),
+        "rejected_images": int((~whole).sum()),
+        "unreachable": part.rejects["reason"].to_pylist().count(UNREACHABLE),
         "broken": list(part.broken),
         "sha256": {path.name: sha256_file(path) for path in files},
-    }  # fmt: skip
+    }
     write_sealed(_sidecar(out, part.number), sidecar)
     return sidecar
 
@@ -85,8 +110,9 @@ def _sidecar(out: Path, number: int) -> Path:
 
 
 def finished(out: Path, number: int, origin: dict[str, Any]) -> dict[str, Any] | None:
-    """The sidecar of a part that is whole; None where there is none yet, a file of it is damaged, or what it lacked may be there
-    now: photos that could not be reached, a broken stage 2. Raises ArtifactError where it has another origin."""
+    """The sidecar of a part that is whole; None where there is none yet, a file of it is damaged,
+    or what it lacked may be there now: photos that could not be reached, a broken stage 2. Raises
+    ArtifactError where it has another origin."""
     path = _sidecar(out, number)
     if not path.exists():
         return None
@@ -96,12 +122,17 @@ def finished(out: Path, number: int, origin: dict[str, Any]) -> dict[str, Any] |
     except ArtifactError:
         return None  # a damaged sidecar: the part is scored again
     require_same(path, origin, sidecar["made_from"], rebuild)
-    whole = all((out / name).exists() and sha256_file(out / name) == checksum for name, checksum in sidecar["sha256"].items())
+    whole = all(
+        (out / name).exists() and sha256_file(out / name) == checksum
+        for name, checksum in sidecar["sha256"].items()
+    )
     return sidecar if whole and not sidecar["broken"] and not sidecar.get("unreachable") else None
 
 
 def answers(out: Path, parts: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Product ids and category ids, int64 each, of every part."""
     for number in range(parts):
-        table = pyarrow.parquet.read_table(part_path(out, number), columns=["product_id", "category_id"])
+        table = pyarrow.parquet.read_table(
+            part_path(out, number), columns=["product_id", "category_id"]
+        )
         yield table["product_id"].to_numpy(), table["category_id"].to_numpy()

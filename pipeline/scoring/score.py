@@ -1,7 +1,8 @@
-"""Batch scoring: Parquet parts, rejects, a Kaggle CSV, and a _SUCCESS that says every product is accounted for.
+"""Batch scoring: Parquet parts, rejects, a Kaggle CSV, and a _SUCCESS that says every product is
+accounted for.
 
-The source is cut into partitions; an engine makes each into one part, which is written atomically with a sidecar. Run again,
-finished parts are verified and skipped.
+The source is cut into partitions; an engine makes each into one part, which is written atomically
+with a sidecar. Run again, finished parts are verified and skipped.
 """
 
 import csv
@@ -47,9 +48,9 @@ class Totals:
 
 @dataclass(frozen=True)
 class Scorer:
-    """What scores: the engine, the sha256 of its model's parts and the precision it computes in (`checksums`), `fallback`, the
-    category id of products without a readable image in kaggle.csv, and the digests of the store's images (uint64, sorted; empty
-    where there is no store)."""
+    """What scores: the engine, the sha256 of its model's parts and the precision it computes in
+    (`checksums`), `fallback`, the category id of products without a readable image in kaggle.csv,
+    and the digests of the store's images (uint64, sorted; empty where there is no store)."""
 
     engine: Engine
     checksums: dict[str, str]
@@ -87,7 +88,9 @@ def score(scorer: Scorer, source: Source, out: Path, config: ScoreConfig) -> Tot
     _write_kaggle(out, source, len(parts), scorer.fallback)
     if config.min_confidence is not None:
         accepted, review = coverage.split(out, len(parts), config.min_confidence)
-        totals = replace(totals, min_confidence=config.min_confidence, accepted=accepted, review=review)
+        totals = replace(
+            totals, min_confidence=config.min_confidence, accepted=accepted, review=review
+        )
     write_json(out / "_SUCCESS", {"made_from": origin, **asdict(totals)})
     return totals
 
@@ -101,7 +104,11 @@ def _repeated(product_id: np.ndarray) -> np.ndarray:
 
 def _drop_strays(out: Path, parts: int) -> None:
     """Removes parts beyond the last: readers take every part-*.parquet."""
-    for path in [*out.glob("part-*.*"), *out.glob("rejects-[0-9]*.parquet"), *out.glob("features-*.parquet")]:
+    for path in [
+        *out.glob("part-*.*"),
+        *out.glob("rejects-[0-9]*.parquet"),
+        *out.glob("features-*.parquet"),
+    ]:
         if int(path.stem.split("-")[1]) >= parts:
             path.unlink()
 
@@ -109,22 +116,39 @@ def _drop_strays(out: Path, parts: int) -> None:
 def _totals(source: Source, sidecars: list[dict[str, Any]]) -> Totals:
     total = {
         key: sum(s.get(key, 0) for s in sidecars)
-        for key in ("predictions", "rejected_products", "images", "rejected_images", "unreachable", "known_images")
+        for key in (
+            "predictions",
+            "rejected_products",
+            "images",
+            "rejected_images",
+            "unreachable",
+            "known_images",
+        )
     }
     total["rejected_products"] += len(source.rejects)
     broken = sorted({name for sidecar in sidecars for name in sidecar["broken"]})
-    return Totals(products=len(source) + len(source.rejects), parts=len(sidecars), broken=tuple(broken), **total)
+    return Totals(
+        products=len(source) + len(source.rejects),
+        parts=len(sidecars),
+        broken=tuple(broken),
+        **total,
+    )
 
 
 def _write_kaggle(out: Path, source: Source, parts: int, fallback: int) -> None:
-    with atomic_path(out / "kaggle.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_path(out / "kaggle.csv") as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["_id", "category_id"])
         answered = [np.zeros(0, dtype=np.int64)]
         for ids, categories in answers(out, parts):
             answered.append(ids)
             writer.writerows(zip(ids.tolist(), categories.tolist(), strict=True))
-        unread = np.array([r.product_id for r in source.rejects if r.product_id >= 0], dtype=np.int64)
+        unread = np.array(
+            [r.product_id for r in source.rejects if r.product_id >= 0], dtype=np.int64
+        )
         everyone = np.concatenate([source.product_id, unread])
         ids, first = np.unique(everyone, return_index=True)
         left = np.sort(first[~np.isin(ids, np.concatenate(answered))])

@@ -1,10 +1,12 @@
-"""Scoring beyond this process: dask workers on this machine (`--workers N`) or behind a scheduler (`--scheduler tcp://...`).
+"""Scoring beyond this process: dask workers on this machine (`--workers N`) or behind a scheduler
+(`--scheduler tcp://...`).
 
-A task is one partition; as many are under way as there are workers. A worker returns what it scored and this process alone
-writes, so that no worker needs to see the folder of the predictions. A partition whose worker dies twice is cut up until the
-product at fault stands alone; the partition is then scored without it. The network's batches keep their size and places, so that
-the features of all other products are the same to the bit; stage 2 has fewer rows to multiply at once, and BLAS may add up in
-another order, which has moved confidences by less than 1e-6.
+A task is one partition; as many are under way as there are workers. A worker returns what it scored
+and this process alone writes, so that no worker needs to see the folder of the predictions. A
+partition whose worker dies twice is cut up until the product at fault stands alone; the partition
+is then scored without it. The network's batches keep their size and places, so that the features of
+all other products are the same to the bit; stage 2 has fewer rows to multiply at once, and BLAS may
+add up in another order, which has moved confidences by less than 1e-6.
 """
 
 import contextlib
@@ -43,12 +45,14 @@ from pipeline.scoring.parts import Part
 _PIECES = 4
 """Into how many a partition is cut that kills its workers."""
 _DEATHS = 2
-"""Workers that may die of a task before it is at fault: the first may have been killed by somebody."""
+"""Workers that may die of a task before it is at fault: the first may have been killed by somebody.
+"""
 _PATIENCE, _GLANCE = 120.0, 3.0
 """Seconds without a single worker before the work is given up, and between looks."""
 _LOCAL = {
     "distributed.scheduler.allowed-failures": 0,  # `Workers` counts deaths itself
-    "distributed.deploy.lost-worker-timeout": "1000 days",  # else one that dies again while it restarts is given up for good
+    # else one that dies again while it restarts is given up for good
+    "distributed.deploy.lost-worker-timeout": "1000 days",
     "distributed.worker.daemon": True,
     "distributed.admin.log-format": "%(levelname)s %(name)s %(message)s",
 }
@@ -56,19 +60,27 @@ _LOCAL = {
 
 @contextlib.contextmanager
 def connect(workers: int | None, scheduler: str | None) -> Iterator[Client]:
-    """A client of `workers` new processes on this machine, or of an existing scheduler. Raises ShelfsortError where that one
-    does not answer or has no workers."""
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # each death of a worker would print pages
+    """A client of `workers` new processes on this machine, or of an existing scheduler. Raises
+    ShelfsortError where that one does not answer or has no workers."""
+    logging.getLogger("distributed").setLevel(
+        logging.CRITICAL
+    )  # each death of a worker would print pages
     with contextlib.ExitStack() as stack:
         if scheduler is None:
             count = workers or 1
-            set_by_dask = {*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"}
+            set_by_dask = {
+                *dask.config.get("distributed.nanny.pre-spawn-environ"),
+                "PYTHONHASHSEED",
+            }
             stack.callback(_forget, set_by_dask - os.environ.keys())
             stack.enter_context(dask.config.set(_LOCAL))
             cluster = LocalCluster(
-                n_workers=count, threads_per_worker=max(1, cores() // count), processes=True, dashboard_address=None,
+                n_workers=count,
+                threads_per_worker=max(1, cores() // count),
+                processes=True,
+                dashboard_address=None,
                 silence_logs=logging.CRITICAL,
-            )  # fmt: skip
+            )
             scheduler_or_cluster: Any = stack.enter_context(cluster)
         else:
             scheduler_or_cluster = scheduler
@@ -76,20 +88,24 @@ def connect(workers: int | None, scheduler: str | None) -> Iterator[Client]:
             client = stack.enter_context(Client(scheduler_or_cluster, timeout=10))
             client.wait_for_workers(1, timeout=_PATIENCE)
         except (OSError, TimeoutError, ValueError) as error:
-            raise ShelfsortError(f"{scheduler}: expected a dask scheduler with a worker, found none: {error}") from error
+            raise ShelfsortError(
+                f"{scheduler}: expected a dask scheduler with a worker, found none: {error}"
+            ) from error
         yield client
 
 
 def _forget(names: set[str]) -> None:
-    """dask limits its workers' threads through the environment of this process, which later children of it would inherit."""
+    """dask limits its workers' threads through the environment of this process, which later
+    children of it would inherit."""
     for name in names:
         os.environ.pop(name, None)
 
 
 @dataclass(frozen=True)
 class ModelPlace:
-    """Where a worker finds the model: the run folder where it sees one with these checksums, else the copy that it was sent; and
-    how it computes, in the client's precision: what `auto` is depends on the machine."""
+    """Where a worker finds the model: the run folder where it sees one with these checksums, else
+    the copy that it was sent; and how it computes, in the client's precision: what `auto` is
+    depends on the machine."""
 
     folder: str
     checkpoint: str
@@ -105,7 +121,10 @@ class ModelPlace:
     def visible(self) -> bool:
         """Whether this machine sees the run folder, with this very model in it."""
         run = Run(Path(self.folder))
-        found = [path.is_file() and sha256_file(path) for path in (run.checkpoint, run.stage2 / "manifest.json")]
+        found = [
+            path.is_file() and sha256_file(path)
+            for path in (run.checkpoint, run.stage2 / "manifest.json")
+        ]
         return found == [self.checkpoint, self.stage2]
 
 
@@ -114,12 +133,17 @@ class ModelNotSeenError(ArtifactError):
 
 
 class SentModel(WorkerPlugin):
-    """The model's files as a zip, which the scheduler hands to every worker, also to those that start later."""
+    """The model's files as a zip, which the scheduler hands to every worker, also to those that
+    start later."""
 
     def __init__(self, place: ModelPlace) -> None:
         self.name = place.sent_name
         run = Run(Path(place.folder))
-        views = (path for name in ("stage1/best.pt", "text.*", "head.npz") for path in run.folder.glob(f"views/*/{name}"))
+        views = (
+            path
+            for name in ("stage1/best.pt", "text.*", "head.npz")
+            for path in run.folder.glob(f"views/*/{name}")
+        )
         files = [run.checkpoint, *views, *filter(Path.is_file, run.stage2.rglob("*"))]
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w") as archive:
@@ -142,7 +166,9 @@ def score_task(task: Task, place: ModelPlace, config: ScoreConfig) -> Part:
     try:
         with _turn:
             vectors = tuple(config.vectors.items())
-            model = _open_model(place, str(worker.name), Path(worker.local_directory), config.runtime, vectors)
+            model = _open_model(
+                place, str(worker.name), Path(worker.local_directory), config.runtime, vectors
+            )
             part = next(Lanes(model, worker.state.nthreads)([task], config))
         if part.broken:
             _open_model.cache_clear()  # the worker may live on, and the file be mended
@@ -156,22 +182,34 @@ def score_task(task: Task, place: ModelPlace, config: ScoreConfig) -> Part:
 
 @lru_cache(maxsize=1)
 def _open_model(
-    place: ModelPlace, worker: str, own_folder: Path, runtime: str, vectors: tuple[tuple[str, str], ...]
-) -> Model:  # fmt: skip
+    place: ModelPlace,
+    worker: str,
+    own_folder: Path,
+    runtime: str,
+    vectors: tuple[tuple[str, str], ...],
+) -> Model:
     """The model, once a process."""
     sent = own_folder / place.sent_name
     if not sent.exists() and not place.visible():
-        raise ModelNotSeenError(place.folder, f"worker {worker} sees another model there, or none", "the same command")
+        raise ModelNotSeenError(
+            place.folder, f"worker {worker} sees another model there, or none", "the same command"
+        )
     gpus = torch.cuda.device_count()
     spread = place.device in ("auto", "cuda") and gpus > 1 and worker.isdigit()
     run = Run(sent if sent.exists() else Path(place.folder))
-    return Model.open(run, f"cuda:{int(worker) % gpus}" if spread else place.device, place.precision, runtime, dict(vectors))
+    return Model.open(
+        run,
+        f"cuda:{int(worker) % gpus}" if spread else place.device,
+        place.precision,
+        runtime,
+        dict(vectors),
+    )
 
 
 @dataclass
 class _Work:
-    """A task that is to be done; `span` says which of its rows where it only looks for the product at fault, `searched` that
-    this was done; `sent` that the model was sent for it."""
+    """A task that is to be done; `span` says which of its rows where it only looks for the product
+    at fault, `searched` that this was done; `sent` that the model was sent for it."""
 
     task: Task
     span: tuple[int, int] | None = None
@@ -205,7 +243,8 @@ class Workers:
     """The engine that scores on dask workers."""
 
     def __init__(self, client: Client, place: ModelPlace, files: list[tuple[str, int]]) -> None:
-        """Raises ShelfsortError where a worker lacks shelfsort or one of the `files`, those of the source (path, size)."""
+        """Raises ShelfsortError where a worker lacks shelfsort or one of the `files`, those of the
+        source (path, size)."""
         self.client, self.place = client, place
         _require(client, files)
         self._sent = False
@@ -229,7 +268,9 @@ class Workers:
                     work = todo.popleft() if todo else next((_Work(task) for task in fresh), None)
                     if work is None:
                         break
-                    future = self.client.submit(score_task, work.rows(), self.place, config, pure=False, retries=0)
+                    future = self.client.submit(
+                        score_task, work.rows(), self.place, config, pure=False, retries=0
+                    )
                     running[future] = work
                 if not running:
                     return
@@ -248,7 +289,9 @@ class Workers:
                     else:
                         raise error
         except (CancelledError, OSError) as error:
-            raise ShelfsortError("the scheduler is gone; finished parts are kept, run the same command again") from error
+            raise ShelfsortError(
+                "the scheduler is gone; finished parts are kept, run the same command again"
+            ) from error
         finally:
             self.client.cancel(list(running))
 
@@ -261,7 +304,9 @@ class Workers:
         seen = time.monotonic()
         while True:
             try:
-                return distributed.wait(list(running), timeout=_GLANCE, return_when="FIRST_COMPLETED").done
+                return distributed.wait(
+                    list(running), timeout=_GLANCE, return_when="FIRST_COMPLETED"
+                ).done
             except TimeoutError:
                 if self.client.nthreads():
                     seen = time.monotonic()
@@ -279,16 +324,24 @@ def _require(client: Client, files: list[tuple[str, int]]) -> None:
     try:
         lacking = client.run(missing_files, files)
     except ImportError as error:
-        raise ShelfsortError(f"the workers need this version of shelfsort installed: {error}") from error
+        raise ShelfsortError(
+            f"the workers need this version of shelfsort installed: {error}"
+        ) from error
     for worker, missing in lacking.items():
         if missing:
             remedy = "put it on a disk that all workers share, or name a dump by a URL such as s3://bucket/name"
-            raise ShelfsortError(f"{missing[0]}: worker {worker} sees no such file of the same size; {remedy}")
+            raise ShelfsortError(
+                f"{missing[0]}: worker {worker} sees no such file of the same size; {remedy}"
+            )
 
 
 def missing_files(files: list[tuple[str, int]]) -> list[str]:
     """Those that this machine doesn't see with their size; runs in every worker."""
-    return [path for path, size in files if not Path(path).is_file() or Path(path).stat().st_size != size]
+    return [
+        path
+        for path, size in files
+        if not Path(path).is_file() or Path(path).stat().st_size != size
+    ]
 
 
 def _after_death(searches: dict[int, _Search], work: _Work) -> list[_Work]:
@@ -318,4 +371,8 @@ def _close(searches: dict[int, _Search], work: _Work, *, guilty: bool) -> list[_
     search.open -= 1
     if guilty:
         search.deadly.add(work.span[0])
-    return [] if search.open else [_Work(replace(work.task, deadly=frozenset(search.deadly)), searched=True)]
+    return (
+        []
+        if search.open
+        else [_Work(replace(work.task, deadly=frozenset(search.deadly)), searched=True)]
+    )

@@ -1,4 +1,5 @@
-"""Which networks there are, by name: torchvision's, our own (`stage1_cnn.networks`), and timm's as `timm:NAME`; no weights."""
+"""Which networks there are, by name: torchvision's, our own (`stage1_cnn.networks`), and timm's as
+`timm:NAME`; no weights."""
 
 import difflib
 import importlib.util
@@ -33,13 +34,16 @@ class Architecture(NamedTuple):
 
 
 def check_name(name: str) -> str:
-    """The name, where it is a usable network. Raises ConfigError with the nearest names, or what to install."""
+    """The name, where it is a usable network. Raises ConfigError with the nearest names, or what to
+    install."""
     if name.startswith(TIMM):
         return _check_timm(name)
     known = torchvision.models.list_models(module=torchvision.models)
     if name in _OWN or (name in known and name not in _AUXILIARY):
         return name
-    reason = "has auxiliary classifiers, which stage 1 does not train" if name in known else "is unknown"
+    reason = (
+        "has auxiliary classifiers, which stage 1 does not train" if name in known else "is unknown"
+    )
     near = _nearest(name, sorted({*known, *_OWN} - {*_AUXILIARY})) or "resnet50, mobilenet_v2"
     expected = f"a classification network of torchvision, such as {near}, or timm:NAME"
     raise ConfigError(f"stage1.backbone: {name!r} {reason}; expected {expected}")
@@ -47,13 +51,17 @@ def check_name(name: str) -> str:
 
 def _check_timm(name: str) -> str:
     if importlib.util.find_spec("timm") is None:
-        raise ConfigError(f"stage1.backbone: {name} needs the package timm; install it with: pip install 'shelfsort[backbones]'")
+        raise ConfigError(
+            f"stage1.backbone: {name} needs the package timm; install it with: pip install 'shelfsort[backbones]'"
+        )
     import timm
 
     own = name.removeprefix(TIMM)
     if not timm.is_model(own.partition(".")[0]):
         near = _nearest(own, timm.list_models()) or "mobilenetv1_100"
-        raise ConfigError(f"stage1.backbone: timm has no network {own!r}; expected one that it has, such as {near}")
+        raise ConfigError(
+            f"stage1.backbone: timm has no network {own!r}; expected one that it has, such as {near}"
+        )
     return name
 
 
@@ -64,13 +72,16 @@ def _nearest(name: str, names: list[str]) -> str:
 def make(name: str, width: float = 1.0) -> Architecture:
     """The network with random weights, drawn from the default generator.
 
-    Raises ConfigError where there is none of that name or of that width, or where it does not end in a linear layer.
+    Raises ConfigError where there is none of that name or of that width, or where it does not end
+    in a linear layer.
     """
     check_name(name)
     if name in _WITH_WIDTH:
         module = _WITH_WIDTH[name](width)
     elif width != 1:
-        raise ConfigError(f"stage1.width: {name} comes in one width; expected 1, or one of {', '.join(_WITH_WIDTH)}")
+        raise ConfigError(
+            f"stage1.width: {name} comes in one width; expected 1, or one of {', '.join(_WITH_WIDTH)}"
+        )
     elif name.startswith(TIMM):
         import timm
 
@@ -88,5 +99,7 @@ def _classifier(name: str, module: nn.Module) -> tuple[str, nn.Linear]:
         found = [pair for pair in found if pair[1] is layer] or [("", layer)]
     if not isinstance(found[-1][1], nn.Linear):
         last = type(found[-1][1]).__name__
-        raise ConfigError(f"stage1.backbone: {name} ends in {last}, expected a linear layer that the head can replace")
+        raise ConfigError(
+            f"stage1.backbone: {name} ends in {last}, expected a linear layer that the head can replace"
+        )
     return found[-1]

@@ -1,7 +1,7 @@
 """Networks: a backbone, its last linear layer taken off, and a new head for K categories.
 
-Weights come from torchvision (downloaded and checked) or timm, from a file, or are random. What does not fit is refused with the
-keys that differ.
+Weights come from torchvision (downloaded and checked) or timm, from a file, or are random. What
+does not fit is refused with the keys that differ.
 """
 
 import pickle
@@ -42,11 +42,13 @@ class Network(nn.Module):
             return self.head(features)
 
     def freeze(self, trainable: int | str) -> None:
-        """Leaves the last `trainable` blocks of the backbone (`all`: all of it) to be trained; the rest gets no gradients and
-        stays in evaluation mode, so that its batch norm doesn't move."""
+        """Leaves the last `trainable` blocks of the backbone (`all`: all of it) to be trained; the
+        rest gets no gradients and stays in evaluation mode, so that its batch norm doesn't move."""
         parts = blocks(self.backbone)
         self.backbone.requires_grad_(trainable == "all")
-        kept = parts if trainable == "all" else parts[len(parts) - min(int(trainable), len(parts)) :]
+        kept = (
+            parts if trainable == "all" else parts[len(parts) - min(int(trainable), len(parts)) :]
+        )
         self.trainable = [module.requires_grad_(True) for modules in kept for module in modules]
         self.whole = trainable == "all"
         self.train(self.training)
@@ -64,10 +66,13 @@ class Network(nn.Module):
         return self
 
     def freeze_norm(self, choice: str) -> None:
-        """Batch norm keeps its statistics if `choice` is `frozen`, learns them if `train`; `auto` keeps those that were folded
-        into the filters (means 0, variances 1, as quantised releases have them), which batch statistics would wreck."""
+        """Batch norm keeps its statistics if `choice` is `frozen`, learns them if `train`; `auto`
+        keeps those that were folded into the filters (means 0, variances 1, as quantised releases
+        have them), which batch statistics would wreck."""
         norms = self._batch_norms()
-        folded = bool(norms) and all((n.running_mean == 0).all() and (n.running_var == 1).all() for n in norms)
+        folded = bool(norms) and all(
+            (n.running_mean == 0).all() and (n.running_var == 1).all() for n in norms
+        )
         self.norm_frozen = choice == "frozen" or (choice == "auto" and folded)
         self.train(self.training)
 
@@ -75,10 +80,14 @@ class Network(nn.Module):
         return [module for module in self.backbone.modules() if isinstance(module, _BatchNorm)]
 
 
-def build(name: str, classes: int, *, width: float = 1.0, weights: str = "none", seed: int = 0) -> Network:
-    """A network for `classes` categories; head and random weights follow from `seed`, whatever was drawn before.
+def build(
+    name: str, classes: int, *, width: float = 1.0, weights: str = "none", seed: int = 0
+) -> Network:
+    """A network for `classes` categories; head and random weights follow from `seed`, whatever was
+    drawn before.
 
-    `width` and `weights` are as in Stage1Config. Raises ConfigError where the name is unknown or the weights don't fit.
+    `width` and `weights` are as in Stage1Config. Raises ConfigError where the name is unknown or
+    the weights don't fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -87,7 +96,9 @@ def build(name: str, classes: int, *, width: float = 1.0, weights: str = "none",
         torch.default_generator.manual_seed(seed)  # again: one head for every backbone of its width
         head = nn.Linear(layer.in_features, classes)
     if weights != "none":
-        source, state = _imagenet(name) if weights == "imagenet" else _from_file(Path(weights), name)
+        source, state = (
+            _imagenet(name) if weights == "imagenet" else _from_file(Path(weights), name)
+        )
         _fit(backbone, state, place, f"stage1.weights: {source} does not fit {name}")
     return Network(backbone, head)
 
@@ -111,13 +122,16 @@ def check_size(network: Network, name: str, size: tuple[int, int]) -> None:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise ConfigError(f"stage1.image_size: {name} can't take {size[0]} x {size[1]} pixels ({error})") from error
+        raise ConfigError(
+            f"stage1.image_size: {name} can't take {size[0]} x {size[1]} pixels ({error})"
+        ) from error
     finally:
         network.train(training)
 
 
 def _imagenet(name: str) -> tuple[str, Mapping[str, torch.Tensor]]:
-    """ImageNet weights from the cache of torchvision or timm, or downloaded; torchvision's hash is checked."""
+    """ImageNet weights from the cache of torchvision or timm, or downloaded; torchvision's hash is
+    checked."""
     if name.startswith(TIMM):
         return _imagenet_of_timm(name)
     found = torchvision.models.get_model_weights("vgg16" if name == "vgg16_landmarks" else name)
@@ -125,7 +139,9 @@ def _imagenet(name: str) -> tuple[str, Mapping[str, torch.Tensor]]:
     weights = found["IMAGENET1K_V1"] if "IMAGENET1K_V1" in found.__members__ else found.DEFAULT
     try:
         load = torch.hub.load_state_dict_from_url
-        return weights.url, load(weights.url, map_location="cpu", check_hash=True, weights_only=True)
+        return weights.url, load(
+            weights.url, map_location="cpu", check_hash=True, weights_only=True
+        )
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         raise _not_downloaded(name, weights.url, error) from error
 
@@ -136,7 +152,9 @@ def _imagenet_of_timm(name: str) -> tuple[str, Mapping[str, torch.Tensor]]:
     own = name.removeprefix(TIMM)
     known = timm.get_pretrained_cfg(own)
     if known is None or not (known.hf_hub_id or known.url):
-        raise ConfigError(f"stage1.weights: timm has no ImageNet weights for {own}; expected none, or a file")
+        raise ConfigError(
+            f"stage1.weights: timm has no ImageNet weights for {own}; expected none, or a file"
+        )
     source = f"https://huggingface.co/{known.hf_hub_id}" if known.hf_hub_id else known.url
     try:
         return source, timm.create_model(own, pretrained=True).state_dict()
@@ -152,33 +170,59 @@ def _not_downloaded(name: str, source: str, error: Exception) -> ConfigError:
 
 
 def _from_file(path: Path, name: str) -> tuple[str, Mapping[str, torch.Tensor]]:
-    """A state_dict, or the backbone of a checkpoint of stage 1; tensors only, a file with code in it is refused."""
+    """A state_dict, or the backbone of a checkpoint of stage 1; tensors only, a file with code in
+    it is refused."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ConfigError(f"stage1.weights: no such file: {path}; expected imagenet, none, or a file") from None
+        raise ConfigError(
+            f"stage1.weights: no such file: {path}; expected imagenet, none, or a file"
+        ) from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"stage1.weights: {path} does not load as plain tensors: {reason}") from error
+        raise ConfigError(
+            f"stage1.weights: {path} does not load as plain tensors: {reason}"
+        ) from error
     if isinstance(content, Mapping) and "network" in content:
         trained = content.get("config", {}).get("backbone")
         if trained != name:
-            raise ConfigError(f"stage1.weights: {path} is a checkpoint of {trained}, expected {name} (stage1.backbone)")
-        content = {k.removeprefix("backbone."): v for k, v in content["network"].items() if k.startswith("backbone.")}
-    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+            raise ConfigError(
+                f"stage1.weights: {path} is a checkpoint of {trained}, expected {name} (stage1.backbone)"
+            )
+        content = {
+            k.removeprefix("backbone."): v
+            for k, v in content["network"].items()
+            if k.startswith("backbone.")
+        }
+    if not isinstance(content, Mapping) or not all(
+        isinstance(value, torch.Tensor) for value in content.values()
+    ):
         found = type(content).__name__
-        raise ConfigError(f"stage1.weights: {path} holds a {found}, expected a state_dict: names to tensors")
+        raise ConfigError(
+            f"stage1.weights: {path} holds a {found}, expected a state_dict: names to tensors"
+        )
     return str(path), content
 
 
 def _fit(backbone: nn.Module, state: Mapping[str, torch.Tensor], head: str, problem: str) -> None:
-    """Loads `state`, all but its classification layer `head`, strictly. Raises ConfigError naming what differs."""
+    """Loads `state`, all but its classification layer `head`, strictly. Raises ConfigError naming
+    what differs."""
     own = backbone.state_dict()
     given = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
-    given = {key: value for key, value in given.items() if key not in (f"{head}.weight", f"{head}.bias")}
+    given = {
+        key: value for key, value in given.items() if key not in (f"{head}.weight", f"{head}.bias")
+    }
     if new := getattr(backbone, "UNTRAINED", ""):
-        own = own if any(key.startswith(new) for key in given) else {key: own[key] for key in own if not key.startswith(new)}
-    faults = [f"{key} is missing" for key in own if key not in given and not key.endswith("num_batches_tracked")]
+        own = (
+            own
+            if any(key.startswith(new) for key in given)
+            else {key: own[key] for key in own if not key.startswith(new)}
+        )
+    faults = [
+        f"{key} is missing"
+        for key in own
+        if key not in given and not key.endswith("num_batches_tracked")
+    ]
     faults += [f"{key} is unexpected" for key in given if key not in own]
     faults += [
         f"{key} is {tuple(given[key].shape)}, expected {tuple(own[key].shape)}"
@@ -188,4 +232,7 @@ def _fit(backbone: nn.Module, state: Mapping[str, torch.Tensor], head: str, prob
     if faults:
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise ConfigError(f"{problem}: {', '.join(faults[:3])}{more}")
-    backbone.load_state_dict({key: given[key].to(own[key].dtype) if key in given else own[key] for key in own}, strict=not new)
+    backbone.load_state_dict(
+        {key: given[key].to(own[key].dtype) if key in given else own[key] for key in own},
+        strict=not new,
+    )

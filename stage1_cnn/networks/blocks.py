@@ -1,15 +1,18 @@
-"""The blocks of a backbone, from its input to its head: what layer-wise learning rates and partial training count by."""
+"""The blocks of a backbone, from its input to its head: what layer-wise learning rates and partial
+training count by."""
 
 from torch import nn
 
 from catalog.errors import ConfigError
 
 _MOST = 0.8
-"""A part that holds this share of all weights is no block but a list of blocks (`features`, `encoder`, `trunk_output`)."""
+"""A part that holds this share of all weights is no block but a list of blocks (`features`,
+`encoder`, `trunk_output`)."""
 
 
 def blocks(backbone: nn.Module) -> list[list[nn.Module]]:
-    """The blocks in their order, each a list of modules: a stage of ResNet, a layer of a transformer or of MobileNet.
+    """The blocks in their order, each a list of modules: a stage of ResNet, a layer of a
+    transformer or of MobileNet.
 
     A normalisation layer that stands alone belongs to the block before it.
     """
@@ -38,8 +41,8 @@ def _weights(module: nn.Module) -> int:
 
 
 def depths(backbone: nn.Module) -> dict[nn.Parameter, int]:
-    """How many blocks each parameter is away from the head: 1 in the last block; what belongs to no block (tokens, positions)
-    counts as part of the first."""
+    """How many blocks each parameter is away from the head: 1 in the last block; what belongs to no
+    block (tokens, positions) counts as part of the first."""
     parts = blocks(backbone)
     out = dict.fromkeys(backbone.parameters(), len(parts))
     for depth, modules in enumerate(reversed(parts), 1):
@@ -48,8 +51,9 @@ def depths(backbone: nn.Module) -> dict[nn.Parameter, int]:
 
 
 def set_drop_path(backbone: nn.Module, rate: float, name: str) -> None:
-    """Sets the rates at which residual branches are skipped, rising from 0 to `rate` over the depth (stochastic depth, Huang et
-    al. 2016). Raises ConfigError where the backbone has no such branches."""
+    """Sets the rates at which residual branches are skipped, rising from 0 to `rate` over the depth
+    (stochastic depth, Huang et al. 2016). Raises ConfigError where the backbone has no such
+    branches."""
     found = [module for module in backbone.modules() if type(module).__name__ in _DROP_PATH]
     if not found:
         expected = "expected a backbone that has, such as convnext_tiny, or null"
@@ -59,4 +63,5 @@ def set_drop_path(backbone: nn.Module, rate: float, name: str) -> None:
 
 
 _DROP_PATH = {"StochasticDepth": "p", "DropPath": "drop_prob"}
-"""The modules that skip a branch, torchvision's and timm's, and the attribute that holds the rate."""
+"""The modules that skip a branch, torchvision's and timm's, and the attribute that holds the rate.
+"""

@@ -1,5 +1,6 @@
-"""VGG-16 that looks at landmarks (after Liu, Lu 2018): it draws a heat map of each, makes an attention map of them all, and
-strengthens its own features there before it classifies. Without known landmarks attention learns from the categories alone."""
+"""VGG-16 that looks at landmarks (after Liu, Lu 2018): it draws a heat map of each, makes an
+attention map of them all, and strengthens its own features there before it classifies. Without
+known landmarks attention learns from the categories alone."""
 
 import torch
 from torch import nn
@@ -11,11 +12,13 @@ from stage1_cnn.networks.vgg import Vgg16, init_vgg, scaled
 _SPREAD = 0.02
 """Deviation of the bump that stands for a landmark in its heat map, as a share of the side."""
 _FUSED = 23
-"""Layers of VGG-16 up to the eighth of the input's size (28 x 28 at 224), where attention meets the features."""
+"""Layers of VGG-16 up to the eighth of the input's size (28 x 28 at 224), where attention meets the
+features."""
 
 
 class LandmarkVgg16(Vgg16):
-    """VGG-16 with a landmark branch; `width` as there. torchvision's weights of vgg16 fit all but the branch."""
+    """VGG-16 with a landmark branch; `width` as there. torchvision's weights of vgg16 fit all but
+    the branch."""
 
     UNTRAINED = "landmarks."
 
@@ -32,7 +35,8 @@ class LandmarkVgg16(Vgg16):
         return self.classifier(torch.flatten(self.avgpool(self.features[_FUSED:](features)), 1))
 
     def look(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Heat maps [B, 8, H, W], peak 1, and the attention map [B, 1, H / 8, W / 8], from 0 to 1, of some images."""
+        """Heat maps [B, 8, H, W], peak 1, and the attention map [B, 1, H / 8, W / 8], from 0 to 1,
+        of some images."""
         maps = self.landmarks(self.features[:_FUSED](images))
         return heat(maps), self.landmarks.attention(maps)
 
@@ -44,11 +48,17 @@ class LandmarkBranch(nn.Module):
         super().__init__()
         wide, half, thin = (scaled(filters, width) for filters in (64, 32, 16))
         self.draw = nn.Sequential(
-            nn.Conv2d(channels, wide, 1), nn.ReLU(inplace=True), nn.Conv2d(wide, wide, 3, padding=1), nn.ReLU(inplace=True),
+            nn.Conv2d(channels, wide, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(wide, wide, 3, padding=1),
+            nn.ReLU(inplace=True),
             nn.Upsample(scale_factor=2, mode="bilinear"),
-            nn.ConvTranspose2d(wide, half, 4, stride=2, padding=1), nn.ReLU(inplace=True),
-            nn.ConvTranspose2d(half, thin, 4, stride=2, padding=1), nn.ReLU(inplace=True), nn.Conv2d(thin, COUNT, 1),
-        )  # fmt: skip
+            nn.ConvTranspose2d(wide, half, 4, stride=2, padding=1),
+            nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(half, thin, 4, stride=2, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(thin, COUNT, 1),
+        )
         self.squeeze = nn.Conv2d(COUNT, 1, 3, padding=1)
         init_vgg(self)
 
@@ -83,16 +93,20 @@ def heat(maps: torch.Tensor) -> torch.Tensor:
 
 
 def landmark_loss(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy between each visible landmark's bump and the softmax of its scores [B, 8, H, W] over all places; mean of the
-    eight (0 for those that are not seen), summed over the images. `points` float32 [B, 8, 3] as in catalog.landmarks."""
+    """Cross-entropy between each visible landmark's bump and the softmax of its scores [B, 8, H, W]
+    over all places; mean of the eight (0 for those that are not seen), summed over the images.
+    `points` float32 [B, 8, 3] as in catalog.landmarks."""
     (down, across), (x, y, seen) = _grid(maps), points.unbind(2)
-    bump = torch.exp(-(_square(down, y)[..., None] + _square(across, x)[:, :, None]) / (2 * _SPREAD**2)).flatten(2)
+    bump = torch.exp(
+        -(_square(down, y)[..., None] + _square(across, x)[:, :, None]) / (2 * _SPREAD**2)
+    ).flatten(2)
     bump = bump / bump.sum(2, keepdim=True).clamp(min=1e-12)
     return -((bump * log_softmax(maps.float().flatten(2), 2)).sum(2) * (seen > 0)).sum() / COUNT
 
 
 def landmark_error(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Distances, as shares of the side, between the likeliest places and the visible landmarks, float32 [their number]."""
+    """Distances, as shares of the side, between the likeliest places and the visible landmarks,
+    float32 [their number]."""
     down, across = _grid(maps)
     best = maps.flatten(2).argmax(2)
     width = maps.shape[3]

@@ -14,12 +14,19 @@ class Vgg16(nn.Module):
     def __init__(self, width: float = 1.0, classes: int = 1000) -> None:
         super().__init__()
         last, hidden = scaled(512, width), scaled(4096, width)
-        self.features = make_layers([layer if layer == "M" else scaled(layer, width) for layer in _LAYERS])
+        self.features = make_layers(
+            [layer if layer == "M" else scaled(layer, width) for layer in _LAYERS]
+        )
         self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
         self.classifier = nn.Sequential(
-            skip_init(nn.Linear, last * 7 * 7, hidden), nn.ReLU(inplace=True), nn.Dropout(),
-            skip_init(nn.Linear, hidden, hidden), nn.ReLU(inplace=True), nn.Dropout(), skip_init(nn.Linear, hidden, classes),
-        )  # fmt: skip
+            skip_init(nn.Linear, last * 7 * 7, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            skip_init(nn.Linear, hidden, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            skip_init(nn.Linear, hidden, classes),
+        )
         init_vgg(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -33,7 +40,8 @@ def scaled(filters: int, width: float) -> int:
 
 
 def init_vgg(network: nn.Module) -> None:
-    """Kaiming's start for convolutions, and small weights for linear layers, as torchvision's VGG has them."""
+    """Kaiming's start for convolutions, and small weights for linear layers, as torchvision's VGG
+    has them."""
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

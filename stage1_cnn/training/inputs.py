@@ -1,7 +1,9 @@
-"""What a phase trains on: photos through the whole network, or cached features through the head alone.
+"""What a phase trains on: photos through the whole network, or cached features through the head
+alone.
 
-Both give the same: pairs of inputs and labels on the device, for training places in given parts and for validation. Of several
-processes each has its own share of every step and of the validation rows.
+Both give the same: pairs of inputs and labels on the device, for training places in given parts and
+for validation. Of several processes each has its own share of every step and of the validation
+rows.
 """
 
 import contextlib
@@ -34,17 +36,31 @@ _MEASURED = 10_000
 
 
 class Photos:
-    """Photos of the store, augmented for training, plain for validation; unreadable ones are left out and counted."""
+    """Photos of the store, augmented for training, plain for validation; unreadable ones are left
+    out and counted."""
 
     def __init__(
-        self, store: Blobs, train: ImageTable, val: ImageTable, config: Stage1Config, engine: Engine,
+        self,
+        store: Blobs,
+        train: ImageTable,
+        val: ImageTable,
+        config: Stage1Config,
+        engine: Engine,
         transform: EvalTransform | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`transform` is the one of evaluation; where None it follows from the configuration."""
-        self.store, self.train, self.val, self.config, self.engine = store, train, val, config, engine
+        self.store, self.train, self.val, self.config, self.engine = (
+            store,
+            train,
+            val,
+            config,
+            engine,
+        )
         self.unreadable: set[int] = set()
         measured = transform is None and config.normalisation == "train_mean"
-        self.transform = transform or EvalTransform.from_config(config, self._moments() if measured else None)
+        self.transform = transform or EvalTransform.from_config(
+            config, self._moments() if measured else None
+        )
         self.fitted = replace(self.transform, height=config.fit_size[0], width=config.fit_size[1])
         self.normaliser = Normaliser(self.transform, engine.device)
         self.sampler = Sampler(train.class_index, train.image_id, config)
@@ -56,33 +72,52 @@ class Photos:
 
     @property
     def steps(self) -> int:
-        """Steps an epoch, of whole batches: batch norm suffers from a small rest. Other images are left out every epoch."""
+        """Steps an epoch, of whole batches: batch norm suffers from a small rest. Other images are
+        left out every epoch."""
         return max(1, len(self.sampler) // self.config.batch_size)
 
     def training(self, parts: Iterable[np.ndarray], epoch: int) -> Iterator[Pair]:
-        """Pairs of inputs float32 [B, 3, H, W] and labels, and landmarks where there are any, a part each; one without readable
-        image is empty."""
+        """Pairs of inputs float32 [B, 3, H, W] and labels, and landmarks where there are any, a
+        part each; one without readable image is empty."""
         config = self.config
-        transform = TrainTransform(self.fitted, config.augment, config.seed, epoch, config.sampling == "levelled")
+        transform = TrainTransform(
+            self.fitted, config.augment, config.seed, epoch, config.sampling == "levelled"
+        )
         return self._pairs(self.train, transform, parts)
 
     def validation(self) -> Iterator[Pair]:
         """The validation images, in store order."""
-        return self._pairs(self.val, self.transform, _share(len(self.val), self.config, self.engine.processes))
+        return self._pairs(
+            self.val, self.transform, _share(len(self.val), self.config, self.engine.processes)
+        )
 
-    def _pairs(self, table: ImageTable, transform: Transform, parts: Iterable[np.ndarray]) -> Iterator[Pair]:
+    def _pairs(
+        self, table: ImageTable, transform: Transform, parts: Iterable[np.ndarray]
+    ) -> Iterator[Pair]:
         with contextlib.closing(self._readable(table, transform, parts)) as found:
             for batch in found:
                 pair = self._on_device(table, transform, batch)
-                yield pair if self.landmarks is None else (*pair, self._points(self.landmarks, table, transform, batch))
+                yield (
+                    pair
+                    if self.landmarks is None
+                    else (*pair, self._points(self.landmarks, table, transform, batch))
+                )
 
-    def _points(self, landmarks: Landmarks, table: ImageTable, transform: Transform, batch: Batch) -> torch.Tensor:
+    def _points(
+        self, landmarks: Landmarks, table: ImageTable, transform: Transform, batch: Batch
+    ) -> torch.Tensor:
         image_id = table.image_id[batch.rows]
-        return torch.from_numpy(transform.points(landmarks.of(image_id), image_id, batch.repeats)).to(self.engine.device)
+        return torch.from_numpy(
+            transform.points(landmarks.of(image_id), image_id, batch.repeats)
+        ).to(self.engine.device)
 
-    def _on_device(self, table: ImageTable, transform: Transform, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _on_device(
+        self, table: ImageTable, transform: Transform, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         changes = transform.changes(table.image_id[batch.rows], batch.repeats)
-        return self.normaliser(batch.pixels, changes), batch.labels.to(self.engine.device, non_blocking=True)
+        return self.normaliser(batch.pixels, changes), batch.labels.to(
+            self.engine.device, non_blocking=True
+        )
 
     def batches(
         self, table: ImageTable, transform: Transform, parts: Iterable[np.ndarray]
@@ -91,11 +126,17 @@ class Photos:
         for batch in self._readable(table, transform, parts):
             yield batch.rows, *self._on_device(table, transform, batch)
 
-    def _readable(self, table: ImageTable, transform: Transform, parts: Iterable[np.ndarray]) -> Iterator[Batch]:
+    def _readable(
+        self, table: ImageTable, transform: Transform, parts: Iterable[np.ndarray]
+    ) -> Iterator[Batch]:
         """Batches without their unreadable images, which are noted."""
-        workers = decode_threads(self.config.workers, self.engine.device, self.engine.processes.local_size)
+        workers = decode_threads(
+            self.config.workers, self.engine.device, self.engine.processes.local_size
+        )
         pin = self.engine.device.type == "cuda"
-        with contextlib.closing(stream(self.store, table, transform, parts, workers=workers, pin_memory=pin)) as found:
+        with contextlib.closing(
+            stream(self.store, table, transform, parts, workers=workers, pin_memory=pin)
+        ) as found:
             for batch in found:
                 if not batch.reasons:
                     yield batch
@@ -103,13 +144,21 @@ class Photos:
                 self._note(table, batch.reasons)
                 kept, whole = batch.readable, torch.from_numpy(batch.readable)
                 yield Batch(
-                    batch.rows[kept], batch.repeats[kept], batch.pixels[whole], batch.labels[whole], batch.readable[kept], {}
+                    batch.rows[kept],
+                    batch.repeats[kept],
+                    batch.pixels[whole],
+                    batch.labels[whole],
+                    batch.readable[kept],
+                    {},
                 )
 
     def _moments(self) -> Moments:
-        """Mean and standard deviation of each channel over training photos, at the size that the network sees."""
+        """Mean and standard deviation of each channel over training photos, at the size that the
+        network sees."""
         plain = EvalTransform(*self.config.size, (0.0,) * 3, (1.0,) * 3)
-        rows = np.unique(np.linspace(0, len(self.train) - 1, min(len(self.train), _MEASURED)).astype(np.int64))
+        rows = np.unique(
+            np.linspace(0, len(self.train) - 1, min(len(self.train), _MEASURED)).astype(np.int64)
+        )
         sums, pixels = np.zeros((2, 3)), 0
         for batch in self._readable(self.train, plain, in_parts(rows, self.config.batch_size)):
             values = batch.pixels.double() / 255
@@ -129,7 +178,8 @@ class Photos:
 
 @dataclass(frozen=True)
 class Cached:
-    """Features of the frozen backbone, float16 [N, D], with labels int64 [N], and the rows that are readable."""
+    """Features of the frozen backbone, float16 [N, D], with labels int64 [N], and the rows that are
+    readable."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -137,13 +187,17 @@ class Cached:
 
 
 class CachedFeatures:
-    """The frozen backbone's features of all training and validation images, computed once; the head trains on them.
+    """The frozen backbone's features of all training and validation images, computed once; the head
+    trains on them.
 
-    Features are rounded to float16 as in features.h5. Beyond `cache_gb` they lie in a temporary file without a name in
-    `folder`, which vanishes with the process; several processes share such a file, each filling in its share.
+    Features are rounded to float16 as in features.h5. Beyond `cache_gb` they lie in a temporary
+    file without a name in `folder`, which vanishes with the process; several processes share such a
+    file, each filling in its share.
     """
 
-    def __init__(self, photos: Photos, network: Network, folder: Path, check: Callable[[], None]) -> None:
+    def __init__(
+        self, photos: Photos, network: Network, folder: Path, check: Callable[[], None]
+    ) -> None:
         """`check` is called after every batch and may raise."""
         self.config = photos.config
         self.engine = replace(photos.engine, precision="fp32")
@@ -152,7 +206,9 @@ class CachedFeatures:
         shared = processes.size > 1
         place = folder if shared or need > self.config.cache_gb * 2**30 else None
         network.eval()
-        with progress((len(photos.train) + len(photos.val)) // processes.size, "frozen features", "img") as bar:
+        with progress(
+            (len(photos.train) + len(photos.val)) // processes.size, "frozen features", "img"
+        ) as bar:
 
             def done(images: int) -> None:
                 bar.update(images)
@@ -160,7 +216,9 @@ class CachedFeatures:
                     check()
 
             self.train, self.val = (
-                _extract(photos, table, network, _allocate(len(table), width, place, processes), done)
+                _extract(
+                    photos, table, network, _allocate(len(table), width, place, processes), done
+                )
                 for table in (photos.train, photos.val)
             )
         self.sampler = Sampler(self.train.labels[self.train.rows], self.train.rows, self.config)
@@ -230,12 +288,19 @@ def _mapped(file: IO[bytes], rows: int, width: int) -> np.ndarray:
 
 
 def _extract(
-    photos: Photos, table: ImageTable, network: Network, out: np.ndarray, done: Callable[[int], None]
+    photos: Photos,
+    table: ImageTable,
+    network: Network,
+    out: np.ndarray,
+    done: Callable[[int], None],
 ) -> Cached:
     processes = photos.engine.processes
     readable = torch.zeros(len(table), dtype=torch.int32)
     parts = _share(len(table), photos.config, processes)
-    with torch.inference_mode(), contextlib.closing(photos.batches(table, photos.transform, parts)) as found:
+    with (
+        torch.inference_mode(),
+        contextlib.closing(photos.batches(table, photos.transform, parts)) as found,
+    ):
         for rows, inputs, _ in found:
             with photos.engine.autocast():
                 features = network.features(inputs)

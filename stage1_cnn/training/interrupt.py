@@ -6,13 +6,16 @@ from types import FrameType
 
 
 class Interrupt:
-    """Context manager: inside, the first SIGINT only sets `requested`, the second raises KeyboardInterrupt at once."""
+    """Context manager: inside, the first SIGINT only sets `requested`, the second raises
+    KeyboardInterrupt at once."""
 
     def __init__(self) -> None:
         self.requested = False
 
     def __enter__(self) -> "Interrupt":
-        self._main = threading.current_thread() is threading.main_thread()  # others can't have handlers
+        self._main = (
+            threading.current_thread() is threading.main_thread()
+        )  # others can't have handlers
         if self._main:
             self._before = signal.signal(signal.SIGINT, self._handle)
         return self

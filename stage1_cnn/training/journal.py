@@ -1,4 +1,5 @@
-"""metrics.jsonl and TensorBoard scalars: a line an epoch, exactly the epochs that the checkpoint knows."""
+"""metrics.jsonl and TensorBoard scalars: a line an epoch, exactly the epochs that the checkpoint
+knows."""
 
 import json
 import shutil
@@ -11,7 +12,8 @@ from catalog.artifacts import write_text, writing
 
 
 class Journal:
-    """Writes both; a restart writes them anew from the checkpoint's history, so that a lost epoch leaves no line."""
+    """Writes both; a restart writes them anew from the checkpoint's history, so that a lost epoch
+    leaves no line."""
 
     def __init__(self, folder: Path, history: list[dict[str, Any]]) -> None:
         self.path, self.epochs = folder / "metrics.jsonl", len(history)

@@ -1,4 +1,5 @@
-"""What every phase shares: one optimisation step, its schedule, and evaluation. Knows nothing of files or images."""
+"""What every phase shares: one optimisation step, its schedule, and evaluation. Knows nothing of
+files or images."""
 
 import contextlib
 import math
@@ -21,13 +22,15 @@ from stage1_cnn.networks.landmarks import LandmarkLoss
 from stage1_cnn.training.ema import Ema
 
 Pair = tuple[torch.Tensor, ...]
-"""On a module's device: its inputs, labels int64 [B] or mixed targets float32 [B, K], perhaps landmarks float32 [B, 8, 3]."""
+"""On a module's device: its inputs, labels int64 [B] or mixed targets float32 [B, K], perhaps
+landmarks float32 [B, 8, 3]."""
 Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Cross-entropy, share of first guesses and of first five guesses that are right, over `images` images."""
+    """Cross-entropy, share of first guesses and of first five guesses that are right, over `images`
+    images."""
 
     loss: float
     top1: float
@@ -37,8 +40,8 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up over `warmup` steps, then a cosine to 0 at `steps`, or no change where `constant`: the factor of the highest
-    learning rate."""
+    """Linear warm-up over `warmup` steps, then a cosine to 0 at `steps`, or no change where
+    `constant`: the factor of the highest learning rate."""
 
     steps: int
     warmup: int
@@ -50,42 +53,71 @@ class Schedule:
             return (step + 1) / (self.warmup + 1)
         if self.constant:
             return 1.0
-        return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup)))
+        return 0.5 * (
+            1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup))
+        )
 
 
 class Learner:
-    """A module with its loss, optimizer, learning-rate schedule, gradient clipping, loss scaling, and average of weights."""
+    """A module with its loss, optimizer, learning-rate schedule, gradient clipping, loss scaling,
+    and average of weights."""
 
     def __init__(
-        self, module: nn.Module, config: Stage1Config, engine: Engine, *, lr: float, schedule: Schedule,
-        depths: Mapping[nn.Parameter, int] | None = None, shares: torch.Tensor | None = None, average: bool = False,
-    ) -> None:  # fmt: skip
-        """`depths` are those of `blocks.depths` (none: one learning rate), `shares` float32 [K] the categories' shares of the
-        training photos, for the logit adjustment; `average` keeps a moving average where the configuration asks for one."""
+        self,
+        module: nn.Module,
+        config: Stage1Config,
+        engine: Engine,
+        *,
+        lr: float,
+        schedule: Schedule,
+        depths: Mapping[nn.Parameter, int] | None = None,
+        shares: torch.Tensor | None = None,
+        average: bool = False,
+    ) -> None:
+        """`depths` are those of `blocks.depths` (none: one learning rate), `shares` float32 [K] the
+        categories' shares of the training photos, for the logit adjustment; `average` keeps a
+        moving average where the configuration asks for one."""
         self.module, self.engine, self.schedule, self.steps = module, engine, schedule, 0
         self.clip_norm, self.smoothing = config.clip_norm or math.inf, config.label_smoothing
         self.offset = None
         if config.logit_adjustment and shares is not None:
-            logs = shares.clamp(min=1e-12).log()  # of a category without photos none: label smoothing would lift its raw score
-            self.offset = config.logit_adjustment * torch.where(shares > 0, logs, 0).to(engine.device)
+            logs = shares.clamp(
+                min=1e-12
+            ).log()  # of a category without photos none: label smoothing would lift its raw score
+            self.offset = config.logit_adjustment * torch.where(shares > 0, logs, 0).to(
+                engine.device
+            )
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.parameters, config, lr, depths or {})
         self.scaler = torch.amp.GradScaler(engine.device.type, enabled=engine.precision == "fp16")
         self.ema = Ema(module, config.ema_decay) if average and config.ema_decay else None
-        branch = getattr(getattr(module, "backbone", None), "landmarks", None) if config.landmarks else None
-        self.landmark_loss = LandmarkLoss(branch, config.landmark_weight) if branch is not None else None
+        branch = (
+            getattr(getattr(module, "backbone", None), "landmarks", None)
+            if config.landmarks
+            else None
+        )
+        self.landmark_loss = (
+            LandmarkLoss(branch, config.landmark_weight) if branch is not None else None
+        )
         self.forward = module
         self.shared: DistributedDataParallel | None = None
 
     def distribute(self, compiled: str) -> None:
-        """From here on steps go through DistributedDataParallel (of several processes) and torch.compile (`Stage1Config`)."""
+        """From here on steps go through DistributedDataParallel (of several processes) and
+        torch.compile (`Stage1Config`)."""
         if self.engine.processes.size > 1:
             own = [self.engine.device] if self.engine.device.type == "cuda" else None
-            self.forward = self.shared = DistributedDataParallel(self.module, device_ids=own, gradient_as_bucket_view=True)
+            self.forward = self.shared = DistributedDataParallel(
+                self.module, device_ids=own, gradient_as_bucket_view=True
+            )
         if compiled == "graphs" and self.engine.device.type != "cuda":
-            raise ConfigError(f"stage1.compile: CUDA graphs need a GPU, found {self.engine.device.type}; expected none or plain")
+            raise ConfigError(
+                f"stage1.compile: CUDA graphs need a GPU, found {self.engine.device.type}; expected none or plain"
+            )
         if compiled != "none":
-            self.forward = torch.compile(self.forward, mode="reduce-overhead" if compiled == "graphs" else "default")
+            self.forward = torch.compile(
+                self.forward, mode="reduce-overhead" if compiled == "graphs" else "default"
+            )
 
     @property
     def judged(self) -> nn.Module:
@@ -93,7 +125,8 @@ class Learner:
         return self.ema.module if self.ema else self.module
 
     def step(self, parts: Sequence[Pair], images: int | None = None) -> torch.Tensor:
-        """One step on the parts of a batch that has `images` in all processes; the sum of this one's losses, on the device."""
+        """One step on the parts of a batch that has `images` in all processes; the sum of this
+        one's losses, on the device."""
         images = sum(len(labels) for _, labels, *_ in parts) if images is None else images
         for group in self.optimizer.param_groups:
             group["lr"] = group["top_lr"] * self.schedule(self.steps)
@@ -102,7 +135,8 @@ class Learner:
         for number, pair in enumerate(parts, 1):
             with self._together(number == len(parts)):
                 loss = self._loss(*pair)
-                # DistributedDataParallel averages the processes' gradients; the mean over all images is wanted
+                # DistributedDataParallel averages the processes' gradients; the mean over all
+                # images is wanted
                 self.scaler.scale(loss * (self.engine.processes.size / images)).backward()
             total += loss.detach()
         self.scaler.unscale_(self.optimizer)
@@ -114,12 +148,16 @@ class Learner:
             self.ema.update(self.module)
         return total
 
-    def _loss(self, inputs: torch.Tensor, labels: torch.Tensor, points: torch.Tensor | None = None) -> torch.Tensor:
+    def _loss(
+        self, inputs: torch.Tensor, labels: torch.Tensor, points: torch.Tensor | None = None
+    ) -> torch.Tensor:
         with self.engine.autocast():
             logits = self.forward(inputs).float()
         logits = logits if self.offset is None else logits + self.offset
         loss = cross_entropy(logits, labels, reduction="sum", label_smoothing=self.smoothing)
-        return loss + self.landmark_loss(points) if self.landmark_loss and points is not None else loss
+        return (
+            loss + self.landmark_loss(points) if self.landmark_loss and points is not None else loss
+        )
 
     def _together(self, last: bool) -> contextlib.AbstractContextManager:
         """Gradients travel once a step, with the last part."""
@@ -151,8 +189,8 @@ class Learner:
 
 @dataclass
 class Tally:
-    """How far an epoch is: steps and images done by all processes, and the sum of this one's losses (on the device until it is
-    read)."""
+    """How far an epoch is: steps and images done by all processes, and the sum of this one's losses
+    (on the device until it is read)."""
 
     step: int = 0
     images: int = 0
@@ -160,22 +198,32 @@ class Tally:
 
 
 def train_steps(
-    learner: Learner, pairs: Iterator[Pair], tally: Tally, *, parts: int = 1, prepare: Callable[[], Mix] = lambda: _as_they_are
+    learner: Learner,
+    pairs: Iterator[Pair],
+    tally: Tally,
+    *,
+    parts: int = 1,
+    prepare: Callable[[], Mix] = lambda: _as_they_are,
 ) -> Iterator[int]:
     """A step a batch of `parts` pairs; yields its images once `tally` counts it.
 
-    `prepare` is called before each step and returns what mixes the photos of its parts. A step is passed over, by all processes,
-    where it has a single image or none, or one of its parts, while batch norm learns.
+    `prepare` is called before each step and returns what mixes the photos of its parts. A step is
+    passed over, by all processes, where it has a single image or none, or one of its parts, while
+    batch norm learns.
     """
     learner.module.train()
-    norm = any(isinstance(module, _BatchNorm) and module.training for module in learner.module.modules())
+    norm = any(
+        isinstance(module, _BatchNorm) and module.training for module in learner.module.modules()
+    )
     with contextlib.closing(pairs):
         while batch := list(islice(pairs, parts)):
             sizes = [len(labels) for _, labels, *_ in batch]
             images, short = learner.engine.processes.total([sum(sizes), norm and min(sizes) < 2])
             mix = prepare()
             if images > 1 and not short:
-                tally.loss = tally.loss + learner.step([(*mix(*pair[:2]), *pair[2:]) for pair in batch], int(images))
+                tally.loss = tally.loss + learner.step(
+                    [(*mix(*pair[:2]), *pair[2:]) for pair in batch], int(images)
+                )
                 tally.images += int(images)
             tally.step += 1
             yield int(images)
@@ -186,14 +234,22 @@ def _as_they_are(inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], config: Stage1Config, lr: float, depths: Mapping[nn.Parameter, int]
+    parameters: Iterable[nn.Parameter],
+    config: Stage1Config,
+    lr: float,
+    depths: Mapping[nn.Parameter, int],
 ) -> torch.optim.Optimizer:
-    """AdamW or SGD; vectors (biases, normalisation layers) have no weight decay, deeper blocks a lower learning rate."""
+    """AdamW or SGD; vectors (biases, normalisation layers) have no weight decay, deeper blocks a
+    lower learning rate."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     for parameter in parameters:
         groups[config.layer_decay ** depths.get(parameter, 0), parameter.ndim > 1].append(parameter)
     options = [
-        {"params": groups[scale, decayed], "weight_decay": config.weight_decay * decayed, "top_lr": lr * scale}
+        {
+            "params": groups[scale, decayed],
+            "weight_decay": config.weight_decay * decayed,
+            "top_lr": lr * scale,
+        }
         for scale, decayed in sorted(groups, reverse=True)
     ]
     if config.optimizer == "sgd":
@@ -202,7 +258,8 @@ def make_optimizer(
 
 
 def evaluate(module: nn.Module, pairs: Iterable[Pair], engine: Engine) -> Metrics | None:
-    """Loss without smoothing, top-1 and top-5 in evaluation mode, over the pairs of all processes; None where there are none."""
+    """Loss without smoothing, top-1 and top-5 in evaluation mode, over the pairs of all processes;
+    None where there are none."""
     module.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=engine.device)
     with torch.inference_mode():
@@ -211,7 +268,14 @@ def evaluate(module: nn.Module, pairs: Iterable[Pair], engine: Engine) -> Metric
                 logits = module(inputs).float()
             hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
             loss = cross_entropy(logits, labels, reduction="sum")
-            sums += torch.stack([loss, hits[:, 0].sum(), hits.sum(), hits.new_tensor(len(labels), dtype=torch.int64)]).double()
+            sums += torch.stack(
+                [
+                    loss,
+                    hits[:, 0].sum(),
+                    hits.sum(),
+                    hits.new_tensor(len(labels), dtype=torch.int64),
+                ]
+            ).double()
     images = int(engine.processes.reduce(sums)[3])
     if not images:
         return None
@@ -220,8 +284,11 @@ def evaluate(module: nn.Module, pairs: Iterable[Pair], engine: Engine) -> Metric
 
 
 def require_finite(loss: float, place: str) -> float:
-    """The loss itself. Raises ShelfsortError where it is not a number, since nothing after that can be right."""
+    """The loss itself. Raises ShelfsortError where it is not a number, since nothing after that can
+    be right."""
     if not math.isfinite(loss):
         advice = "lower stage1.lr and stage1.head_lr, or set stage1.precision=fp32"
-        raise ShelfsortError(f"stage 1: the loss became {loss} ({place}), expected a number; {advice}")
+        raise ShelfsortError(
+            f"stage 1: the loss became {loss} ({place}), expected a number; {advice}"
+        )
     return loss

@@ -24,12 +24,20 @@ class Phase:
 
 def phases_of(config: Stage1Config) -> list[Phase]:
     """The phases that a configuration asks for; random weights have no use for a frozen backbone."""
-    phases = [Phase("head", 0, config.head_epochs, config.head_lr), Phase("finetune", 1, config.epochs, config.lr)]
-    return [phase for phase in phases if phase.epochs and not (phase.name == "head" and config.weights == "none")]
+    phases = [
+        Phase("head", 0, config.head_epochs, config.head_lr),
+        Phase("finetune", 1, config.epochs, config.lr),
+    ]
+    return [
+        phase
+        for phase in phases
+        if phase.epochs and not (phase.name == "head" and config.weights == "none")
+    ]
 
 
 def finished(phase: Phase, history: Sequence[dict[str, Any]], patience: int | None) -> bool:
-    """Whether a phase has had its epochs, or val_a has not improved for `patience` of them; `history` as in metrics.jsonl."""
+    """Whether a phase has had its epochs, or val_a has not improved for `patience` of them;
+    `history` as in metrics.jsonl."""
     top1 = [line["val_top1"] for line in history if line["phase"] == phase.name]
     if len(top1) >= phase.epochs:
         return True
@@ -48,7 +56,9 @@ def check_batch(config: Stage1Config, processes: Processes) -> None:
         )
 
 
-def parts_of(order: np.ndarray, batch: int, accumulate: int, processes: Processes) -> Iterator[np.ndarray]:
+def parts_of(
+    order: np.ndarray, batch: int, accumulate: int, processes: Processes
+) -> Iterator[np.ndarray]:
     """Of each step's photos this process's share, in `accumulate` parts."""
     count = processes.size * accumulate
     own = slice(processes.rank * accumulate, (processes.rank + 1) * accumulate)

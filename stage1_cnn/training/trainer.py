@@ -1,9 +1,11 @@
-"""Stage 1's training: the head over the frozen backbone first, then the whole network; resumes where it was stopped.
+"""Stage 1's training: the head over the frozen backbone first, then the whole network; resumes
+where it was stopped.
 
-In: the store's `train` and `val_a` images that may be fitted. On disk, in the run's folder stage1/: last.pt, before.pt, best.pt,
-head.pt, metrics.jsonl, tensorboard/, and at the very end summary.json. Every random draw follows from the seed, the phase, the
-epoch, and the step or the image; last.pt holds the rest, so that a run that was killed ends with the weights of one that was not.
-Of several processes all train and one writes.
+In: the store's `train` and `val_a` images that may be fitted. On disk, in the run's folder stage1/:
+last.pt, before.pt, best.pt, head.pt, metrics.jsonl, tensorboard/, and at the very end summary.json.
+Every random draw follows from the seed, the phase, the epoch, and the step or the image; last.pt
+holds the rest, so that a run that was killed ends with the weights of one that was not. Of several
+processes all train and one writes.
 """
 
 import contextlib
@@ -34,7 +36,16 @@ from stage1_cnn.processes import ALONE, Processes
 from stage1_cnn.training.inputs import CachedFeatures, Photos
 from stage1_cnn.training.interrupt import Interrupt
 from stage1_cnn.training.journal import Journal
-from stage1_cnn.training.learner import Learner, Metrics, Pair, Schedule, Tally, evaluate, require_finite, train_steps
+from stage1_cnn.training.learner import (
+    Learner,
+    Metrics,
+    Pair,
+    Schedule,
+    Tally,
+    evaluate,
+    require_finite,
+    train_steps,
+)
 from stage1_cnn.training.plan import Phase, check_batch, finished, parts_of, phases_of
 from stage1_cnn.transforms import EvalTransform
 
@@ -45,7 +56,8 @@ Cut = Callable[[Store], tuple[ImageTable, ImageTable]]
 
 @dataclass(frozen=True)
 class Summary:
-    """summary.json: what was made of what, the best epoch on val_a (the last where that is empty), and what it took."""
+    """summary.json: what was made of what, the best epoch on val_a (the last where that is empty),
+    and what it took."""
 
     made_from: dict[str, Any]
     checkpoint: str
@@ -57,11 +69,13 @@ class Summary:
 
 
 def check_training(config: Stage1Config, classes: int, processes: Processes = ALONE) -> None:
-    """Raises ConfigError where `train_stage1` would before its first step: on what the machine or the network can't do, and on
-    files that can't be read."""
+    """Raises ConfigError where `train_stage1` would before its first step: on what the machine or
+    the network can't do, and on files that can't be read."""
     choose_engine(config.device, config.precision, processes)
     check_batch(config, processes)
-    network = build(config.backbone, classes, width=config.width, weights=config.weights, seed=config.seed)
+    network = build(
+        config.backbone, classes, width=config.width, weights=config.weights, seed=config.seed
+    )
     for size in (config.size, config.fit_size):
         check_size(network, config.backbone, size)
     if config.landmarks:
@@ -69,14 +83,20 @@ def check_training(config: Stage1Config, classes: int, processes: Processes = AL
 
 
 def train_stage1(
-    store: Store, config: Stage1Config, folder: Path, made_from: dict[str, Any], processes: Processes = ALONE,
+    store: Store,
+    config: Stage1Config,
+    folder: Path,
+    made_from: dict[str, Any],
+    processes: Processes = ALONE,
     cut: Cut | None = None,
-) -> Summary:  # fmt: skip
-    """Trains, or goes on training, into `folder` (RUN/stage1); returns at once where it is complete.
+) -> Summary:
+    """Trains, or goes on training, into `folder` (RUN/stage1); returns at once where it is
+    complete.
 
     `cut` chooses the rows to fit and to judge by, where these are not all of train and val_a.
-    Raises ArtifactError where the folder holds a training made from something else, ConfigError on what the machine or
-    the network can't do, KeyboardInterrupt after SIGINT, with last.pt saved: the same call goes on from there.
+    Raises ArtifactError where the folder holds a training made from something else, ConfigError on
+    what the machine or the network can't do, KeyboardInterrupt after SIGINT, with last.pt saved:
+    the same call goes on from there.
     """
     path = folder / "summary.json"
     rebuild = checkpoint.rebuild_command(path)
@@ -95,14 +115,29 @@ def train_stage1(
 
 
 class Trainer:
-    """The state of one training: network, phase, epochs done, metrics so far; and the folder that keeps all of it."""
+    """The state of one training: network, phase, epochs done, metrics so far; and the folder that
+    keeps all of it."""
 
     def __init__(
-        self, store: Store, config: Stage1Config, folder: Path, made_from: dict[str, Any], interrupt: Interrupt,
-        processes: Processes = ALONE, cut: Cut | None = None,
-    ) -> None:  # fmt: skip
-        self.config, self.folder, self.made_from, self.interrupt = config, folder, made_from, interrupt
-        self.engine, self.processes = choose_engine(config.device, config.precision, processes), processes
+        self,
+        store: Store,
+        config: Stage1Config,
+        folder: Path,
+        made_from: dict[str, Any],
+        interrupt: Interrupt,
+        processes: Processes = ALONE,
+        cut: Cut | None = None,
+    ) -> None:
+        self.config, self.folder, self.made_from, self.interrupt = (
+            config,
+            folder,
+            made_from,
+            interrupt,
+        )
+        self.engine, self.processes = (
+            choose_engine(config.device, config.precision, processes),
+            processes,
+        )
         if self.engine.device.type == "cpu":
             keep_memory()
         self.taxonomy = store.taxonomy
@@ -112,7 +147,9 @@ class Trainer:
         self.photos = Photos(store, train, val, config, self.engine, transform)
         check_batch(config, processes)
         if len(self.photos) < 2:
-            raise ShelfsortError(f"{store.path}: {len(self.photos)} images to train on, expected at least 2")
+            raise ShelfsortError(
+                f"{store.path}: {len(self.photos)} images to train on, expected at least 2"
+            )
         self.network = self._make_network()
         self.best: dict[str, Any] | None = self.resumed.get("best")
         self.history: list[dict[str, Any]] = self.resumed.get("history", [])
@@ -128,21 +165,39 @@ class Trainer:
         path = self.folder / checkpoint.LAST
         require_same(path, self.made_from, content["made_from"], checkpoint.rebuild_command(path))
         if changes := differences(now := self.engine.to_json(), content.get("computed_with", now)):
-            _log.warning("%s: %s; the training goes on, but not as if undisturbed", path, "; ".join(changes))
-        _log.info("%s: going on after %s epoch %d, step %d", path, content["phase"], content["epoch"], content["step"])
+            _log.warning(
+                "%s: %s; the training goes on, but not as if undisturbed", path, "; ".join(changes)
+            )
+        _log.info(
+            "%s: going on after %s epoch %d, step %d",
+            path,
+            content["phase"],
+            content["epoch"],
+            content["step"],
+        )
         return content
 
     def _make_network(self) -> Network:
         config = self.config
         weights = "none" if self.resumed else config.weights
-        network = build(config.backbone, len(self.taxonomy), width=config.width, weights=weights, seed=config.seed)
+        network = build(
+            config.backbone,
+            len(self.taxonomy),
+            width=config.width,
+            weights=weights,
+            seed=config.seed,
+        )
         if self.resumed:
             network.load_state_dict(self.resumed["network"])
         if config.drop_path is not None:
             set_drop_path(network.backbone, config.drop_path, config.backbone)
         if config.weights != "none":
             network.freeze_norm(config.batch_norm)
-        if self.engine.device.type == "cuda" and self.processes.size > 1 and not network.norm_frozen:
+        if (
+            self.engine.device.type == "cuda"
+            and self.processes.size > 1
+            and not network.norm_frozen
+        ):
             network = synchronised(network, config.backbone)
         network.to(self.engine.device, memory_format=torch.channels_last)
         check_size(network, config.backbone, config.size)
@@ -152,7 +207,9 @@ class Trainer:
     def run(self) -> Summary:
         """All phases, or what is left of them."""
         if self.config.weights == "none":
-            _log.warning("stage1.weights is none: no head phase, as a random backbone has no features to keep")
+            _log.warning(
+                "stage1.weights is none: no head phase, as a random backbone has no features to keep"
+            )
         if not len(self.photos.val):
             _log.warning("val_a has no images: the last epoch is kept as the best")
         self.journal = Journal(self.folder, self.history) if self.processes.writes else None
@@ -169,7 +226,9 @@ class Trainer:
         frozen = phase.name == "head"
         self.network.freeze(0 if frozen else self.config.trainable_blocks)
         photos, network = self.photos, self.network
-        self.source = CachedFeatures(photos, network, self.folder, self.interrupt.check) if frozen else photos
+        self.source = (
+            CachedFeatures(photos, network, self.folder, self.interrupt.check) if frozen else photos
+        )
         self.learner = self._make_learner(network.head if frozen else network)
         self.mixing = Mixing(Augment() if frozen else self.config.augment, len(self.taxonomy))
         while not self._finished():
@@ -181,19 +240,28 @@ class Trainer:
 
     def _make_learner(self, module: nn.Module) -> Learner:
         config, steps, whole = self.config, self.source.steps, module is self.network
-        schedule = Schedule(self.phase.epochs * steps, round(config.warmup * steps), config.schedule == "constant")
+        schedule = Schedule(
+            self.phase.epochs * steps, round(config.warmup * steps), config.schedule == "constant"
+        )
         counts = torch.from_numpy(self._train_images()).float()
         learner = Learner(
-            module, config, self.source.engine, lr=self.phase.lr, schedule=schedule, depths=depths(self.network.backbone),
-            shares=counts / counts.sum(), average=whole,
-        )  # fmt: skip
+            module,
+            config,
+            self.source.engine,
+            lr=self.phase.lr,
+            schedule=schedule,
+            depths=depths(self.network.backbone),
+            shares=counts / counts.sum(),
+            average=whole,
+        )
         if self.resumed.get("phase") == self.phase.name:
             learner.restore(self.resumed)
         learner.distribute(config.compile if whole else "none")
         return learner
 
     def _run_epoch(self) -> None:
-        """Steps, validation, journal, checkpoints; last.pt comes last, so that a kill before it repeats the rest."""
+        """Steps, validation, journal, checkpoints; last.pt comes last, so that a kill before it
+        repeats the rest."""
         started = time.monotonic()
         self.tally = self._start_epoch()
         seen = self.tally.images
@@ -201,10 +269,16 @@ class Trainer:
         rate = (self.tally.images - seen) / (time.monotonic() - started)
         val = self._validate()
         line = {
-            "phase": self.phase.name, "epoch": self.epoch + 1, "train_loss": self._train_loss(),
-            "val_loss": val and val.loss, "val_top1": val and val.top1, "val_top5": val and val.top5,
-            "lr": self.learner.lr, "images_per_second": rate, "seconds": time.monotonic() - started,
-        }  # fmt: skip
+            "phase": self.phase.name,
+            "epoch": self.epoch + 1,
+            "train_loss": self._train_loss(),
+            "val_loss": val and val.loss,
+            "val_top1": val and val.top1,
+            "val_top5": val and val.top5,
+            "lr": self.learner.lr,
+            "images_per_second": rate,
+            "seconds": time.monotonic() - started,
+        }
         self._keep(line, best=val is None or self.best is None or val.top1 > self.best["val_top1"])
         self._save_last()
         if self._told(self.interrupt.requested):
@@ -246,14 +320,19 @@ class Trainer:
         parts = parts_of(order[self.tally.step * batch :], batch, accumulate, self.processes)
         pairs = self.source.training(parts, self.epoch + 1)
         title = f"{self.phase.name} {self.epoch + 1}/{self.phase.epochs}"
-        stepping = train_steps(self.learner, pairs, self.tally, parts=accumulate, prepare=self._prepare)
+        stepping = train_steps(
+            self.learner, pairs, self.tally, parts=accumulate, prepare=self._prepare
+        )
         with (
             progress(len(order), title, "img", initial=self.tally.step * batch) as bar,
             contextlib.closing(stepping) as done,
         ):
             for images in done:
                 bar.update(images)
-                due = self.processes.writes and time.monotonic() - self.saved >= 60 * self.config.save_minutes
+                due = (
+                    self.processes.writes
+                    and time.monotonic() - self.saved >= 60 * self.config.save_minutes
+                )
                 stop, save = self.processes.total([self.interrupt.requested, due])
                 if stop or save:
                     self._save_last()
@@ -261,8 +340,17 @@ class Trainer:
                     raise KeyboardInterrupt
 
     def _prepare(self) -> Mixing:
-        """Seeds the generators for the next step, so that dropout and mixing follow from its number alone."""
-        seeds = np.random.default_rng([self.config.seed, self.phase.number, self.epoch + 1, self.tally.step, self.processes.rank])
+        """Seeds the generators for the next step, so that dropout and mixing follow from its number
+        alone."""
+        seeds = np.random.default_rng(
+            [
+                self.config.seed,
+                self.phase.number,
+                self.epoch + 1,
+                self.tally.step,
+                self.processes.rank,
+            ]
+        )
         self.engine.seed(int(seeds.integers(2**63)))
         return self.mixing
 
@@ -288,24 +376,35 @@ class Trainer:
         return np.bincount(self.photos.train.class_index, minlength=len(self.taxonomy))
 
     def _content(self, judged: bool = True) -> dict[str, Any]:
-        """What every checkpoint holds: the network after `epoch` epochs of `phase` (`judged`: as it is validated), and all it
-        needs to score alone."""
-        network = self.learner.judged if judged and self.learner.module is self.network else self.network
+        """What every checkpoint holds: the network after `epoch` epochs of `phase` (`judged`: as it
+        is validated), and all it needs to score alone."""
+        network = (
+            self.learner.judged if judged and self.learner.module is self.network else self.network
+        )
         return {
-            "made_from": self.made_from, "config": self.config.model_dump(mode="json"),
-            "transform": self.photos.transform.to_json(), "taxonomy": self.taxonomy.to_json(),
-            "network": network.state_dict(), "train_images": torch.from_numpy(self._train_images()),
-            "epoch": self.epoch, "phase": self.phase.name, "metrics": self.history[-1] if self.history else {},
-        }  # fmt: skip
+            "made_from": self.made_from,
+            "config": self.config.model_dump(mode="json"),
+            "transform": self.photos.transform.to_json(),
+            "taxonomy": self.taxonomy.to_json(),
+            "network": network.state_dict(),
+            "train_images": torch.from_numpy(self._train_images()),
+            "epoch": self.epoch,
+            "phase": self.phase.name,
+            "metrics": self.history[-1] if self.history else {},
+        }
 
     def _save_last(self) -> None:
         self._train_loss()  # a network that is lost must not replace the one saved before
         tally = {"images": self.tally.images, "loss": self._losses()}
         resume = {
-            **self.learner.state(), "step": self.tally.step,
-            "tally": tally, "history": self.history, "best": self.best, "seconds": self._seconds(),
+            **self.learner.state(),
+            "step": self.tally.step,
+            "tally": tally,
+            "history": self.history,
+            "best": self.best,
+            "seconds": self._seconds(),
             "computed_with": self.engine.to_json(),
-        }  # fmt: skip
+        }
         if self.processes.writes:
             checkpoint.save_last(self.folder, {**self._content(judged=False), **resume})
         self.saved = time.monotonic()
@@ -315,10 +414,20 @@ class Trainer:
 
     def _summary(self) -> Summary:
         images = {"train": len(self.photos.train), "val_a": len(self.photos.val)}
-        unreadable = len(self.processes.union(self.photos.unreadable))  # and so the one that writes has written
+        unreadable = len(
+            self.processes.union(self.photos.unreadable)
+        )  # and so the one that writes has written
         checksum = sha256_file(self.folder / "best.pt")
         computed_with = self.engine.to_json()
-        return Summary(self.made_from, checksum, self.best or {}, images, unreadable, computed_with, self._seconds())
+        return Summary(
+            self.made_from,
+            checksum,
+            self.best or {},
+            images,
+            unreadable,
+            computed_with,
+            self._seconds(),
+        )
 
 
 def _all_fit(store: Store) -> tuple[ImageTable, ImageTable]:

@@ -1,8 +1,10 @@
-"""Search for stage 1's learning rate, and for what the published system tuned beside it, on short runs judged on val_a.
+"""Search for stage 1's learning rate, and for what the published system tuned beside it, on short
+runs judged on val_a.
 
-In: the store's train and val_a, never another split. On disk, in the given folder: a folder a trial (metrics.jsonl, trial.json)
-and range/range.csv, each beside made_from.json. The head is trained once and every trial fine-tunes from it. Interrupted, the
-same call goes on; what another search left is made anew.
+In: the store's train and val_a, never another split. On disk, in the given folder: a folder a trial
+(metrics.jsonl, trial.json) and range/range.csv, each beside made_from.json. The head is trained
+once and every trial fine-tunes from it. Interrupted, the same call goes on; what another search
+left is made anew.
 """
 
 import json
@@ -41,7 +43,8 @@ LOWEST, HIGHEST, STEPS = 1e-7, 1.0, 100
 class Trial:
     """One short run: what it varies (`lr`, `trainable_blocks`, `validation_share`), and its values.
 
-    The share is that of train and val_a together which is held out from fitting; None fits all of train.
+    The share is that of train and val_a together which is held out from fitting; None fits all of
+    train.
     """
 
     what: str
@@ -58,8 +61,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trial's best epoch of fine-tuning on val_a, images: top-1 of `val_images` with its 95% interval, and the loss. For the
-    interval each product counts as one item, as its images are right or wrong together."""
+    """A trial's best epoch of fine-tuning on val_a, images: top-1 of `val_images` with its 95%
+    interval, and the loss. For the interval each product counts as one item, as its images are
+    right or wrong together."""
 
     trial: Trial
     epoch: int
@@ -73,11 +77,19 @@ class Outcome:
 
 
 class Search:
-    """The trials of one search: `epochs` of fine-tuning each, on `photos` of the training photos (all where None)."""
+    """The trials of one search: `epochs` of fine-tuning each, on `photos` of the training photos
+    (all where None)."""
 
     def __init__(
-        self, store: Store, config: Stage1Config, folder: Path, made_from: dict[str, Any], *, epochs: int, photos: int | None
-    ) -> None:  # fmt: skip
+        self,
+        store: Store,
+        config: Stage1Config,
+        folder: Path,
+        made_from: dict[str, Any],
+        *,
+        epochs: int,
+        photos: int | None,
+    ) -> None:
         self.store, self.folder, self.photos = store, folder, photos
         self.config = config.model_copy(update={"epochs": epochs, "patience": None})
         self.made_from = made_from | {"epochs": epochs, "photos": photos}
@@ -117,18 +129,36 @@ class Search:
         return outcome
 
     def _train(self, trial: Trial, folder: Path, made_from: dict[str, Any]) -> Outcome:
-        config = self.config.model_copy(update={"lr": trial.lr, "trainable_blocks": trial.trainable_blocks})
+        config = self.config.model_copy(
+            update={"lr": trial.lr, "trainable_blocks": trial.trainable_blocks}
+        )
         cut = self._cut(trial.validation_share)
         if config.weights != "none" and config.head_epochs and not (folder / "last.pt").exists():
             head = checkpoint.load(self.head(trial.validation_share) / "last.pt", resume=True)
-            checkpoint.save(folder / "last.pt", {**head, "made_from": made_from, "best": None, "seconds": 0.0})
+            checkpoint.save(
+                folder / "last.pt", {**head, "made_from": made_from, "best": None, "seconds": 0.0}
+            )
         summary = train_stage1(self.store, config, folder, made_from, cut=cut)
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        best = max((line for line in lines if line["phase"] == "finetune"), key=lambda line: line["val_top1"] or 0.0)
+        lines = [
+            json.loads(line)
+            for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        best = max(
+            (line for line in lines if line["phase"] == "finetune"),
+            key=lambda line: line["val_top1"] or 0.0,
+        )
         count, top1 = summary.images["val_a"], best["val_top1"] or 0.0
         low, high = map(float, wilson(top1, self._independent))
         return Outcome(
-            trial, best["epoch"], summary.images["train"], count, top1, low, high, best["val_loss"] or 0.0, summary.seconds
+            trial,
+            best["epoch"],
+            summary.images["train"],
+            count,
+            top1,
+            low,
+            high,
+            best["val_loss"] or 0.0,
+            summary.seconds,
         )
 
     @cached_property
@@ -140,7 +170,10 @@ class Search:
     def head(self, share: float | None = None) -> Path:
         """The folder of a training that ended with its head phase."""
         folder = self.folder / "heads" / ("all" if share is None else f"{share:g}")
-        config, made_from = self.config.model_copy(update={"epochs": 0}), self.made_from | {"share": share}
+        config, made_from = (
+            self.config.model_copy(update={"epochs": 0}),
+            self.made_from | {"share": share},
+        )
         _claim(folder, made_from)
         train_stage1(self.store, config, folder, made_from, cut=self._cut(share))
         return folder
@@ -150,10 +183,14 @@ class Search:
             train, val = store.images("train"), store.images("val_a")
             train, val = train[train.fit], val[val.fit]
             if not len(val):
-                raise ShelfsortError(f"{store.path}: val_a has no images, and trials are judged on it")
+                raise ShelfsortError(
+                    f"{store.path}: val_a has no images, and trials are judged on it"
+                )
             place = sample_hash(train.product_id, "stage 1 trials", self.config.seed)
             if share is not None:
-                kept = (1 - share) * (len(train) + len(val)) / max(1, len(train))  # val_a is a part of what is held out
+                kept = (
+                    (1 - share) * (len(train) + len(val)) / max(1, len(train))
+                )  # val_a is a part of what is held out
                 inside = place < np.uint64(min(1.0, kept) * (2**64 - 2**11))
                 train, place = train[inside], place[inside]
             if self.photos is not None and len(train) > self.photos:
@@ -163,20 +200,31 @@ class Search:
         return cut
 
     def range_test(self) -> list[tuple[float, float]]:
-        """Learning rate and loss of each step, while the rate rises from LOWEST to HIGHEST (Smith 2017); it ends where the loss
-        is four times its least. To be run first: the trials clear away what both start from."""
+        """Learning rate and loss of each step, while the rate rises from LOWEST to HIGHEST (Smith
+        2017); it ends where the loss is four times its least. To be run first: the trials clear
+        away what both start from."""
         path = self.folder / "range" / "range.csv"
         _claim(path.parent, self.made_from)
         if path.exists():
-            return [tuple(map(float, line.split(","))) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+            return [
+                tuple(map(float, line.split(",")))
+                for line in path.read_text(encoding="utf-8").splitlines()[1:]
+            ]
         pretrained = self.config.weights != "none" and self.config.head_epochs
         folder = self.head() if pretrained else self.folder / "heads" / "none"
         with Interrupt() as interrupt:
             trainer = Trainer(
-                self.store, self.config, folder, self.made_from | {"share": None}, interrupt, cut=self._cut(None)
+                self.store,
+                self.config,
+                folder,
+                self.made_from | {"share": None},
+                interrupt,
+                cut=self._cut(None),
             )
             rows = list(_rising(trainer, interrupt))
-        write_text(path, "".join(["lr,loss\n", *(f"{rate:.6g},{loss:.6g}\n" for rate, loss in rows)]))
+        write_text(
+            path, "".join(["lr,loss\n", *(f"{rate:.6g},{loss:.6g}\n" for rate, loss in rows)])
+        )
         return rows
 
 
@@ -193,13 +241,25 @@ def _rising(trainer: Trainer, interrupt: Interrupt) -> Iterator[tuple[float, flo
     config, network, photos = trainer.config, trainer.network, trainer.photos
     network.freeze(config.trainable_blocks)
     learner = Learner(network, config, trainer.engine, lr=HIGHEST, schedule=_growth)  # type: ignore[arg-type]
-    rng, tally, smooth, least, seen = np.random.default_rng(config.seed), Tally(), 0.0, math.inf, 0.0
+    rng, tally, smooth, least, seen = (
+        np.random.default_rng(config.seed),
+        Tally(),
+        0.0,
+        math.inf,
+        0.0,
+    )
     rounds = -(-STEPS // photos.steps)
-    order = np.concatenate([photos.sampler.order(rng)[: photos.steps * config.batch_size] for _ in range(rounds)])
-    parts = parts_of(order[: STEPS * config.batch_size], config.batch_size, config.accumulate, trainer.processes)
+    order = np.concatenate(
+        [photos.sampler.order(rng)[: photos.steps * config.batch_size] for _ in range(rounds)]
+    )
+    parts = parts_of(
+        order[: STEPS * config.batch_size], config.batch_size, config.accumulate, trainer.processes
+    )
     with trainer.engine.fork_generators():
         trainer.engine.seed(config.seed)
-        for step, images in enumerate(train_steps(learner, photos.training(parts, 1), tally, parts=config.accumulate), 1):
+        for step, images in enumerate(
+            train_steps(learner, photos.training(parts, 1), tally, parts=config.accumulate), 1
+        ):
             interrupt.check()
             loss = (float(tally.loss) - seen) / max(1, images)
             smooth, seen = 0.9 * smooth + 0.1 * loss, float(tally.loss)

@@ -11,7 +11,8 @@ from typing import Any
 
 
 class _Ranges(SimpleHTTPRequestHandler):
-    """Knows the header Range, which the standard library's handler does not; answers the paths in `faults` with their status."""
+    """Knows the header Range, which the standard library's handler does not; answers the paths in
+    `faults` with their status."""
 
     def __init__(self, *arguments: Any, faults: Mapping[str, int], **options: Any) -> None:
         self.faults = faults
@@ -44,7 +45,8 @@ class _Ranges(SimpleHTTPRequestHandler):
 
 @contextlib.contextmanager
 def served(folder: Path, faults: Mapping[str, int] | None = None) -> Iterator[str]:
-    """The URL of a folder, for the time of the block; `faults` are the paths (/1.jpg) that only get a status."""
+    """The URL of a folder, for the time of the block; `faults` are the paths (/1.jpg) that only get
+    a status."""
     handler = partial(_Ranges, directory=str(folder), faults={} if faults is None else faults)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -19,8 +19,11 @@ from tests.conftest import document, jpeg, write_bson
 
 @pytest.fixture(params=["here", "http", "memory"])
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Where a dump `a.bson`, the same packed, and `p/1.jpg`, `p/2.jpg` lie: a folder, a web server, fsspec's memory."""
-    write_bson(tmp_path / "a.bson", [document(i, images=[jpeg(i), jpeg(i + 50)]) for i in range(20)])
+    """Where a dump `a.bson`, the same packed, and `p/1.jpg`, `p/2.jpg` lie: a folder, a web server,
+    fsspec's memory."""
+    write_bson(
+        tmp_path / "a.bson", [document(i, images=[jpeg(i), jpeg(i + 50)]) for i in range(20)]
+    )
     (tmp_path / "a.bson.gz").write_bytes(gzip.compress((tmp_path / "a.bson").read_bytes()))
     (tmp_path / "p").mkdir()
     for i in (1, 2):
@@ -69,8 +72,12 @@ def test_patterns_and_folders(base: str) -> None:
         assert is_folder(f"{base}/p") and not is_folder(f"{base}/a.bson")
         assert [s.path.rsplit("/", 1)[1] for s in expand([f"{base}/*.bson"])] == ["a.bson"]
     found = files_below(f"{base}/p/")
-    sizes = [0, 0] if base.startswith("http") else [len(jpeg(1)), len(jpeg(2))]  # a web page of links tells no sizes
-    assert [(within, size) for within, _, size, _ in found] == list(zip(("1.jpg", "2.jpg"), sizes, strict=True))
+    sizes = (
+        [0, 0] if base.startswith("http") else [len(jpeg(1)), len(jpeg(2))]
+    )  # a web page of links tells no sizes
+    assert [(within, size) for within, _, size, _ in found] == list(
+        zip(("1.jpg", "2.jpg"), sizes, strict=True)
+    )
     with open_file(found[0][1]) as file:
         assert file.read() == jpeg(1)
 

@@ -1,4 +1,5 @@
-"""The decoder: every format and orientation as Pillow has it, every damaged image a named error, bounded memory."""
+"""The decoder: every format and orientation as Pillow has it, every damaged image a named error,
+bounded memory."""
 
 import io
 import random
@@ -54,24 +55,45 @@ def reason(data: bytes, **options: int) -> str:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"subsampling": 0}, {"quality": 20}, {"progressive": True}, {"optimize": True}, {"dpi": (1, 9)}]
+    "options",
+    [
+        {},
+        {"subsampling": 0},
+        {"quality": 20},
+        {"progressive": True},
+        {"optimize": True},
+        {"dpi": (1, 9)},
+    ],
 )
 def test_jpegs_take_the_fast_path_and_equal_pillows(options: dict) -> None:
     data = encoded(picture(50, 41), "JPEG", **options)
     pixels = decode(data)
     assert (pixels.shape, pixels.dtype, pixels.flags.c_contiguous) == ((41, 50, 3), np.uint8, True)
     assert header(data) == ("JPEG", 50, 41, True)
-    assert difference(pixels, pillow(data)) <= 3  # the two bring different builds of the same library
+    assert (
+        difference(pixels, pillow(data)) <= 3
+    )  # the two bring different builds of the same library
 
 
 def test_room_of_a_jpegs_shape_is_decoded_into_and_no_other() -> None:
     data, room = encoded(picture(50, 41), "JPEG"), np.zeros((3, 41, 50, 3), np.uint8)
     pixels = decode(data, room=room[1])
     assert np.shares_memory(pixels, room[1])
-    np.testing.assert_array_equal(room, [np.zeros_like(pixels), decode(data), np.zeros_like(pixels)])
-    turned = encoded(picture(50, 41), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\3\0\0\0\0\0\0")
+    np.testing.assert_array_equal(
+        room, [np.zeros_like(pixels), decode(data), np.zeros_like(pixels)]
+    )
+    turned = encoded(
+        picture(50, 41),
+        "JPEG",
+        exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\3\0\0\0\0\0\0",
+    )
     cmyk = encoded(picture(50, 41).convert("CMYK"), "JPEG")
-    for other in (turned, cmyk, encoded(picture(50, 41), "PNG"), *(encoded(picture(*s), "JPEG") for s in ((41, 50), (49, 41)))):
+    for other in (
+        turned,
+        cmyk,
+        encoded(picture(50, 41), "PNG"),
+        *(encoded(picture(*s), "JPEG") for s in ((41, 50), (49, 41))),
+    ):
         room[:] = 7
         np.testing.assert_array_equal(decode(other, room=room[1]), decode(other))
         assert (room == 7).all()
@@ -106,11 +128,17 @@ def test_cmyk_jpegs_become_rgb() -> None:
     assert difference(decode(data), np.asarray(picture())) < 40
 
 
-@pytest.mark.parametrize("kind, mode", [("PNG", "RGBA"), ("PNG", "LA"), ("WEBP", "RGBA"), ("GIF", "RGBA")])
+@pytest.mark.parametrize(
+    "kind, mode", [("PNG", "RGBA"), ("PNG", "LA"), ("WEBP", "RGBA"), ("GIF", "RGBA")]
+)
 def test_transparent_pixels_become_white(kind: str, mode: str) -> None:
     image = picture().convert("RGBA")
-    image.putalpha(Image.fromarray(np.repeat(np.array([[0] * 12 + [255] * 12], np.uint8), 16, axis=0)))
-    pixels = decode(encoded(image.convert(mode), kind, **({"lossless": True} if kind == "WEBP" else {})))
+    image.putalpha(
+        Image.fromarray(np.repeat(np.array([[0] * 12 + [255] * 12], np.uint8), 16, axis=0))
+    )
+    pixels = decode(
+        encoded(image.convert(mode), kind, **({"lossless": True} if kind == "WEBP" else {}))
+    )
     assert (pixels[:, :12] == 255).all()
     if mode != "LA" and kind != "GIF":
         np.testing.assert_array_equal(pixels[:, 12:], np.asarray(picture())[:, 12:])
@@ -128,7 +156,9 @@ def test_half_transparent_pixels_and_palettes_with_transparency() -> None:
 def test_16_bit_samples_are_scaled_to_8() -> None:
     samples = np.linspace(0, 65_535, 64).astype(np.uint16).reshape(8, 8)
     pixels = decode(encoded(Image.fromarray(samples), "PNG"))
-    np.testing.assert_array_equal(pixels, np.repeat((samples >> 8).astype(np.uint8)[:, :, None], 3, axis=2))
+    np.testing.assert_array_equal(
+        pixels, np.repeat((samples >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+    )
     dark = decode(encoded(Image.fromarray(np.full((4, 4), 200, np.uint16)), "PNG"))
     assert (dark == 0).all()
 
@@ -156,18 +186,30 @@ def test_orientation_in_xmp_or_behind_a_long_segment_equals_pillows(orientation:
     segments = [
         b"\xff\xe1" + struct.pack(">H", len(xmp) + 2) + xmp,
         (b"\xff\xe5" + struct.pack(">H", 60_002) + bytes(60_000)) * 2
-        + b"\xff\xe1" + struct.pack(">H", len(exif.tobytes()) + 2) + exif.tobytes(),
-    ]  # fmt: skip
+        + b"\xff\xe1"
+        + struct.pack(">H", len(exif.tobytes()) + 2)
+        + exif.tobytes(),
+    ]
     upright = decode(plain)
     for segment in segments:
         data = plain[:2] + segment + plain[2:]
         assert difference(decode(data), pillow(data)) <= 3
-        assert difference(decode(data), upright) > 50 if orientation == 3 else decode(data).shape == (24, 16, 3)
+        assert (
+            difference(decode(data), upright) > 50
+            if orientation == 3
+            else decode(data).shape == (24, 16, 3)
+        )
 
 
 @pytest.mark.parametrize(
     "tiff",
-    [b"", b"II*\0", b"II*\0\xff\xff\xff\xff", b"XX*\0\x08\0\0\0", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x05\0\0\0\x63"],
+    [
+        b"",
+        b"II*\0",
+        b"II*\0\xff\xff\xff\xff",
+        b"XX*\0\x08\0\0\0",
+        b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x05\0\0\0\x63",
+    ],
 )
 def test_damaged_exif_data_costs_nothing(tiff: bytes) -> None:
     plain = encoded(picture(), "JPEG")
@@ -181,7 +223,11 @@ def test_damaged_exif_data_costs_nothing(tiff: bytes) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 1), (1, 20_000), (3, 2)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_odd_sizes(size: tuple[int, int], kind: str) -> None:
-    assert decode(encoded(Image.new("RGB", size, (9, 200, 40)), kind)).shape == (size[1], size[0], 3)
+    assert decode(encoded(Image.new("RGB", size, (9, 200, 40)), kind)).shape == (
+        size[1],
+        size[0],
+        3,
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,7 +251,8 @@ def test_what_is_no_image_says_so(data: bytes) -> None:
 
 @pytest.mark.parametrize("kind", ["TIFF", "PPM", "ICO", "EPS", "PDF"])
 def test_formats_that_no_shop_uses_are_not_opened(kind: str) -> None:
-    """Pillow would run Ghostscript on an EPS, and TIFF's decoder takes memory that its header doesn't tell."""
+    """Pillow would run Ghostscript on an EPS, and TIFF's decoder takes memory that its header
+    doesn't tell."""
     assert reason(encoded(picture(), kind)) == "not_an_image"
 
 
@@ -221,15 +268,21 @@ def test_a_broken_huffman_table_is_an_error() -> None:
     table = data.index(b"\xff\xc4") + 5
     broken = data[:table] + b"\xff" * 16 + data[table + 16 :]
     assert reason(broken) in ("undecodable", "not_an_image")
-    without = data.replace(b"\xff\xc4", b"\xff\xe9")  # the tables hidden in segments that nobody reads
-    assert decode(without).shape == (16, 24, 3) or reason(without)  # some decoders bring the standard tables
+    without = data.replace(
+        b"\xff\xc4", b"\xff\xe9"
+    )  # the tables hidden in segments that nobody reads
+    assert decode(without).shape == (16, 24, 3) or reason(
+        without
+    )  # some decoders bring the standard tables
 
 
 def png_of(width: int, height: int) -> bytes:
     """A PNG of about 9 kB that declares what it doesn't hold."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     body = zlib.compress(random.Random(1).randbytes(9000))
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -317,7 +370,12 @@ def mutants(count: int, seed: int) -> dict[str, int]:
     """Decodes damaged JPEGs: the outcomes and how often each came."""
     exif = Image.Exif()
     exif[0x0112], exif[0x011A] = 6, 72.0
-    whole = [jpeg(1, 40), jpeg(2, 40, progressive=True), jpeg(3, 40, exif=exif), encoded(picture().convert("CMYK"), "JPEG")]
+    whole = [
+        jpeg(1, 40),
+        jpeg(2, 40, progressive=True),
+        jpeg(3, 40, exif=exif),
+        encoded(picture().convert("CMYK"), "JPEG"),
+    ]
     rng, outcomes = random.Random(seed), {}
     for _ in range(count):
         data = bytearray(rng.choice(whole))
@@ -356,7 +414,10 @@ def test_10000_mutated_jpegs_are_images_or_named_errors_and_leak_nothing() -> No
 def test_other_mutated_images_are_images_or_named_errors(kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x011A] = 6, 72.0
-    whole, rng = encoded(picture(), kind, **({} if kind in ("GIF", "BMP") else {"exif": exif})), random.Random(2)
+    whole, rng = (
+        encoded(picture(), kind, **({} if kind in ("GIF", "BMP") else {"exif": exif})),
+        random.Random(2),
+    )
     outcomes = set()
     for _ in range(400):
         data = bytearray(whole)

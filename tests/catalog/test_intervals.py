@@ -1,4 +1,5 @@
-"""Intervals of shares and paired changes: against published values, at the extremes, and their coverage of a planted truth."""
+"""Intervals of shares and paired changes: against published values, at the extremes, and their
+coverage of a planted truth."""
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from catalog.intervals import (
 
 
 def test_wilson() -> None:
-    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)  # R: prop.test(50, 100, correct = FALSE)
+    assert wilson(0.5, 100) == pytest.approx(
+        (0.4038, 0.5962), abs=1e-4
+    )  # R: prop.test(50, 100, correct = FALSE)
     assert wilson(0.0, 0) == (0, 1)
 
 
@@ -46,7 +49,9 @@ def test_images_of_a_product_count_once_if_they_agree() -> None:
     again = clustered_share(np.repeat(right, 4), np.ones(160), np.repeat(np.arange(40), 4))
     assert again.value == alone.value and again.n == 160
     assert again.high - again.low >= alone.high - alone.low
-    assert again.high - again.low == pytest.approx(alone.high - alone.low, rel=0.05)  # a variance of 40 groups is less sure
+    assert again.high - again.low == pytest.approx(
+        alone.high - alone.low, rel=0.05
+    )  # a variance of 40 groups is less sure
 
 
 def test_images_that_happen_to_differ_in_each_product_are_no_certainty() -> None:
@@ -67,25 +72,39 @@ def test_nothing_is_none() -> None:
 def test_cells_are_as_each_alone() -> None:
     """Whether pairs of cell and group are counted or sorted: many cells are sorted."""
     rng = np.random.default_rng(0)
-    right, weight, group = rng.random(300) < 0.6, rng.uniform(0.2, 3, 300), rng.integers(0, 120, 300)
+    right, weight, group = (
+        rng.random(300) < 0.6,
+        rng.uniform(0.2, 3, 300),
+        rng.integers(0, 120, 300),
+    )
     for count in (2, 200):
         cell = rng.integers(0, count, 300)
         together = clustered_shares(right, weight, group, cell, count)
         for number in range(count):
             rows = cell == number
-            assert together[number] == pytest.approx(clustered_share(right[rows], weight[rows], group[rows]), nan_ok=True)
+            assert together[number] == pytest.approx(
+                clustered_share(right[rows], weight[rows], group[rows]), nan_ok=True
+            )
 
 
 def test_an_item_of_weight_0_is_not_counted() -> None:
-    right, weight, group = np.array([True, False, True, True]), np.array([1.0, 2.0, 0.5, 0.0]), np.array([0, 1, 2, 3])
-    assert clustered_share(right, weight, group) == pytest.approx(clustered_share(right[:3], weight[:3], group[:3]))
+    right, weight, group = (
+        np.array([True, False, True, True]),
+        np.array([1.0, 2.0, 0.5, 0.0]),
+        np.array([0, 1, 2, 3]),
+    )
+    assert clustered_share(right, weight, group) == pytest.approx(
+        clustered_share(right[:3], weight[:3], group[:3])
+    )
 
 
 def test_no_change_in_a_few_products_is_no_certainty() -> None:
     """Bonett and Price (2012): (d +- z sqrt(p12 + p21 - d^2) / (n + 2)) with one more of each kind."""
     found = clustered_change(np.zeros(8), np.ones(8), np.arange(8))
     assert found.value == 0 and found.n == 8
-    assert found.high == -found.low == pytest.approx(2.262 * np.sqrt(2 / 10 / 10), rel=1e-3)  # t of 9 degrees of freedom
+    assert (
+        found.high == -found.low == pytest.approx(2.262 * np.sqrt(2 / 10 / 10), rel=1e-3)
+    )  # t of 9 degrees of freedom
     some = clustered_change(np.array([1.0, 0, 0, -1, 1, 0, 0, 0]), np.ones(8), np.arange(8))
     better, worse = (2 + 1) / 10, (1 + 1) / 10
     half = 2.262 * np.sqrt((better + worse - (better - worse) ** 2) / 10)
@@ -102,8 +121,8 @@ def test_effective_groups() -> None:
 
 @pytest.mark.parametrize(("products", "share"), [(10, 0.5), (10, 0.9), (40, 0.7), (300, 0.05)])
 def test_coverage_of_a_share(products: int, share: float) -> None:
-    """Of 1,500 samples; the images of a product are right together, or at random each, half of the time. Taken for independent,
-    images cover .87 to .90."""
+    """Of 1,500 samples; the images of a product are right together, or at random each, half of the
+    time. Taken for independent, images cover .87 to .90."""
     rng = np.random.default_rng(products)
     covered = 0
     for _ in range(1500):
@@ -115,7 +134,9 @@ def test_coverage_of_a_share(products: int, share: float) -> None:
     assert 0.93 <= covered / 1500 <= 0.985
 
 
-@pytest.mark.parametrize(("products", "better", "worse"), [(30, 0.2, 0.1), (100, 0.04, 0.01), (400, 0.05, 0.05)])
+@pytest.mark.parametrize(
+    ("products", "better", "worse"), [(30, 0.2, 0.1), (100, 0.04, 0.01), (400, 0.05, 0.05)]
+)
 def test_coverage_of_a_change(products: int, better: float, worse: float) -> None:
     rng = np.random.default_rng(products)
     covered = 0

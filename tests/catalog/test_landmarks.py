@@ -7,7 +7,9 @@ from catalog.errors import ConfigError
 from catalog.landmarks import HEADER, read_landmarks, write_landmarks
 from catalog.synthetic.dump import SyntheticSpec, landmarks, products, write_landmarks_of
 
-SPEC = SyntheticSpec(categories=4, products=30, side=48, seed=3, duplicates=0.2, blanks=0.1, misleading=0.2)
+SPEC = SyntheticSpec(
+    categories=4, products=30, side=48, seed=3, duplicates=0.2, blanks=0.1, misleading=0.2
+)
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -30,7 +32,10 @@ def test_an_empty_file_has_none(tmp_path: Path) -> None:
         ("a,b\n", "line 1: expected the header product_id,image,x1,y1,v1"),
         (",".join(HEADER) + "\n1,0,0.5\n", "line 2: expected 26 values"),
         (",".join(HEADER) + "\n1,0" + ",0" * 24 + "\n1,x" + ",0" * 24, "line 3: invalid literal"),
-        (",".join(HEADER) + f"\n{2**49},0" + ",0" * 24, f"line 2: expected a product_id from 0 .*, found {2**49}"),
+        (
+            ",".join(HEADER) + f"\n{2**49},0" + ",0" * 24,
+            f"line 2: expected a product_id from 0 .*, found {2**49}",
+        ),
         (",".join(HEADER) + "\n1,20000" + ",0" * 24, "line 2: .* below 16384"),
     ],
 )
@@ -52,19 +57,24 @@ def test_every_photo_of_a_synthetic_dump_has_a_row(tmp_path: Path) -> None:
 
 
 def test_landmarks_lie_on_the_products_edge() -> None:
-    """On a white ground: nothing but white lies beyond the outermost point to the right, and something right before it."""
+    """On a white ground: nothing but white lies beyond the outermost point to the right, and
+    something right before it."""
     import io
 
     from PIL import Image
 
     from catalog.synthetic.dump import picture
 
-    spec = SyntheticSpec(categories=4, products=40, side=96, seed=1, duplicates=0, blanks=0, misleading=0)
+    spec = SyntheticSpec(
+        categories=4, products=40, side=96, seed=1, duplicates=0, blanks=0, misleading=0
+    )
     right = 0
     for index in range(40):
         pixels = np.asarray(Image.open(io.BytesIO(picture(spec, index, 0)))).astype(int)
         points = landmarks(spec, index, 0)
-        assert np.allclose(points[[0, 2, 4, 6]][:, [0, 1, 0, 1]].diagonal()[[0, 1]] >= points[4, 0], True)
+        assert np.allclose(
+            points[[0, 2, 4, 6]][:, [0, 1, 0, 1]].diagonal()[[0, 1]] >= points[4, 0], True
+        )
         if pixels[:4].min() < 235 or not points[0, 2]:
             continue
         edge = int(points[0, 0] * 96)

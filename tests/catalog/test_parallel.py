@@ -1,4 +1,5 @@
-"""Threads and processes follow the processors that this process may use, also where a container's quota says how many."""
+"""Threads and processes follow the processors that this process may use, also where a container's
+quota says how many."""
 
 import math
 import os
@@ -15,7 +16,8 @@ SLURM = "0::/system.slice/job_7/step_0\n"
 
 
 def machine(root: Path, cgroup: str, quotas: dict[str, str]) -> Path:
-    """Writes /proc/self/cgroup, and the quota of each control group (below /sys/fs/cgroup) as the kernel shows it."""
+    """Writes /proc/self/cgroup, and the quota of each control group (below /sys/fs/cgroup) as the
+    kernel shows it."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(cgroup)
     for group, granted in quotas.items():
@@ -34,7 +36,15 @@ def machine(root: Path, cgroup: str, quotas: dict[str, str]) -> Path:
     [
         ("0::/\n", {".": "50000"}, 0.5),  # a container with a name space of its own
         ("0::/\n", {".": "max"}, math.inf),
-        (SLURM, {"system.slice/job_7/step_0": "max", "system.slice/job_7": "300000", "system.slice": "max"}, 3),
+        (
+            SLURM,
+            {
+                "system.slice/job_7/step_0": "max",
+                "system.slice/job_7": "300000",
+                "system.slice": "max",
+            },
+            3,
+        ),
         (SLURM, {"system.slice/job_7/step_0": "150000", "system.slice/job_7": "300000"}, 1.5),
         (SLURM, {"user.slice": "100000", "system.slice/job_8": "100000"}, math.inf),  # of others
         (DOCKER, {"cpu/docker/ab": "250000", "cpu": "-1"}, 2.5),  # on the host
@@ -42,7 +52,7 @@ def machine(root: Path, cgroup: str, quotas: dict[str, str]) -> Path:
         (DOCKER, {"cpu/docker/ab": "-1", "cpu/docker": "-1", "cpu": "-1"}, math.inf),
         ("1:cpuset:/\n", {"cpu": "50000"}, math.inf),
     ],
-)  # fmt: skip
+)
 def test_a_quota_is_found_on_every_level(
     tmp_path: Path, cgroup: str, quotas: dict[str, str], expected: float
 ) -> None:

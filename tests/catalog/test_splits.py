@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog.splits import PRECEDENCE, SPLITS, deal, product_hash, sample_hash, sample_key, sample_mask, select, shares
+from catalog.splits import (
+    PRECEDENCE,
+    SPLITS,
+    deal,
+    product_hash,
+    sample_hash,
+    sample_key,
+    sample_mask,
+    select,
+    shares,
+)
 
 TRAIN, RESERVE, VAL_A, VAL_B, TEST = range(5)
 SIZES = st.lists(st.integers(0, 120), min_size=1, max_size=6)
@@ -33,16 +43,41 @@ def dealt(sizes: list[int], seed: int) -> np.ndarray:
 
 
 def test_golden_values() -> None:
-    """Another hash would deal every existing catalogue anew: a change here must be meant, and raises the store's schema."""
+    """Another hash would deal every existing catalogue anew: a change here must be meant, and
+    raises the store's schema."""
     ids = np.array([0, 1, 2, 1000, 2**49 - 1])
     assert product_hash(ids, 0).tolist() == [
-        0x48218226FF3CD4BF, 0x9E0160293A33AAF7, 0x3DD5EB0403EDDD79, 0xEB4A820AE84CC033, 0x0AB51743FA1D9CAA,
-    ]  # fmt: skip
+        0x48218226FF3CD4BF,
+        0x9E0160293A33AAF7,
+        0x3DD5EB0403EDDD79,
+        0xEB4A820AE84CC033,
+        0x0AB51743FA1D9CAA,
+    ]
     assert product_hash(ids, 1).tolist() == [
-        0xDCE423FC82C0D5B8, 0x5C52BD4054E958C9, 0x081A5C1377856B73, 0xA0D4F3B5645E37A1, 0xE47FDA8142E7D3BB,
-    ]  # fmt: skip
+        0xDCE423FC82C0D5B8,
+        0x5C52BD4054E958C9,
+        0x081A5C1377856B73,
+        0xA0D4F3B5645E37A1,
+        0xE47FDA8142E7D3BB,
+    ]
     class_index, ids = catalogue([12, 3])
-    assert deal(class_index, ids, np.zeros((2, 5), np.int64), 0).tolist() == [0, 4, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2, 0, 4]
+    assert deal(class_index, ids, np.zeros((2, 5), np.int64), 0).tolist() == [
+        0,
+        4,
+        2,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        1,
+        0,
+        2,
+        0,
+        4,
+    ]
     assert select(class_index, ids, 1 + ids % 3, 6, 0).nonzero()[0].tolist() == [1, 2, 12, 13, 14]
 
 
@@ -55,8 +90,12 @@ def test_the_hash_has_no_collisions_and_depends_on_the_seed(ids: list[int], seed
 
 
 def test_the_hash_is_uniform() -> None:
-    bins = np.bincount((product_hash(np.arange(64_000), 3) >> np.uint64(58)).astype(int), minlength=64)
-    assert ((bins - 1000) ** 2 / 1000).sum() < 110  # chi-squared, 63 degrees of freedom: 99.98% of hashes that are uniform
+    bins = np.bincount(
+        (product_hash(np.arange(64_000), 3) >> np.uint64(58)).astype(int), minlength=64
+    )
+    assert (
+        (bins - 1000) ** 2 / 1000
+    ).sum() < 110  # chi-squared, 63 degrees of freedom: 99.98% of hashes that are uniform
 
 
 @given(SIZES, SEEDS)
@@ -90,11 +129,13 @@ def test_order_does_not_matter(sizes: list[int], seed: int) -> None:
     order = np.random.default_rng(seed).permutation(len(ids))
     existing = np.zeros((len(sizes), 5), np.int64)
     np.testing.assert_array_equal(
-        deal(class_index[order], ids[order], existing, seed), deal(class_index, ids, existing, seed)[order]
+        deal(class_index[order], ids[order], existing, seed),
+        deal(class_index, ids, existing, seed)[order],
     )
     images = 1 + ids % 4
     np.testing.assert_array_equal(
-        select(class_index[order], ids[order], images[order], 10, seed), select(class_index, ids, images, 10, seed)[order]
+        select(class_index[order], ids[order], images[order], 10, seed),
+        select(class_index, ids, images, 10, seed)[order],
     )
 
 
@@ -106,7 +147,9 @@ def test_later_dumps_fill_what_is_short(dumps: list[list[int]], seed: int) -> No
         before = table
         table = before + counts(class_index, deal(class_index, ids, before, seed), 4)
         target = shares(table.sum(axis=1), seed)
-        excess = np.maximum(before, target)  # what stands stays: a split is above its share only where it was before
+        excess = np.maximum(
+            before, target
+        )  # what stands stays: a split is above its share only where it was before
         assert (table[:, 1:] <= excess[:, 1:]).all()
         assert (table.sum(axis=1) == before.sum(axis=1) + sizes).all()
         far, near = np.abs(before - target).sum(), np.abs(table - target).sum()
@@ -139,7 +182,9 @@ PRODUCTS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), min_size=1,
 
 
 @given(PRODUCTS, st.integers(1, 25), SEEDS)
-def test_a_cap_takes_the_first_by_hash_while_their_images_fit(products: list, cap: int, seed: int) -> None:
+def test_a_cap_takes_the_first_by_hash_while_their_images_fit(
+    products: list, cap: int, seed: int
+) -> None:
     class_index, images = np.array(products).T
     ids = np.arange(len(products)) * 13
     kept = select(class_index, ids, images, cap, seed)
@@ -157,7 +202,9 @@ def test_a_cap_takes_the_first_by_hash_while_their_images_fit(products: list, ca
 
 
 @given(PRODUCTS, st.integers(0, 60), st.integers(1, 25), SEEDS)
-def test_more_products_never_bring_one_back(products: list, first: int, cap: int, seed: int) -> None:
+def test_more_products_never_bring_one_back(
+    products: list, first: int, cap: int, seed: int
+) -> None:
     class_index, images = np.array(products).T
     ids = np.arange(len(products)) * 13
     few = select(class_index[:first], ids[:first], images[:first], cap, seed)
@@ -166,7 +213,8 @@ def test_more_products_never_bring_one_back(products: list, first: int, cap: int
 
 
 def test_a_cap_is_not_biased_to_a_split() -> None:
-    """Splits and caps use one hash: the products of a split must still be spread over its own order."""
+    """Splits and caps use one hash: the products of a split must still be spread over its own
+    order."""
     class_index, ids = catalogue([5000])
     split = deal(class_index, ids, np.zeros((1, 5), np.int64), 0)
     train = ids[split == TRAIN]
@@ -175,22 +223,32 @@ def test_a_cap_is_not_biased_to_a_split() -> None:
     assert abs(train[kept].mean() - ids.mean()) < 4 * ids.std() / np.sqrt(300)
 
 
-@pytest.mark.parametrize("higher, lower", [("test", "val_b"), ("val_b", "val_a"), ("val_a", "reserve"), ("reserve", "train")])
+@pytest.mark.parametrize(
+    "higher, lower",
+    [("test", "val_b"), ("val_b", "val_a"), ("val_a", "reserve"), ("reserve", "train")],
+)
 def test_precedence(higher: str, lower: str) -> None:
     assert PRECEDENCE[higher] < PRECEDENCE[lower]
     assert set(PRECEDENCE) == set(SPLITS)
 
 
 PURPOSES = (
-    "class-mix shift", "reranker lessons", "reranker folds", "rows of a class", "grid folds", "gate, repeat 0", "stage 1 trials",
+    "class-mix shift",
+    "reranker lessons",
+    "reranker folds",
+    "rows of a class",
+    "grid folds",
+    "gate, repeat 0",
+    "stage 1 trials",
     "cap on train",
-)  # fmt: skip
+)
 SAMPLE_SEEDS = range(4)
 
 
 @pytest.fixture(scope="module", params=SAMPLE_SEEDS)
 def long_tailed(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
-    """Product ids and splits of 400,000 products in 500 categories of very different size, by one catalogue seed."""
+    """Product ids and splits of 400,000 products in 500 categories of very different size, by one
+    catalogue seed."""
     rng = np.random.default_rng(0)
     sizes = np.maximum(1, rng.lognormal(6.5, 1.6, 500)).astype(int)
     class_index = np.repeat(np.arange(500), sizes * 400_000 // sizes.sum())
@@ -199,7 +257,9 @@ def long_tailed(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]
 
 
 @pytest.mark.parametrize("seed", SAMPLE_SEEDS)
-def test_a_sample_of_any_split_has_its_size_whatever_the_seeds(long_tailed: tuple[np.ndarray, np.ndarray], seed: int) -> None:
+def test_a_sample_of_any_split_has_its_size_whatever_the_seeds(
+    long_tailed: tuple[np.ndarray, np.ndarray], seed: int
+) -> None:
     """By the splits' own hash a sample of val_a could be one product, or all of them."""
     ids, split = long_tailed
     assert 18_000 < (split == VAL_A).sum() < 22_000
@@ -209,23 +269,34 @@ def test_a_sample_of_any_split_has_its_size_whatever_the_seeds(long_tailed: tupl
             share = sample_mask(mine, 0.3, purpose, seed).mean()
             assert share == pytest.approx(0.3, rel=0.05), (purpose, number)
             fold = sample_hash(mine, purpose, seed) % np.uint64(3)
-            assert np.bincount(fold.astype(int), minlength=3) == pytest.approx([len(mine) / 3] * 3, rel=0.05)
+            assert np.bincount(fold.astype(int), minlength=3) == pytest.approx(
+                [len(mine) / 3] * 3, rel=0.05
+            )
 
 
 def test_samples_of_different_purposes_and_seeds_are_independent() -> None:
     ids = np.arange(100_000)
-    samples = [sample_mask(ids, 0.5, purpose, seed) for purpose in PURPOSES for seed in SAMPLE_SEEDS]
-    assert len({sample_key(purpose, seed) for purpose in PURPOSES for seed in SAMPLE_SEEDS}) == len(samples)
+    samples = [
+        sample_mask(ids, 0.5, purpose, seed) for purpose in PURPOSES for seed in SAMPLE_SEEDS
+    ]
+    assert len({sample_key(purpose, seed) for purpose in PURPOSES for seed in SAMPLE_SEEDS}) == len(
+        samples
+    )
     both = np.corrcoef(np.array(samples))
     assert np.abs(both - np.eye(len(samples))).max() < 0.02  # six standard errors
 
 
 def test_sample_keys_are_golden() -> None:
-    """Another key would draw other samples under the same seed: stage 2's and stage 1's short runs would change."""
-    assert sample_key("gate", 0) == 0x3396878b435c435b and sample_key("gate", 1) == 0x46e82199726b8063
+    """Another key would draw other samples under the same seed: stage 2's and stage 1's short runs
+    would change."""
+    assert (
+        sample_key("gate", 0) == 0x3396878B435C435B and sample_key("gate", 1) == 0x46E82199726B8063
+    )
     assert sample_key("gate 1", 0) != sample_key("gate", 10)
     ids = np.array([0, 1, 2**49 - 1])
-    np.testing.assert_array_equal(sample_hash(ids, "gate", 1), product_hash(ids, sample_key("gate", 1)))
+    np.testing.assert_array_equal(
+        sample_hash(ids, "gate", 1), product_hash(ids, sample_key("gate", 1))
+    )
 
 
 def test_a_sample_of_everything_or_nothing() -> None:

@@ -26,13 +26,23 @@ def test_the_order_of_the_file_is_the_class_index(tmp_path: Path) -> None:
     assert len(taxonomy) == 3
     assert taxonomy[0] == Category(30, "A", "B, b", "C")
     assert [c.name for c in taxonomy.categories] == ["C", "OTHER", "OTHER"]
-    assert taxonomy.class_index(np.array([10, 20, 30, 5, 25, 99, -1])).tolist() == [1, 2, 0, -1, -1, -1, -1]
+    assert taxonomy.class_index(np.array([10, 20, 30, 5, 25, 99, -1])).tolist() == [
+        1,
+        2,
+        0,
+        -1,
+        -1,
+        -1,
+        -1,
+    ]
     assert taxonomy.families.tolist() == [[0, 0], [0, 1], [1, 2]]
 
 
 def test_a_byte_order_mark_other_columns_and_windows_lines(tmp_path: Path) -> None:
     text = "extra,category_level3,category_id,category_level1,category_level2\r\nx,C,7,A,B\r\n\r\n"
-    assert read(tmp_path, b"\xef\xbb\xbf" + text.encode()).categories == (Category(7, "A", "B", "C"),)
+    assert read(tmp_path, b"\xef\xbb\xbf" + text.encode()).categories == (
+        Category(7, "A", "B", "C"),
+    )
 
 
 def test_a_category_without_names_is_called_by_the_next_wider_name_or_its_id() -> None:
@@ -43,11 +53,16 @@ def test_a_category_without_names_is_called_by_the_next_wider_name_or_its_id() -
     assert Category(1, "A", "", "").name == "A"
 
 
-@given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=30, unique=True), st.integers(0, 2**63 - 1))
+@given(
+    st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=30, unique=True),
+    st.integers(0, 2**63 - 1),
+)
 def test_ids_and_class_indices_are_inverse(ids: list[int], other: int) -> None:
     taxonomy = Taxonomy(Category(i, "a", "b", "c") for i in ids)
     assert taxonomy.class_index(np.array(ids)).tolist() == list(range(len(ids)))
-    assert taxonomy.class_index(np.array([other])).tolist() == [ids.index(other) if other in ids else -1]
+    assert taxonomy.class_index(np.array([other])).tolist() == [
+        ids.index(other) if other in ids else -1
+    ]
 
 
 def test_json_round_trip_and_fingerprint() -> None:
@@ -61,9 +76,19 @@ def test_json_round_trip_and_fingerprint() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [{}, [], None, {"schema": 2, "categories": []}, {"schema": 1}, {"schema": 1, "categories": [{"category_id": 1}]},
-              {"schema": 1, "categories": [{"id": 1}]}, {"schema": 1, "categories": 5}, {"schema": 1, "categories": []}],
-)  # fmt: skip
+    "value",
+    [
+        {},
+        [],
+        None,
+        {"schema": 2, "categories": []},
+        {"schema": 1},
+        {"schema": 1, "categories": [{"category_id": 1}]},
+        {"schema": 1, "categories": [{"id": 1}]},
+        {"schema": 1, "categories": 5},
+        {"schema": 1, "categories": []},
+    ],
+)
 def test_json_of_another_shape_is_refused(value: object) -> None:
     with pytest.raises(TaxonomyError):
         Taxonomy.from_json(value)  # type: ignore[arg-type]
@@ -73,7 +98,10 @@ def test_json_of_another_shape_is_refused(value: object) -> None:
     "text, problem",
     [
         ("", "column category_id is missing"),
-        ("category_id,category_level1,category_level3\n1,a,c\n", "column category_level2 is missing"),
+        (
+            "category_id,category_level1,category_level3\n1,a,c\n",
+            "column category_level2 is missing",
+        ),
         (HEADER, "no categories"),
         (HEADER + "1,a,b,c\n2,a,b\n", "line 3: too few fields"),
         (HEADER + "1,a,b,c\nabc,a,b,c\n", "line 3: category_id is 'abc'"),
@@ -104,5 +132,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_cdiscounts_own_names() -> None:
     taxonomy = Taxonomy.from_csv(outside_data("cdiscount") / "category_names.csv")
     assert len(taxonomy) == 5270
-    assert taxonomy.families.max(axis=0).tolist() == [48, 485]  # 483 names, three of them under two level-1 names
-    assert len({c.level3 for c in taxonomy.categories}) == 5261  # two more differ by a blank at the end
+    assert taxonomy.families.max(axis=0).tolist() == [
+        48,
+        485,
+    ]  # 483 names, three of them under two level-1 names
+    assert (
+        len({c.level3 for c in taxonomy.categories}) == 5261
+    )  # two more differ by a blank at the end

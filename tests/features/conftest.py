@@ -26,10 +26,16 @@ def predictor(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> P
     taxonomy = small_store.taxonomy
     network = build(config.backbone, len(taxonomy), seed=3)
     content = {
-        "made_from": {}, "config": config.model_dump(mode="json"), "transform": EvalTransform.from_config(config).to_json(),
-        "taxonomy": taxonomy.to_json(), "network": network.state_dict(), "train_images": _counts(small_store), "epoch": 1,
-        "phase": "finetune", "metrics": {},
-    }  # fmt: skip
+        "made_from": {},
+        "config": config.model_dump(mode="json"),
+        "transform": EvalTransform.from_config(config).to_json(),
+        "taxonomy": taxonomy.to_json(),
+        "network": network.state_dict(),
+        "train_images": _counts(small_store),
+        "epoch": 1,
+        "phase": "finetune",
+        "metrics": {},
+    }
     path = tmp_path_factory.mktemp("predictor") / "stage1" / "best.pt"
     path.parent.mkdir()
     checkpoint.save(path, content)
@@ -37,4 +43,6 @@ def predictor(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def _counts(store: Store) -> torch.Tensor:
-    return torch.from_numpy(np.bincount(store.images("train").class_index, minlength=len(store.taxonomy)))
+    return torch.from_numpy(
+        np.bincount(store.images("train").class_index, minlength=len(store.taxonomy))
+    )

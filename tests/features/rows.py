@@ -1,4 +1,5 @@
-"""An image table and feature rows whose every value is known. No torch here: processes that are killed start fast."""
+"""An image table and feature rows whose every value is known. No torch here: processes that are
+killed start fast."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,13 @@ from features.store import FeatureWriter
 from stage1_cnn.head import Head
 
 CLASSES, WIDTH, BATCH = 4, 6, 16
-MADE_FROM = {"schema": 1, "checkpoint": "c" * 64, "transform": {"height": 32, "mean": [0.5]}, "store": "s1", "dtype": "float16"}
+MADE_FROM = {
+    "schema": 1,
+    "checkpoint": "c" * 64,
+    "transform": {"height": 32, "mean": [0.5]},
+    "store": "s1",
+    "dtype": "float16",
+}
 COMPUTED_WITH = {"device": "cpu", "precision": "fp32"}
 EMPTY = (SPLITS.index("val_a"), 2)
 """Split and class without any image."""
@@ -20,21 +27,33 @@ EMPTY = (SPLITS.index("val_a"), 2)
 
 @dataclass(frozen=True)
 class Made:
-    """Rows for a features.h5: table in store order, features float16 [N, WIDTH], row -> reason of the unreadable, a head."""
+    """Rows for a features.h5: table in store order, features float16 [N, WIDTH], row -> reason of
+    the unreadable, a head."""
 
     table: ImageTable
     features: np.ndarray
     errors: dict[int, str]
     head: Head
 
-    def write(self, path: Path, stop: int | None = None, made_from: dict | None = None, batch: int = BATCH) -> None:
+    def write(
+        self, path: Path, stop: int | None = None, made_from: dict | None = None, batch: int = BATCH
+    ) -> None:
         """Writes the file; with `stop`, leaves it unfinished after that many rows or a few more."""
-        with FeatureWriter(path, self.table, WIDTH, CLASSES, made_from or MADE_FROM, COMPUTED_WITH) as writer:
+        with FeatureWriter(
+            path, self.table, WIDTH, CLASSES, made_from or MADE_FROM, COMPUTED_WITH
+        ) as writer:
             for start in range(writer.cursor, len(self.table), batch):
                 if stop is not None and start >= stop:
                     return
                 rows = self.features[start : start + batch]
-                writer.write(rows, {row - start: why for row, why in self.errors.items() if start <= row < start + len(rows)})
+                writer.write(
+                    rows,
+                    {
+                        row - start: why
+                        for row, why in self.errors.items()
+                        if start <= row < start + len(rows)
+                    },
+                )
             writer.finish(self.head)
 
 
@@ -49,12 +68,18 @@ def make_rows(products: int = 300, seed: int = 0) -> Made:
     images = np.repeat(order, rng.integers(1, 4, len(order)))
     position = np.arange(len(images)) - np.searchsorted(_rank(images), _rank(images))
     table = ImageTable(
-        product_id[images] * POSITIONS + position, product_id[images], class_index[images].astype(np.int32),
-        split[images].astype(np.uint8), rng.random(len(images)) < 0.9,
-    )  # fmt: skip
+        product_id[images] * POSITIONS + position,
+        product_id[images],
+        class_index[images].astype(np.int32),
+        split[images].astype(np.uint8),
+        rng.random(len(images)) < 0.9,
+    )
     features = rng.normal(size=(len(table), WIDTH)).astype(np.float16)
     errors = {row: f"undecodable: image {row} ends too early" for row in range(5, len(table), 10)}
-    head = Head(rng.normal(size=(CLASSES, WIDTH)).astype(np.float32), rng.normal(size=CLASSES).astype(np.float32))
+    head = Head(
+        rng.normal(size=(CLASSES, WIDTH)).astype(np.float32),
+        rng.normal(size=CLASSES).astype(np.float32),
+    )
     return Made(table, features, errors, head)
 
 

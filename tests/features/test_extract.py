@@ -28,7 +28,9 @@ def store(small_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store
     with closing(sqlite3.connect(path)) as connection:
         bad, data = int(small_store.images().image_id[7]), b"\xff\xd8\xff nothing"
         connection.execute("UPDATE blobs SET data = ? WHERE image_id = ?", (data, bad))
-        connection.execute("UPDATE images SET digest = ? WHERE image_id = ?", (xxhash.xxh3_128_digest(data), bad))
+        connection.execute(
+            "UPDATE images SET digest = ? WHERE image_id = ?", (xxhash.xxh3_128_digest(data), bad)
+        )
         connection.commit()
     return Store(path)
 
@@ -41,7 +43,9 @@ def features(predictor: Predictor, store: Store) -> FeatureStore:
     return FeatureStore(path)
 
 
-def test_each_row_is_its_image_alone(predictor: Predictor, store: Store, features: FeatureStore) -> None:
+def test_each_row_is_its_image_alone(
+    predictor: Predictor, store: Store, features: FeatureStore
+) -> None:
     table = features.table
     assert sorted(table.image_id) == sorted(store.images().image_id)
     for row in (0, 49, 50, 101, len(table) - 1):
@@ -62,19 +66,29 @@ def test_an_unreadable_image_keeps_its_row(store: Store, features: FeatureStore)
     assert list(features.errors) == [image_id] and features.errors[image_id]
 
 
-def test_it_says_what_it_was_made_from(predictor: Predictor, store: Store, features: FeatureStore) -> None:
+def test_it_says_what_it_was_made_from(
+    predictor: Predictor, store: Store, features: FeatureStore
+) -> None:
     assert features.made_from == made_from(predictor, store.fingerprint)
     assert features.computed_with == {"device": "cpu", "precision": "fp32", "runtime": "torch"}
     np.testing.assert_array_equal(features.head.weight, predictor.head.weight)
     np.testing.assert_array_equal(features.head.bias, predictor.head.bias)
 
 
-def test_features_beyond_float16_are_refused(predictor: Predictor, store: Store, tmp_path: Path) -> None:
+def test_features_beyond_float16_are_refused(
+    predictor: Predictor, store: Store, tmp_path: Path
+) -> None:
     loud = copy.deepcopy(predictor)
     loud.network.backbone.layer4[1].bn2.weight.mul_(1e8)
     first = store.images().image_id[0]
-    for precision, remedy in (("fp32", ": train stage 1 again"), ("bf16", r": set features\.precision=fp32, or train stage 1")):
+    for precision, remedy in (
+        ("fp32", ": train stage 1 again"),
+        ("bf16", r": set features\.precision=fp32, or train stage 1"),
+    ):
         loud.engine = inference_engine("cpu", precision)
-        with pytest.raises(ShelfsortError, match=rf"features of image {first} are not finite .* in {precision}; .*{remedy}"):
+        with pytest.raises(
+            ShelfsortError,
+            match=rf"features of image {first} are not finite .* in {precision}; .*{remedy}",
+        ):
             extract(loud, store, tmp_path / "features.h5", batch_size=50)
     assert not (tmp_path / "features.h5").exists()

@@ -1,4 +1,5 @@
-"""What is written through memory onto a disk that is too small: an error, where it used to end the process."""
+"""What is written through memory onto a disk that is too small: an error, where it used to end the
+process."""
 
 import subprocess
 import sys
@@ -35,7 +36,10 @@ said(lambda: build(folder, FeatureStore(folder.with_name("features.h5"))))
 """
 
 
-@pytest.mark.parametrize(("script", "kilobytes", "name", "times"), [(_HEAD_PHASE, 8192, "", 2), (_INDEX, 128, "/codes.npy", 1)])
+@pytest.mark.parametrize(
+    ("script", "kilobytes", "name", "times"),
+    [(_HEAD_PHASE, 8192, "", 2), (_INDEX, 128, "/codes.npy", 1)],
+)
 def test_a_full_disk_is_an_error_and_leaves_nothing(
     tmp_path: Path, script: str, kilobytes: int, name: str, times: int
 ) -> None:
@@ -44,7 +48,18 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(
     apart, mount = ["unshare", "-rm", "sh", "-c"], f'mount -t tmpfs -o size={kilobytes}k tmpfs "$0"'
     if subprocess.run([*apart, mount, str(folder)], capture_output=True).returncode:
         pytest.skip("this system allows no disk of one's own")
-    command = [*apart, f'{mount} && exec "$@"', str(folder), sys.executable, "-c", _SAID + script, str(folder)]
+    command = [
+        *apart,
+        f'{mount} && exec "$@"',
+        str(folder),
+        sys.executable,
+        "-c",
+        _SAID + script,
+        str(folder),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{folder}{name}: can't be written: [Errno 28] No space left on device []\n" * times
+    assert (
+        done.stdout
+        == f"{folder}{name}: can't be written: [Errno 28] No space left on device []\n" * times
+    )

@@ -11,22 +11,33 @@ EMPTY_CLASS, SMALL_CLASS = 4, 2
 
 
 def make(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vectors [90, WIDTH] of products with three images each, and their classes; one class is empty, one has two images."""
+    """Vectors [90, WIDTH] of products with three images each, and their classes; one class is
+    empty, one has two images."""
     rng = np.random.default_rng(seed)
     class_index = rng.choice([0, 1, 3, 5], 30)
     class_index = np.repeat(class_index, 3)
     class_index[:2] = SMALL_CLASS
-    return rng.normal(size=(90, WIDTH)).astype(np.float32), np.repeat(np.arange(30) * 7, 3), class_index
+    return (
+        rng.normal(size=(90, WIDTH)).astype(np.float32),
+        np.repeat(np.arange(30) * 7, 3),
+        class_index,
+    )
 
 
-def brute_force(vectors, product_id, class_index, query, product, candidate) -> tuple[list[float], float]:
+def brute_force(
+    vectors, product_id, class_index, query, product, candidate
+) -> tuple[list[float], float]:
     """Nearest cosines and mean of one query, by a plain loop over the float16 bank."""
     bank = [v / np.linalg.norm(v) for v in vectors.astype(np.float32)]
     query = query / np.linalg.norm(query)
     found = sorted(
-        (float(np.dot(np.float16(b).astype(np.float32), query)) for b, p, c in zip(bank, product_id, class_index, strict=True)
-         if c == candidate and p != product), reverse=True,
-    )  # fmt: skip
+        (
+            float(np.dot(np.float16(b).astype(np.float32), query))
+            for b, p, c in zip(bank, product_id, class_index, strict=True)
+            if c == candidate and p != product
+        ),
+        reverse=True,
+    )
     return found[:NEAREST], float(np.mean(found)) if found else float("nan")
 
 
@@ -41,7 +52,9 @@ def test_equals_brute_force(monkeypatch: pytest.MonkeyPatch, pairs: int) -> None
     nearest, mean = bank.cosines(vectors[rows], product_id[rows], candidates)
     for i, row in enumerate(rows):
         for j, candidate in enumerate(candidates[i]):
-            expected, average = brute_force(vectors, product_id, class_index, vectors[row], product_id[row], candidate)
+            expected, average = brute_force(
+                vectors, product_id, class_index, vectors[row], product_id[row], candidate
+            )
             padded = expected + [np.nan] * (NEAREST - len(expected))
             np.testing.assert_allclose(nearest[i, j], padded, atol=1e-5)
             np.testing.assert_allclose(mean[i, j], average, atol=1e-5)

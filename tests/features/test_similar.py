@@ -1,4 +1,5 @@
-"""The index of similar images: nearly what brute force finds, and a file that knows what it was made from."""
+"""The index of similar images: nearly what brute force finds, and a file that knows what it was
+made from."""
 
 from pathlib import Path
 
@@ -23,7 +24,9 @@ def store(made: Made, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     return FeatureStore(path)
 
 
-def test_the_shortlist_is_ranked_by_exact_cosines(made: Made, store: FeatureStore, tmp_path: Path) -> None:
+def test_the_shortlist_is_ranked_by_exact_cosines(
+    made: Made, store: FeatureStore, tmp_path: Path
+) -> None:
     build(tmp_path, store)
     index = SimilarIndex.open(tmp_path, store, REBUILD)
     queries = np.random.default_rng(1).normal(size=(20, made.features.shape[1]))
@@ -36,11 +39,17 @@ def test_the_shortlist_is_ranked_by_exact_cosines(made: Made, store: FeatureStor
     assert not set(rows.ravel()) & set(made.errors)
 
 
-def test_a_shortlist_longer_than_the_store_is_all_of_it(made: Made, store: FeatureStore, tmp_path: Path) -> None:
+def test_a_shortlist_longer_than_the_store_is_all_of_it(
+    made: Made, store: FeatureStore, tmp_path: Path
+) -> None:
     build(tmp_path, store)
-    rows, cosines = SimilarIndex.open(tmp_path, store, REBUILD).nearest(made.features[:1], shortlist=10**6)
+    rows, cosines = SimilarIndex.open(tmp_path, store, REBUILD).nearest(
+        made.features[:1], shortlist=10**6
+    )
     assert sorted(rows[0]) == list(range(len(store)))
-    assert np.isneginf(cosines).sum() == len(made.errors) and cosines[0, 0] == pytest.approx(1, abs=1e-3)
+    assert np.isneginf(cosines).sum() == len(made.errors) and cosines[0, 0] == pytest.approx(
+        1, abs=1e-3
+    )
 
 
 def test_fewer_directions_than_features_still_find_the_nearest(tmp_path: Path) -> None:
@@ -61,21 +70,29 @@ def test_a_damaged_index_is_refused(store: FeatureStore, tmp_path: Path, name: s
     content = bytearray((tmp_path / name).read_bytes())
     content[-5] ^= 1
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ArtifactError, match=rf"{name}: its checksum is not .*rebuild it with: {REBUILD}"):
+    with pytest.raises(
+        ArtifactError, match=rf"{name}: its checksum is not .*rebuild it with: {REBUILD}"
+    ):
         SimilarIndex.open(tmp_path, store, REBUILD)
     (tmp_path / name).unlink()
     with pytest.raises(ArtifactError, match=rf"{name}: no such file"):
         SimilarIndex.open(tmp_path, store, REBUILD)
 
 
-def test_an_index_of_other_features_is_refused(made: Made, store: FeatureStore, tmp_path: Path) -> None:
+def test_an_index_of_other_features_is_refused(
+    made: Made, store: FeatureStore, tmp_path: Path
+) -> None:
     build(tmp_path / "similar", store)
     made.write(tmp_path / "features.h5", made_from=MADE_FROM | {"checkpoint": "d" * 64})
-    with pytest.raises(ArtifactError, match=r"made from something else: features\.checkpoint was 'c+', is now 'd+'"):
+    with pytest.raises(
+        ArtifactError, match=r"made from something else: features\.checkpoint was 'c+', is now 'd+'"
+    ):
         SimilarIndex.open(tmp_path / "similar", FeatureStore(tmp_path / "features.h5"), REBUILD)
 
 
 def test_rows_from_anywhere(made: Made, store: FeatureStore) -> None:
     rows = np.array([0, 1, 2, 7, 9, 10, len(store) - 1])
-    np.testing.assert_array_equal(store.features_at(rows), store.features(slice(0, len(store)))[rows])
+    np.testing.assert_array_equal(
+        store.features_at(rows), store.features(slice(0, len(store)))[rows]
+    )
     assert store.features_at(rows[:0]).shape == (0, store.width)

@@ -1,4 +1,5 @@
-"""features.h5: what is written is read, also after kills; what is damaged or of something else is refused."""
+"""features.h5: what is written is read, also after kills; what is damaged or of something else is
+refused."""
 
 import multiprocessing
 import os
@@ -33,7 +34,11 @@ def content(path: Path) -> dict[str, np.ndarray | str | int]:
     """Every dataset and attribute."""
     found: dict = {}
     with h5py.File(path, "r") as file:
-        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+        file.visititems(
+            lambda name, item: (
+                found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+            )
+        )
         return found | dict(file.attrs)
 
 
@@ -54,7 +59,9 @@ def test_what_is_written_is_read(made: Made, path: Path) -> None:
     assert store.features(slice(0, 1)).dtype == np.float16
     assert set(np.flatnonzero(store.status == schema.UNREADABLE)) == set(bad)
     assert (np.delete(store.status, bad) == schema.DONE).all()
-    assert store.errors == {int(made.table.image_id[row]): reason for row, reason in made.errors.items()}
+    assert store.errors == {
+        int(made.table.image_id[row]): reason for row, reason in made.errors.items()
+    }
     for name in ("image_id", "product_id", "class_index", "split", "fit"):
         np.testing.assert_array_equal(getattr(store.table, name), getattr(made.table, name))
     np.testing.assert_array_equal(store.head.weight, made.head.weight)
@@ -66,7 +73,9 @@ def test_what_is_written_is_read(made: Made, path: Path) -> None:
 def test_a_class_and_a_split_are_one_slice_each(made: Made, path: Path) -> None:
     store, rows = FeatureStore(path), np.arange(len(made.table))
     for number, split in enumerate(SPLITS):
-        np.testing.assert_array_equal(rows[store.of_split(split)], np.flatnonzero(made.table.split == number))
+        np.testing.assert_array_equal(
+            rows[store.of_split(split)], np.flatnonzero(made.table.split == number)
+        )
         for c in range(CLASSES):
             mine = np.flatnonzero((made.table.split == number) & (made.table.class_index == c))
             np.testing.assert_array_equal(rows[store.of_class(split, c)], mine)
@@ -91,7 +100,10 @@ def test_no_image_at_all(tmp_path: Path) -> None:
 def test_an_unfinished_file_is_resumed(made: Made, path: Path, tmp_path: Path, stop: int) -> None:
     second = tmp_path / "second.h5"
     made.write(second, stop=stop)
-    with pytest.raises(ArtifactError, match=r"second\.h5: no such file; rebuild it with: shelfsort features --rebuild"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"second\.h5: no such file; rebuild it with: shelfsort features --rebuild",
+    ):
         len(FeatureStore(second))
     with FeatureWriter(second, made.table, WIDTH, CLASSES, MADE_FROM, COMPUTED_WITH) as writer:
         assert stop <= writer.cursor < stop + 16
@@ -99,35 +111,53 @@ def test_an_unfinished_file_is_resumed(made: Made, path: Path, tmp_path: Path, s
     assert_same(path, second)
 
 
-def test_another_device_goes_on_with_a_warning(made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_device_goes_on_with_a_warning(
+    made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "features.h5"
     made.write(path, stop=50)
     with FeatureWriter(path, made.table, WIDTH, CLASSES, MADE_FROM, COMPUTED_WITH):
         assert not caplog.text
-    with FeatureWriter(path, made.table, WIDTH, CLASSES, MADE_FROM, COMPUTED_WITH | {"device": "NVIDIA H100"}) as writer:
+    with FeatureWriter(
+        path, made.table, WIDTH, CLASSES, MADE_FROM, COMPUTED_WITH | {"device": "NVIDIA H100"}
+    ) as writer:
         assert writer.cursor >= 50
-    assert f"device was {COMPUTED_WITH['device']!r}, is now 'NVIDIA H100'; features then differ" in caplog.text
+    assert (
+        f"device was {COMPUTED_WITH['device']!r}, is now 'NVIDIA H100'; features then differ"
+        in caplog.text
+    )
 
 
 def test_what_is_of_something_else_is_begun_anew(made: Made, tmp_path: Path) -> None:
     path = tmp_path / "features.h5"
     made.write(path, stop=50)
-    with FeatureWriter(path, made.table, WIDTH, CLASSES, MADE_FROM | {"store": "s2"}, COMPUTED_WITH) as writer:
+    with FeatureWriter(
+        path, made.table, WIDTH, CLASSES, MADE_FROM | {"store": "s2"}, COMPUTED_WITH
+    ) as writer:
         assert writer.cursor == 0
 
 
-def test_a_reason_of_an_unfinished_batch_is_forgotten(made: Made, path: Path, tmp_path: Path) -> None:
+def test_a_reason_of_an_unfinished_batch_is_forgotten(
+    made: Made, path: Path, tmp_path: Path
+) -> None:
     second = tmp_path / "second.h5"
     made.write(second, stop=100)
-    with h5py.File(f"{second}.partial", "r+") as file:  # as a kill leaves it between the reasons and the cursor
-        for name, value in ((schema.ERROR_ID, made.table.image_id[-1]), (schema.ERROR_REASON, "never")):
+    with h5py.File(
+        f"{second}.partial", "r+"
+    ) as file:  # as a kill leaves it between the reasons and the cursor
+        for name, value in (
+            (schema.ERROR_ID, made.table.image_id[-1]),
+            (schema.ERROR_REASON, "never"),
+        ):
             file[name].resize((len(file[name]) + 1,))
             file[name][-1] = value
     made.write(second)
     assert_same(path, second)
 
 
-def test_a_long_reason_is_cut_between_two_characters(made: Made, path: Path, tmp_path: Path) -> None:
+def test_a_long_reason_is_cut_between_two_characters(
+    made: Made, path: Path, tmp_path: Path
+) -> None:
     long = tmp_path / "long.h5"
     with FeatureWriter(long, made.table, WIDTH, CLASSES, MADE_FROM, COMPUTED_WITH) as writer:
         writer.write(made.features, {3: "x" + "\u00e9" * 300, 4: "short"})
@@ -180,12 +210,16 @@ except ShelfsortError as error:
 
 
 def test_a_full_disk_says_so_before_the_first_batch(tmp_path: Path) -> None:
-    """In the middle of one HDF5 would end the process with a segmentation fault, and leave a file that doesn't open."""
+    """In the middle of one HDF5 would end the process with a segmentation fault, and leave a file
+    that doesn't open."""
     path = tmp_path / "features.h5"
     command = [sys.executable, "-c", _FULL, str(path), "100000"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{path}.partial: can't be written: ") and "File too large" in done.stdout
+    assert (
+        done.stdout.startswith(f"{path}.partial: can't be written: ")
+        and "File too large" in done.stdout
+    )
     assert list(tmp_path.iterdir()) == []
     made = make_rows(2000)
     made.write(path)
@@ -194,7 +228,9 @@ def test_a_full_disk_says_so_before_the_first_batch(tmp_path: Path) -> None:
 
 def test_it_asks_for_no_more_room_than_it_needs(tmp_path: Path) -> None:
     made, width = make_rows(2000), 4096
-    with FeatureWriter(tmp_path / "features.h5", made.table, width, CLASSES, MADE_FROM, COMPUTED_WITH) as writer:
+    with FeatureWriter(
+        tmp_path / "features.h5", made.table, width, CLASSES, MADE_FROM, COMPUTED_WITH
+    ) as writer:
         assert writer.partial.stat().st_size < 1.1 * len(made.table) * width * 2 + 2**21
 
 
@@ -203,8 +239,11 @@ def test_a_disk_that_fills_up_between_two_runs(tmp_path: Path) -> None:
     made.write(path, stop=300)
     size = path.with_name("features.h5.partial").stat().st_size
     done = subprocess.run(
-        [sys.executable, "-c", _FULL, str(path), str(size + 1000)], cwd=ROOT, capture_output=True, text=True
-    )  # fmt: skip
+        [sys.executable, "-c", _FULL, str(path), str(size + 1000)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and "can't be written: " in done.stdout, done.stderr
     with FeatureWriter(path, made.table, WIDTH, CLASSES, MADE_FROM, COMPUTED_WITH) as writer:
         assert writer.cursor >= 300
@@ -229,14 +268,20 @@ def flip(path: Path, offset: int) -> None:
 @pytest.mark.parametrize(
     ("name", "read"),
     [
-        ("features", lambda s: s.features(slice(0, 3))), ("class_index", lambda s: s.table), ("status", lambda s: s.status),
-        ("slices", lambda s: s.of_split("test")), ("head/weight", lambda s: s.head), ("head/bias", lambda s: s.head),
+        ("features", lambda s: s.features(slice(0, 3))),
+        ("class_index", lambda s: s.table),
+        ("status", lambda s: s.status),
+        ("slices", lambda s: s.of_split("test")),
+        ("head/weight", lambda s: s.head),
+        ("head/bias", lambda s: s.head),
     ],
-)  # fmt: skip
+)
 def test_a_flipped_bit_is_found(path: Path, name: str, read) -> None:
     read(FeatureStore(path, "REBUILD"))
     flip(path, chunk_offset(path, name) + 9)
-    with pytest.raises(ArtifactError, match=rf"features\.h5: {name} is damaged .*; rebuild it with: REBUILD"):
+    with pytest.raises(
+        ArtifactError, match=rf"features\.h5: {name} is damaged .*; rebuild it with: REBUILD"
+    ):
         read(FeatureStore(path, "REBUILD"))
 
 
@@ -244,7 +289,9 @@ def test_cut_and_emptied_files_are_refused(path: Path) -> None:
     whole = path.read_bytes()
     for size in (0, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(ArtifactError, match=r"features\.h5: .*rebuild it with: shelfsort features --rebuild"):
+        with pytest.raises(
+            ArtifactError, match=r"features\.h5: .*rebuild it with: shelfsort features --rebuild"
+        ):
             FeatureStore(path).features(slice(0, 3))
 
 
@@ -282,4 +329,6 @@ def test_opens_anew_in_a_fork_and_in_a_pickle(path: Path) -> None:
 
 def _read_in_child(task: tuple[FeatureStore, int]) -> tuple[list, bool]:
     store, parent = task
-    return store.features(slice(3, 5)).tolist(), id(store.file) != parent and store._pid == os.getpid()
+    return store.features(slice(3, 5)).tolist(), id(
+        store.file
+    ) != parent and store._pid == os.getpid()

@@ -30,8 +30,12 @@ def test_the_head_tells_the_classes(model: TextModel) -> None:
 def test_vectors_have_unit_length_or_none(model: TextModel) -> None:
     vectors = model.features(["red cup", "", "unheard of", "red red cup"])
     assert (vectors.dtype, vectors.shape) == (np.float16, (4, 8))
-    np.testing.assert_allclose(np.linalg.norm(vectors.astype(float), axis=1), [1, 0, 0, 1], atol=2e-3)
-    np.testing.assert_array_equal(vectors[2:], model.features(["unheard of", "red red cup"]))  # others make no difference
+    np.testing.assert_allclose(
+        np.linalg.norm(vectors.astype(float), axis=1), [1, 0, 0, 1], atol=2e-3
+    )
+    np.testing.assert_array_equal(
+        vectors[2:], model.features(["unheard of", "red red cup"])
+    )  # others make no difference
     assert model.features([]).shape == (0, 8)
 
 
@@ -49,7 +53,9 @@ def test_what_is_damaged_is_refused(model: TextModel, tmp_path: Path, name: str)
     content = bytearray((tmp_path / name).read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ArtifactError, match=rf"{name.replace('.', '[.]')}: .*rebuild it with: REBUILD"):
+    with pytest.raises(
+        ArtifactError, match=rf"{name.replace('.', '[.]')}: .*rebuild it with: REBUILD"
+    ):
         TextModel.open(tmp_path, "REBUILD")
     (tmp_path / name).unlink()
     with pytest.raises(ArtifactError, match=name):
@@ -60,12 +66,17 @@ def test_two_classes_and_one() -> None:
     two = CLASSES % 4 < 2
     model = TextModel.fit(TEXTS, np.where(two, 0, 3), 4, components=3, seed=0)
     assert model.head.log_probs(model.features(["cup", "boot"])).argmax(axis=1).tolist() == [0, 3]
-    with pytest.raises(ShelfsortError, match="images of two categories in the train split, found 1"):
+    with pytest.raises(
+        ShelfsortError, match="images of two categories in the train split, found 1"
+    ):
         TextModel.fit(TEXTS, np.zeros(204, dtype=int), 4, components=3, seed=0)
 
 
 def test_no_text_at_all() -> None:
-    with pytest.raises(ShelfsortError, match=r"0 of the train split's 9 products have a text.* name their field in catalog"):
+    with pytest.raises(
+        ShelfsortError,
+        match=r"0 of the train split's 9 products have a text.* name their field in catalog",
+    ):
         TextModel.fit([""] * 9, CLASSES[:9], 4, components=3, seed=0)
 
 

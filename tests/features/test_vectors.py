@@ -33,14 +33,22 @@ def test_vectors_are_found_by_image_id(tmp_path: Path) -> None:
         ([1, 2, 2], [[1.0]] * 3, "image 2 stands there twice"),
         ([1, 2], [[1.0], [np.nan]], "the vector of image 2 is not finite as float16"),
         ([1, 2], [[1.0], [1e5]], "the vector of image 2 is not finite as float16"),
-        ([1, 2], [1.0, 2.0], r"expected datasets image_id \[N\] and features \[N, D\], found image_id \(2,\), features \(2,\)"),
+        (
+            [1, 2],
+            [1.0, 2.0],
+            r"expected datasets image_id \[N\] and features \[N, D\], found image_id \(2,\), features \(2,\)",
+        ),
         ([1, 2], [[1.0]], r"found image_id \(2,\), features \(1, 1\)"),
         ([], np.zeros((0, 2)), "holds no vector of image 1"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(tmp_path: Path, ids: list, features: object, message: str) -> None:
+def test_what_is_wrong_is_one_sentence(
+    tmp_path: Path, ids: list, features: object, message: str
+) -> None:
     with pytest.raises(ShelfsortError, match=rf"v\.h5: .*{message}"):
-        write(tmp_path / "v.h5", image_id=np.array(ids, dtype=np.int64), features=features).features(np.array([1, 2]))
+        write(
+            tmp_path / "v.h5", image_id=np.array(ids, dtype=np.int64), features=features
+        ).features(np.array([1, 2]))
 
 
 def test_what_is_no_such_file(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""shelfsort in processes of its own, to be killed, interrupted or kept from writing; and what two runs are compared by."""
+"""shelfsort in processes of its own, to be killed, interrupted or kept from writing; and what two
+runs are compared by."""
 
 import json
 import os
@@ -16,18 +17,30 @@ from tests.pipeline.tiny import Tiny
 
 ROOT = Path(__file__).parents[2]
 MADE_BY = {
-    "ingest": ("store.sqlite", "taxonomy.json", "ingest.json", "dumps"), "stage1": ("stage1",),
-    "features": ("features.h5", "views/small/features.h5"), "stage2": ("stage2",), "evaluate": ("evaluation",), "score": ("out",),
-}  # fmt: skip
+    "ingest": ("store.sqlite", "taxonomy.json", "ingest.json", "dumps"),
+    "stage1": ("stage1",),
+    "features": ("features.h5", "views/small/features.h5"),
+    "stage2": ("stage2",),
+    "evaluate": ("evaluation",),
+    "score": ("out",),
+}
 """What each step writes into the run."""
 
 
 def arguments(tiny: Tiny, step: str, *more: str) -> list[str]:
-    """Of one step of the tiny run; `score` scores its test dump, in parts if that has become large, into RUN/out."""
+    """Of one step of the tiny run; `score` scores its test dump, in parts if that has become large,
+    into RUN/out."""
     own = {
-        "ingest": tiny.ingest_options, "report": [str(tiny.folder)],
-        "score": [str(tiny.data / "test.bson"), "--out", str(tiny.folder / "out"), "--set", "score.batch_size=8"],
-    }  # fmt: skip
+        "ingest": tiny.ingest_options,
+        "report": [str(tiny.folder)],
+        "score": [
+            str(tiny.data / "test.bson"),
+            "--out",
+            str(tiny.folder / "out"),
+            "--set",
+            "score.batch_size=8",
+        ],
+    }
     run = [] if step == "report" else ["--run", str(tiny.folder)]
     return [step, *own.get(step, []), *run, *more]
 
@@ -62,15 +75,24 @@ def outcome(folder: Path, step: str) -> dict[str, Any]:
     if step == "features":
         for name in MADE_BY["features"]:
             with h5py.File(folder / name) as file:
-                found |= {f"{name} {key}": np.array(file[key]).tobytes() for key in ("features", "status", "image_id", "slices")}
+                found |= {
+                    f"{name} {key}": np.array(file[key]).tobytes()
+                    for key in ("features", "status", "image_id", "slices")
+                }
     if step == "stage2":
         manifest = json.loads((folder / "stage2" / "manifest.json").read_text())
-        found |= manifest["files"] | {key: json.dumps(manifest[key]) for key in ("categories", "default", "shift")}
+        found |= manifest["files"] | {
+            key: json.dumps(manifest[key]) for key in ("categories", "default", "shift")
+        }
     if step == "evaluate":
         tables = ("items.parquet", "per_category.parquet", "confusion.parquet")
         found |= {name: (folder / "evaluation" / name).read_bytes() for name in tables}
     if step == "score":
-        found |= {p.name: p.read_bytes() for p in (folder / "out").iterdir() if p.is_file() and p.name != "lock"}
+        found |= {
+            p.name: p.read_bytes()
+            for p in (folder / "out").iterdir()
+            if p.is_file() and p.name != "lock"
+        }
     return found
 
 

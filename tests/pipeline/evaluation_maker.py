@@ -1,7 +1,9 @@
-"""Makes run directories as an evaluation leaves them, of any size, from random numbers: for tests and timings of the report.
+"""Makes run directories as an evaluation leaves them, of any size, from random numbers: for tests
+and timings of the report.
 
-Each item's probabilities live on eight candidate classes: the truth, its neighbours, and a few strangers. All tables follow
-from them by counting, so that they agree with each other as a real evaluation's do.
+Each item's probabilities live on eight candidate classes: the truth, its neighbours, and a few
+strangers. All tables follow from them by counting, so that they agree with each other as a real
+evaluation's do.
 """
 
 import json
@@ -40,23 +42,37 @@ class Items:
 
 def make_small_run(run: Path) -> Path:
     """50 categories in a real store of drawn pictures; about 70 evaluated products."""
-    spec = SyntheticSpec(categories=50, products=700, side=48, tail=0.7, duplicates=0.06, blanks=0.02)
+    spec = SyntheticSpec(
+        categories=50, products=700, side=48, tail=0.7, duplicates=0.06, blanks=0.02
+    )
     run.mkdir(parents=True)
     write_dump(run / "dump.bson", spec)
     write_categories(run / "names.csv", spec)
     rows = (run / "names.csv").read_text().splitlines()
     first = rows[1].split(",")
     quoted = NASTY.replace('"', '""')
-    (run / "names.csv").write_text("\n".join([rows[0], f'{first[0]},{first[1]},{first[2]},"{quoted}"', *rows[2:]]) + "\n")
+    (run / "names.csv").write_text(
+        "\n".join([rows[0], f'{first[0]},{first[1]},{first[2]},"{quoted}"', *rows[2:]]) + "\n"
+    )
     config = CatalogConfig(caps=Caps(train=60))
-    ingest(run / "store.sqlite", [run / "dump.bson"], run / "names.csv", config, index_folder=run / "dumps", jobs=1)
+    ingest(
+        run / "store.sqlite",
+        [run / "dump.bson"],
+        run / "names.csv",
+        config,
+        index_folder=run / "dumps",
+        jobs=1,
+    )
     for name in ("dump.bson", "names.csv"):
         (run / name).unlink()
     return _finish(run, Store(run / "store.sqlite").taxonomy, 0)
 
 
-def make_large_run(run: Path, *, categories: int = 5270, products: int = 100_000, pictured: int = 0, seed: int = 0) -> Path:
-    """A long-tailed catalogue. The `pictured` first test products have pictures, drawn from a few hundred."""
+def make_large_run(
+    run: Path, *, categories: int = 5270, products: int = 100_000, pictured: int = 0, seed: int = 0
+) -> Path:
+    """A long-tailed catalogue. The `pictured` first test products have pictures, drawn from a few
+    hundred."""
     run.mkdir(parents=True)
     taxonomy = _taxonomy(categories)
     rng = np.random.default_rng([seed, categories])
@@ -66,7 +82,22 @@ def make_large_run(run: Path, *, categories: int = 5270, products: int = 100_000
 
 def _taxonomy(categories: int) -> Taxonomy:
     rng = np.random.default_rng(5)
-    words = ("LAMP", "CHAIR", "CABLE", "SHOE", "BAG", "CASE", "FILTER", "PUMP", "WATCH", "RING", "PHONE", "TOY", "BOOK", "GLASS")
+    words = (
+        "LAMP",
+        "CHAIR",
+        "CABLE",
+        "SHOE",
+        "BAG",
+        "CASE",
+        "FILTER",
+        "PUMP",
+        "WATCH",
+        "RING",
+        "PHONE",
+        "TOY",
+        "BOOK",
+        "GLASS",
+    )
     level2 = np.sort(rng.integers(0, max(2, categories // 11), categories))
     level1 = level2 * 49 // (level2.max() + 1)
     rows = []
@@ -74,21 +105,35 @@ def _taxonomy(categories: int) -> Taxonomy:
         name = f"{words[i % 14]} {words[(i // 14) % 14]} N°{i}" if i else NASTY
         family = f"{words[level2[i] % 14]} & {words[level2[i] // 14 % 14]} {level2[i]}"
         rows.append(
-            Category(1_000_000_000 + (i + 1) * 38_377 % 99_991, f"DEPARTMENT {words[level1[i] % 14]} {level1[i]}", family, name)
+            Category(
+                1_000_000_000 + (i + 1) * 38_377 % 99_991,
+                f"DEPARTMENT {words[level1[i] % 14]} {level1[i]}",
+                family,
+                name,
+            )
         )
     return Taxonomy(rows)
 
 
-def _large_store(path: Path, taxonomy: Taxonomy, products: int, pictured: int, rng: np.random.Generator) -> None:
-    """A store whose test split has `products` products; of the other splits it has the products and train images' rows only."""
+def _large_store(
+    path: Path, taxonomy: Taxonomy, products: int, pictured: int, rng: np.random.Generator
+) -> None:
+    """A store whose test split has `products` products; of the other splits it has the products and
+    train images' rows only."""
     k = len(taxonomy)
     size = np.maximum((rng.permutation(k) + 1.0) ** -0.9, 1e-4)
     truth = np.concatenate([np.arange(k), rng.choice(k, products - k, p=size / size.sum())])
-    train = np.concatenate([np.tile(np.arange(k), 5), rng.choice(k, 4 * products, p=size / size.sum())])
+    train = np.concatenate(
+        [np.tile(np.arange(k), 5), rng.choice(k, 4 * products, p=size / size.sum())]
+    )
     classes = np.concatenate([truth, train])
     ids = rng.choice(20_000_000, len(classes), replace=False)
     n_images = rng.choice([1, 1, 1, 2, 2, 3, 4], len(classes))
-    splits = np.where(np.arange(len(classes)) < products, "test", np.where(rng.random(len(classes)) < 0.88, "train", "reserve"))
+    splits = np.where(
+        np.arange(len(classes)) < products,
+        "test",
+        np.where(rng.random(len(classes)) < 0.88, "train", "reserve"),
+    )
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(TABLES)
         meta = {
@@ -98,19 +143,34 @@ def _large_store(path: Path, taxonomy: Taxonomy, products: int, pictured: int, r
             "taxonomy": taxonomy.fingerprint,
         }
         connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-        rows = ((i, c.category_id, c.level1, c.level2, c.level3) for i, c in enumerate(taxonomy.categories))
+        rows = (
+            (i, c.category_id, c.level1, c.level2, c.level3)
+            for i, c in enumerate(taxonomy.categories)
+        )
         connection.executemany("INSERT INTO categories VALUES (?, ?, ?, ?, ?)", rows)
         columns = (column.tolist() for column in (ids, classes, splits, n_images))
-        connection.executemany("INSERT INTO products VALUES (?, ?, ?, 'kept', ?, 0, NULL)", zip(*columns, strict=True))
-        reasons = rng.choice(["undecodable", "not_an_image", "too_large", "empty"], 300, p=[0.6, 0.3, 0.07, 0.03])
-        rejects = (("train.bson", i, 0, int(ids[i]), str(reason), "made") for i, reason in enumerate(reasons))
+        connection.executemany(
+            "INSERT INTO products VALUES (?, ?, ?, 'kept', ?, 0, NULL)", zip(*columns, strict=True)
+        )
+        reasons = rng.choice(
+            ["undecodable", "not_an_image", "too_large", "empty"], 300, p=[0.6, 0.3, 0.07, 0.03]
+        )
+        rejects = (
+            ("train.bson", i, 0, int(ids[i]), str(reason), "made")
+            for i, reason in enumerate(reasons)
+        )
         connection.executemany("INSERT INTO rejects VALUES (?, ?, ?, ?, ?, ?)", rejects)
         _insert_images(connection, ids, classes, splits, n_images, pictured)
         connection.commit()
 
 
 def _insert_images(
-    connection: sqlite3.Connection, ids: np.ndarray, classes: np.ndarray, splits: np.ndarray, n_images: np.ndarray, pictured: int
+    connection: sqlite3.Connection,
+    ids: np.ndarray,
+    classes: np.ndarray,
+    splits: np.ndarray,
+    n_images: np.ndarray,
+    pictured: int,
 ) -> None:
     spec = SyntheticSpec(categories=60, products=400, side=90, duplicates=0.0)
     bank = [picture(spec, index, 0) for index in range(300)] if pictured else []
@@ -127,7 +187,9 @@ def _insert_images(
                 else (image_id % 50_021 if copied else image_id).to_bytes(8, "big")
             )
             if shown and not copied:
-                data += image_id.to_bytes(8, "big")  # decoders ignore what follows the JPEG, and no two pictures are the same
+                data += image_id.to_bytes(
+                    8, "big"
+                )  # decoders ignore what follows the JPEG, and no two pictures are the same
             row = (
                 image_id,
                 int(ids[place]),
@@ -140,7 +202,10 @@ def _insert_images(
                 90,
                 90,
             )
-            connection.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'JPEG', ?)", (*row, len(data)))
+            connection.execute(
+                "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'JPEG', ?)",
+                (*row, len(data)),
+            )
             if shown:
                 connection.execute("INSERT INTO blobs VALUES (?, ?)", (image_id, data))
 
@@ -161,20 +226,35 @@ def _finish(run: Path, taxonomy: Taxonomy, seed: int) -> Path:
     folder = run / "evaluation"
     folder.mkdir()
     pandas.concat(tables).to_parquet(folder / "items.parquet", index=False)
-    pandas.concat([_per_category(t, taxonomy, trained) for t in tables]).to_parquet(folder / "per_category.parquet", index=False)
+    pandas.concat([_per_category(t, taxonomy, trained) for t in tables]).to_parquet(
+        folder / "per_category.parquet", index=False
+    )
     pandas.concat([_confusion(t, system) for t in tables for system in SYSTEMS]).to_parquet(
         folder / "confusion.parquet", index=False
     )
     write_json(run / "taxonomy.json", taxonomy.to_json())
     _write_stage1(run, rng)
     _write_stage2(run, taxonomy, tables[0], model.active)
-    origin = {"views": {"stage1": {"store": store.fingerprint}}, "stage2": sha256_file(run / "stage2" / "manifest.json")}
+    origin = {
+        "views": {"stage1": {"store": store.fingerprint}},
+        "stage2": sha256_file(run / "stage2" / "manifest.json"),
+    }
     metrics = {"schema": 1, "made_from": origin, "settings": {"duplicates": "drop"}}
     metrics |= {t["unit"].iloc[0]: measure(t, len(taxonomy), min_support=5) for t in tables}
     twins = twin_figures(tables[1].head(1000), *(rng.beta(8, 2, (2, min(1000, len(tables[1]))))))
-    metrics |= {"near_twins": twins | {"networks": 2}, "without_photo": 3, "rejects": {"unreadable": 3}, "seconds": 840.5}
+    metrics |= {
+        "near_twins": twins | {"networks": 2},
+        "without_photo": 3,
+        "rejects": {"unreadable": 3},
+        "seconds": 840.5,
+    }
     write_sealed(folder / "metrics.json", metrics)
-    config = {"revision": "1a2b3c4", "catalog": store.settings, "stage1": {"backbone": "resnet50"}, "seed": seed}
+    config = {
+        "revision": "1a2b3c4",
+        "catalog": store.settings,
+        "stage1": {"backbone": "resnet50"},
+        "seed": seed,
+    }
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     return run
 
@@ -194,8 +274,12 @@ class _Model:
         n, truth = len(items.item_id), items.class_index.astype(np.int64)
         near = truth[:, None] + rng.geometric(0.35, (n, 4)) * rng.choice([-1, 1], (n, 4))
         candidates = np.hstack([truth[:, None], near % self.k, rng.integers(0, self.k, (n, 3))])
-        repeated = np.array([[c in row[:i] for i, c in enumerate(row)] for row in candidates.tolist()])
-        logits = rng.normal(0, 1.3, candidates.shape) + np.array([0, 0.8, 0.8, 0.6, 0.6, -0.4, -0.4, -0.4])
+        repeated = np.array(
+            [[c in row[:i] for i, c in enumerate(row)] for row in candidates.tolist()]
+        )
+        logits = rng.normal(0, 1.3, candidates.shape) + np.array(
+            [0, 0.8, 0.8, 0.6, 0.6, -0.4, -0.4, -0.4]
+        )
         logits[:, 0] += self.skill[truth] + (0.35 if unit == "product" else 0.0)
         wrong_label = rng.random(n) < 0.02
         logits[wrong_label, 1] += 7
@@ -233,17 +317,32 @@ def _answers(system: str, candidates: np.ndarray, logits: np.ndarray) -> dict[st
     }
 
 
-def _per_category(table: pandas.DataFrame, taxonomy: Taxonomy, trained: np.ndarray) -> pandas.DataFrame:
+def _per_category(
+    table: pandas.DataFrame, taxonomy: Taxonomy, trained: np.ndarray
+) -> pandas.DataFrame:
     k, truth = len(taxonomy), table["class_index"].to_numpy()
     support = np.bincount(truth, minlength=k)
-    columns = {"unit": table["unit"].iloc[0], "class_index": np.arange(k, dtype=np.int32), "category_id": taxonomy.category_ids}
-    columns |= {level: [getattr(c, level) for c in taxonomy.categories] for level in ("level1", "level2", "level3")}
+    columns = {
+        "unit": table["unit"].iloc[0],
+        "class_index": np.arange(k, dtype=np.int32),
+        "category_id": taxonomy.category_ids,
+    }
+    columns |= {
+        level: [getattr(c, level) for c in taxonomy.categories]
+        for level in ("level1", "level2", "level3")
+    }
     columns |= {"support": support, "train_images": trained}
     for system in SYSTEMS:
         answer = table[f"{system}_class"].to_numpy()
-        right, predicted = np.bincount(truth[answer == truth], minlength=k), np.bincount(answer, minlength=k)
+        right, predicted = (
+            np.bincount(truth[answer == truth], minlength=k),
+            np.bincount(answer, minlength=k),
+        )
         with np.errstate(invalid="ignore"):
-            columns[f"{system}_precision"], columns[f"{system}_recall"] = right / predicted, right / support
+            columns[f"{system}_precision"], columns[f"{system}_recall"] = (
+                right / predicted,
+                right / support,
+            )
             columns[f"{system}_f1"] = 2 * right / (support + predicted)
         columns[f"{system}_right"], columns[f"{system}_predicted"] = right, predicted
     return pandas.DataFrame(columns)
@@ -252,7 +351,9 @@ def _per_category(table: pandas.DataFrame, taxonomy: Taxonomy, trained: np.ndarr
 def _confusion(table: pandas.DataFrame, system: str) -> pandas.DataFrame:
     counts = table.groupby(["class_index", f"{system}_class"]).size().reset_index(name="count")
     counts.columns = ["true_class", "predicted_class", "count"]
-    return counts.assign(unit=table["unit"].iloc[0], system=system)[["unit", "system", "true_class", "predicted_class", "count"]]
+    return counts.assign(unit=table["unit"].iloc[0], system=system)[
+        ["unit", "system", "true_class", "predicted_class", "count"]
+    ]
 
 
 def _write_stage1(run: Path, rng: np.random.Generator) -> None:
@@ -275,13 +376,22 @@ def _write_stage1(run: Path, rng: np.random.Generator) -> None:
                 "seconds": 1600.0,
             }
         )
-    (run / "stage1" / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n")
-    write_json(run / "stage1" / "summary.json", {"made_from": {}, "checkpoint": "ab" * 32, "epoch": 12, "seconds": 22400.0})
+    (run / "stage1" / "metrics.jsonl").write_text(
+        "\n".join(json.dumps(line) for line in lines) + "\n"
+    )
+    write_json(
+        run / "stage1" / "summary.json",
+        {"made_from": {}, "checkpoint": "ab" * 32, "epoch": 12, "seconds": 22400.0},
+    )
 
 
-def _write_stage2(run: Path, taxonomy: Taxonomy, table: pandas.DataFrame, active: np.ndarray) -> None:
+def _write_stage2(
+    run: Path, taxonomy: Taxonomy, table: pandas.DataFrame, active: np.ndarray
+) -> None:
     errors = table[table["stage1_class"] != table["class_index"]]
-    hidden = errors.groupby("stage1_class")["class_index"].agg(lambda c: c.value_counts().index[:6].tolist())
+    hidden = errors.groupby("stage1_class")["class_index"].agg(
+        lambda c: c.value_counts().index[:6].tolist()
+    )
     categories = []
     for class_index, members in hidden.items():
         own = bool(active[class_index])
@@ -311,4 +421,7 @@ def _write_stage2(run: Path, taxonomy: Taxonomy, table: pandas.DataFrame, active
         "shift": {unit: {"temperature": 1.1, "strength": 0.6} for unit in ("image", "product")},
     }
     write_json(run / "stage2" / "manifest.json", manifest)
-    write_json(run / "stage2" / "summary.json", {"seconds": {"read": 500.0, "rerank": 200.0, "reclassify": 2400.0}})
+    write_json(
+        run / "stage2" / "summary.json",
+        {"seconds": {"read": 500.0, "rerank": 200.0, "reclassify": 2400.0}},
+    )

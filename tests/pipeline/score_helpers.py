@@ -1,4 +1,5 @@
-"""What the tests of scoring share: a dump in several parts, engines, and what a folder of predictions holds."""
+"""What the tests of scoring share: a dump in several parts, engines, and what a folder of
+predictions holds."""
 
 import contextlib
 from collections.abc import Collection, Iterator
@@ -43,7 +44,9 @@ dataset.decode = deadly
 def scorer(tiny: Tiny, engine: Engine | Model, **checksums: str) -> Scorer:
     """What scores, with some checksums changed; a bare model scores in this process."""
     engine = Lanes(engine, 2) if isinstance(engine, Model) else engine
-    return Scorer(engine, {"checkpoint": "c", "stage2": "s"} | checksums, FALLBACK, tiny.run.store.digests())
+    return Scorer(
+        engine, {"checkpoint": "c", "stage2": "s"} | checksums, FALLBACK, tiny.run.store.digests()
+    )
 
 
 def score(by: Scorer, dumps: list[Path], out: Path, config: ScoreConfig = CONFIG) -> Totals:
@@ -60,10 +63,13 @@ def place(tiny: Tiny) -> ModelPlace:
 
 @contextlib.contextmanager
 def workers(count: int, folder: Path) -> Iterator:
-    """A client of worker processes that poisoned pictures kill; one that kills once leaves a file *.killed in the folder."""
+    """A client of worker processes that poisoned pictures kill; one that kills once leaves a file
+    *.killed in the folder."""
     preload = folder / "preload.py"
     preload.write_text(PRELOAD.format(poison=POISON, kills_once=KILLS_ONCE, folder=str(folder)))
-    with dask.config.set({"distributed.worker.preload": [str(preload)], "temporary-directory": str(folder)}):
+    with dask.config.set(
+        {"distributed.worker.preload": [str(preload)], "temporary-directory": str(folder)}
+    ):
         with connect(count, None) as client:
             yield client
 
@@ -97,13 +103,19 @@ Frames = tuple[pandas.DataFrame, pandas.DataFrame]
 
 
 def assert_the_others_stand(all_of_them: Frames, fewer: Frames, without: Collection[int]) -> None:
-    """Products that are left out change no feature of the others, as the network's batches keep their size. Stage 2 multiplies
-    fewer rows at once: that may round otherwise, and a tree may turn on it."""
+    """Products that are left out change no feature of the others, as the network's batches keep
+    their size. Stage 2 multiplies fewer rows at once: that may round otherwise, and a tree may turn
+    on it."""
     expected, found = (
-        [frame.set_index("product_id").drop(index=list(without), errors="ignore") for frame in frames]
+        [
+            frame.set_index("product_id").drop(index=list(without), errors="ignore")
+            for frame in frames
+        ]
         for frames in (all_of_them, fewer)
     )
-    assert len(found[0]) and all(a.index.equals(b.index) for a, b in zip(found, expected, strict=True))
+    assert len(found[0]) and all(
+        a.index.equals(b.index) for a, b in zip(found, expected, strict=True)
+    )
     assert np.stack(found[1]["features"]).tobytes() == np.stack(expected[1]["features"]).tobytes()
     assert same(found[0]["category_id"], expected[0]["category_id"]) > 0.98
     assert np.quantile(np.abs(found[0]["confidence"] - expected[0]["confidence"]), 0.98) < 1e-5
@@ -111,7 +123,9 @@ def assert_the_others_stand(all_of_them: Frames, fewer: Frames, without: Collect
 
 def contents(out: Path) -> dict[str, bytes]:
     """Everything that scoring wrote, but for the index and the lock."""
-    return {p.name: p.read_bytes() for p in sorted(out.iterdir()) if p.is_file() and p.name != "lock"}
+    return {
+        p.name: p.read_bytes() for p in sorted(out.iterdir()) if p.is_file() and p.name != "lock"
+    }
 
 
 def pad(document: dict) -> None:

@@ -1,7 +1,9 @@
-"""Every artefact truncated, emptied, with a bit flipped, of another version, of another run, and missing.
+"""Every artefact truncated, emptied, with a bit flipped, of another version, of another run, and
+missing.
 
-What reads it ends with exit code 2 and one line that names a file of the run and the command that makes it anew; or, where the
-damage lies in what nobody reads or what is made again by itself, with the answer of an undamaged run.
+What reads it ends with exit code 2 and one line that names a file of the run and the command that
+makes it anew; or, where the damage lies in what nobody reads or what is made again by itself, with
+the answer of an undamaged run.
 """
 
 import random
@@ -26,12 +28,21 @@ from tests.pipeline.commands import outcome
 from tests.pipeline.tiny import Tiny, documents
 
 READ_BY = {
-    "store.sqlite": "evaluate", "stage1/best.pt": "predict", "stage1/summary.json": "evaluate", "features.h5": "evaluate",
-    "views/small/features.h5": "evaluate", "views/small/stage1/best.pt": "predict", "stage2/manifest.json": "evaluate",
-    "stage2/shared.npz": "evaluate", "stage2/reranker.ubj": "evaluate", "taxonomy.json": "report",
-    "evaluation/metrics.json": "report", "evaluation/items.parquet": "report", "evaluation/per_category.parquet": "report",
+    "store.sqlite": "evaluate",
+    "stage1/best.pt": "predict",
+    "stage1/summary.json": "evaluate",
+    "features.h5": "evaluate",
+    "views/small/features.h5": "evaluate",
+    "views/small/stage1/best.pt": "predict",
+    "stage2/manifest.json": "evaluate",
+    "stage2/shared.npz": "evaluate",
+    "stage2/reranker.ubj": "evaluate",
+    "taxonomy.json": "report",
+    "evaluation/metrics.json": "report",
+    "evaluation/items.parquet": "report",
+    "evaluation/per_category.parquet": "report",
     "evaluation/confusion.parquet": "report",
-}  # fmt: skip
+}
 FLIPS = 8
 
 
@@ -62,7 +73,9 @@ def artefact(request: pytest.FixtureRequest, copy: Tiny) -> Iterator[Path]:
 
 
 @pytest.fixture
-def refused(copy: Tiny, photo: Path, artefact: Path, capsys: pytest.CaptureFixture) -> Callable[[], bool]:
+def refused(
+    copy: Tiny, photo: Path, artefact: Path, capsys: pytest.CaptureFixture
+) -> Callable[[], bool]:
     """Reads the artefact through the command that does so; False where that went well."""
     step = READ_BY[str(artefact.relative_to(copy.folder))]
     options = {"predict": [str(photo)], "evaluate": ["--rebuild"], "report": []}[step]
@@ -82,7 +95,9 @@ def refused(copy: Tiny, photo: Path, artefact: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("fault", ["truncated", "emptied", "missing"])
-def test_what_is_not_whole_is_named_with_its_remedy(artefact: Path, refused: Callable[[], bool], fault: str) -> None:
+def test_what_is_not_whole_is_named_with_its_remedy(
+    artefact: Path, refused: Callable[[], bool], fault: str
+) -> None:
     whole = artefact.read_bytes()
     artefact.unlink()
     if fault != "missing":
@@ -90,7 +105,9 @@ def test_what_is_not_whole_is_named_with_its_remedy(artefact: Path, refused: Cal
     assert refused()
 
 
-def test_a_flipped_bit_is_named_or_changes_nothing(tiny: Tiny, copy: Tiny, artefact: Path, refused: Callable[[], bool]) -> None:
+def test_a_flipped_bit_is_named_or_changes_nothing(
+    tiny: Tiny, copy: Tiny, artefact: Path, refused: Callable[[], bool]
+) -> None:
     whole, rng = artefact.read_bytes(), random.Random(artefact.name)
     noticed = 0
     for _ in range(FLIPS):
@@ -103,7 +120,9 @@ def test_a_flipped_bit_is_named_or_changes_nothing(tiny: Tiny, copy: Tiny, artef
             assert outcome(copy.folder, "evaluate") == outcome(tiny.folder, "evaluate")
         artefact.write_bytes(whole)
         shutil.copytree(tiny.folder / "evaluation", copy.folder / "evaluation", dirs_exist_ok=True)
-    assert noticed or artefact.suffix in (".sqlite", ".h5"), "most of their bytes are photos and features that nobody asked for"
+    assert noticed or artefact.suffix in (".sqlite", ".h5"), (
+        "most of their bytes are photos and features that nobody asked for"
+    )
 
 
 def of_another_version(path: Path) -> None:
@@ -123,7 +142,9 @@ def of_another_version(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "artefact", ["store.sqlite", "features.h5", "stage1/best.pt", "stage2/manifest.json", "taxonomy.json"], indirect=True
+    "artefact",
+    ["store.sqlite", "features.h5", "stage1/best.pt", "stage2/manifest.json", "taxonomy.json"],
+    indirect=True,
 )
 def test_another_version_is_named(artefact: Path, refused: Callable[[], bool], copy: Tiny) -> None:
     artefact.write_bytes(artefact.read_bytes())
@@ -137,7 +158,9 @@ def of_another_run(path: Path, other: Store, tiny: Tiny) -> None:
         shutil.copy(other.path, path)
     elif path.suffix == ".h5":
         with h5py.File(path, "r+") as file:
-            file.attrs["made_from"] = file.attrs["made_from"].replace(tiny.run.store.fingerprint, "0123456789abcdef")
+            file.attrs["made_from"] = file.attrs["made_from"].replace(
+                tiny.run.store.fingerprint, "0123456789abcdef"
+            )
     elif path.suffix == ".pt":
         shutil.copy(tiny.run.view("small").checkpoint, path)
     elif path.name == "manifest.json":
@@ -152,12 +175,19 @@ def of_another_run(path: Path, other: Store, tiny: Tiny) -> None:
 
 @pytest.mark.parametrize(
     "artefact",
-    ["store.sqlite", "features.h5", "stage1/best.pt", "stage2/manifest.json", "taxonomy.json", "evaluation/items.parquet"],
+    [
+        "store.sqlite",
+        "features.h5",
+        "stage1/best.pt",
+        "stage2/manifest.json",
+        "taxonomy.json",
+        "evaluation/items.parquet",
+    ],
     indirect=True,
-)  # fmt: skip
+)
 def test_what_is_of_another_run_is_refused(
     tiny: Tiny, artefact: Path, refused: Callable[[], bool], small_store: Store
-) -> None:  # fmt: skip
+) -> None:
     of_another_run(artefact, small_store, tiny)
     assert refused()
 
@@ -165,13 +195,25 @@ def test_what_is_of_another_run_is_refused(
 @pytest.mark.parametrize("name", ["booster", "reranker"])
 def test_without_a_booster_stage_1_answers_and_says_so(
     tiny: Tiny, tmp_path: Path, name: str, capsys: pytest.CaptureFixture
-) -> None:  # fmt: skip
+) -> None:
     copy = tiny.copy(tmp_path / "run")
     files = reclassifiers_everywhere(copy) if name == "booster" else ["reranker.ubj"]
     for file in files:
         path = copy.folder / "stage2" / file
         path.write_bytes(path.read_bytes()[:-3])
-    assert main(["score", str(tiny.data / "test.bson"), "--run", str(copy.folder), "--out", str(tmp_path / "out")]) == 0
+    assert (
+        main(
+            [
+                "score",
+                str(tiny.data / "test.bson"),
+                "--run",
+                str(copy.folder),
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
     text, broken = capsys.readouterr().out, read_json(tmp_path / "out" / "_SUCCESS", "")["broken"]
     assert broken and set(broken) <= set(files)
     remedy = f"mend it with: shelfsort stage2 --run {copy.folder} --rebuild"
@@ -179,32 +221,50 @@ def test_without_a_booster_stage_1_answers_and_says_so(
 
 
 def reclassifiers_everywhere(copy: Tiny) -> list[str]:
-    """Has each category answered by a reclassifier of its own, whatever was trained; returns their files."""
+    """Has each category answered by a reclassifier of its own, whatever was trained; returns their
+    files."""
     path, classes = copy.run.stage2 / "manifest.json", len(copy.run.store.taxonomy)
     manifest, files = read_sealed(path, ""), [model_name(c, "xgboost") for c in range(classes)]
     for file in files:
         (copy.run.stage2 / file).write_bytes(file.encode())
     manifest["files"] |= {file: sha256_file(copy.run.stage2 / file) for file in files}
-    manifest["categories"] = [{"class_index": c, "members": [c, (c + 1) % classes], "decision": "own"} for c in range(classes)]
+    manifest["categories"] = [
+        {"class_index": c, "members": [c, (c + 1) % classes], "decision": "own"}
+        for c in range(classes)
+    ]
     write_sealed(path, manifest)
     return files
 
 
-def test_what_can_be_measured_again_is(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_what_can_be_measured_again_is(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     copy = tiny.copy(tmp_path / "run")
     path = copy.folder / "stage2" / "coverage.json"
     whole = path.read_bytes()
     path.write_bytes(whole.replace(b'"n": ', b'"n": 1', 1))
-    score = ["score", str(tiny.data / "test.bson"), "--run", str(copy.folder), "--out", str(tmp_path / "out")]
+    score = [
+        "score",
+        str(tiny.data / "test.bson"),
+        "--run",
+        str(copy.folder),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main([*score, "--min-confidence", "0.5"]) == 2
-    assert f"{path}: " in (error := capsys.readouterr().err) and "rebuild it with: shelfsort stage2" in error
+    assert (
+        f"{path}: " in (error := capsys.readouterr().err)
+        and "rebuild it with: shelfsort stage2" in error
+    )
     assert main(["stage2", "--run", str(copy.folder)]) == 0 and path.read_bytes() == whole
 
 
-@pytest.mark.parametrize(("step", "name"), [("evaluate", "evaluation/items.parquet"), ("stage2", "stage2/coverage.json")])
+@pytest.mark.parametrize(
+    ("step", "name"), [("evaluate", "evaluation/items.parquet"), ("stage2", "stage2/coverage.json")]
+)
 def test_a_second_stage_with_a_booster_gone_is_not_measured(
     tiny: Tiny, tmp_path: Path, step: str, name: str, capsys: pytest.CaptureFixture
-) -> None:  # fmt: skip
+) -> None:
     """What was measured without it would count as current when it is back."""
     copy = tiny.copy(tmp_path / "run")
     booster, table = copy.run.stage2 / "reranker.ubj", copy.folder / name
@@ -218,7 +278,9 @@ def test_a_second_stage_with_a_booster_gone_is_not_measured(
     assert table.read_bytes() == (tiny.folder / name).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["report.json", "review.parquet", "hierarchy.parquet", "catalogue.parquet"])
+@pytest.mark.parametrize(
+    "name", ["report.json", "review.parquet", "hierarchy.parquet", "catalogue.parquet"]
+)
 def test_findings_of_the_report_are_made_again(copy: Tiny, name: str) -> None:
     found = findings_of(EvaluatedRun(copy.folder))
     path = copy.folder / "evaluation" / name

@@ -1,4 +1,5 @@
-"""The configuration: what is wrong is named in one line with its file, its key, what was expected and what was found."""
+"""The configuration: what is wrong is named in one line with its file, its key, what was expected
+and what was found."""
 
 import importlib.util
 from pathlib import Path
@@ -17,7 +18,14 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("stage1: {lr: 3e-4, epochs: 2}\ncatalog: {caps: {train: 300}}\n")
     config = load_config(
-        path, ["stage1.epochs=5", "stage1.lr=1e-5", "catalog.caps.test=7", "stage1.image_size=[64, 48]", "jobs=null"]
+        path,
+        [
+            "stage1.epochs=5",
+            "stage1.lr=1e-5",
+            "catalog.caps.test=7",
+            "stage1.image_size=[64, 48]",
+            "jobs=null",
+        ],
     )
     assert (config.stage1.lr, config.stage1.epochs) == (1e-5, 5)
     assert (config.catalog.caps.train, config.catalog.caps.test) == (300, 7)
@@ -36,8 +44,18 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
         ("stage1: {lrr: 1}", "stage1.lrr", "unknown key, did you mean stage1.lr?", ""),
         ("stage3: {}", "stage3", "unknown key, did you mean stage", ""),
         ("epochs: 3", "epochs", "unknown key, did you mean stage1.epochs?", ""),
-        ("stage2: {rerank: {candidate: 9}}", "stage2.rerank.candidate", "did you mean stage2.rerank.candidates?", ""),
-        ("nonsense: {}", "nonsense", "unknown key, expected one of the keys in `shelfsort config`", ""),
+        (
+            "stage2: {rerank: {candidate: 9}}",
+            "stage2.rerank.candidate",
+            "did you mean stage2.rerank.candidates?",
+            "",
+        ),
+        (
+            "nonsense: {}",
+            "nonsense",
+            "unknown key, expected one of the keys in `shelfsort config`",
+            "",
+        ),
         ("catalog: {caps: {train: 0}}", "catalog.caps.train", "greater than 0", "found 0"),
         ("stage1: {epochs: many}", "stage1.epochs", "valid integer", "found 'many'"),
         ("stage1: {epochs: -1}", "stage1.epochs", "greater than or equal to 0", "found -1"),
@@ -46,8 +64,18 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
         ("catalog: {duplicates: maybe}", "catalog.duplicates", "'drop' or 'keep'", "found 'maybe'"),
         ("stage1: 5", "stage1", "valid dictionary", "found 5"),
         ("stage1: {weights: none, epochs: 0}", "stage1", "nothing to train", ""),
-        ("stage2: {rerank: {candidates: 99}}", "stage2.rerank.candidates", "less than or equal to 32", "found 99"),
-        ("views: {small: {epochz: 1}}", "views.small.epochz", "did you mean views.small.epochs?", ""),
+        (
+            "stage2: {rerank: {candidates: 99}}",
+            "stage2.rerank.candidates",
+            "less than or equal to 32",
+            "found 99",
+        ),
+        (
+            "views: {small: {epochz: 1}}",
+            "views.small.epochz",
+            "did you mean views.small.epochs?",
+            "",
+        ),
         ("views: {small: {image_size: 0}}", "views.small.image_size", "greater than 0", "found 0"),
         ("views: {small: 3}", "views.small", "valid dictionary", "found 3"),
         ("views: {stage1: {}}", "views", "plain word other than stage1", "'stage1'"),
@@ -74,7 +102,11 @@ def test_several_faults_are_a_line_each(tmp_path: Path) -> None:
     path.write_text("stage1: {lr: -1, epochs: x}\nscore: {top: 0}")
     with pytest.raises(ConfigError) as caught:
         load_config(path)
-    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == ["stage1.epochs", "stage1.lr", "score.top"]
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == [
+        "stage1.epochs",
+        "stage1.lr",
+        "score.top",
+    ]
 
 
 def test_an_override_is_blamed_on_itself(tmp_path: Path) -> None:
@@ -83,7 +115,9 @@ def test_an_override_is_blamed_on_itself(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(path, ["stage1.lr=fast"])
     lines = sorted(str(caught.value).splitlines())
-    assert lines[0].startswith("--set: stage1.lr: ") and lines[1].startswith(f"{path}: stage1.epochs: ")
+    assert lines[0].startswith("--set: stage1.lr: ") and lines[1].startswith(
+        f"{path}: stage1.epochs: "
+    )
 
 
 @pytest.mark.parametrize("override", ["stage1.lr", "=3", "stage1.lr=[1", "stage1.lr.x=1"])
@@ -94,7 +128,8 @@ def test_a_bad_override_is_named(override: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"), [(b"a: [", "not YAML"), (b"- 1", "expected a mapping"), (b"\xff\xfe\x00", "not YAML")]
+    ("content", "expected"),
+    [(b"a: [", "not YAML"), (b"- 1", "expected a mapping"), (b"\xff\xfe\x00", "not YAML")],
 )
 def test_a_file_that_is_no_mapping(tmp_path: Path, content: bytes, expected: str) -> None:
     path = tmp_path / "c.yaml"
@@ -108,16 +143,32 @@ def test_a_file_that_is_no_mapping(tmp_path: Path, content: bytes, expected: str
 
 def test_a_view_differs_only_where_it_says() -> None:
     config = load_config(
-        None, ["stage1.lr=5e-4", "stage1.augment.crop=0.3", "views.small={image_size: 64, augment: {flip: false}}"]
+        None,
+        [
+            "stage1.lr=5e-4",
+            "stage1.augment.crop=0.3",
+            "views.small={image_size: 64, augment: {flip: false}}",
+        ],
     )
     view = config.view("small")
-    assert (view.lr, view.size, view.augment.flip, view.augment.crop) == (5e-4, (64, 64), False, 0.3)
+    assert (view.lr, view.size, view.augment.flip, view.augment.crop) == (
+        5e-4,
+        (64, 64),
+        False,
+        0.3,
+    )
     assert config.view("stage1") is config.stage1 and config.view_names == ["stage1", "small"]
 
 
 def test_a_saved_configuration_loads_as_it_was(tmp_path: Path) -> None:
     config = load_config(
-        None, ["stage1.lr=3e-4", "views.small={epochs: 1}", "stage1.image_size=[32, 64]", "catalog.caps.train=300"]
+        None,
+        [
+            "stage1.lr=3e-4",
+            "views.small={epochs: 1}",
+            "stage1.image_size=[32, 64]",
+            "catalog.caps.train=300",
+        ],
     )
     Run(tmp_path).save_config(config)
     assert load_config(tmp_path / "config.yaml") == config
@@ -136,8 +187,14 @@ def test_every_config_of_the_project_loads() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["stage2.model=logistic", "stage2.base_margin=false"], "logistic sees stage 1's log-probabilities, which base_margin"),
-        (["stage2.components=null", "views.small={epochs: 1}"], r"stage2\.components: null is for a single view"),
+        (
+            ["stage2.model=logistic", "stage2.base_margin=false"],
+            "logistic sees stage 1's log-probabilities, which base_margin",
+        ),
+        (
+            ["stage2.components=null", "views.small={epochs: 1}"],
+            r"stage2\.components: null is for a single view",
+        ),
     ],
 )
 def test_what_contradicts_itself_in_stage_2_is_an_error(settings: list[str], message: str) -> None:
@@ -149,4 +206,8 @@ def test_what_contradicts_itself_in_stage_2_is_an_error(settings: list[str], mes
 def test_the_capstone_has_the_published_second_stage() -> None:
     config = load_config(Path(__file__).parents[2] / "configs" / "capstone.yaml")
     assert config.stage2 == PUBLISHED
-    assert (config.catalog.caps.train, config.stage1.batch_size, config.stage1.normalisation) == (300, 20, "unit")
+    assert (config.catalog.caps.train, config.stage1.batch_size, config.stage1.normalisation) == (
+        300,
+        20,
+        "unit",
+    )

@@ -22,7 +22,9 @@ def findings_behind(*folders: Path, **environment: str) -> dict[str, Finding]:
     """A checkup by a fresh Python that finds `folders` before the installed packages."""
     path = os.pathsep.join(map(str, [*folders, ROOT]))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment, "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, "-c", REPORT], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT], env=environment, capture_output=True, text=True, check=True
+    )
     return {found["name"]: Finding(**found) for found in json.loads(done.stdout)}
 
 
@@ -52,8 +54,12 @@ def test_the_real_work_was_done(healthy: dict[str, Finding]) -> None:
 
 def test_broken_packages_are_reported_and_the_others_still_checked(tmp_path: Path) -> None:
     (tmp_path / "bson.py").write_text("def dumps(document): ...\ndef loads(data): ...\n")
-    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
-    found = findings_behind(tmp_path, OMP_NUM_THREADS="64", MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="1000000000")
+    (tmp_path / "torchvision.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')\n"
+    )
+    found = findings_behind(
+        tmp_path, OMP_NUM_THREADS="64", MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="1000000000"
+    )
 
     assert found["bson"].ok is False
     assert str(tmp_path / "bson.py") in found["bson"].detail
@@ -69,9 +75,13 @@ def test_broken_packages_are_reported_and_the_others_still_checked(tmp_path: Pat
     assert found["xgboost"].ok is True
 
 
-def test_the_other_bson_is_reported_even_if_pymongos_files_won(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_other_bson_is_reported_even_if_pymongos_files_won(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "bson-0.5.10.dist-info").mkdir()
-    (tmp_path / "bson-0.5.10.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: bson\nVersion: 0.5.10\n")
+    (tmp_path / "bson-0.5.10.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: bson\nVersion: 0.5.10\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     found = next(finding for finding in checkup() if finding.name == "bson")
     assert found.ok is False
@@ -79,7 +89,9 @@ def test_the_other_bson_is_reported_even_if_pymongos_files_won(tmp_path: Path, m
 
 
 def test_unmet_names_package_version_and_bound() -> None:
-    parts = unmet(["numpy>=999", "no-such-package-anywhere>=1", "numpy>=1", "numpy>=999; extra == 'dev'"])
+    parts = unmet(
+        ["numpy>=999", "no-such-package-anywhere>=1", "numpy>=1", "numpy>=999; extra == 'dev'"]
+    )
     assert len(parts) == 2
     assert parts[0].startswith("numpy ")
     assert parts[0].endswith("is not >=999")

@@ -51,7 +51,9 @@ def test_a_products_photos_are_pooled(model: Model, photos: list[Path]) -> None:
 
 
 def test_the_stored_features_are_what_the_network_gives(tiny: Tiny, model: Model) -> None:
-    (stored,) = Views([tiny.run.view(name).features for name in ("stage1", "small")]).blocks("test", fit_only=False)
+    (stored,) = Views([tiny.run.view(name).features for name in ("stage1", "small")]).blocks(
+        "test", fit_only=False
+    )
     store = tiny.run.store
     table = store.images("test")
     read, errors, blank = model.read(store.read(table.image_id), table, batch_size=13)
@@ -60,28 +62,41 @@ def test_the_stored_features_are_what_the_network_gives(tiny: Tiny, model: Model
     for unit, a, b in (("image", read, stored), ("product", pool(read, 1.0), pool(stored, 1.0))):
         mine, theirs = model.answer(a, unit).two_stage, model.answer(b, unit).two_stage
         assert same(mine.argmax(axis=1), theirs.argmax(axis=1)) >= 0.98
-        assert np.quantile(np.abs(np.exp(mine) - np.exp(theirs)).max(axis=1), 0.97) < 0.01  # other batches round otherwise
+        assert (
+            np.quantile(np.abs(np.exp(mine) - np.exp(theirs)).max(axis=1), 0.97) < 0.01
+        )  # other batches round otherwise
 
 
-def test_blank_photos_do_not_count_beside_others(tiny: Tiny, model: Model, photos: list[Path], tmp_path: Path) -> None:
+def test_blank_photos_do_not_count_beside_others(
+    tiny: Tiny, model: Model, photos: list[Path], tmp_path: Path
+) -> None:
     blank = tmp_path / "white.png"
     Image.new("RGB", (32, 32), "white").save(blank)
     expected, found = predict_files(model, photos, 8), predict_files(model, [blank, *photos], 8)
-    assert found.unreadable == {str(blank): "blank: shows nothing, and the product has other photos"}
+    assert found.unreadable == {
+        str(blank): "blank: shows nothing, and the product has other photos"
+    }
     assert found.classes == expected.classes
     np.testing.assert_allclose(found.confidences, expected.confidences, atol=1e-3)
     assert not predict_files(model, [blank, blank], 8).unreadable  # there is nothing better
-    write_bson(tmp_path / "d.bson", [document(1, images=[blank.read_bytes(), *(path.read_bytes() for path in photos)])])
+    write_bson(
+        tmp_path / "d.bson",
+        [document(1, images=[blank.read_bytes(), *(path.read_bytes() for path in photos)])],
+    )
     score(scorer(tiny, model), [tmp_path / "d.bson"], tmp_path)
     assert rejects(tmp_path)[["position", "reason"]].to_numpy().tolist() == [[0, "blank"]]
     assert predictions(tmp_path)["n_images"].tolist() == [len(photos)]
 
 
-def test_blank_photos_count_where_the_data_had_them(tiny: Tiny, photos: list[Path], tmp_path: Path) -> None:
+def test_blank_photos_count_where_the_data_had_them(
+    tiny: Tiny, photos: list[Path], tmp_path: Path
+) -> None:
     own, blank = tiny.copy(tmp_path / "run"), tmp_path / "white.png"
     Image.new("RGB", (32, 32), "white").save(blank)
     with closing(sqlite3.connect(own.folder / "store.sqlite")) as connection, connection:
-        connection.execute("UPDATE meta SET value = json_set(value, '$.drop_blank', json('false')) WHERE key = 'settings'")
+        connection.execute(
+            "UPDATE meta SET value = json_set(value, '$.drop_blank', json('false')) WHERE key = 'settings'"
+        )
     with pytest.raises(ArtifactError, match=r"drop_blank was None, is now False"):
         steps.stage2(own.run, own.config, rebuild=False)
     steps.stage2(own.run, own.config, rebuild=True)
@@ -102,7 +117,9 @@ def test_unreadable_files_are_left_out(model: Model, photos: list[Path], tmp_pat
         predict_files(model, [tmp_path], 3)
 
 
-def test_in_training_the_product_id_decides_whom_the_neighbours_leave_out(tiny: Tiny, model: Model) -> None:
+def test_in_training_the_product_id_decides_whom_the_neighbours_leave_out(
+    tiny: Tiny, model: Model
+) -> None:
     """A training photo under a strange id finds itself among its neighbours."""
     views = Views([tiny.run.view(name).features for name in ("stage1", "small")])
     (images,) = views.blocks("train", fit_only=True)
@@ -118,9 +135,11 @@ def test_in_training_the_product_id_decides_whom_the_neighbours_leave_out(tiny: 
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_the_product_id_changes_no_answer(tiny: Tiny, model: Model, tmp_path: Path, split: str) -> None:
-    """The same photos under their own ids, under those of other products of the bank, and without: one answer, as the id of
-    another shop's product says nothing."""
+def test_the_product_id_changes_no_answer(
+    tiny: Tiny, model: Model, tmp_path: Path, split: str
+) -> None:
+    """The same photos under their own ids, under those of other products of the bank, and without:
+    one answer, as the id of another shop's product says nothing."""
     own = sorted(products_of(tiny.run, split))[:40]
     others = dict(zip(own, sorted(products_of(tiny.run, "train"))[-len(own) :], strict=True))
 
@@ -129,7 +148,9 @@ def test_the_product_id_changes_no_answer(tiny: Tiny, model: Model, tmp_path: Pa
 
     answers = []
     for name, change in (("own", lambda d: None), ("others", rename)):
-        write_dump(tmp_path / f"{name}.bson", tiny.data / "train.bson", lambda d: d["_id"] in own, change)
+        write_dump(
+            tmp_path / f"{name}.bson", tiny.data / "train.bson", lambda d: d["_id"] in own, change
+        )
         score(scorer(tiny, model), [tmp_path / f"{name}.bson"], tmp_path / name)
         answers.append(predictions(tmp_path / name).drop(columns="product_id"))
     pandas.testing.assert_frame_equal(*answers)
@@ -139,7 +160,12 @@ def test_the_product_id_changes_no_answer(tiny: Tiny, model: Model, tmp_path: Pa
         for path, image in zip(paths, product["imgs"], strict=True):
             path.write_bytes(image["picture"])
         without.append(predict_files(model, paths, 1))
-    assert same(answers[0]["category_id"], model.taxonomy.category_ids[[a.classes[0] for a in without]]) >= 0.95
+    assert (
+        same(
+            answers[0]["category_id"], model.taxonomy.category_ids[[a.classes[0] for a in without]]
+        )
+        >= 0.95
+    )
     apart = answers[0]["confidence"] - np.array([a.confidences[0] for a in without])
     assert np.quantile(np.abs(apart), 0.9) < 1e-2  # other batches round otherwise
 
@@ -152,6 +178,7 @@ def test_a_model_of_other_parts_is_refused(tiny: Tiny, tmp_path: Path) -> None:
         Model.open(copy.run)
     best.write_bytes((tiny.folder / "stage1" / "best.pt").read_bytes())
     with pytest.raises(
-        ArtifactError, match=r"stage2: view small is another one now: checkpoint was .*rebuild it with: shelfsort stage2"
+        ArtifactError,
+        match=r"stage2: view small is another one now: checkpoint was .*rebuild it with: shelfsort stage2",
     ):
         Model.open(copy.run)

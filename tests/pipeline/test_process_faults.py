@@ -1,6 +1,8 @@
-"""What may befall a step as a process: killed, interrupted, kept from writing, started twice. The same command mends it.
+"""What may befall a step as a process: killed, interrupted, kept from writing, started twice. The
+same command mends it.
 
-All slow, as each try loads PyTorch anew; scoring/test_score_faults.py has the scoring's own, quicker ones.
+All slow, as each try loads PyTorch anew; scoring/test_score_faults.py has the scoring's own,
+quicker ones.
 """
 
 import ctypes
@@ -24,7 +26,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 STEPS = ("ingest", "stage1", "features", "stage2", "score")
 KILLS = 5
 """Of each step: 25 in all."""
-TOO_LARGE = {"ingest": 100_000, "stage1": 500_000, "features": 200_000, "stage2": 30_000, "evaluate": 8_000, "score": 5_000}
+TOO_LARGE = {
+    "ingest": 100_000,
+    "stage1": 500_000,
+    "features": 200_000,
+    "stage2": 30_000,
+    "evaluate": 8_000,
+    "score": 5_000,
+}
 """Bytes that no file of the step may exceed, each less than its largest one has."""
 
 
@@ -60,11 +69,15 @@ def test_killed_at_random_moments_it_ends_the_same(copy: Tiny, tmp_path: Path, s
     expected, calls = undisturbed(copy, tmp_path / "alone", step)
     rng, kills = random.Random(step), 0
     without(copy, step)
-    for _ in range(2 * KILLS):  # one that goes on after a kill may end before its moment; the next then begins anew
+    for _ in range(
+        2 * KILLS
+    ):  # one that goes on after a kill may end before its moment; the next then begins anew
         if kills == KILLS:
             break
         moment = Moment(rng.randint(1, calls * 9 // 10), delay=rng.choice([0, 0.002, 0.02]))
-        if kill_at_moment(start(moment.command(tmp_path / "count", "pipeline", *arguments(copy, step)))):
+        if kill_at_moment(
+            start(moment.command(tmp_path / "count", "pipeline", *arguments(copy, step)))
+        ):
             kills += 1
         else:
             assert outcome(copy.folder, step) == expected
@@ -77,7 +90,9 @@ def test_killed_at_random_moments_it_ends_the_same(copy: Tiny, tmp_path: Path, s
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_control_c_stops_tidily_and_says_how_to_go_on(copy: Tiny, tmp_path: Path, step: str) -> None:
+def test_control_c_stops_tidily_and_says_how_to_go_on(
+    copy: Tiny, tmp_path: Path, step: str
+) -> None:
     expected, calls = undisturbed(copy, tmp_path / "alone", step)
     without(copy, step)
     for share in (0.5, 0.3):  # of a run from the beginning, and of one that may go on
@@ -123,7 +138,9 @@ def powerless() -> None:
         library.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP, which holds from the next exec on
 
 
-def test_a_read_only_run_is_refused_by_what_writes_and_serves_what_reads(copy: Tiny, tmp_path: Path) -> None:
+def test_a_read_only_run_is_refused_by_what_writes_and_serves_what_reads(
+    copy: Tiny, tmp_path: Path
+) -> None:
     before = snapshot(copy.folder)
     for path in (copy.folder, *copy.folder.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
@@ -147,13 +164,19 @@ def test_a_read_only_run_is_refused_by_what_writes_and_serves_what_reads(copy: T
 
 def test_of_two_commands_one_is_refused_with_the_others_pid(copy: Tiny) -> None:
     without(copy, "stage1")
-    first = start(Moment(1, "step").command(copy.folder / "count", "pipeline", *arguments(copy, "stage1")))
+    first = start(
+        Moment(1, "step").command(copy.folder / "count", "pipeline", *arguments(copy, "stage1"))
+    )
     assert stopped(first.pid), first.communicate()
     second = run(command(copy, "stage2"))
-    assert second.returncode == 2 and re.search(rf"pid {first.pid} on \S+ is writing this run", second.stderr), second.stderr
+    assert second.returncode == 2 and re.search(
+        rf"pid {first.pid} on \S+ is writing this run", second.stderr
+    ), second.stderr
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
-    third = run(command(copy, "stage2"))  # the lock of the dead is none: now it is the missing checkpoint
+    third = run(
+        command(copy, "stage2")
+    )  # the lock of the dead is none: now it is the missing checkpoint
     assert third.returncode == 2 and "is writing this run" not in third.stderr
 
 
@@ -173,5 +196,3 @@ def test_one_two_and_four_workers_give_the_same(copy: Tiny) -> None:
     assert load_config(copy.folder / "config.yaml").jobs == 1
     one = every(copy, 1)
     assert every(copy, 2) == one and every(copy, 4) == one
-
-

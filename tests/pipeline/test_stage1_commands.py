@@ -19,20 +19,31 @@ from stage1_cnn.training import tune
 from tests.conftest import PRECISION, SmallDump
 
 SETTINGS = [
-    "stage1.backbone=mobilenet_v3_small", "stage1.weights=none", "stage1.image_size=32", "stage1.epochs=2",
-    "stage1.batch_size=16", f"stage1.precision={PRECISION}", "stage1.workers=0", "jobs=1",
-]  # fmt: skip
+    "stage1.backbone=mobilenet_v3_small",
+    "stage1.weights=none",
+    "stage1.image_size=32",
+    "stage1.epochs=2",
+    "stage1.batch_size=16",
+    f"stage1.precision={PRECISION}",
+    "stage1.workers=0",
+    "jobs=1",
+]
 
 
 @pytest.fixture
 def run(small_dump: SmallDump, tmp_path: Path) -> Path:
     """A run that was ingested."""
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
-    assert main(["ingest", "--run", str(tmp_path / "run"), "--dump", str(small_dump.path), *settings]) == 0
+    assert (
+        main(["ingest", "--run", str(tmp_path / "run"), "--dump", str(small_dump.path), *settings])
+        == 0
+    )
     return tmp_path / "run"
 
 
-def test_tune_writes_table_and_figure(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_tune_writes_table_and_figure(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     for name, values in (("RATES", (1e-3,)), ("BLOCKS", (1,)), ("SHARES", (0.3,)), ("STEPS", 8)):
         monkeypatch.setattr(tune, name, values)
     assert main(["tune", "stage1", "--run", str(run), "--epochs", "1", "--photos", "32"]) == 0
@@ -48,29 +59,43 @@ def test_tune_writes_table_and_figure(run: Path, monkeypatch: pytest.MonkeyPatch
     assert capsys.readouterr().out == text, "nothing is trained again"
 
 
-def test_tune_knows_a_file_of_weights_by_its_content(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune_knows_a_file_of_weights_by_its_content(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, values in (("RATES", (1e-3,)), ("BLOCKS", (0,)), ("SHARES", (0.3,)), ("STEPS", 2)):
         monkeypatch.setattr(tune, name, values)
     weights = tmp_path / "weights.pth"
     torch.save(torchvision.models.mobilenet_v3_small().state_dict(), weights)
     command = ["tune", "stage1", "--run", str(run), "--epochs", "1", "--photos", "16"]
-    assert main([*command, "--set", f"stage1.weights={weights}", "--set", "stage1.head_epochs=1"]) == 0
+    assert (
+        main([*command, "--set", f"stage1.weights={weights}", "--set", "stage1.head_epochs=1"]) == 0
+    )
     for folder in ("range", "lr-0.001"):
         made_from = read_json(run / "tune" / "stage1" / folder / "made_from.json", "")
         assert made_from["config"]["weights"] == sha256_file(weights)
 
 
-def test_torchruns_restart_goes_on_with_a_rebuild_that_had_begun(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchruns_restart_goes_on_with_a_rebuild_that_had_begun(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    for name, value in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1), ("MASTER_PORT", port)):
+    for name, value in (
+        ("RANK", 0),
+        ("WORLD_SIZE", 1),
+        ("LOCAL_RANK", 0),
+        ("LOCAL_WORLD_SIZE", 1),
+        ("MASTER_PORT", port),
+    ):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     last, summary = run / "stage1" / "last.pt", run / "stage1" / "summary.json"
 
     def rebuild(restarts: int, *settings: str) -> int:
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
-        return main(["stage1", "--run", str(run), "--set", "stage1.epochs=1", *settings, "--rebuild"])
+        return main(
+            ["stage1", "--run", str(run), "--set", "stage1.epochs=1", *settings, "--rebuild"]
+        )
 
     assert rebuild(0) == 0
     kept = last.stat().st_mtime_ns
@@ -85,12 +110,24 @@ def test_torchruns_restart_goes_on_with_a_rebuild_that_had_begun(run: Path, monk
 
 
 def torchrun(run: Path, *options: str) -> subprocess.Popen:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipeline"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "pipeline",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        [*launch, "stage1", "--run-folder", str(run), *options], cwd=Path(__file__).parents[2], env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [*launch, "stage1", "--run-folder", str(run), *options],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 @pytest.mark.slow
@@ -103,7 +140,12 @@ def test_torchrun_stops_on_control_c_says_how_to_go_on_and_speaks_once(run: Path
             time.sleep(0.01)
         processes.send_signal(signal.SIGINT)
         _, error = processes.communicate(timeout=300)
-    assert error.count("stopped; go on with: torchrun --nproc-per-node=2 -m pipeline stage1 --run-folder") == 1, error
+    assert (
+        error.count(
+            "stopped; go on with: torchrun --nproc-per-node=2 -m pipeline stage1 --run-folder"
+        )
+        == 1
+    ), error
     assert not (run / "stage1" / "summary.json").exists()
     with torchrun(run, "--set", "stage1.epochs=12") as processes:
         out, error = processes.communicate(timeout=500)

@@ -40,18 +40,28 @@ def test_every_artefact_is_where_the_formats_say(tiny: Tiny) -> None:
     assert not [name for name in found if name.endswith((".tmp", ".partial", ".pkl"))]
 
 
-def test_a_second_call_says_current_and_changes_nothing(tiny: Tiny, capsys: pytest.CaptureFixture) -> None:
+def test_a_second_call_says_current_and_changes_nothing(
+    tiny: Tiny, capsys: pytest.CaptureFixture
+) -> None:
     before, config = snapshot(tiny.folder), tiny.config
     assert main(["ingest", "--run", str(tiny.folder), *tiny.ingest_options]) == 0
     for step in STEPS:
         assert main([step, "--run", str(tiny.folder)]) == 0
     text = capsys.readouterr().out
-    for part in ("ingest: current", "stage1: current", "view small: current", "features: current", "stage2: current"):
+    for part in (
+        "ingest: current",
+        "stage1: current",
+        "view small: current",
+        "features: current",
+        "stage2: current",
+    ):
         assert part in text
     after = snapshot(tiny.folder)
     summary, first = (json.loads(found.pop("ingest.json")) for found in (after, before))
     assert summary | {"changed": True} == first  # it says whether the last ingest brought anything
-    assert [name for name in after if after[name] != before.get(name)] == [] and after.keys() == before.keys()
+    assert [
+        name for name in after if after[name] != before.get(name)
+    ] == [] and after.keys() == before.keys()
     assert tiny.config == config
 
 
@@ -60,7 +70,11 @@ def test_a_second_call_says_current_and_changes_nothing(tiny: Tiny, capsys: pyte
     [
         ("stage1", "stage1.lr=1e-3", "config.lr was 0.002, is now 0.001"),
         ("stage2", "stage2.components=8", "config.components was 64, is now 8"),
-        ("features", "views={small: {backbone: shufflenet_v2_x0_5, epochs: 2}}", "config.epochs was 1, is now 2"),
+        (
+            "features",
+            "views={small: {backbone: shufflenet_v2_x0_5, epochs: 2}}",
+            "config.epochs was 1, is now 2",
+        ),
     ],
 )
 def test_what_is_of_another_configuration_is_refused(
@@ -80,10 +94,22 @@ def test_a_place_that_shapes_nothing_may_change(copy: Tiny, capsys: pytest.Captu
     assert capsys.readouterr().out.count("current") == 5
 
 
-def test_a_file_of_class_weights_counts_by_its_content(copy: Tiny, capsys: pytest.CaptureFixture) -> None:
+def test_a_file_of_class_weights_counts_by_its_content(
+    copy: Tiny, capsys: pytest.CaptureFixture
+) -> None:
     weights = copy.folder.parent / "mix.csv"
-    settings = ["stage2.components=4", "stage2.rerank.use=false", "stage2.model=neighbours", f"stage2.target_prior={weights}"]
-    command = ["stage2", "--run", str(copy.folder), *(word for setting in settings for word in ("--set", setting))]
+    settings = [
+        "stage2.components=4",
+        "stage2.rerank.use=false",
+        "stage2.model=neighbours",
+        f"stage2.target_prior={weights}",
+    ]
+    command = [
+        "stage2",
+        "--run",
+        str(copy.folder),
+        *(word for setting in settings for word in ("--set", setting)),
+    ]
     first, *_ = copy.run.store.taxonomy.category_ids
     assert main(command) == 2
     assert f"stage2.target_prior: {weights}: expected a CSV" in capsys.readouterr().err
@@ -100,7 +126,11 @@ def test_rebuilt_it_is_the_same(copy: Tiny, capsys: pytest.CaptureFixture) -> No
     assert main(["stage2", "--run", str(copy.folder), "--rebuild"]) == 0
     assert main(["evaluate", "--run", str(copy.folder), "--rebuild"]) == 0
     after = snapshot(copy.folder)
-    timed = {f"{step}/{file}" for step in ("stage2", "evaluation") for file in ("summary.json", "summary.txt", "metrics.json")}
+    timed = {
+        f"{step}/{file}"
+        for step in ("stage2", "evaluation")
+        for file in ("summary.json", "summary.txt", "metrics.json")
+    }
     assert [name for name in after if after[name] != before.get(name) and name not in timed] == []
     assert "reclassifiers; answering" in capsys.readouterr().out
 
@@ -118,9 +148,16 @@ def test_features_of_another_checkpoint_are_refused(copy: Tiny) -> None:
     for name in ("best.pt", "summary.json"):
         (copy.folder / "stage1" / name).unlink()
         (copy.folder / "views" / "small" / "stage1" / name).rename(copy.folder / "stage1" / name)
-    with pytest.raises(ArtifactError, match=r"features\.h5: made from something else: checkpoint was '.{12}', is now '.{12}'"):
-        steps.features(copy.run, load_config(copy.folder / "config.yaml", ["views={}"]), rebuild=False)
-    with pytest.raises(ArtifactError, match=r"no such file|view stage1 is another one now: checkpoint was"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"features\.h5: made from something else: checkpoint was '.{12}', is now '.{12}'",
+    ):
+        steps.features(
+            copy.run, load_config(copy.folder / "config.yaml", ["views={}"]), rebuild=False
+        )
+    with pytest.raises(
+        ArtifactError, match=r"no such file|view stage1 is another one now: checkpoint was"
+    ):
         Model.open(copy.run)
 
 
@@ -134,13 +171,20 @@ def test_features_of_another_checkpoint_are_refused(copy: Tiny) -> None:
     ],
 )
 def test_what_cannot_be_ingested_removes_no_store(
-    tiny: Tiny, tmp_path: Path, more: list[str], expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tiny: Tiny,
+    tmp_path: Path,
+    more: list[str],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name, category in (("bad", "x"), ("unknown", "5")):
         (tmp_path / f"{name}.csv").write_text(f"_id,category_id\n1,{category}\n")
     before = snapshot(tiny.folder)
-    assert main(["ingest", "--run", str(tiny.folder), *tiny.ingest_options, *more, "--rebuild"]) == 2
+    assert (
+        main(["ingest", "--run", str(tiny.folder), *tiny.ingest_options, *more, "--rebuild"]) == 2
+    )
     assert expected in capsys.readouterr().err
     assert snapshot(tiny.folder) == before
 
@@ -151,19 +195,39 @@ def test_what_cannot_be_ingested_removes_no_store(
         ("stage1", "stage1.backbone=resnet81", "'resnet81' is unknown"),
         ("stage1", "stage1.device=cuda:99", "stage1.device: cuda:99 asked for"),
         ("stage1", "stage1.weights=absent.pth", "no such file: absent.pth"),
-        ("stage1", "stage1.backbone=vgg16_landmarks stage1.width=.05 stage1.landmarks=no.csv views={}", "no such file: no.csv"),
+        (
+            "stage1",
+            "stage1.backbone=vgg16_landmarks stage1.width=.05 stage1.landmarks=no.csv views={}",
+            "no such file: no.csv",
+        ),
         ("features", "stage1.device=cuda:99", "stage1.device: cuda:99 asked for"),
-        ("stage2", "stage2.target_prior=bad.csv stage2.published=true", "bad.csv: expected a CSV with columns"),
-        ("stage2 --scheduler no://scheduler", "stage2.published=true", "no://scheduler: expected a dask scheduler"),
+        (
+            "stage2",
+            "stage2.target_prior=bad.csv stage2.published=true",
+            "bad.csv: expected a CSV with columns",
+        ),
+        (
+            "stage2 --scheduler no://scheduler",
+            "stage2.published=true",
+            "no://scheduler: expected a dask scheduler",
+        ),
     ],
 )
 def test_what_cannot_be_made_removes_nothing(
-    tiny: Tiny, tmp_path: Path, step: str, settings: str, expected: str, monkeypatch: pytest.MonkeyPatch,
+    tiny: Tiny,
+    tmp_path: Path,
+    step: str,
+    settings: str,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("bad.csv").write_text("category,share\n1,1\n")
-    before, options = snapshot(tiny.folder), [word for setting in settings.split() for word in ("--set", setting)]
+    before, options = (
+        snapshot(tiny.folder),
+        [word for setting in settings.split() for word in ("--set", setting)],
+    )
     assert main([*step.split(), "--run", str(tiny.folder), *options, "--rebuild"]) == 2
     assert expected in capsys.readouterr().err
     assert snapshot(tiny.folder) == before
@@ -175,8 +239,13 @@ def test_the_mix_that_stage_1_was_shown_is_what_its_sampling_made_of_the_store(c
     np.testing.assert_array_equal(steps.class_mixes(copy.run).train, sizes)
     path = copy.folder / "stage1" / "summary.json"
     plain = json.loads(path.read_text())
-    for changes, expected in (({"sampling": "balanced"}, np.ones(8)), ({"logit_adjustment": 0.5}, sizes**0.5)):
-        path.write_text(json.dumps(plain | {"made_from": {"config": plain["made_from"]["config"] | changes}}))
+    for changes, expected in (
+        ({"sampling": "balanced"}, np.ones(8)),
+        ({"logit_adjustment": 0.5}, sizes**0.5),
+    ):
+        path.write_text(
+            json.dumps(plain | {"made_from": {"config": plain["made_from"]["config"] | changes}})
+        )
         shown = steps.class_mixes(copy.run).train
         np.testing.assert_allclose(shown / shown.sum(), expected / expected.sum())
 
@@ -196,11 +265,32 @@ def test_a_published_stage_2_of_another_training_is_no_rival(copy: Tiny) -> None
 def test_too_few_products_for_val_a(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_synthetic(tmp_path, products=10, categories=2, side=32, seed=0)
     run = ["--run", str(tmp_path / "run")]
-    dump = ["--dump", str(tmp_path / "train.bson"), "--categories", str(tmp_path / "category_names.csv")]
+    dump = [
+        "--dump",
+        str(tmp_path / "train.bson"),
+        "--categories",
+        str(tmp_path / "category_names.csv"),
+    ]
     assert main(["ingest", *run, *dump, "--set", "catalog.seed=4"]) == 0
     assert not len(Tiny(tmp_path, tmp_path / "run").run.store.images("val_a"))
-    settings = ("backbone=shufflenet_v2_x0_5", "weights=none", "image_size=32", "epochs=3", "patience=1", "batch_size=2")
-    assert main(["stage1", *run, *(part for setting in settings for part in ("--set", f"stage1.{setting}"))]) == 0
+    settings = (
+        "backbone=shufflenet_v2_x0_5",
+        "weights=none",
+        "image_size=32",
+        "epochs=3",
+        "patience=1",
+        "batch_size=2",
+    )
+    assert (
+        main(
+            [
+                "stage1",
+                *run,
+                *(part for setting in settings for part in ("--set", f"stage1.{setting}")),
+            ]
+        )
+        == 0
+    )
     assert "best finetune epoch 3: val_a has no images" in capsys.readouterr().out
 
 

@@ -16,10 +16,16 @@ from pipeline.run_folder import Run
 from tests.conftest import PRECISION
 
 SETTINGS = (
-    "stage1.backbone=resnet18", "stage1.weights=none", "stage1.image_size=32", "stage1.epochs=2", "stage1.lr=2e-3",
-    f"stage1.precision={PRECISION}", "score.part_mb=1", "jobs=1",
+    "stage1.backbone=resnet18",
+    "stage1.weights=none",
+    "stage1.image_size=32",
+    "stage1.epochs=2",
+    "stage1.lr=2e-3",
+    f"stage1.precision={PRECISION}",
+    "score.part_mb=1",
+    "jobs=1",
     "views.small={backbone: shufflenet_v2_x0_5, epochs: 1}",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,12 @@ class Tiny:
     @property
     def ingest_options(self) -> list[str]:
         """What the ingest was told."""
-        return ["--dump", str(self.data / "train.bson"), "--categories", str(self.data / "category_names.csv")]
+        return [
+            "--dump",
+            str(self.data / "train.bson"),
+            "--categories",
+            str(self.data / "category_names.csv"),
+        ]
 
     def copy(self, folder: Path) -> "Tiny":
         """A copy of the run; checkpoints are linked, as nobody writes into one."""
@@ -54,12 +65,20 @@ class Tiny:
         return Tiny(self.data, folder)
 
 
-def make(folder: Path, settings: Sequence[str] = SETTINGS, products: int = 600, titles: bool = False) -> Tiny:
+def make(
+    folder: Path, settings: Sequence[str] = SETTINGS, products: int = 600, titles: bool = False
+) -> Tiny:
     """Generates the dump and runs every step up to evaluation."""
     tiny = Tiny(folder / "data", folder / "run")
     write_synthetic(tiny.data, products=products, categories=8, side=32, seed=0, titles=titles)
     run, config = tiny.run, load_config(None, settings)
-    steps.ingest(run, config, [str(tiny.data / "train.bson")], tiny.data / "category_names.csv", rebuild=False)
+    steps.ingest(
+        run,
+        config,
+        [str(tiny.data / "train.bson")],
+        tiny.data / "category_names.csv",
+        rebuild=False,
+    )
     run.save_config(config)
     for step in (steps.stage1, steps.features, steps.stage2, steps.evaluate):
         step(run, config, rebuild=False)
@@ -72,7 +91,12 @@ def documents(path: Path) -> Iterator[dict]:
         yield from bson.decode_file_iter(file)
 
 
-def write_dump(path: Path, source: Path, keep: Callable[[dict], bool], change: Callable[[dict], object] = lambda d: None) -> int:
+def write_dump(
+    path: Path,
+    source: Path,
+    keep: Callable[[dict], bool],
+    change: Callable[[dict], object] = lambda d: None,
+) -> int:
     """Writes some documents of a dump to another, each changed in place; returns their number."""
     count = 0
     with open(path, "wb") as file:
@@ -93,7 +117,11 @@ def products_of(run: Run, split: str) -> set[int]:
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     """Every file of a run but the lock, and config.yaml, which names the code's revision."""
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in ("lock", "config.yaml"))
+    files = (
+        p
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name not in ("lock", "config.yaml")
+    )
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 

@@ -1,4 +1,5 @@
-"""A training in a process of its own, to be killed, or to share with others under torchrun: STORE FOLDER CONFIG [NORM]."""
+"""A training in a process of its own, to be killed, or to share with others under torchrun: STORE
+FOLDER CONFIG [NORM]."""
 
 import contextlib
 import os
@@ -26,7 +27,9 @@ def build_with_group_norm(*arguments: object, **options: object) -> Network:
     return network
 
 
-def train(store: Path, folder: Path, config: Stage1Config, norm: str, processes: Processes = ALONE) -> None:
+def train(
+    store: Path, folder: Path, config: Stage1Config, norm: str, processes: Processes = ALONE
+) -> None:
     """Trains into `folder`, without the summary at the end."""
     phases.build = build_with_group_norm if norm == "group" else build
     with Interrupt() as interrupt:
@@ -37,8 +40,18 @@ def main() -> None:
     """As the command line says."""
     store, folder, config, *norm = sys.argv[1:]
     shared = "LOCAL_RANK" in os.environ
-    with joined(int(os.environ["LOCAL_RANK"]), 2) if shared else contextlib.nullcontext(ALONE) as processes:
-        train(Path(store), Path(folder), Stage1Config.model_validate_json(config), "".join(norm), processes)
+    with (
+        joined(int(os.environ["LOCAL_RANK"]), 2)
+        if shared
+        else contextlib.nullcontext(ALONE) as processes
+    ):
+        train(
+            Path(store),
+            Path(folder),
+            Stage1Config.model_validate_json(config),
+            "".join(norm),
+            processes,
+        )
 
 
 if __name__ == "__main__":

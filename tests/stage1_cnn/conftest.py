@@ -1,4 +1,5 @@
-"""A small real store: four categories told apart by colour, so that a tiny network learns them in seconds."""
+"""A small real store: four categories told apart by colour, so that a tiny network learns them in
+seconds."""
 
 import io
 from collections.abc import Collection, Sequence
@@ -38,7 +39,9 @@ def photo(product: int) -> bytes:
 def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """store.sqlite of the coloured photos, made by the real ingest."""
     folder = tmp_path_factory.mktemp("stage1")
-    dump = write_bson(folder / "dump.bson", (document(n, 10 * (n % 4), [photo(n)]) for n in range(PRODUCTS)))
+    dump = write_bson(
+        folder / "dump.bson", (document(n, 10 * (n % 4), [photo(n)]) for n in range(PRODUCTS))
+    )
     path = folder / "store.sqlite"
     ingest(path, [dump], None, CatalogConfig(), index_folder=folder / "dumps", jobs=1)
     return path
@@ -67,11 +70,15 @@ def store(store_path: Path) -> Store:
 
 @pytest.fixture(scope="session")
 def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state_dict of the test backbone as torchvision saves it: random filters, but batch norm that has seen the photos."""
+    """A state_dict of the test backbone as torchvision saves it: random filters, but batch norm
+    that has seen the photos."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(7)
         network = torchvision.models.get_model(BACKBONE, num_classes=5).train()
-        settle(network, torch.stack([F.pil_to_tensor(Image.open(io.BytesIO(photo(n)))) for n in range(32)]))
+        settle(
+            network,
+            torch.stack([F.pil_to_tensor(Image.open(io.BytesIO(photo(n)))) for n in range(32)]),
+        )
     path = tmp_path_factory.mktemp("weights") / "weights.pth"
     torch.save(network.state_dict(), path)
     return path
@@ -90,6 +97,15 @@ def settle(network: nn.Module, pixels: torch.Tensor) -> None:
 def config(weights_file: Path) -> Stage1Config:
     """Two short phases on the CPU."""
     return Stage1Config(
-        backbone=BACKBONE, weights=str(weights_file), image_size=32, head_epochs=2, epochs=2, head_lr=1e-2, lr=1e-3,
-        batch_size=16, device="cpu", precision=PRECISION, workers=1,
-    )  # fmt: skip
+        backbone=BACKBONE,
+        weights=str(weights_file),
+        image_size=32,
+        head_epochs=2,
+        epochs=2,
+        head_lr=1e-2,
+        lr=1e-3,
+        batch_size=16,
+        device="cpu",
+        precision=PRECISION,
+        workers=1,
+    )

@@ -10,10 +10,16 @@ from catalog.errors import ArtifactError
 from stage1_cnn import checkpoint
 
 CONTENT = {
-    "made_from": {"store": "ab12", "config": {"lr": 0.1}}, "config": {"backbone": "resnet18"}, "transform": {},
-    "taxonomy": {}, "network": {"head.weight": torch.arange(4000.0).view(40, 100)}, "train_images": torch.tensor([3, 4]),
-    "epoch": 2, "phase": "head", "metrics": {"val_top1": 0.5},
-}  # fmt: skip
+    "made_from": {"store": "ab12", "config": {"lr": 0.1}},
+    "config": {"backbone": "resnet18"},
+    "transform": {},
+    "taxonomy": {},
+    "network": {"head.weight": torch.arange(4000.0).view(40, 100)},
+    "train_images": torch.tensor([3, 4]),
+    "epoch": 2,
+    "phase": "head",
+    "metrics": {"val_top1": 0.5},
+}
 
 
 @pytest.fixture
@@ -48,7 +54,10 @@ def test_errors_of_a_search_say_how_to_go_on(tmp_path: Path, place: str) -> None
 
 
 def test_every_error_says_how_to_rebuild(path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"best\.pt: no such file; rebuild it with: shelfsort stage1 --run .*NAME --rebuild"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"best\.pt: no such file; rebuild it with: shelfsort stage1 --run .*NAME --rebuild",
+    ):
         checkpoint.load(path)
 
 
@@ -104,12 +113,19 @@ def test_something_else(path: Path) -> None:
         checkpoint.load(path)
 
 
-def test_where_there_are_no_hard_links_the_one_before_is_a_copy(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_are_no_hard_links_the_one_before_is_a_copy(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*_: object) -> None:
-        raise PermissionError(errno.EPERM, "Operation not permitted")  # as exFAT and some network file systems
+        raise PermissionError(
+            errno.EPERM, "Operation not permitted"
+        )  # as exFAT and some network file systems
 
     monkeypatch.setattr(os, "link", refused)
     resume = dict.fromkeys(checkpoint.RESUME_KEYS)
     for epoch in (1, 2, 3):
         checkpoint.save_last(path.parent, CONTENT | resume | {"epoch": epoch})
-    assert [checkpoint.load(path.with_name(name), resume=True)["epoch"] for name in ("before.pt", "last.pt")] == [2, 3]
+    assert [
+        checkpoint.load(path.with_name(name), resume=True)["epoch"]
+        for name in ("before.pt", "last.pt")
+    ] == [2, 3]

@@ -24,7 +24,9 @@ def test_rows_pixels_and_labels_belong_together(store: Store) -> None:
     found = list(batches(store, table, TRANSFORM, batch_size=8, order=order))
     assert [len(batch) for batch in found] == [8, 8, 5]
     assert np.array_equal(np.concatenate([batch.rows for batch in found]), order)
-    assert np.array_equal(np.concatenate([batch.labels for batch in found]), table.class_index[order])
+    assert np.array_equal(
+        np.concatenate([batch.labels for batch in found]), table.class_index[order]
+    )
     single = TRANSFORM([decode(store.read(table.image_id[order[9:10]])[0])])
     assert torch.equal(found[1].pixels[1:2], single)
     assert all(batch.readable.all() and not batch.reasons for batch in found)
@@ -58,11 +60,16 @@ def test_unreadable_images_keep_their_rows(store: Store, workers: int) -> None:
     assert np.concatenate([batch.rows for batch in found]).tolist() == list(range(len(table)))
 
 
-MIRRORED, CROPPED = (TrainTransform(OWN, augment, 0, 1, levelled=True) for augment in (Augment(crop=1, stretch=1), Augment()))
+MIRRORED, CROPPED = (
+    TrainTransform(OWN, augment, 0, 1, levelled=True)
+    for augment in (Augment(crop=1, stretch=1), Augment())
+)
 
 
 @pytest.mark.parametrize("transform", [OWN, MIRRORED, CROPPED])
-def test_photos_of_the_batchs_size_are_decoded_into_it_and_stay_the_same(store: Store, transform: Transform) -> None:
+def test_photos_of_the_batchs_size_are_decoded_into_it_and_stay_the_same(
+    store: Store, transform: Transform
+) -> None:
     table = store.images("train")
     source = Cut(store, table.image_id[[0, 7]], kept=700)
     rows = np.repeat(np.arange(12), 5)

@@ -28,7 +28,8 @@ def test_threads_never_exceed_the_cores() -> None:
 
 
 @pytest.mark.parametrize(
-    "device, precision", [("tpu", "auto"), ("mps", "auto"), ("cuda:99", "auto"), ("cpu", "fp16"), ("cpu", "tf32")]
+    "device, precision",
+    [("tpu", "auto"), ("mps", "auto"), ("cuda:99", "auto"), ("cpu", "fp16"), ("cpu", "tf32")],
 )
 def test_what_the_machine_lacks_is_named(device: str, precision: str) -> None:
     with pytest.raises(ConfigError, match=r"stage1\.(device|precision): "):
@@ -38,10 +39,15 @@ def test_what_the_machine_lacks_is_named(device: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_on_a_processor_answers_are_in_fp32_whatever_it_trains_in(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_processor_answers_are_in_fp32_whatever_it_trains_in(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     assert choose_engine("cpu").precision == ("bf16" if native else "fp32")
-    assert inference_engine("cpu").precision == "fp32" and inference_engine("cpu", "bf16").precision == "bf16"
+    assert (
+        inference_engine("cpu").precision == "fp32"
+        and inference_engine("cpu", "bf16").precision == "bf16"
+    )
 
 
 def test_seeding_stays_inside() -> None:
@@ -59,14 +65,19 @@ def test_seeding_stays_inside() -> None:
 
 def test_arithmetic_that_cannot_be_repeated_is_named() -> None:
     engine = choose_engine("cpu", "fp32")
-    with pytest.raises(ConfigError, match=r"^stage1\.deterministic: expected false, since put_, "), engine.exactly(True):
+    with (
+        pytest.raises(ConfigError, match=r"^stage1\.deterministic: expected false, since put_, "),
+        engine.exactly(True),
+    ):
         torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
     with pytest.raises(RuntimeError, match="size"), engine.exactly(True):
         torch.zeros(2) + torch.zeros(3)
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back this way")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back this way"
+)
 def test_memory_is_kept_from_batch_to_batch() -> None:
     """Page faults of 20 batches of 40 MB: by default each has its 9,766 pages zeroed anew."""
     text = """
@@ -87,7 +98,9 @@ def test_memory_is_kept_from_batch_to_batch() -> None:
         print(faults(20))
     """
     command, root = [sys.executable, "-c", textwrap.dedent(text)], Path(__file__).parents[2]
-    kept, default = (int(subprocess.check_output([*command, way], cwd=root)) for way in ("kept", "default"))
+    kept, default = (
+        int(subprocess.check_output([*command, way], cwd=root)) for way in ("kept", "default")
+    )
     assert default > 20 * 9_000
     assert kept < default / 4
 

@@ -12,11 +12,15 @@ def test_equals_torch_on_the_stored_features() -> None:
     head = Head(rng.normal(size=(5, 8)).astype(np.float32), rng.normal(size=5).astype(np.float32))
     features = rng.normal(size=(20, 8)).astype(np.float32)
     stored = features.astype(np.float16)
-    logits = torch.from_numpy(stored.astype(np.float32)) @ torch.from_numpy(head.weight).T + torch.from_numpy(head.bias)
+    logits = torch.from_numpy(stored.astype(np.float32)) @ torch.from_numpy(
+        head.weight
+    ).T + torch.from_numpy(head.bias)
     found = head.log_probs(features)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, torch.log_softmax(logits, dim=1).numpy(), atol=1e-5)
-    np.testing.assert_array_equal(found, head.log_probs(stored))  # rounded first: from memory and from the file alike
+    np.testing.assert_array_equal(
+        found, head.log_probs(stored)
+    )  # rounded first: from memory and from the file alike
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -1,4 +1,5 @@
-"""Memory of a worker over epochs of a large catalogue: the image table is arrays, and nothing is kept of a photo."""
+"""Memory of a worker over epochs of a large catalogue: the image table is arrays, and nothing is
+kept of a photo."""
 
 import subprocess
 import sys

@@ -27,7 +27,11 @@ def test_off_it_changes_nothing() -> None:
 
 
 def test_both_take_turns_and_follow_the_generator() -> None:
-    mixing, inputs, labels = Mixing(Augment(mixup=0.5, cutmix=1), 2), torch.rand(4, 3, 8, 8), torch.arange(4) % 2
+    mixing, inputs, labels = (
+        Mixing(Augment(mixup=0.5, cutmix=1), 2),
+        torch.rand(4, 3, 8, 8),
+        torch.arange(4) % 2,
+    )
 
     def draw() -> list[torch.Tensor]:
         torch.default_generator.manual_seed(3)

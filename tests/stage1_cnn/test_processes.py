@@ -21,7 +21,9 @@ from stage1_cnn.training.interrupt import Interrupt
 from stage1_cnn.training.trainer import Trainer
 from tests.stage1_cnn.child import MADE_FROM, train
 
-pytestmark = pytest.mark.timeout(1500)  # they start processes of their own, which a busy machine takes long for
+pytestmark = pytest.mark.timeout(
+    1500
+)  # they start processes of their own, which a busy machine takes long for
 TOLERANCE = 1e-3
 """Of a loss, relative: two processes add the same numbers in another order."""
 
@@ -32,14 +34,24 @@ def lines(folder: Path) -> list[dict]:
 
 def together(store: Path, folder: Path, config: Stage1Config, norm: str = "") -> subprocess.Popen:
     """Two processes under torchrun that train one network."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tests.stage1_cnn.child"]
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "tests.stage1_cnn.child",
+    ]
     command = [sys.executable, *launch, str(store), str(folder), config.model_dump_json(), norm]
-    return subprocess.Popen(command, cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 @pytest.fixture
 def config(config: Stage1Config) -> Stage1Config:
-    """Without dropout, whose draws differ from process to process; in fp32, as bf16's rounding would hide a wrong gradient."""
+    """Without dropout, whose draws differ from process to process; in fp32, as bf16's rounding
+    would hide a wrong gradient."""
     network = {"backbone": "regnet_y_400mf", "weights": "none", "precision": "fp32"}
     return config.model_copy(update={**network, "lr": 2e-4, "workers": 0})
 
@@ -50,7 +62,11 @@ def assert_same_curve(folder: Path, expected: Path) -> None:
     for one, other in zip(found, alone, strict=True):
         assert (one["phase"], one["epoch"]) == (other["phase"], other["epoch"])
         for key in ("train_loss", "val_loss"):
-            assert one[key] == pytest.approx(other[key], rel=TOLERANCE), (one["phase"], one["epoch"], key)
+            assert one[key] == pytest.approx(other[key], rel=TOLERANCE), (
+                one["phase"],
+                one["epoch"],
+                key,
+            )
 
 
 def test_two_processes_train_as_one(store_path: Path, config: Stage1Config, tmp_path: Path) -> None:
@@ -65,7 +81,9 @@ def test_two_processes_train_as_one(store_path: Path, config: Stage1Config, tmp_
 
 
 @pytest.mark.slow
-def test_with_a_head_phase_and_frozen_batch_norm(store_path: Path, config: Stage1Config, tmp_path: Path) -> None:
+def test_with_a_head_phase_and_frozen_batch_norm(
+    store_path: Path, config: Stage1Config, tmp_path: Path
+) -> None:
     train(store_path, tmp_path / "start", config.model_copy(update={"epochs": 1}), "")
     weights = str(tmp_path / "start" / "last.pt")
     config = config.model_copy(update={"weights": weights, "batch_norm": "frozen"})
@@ -73,9 +91,13 @@ def test_with_a_head_phase_and_frozen_batch_norm(store_path: Path, config: Stage
     with together(store_path, tmp_path / "two", config) as processes:
         assert processes.wait(500) == 0
     assert_same_curve(tmp_path / "two", tmp_path / "alone")
-    one, other = (checkpoint.load(tmp_path / name / "last.pt")["network"] for name in ("two", "alone"))
+    one, other = (
+        checkpoint.load(tmp_path / name / "last.pt")["network"] for name in ("two", "alone")
+    )
     for key, value in one.items():
-        torch.testing.assert_close(value, other[key], rtol=0.05, atol=2e-3, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            value, other[key], rtol=0.05, atol=2e-3, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
 @pytest.mark.slow
@@ -100,7 +122,8 @@ def test_stopped_they_go_on_from_the_last_checkpoint(
 
 
 def stop(processes: subprocess.Popen, number: int) -> None:
-    """Sends the signal: SIGINT to torchrun, which passes it on, SIGKILL to the workers, of which none survives."""
+    """Sends the signal: SIGINT to torchrun, which passes it on, SIGKILL to the workers, of which
+    none survives."""
     if number == signal.SIGINT:
         processes.send_signal(number)
     else:
@@ -109,9 +132,13 @@ def stop(processes: subprocess.Popen, number: int) -> None:
     assert processes.wait(120) != 0
 
 
-def test_a_batch_too_small_for_so_many_is_an_error(store: Store, config: Stage1Config, tmp_path: Path) -> None:
+def test_a_batch_too_small_for_so_many_is_an_error(
+    store: Store, config: Stage1Config, tmp_path: Path
+) -> None:
     config = config.model_copy(update={"batch_size": 7, "accumulate": 4})
-    with pytest.raises(ConfigError, match=r"7 images a step in 1 processes x 4 parts, expected at least 8"):
+    with pytest.raises(
+        ConfigError, match=r"7 images a step in 1 processes x 4 parts, expected at least 8"
+    ):
         Trainer(store, config, tmp_path, MADE_FROM, Interrupt())
 
 
@@ -124,11 +151,20 @@ def test_alone_nothing_is_asked_of_others() -> None:
 def test_more_processes_than_gpus_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    for name, value in (("RANK", 0), ("WORLD_SIZE", 1), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", port)):
+    for name, value in (
+        ("RANK", 0),
+        ("WORLD_SIZE", 1),
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", port),
+    ):
         monkeypatch.setenv(name, str(value))
     gpus = torch.cuda.device_count()
     with joined(gpus, gpus + 1) as processes:
         last = dataclasses.replace(processes, size=gpus + 1)
-        expected = rf"a GPU for each of {gpus + 1} processes asked for, found {gpus} usable GPUs" if gpus else "cuda asked for"
+        expected = (
+            rf"a GPU for each of {gpus + 1} processes asked for, found {gpus} usable GPUs"
+            if gpus
+            else "cuda asked for"
+        )
         with pytest.raises(ConfigError, match=expected):
             choose_engine("cuda", processes=last)

@@ -60,7 +60,9 @@ def test_blocks_are_read_together() -> None:
     for start in range(0, 100_000, window):
         assert len(np.unique(disk[found[start : start + window]] // 100)) <= 64
     first = disk[found[:window]]
-    assert np.abs(np.corrcoef(first, np.arange(window))[0, 1]) < 0.1, "within a window the order is random"
+    assert np.abs(np.corrcoef(first, np.arange(window))[0, 1]) < 0.1, (
+        "within a window the order is random"
+    )
     assert first.max() - first.min() > 50_000, "blocks come from everywhere"
 
 
@@ -71,6 +73,8 @@ def test_blocks_with_repeats() -> None:
 
 def test_a_million_rows_are_quick_arrays() -> None:
     labels = np.random.default_rng(0).integers(0, 5000, 1_000_000)
-    places = Sampler(labels, np.arange(1_000_000), Stage1Config(sampling="levelled")).order(np.random.default_rng(0))
+    places = Sampler(labels, np.arange(1_000_000), Stage1Config(sampling="levelled")).order(
+        np.random.default_rng(0)
+    )
     assert places.dtype == np.int64
     assert np.ptp(np.bincount(labels[places % 1_000_000])) < 100

@@ -102,7 +102,11 @@ def test_uniforms_are_uniform_and_independent() -> None:
     assert draws.min() >= 0
     assert draws.max() < 1
     assert np.abs(np.histogram(draws, 10, (0, 1))[0] / draws.size - 0.1).max() < 0.005
-    others = [draws, uniforms(3, 2, np.arange(20_000), 4, stream=0), uniforms(3, 1, np.arange(20_000), 4, stream=1)]
+    others = [
+        draws,
+        uniforms(3, 2, np.arange(20_000), 4, stream=0),
+        uniforms(3, 1, np.arange(20_000), 4, stream=1),
+    ]
     correlation = np.corrcoef(np.concatenate(others, axis=1).T) - np.eye(12)
     assert np.abs(correlation).max() < 0.03
 
@@ -118,21 +122,32 @@ def test_normaliser_equals_torchvision() -> None:
 def test_colours_equal_torchvision() -> None:
     pixels = EVAL(photos((30, 40))) // 2 + 50
     plain = EvalTransform(20, 16, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    values = Normaliser(plain, torch.device("cpu"))(pixels, Changes(colours=torch.tensor([[1.1, 0.8, 1.3]])))
+    values = Normaliser(plain, torch.device("cpu"))(
+        pixels, Changes(colours=torch.tensor([[1.1, 0.8, 1.3]]))
+    )
     expected = F.adjust_brightness(pixels.float() / 255, 1.1)
     expected = F.adjust_saturation(F.adjust_contrast(expected, 0.8), 1.3)
-    torch.testing.assert_close(values, expected, atol=2e-3, rtol=0)  # torchvision's gray has rounder coefficients
+    torch.testing.assert_close(
+        values, expected, atol=2e-3, rtol=0
+    )  # torchvision's gray has rounder coefficients
 
 
 NONE = np.zeros(3, dtype=np.int64)
 STILL = {"flip": False, "crop": 1, "stretch": 1, "colour": 0}
 
 
-def train(seed: int = 0, epoch: int = 1, levelled: bool = False, **options: object) -> TrainTransform:
+def train(
+    seed: int = 0, epoch: int = 1, levelled: bool = False, **options: object
+) -> TrainTransform:
     return TrainTransform(EVAL, Augment(**STILL, **options), seed, epoch, levelled)
 
 
-def changed(transform: TrainTransform, pixels: torch.Tensor, repeats: np.ndarray = NONE, ids: np.ndarray = IDS) -> torch.Tensor:
+def changed(
+    transform: TrainTransform,
+    pixels: torch.Tensor,
+    repeats: np.ndarray = NONE,
+    ids: np.ndarray = IDS,
+) -> torch.Tensor:
     plain = EvalTransform(20, 16, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     return Normaliser(plain, torch.device("cpu"))(pixels, transform.changes(ids, repeats))
 
@@ -145,7 +160,9 @@ def test_turns_are_those_of_torchvision() -> None:
     for found, row, theta in zip(changed(transform, pixels), pixels, affine, strict=True):
         degrees = float(torch.atan2(theta[1, 0] * 20 / 16, theta[0, 0]).rad2deg())
         assert 0 < abs(degrees) <= 30
-        expected = F.rotate(row.float() / 255, degrees, F.InterpolationMode.BILINEAR, fill=[7 / 255] * 3)
+        expected = F.rotate(
+            row.float() / 255, degrees, F.InterpolationMode.BILINEAR, fill=[7 / 255] * 3
+        )
         torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
 
 
@@ -157,7 +174,11 @@ def test_shift_and_zoom_stay_within_their_limits() -> None:
     assert 1.2 < affine[:, 0, 0].max() <= 1 / 0.8
     assert torch.equal(affine[:, 0, 0], affine[:, 1, 1])
     lean = train(shear=20).changes(ids, np.zeros(500, dtype=np.int64)).affine
-    assert np.tan(np.deg2rad(18)) < lean[:, 0, 1].abs().max() * 16 / 20 <= np.tan(np.deg2rad(20)) + 1e-6
+    assert (
+        np.tan(np.deg2rad(18))
+        < lean[:, 0, 1].abs().max() * 16 / 20
+        <= np.tan(np.deg2rad(20)) + 1e-6
+    )
     assert torch.equal(lean[:, 0, 0], torch.ones(500))
 
 

@@ -1,8 +1,9 @@
-"""Feature files whose truth is known: classes in sibling pairs, a head that reads the family well and the sibling badly, and
-further features that hold the answer.
+"""Feature files whose truth is known: classes in sibling pairs, a head that reads the family well
+and the sibling badly, and further features that hold the answer.
 
-The head is Bayes-optimal on what it reads, so that nothing can be gained but from the other features. Without them (`answer`
-False) a second stage has nothing to find. No torch here: processes that are killed start fast.
+The head is Bayes-optimal on what it reads, so that nothing can be gained but from the other
+features. Without them (`answer` False) a second stage has nothing to find. No torch here: processes
+that are killed start fast.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,10 @@ PER_SPLIT = (24, 14, 12, 20, 20)
 FAMILY, FAINT, ANSWER, NOISE = slice(0, 4), 4, slice(5, 9), slice(9, 12)
 """Features: what tells families apart, siblings a little, siblings well, and nothing."""
 WIDTH = 12
-MADE_FROM = {"views": {"stage1": {"checkpoint": "c" * 64, "transform": {"height": 32}, "store": "s"}}, "store": "s"}
+MADE_FROM = {
+    "views": {"stage1": {"checkpoint": "c" * 64, "transform": {"height": 32}, "store": "s"}},
+    "store": "s",
+}
 CONFIG = Stage2Config(
     components=8,
     confusion=ConfusionConfig(min_count=2),
@@ -44,7 +48,13 @@ class Rows:
     features: np.ndarray
 
 
-def make_rows(*, answer: bool = True, classes: int = CLASSES, per_split: tuple[int, ...] = PER_SPLIT, seed: int = 0) -> Rows:
+def make_rows(
+    *,
+    answer: bool = True,
+    classes: int = CLASSES,
+    per_split: tuple[int, ...] = PER_SPLIT,
+    seed: int = 0,
+) -> Rows:
     """Rows of products with one to three images each."""
     rng = np.random.default_rng(seed)
     split = np.repeat(np.arange(len(SPLITS)), [classes * n for n in per_split])
@@ -55,9 +65,12 @@ def make_rows(*, answer: bool = True, classes: int = CLASSES, per_split: tuple[i
     of = np.repeat(order, count)
     position = np.arange(len(of)) - np.repeat(np.cumsum(count) - count, count)
     table = ImageTable(
-        product_id[of] * POSITIONS + position, product_id[of], class_index[of].astype(np.int32), split[of].astype(np.uint8),
+        product_id[of] * POSITIONS + position,
+        product_id[of],
+        class_index[of].astype(np.int32),
+        split[of].astype(np.uint8),
         np.ones(len(of), dtype=bool),
-    )  # fmt: skip
+    )
     family, sign = table.class_index // 2, np.where(table.class_index % 2, 1.0, -1.0)
     features = rng.normal(size=(len(of), WIDTH))
     features[np.arange(len(of)), family % 4] += 4.0
@@ -76,10 +89,13 @@ def make_head(classes: int = CLASSES) -> Head:
 
 
 def write_wide(path: Path, rows: Rows, width: int, seed: int = 0) -> FeatureStore:
-    """The same problem in more dimensions: rotated, with a little noise; wide enough that BLAS splits its products."""
+    """The same problem in more dimensions: rotated, with a little noise; wide enough that BLAS
+    splits its products."""
     rng = np.random.default_rng(seed)
     rotation = np.linalg.qr(rng.normal(size=(width, width)))[0][:WIDTH].astype(np.float32)
-    features = rows.features.astype(np.float32) @ rotation + 0.3 * rng.normal(size=(len(rows.table), width))
+    features = rows.features.astype(np.float32) @ rotation + 0.3 * rng.normal(
+        size=(len(rows.table), width)
+    )
     head = make_head()
     origin = MADE_FROM["views"]["stage1"], {"device": "cpu", "precision": "fp32"}
     with FeatureWriter(path, rows.table, width, CLASSES, *origin) as writer:
@@ -88,10 +104,17 @@ def write_wide(path: Path, rows: Rows, width: int, seed: int = 0) -> FeatureStor
     return FeatureStore(path)
 
 
-def write(path: Path, rows: Rows, classes: int = CLASSES, errors: dict[int, str] | None = None) -> FeatureStore:
+def write(
+    path: Path, rows: Rows, classes: int = CLASSES, errors: dict[int, str] | None = None
+) -> FeatureStore:
     """Writes the file of some rows."""
     with FeatureWriter(
-        path, rows.table, WIDTH, classes, MADE_FROM["views"]["stage1"], {"device": "cpu", "precision": "fp32"}
+        path,
+        rows.table,
+        WIDTH,
+        classes,
+        MADE_FROM["views"]["stage1"],
+        {"device": "cpu", "precision": "fp32"},
     ) as writer:
         writer.write(rows.features, errors or {})
         writer.finish(make_head(classes))
@@ -100,7 +123,9 @@ def write(path: Path, rows: Rows, classes: int = CLASSES, errors: dict[int, str]
 
 def taxonomy(classes: int = CLASSES) -> Taxonomy:
     """Ids 100, 101 ..., two categories a family."""
-    return Taxonomy(Category(100 + c, "all", f"family {c // 2}", f"sibling {c % 2}") for c in range(classes))
+    return Taxonomy(
+        Category(100 + c, "all", f"family {c // 2}", f"sibling {c % 2}") for c in range(classes)
+    )
 
 
 def mixes(store: FeatureStore, classes: int = CLASSES) -> ClassMixes:
@@ -109,7 +134,9 @@ def mixes(store: FeatureStore, classes: int = CLASSES) -> ClassMixes:
     return ClassMixes({"image": train, "product": train}, train)
 
 
-def fit(store: FeatureStore, folder: Path, config: Stage2Config = CONFIG, jobs: int = 1) -> Stage2Summary:
+def fit(
+    store: FeatureStore, folder: Path, config: Stage2Config = CONFIG, jobs: int = 1
+) -> Stage2Summary:
     """Trains the second stage on one view."""
     made_from = MADE_FROM | {"config": config.model_dump(mode="json")}
     return fit_stage2([store], mixes(store), taxonomy(), config, folder, made_from, jobs)
@@ -124,4 +151,8 @@ def pooled(store: FeatureStore, split: str, unit: str, sharpness: float = 0.0) -
 def bundle_bytes(folder: Path) -> dict[str, bytes]:
     """Every file of a bundle but those that hold times."""
     timed = ("summary.json", "summary.txt")
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in timed}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name not in timed
+    }

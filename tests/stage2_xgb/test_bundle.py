@@ -34,12 +34,25 @@ def test_manifest_and_tables_agree(fitted: Fitted) -> None:
     manifest = json.loads((fitted.folder / "manifest.json").read_text())
     sets = pandas.read_parquet(fitted.folder / "sets.parquet")
     assert manifest["made_from"]["views"] == MADE_FROM["views"]
-    assert [c["category_id"] for c in manifest["categories"]] == sets["category_id"].tolist() == taxonomy().category_ids.tolist()
+    assert (
+        [c["category_id"] for c in manifest["categories"]]
+        == sets["category_id"].tolist()
+        == taxonomy().category_ids.tolist()
+    )
     for category, members, counts, errors in zip(
         manifest["categories"], sets["members"], sets["member_counts"], sets["errors"], strict=True
     ):
-        assert category["members"] == members.tolist() and len(counts) == len(members) and counts[1:].sum() <= errors
-    expected = {RERANKER, "shared.npz", "sets.parquet", *(f"boosters/{c:05d}.ubj" for c in range(CLASSES))}
+        assert (
+            category["members"] == members.tolist()
+            and len(counts) == len(members)
+            and counts[1:].sum() <= errors
+        )
+    expected = {
+        RERANKER,
+        "shared.npz",
+        "sets.parquet",
+        *(f"boosters/{c:05d}.ubj" for c in range(CLASSES)),
+    }
     assert set(manifest["files"]) == expected
 
 
@@ -51,7 +64,9 @@ def test_opens_lazily(fitted: Fitted, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "emptied", "cut", "flipped", "another's"])
-def test_a_broken_booster_leaves_its_category_to_others(fitted: Fitted, folder: Path, damage: str, caplog) -> None:
+def test_a_broken_booster_leaves_its_category_to_others(
+    fitted: Fitted, folder: Path, damage: str, caplog
+) -> None:
     path = folder / "boosters" / "00002.ubj"
     data = path.read_bytes()
     if damage == "missing":
@@ -60,7 +75,9 @@ def test_a_broken_booster_leaves_its_category_to_others(fitted: Fitted, folder: 
         flip(path, len(data) // 2)
     else:
         other = (folder / "boosters" / "00001.ubj").read_bytes()
-        path.write_bytes({"emptied": b"", "cut": data[: len(data) // 2], "another's": other}[damage])
+        path.write_bytes(
+            {"emptied": b"", "cut": data[: len(data) // 2], "another's": other}[damage]
+        )
     bundle = Bundle.open(folder)
     bundle.answers = dict.fromkeys(bundle.members, "own")
     bundle.default = "stage1"
@@ -69,7 +86,8 @@ def test_a_broken_booster_leaves_its_category_to_others(fitted: Fitted, folder: 
     mine = result.shifted.argmax(axis=1) == 2
     assert list(bundle.broken) == ["boosters/00002.ubj"]
     assert (
-        str(path) in bundle.broken["boosters/00002.ubj"] and "shelfsort stage2 --rebuild" in bundle.broken["boosters/00002.ubj"]
+        str(path) in bundle.broken["boosters/00002.ubj"]
+        and "shelfsort stage2 --rebuild" in bundle.broken["boosters/00002.ubj"]
     )
     assert "stage 1 answers where boosters/00002.ubj would" in caplog.text
     assert mine.any() and not result.refined[mine].any() and result.refined[~mine].all()
@@ -94,7 +112,9 @@ def test_damaged_shared_files_are_refused(folder: Path, name: str, damage: str) 
         flip(path, len(data) // 2)
     else:
         path.write_bytes(b"" if damage == "emptied" else data[: len(data) // 2])
-    with pytest.raises(ArtifactError, match=rf"{name}: .*; rebuild it with: shelfsort stage2 --rebuild") as caught:
+    with pytest.raises(
+        ArtifactError, match=rf"{name}: .*; rebuild it with: shelfsort stage2 --rebuild"
+    ) as caught:
         Bundle.open(folder)
     assert str(path) in str(caught.value)
 

@@ -24,8 +24,12 @@ def test_halves_are_of_whole_products_and_differ() -> None:
         products = [set(PRODUCTS[mask].tolist()) for mask in (half, ~half)]
         assert list(map(len, products)) == [2, 3] and not products[0] & products[1]
     assert len({half.tobytes() for half in found}) > 6  # of the 10 ways of choosing 2 of 5
-    assert [half.tobytes() for half in halves(PRODUCTS, "gate", 0)] == [half.tobytes() for half in found]
-    assert [half.tobytes() for half in halves(PRODUCTS, "gate", 1)] != [half.tobytes() for half in found]
+    assert [half.tobytes() for half in halves(PRODUCTS, "gate", 0)] == [
+        half.tobytes() for half in found
+    ]
+    assert [half.tobytes() for half in halves(PRODUCTS, "gate", 1)] != [
+        half.tobytes() for half in found
+    ]
 
 
 def test_each_product_is_chosen_as_often_as_the_others() -> None:
@@ -35,7 +39,8 @@ def test_each_product_is_chosen_as_often_as_the_others() -> None:
 
 
 def test_an_item_is_judged_by_products_that_are_not_its_own() -> None:
-    """The choice is the mean of the deciders' values: each item must meet the mean over others alone."""
+    """The choice is the mean of the deciders' values: each item must meet the mean over others
+    alone."""
     values = np.random.default_rng(0).normal(size=len(PRODUCTS))
     met = []
 
@@ -60,7 +65,9 @@ def test_a_choice_by_chance_gains_nothing_once_judged_on_others() -> None:
     for seed in range(30):
         coins = np.random.default_rng(seed).choice([-1.0, 1.0], size=(200, 40))
 
-        def judge(deciders: np.ndarray, others: np.ndarray, coins: np.ndarray = coins) -> np.ndarray:
+        def judge(
+            deciders: np.ndarray, others: np.ndarray, coins: np.ndarray = coins
+        ) -> np.ndarray:
             return coins[others][:, coins[deciders].sum(axis=0).argmax()]
 
         claimed.append(coins.mean(axis=0).max())
@@ -70,6 +77,8 @@ def test_a_choice_by_chance_gains_nothing_once_judged_on_others() -> None:
 
 
 def test_without_items_there_are_no_scores() -> None:
-    assert cross_judge(np.zeros(0, int), lambda deciders, judged: np.zeros(judged.sum()), "none", 0).shape == (0,)
+    assert cross_judge(
+        np.zeros(0, int), lambda deciders, judged: np.zeros(judged.sum()), "none", 0
+    ).shape == (0,)
     with pytest.raises(ValueError, match="repeats: expected at least 1, found 0"):
         cross_judge(PRODUCTS, lambda deciders, judged: np.zeros(judged.sum()), "none", 0, repeats=0)

@@ -37,9 +37,13 @@ def test_pool_equals_a_plain_loop(fitted: Fitted) -> None:
         mine = images.product_id == product
         mean = images.log_probs[0][mine].astype(np.float64).mean(axis=0)
         np.testing.assert_allclose(found.log_probs[0][row], mean - logsumexp(mean), atol=1e-5)
-        np.testing.assert_allclose(found.features[0][row], images.features[0][mine].mean(axis=0), atol=1e-5)
+        np.testing.assert_allclose(
+            found.features[0][row], images.features[0][mine].mean(axis=0), atol=1e-5
+        )
         assert found.n_images[row] == mine.sum()
-        assert {found.class_index[row]} == set(images.class_index[mine]) and found.split[row] == SPLITS.index("val_b")
+        assert {found.class_index[row]} == set(images.class_index[mine]) and found.split[
+            row
+        ] == SPLITS.index("val_b")
     single = found.n_images == 1
     first = np.isin(images.product_id, found.product_id[single])
     np.testing.assert_allclose(found.log_probs[0][single], images.log_probs[0][first], atol=1e-6)
@@ -50,16 +54,29 @@ def test_a_sharper_pooling_hears_the_surer_image() -> None:
     sure, unsure = np.log([0.9, 0.05, 0.05]), np.log([0.2, 0.45, 0.35])
     ids, zeros = np.array([7, 7, 8]), np.zeros(3, np.int32)
     features = np.array([[1.0], [0.0], [5.0]], np.float32)
-    images = Pooled(ids, ids, zeros, zeros, zeros + 1, (np.array([sure, unsure, unsure], np.float32),), (features,))
+    images = Pooled(
+        ids,
+        ids,
+        zeros,
+        zeros,
+        zeros + 1,
+        (np.array([sure, unsure, unsure], np.float32),),
+        (features,),
+    )
     for sharpness in (0.0, 2.0):
         found = pool(images, sharpness)
         weight = np.array([0.9, 0.45]) ** sharpness
         weight /= weight.sum()
-        np.testing.assert_allclose(found.log_probs[0][0], normalise((weight @ [sure, unsure])[None])[0], atol=1e-5)
+        np.testing.assert_allclose(
+            found.log_probs[0][0], normalise((weight @ [sure, unsure])[None])[0], atol=1e-5
+        )
         np.testing.assert_allclose(found.features[0], [[weight[0]], [5.0]], atol=1e-6)
         np.testing.assert_allclose(found.log_probs[0][1], unsure, atol=1e-6)
     several = images.of_several()
-    assert several.product_id.tolist() == [7, 7] and len(several.log_probs[0]) == len(several.features[0]) == 2
+    assert (
+        several.product_id.tolist() == [7, 7]
+        and len(several.log_probs[0]) == len(several.features[0]) == 2
+    )
     assert len(images.of_several().of_products(1.0, "all", 0)) == 2
 
 
@@ -69,8 +86,18 @@ def wide_items(classes: int = 50, n: int = 30) -> tuple[Items, np.ndarray]:
     log_probs = normalise(rng.normal(size=(n, classes)).astype(np.float32))
     ids = np.arange(n)
     zeros = np.zeros((n, WIDTH), np.float32)
-    pooled = Pooled(ids, ids, ids.astype(np.int32), ids.astype(np.uint8), np.ones(n, np.int32), (log_probs, None), (zeros, zeros))
-    return compact(pooled, (Shift(1.0, 1.0, np.zeros(classes, np.float32)), None), (WHOLE, WHOLE)), log_probs
+    pooled = Pooled(
+        ids,
+        ids,
+        ids.astype(np.int32),
+        ids.astype(np.uint8),
+        np.ones(n, np.int32),
+        (log_probs, None),
+        (zeros, zeros),
+    )
+    return compact(
+        pooled, (Shift(1.0, 1.0, np.zeros(classes, np.float32)), None), (WHOLE, WHOLE)
+    ), log_probs
 
 
 def test_the_highest_are_kept_exactly_and_the_rest_is_floored() -> None:
@@ -92,7 +119,9 @@ def test_the_highest_are_kept_exactly_and_the_rest_is_floored() -> None:
 def test_ties_go_to_the_lower_class() -> None:
     flat = np.full((1, CLASSES), -np.log(CLASSES), np.float32)
     ids = np.zeros(1, np.int64)
-    pooled = Pooled(ids, ids, ids, ids, np.ones(1, np.int32), (flat,), (np.zeros((1, WIDTH), np.float32),))
+    pooled = Pooled(
+        ids, ids, ids, ids, np.ones(1, np.int32), (flat,), (np.zeros((1, WIDTH), np.float32),)
+    )
     assert compact(pooled, (NO_SHIFT,), (WHOLE,)).top_class.tolist() == [list(range(CLASSES))]
 
 
@@ -104,7 +133,9 @@ def test_blocks_never_cut_a_product(fitted: Fitted, monkeypatch: pytest.MonkeyPa
     assert len(blocks) > 20
     assert sum(len(p) for p in products) == len(set.union(*products))
     rows = fitted.store.of_split("train")
-    np.testing.assert_array_equal(np.concatenate([b.item_id for b in blocks]), fitted.store.table.image_id[rows])
+    np.testing.assert_array_equal(
+        np.concatenate([b.item_id for b in blocks]), fitted.store.table.image_id[rows]
+    )
 
 
 def test_blocks_leave_out_the_unreadable_and_on_demand_the_unfit(tmp_path: Path) -> None:
@@ -117,7 +148,9 @@ def test_blocks_leave_out_the_unreadable_and_on_demand_the_unfit(tmp_path: Path)
     (everything,) = Views([store]).blocks("test", fit_only=False)
     (fit,) = Views([store]).blocks("test", fit_only=True)
     np.testing.assert_array_equal(everything.item_id, rows.table.image_id[readable])
-    np.testing.assert_array_equal(fit.item_id, rows.table.image_id[readable[rows.table.fit[readable]]])
+    np.testing.assert_array_equal(
+        fit.item_id, rows.table.image_id[readable[rows.table.fit[readable]]]
+    )
 
 
 def test_an_empty_split_is_one_empty_block(tmp_path: Path) -> None:
@@ -129,13 +162,17 @@ def test_an_empty_split_is_one_empty_block(tmp_path: Path) -> None:
 
 def test_read_items_reads_the_splits_it_is_told(fitted: Fitted) -> None:
     shifts = {"image": [NO_SHIFT], "product": [NO_SHIFT]}
-    items = read_items(Views([fitted.store]), {"reserve": None, "val_a": None}, shifts, [WHOLE], 0.0)
+    items = read_items(
+        Views([fitted.store]), {"reserve": None, "val_a": None}, shifts, [WHOLE], 0.0
+    )
     table = fitted.store.table
     wanted = np.isin(table.split, [1, 2])
     np.testing.assert_array_equal(items["image"].product_id, table.product_id[wanted])
     np.testing.assert_array_equal(items["image"].class_index, table.class_index[wanted])
     ids, count = np.unique(table.product_id[wanted], return_counts=True)
-    assert sorted(items["product"].product_id) == ids[count > 1].tolist()  # one of a single image is that image
+    assert (
+        sorted(items["product"].product_id) == ids[count > 1].tolist()
+    )  # one of a single image is that image
     assert items["product"].n_images.sum() == count[count > 1].sum()
     np.testing.assert_array_equal(items["image"].on("val_a"), table.split[wanted] == 2)
 
@@ -145,7 +182,10 @@ def test_a_cap_takes_whole_products_by_their_hash(fitted: Fitted) -> None:
     (images,) = views.blocks("train", fit_only=True, cap=np.full(CLASSES, 10))
     counts = np.bincount(images.class_index, minlength=CLASSES)
     assert counts.max() <= 10 and counts.min() >= 7
-    assert views.count({"train": np.full(CLASSES, 10), "val_a": None}) == counts.sum() + (table.split == 2).sum()
+    assert (
+        views.count({"train": np.full(CLASSES, 10), "val_a": None})
+        == counts.sum() + (table.split == 2).sum()
+    )
     ids, found = np.unique(images.product_id, return_counts=True)
     whole = np.bincount(np.searchsorted(ids, table.product_id[np.isin(table.product_id, ids)]))
     np.testing.assert_array_equal(found, whole)
@@ -153,7 +193,9 @@ def test_a_cap_takes_whole_products_by_their_hash(fitted: Fitted) -> None:
 
 def test_project_is_the_projection_of_the_fitted_images(fitted: Fitted) -> None:
     projection = fit_projection(fitted.store, 5, seed=0)
-    product_id, class_index, z = Views([fitted.store, fitted.store]).project("reserve", [projection, projection])
+    product_id, class_index, z = Views([fitted.store, fitted.store]).project(
+        "reserve", [projection, projection]
+    )
     (images,) = Views([fitted.store]).blocks("reserve", fit_only=True)
     np.testing.assert_array_equal(product_id, images.product_id)
     np.testing.assert_array_equal(class_index, images.class_index)
@@ -174,7 +216,9 @@ def test_projection_is_principal_components(fitted: Fitted) -> None:
     found = fit_projection(store, 5, seed=0)
     values, vectors = np.linalg.eigh(np.cov(x.T, bias=True))
     np.testing.assert_allclose(found.mean, x.mean(axis=0), atol=1e-4)
-    np.testing.assert_allclose(np.abs((found.components * vectors[:, ::-1][:, :5]).sum(axis=0)), 1, atol=1e-3)
+    np.testing.assert_allclose(
+        np.abs((found.components * vectors[:, ::-1][:, :5]).sum(axis=0)), 1, atol=1e-3
+    )
     np.testing.assert_allclose(found(x).std(axis=0), np.sqrt(values[::-1][:5]), rtol=1e-3)
     more = fit_projection(store, 20, seed=0)  # more components than features
     assert more.components.shape == (WIDTH, 20) and not more.components[:, WIDTH:].any()
@@ -190,7 +234,9 @@ def test_log_probs_come_from_the_rounded_features() -> None:
     table = ImageTable(*(np.zeros(1, t) for t in (np.int64, np.int64, np.int32, np.uint8, bool)))
     exact = np.array([[0.1, 0.2, 0.3]], np.float32)
     images = Pooled.images(table, [exact], [head])
-    np.testing.assert_array_equal(images.log_probs[0], Pooled.images(table, [exact.astype(np.float16)], [head]).log_probs[0])
+    np.testing.assert_array_equal(
+        images.log_probs[0], Pooled.images(table, [exact.astype(np.float16)], [head]).log_probs[0]
+    )
 
 
 def test_another_seed_draws_other_products(fitted: Fitted) -> None:
@@ -204,11 +250,14 @@ def test_another_seed_draws_other_products(fitted: Fitted) -> None:
 
 @pytest.mark.parametrize("catalog_seed", range(4))
 def test_samples_hold_their_share_whatever_dealt_the_splits(catalog_seed: int) -> None:
-    """`of_products` and the reranker's lessons, of 20,000 products of val_a that another seed's hash dealt."""
+    """`of_products` and the reranker's lessons, of 20,000 products of val_a that another seed's
+    hash dealt."""
     ids = np.arange(400_000)
     split = deal(np.zeros(len(ids), int), ids, np.zeros((1, 5), np.int64), catalog_seed)
     ids = ids[split == SPLITS.index("val_a")]
     zeros = np.zeros((len(ids), 1), np.float32)
     images = Pooled(ids, ids, ids, ids, ids, (zeros,), (zeros,))
     for seed in range(4):
-        assert len(images.of_products(0.4, "class-mix shift", seed)) == pytest.approx(0.4 * len(ids), rel=0.05)
+        assert len(images.of_products(0.4, "class-mix shift", seed)) == pytest.approx(
+            0.4 * len(ids), rel=0.05
+        )

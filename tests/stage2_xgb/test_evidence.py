@@ -14,7 +14,9 @@ from tests.stage2_xgb.planted import CLASSES, pooled
 def problem(fitted: Fitted) -> tuple[Items, Evidence, np.ndarray]:
     """Training images (members of the bank), the evidence, and all classes as their candidates."""
     bundle = fitted.open()
-    items = compact(pooled(fitted.store, "train", "image"), bundle.shifts["image"], bundle.projections)[np.arange(40)]
+    items = compact(
+        pooled(fitted.store, "train", "image"), bundle.shifts["image"], bundle.projections
+    )[np.arange(40)]
     return items, bundle.evidence, np.tile(np.arange(CLASSES), (len(items), 1))
 
 
@@ -25,7 +27,9 @@ def column(pairs: np.ndarray, evidence: Evidence, name: str) -> np.ndarray:
 
 def test_the_bank_holds_train_and_reserve_only(fitted: Fitted) -> None:
     bank, table = fitted.open().evidence.banks[0], fitted.store.table
-    assert sorted(bank.product_id) == sorted(table.product_id[table.fit & np.isin(table.split, [0, 1])])
+    assert sorted(bank.product_id) == sorted(
+        table.product_id[table.fit & np.isin(table.split, [0, 1])]
+    )
 
 
 def test_nearest_by_a_plain_loop(problem: tuple[Items, Evidence, np.ndarray]) -> None:
@@ -39,7 +43,10 @@ def test_nearest_by_a_plain_loop(problem: tuple[Items, Evidence, np.ndarray]) ->
             span = slice(bank.starts[c], bank.starts[c + 1])
             mine = bank.product_id[span] != items.product_id[row]
             cosines = np.sort(bank.vectors[span][mine].astype(np.float32) @ z[row])[::-1]
-            found = {name: column(pairs, evidence, f"{name}_0")[row, c] for name in ("nearest", "nearest_three", "class_mean")}
+            found = {
+                name: column(pairs, evidence, f"{name}_0")[row, c]
+                for name in ("nearest", "nearest_three", "class_mean")
+            }
             assert found["nearest"] == pytest.approx(cosines[0], abs=1e-4)
             assert found["nearest_three"] == pytest.approx(cosines[:3].mean(), abs=1e-4)
             assert found["class_mean"] == pytest.approx(cosines.mean(), abs=1e-4)
@@ -52,7 +59,9 @@ def test_an_image_is_not_its_own_neighbour(problem: tuple[Items, Evidence, np.nd
     assert np.nanmax(column(pairs, evidence, "nearest_0")) < 0.9999
     strangers = Items(**{**vars(items), "product_id": items.product_id + 10**9})
     found = evidence(strangers, candidates, items.log_probs(np.arange(CLASSES)))
-    np.testing.assert_allclose(np.nanmax(column(found, evidence, "nearest_0"), axis=1), 1, atol=1e-3)
+    np.testing.assert_allclose(
+        np.nanmax(column(found, evidence, "nearest_0"), axis=1), 1, atol=1e-3
+    )
 
 
 def test_opinion_and_rank(problem: tuple[Items, Evidence, np.ndarray]) -> None:
@@ -61,6 +70,10 @@ def test_opinion_and_rank(problem: tuple[Items, Evidence, np.ndarray]) -> None:
     pairs = evidence(items, candidates, log_prob)
     np.testing.assert_array_equal(column(pairs, evidence, "log_prob_0"), log_prob[:, 0])
     np.testing.assert_allclose(column(pairs, evidence, "behind_first_0").max(axis=1), 0)
-    np.testing.assert_array_equal(column(pairs, evidence, "rank").argmin(axis=1), log_prob[:, 0].argmax(axis=1))
+    np.testing.assert_array_equal(
+        column(pairs, evidence, "rank").argmin(axis=1), log_prob[:, 0].argmax(axis=1)
+    )
     np.testing.assert_allclose(column(pairs, evidence, "vote_0").sum(axis=1), 1, rtol=1e-5)
-    np.testing.assert_allclose(column(pairs, evidence, "log_train")[0], evidence.log_train, rtol=1e-6)
+    np.testing.assert_allclose(
+        column(pairs, evidence, "log_train")[0], evidence.log_train, rtol=1e-6
+    )

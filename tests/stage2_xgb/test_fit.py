@@ -1,4 +1,5 @@
-"""Training of the whole second stage on a planted problem: it finds what is there, nothing else, and never looks at test."""
+"""Training of the whole second stage on a planted problem: it finds what is there, nothing else,
+and never looks at test."""
 
 import json
 import shutil
@@ -40,12 +41,17 @@ from tests.stage2_xgb.planted import (
 ROOT = Path(__file__).parents[2]
 
 
-def gain(store: FeatureStore, bundle: Bundle, unit: str, answer: str | None = None) -> tuple[float, float]:
-    """Accuracy on test of the shifted stage 1, and what the second stage adds, or one answer everywhere."""
+def gain(
+    store: FeatureStore, bundle: Bundle, unit: str, answer: str | None = None
+) -> tuple[float, float]:
+    """Accuracy on test of the shifted stage 1, and what the second stage adds, or one answer
+    everywhere."""
     items = pooled(store, "test", unit)
     result = refine(bundle, items, unit)
     after = each_answer(bundle, items, unit)[answer] if answer else result.two_stage
-    before, after = (float((x.argmax(axis=1) == items.class_index).mean()) for x in (result.shifted, after))
+    before, after = (
+        float((x.argmax(axis=1) == items.class_index).mean()) for x in (result.shifted, after)
+    )
     return before, after - before
 
 
@@ -103,7 +109,10 @@ def test_neither_blas_threads_nor_jobs_change_a_bit(tmp_path: Path) -> None:
     assert len(store) > 2000
     few = {"n_estimators": 3}
     config = CONFIG.model_copy(
-        update={"booster": CONFIG.booster.model_copy(update=few), "rerank": CONFIG.rerank.model_copy(update=few)}
+        update={
+            "booster": CONFIG.booster.model_copy(update=few),
+            "rerank": CONFIG.rerank.model_copy(update=few),
+        }
     )
     bundles = {}
     for threads, jobs in ((1, 1), (2, 1), (2, 2)):
@@ -140,18 +149,26 @@ def test_killed_and_resumed_it_is_the_same(fitted: Fitted, tmp_path: Path) -> No
     kept = {folder / name: (folder / name).stat().st_mtime_ns for name in names}
     assert kept and not (folder / "manifest.json").exists()
     fit(fitted.store, folder)
-    assert all(path.stat().st_mtime_ns == mtime for path, mtime in kept.items())  # not trained again
+    assert all(
+        path.stat().st_mtime_ns == mtime for path, mtime in kept.items()
+    )  # not trained again
     left = bundle_bytes(folder)
-    assert {name: data for name, data in left.items() if not name.endswith(".tmp")} == bundle_bytes(fitted.folder)
+    assert {name: data for name, data in left.items() if not name.endswith(".tmp")} == bundle_bytes(
+        fitted.folder
+    )
 
 
 @pytest.mark.parametrize("fault", ["flipped", "cut", "missing", "unknown"])
-def test_a_model_that_was_damaged_before_the_run_went_on_is_trained_anew(fitted: Fitted, tmp_path: Path, fault: str) -> None:
+def test_a_model_that_was_damaged_before_the_run_went_on_is_trained_anew(
+    fitted: Fitted, tmp_path: Path, fault: str
+) -> None:
     """As an interrupted run leaves it; `unknown`: killed before the journal had the model."""
     folder = tmp_path / "stage2"
     shutil.copytree(fitted.folder, folder)
     (folder / "manifest.json").unlink()
-    lines = [f"{sha256_file(path)}  boosters/{path.name}\n" for path in sorted(folder.glob("boosters/*"))]
+    lines = [
+        f"{sha256_file(path)}  boosters/{path.name}\n" for path in sorted(folder.glob("boosters/*"))
+    ]
     (folder / JOURNAL).write_text("".join(lines[1:] if fault == "unknown" else lines))
     first, *others = sorted(folder.glob("boosters/0*"))
     whole, times = first.read_bytes(), {path: path.stat().st_mtime_ns for path in others}
@@ -187,14 +204,26 @@ def test_the_summary_says_what_the_manifest_says(fitted: Fitted) -> None:
     table = fitted.store.table
     val_b = fitted.store.of_split("val_b")
     assert saved["units"]["image"]["natural"]["items"] == val_b.stop - val_b.start
-    assert saved["units"]["product"]["natural"]["items"] == len(np.unique(table.product_id[val_b])) == CLASSES * PER_SPLIT[3]
+    assert (
+        saved["units"]["product"]["natural"]["items"]
+        == len(np.unique(table.product_id[val_b]))
+        == CLASSES * PER_SPLIT[3]
+    )
     unit = saved["units"]["image"]["natural"]
-    assert unit["gated"] - unit["stage1"] == pytest.approx((unit["fixed"] - unit["broken"]) / unit["items"]) == unit["gain"]
-    assert (fitted.folder / "summary.txt").read_text().startswith(f"stage 2: {CLASSES} confusion sets")
+    assert (
+        unit["gated"] - unit["stage1"]
+        == pytest.approx((unit["fixed"] - unit["broken"]) / unit["items"])
+        == unit["gain"]
+    )
+    assert (
+        (fitted.folder / "summary.txt").read_text().startswith(f"stage 2: {CLASSES} confusion sets")
+    )
 
 
 @pytest.mark.parametrize("absent", ["val_a", "val_b"])
-def test_a_catalogue_too_small_for_a_split(tmp_path: Path, absent: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_catalogue_too_small_for_a_split(
+    tmp_path: Path, absent: str, caplog: pytest.LogCaptureFixture
+) -> None:
     counts = [6, 4, 2, 2, 2]
     counts[{"val_a": 2, "val_b": 3}[absent]] = 0
     store = write(tmp_path / "features.h5", make_rows(per_split=tuple(counts)))
@@ -212,11 +241,19 @@ def test_a_catalogue_too_small_for_a_split(tmp_path: Path, absent: str, caplog: 
             assert row.pop("items") == row.pop("fixed") == row.pop("broken") == 0
             assert set(row.values()) == {None}
     assert figures["mendable_share"] is None
-    assert figures["pooling"] == {"products": 0, "sharpness": 0.0, "mean": None, "weighted": None, "features": None}
+    assert figures["pooling"] == {
+        "products": 0,
+        "sharpness": 0.0,
+        "mean": None,
+        "weighted": None,
+        "features": None,
+    }
 
 
 @pytest.mark.parametrize(("unit", "absent"), [("product", "image"), ("image", "product")])
-def test_a_shift_at_the_end_of_its_range_is_said(unit: str, absent: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_shift_at_the_end_of_its_range_is_said(
+    unit: str, absent: str, caplog: pytest.LogCaptureFixture
+) -> None:
     ratio = np.zeros(2, np.float32)
     shifts = {unit: [None, Shift(0.25, 0.7, ratio)], absent: [Shift(1.0, 1.0, ratio)]}
     _warn_of_shifts(shifts, 12)
@@ -228,7 +265,9 @@ def test_a_shift_at_the_end_of_its_range_is_said(unit: str, absent: str, caplog:
 def test_nothing_held_out_is_an_error(tmp_path: Path) -> None:
     store = write(tmp_path / "features.h5", make_rows(per_split=(6, 0, 0, 2, 2)))
     expected = r"features\.h5: expected images of reserve or val_a, .* found \d+ of train, 0 of reserve, 0 of val_a "
-    with pytest.raises(ShelfsortError, match=f"{expected}.*; ingest .*: shelfsort features --rebuild"):
+    with pytest.raises(
+        ShelfsortError, match=f"{expected}.*; ingest .*: shelfsort features --rebuild"
+    ):
         fit(store, tmp_path / "stage2")
 
 
@@ -238,7 +277,10 @@ def test_nothing_to_compare_with_is_an_error(tmp_path: Path, per_split: tuple[in
     rows = make_rows(per_split=per_split)
     errors = dict.fromkeys(np.flatnonzero(rows.table.split < 2).tolist(), "undecodable")
     store = write(tmp_path / "features.h5", rows, errors=errors)
-    with pytest.raises(ShelfsortError, match=r"expected images of train or reserve, .* found 0 of train, 0 of reserve"):
+    with pytest.raises(
+        ShelfsortError,
+        match=r"expected images of train or reserve, .* found 0 of train, 0 of reserve",
+    ):
         fit(store, tmp_path / "stage2")
 
 
@@ -253,7 +295,10 @@ def test_the_planted_problem_is_what_it_says() -> None:
 def test_images_weigh_alike_unless_a_sharper_pooling_is_clearly_better() -> None:
     rng = np.random.default_rng(0)
     plain = rng.exponential(size=400)
-    assert sharpest({0.0: plain, 1.0: plain - 0.05, 2.0: plain - 0.2 + rng.normal(size=400)}) in (1.0, 2.0)
+    assert sharpest({0.0: plain, 1.0: plain - 0.05, 2.0: plain - 0.2 + rng.normal(size=400)}) in (
+        1.0,
+        2.0,
+    )
     assert sharpest({0.0: plain, 1.0: plain + rng.normal(scale=5, size=400)}) == 0.0
     assert sharpest({0.0: np.zeros(0), 1.0: np.zeros(0)}) == 0.0
 
@@ -269,7 +314,9 @@ def test_train_rows_are_all_learnt_from(fitted: Fitted) -> None:
 
 
 @pytest.mark.parametrize("base_margin", [True, False])
-def test_the_grid_judges_what_it_trained(fitted: Fitted, base_margin: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_grid_judges_what_it_trained(
+    fitted: Fitted, base_margin: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("stage2_xgb.tune.DEPTHS", (2,))
     monkeypatch.setattr("stage2_xgb.tune.RATES", (0.3,))
     config = CONFIG.model_copy(update={"base_margin": base_margin})

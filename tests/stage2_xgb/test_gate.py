@@ -7,8 +7,8 @@ from stage2_xgb.gate import OWN, SHARED, STAGE1, HeldOut, choose_default, counts
 
 
 def held(*groups: tuple[int, int, int, int], shared: tuple[int, int] = (0, 0)) -> HeldOut:
-    """Products of one item in some categories: (class, products, fixed by its own model, broken by it); `shared`: fixed and
-    broken by the shared one."""
+    """Products of one item in some categories: (class, products, fixed by its own model, broken by
+    it); `shared`: fixed and broken by the shared one."""
     predicted, before, own = [], [], []
     for class_index, n, fixed, broken in groups:
         predicted += [class_index] * n
@@ -19,13 +19,23 @@ def held(*groups: tuple[int, int, int, int], shared: tuple[int, int] = (0, 0)) -
     mended[np.flatnonzero(~stage1)[: shared[0]]] = True
     mended[np.flatnonzero(stage1)[: shared[1]]] = False
     products, none = np.arange(len(predicted)), np.zeros(len(predicted), int)
-    return HeldOut(np.array(predicted), none, products, {STAGE1: stage1, SHARED: mended, OWN: np.array(own)})
+    return HeldOut(
+        np.array(predicted), none, products, {STAGE1: stage1, SHARED: mended, OWN: np.array(own)}
+    )
 
 
 @pytest.mark.parametrize(
     ("fixed", "broken", "expected"),
-    [(0, 0, False), (3, 3, False), (2, 3, False), (3, 1, False), (10, 2, True), (60, 40, True), (4, 0, True)]
-)  # fmt: skip
+    [
+        (0, 0, False),
+        (3, 3, False),
+        (2, 3, False),
+        (3, 1, False),
+        (10, 2, True),
+        (60, 40, True),
+        (4, 0, True),
+    ],
+)
 def test_gains_beyond_chance(fixed: int, broken: int, expected: bool) -> None:
     assert bool(gains(fixed, broken)) is expected
 
@@ -38,8 +48,11 @@ def test_the_default_is_shared_only_where_it_gains() -> None:
 
 
 def test_shrinkage_by_hand() -> None:
-    """Overall 8 fixed, 2 broken of 100 concerned: +0.06 an item. Class 0: (6 - 2 + 20 * 0.06) / (40 + 20)."""
-    found = decide(held((0, 40, 6, 2), (1, 60, 2, 0), (7, 50, 9, 0)), STAGE1, np.array([0, 1]), prior=20.0)
+    """Overall 8 fixed, 2 broken of 100 concerned: +0.06 an item. Class 0: (6 - 2 + 20 * 0.06) / (40
+    + 20)."""
+    found = decide(
+        held((0, 40, 6, 2), (1, 60, 2, 0), (7, 50, 9, 0)), STAGE1, np.array([0, 1]), prior=20.0
+    )
     assert set(found) == {0, 1}  # 7 has no model, and does not count
     assert found[0].gain == pytest.approx((6 - 2 + 20 * 0.06) / 60)
     assert found[1].gain == pytest.approx((2 + 20 * 0.06) / 80)
@@ -47,9 +60,17 @@ def test_shrinkage_by_hand() -> None:
 
 
 def test_few_items_follow_the_whole() -> None:
-    gain = decide(held((0, 200, 60, 5), (1, 1, 0, 1), (2, 0, 0, 0)), STAGE1, np.array([0, 1, 2]), prior=20.0)
-    assert [gain[c].answer for c in range(3)] == [OWN, OWN, OWN]  # one bad item does not outweigh a clear gain elsewhere
-    loss = decide(held((0, 200, 5, 60), (1, 1, 1, 0), (2, 0, 0, 0)), STAGE1, np.array([0, 1, 2]), prior=20.0)
+    gain = decide(
+        held((0, 200, 60, 5), (1, 1, 0, 1), (2, 0, 0, 0)), STAGE1, np.array([0, 1, 2]), prior=20.0
+    )
+    assert [gain[c].answer for c in range(3)] == [
+        OWN,
+        OWN,
+        OWN,
+    ]  # one bad item does not outweigh a clear gain elsewhere
+    loss = decide(
+        held((0, 200, 5, 60), (1, 1, 1, 0), (2, 0, 0, 0)), STAGE1, np.array([0, 1, 2]), prior=20.0
+    )
     assert [loss[c].answer for c in range(3)] == [STAGE1, STAGE1, STAGE1]
 
 
@@ -82,13 +103,17 @@ def test_repeats_of_an_item_prove_nothing() -> None:
 def test_a_product_counts_by_what_most_of_its_items_do() -> None:
     """7 as many mended as broken, 8 more mended, 9 more broken."""
     product = np.array([7, 7, 8, 8, 8, 9, 9, 9])
-    before, after = (np.array(right, bool) for right in ([0, 1, 0, 0, 1, 1, 1, 0], [1, 0, 1, 1, 0, 0, 0, 1]))
+    before, after = (
+        np.array(right, bool) for right in ([0, 1, 0, 0, 1, 1, 1, 0], [1, 0, 1, 1, 0, 0, 0, 1])
+    )
     assert counts(product, before, after) == (3, 1, 1)
 
 
 def test_nothing_held_out() -> None:
     nothing = np.zeros(0, int)
-    empty = HeldOut(nothing, nothing, nothing, {name: np.zeros(0, bool) for name in (STAGE1, SHARED, OWN)})
+    empty = HeldOut(
+        nothing, nothing, nothing, {name: np.zeros(0, bool) for name in (STAGE1, SHARED, OWN)}
+    )
     assert choose_default(empty) == STAGE1
     assert decide(empty, STAGE1, np.array([3]), 20.0)[3].answer == STAGE1
 
@@ -111,11 +136,17 @@ def by_loop(found: HeldOut, default: str, classes: np.ndarray, prior: float) -> 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_decisions_are_those_of_a_plain_loop(seed: int) -> None:
-    """Items of one product in several categories, categories without items, and classes in any order."""
+    """Items of one product in several categories, categories without items, and classes in any
+    order."""
     rng = np.random.default_rng(seed)
     n = 500
-    right = {name: rng.random(n) < p for name, p in ((STAGE1, 0.5), (SHARED, 0.5 + 0.1 * seed), (OWN, 0.6))}
-    found = HeldOut(rng.integers(0, 12, n), rng.integers(0, 12, n), rng.integers(0, 200, n) * 10**12, right)
+    right = {
+        name: rng.random(n) < p
+        for name, p in ((STAGE1, 0.5), (SHARED, 0.5 + 0.1 * seed), (OWN, 0.6))
+    }
+    found = HeldOut(
+        rng.integers(0, 12, n), rng.integers(0, 12, n), rng.integers(0, 200, n) * 10**12, right
+    )
     classes = rng.permutation(20)[:14]
     for default in (STAGE1, SHARED):
         decisions = decide(found, default, classes, 7.5)
@@ -124,7 +155,14 @@ def test_decisions_are_those_of_a_plain_loop(seed: int) -> None:
 
 
 def test_more_than_one_standard_error_is_asked_for() -> None:
-    """4 fixed of 4 that changed: a net of 4 is above the error of 2. A net of 1 of 1 is not above 1, nor 2 of 6 above 2.45."""
-    for fixed, broken, expected in ((4, 0, OWN), (1, 0, SHARED), (5, 2, OWN), (4, 2, SHARED), (3, 1, SHARED)):
+    """4 fixed of 4 that changed: a net of 4 is above the error of 2. A net of 1 of 1 is not above
+    1, nor 2 of 6 above 2.45."""
+    for fixed, broken, expected in (
+        (4, 0, OWN),
+        (1, 0, SHARED),
+        (5, 2, OWN),
+        (4, 2, SHARED),
+        (3, 1, SHARED),
+    ):
         found = decide(held((0, 60, fixed, broken)), SHARED, np.array([0]), prior=1e-9)
         assert found[0].answer == expected, (fixed, broken)

@@ -25,16 +25,25 @@ def test_one_judgement_by_hand() -> None:
     predicted = np.array([0, 1, 2, 1])
     found = Answering.of(predicted, SHARED, {0: decision(SHARED), 1: decision(OWN)})
     assert {name: share.tolist() for name, share in found.shares.items()} == {
-        STAGE1: [0, 0, 0, 0], SHARED: [1, 0, 1, 0], OWN: [0, 1, 0, 1],
-    }  # fmt: skip
+        STAGE1: [0, 0, 0, 0],
+        SHARED: [1, 0, 1, 0],
+        OWN: [0, 1, 0, 1],
+    }
     assert found.shared_default.tolist() == [1, 1, 1, 1]
     values = {STAGE1: np.arange(4), SHARED: 10 + np.arange(4), OWN: 20 + np.arange(4)}
     assert found.gated(values).tolist() == [10, 21, 12, 23]
     assert found.without_own(values).tolist() == [10, 11, 12, 13]
-    assert found[np.array([3, 0])].gated({k: v[[3, 0]] for k, v in values.items()}).tolist() == [23, 10]
+    assert found[np.array([3, 0])].gated({k: v[[3, 0]] for k, v in values.items()}).tolist() == [
+        23,
+        10,
+    ]
     found = Answering.of(predicted, STAGE1, {1: decision(OWN)})
-    assert found.gated(values).tolist() == [0, 21, 2, 23] and found.without_own(values).tolist() == [0, 1, 2, 3]
-    mixed = Answering({STAGE1: np.array([0.25]), SHARED: np.array([0.25]), OWN: np.array([0.5])}, np.array([0.75]))
+    assert found.gated(values).tolist() == [0, 21, 2, 23] and found.without_own(
+        values
+    ).tolist() == [0, 1, 2, 3]
+    mixed = Answering(
+        {STAGE1: np.array([0.25]), SHARED: np.array([0.25]), OWN: np.array([0.5])}, np.array([0.75])
+    )
     one = {STAGE1: np.array([0.0]), SHARED: np.array([1.0]), OWN: np.array([1.0])}
     assert mixed.gated(one).tolist() == mixed.without_own(one).tolist() == [0.75]
 
@@ -45,13 +54,16 @@ def noise(products: int, classes: int, seed: int) -> HeldOut:
     before = rng.random(products) < 0.5
     after = before ^ (rng.random(products) < 0.3)
     return HeldOut(
-        rng.integers(0, classes, products), rng.integers(0, classes, products), rng.permutation(products),
+        rng.integers(0, classes, products),
+        rng.integers(0, classes, products),
+        rng.permutation(products),
         {RAW: before, STAGE1: before, SHARED: before, OWN: after},
-    )  # fmt: skip
+    )
 
 
 def test_a_gate_over_noise_gains_nothing_once_others_decide() -> None:
-    """Decided and counted on the same items, choosing the luckiest of 60 categories looks like a gain."""
+    """Decided and counted on the same items, choosing the luckiest of 60 categories looks like a
+    gain."""
     claimed, judged, classes = [], [], np.arange(60)
     for seed in range(30):
         held = noise(600, 60, seed)
@@ -71,7 +83,9 @@ def test_only_counted_items_decide() -> None:
     held = noise(400, 4, 0)
     gains = {**held.right, OWN: np.ones(400, bool)}
     held = HeldOut(held.predicted, held.class_index, held.product_id, gains)
-    every, none = (cross_fit(held, np.full(400, counted), np.arange(4), 20.0, 0) for counted in (True, False))
+    every, none = (
+        cross_fit(held, np.full(400, counted), np.arange(4), 20.0, 0) for counted in (True, False)
+    )
     assert every.shares[OWN].all() and not none.shares[OWN].any()
     assert none.shares[STAGE1].all() and not none.shared_default.any()
 
@@ -88,7 +102,9 @@ def test_val_b_is_what_each_answer_says_of_it(val_b: ValB, fitted: Fitted) -> No
         raw = items.log_probs[0].argmax(axis=1) == items.class_index
         np.testing.assert_array_equal(val_b.held.right[RAW][rows], raw)
         for name, opinion in opinions.items():
-            np.testing.assert_array_equal(val_b.held.right[name][rows], opinion.argmax(axis=1) == items.class_index)
+            np.testing.assert_array_equal(
+                val_b.held.right[name][rows], opinion.argmax(axis=1) == items.class_index
+            )
             np.testing.assert_allclose(val_b.confidence[name][rows], np.exp(opinion.max(axis=1)))
         counted = np.full(len(items), True) if unit == "image" else items.n_images > 1
         np.testing.assert_array_equal(val_b.counted[rows], counted)
@@ -100,10 +116,14 @@ def test_what_ships_is_decided_on_all_that_counts(val_b: ValB, fitted: Fitted) -
     default, decisions = val_b.decide(bundle, CONFIG)
     assert default == bundle.default == SHARED
     assert {c: d.answer for c, d in decisions.items()} == bundle.answers
-    assert decisions == decide(val_b.held[val_b.counted], SHARED, np.array(list(bundle.members)), CONFIG.gate_prior)
+    assert decisions == decide(
+        val_b.held[val_b.counted], SHARED, np.array(list(bundle.members)), CONFIG.gate_prior
+    )
 
 
-def test_without_a_gate_nothing_is_decided_and_what_ships_is_judged(val_b: ValB, fitted: Fitted) -> None:
+def test_without_a_gate_nothing_is_decided_and_what_ships_is_judged(
+    val_b: ValB, fitted: Fitted
+) -> None:
     bundle = fitted.open()
     for use, expected in ((True, SHARED), (False, STAGE1)):
         open_gate = CONFIG.model_copy(
@@ -113,23 +133,30 @@ def test_without_a_gate_nothing_is_decided_and_what_ships_is_judged(val_b: ValB,
         assert default == expected and {d.answer for d in decisions.values()} == {OWN}
         assert decisions[0].products > 0 and decisions[0].fixed + decisions[0].broken > 0
         answering = val_b.answering(bundle, open_gate)
-        assert answering.shares[OWN].all() and (answering.shared_default == (expected == SHARED)).all()
+        assert (
+            answering.shares[OWN].all() and (answering.shared_default == (expected == SHARED)).all()
+        )
     items = pooled(fitted.store, "val_b", "product", bundle.sharpness)
     bundle.answers = dict.fromkeys(bundle.members, OWN)
     shipped = refine(bundle, items, "product").two_stage.argmax(axis=1) == items.class_index
-    np.testing.assert_array_equal(answering.gated(val_b.held.right)[val_b.of_unit("product")], shipped)
+    np.testing.assert_array_equal(
+        answering.gated(val_b.held.right)[val_b.of_unit("product")], shipped
+    )
 
 
 def test_the_gate_is_cross_fitted_by_the_seed(val_b: ValB, fitted: Fitted) -> None:
     bundle = fitted.open()
     one = val_b.answering(bundle, CONFIG)
-    shares = cross_fit(val_b.held, val_b.counted, np.arange(8), CONFIG.gate_prior, CONFIG.seed).shares
+    shares = cross_fit(
+        val_b.held, val_b.counted, np.arange(8), CONFIG.gate_prior, CONFIG.seed
+    ).shares
     for name in (STAGE1, SHARED, OWN):
         np.testing.assert_array_equal(one.shares[name], shares[name])
 
 
 def test_mendable_errors_are_a_share_of_all_errors() -> None:
-    """Six errors: three behind category 0, two of them in its set; one behind 1, not in its set; two behind 2 without a set."""
+    """Six errors: three behind category 0, two of them in its set; one behind 1, not in its set;
+    two behind 2 without a set."""
     predicted = np.array([0, 0, 0, 0, 1, 1, 2, 2])
     truth = np.array([0, 1, 2, 3, 1, 0, 0, 1])
     nothing = np.zeros(8, bool)

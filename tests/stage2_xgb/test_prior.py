@@ -15,7 +15,8 @@ TARGET = np.array([0.7, 0.2, 0.07, 0.03])
 
 
 def gaussians(n: int, prior: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Classes drawn from `prior`, and the log-likelihood [N, 4] of a point around each class's corner."""
+    """Classes drawn from `prior`, and the log-likelihood [N, 4] of a point around each class's
+    corner."""
     rng = np.random.default_rng(seed)
     truth = rng.choice(4, n, p=prior)
     points = np.eye(4)[truth] * 2 + rng.normal(size=(n, 4))
@@ -44,7 +45,9 @@ def test_temperature_and_strength_are_recovered(temperature: float, drawn_from: 
 
 def test_a_mix_that_is_there_already_needs_no_shift() -> None:
     truth, likelihood = gaussians(8000, TARGET)
-    shift = fit_shift(normalise(likelihood + np.log(TARGET)).astype(np.float32), truth, TRAIN, TARGET)
+    shift = fit_shift(
+        normalise(likelihood + np.log(TARGET)).astype(np.float32), truth, TRAIN, TARGET
+    )
     assert shift.strength == pytest.approx(0.0, abs=0.1)
 
 
@@ -66,7 +69,10 @@ def test_named_mixes() -> None:
 def test_a_file_of_weights_counts_by_its_shares(tmp_path: Path, scale: int) -> None:
     path = tmp_path / "mix.csv"
     rows = {101: 0.7, 100: 0.2, 102: 0.1}  # not in class order; one category left out
-    path.write_text("\ufeffcategory_id,weight\n" + "".join(f"{i},{w * scale}\n" for i, w in rows.items()), encoding="utf-8")
+    path.write_text(
+        "\ufeffcategory_id,weight\n" + "".join(f"{i},{w * scale}\n" for i, w in rows.items()),
+        encoding="utf-8",
+    )
     found = target_mix(path, np.ones(4), np.ones(4), taxonomy(4))
     np.testing.assert_allclose(found[:3], [0.2, 0.7, 0.1], rtol=1e-6)
     assert 0 < found[3] < 1e-6 and found.sum() == pytest.approx(1)
@@ -92,7 +98,9 @@ def test_a_wrong_file_is_refused(tmp_path: Path, text: str | None, expected: str
         path.write_text(text)
     with pytest.raises(ConfigError) as caught:
         target_mix(path, np.ones(4), np.ones(4), taxonomy(4))
-    assert str(caught.value).startswith(f"stage2.target_prior: {path}: ") and expected in str(caught.value)
+    assert str(caught.value).startswith(f"stage2.target_prior: {path}: ") and expected in str(
+        caught.value
+    )
     assert "\n" not in str(caught.value)
 
 
@@ -138,11 +146,17 @@ def test_a_wrong_temperature_is_mended_the_more_the_more_items_say_so() -> None:
             sure = normalise(2 * (likelihood + np.log(TRAIN))).astype(np.float32)
             some.append(fit_shift(sure, truth, TRAIN, TARGET).temperature)
         found.append(float(np.mean(some)))
-    assert found == sorted(found) and found[0] < 1.3 and found[1] < 1.8 and found[3] == pytest.approx(2, abs=0.1)
+    assert (
+        found == sorted(found)
+        and found[0] < 1.3
+        and found[1] < 1.8
+        and found[3] == pytest.approx(2, abs=0.1)
+    )
 
 
 def test_an_item_as_imagined_changes_nothing() -> None:
-    """Items whose labels are as (1, 1) says leave it there: the imagined ones, and real ones drawn so."""
+    """Items whose labels are as (1, 1) says leave it there: the imagined ones, and real ones drawn
+    so."""
     rng = np.random.default_rng(0)
     _, under = drawn(4000, 5)
     shifted = np.exp(Shift(1.0, 1.0, np.log(TARGET / TRAIN).astype(np.float32))(under))
@@ -158,7 +172,9 @@ def test_blocks_of_rows_are_one_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit_shift(under, truth, TRAIN, TARGET)
     monkeypatch.setattr("stage2_xgb.prior._ROWS", 97)
     parts = fit_shift(under, truth, TRAIN, TARGET)
-    assert (parts.temperature, parts.strength) == pytest.approx((whole.temperature, whole.strength), rel=1e-6)
+    assert (parts.temperature, parts.strength) == pytest.approx(
+        (whole.temperature, whole.strength), rel=1e-6
+    )
 
 
 def test_the_least_loss_is_found() -> None:
@@ -172,28 +188,49 @@ def test_the_least_loss_is_found() -> None:
     labels[np.arange(60), truth] += effective / (effective + 50)
 
     def loss(sharpness: float, strength: float) -> float:
-        return -float(weight @ (labels * normalise(sharpness * under.astype(np.float64) + strength * ratio)).sum(axis=1))
+        return -float(
+            weight
+            @ (labels * normalise(sharpness * under.astype(np.float64) + strength * ratio)).sum(
+                axis=1
+            )
+        )
 
     best = loss(1 / shift.temperature, shift.strength)
     for d in (-0.02, 0.02):
-        assert best < min(loss(1 / shift.temperature + d, shift.strength), loss(1 / shift.temperature, shift.strength + d))
+        assert best < min(
+            loss(1 / shift.temperature + d, shift.strength),
+            loss(1 / shift.temperature, shift.strength + d),
+        )
 
 
 @pytest.mark.parametrize(
     ("temperature", "strength", "expected"),
-    [(1.0, 1.0, []), (4.0, 1.0, ["temperature"]), (0.25, 0.0, ["temperature", "strength"]), (3.9, 1.5, ["strength"])],
+    [
+        (1.0, 1.0, []),
+        (4.0, 1.0, ["temperature"]),
+        (0.25, 0.0, ["temperature", "strength"]),
+        (3.9, 1.5, ["strength"]),
+    ],
 )
-def test_what_lies_at_the_end_of_its_range_is_named(temperature: float, strength: float, expected: list[str]) -> None:
+def test_what_lies_at_the_end_of_its_range_is_named(
+    temperature: float, strength: float, expected: list[str]
+) -> None:
     assert Shift(temperature, strength, np.zeros(2, np.float32)).at_border == expected
 
 
 def test_the_range_ends_there() -> None:
     truth, likelihood = gaussians(4000, TARGET)
-    hot = fit_shift(normalise(9 * (likelihood + np.log(TRAIN))).astype(np.float32), truth, TRAIN, TARGET)
+    hot = fit_shift(
+        normalise(9 * (likelihood + np.log(TRAIN))).astype(np.float32), truth, TRAIN, TARGET
+    )
     assert hot.temperature == pytest.approx(4.0) and "temperature" in hot.at_border
-    cold = fit_shift(normalise(0.1 * (likelihood + np.log(TRAIN))).astype(np.float32), truth, TRAIN, TARGET)
+    cold = fit_shift(
+        normalise(0.1 * (likelihood + np.log(TRAIN))).astype(np.float32), truth, TRAIN, TARGET
+    )
     assert cold.temperature == pytest.approx(0.25) and "temperature" in cold.at_border
-    falling = fit_shift(normalise(likelihood + 2 * np.log(TARGET / TRAIN)).astype(np.float32), truth, TRAIN, TARGET)
+    falling = fit_shift(
+        normalise(likelihood + 2 * np.log(TARGET / TRAIN)).astype(np.float32), truth, TRAIN, TARGET
+    )
     assert falling.strength == 0.0 and "strength" in falling.at_border
 
 

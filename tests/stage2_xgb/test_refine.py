@@ -35,7 +35,9 @@ def opinion(bundle: Bundle, items: Pooled, unit: str, answer: str | None) -> Ref
 
 @pytest.mark.parametrize("unit", ["image", "product"])
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_without_trees_it_is_stage_1(fitted: Fitted, felled: Bundle, unit: str, answer: str | None) -> None:
+def test_without_trees_it_is_stage_1(
+    fitted: Fitted, felled: Bundle, unit: str, answer: str | None
+) -> None:
     items = pooled(fitted.store, "test", unit)
     result = opinion(felled, items, unit, answer)
     assert result.refined.all() and not felled.broken  # the boosters did answer
@@ -71,8 +73,15 @@ def test_items_are_answered_one_by_one_as_together(fitted: Fitted) -> None:
     items = pooled(fitted.store, "test", "product")
     together = refine(fitted.open(), items, "product").two_stage
     for row in (0, 33, 80):
-        alone = {f.name: getattr(items, f.name)[row : row + 1] for f in fields(items) if f.name not in ("log_probs", "features")}
-        parts = {name: tuple(x[row : row + 1] for x in getattr(items, name)) for name in ("log_probs", "features")}
+        alone = {
+            f.name: getattr(items, f.name)[row : row + 1]
+            for f in fields(items)
+            if f.name not in ("log_probs", "features")
+        }
+        parts = {
+            name: tuple(x[row : row + 1] for x in getattr(items, name))
+            for name in ("log_probs", "features")
+        }
         one = refine(fitted.open(), replace(items, **alone, **parts), "product").two_stage
         np.testing.assert_allclose(one[0], together[row], atol=1e-5)
 
@@ -84,7 +93,9 @@ def test_the_gate_chooses_by_predicted_category(fitted: Fitted) -> None:
     result, everywhere = refine(bundle, items, "image"), each_answer(bundle, items, "image")
     np.testing.assert_array_equal(result.refined, predicted <= 1)
     np.testing.assert_array_equal(result.two_stage[predicted == 0], everywhere[OWN][predicted == 0])
-    np.testing.assert_array_equal(result.two_stage[predicted == 1], everywhere[SHARED][predicted == 1])
+    np.testing.assert_array_equal(
+        result.two_stage[predicted == 1], everywhere[SHARED][predicted == 1]
+    )
     np.testing.assert_array_equal(result.two_stage[predicted > 1], result.shifted[predicted > 1])
 
 
@@ -97,7 +108,9 @@ def test_where_the_gate_leaves_all_to_stage_1_nothing_is_refined(fitted: Fitted)
 
 
 @pytest.mark.parametrize("default", [STAGE1, SHARED])
-def test_a_category_that_lost_its_reclassifier_has_the_default_answer(fitted: Fitted, default: str) -> None:
+def test_a_category_that_lost_its_reclassifier_has_the_default_answer(
+    fitted: Fitted, default: str
+) -> None:
     bundle, items = fitted.open(), pooled(fitted.store, "test", "image")
     before = each_answer(bundle, items, "image")
     bundle.answers, bundle.default = dict.fromkeys(bundle.members, OWN), default

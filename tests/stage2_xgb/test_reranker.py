@@ -23,7 +23,8 @@ def problem(fitted: Fitted) -> tuple[Items, Items, Evidence]:
     """Items to learn from, items to answer, and the evidence."""
     bundle = fitted.open()
     learn, ask = (
-        compact(pooled(fitted.store, split, "image"), bundle.shifts["image"], bundle.projections) for split in ("reserve", "test")
+        compact(pooled(fitted.store, split, "image"), bundle.shifts["image"], bundle.projections)
+        for split in ("reserve", "test")
     )
     return learn, ask, bundle.evidence
 
@@ -59,7 +60,9 @@ def test_no_items_no_answers(problem: tuple[Items, Items, Evidence], fitted: Fit
     assert len(candidates) == len(log_probs) == 0
 
 
-def test_its_opinion_takes_the_place_of_stage_1s(problem: tuple[Items, Items, Evidence], fitted: Fitted) -> None:
+def test_its_opinion_takes_the_place_of_stage_1s(
+    problem: tuple[Items, Items, Evidence], fitted: Fitted
+) -> None:
     _, ask, evidence = problem
     model = fitted.open().reranker
     judged = model(ask, evidence)
@@ -67,15 +70,22 @@ def test_its_opinion_takes_the_place_of_stage_1s(problem: tuple[Items, Items, Ev
     count = candidates.shape[1]
     np.testing.assert_allclose(normalise(judged.log_prob[:, 0, :count]), within, atol=1e-4)
     np.testing.assert_array_equal(judged.log_prob[:, 0, count:], ask.log_prob[:, 0, count:])
-    np.testing.assert_allclose(np.exp(judged.log_prob[:, 0]).sum(axis=1), np.exp(ask.log_prob[:, 0]).sum(axis=1), rtol=1e-4)
+    np.testing.assert_allclose(
+        np.exp(judged.log_prob[:, 0]).sum(axis=1), np.exp(ask.log_prob[:, 0]).sum(axis=1), rtol=1e-4
+    )
 
 
-def test_cross_fitting_never_asks_who_has_seen_the_item(problem: tuple[Items, Items, Evidence]) -> None:
-    """The labels say nothing here, so that only a model that learnt an item by heart could be right of it more often."""
+def test_cross_fitting_never_asks_who_has_seen_the_item(
+    problem: tuple[Items, Items, Evidence],
+) -> None:
+    """The labels say nothing here, so that only a model that learnt an item by heart could be right
+    of it more often."""
     learn, _, evidence = problem
     rng = np.random.default_rng(0)
     items = replace(learn, class_index=rng.integers(0, CLASSES, len(learn)).astype(np.int32))
-    deep = CONFIG.rerank.model_copy(update={"max_depth": 8, "n_estimators": 60, "candidates": CLASSES, "min_child_weight": 0})
+    deep = CONFIG.rerank.model_copy(
+        update={"max_depth": 8, "n_estimators": 60, "candidates": CLASSES, "min_child_weight": 0}
+    )
     model, judged = cross_fit(items, evidence, np.full(CLASSES, 1 / CLASSES), deep, 0, 1)
 
     def right(log_prob: np.ndarray) -> float:
@@ -90,7 +100,7 @@ def test_cross_fitting_never_asks_who_has_seen_the_item(problem: tuple[Items, It
 
 def test_one_product_is_too_few_to_cross_fit(
     problem: tuple[Items, Items, Evidence], caplog: pytest.LogCaptureFixture
-) -> None:  # fmt: skip
+) -> None:
     learn, _, evidence = problem
     items = learn[learn.product_id == learn.product_id[0]]
     model, judged = cross_fit(items, evidence, np.full(CLASSES, 1 / CLASSES), CONFIG.rerank, 0, 1)
@@ -109,7 +119,8 @@ def raw(model: Reranker) -> bytearray:
 def test_lessons_are_a_sample_where_there_are_too_many(
     problem: tuple[Items, Items, Evidence], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fit is that of the sample alone, weighted to the target mix; with a limit of none there is nothing to learn from."""
+    """The fit is that of the sample alone, weighted to the target mix; with a limit of none there
+    is nothing to learn from."""
     learn, _, evidence = problem
     target = np.linspace(1, 2, CLASSES) / np.linspace(1, 2, CLASSES).sum()
     half = len(learn) // 2
@@ -117,7 +128,9 @@ def test_lessons_are_a_sample_where_there_are_too_many(
     model, judged = cross_fit(learn, evidence, target, CONFIG.rerank, 5, 1)
     some = np.flatnonzero(sample_mask(learn.product_id, half / len(learn), "reranker lessons", 5))
     assert len(some) == pytest.approx(half, rel=0.25)
-    lessons = Lessons.of(learn[some], evidence, importance(learn.class_index[some], target), CONFIG.rerank.candidates)
+    lessons = Lessons.of(
+        learn[some], evidence, importance(learn.class_index[some], target), CONFIG.rerank.candidates
+    )
     assert raw(model) == raw(fit_reranker(lessons, CONFIG.rerank, 5, 1))
     fold = folds(learn.product_id, 3, "reranker folds", 5)
     for number in range(3):
@@ -129,8 +142,8 @@ def test_lessons_are_a_sample_where_there_are_too_many(
 
 
 def test_items_that_stage_1_saw_teach_nothing_and_meet_the_whole_reranker(
-    problem: tuple[Items, Items, Evidence]
-) -> None:  # fmt: skip
+    problem: tuple[Items, Items, Evidence],
+) -> None:
     learn, _, evidence = problem
     target = np.full(CLASSES, 1 / CLASSES)
     split = learn.split.copy()
@@ -152,16 +165,24 @@ def test_two_folds_of_lessons_are_enough(problem: tuple[Items, Items, Evidence])
     assert cross_fit(learn[fold < 1], evidence, target, CONFIG.rerank, 0, 1)[0] is None
 
 
-def test_items_whose_truth_is_no_candidate_teach_nothing(problem: tuple[Items, Items, Evidence]) -> None:
+def test_items_whose_truth_is_no_candidate_teach_nothing(
+    problem: tuple[Items, Items, Evidence],
+) -> None:
     learn, _, evidence = problem
-    lost = np.where(np.arange(len(learn)) % 3 == 0, CLASSES - 1 - learn.predicted, learn.class_index)
+    lost = np.where(
+        np.arange(len(learn)) % 3 == 0, CLASSES - 1 - learn.predicted, learn.class_index
+    )
     learn = replace(learn, class_index=lost.astype(np.int32))
     lessons = Lessons.of(learn, evidence, np.arange(1, len(learn) + 1), 2)
     hit = (learn.top_class[:, :2] == learn.class_index[:, None]).any(axis=1)
-    np.testing.assert_array_equal(lessons.weight, np.where(hit, np.arange(1, len(learn) + 1), 0).astype(np.float32))
+    np.testing.assert_array_equal(
+        lessons.weight, np.where(hit, np.arange(1, len(learn) + 1), 0).astype(np.float32)
+    )
     assert 0.6 < hit.mean() < 0.7 and (lessons.truth.sum(axis=1) == hit).all()
     config = CONFIG.rerank.model_copy(update={"candidates": 2})
-    assert raw(fit_reranker(lessons, config, 0, 1)) == raw(fit_reranker(lessons[np.flatnonzero(hit)], config, 0, 1))
+    assert raw(fit_reranker(lessons, config, 0, 1)) == raw(
+        fit_reranker(lessons[np.flatnonzero(hit)], config, 0, 1)
+    )
 
 
 def test_gradient_and_hessian_are_those_of_the_loss() -> None:
@@ -179,7 +200,13 @@ def test_gradient_and_hessian_are_those_of_the_loss() -> None:
         bump = np.zeros((5, 4))
         bump[:, place] = step
         up, here, down = loss(scores + bump), loss(scores), loss(scores - bump)
-        np.testing.assert_allclose(gradient.reshape(5, 4)[:, place], (up - down) / (2 * step), atol=1e-6)
-        np.testing.assert_allclose(hessian.reshape(5, 4)[:, place], (up - 2 * here + down) / step**2, atol=1e-5)
+        np.testing.assert_allclose(
+            gradient.reshape(5, 4)[:, place], (up - down) / (2 * step), atol=1e-6
+        )
+        np.testing.assert_allclose(
+            hessian.reshape(5, 4)[:, place], (up - 2 * here + down) / step**2, atol=1e-5
+        )
     sure = _conditional_logit(truth, weight)(np.where(truth, 60.0, 0.0).reshape(-1), None)[1]
-    np.testing.assert_allclose(sure.reshape(5, 4), np.tile(1e-6 * weight[:, None], 4), rtol=1e-3)  # never 0
+    np.testing.assert_allclose(
+        sure.reshape(5, 4), np.tile(1e-6 * weight[:, None], 4), rtol=1e-3
+    )  # never 0

@@ -10,7 +10,11 @@ from stage2_xgb.summary import GATED, Stage2Summary, standing, standings
 
 
 def held_out(
-    class_index: list[int], product_id: list[int], before: list[int], shared: list[int], own: list[int]
+    class_index: list[int],
+    product_id: list[int],
+    before: list[int],
+    shared: list[int],
+    own: list[int],
 ) -> HeldOut:
     """Items that stage 1 puts into class 0 at even places, into class 1 at odd ones."""
     right = {RAW: before, STAGE1: before, SHARED: shared, OWN: own}
@@ -26,7 +30,7 @@ def answering(held: HeldOut, own: list[int], default: str = SHARED) -> Answering
 
 SIX = held_out(
     [0, 0, 0, 0, 1, 1], list(range(6)), [0, 0, 1, 1, 1, 0], [1, 0, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0]
-)  # fmt: skip
+)
 
 
 def test_gain_interval_and_the_share_of_own_reclassifiers() -> None:
@@ -41,10 +45,13 @@ def test_gain_interval_and_the_share_of_own_reclassifiers() -> None:
 
 
 def test_gated_is_the_mean_over_judgements() -> None:
-    """Half of the judgements let class 1's own answer over a default of shared, half leave all to stage 1."""
+    """Half of the judgements let class 1's own answer over a default of shared, half leave all to
+    stage 1."""
     one, other = answering(SIX, [1]), answering(SIX, [], STAGE1)
     shares = {name: (one.shares[name] + other.shares[name]) / 2 for name in one.shares}
-    found = standings(SIX, Answering(shares, (one.shared_default + other.shared_default) / 2))["natural"]
+    found = standings(SIX, Answering(shares, (one.shared_default + other.shared_default) / 2))[
+        "natural"
+    ]
     assert (found["fixed"], found["broken"]) == (1.0, 0.5)
     assert found[GATED] == pytest.approx((4 / 6 + 3 / 6) / 2)
     assert found["gain"] == pytest.approx((1 / 6 + 0) / 2)
@@ -78,24 +85,41 @@ def test_what_nothing_speaks_for_is_none() -> None:
     nothing = SIX[np.zeros(6, bool)]
     for row in standings(nothing, answering(nothing, [1])).values():
         assert row["items"] == row["fixed"] == row["broken"] == 0
-        assert {row[name] for name in (RAW, STAGE1, SHARED, OWN, GATED, "gain", "low", "high", "own_share")} == {None}
-    assert standings(SIX, answering(SIX, []))["natural"]["own_share"] is None  # of no gain there is no share
-    assert standings(SIX, answering(SIX, []))["balanced"]["gain"] is None  # no category of five items
+        assert {
+            row[name]
+            for name in (RAW, STAGE1, SHARED, OWN, GATED, "gain", "low", "high", "own_share")
+        } == {None}
+    assert (
+        standings(SIX, answering(SIX, []))["natural"]["own_share"] is None
+    )  # of no gain there is no share
+    assert (
+        standings(SIX, answering(SIX, []))["balanced"]["gain"] is None
+    )  # no category of five items
 
 
 def summary(held: HeldOut, **changes: object) -> Stage2Summary:
     units = {unit: standings(held, answering(held, [1])) for unit in ("image", "product")}
     values = {
-        "sets": 1, "models": 1, "default": SHARED, "answers": {STAGE1: 0, SHARED: 0, OWN: 1}, "mendable_share": 0.5,
-        "units": units, "shift": {}, "pooling": {"products": 0}, "seconds": {"read": 1.0},
-    }  # fmt: skip
+        "sets": 1,
+        "models": 1,
+        "default": SHARED,
+        "answers": {STAGE1: 0, SHARED: 0, OWN: 1},
+        "mendable_share": 0.5,
+        "units": units,
+        "shift": {},
+        "pooling": {"products": 0},
+        "seconds": {"read": 1.0},
+    }
     return Stage2Summary(**(values | changes))
 
 
 def test_the_page_has_both_units_and_mixes() -> None:
     text = summary(SIX).text()
     assert "  6 images, natural " in text and "  0 products, balanced " in text
-    low, high = (100 * end for end in clustered_change(np.array([1, 1, 0, 0, -1, 0]), np.ones(6), np.arange(6))[1:3])
+    low, high = (
+        100 * end
+        for end in clustered_change(np.array([1, 1, 0, 0, -1, 0]), np.ones(6), np.arange(6))[1:3]
+    )
     assert f"+16.67 [{low:+.2f}, {high:+.2f}]" in text
     assert "counted on the other half, 40 times; what answers was decided on all of val_b" in text
     assert "errors on val_b that the sets could mend: 50%" in text

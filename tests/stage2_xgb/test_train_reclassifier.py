@@ -19,7 +19,9 @@ def items_of(fitted: Fitted) -> Items:
     bundle = fitted.open()
     store: FeatureStore = fitted.store
     parts = (pooled(store, split, "image") for split in ("train", "reserve", "val_a"))
-    return Items.concatenate([compact(p, bundle.shifts["image"], bundle.projections) for p in parts])
+    return Items.concatenate(
+        [compact(p, bundle.shifts["image"], bundle.projections) for p in parts]
+    )
 
 
 def pick(fitted: Fitted, **changes: object) -> tuple[Items, TrainingRows]:
@@ -31,19 +33,30 @@ def pick(fitted: Fitted, **changes: object) -> tuple[Items, TrainingRows]:
 
 
 @pytest.mark.parametrize(
-    ("rows", "splits"), [("heldout", ["reserve", "val_a"]), ("train", ["train"]), ("both", ["train", "reserve", "val_a"])]
+    ("rows", "splits"),
+    [
+        ("heldout", ["reserve", "val_a"]),
+        ("train", ["train"]),
+        ("both", ["train", "reserve", "val_a"]),
+    ],
 )
-def test_rows_are_of_the_set_and_of_the_splits_asked_for(fitted: Fitted, rows: str, splits: list[str]) -> None:
+def test_rows_are_of_the_set_and_of_the_splits_asked_for(
+    fitted: Fitted, rows: str, splits: list[str]
+) -> None:
     items, found = pick(fitted, rows=rows)
     wanted = items.on(*splits) & np.isin(items.class_index, MEMBERS)
     assert len(found.inputs) == len(found.label) == wanted.sum()
-    np.testing.assert_array_equal(np.bincount(found.label), np.bincount(items.class_index[wanted])[MEMBERS])
+    np.testing.assert_array_equal(
+        np.bincount(found.label), np.bincount(items.class_index[wanted])[MEMBERS]
+    )
 
 
 def test_what_stage_1_saw_counts_less(fitted: Fitted) -> None:
     items, found = pick(fitted, rows="both", seen_weight=0.25)
     mine = np.isin(items.class_index, MEMBERS)
-    assert found.weight.sum() == pytest.approx((mine & ~items.on("train")).sum() + 0.25 * (mine & items.on("train")).sum())
+    assert found.weight.sum() == pytest.approx(
+        (mine & ~items.on("train")).sum() + 0.25 * (mine & items.on("train")).sum()
+    )
     _, none = pick(fitted, rows="both", seen_weight=0.0)
     assert len(none.label) == (mine & ~items.on("train")).sum()
 
@@ -71,7 +84,12 @@ def test_features_alone_start_from_nothing(fitted: Fitted) -> None:
 
 
 def test_one_class_alone_teaches_nothing() -> None:
-    rows = TrainingRows(np.zeros((4, 2), np.float32), np.zeros(4, np.int32), np.zeros((4, 2), np.float32), np.ones(4, np.float32))
+    rows = TrainingRows(
+        np.zeros((4, 2), np.float32),
+        np.zeros(4, np.int32),
+        np.zeros((4, 2), np.float32),
+        np.ones(4, np.float32),
+    )
     assert fit_booster(rows, CONFIG) is None
 
 
@@ -81,29 +99,45 @@ def test_a_booster_is_the_same_each_time(fitted: Fitted) -> None:
 
 
 def plain_items(product_id: np.ndarray, class_index: np.ndarray, split: np.ndarray) -> Items:
-    """Items of which product, class and split matter; one projected feature, the number of the item."""
+    """Items of which product, class and split matter; one projected feature, the number of the
+    item."""
     n = len(product_id)
     number = np.arange(n, dtype=np.float32).reshape(n, 1, 1)
     two = np.tile(np.arange(2, dtype=np.int32), (n, 1))
-    return Items(product_id, class_index, split, np.ones(n, np.int32), two, np.zeros((n, 1, 2), np.float32), number)
+    return Items(
+        product_id,
+        class_index,
+        split,
+        np.ones(n, np.int32),
+        two,
+        np.zeros((n, 1, 2), np.float32),
+        number,
+    )
 
 
 def picked(items: Items, **changes: object) -> np.ndarray:
     """Numbers of the items that a set of both classes learns from."""
     config = CONFIG.model_copy(update={"base_margin": False, **changes})
-    return RowPicker(items, None, np.full(2, 0.5), config).rows(np.arange(2)).inputs[:, 0].astype(int)
+    return (
+        RowPicker(items, None, np.full(2, 0.5), config).rows(np.arange(2)).inputs[:, 0].astype(int)
+    )
 
 
 def test_a_large_category_is_sampled_from_all_it_has() -> None:
-    """2,000 images of reserve, 1,000 of val_a, and 600 pooled products, as they stand one after another: 1,000 rows of them."""
-    split = np.repeat([SPLITS.index(name) for name in ("reserve", "val_a", "reserve")], [2000, 1000, 600])
+    """2,000 images of reserve, 1,000 of val_a, and 600 pooled products, as they stand one after
+    another: 1,000 rows of them."""
+    split = np.repeat(
+        [SPLITS.index(name) for name in ("reserve", "val_a", "reserve")], [2000, 1000, 600]
+    )
     products = np.r_[np.arange(3000), np.arange(600)]
     items = plain_items(products, np.zeros(3600, np.int32), split.astype(np.uint8))
     rows = picked(items, max_rows_per_class=1000)
     assert len(set(rows.tolist())) == 1000
     kinds = np.bincount(np.searchsorted([2000, 3000], rows, side="right"), minlength=3)
     assert kinds == pytest.approx([1000 * n / 3600 for n in (2000, 1000, 600)], rel=0.15)
-    assert np.abs(np.sort(products[rows]) / 3000 - np.linspace(0, 0.999, 1000) ** 1.2).max() < 0.1  # young and old
+    assert (
+        np.abs(np.sort(products[rows]) / 3000 - np.linspace(0, 0.999, 1000) ** 1.2).max() < 0.1
+    )  # young and old
     assert set(rows.tolist()) != set(picked(items, max_rows_per_class=1000, seed=1).tolist())
     np.testing.assert_array_equal(rows, picked(items, max_rows_per_class=1000))
 
@@ -128,15 +162,20 @@ def test_unseen_rows_come_first_at_the_limit() -> None:
 
 
 def test_only_allowed_rows_are_taken() -> None:
-    items = plain_items(np.arange(60), np.repeat([0, 1], 30).astype(np.int32), np.ones(60, np.uint8))
-    picker = RowPicker(items, None, np.full(2, 0.5), CONFIG.model_copy(update={"base_margin": False}))
+    items = plain_items(
+        np.arange(60), np.repeat([0, 1], 30).astype(np.int32), np.ones(60, np.uint8)
+    )
+    picker = RowPicker(
+        items, None, np.full(2, 0.5), CONFIG.model_copy(update={"base_margin": False})
+    )
     rows = picker.rows(np.array([1, 0]), np.arange(60) % 3 == 0)
     assert sorted(rows.inputs[:, 0]) == list(range(0, 60, 3))
     np.testing.assert_array_equal(rows.label, rows.inputs[:, 0] < 30)
 
 
 def test_the_margin_is_in_the_mix_of_the_rows(fitted: Fitted) -> None:
-    """Stage 1's opinion was shifted to a target in which the first is five times as common as the second; the rows are not."""
+    """Stage 1's opinion was shifted to a target in which the first is five times as common as the
+    second; the rows are not."""
     items = items_of(fitted)
     target = np.full(CLASSES, 0.1)
     target[MEMBERS] = 0.5, 0.1
@@ -153,7 +192,9 @@ def two_classes(n: int, seen: tuple[int, ...] = (0, 1)) -> TrainingRows:
     """Rows whose first input says the class."""
     rng = np.random.default_rng(0)
     label = rng.choice(seen, n).astype(np.int32)
-    inputs = np.stack([label + 0.1 * rng.normal(size=n), 1000 * rng.normal(size=n), np.full(n, np.nan)], axis=1)
+    inputs = np.stack(
+        [label + 0.1 * rng.normal(size=n), 1000 * rng.normal(size=n), np.full(n, np.nan)], axis=1
+    )
     margin = np.full((n, 3), -np.log(3), np.float32)
     return TrainingRows(inputs.astype(np.float32), label, margin, np.ones(n, np.float32))
 
@@ -162,9 +203,13 @@ def two_classes(n: int, seen: tuple[int, ...] = (0, 1)) -> TrainingRows:
 def test_logistic_learns_and_never_chooses_a_member_without_rows(seen: tuple[int, ...]) -> None:
     rows = two_classes(200, seen)
     arrays = fit_logistic(rows)
-    scores = (np.nan_to_num(rows.inputs) - arrays["mean"]) / arrays["scale"] @ arrays["weight"].T + arrays["bias"]
+    scores = (np.nan_to_num(rows.inputs) - arrays["mean"]) / arrays["scale"] @ arrays[
+        "weight"
+    ].T + arrays["bias"]
     assert (scores.argmax(axis=1) == rows.label).mean() > 0.97
-    assert arrays["weight"].shape == (3, 3) and {a.dtype for a in arrays.values()} == {np.dtype(np.float32)}
+    assert arrays["weight"].shape == (3, 3) and {a.dtype for a in arrays.values()} == {
+        np.dtype(np.float32)
+    }
     absent = [c for c in range(3) if c not in seen]
     assert (scores[:, absent] <= -29).all()
     assert fit_logistic(two_classes(20, (1,))) is None
@@ -178,8 +223,12 @@ def test_weights_matter_to_both_fits() -> None:
         weight = np.where(np.arange(200) % 2 == heavy, 5.0, 1.0).astype(np.float32)
         mixed = TrainingRows(rows.inputs, lying.astype(np.int32), rows.margin[:, :2], weight)
         arrays = fit_logistic(mixed)
-        scores = (np.nan_to_num(rows.inputs) - arrays["mean"]) / arrays["scale"] @ arrays["weight"].T + arrays["bias"]
+        scores = (np.nan_to_num(rows.inputs) - arrays["mean"]) / arrays["scale"] @ arrays[
+            "weight"
+        ].T + arrays["bias"]
         booster = fit_booster(mixed, CONFIG)
-        trees = booster.inplace_predict(rows.inputs, base_margin=mixed.margin, predict_type="margin").reshape(200, 2)
+        trees = booster.inplace_predict(
+            rows.inputs, base_margin=mixed.margin, predict_type="margin"
+        ).reshape(200, 2)
         for found in (scores, trees):
             assert ((found[:, :2].argmax(axis=1) == rows.label) == (heavy == 0)).mean() > 0.9

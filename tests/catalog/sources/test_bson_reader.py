@@ -1,4 +1,5 @@
-"""Faults of dumps, each made for real: what is lost, what is said, and that nothing else is lost with it."""
+"""Faults of dumps, each made for real: what is lost, what is said, and that nothing else is lost
+with it."""
 
 import gzip
 import os
@@ -47,7 +48,9 @@ def raw(*elements: bytes) -> bytes:
 
 
 def test_products_come_in_file_order_with_all_their_images(tmp_path: Path) -> None:
-    path = write_bson(tmp_path / "a.bson", [document(7, 42, [b"one", b"two"]), document(3, 41, [b"three"])])
+    path = write_bson(
+        tmp_path / "a.bson", [document(7, 42, [b"one", b"two"]), document(3, 41, [b"three"])]
+    )
     first, second = products([path])
     assert (first.product_id, first.category_id, first.images) == (7, 42, (b"one", b"two"))
     assert (second.product_id, second.category_id, second.images) == (3, 41, (b"three",))
@@ -63,7 +66,9 @@ def test_gzip_reads_like_plain_also_with_two_members(tmp_path: Path) -> None:
     plain, zipped, two = tmp_path / "a.bson", tmp_path / "b.bson.gz", tmp_path / "c.bson.gz"
     plain.write_bytes(whole)
     zipped.write_bytes(gzip.compress(whole))
-    two.write_bytes(gzip.compress(whole[:100]) + gzip.compress(whole[100:]))  # the border is inside a document
+    two.write_bytes(
+        gzip.compress(whole[:100]) + gzip.compress(whole[100:])
+    )  # the border is inside a document
     expected = list(products([plain]))
     assert len(expected) == 6
     assert list(products([zipped])) == expected
@@ -95,7 +100,9 @@ def test_an_empty_file_has_no_products(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rest", [1, 2, 3])
-def test_a_file_that_ends_in_a_length_prefix_keeps_what_came_before(tmp_path: Path, rest: int) -> None:
+def test_a_file_that_ends_in_a_length_prefix_keeps_what_came_before(
+    tmp_path: Path, rest: int
+) -> None:
     path = write_bson(tmp_path / "a.bson", [*good(), good(1)[0][:rest]])
     ids, [error] = read(path)
     assert ids == [0, 1, 2]
@@ -115,7 +122,9 @@ def test_a_file_cut_anywhere_keeps_every_whole_document(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [0, 4, -1, -(2**31), 2**31 - 1, 256 * 2**20])
 def test_a_bad_length_ends_the_file_and_allocates_nothing(tmp_path: Path, length: int) -> None:
-    path = write_bson(tmp_path / "a.bson", [*good(2), struct.pack("<i", length) + b"rest", *good(2)])
+    path = write_bson(
+        tmp_path / "a.bson", [*good(2), struct.pack("<i", length) + b"rest", *good(2)]
+    )
     read(path)  # what is loaded once
     tracemalloc.start()
     ids, [error] = read(path)
@@ -138,10 +147,17 @@ def test_a_document_larger_than_a_piece(tmp_path: Path) -> None:
 
 def test_a_corrupt_body_in_a_good_frame_costs_that_document_alone(tmp_path: Path) -> None:
     first, second, third = good()
-    path = write_bson(tmp_path / "a.bson", [first, second[:4] + b"\xee" * (len(second) - 5) + b"\0", third])
+    path = write_bson(
+        tmp_path / "a.bson", [first, second[:4] + b"\xee" * (len(second) - 5) + b"\0", third]
+    )
     ids, [error] = read(path)
     assert ids == [0, 2]
-    assert (error.reason, error.fatal, error.offset, error.product_id) == ("corrupt", False, len(first), -1)
+    assert (error.reason, error.fatal, error.offset, error.product_id) == (
+        "corrupt",
+        False,
+        len(first),
+        -1,
+    )
 
 
 def test_the_policy_decides_whether_reading_goes_on(tmp_path: Path) -> None:
@@ -164,7 +180,9 @@ def test_nesting_20000_deep_is_an_error_and_no_crash(tmp_path: Path, kind: bytes
     deep = raw(b"\x10_id\0" + struct.pack("<i", 1), kind + b"imgs\0" + nested(20_000, kind))
     path = write_bson(tmp_path / "a.bson", [deep, *good(2)])
     results: list[tuple] = [read(path)]
-    thread = threading.Thread(target=lambda: results.append(read(path)))  # a thread's stack may be smaller
+    thread = threading.Thread(
+        target=lambda: results.append(read(path))
+    )  # a thread's stack may be smaller
     thread.start()
     thread.join()
     for ids, errors in results:
@@ -218,19 +236,34 @@ def test_missing_fields_are_named(field: str, reason: str) -> None:
 
 
 def test_elements_of_imgs_without_a_picture_keep_their_position() -> None:
-    images = [{"picture": b"x"}, {"pic": b"y"}, {"picture": "text"}, {"picture": None}, None, 5, [b"z"], {"picture": b""}]
+    images = [
+        {"picture": b"x"},
+        {"pic": b"y"},
+        {"picture": "text"},
+        {"picture": None},
+        None,
+        5,
+        [b"z"],
+        {"picture": b""},
+    ]
     product = parse(Document("a.bson", 0, bson.encode({"_id": 1, "imgs": images})))
     assert product.images == (b"x", None, None, None, None, None, None, b"")
 
 
 @pytest.mark.parametrize("count", [10_000, MAX_POSITIONS])
 def test_many_images(count: int) -> None:
-    product = parse(Document("a.bson", 0, bson.encode(document(1, 2, [str(i).encode() for i in range(count)]))))
+    product = parse(
+        Document("a.bson", 0, bson.encode(document(1, 2, [str(i).encode() for i in range(count)])))
+    )
     assert product.images == tuple(str(i).encode() for i in range(count))
 
 
 def test_the_largest_ids() -> None:
-    product = parse(Document("a.bson", 0, bson.encode(document(Int64(MAX_PRODUCT_ID), Int64(2**63 - 1), [b"x"]))))
+    product = parse(
+        Document(
+            "a.bson", 0, bson.encode(document(Int64(MAX_PRODUCT_ID), Int64(2**63 - 1), [b"x"]))
+        )
+    )
     assert (product.product_id, product.category_id) == (MAX_PRODUCT_ID, 2**63 - 1)
     assert type(product.product_id) is int
 
@@ -239,16 +272,38 @@ def text(value: bytes) -> bytes:
     return struct.pack("<i", len(value) + 1) + value + b"\0"
 
 
-# Every type of the BSON specification, by its number, with values at the borders and some that MongoDB no longer makes.
+# Every type of the BSON specification, by its number, with values at the borders and some that
+# MongoDB no longer makes.
 ELEMENTS = {
     "double": (1, [struct.pack("<d", x) for x in (0.0, -0.0, float("inf"), float("nan"), 5e-324)]),
-    "string": (2, [text(b""), text("prix 5 €".encode()), text(b"a\0b"), text(b"\xff\xfe not UTF-8"), text(b"\xed\xa0\x80")]),
+    "string": (
+        2,
+        [
+            text(b""),
+            text("prix 5 €".encode()),
+            text(b"a\0b"),
+            text(b"\xff\xfe not UTF-8"),
+            text(b"\xed\xa0\x80"),
+        ],
+    ),
     "document": (
         3,
-        [raw(), raw(b"\x10a\0\x01\0\0\0"), raw(b"\x10$x.y\0\x01\0\0\0"), raw(b"\x0aa\0", b"\x0aa\0"), nested(50, b"\x03")],
+        [
+            raw(),
+            raw(b"\x10a\0\x01\0\0\0"),
+            raw(b"\x10$x.y\0\x01\0\0\0"),
+            raw(b"\x0aa\0", b"\x0aa\0"),
+            nested(50, b"\x03"),
+        ],
     ),
-    "array": (4, [raw(), raw(b"\x100\0\x01\0\0\0"), raw(b"\x10wrong key\0\x01\0\0\0"), nested(50, b"\x04")]),
-    "binary": (5, [struct.pack("<iB", 3, kind) + b"abc" for kind in (0, 1, 5, 6, 7, 8, 127, 128, 255)]),
+    "array": (
+        4,
+        [raw(), raw(b"\x100\0\x01\0\0\0"), raw(b"\x10wrong key\0\x01\0\0\0"), nested(50, b"\x04")],
+    ),
+    "binary": (
+        5,
+        [struct.pack("<iB", 3, kind) + b"abc" for kind in (0, 1, 5, 6, 7, 8, 127, 128, 255)],
+    ),
     "binary of old kind": (5, [struct.pack("<iBi", 7, 2, 3) + b"abc"]),
     "uuid": (5, [struct.pack("<iB", 16, kind) + bytes(16) for kind in (3, 4)]),
     "undefined": (6, [b""]),
@@ -267,24 +322,39 @@ ELEMENTS = {
     "decimal": (19, [bytes(16), b"\xff" * 16, b"\0" * 15 + b"\x7c", b"\0" * 15 + b"\x78"]),
     "minkey": (255, [b""]),
     "maxkey": (127, [b""]),
-    "reference": (3, [raw(b"\x02$ref\0" + text(b"c"), b"\x07$id\0" + bytes(12)), raw(b"\x02$ref\0" + text(b"c"))]),
+    "reference": (
+        3,
+        [
+            raw(b"\x02$ref\0" + text(b"c"), b"\x07$id\0" + bytes(12)),
+            raw(b"\x02$ref\0" + text(b"c")),
+        ],
+    ),
 }
 
 
 @pytest.mark.parametrize("name", ELEMENTS)
 def test_unknown_fields_of_any_type_cost_nothing(name: str) -> None:
     kind, values = ELEMENTS[name]
-    product_id, images = bson.encode({"_id": 1})[4:-1], bson.encode({"imgs": [{"picture": b"x"}]})[4:-1]
+    product_id, images = (
+        bson.encode({"_id": 1})[4:-1],
+        bson.encode({"imgs": [{"picture": b"x"}]})[4:-1],
+    )
     for value in values:
         extra = bytes([kind]) + b"extra\0" + value
-        for elements in ([extra, product_id, images], [product_id, extra, images], [product_id, images, extra]):
+        for elements in (
+            [extra, product_id, images],
+            [product_id, extra, images],
+            [product_id, images, extra],
+        ):
             product = parse(Document("a.bson", 0, raw(*elements)))
             assert (product.product_id, product.images) == (1, (b"x",)), value
 
 
 def test_a_picture_of_any_binary_kind_is_read() -> None:
     for kind in (0, 3, 4, 5, 128):
-        data = bson.encode({"_id": 1, "imgs": [{"picture": bson.Binary(b"0123456789abcdef", kind)}]})
+        data = bson.encode(
+            {"_id": 1, "imgs": [{"picture": bson.Binary(b"0123456789abcdef", kind)}]}
+        )
         assert parse(Document("a.bson", 0, data)).images == (b"0123456789abcdef",)
 
 
@@ -303,7 +373,9 @@ CORRUPT = {
     "array without an end": raw(b"\x04a\0" + struct.pack("<i", 5) + b"\x01"),
     "half a double": raw(b"\x01a\0" + bytes(4)),
     "half an object id": raw(b"\x07a\0" + bytes(5)),
-    "code with a scope of wrong length": raw(b"\x0fa\0" + struct.pack("<i", 1) + text(b"f") + raw()),
+    "code with a scope of wrong length": raw(
+        b"\x0fa\0" + struct.pack("<i", 1) + text(b"f") + raw()
+    ),
     "no end": raw()[:-1] + b"\x01",
 }
 
@@ -317,11 +389,22 @@ def test_corrupt_bodies_are_rejected_alone(tmp_path: Path, name: str) -> None:
 
 
 def test_20000_mutated_documents_are_products_or_named_errors() -> None:
-    base = bytearray(bson.encode({
-        "_id": 5, "category_id": 7, "imgs": [{"picture": b"abc" * 5}, {"picture": b"def"}], "price": 5.5, "name": "tëxt",
-        "when": datetime(2020, 1, 1, tzinfo=UTC), "ref": bson.DBRef("c", 5, "d"), "code": bson.Code("f", {"x": 1}),
-        "expression": bson.Regex("a.*", "ims"), "amount": bson.Decimal128("1.5"),
-    }))  # fmt: skip
+    base = bytearray(
+        bson.encode(
+            {
+                "_id": 5,
+                "category_id": 7,
+                "imgs": [{"picture": b"abc" * 5}, {"picture": b"def"}],
+                "price": 5.5,
+                "name": "tëxt",
+                "when": datetime(2020, 1, 1, tzinfo=UTC),
+                "ref": bson.DBRef("c", 5, "d"),
+                "code": bson.Code("f", {"x": 1}),
+                "expression": bson.Regex("a.*", "ims"),
+                "amount": bson.Decimal128("1.5"),
+            }
+        )
+    )
     rng, seen = random.Random(3), set()
     for _ in range(20_000):
         data = bytearray(base)
@@ -393,7 +476,9 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, end: st
 def test_the_reader_goes_anywhere_and_notices_another_document(tmp_path: Path) -> None:
     plain = write_bson(tmp_path / "a.bson", good(5))
     zipped = tmp_path / "b.bson.gz"
-    zipped.write_bytes(gzip.compress(b"".join(bson.encode(document(10 + i, 1, [b"%d" % i])) for i in range(5))))
+    zipped.write_bytes(
+        gzip.compress(b"".join(bson.encode(document(10 + i, 1, [b"%d" % i])) for i in range(5)))
+    )
     index = build_index([plain, zipped])
     with DumpReader(index.sources) as reader:
         for row in (9, 0, 5, 4, 7, 2, 2):
@@ -414,7 +499,10 @@ def test_a_dump_that_vanished_is_one_sentence(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(ShelfsortError, match=r"a\.bson: can't be read"):
         list(documents(source))
-    with DumpReader([source]) as reader, pytest.raises(ShelfsortError, match=r"a\.bson: can't be read"):
+    with (
+        DumpReader([source]) as reader,
+        pytest.raises(ShelfsortError, match=r"a\.bson: can't be read"),
+    ):
         reader.product(0, 0, 10, 0)
     with pytest.raises(ShelfsortError, match="can't be read: Is a directory"):
         list(products([tmp_path]))
@@ -437,6 +525,8 @@ def test_a_server_that_fails_on_the_way_is_an_error_whatever_the_policy(tmp_path
         reading = documents(Source.of(f"{url}/a.bson"), on_error=rejects.append)
         next(reading)
         faults["/a.bson"] = 503
-        with pytest.raises(DumpError, match=r"a\.bson: at byte \d+: the file can't be read on: 503") as found:
+        with pytest.raises(
+            DumpError, match=r"a\.bson: at byte \d+: the file can't be read on: 503"
+        ) as found:
             list(reading)
     assert (found.value.reason, found.value.fatal, rejects) == ("unreachable", True, [])

@@ -1,4 +1,5 @@
-"""The index: every product's place, found in one scan, saved, and never trusted when it is stale or damaged."""
+"""The index: every product's place, found in one scan, saved, and never trusted when it is stale or
+damaged."""
 
 import gzip
 import json
@@ -30,9 +31,16 @@ def test_one_scan_finds_every_product(small_dump: SmallDump) -> None:
         assert [reader.product(*index.place(row)) for row in range(120)] == expected
 
 
-def test_rejects_have_place_and_reason_and_offsets_of_zipped_files_are_unpacked(tmp_path: Path) -> None:
+def test_rejects_have_place_and_reason_and_offsets_of_zipped_files_are_unpacked(
+    tmp_path: Path,
+) -> None:
     bad = bson.encode({"_id": 2, "category_id": "x"})
-    whole = [bson.encode(document(1, 1, [b"a"])), bad, bson.encode({"_id": 3, "imgs": [{"picture": b"b"}]}), b"\x01\0"]
+    whole = [
+        bson.encode(document(1, 1, [b"a"])),
+        bad,
+        bson.encode({"_id": 3, "imgs": [{"picture": b"b"}]}),
+        b"\x01\0",
+    ]
     plain = write_bson(tmp_path / "a.bson", whole)
     zipped = tmp_path / "b.bson.gz"
     zipped.write_bytes(gzip.compress(b"".join(whole)))
@@ -45,7 +53,10 @@ def test_rejects_have_place_and_reason_and_offsets_of_zipped_files_are_unpacked(
     assert [(r.source, r.offset, r.position, r.product_id, r.reason) for r in index.rejects] == [
         (str(path), offset, -1, product_id, reason)
         for path in (plain, zipped)
-        for offset, product_id, reason in ((starts[1], 2, "bad_category_id"), (starts[3], -1, "truncated"))
+        for offset, product_id, reason in (
+            (starts[1], 2, "bad_category_id"),
+            (starts[3], -1, "truncated"),
+        )
     ]
 
 
@@ -95,10 +106,14 @@ def test_the_fingerprint_is_of_the_content_not_of_the_path(tmp_path: Path) -> No
     assert build_index([write_bson(tmp_path / "a.bson", [*documents, b"\0"])]).fingerprint != one
 
 
-def test_a_saved_index_is_used_while_the_dump_is_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_saved_index_is_used_while_the_dump_is_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_bson(tmp_path / "a.bson", [document(1, 1, [b"a"]), b"\x01"])
     scanned = []
-    monkeypatch.setattr("catalog.sources.dump_index.parse", lambda d: (scanned.append(d.offset), parse(d))[1])
+    monkeypatch.setattr(
+        "catalog.sources.dump_index.parse", lambda d: (scanned.append(d.offset), parse(d))[1]
+    )
     first = open_index([path], tmp_path / "dumps")
     again = open_index([path], tmp_path / "dumps")
     assert len(scanned) == 1
@@ -123,13 +138,20 @@ def test_the_saved_file_is_as_documented(tmp_path: Path) -> None:
     open_index([path], tmp_path / "dumps")
     with np.load(next((tmp_path / "dumps").iterdir())) as file:
         header = json.loads(file["header"].tobytes())
-        arrays = {name: (file[name].dtype.name, file[name].tolist()) for name in file.files if name != "header"}
+        arrays = {
+            name: (file[name].dtype.name, file[name].tolist())
+            for name in file.files
+            if name != "header"
+        }
     digest, length = arrays.pop("digest"), arrays.pop("length")
     assert (digest[0], length[0]) == ("uint64", "int32")
     assert arrays == {
-        "product_id": ("int64", [1]), "category_id": ("int64", [7]), "n_images": ("int32", [2]), "source": ("int16", [0]),
+        "product_id": ("int64", [1]),
+        "category_id": ("int64", [7]),
+        "n_images": ("int32", [2]),
+        "source": ("int16", [0]),
         "offset": ("int64", [0]),
-    }  # fmt: skip
+    }
     assert header["schema"] == 1
     assert header["sources"] == [[str(path), path.stat().st_size, path.stat().st_mtime_ns]]
     assert Reject(**header["rejects"][0]).reason == "bad_category_id"
@@ -140,7 +162,15 @@ def test_a_damaged_index_is_made_again(tmp_path: Path, caplog: pytest.LogCapture
     expected = open_index([path], tmp_path / "dumps").fingerprint
     [saved] = (tmp_path / "dumps").iterdir()
     whole = saved.read_bytes()
-    damaged = [b"", b"garbage", bytes(len(whole)), whole[:100], whole[: len(whole) // 2], whole[:-10], whole[:-1]]
+    damaged = [
+        b"",
+        b"garbage",
+        bytes(len(whole)),
+        whole[:100],
+        whole[: len(whole) // 2],
+        whole[:-10],
+        whole[:-1],
+    ]
     for data in damaged:
         caplog.clear()
         saved.write_bytes(data)
@@ -158,7 +188,9 @@ def test_any_flipped_bit_of_an_index_is_noticed_or_harmless(tmp_path: Path) -> N
     [saved] = (tmp_path / "dumps").iterdir()
     whole, noticed = saved.read_bytes(), 0
     for place in range(0, len(whole), 5):
-        saved.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+        saved.write_bytes(
+            whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :]
+        )
         try:
             assert DumpIndex.load(saved).fingerprint == index.fingerprint
         except ArtifactError:
@@ -166,7 +198,9 @@ def test_any_flipped_bit_of_an_index_is_noticed_or_harmless(tmp_path: Path) -> N
     assert noticed > len(whole) / 10
 
 
-def test_an_index_of_another_schema_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_of_another_schema_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_bson(tmp_path / "a.bson", [document(1, 1, [b"a"])])
     monkeypatch.setattr("catalog.sources.dump_index.SCHEMA", 99)
     open_index([path], tmp_path / "dumps")

@@ -29,11 +29,15 @@ def test_size_is_that_of_the_upright_image() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     out = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (10, 30, 3), np.uint8)).save(out, "JPEG", exif=exif)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (10, 30, 3), np.uint8)).save(
+        out, "JPEG", exif=exif
+    )
     assert check(out.getvalue(), CatalogConfig())[2:4] == (10, 30)
 
 
-@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (128, 128, 128), (200, 30, 90), (254, 0, 255)])
+@pytest.mark.parametrize(
+    "colour", [(0, 0, 0), (255, 255, 255), (128, 128, 128), (200, 30, 90), (254, 0, 255)]
+)
 @pytest.mark.parametrize("options", [{}, {"quality": 10}, {"kind": "PNG"}, {"kind": "WEBP"}])
 def test_constant_pictures_are_blank_unless_the_rule_is_off(colour: tuple, options: dict) -> None:
     data = flat(colour, **options)
@@ -41,9 +45,13 @@ def test_constant_pictures_are_blank_unless_the_rule_is_off(colour: tuple, optio
     assert check(data, CatalogConfig(drop_blank=False)).status == "ok"
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 5, 3), (64, 64, 3), (1, 20_000, 3), (257, 100, 3)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 3), (3, 5, 3), (64, 64, 3), (1, 20_000, 3), (257, 100, 3)]
+)
 def test_blank_is_a_small_range_in_every_channel(shape: tuple[int, int, int]) -> None:
-    pixels = np.full(shape, (250, 100, 3), dtype=np.uint8)  # different channels don't make a picture
+    pixels = np.full(
+        shape, (250, 100, 3), dtype=np.uint8
+    )  # different channels don't make a picture
     assert is_blank(pixels)
     pixels[-1, -1, 1] += BLANK_RANGE
     assert is_blank(pixels)
@@ -71,7 +79,13 @@ def test_max_pixels() -> None:
 
 
 @pytest.mark.parametrize(
-    "data, reason", [(None, "no_picture"), (b"", "empty"), (b"text", "not_an_image"), (jpeg(1)[:-40], "undecodable")]
+    "data, reason",
+    [
+        (None, "no_picture"),
+        (b"", "empty"),
+        (b"text", "not_an_image"),
+        (jpeg(1)[:-40], "undecodable"),
+    ],
 )
 def test_what_cannot_be_decoded_is_named(data: bytes | None, reason: str) -> None:
     with pytest.raises(ImageError) as caught:

@@ -1,4 +1,5 @@
-"""From dump to store: the same content in any order, with any workers, after any number of kills; and what is left out."""
+"""From dump to store: the same content in any order, with any workers, after any number of kills;
+and what is left out."""
 
 import gzip
 import io
@@ -39,11 +40,17 @@ NAMES = "category_id,category_level1,category_level2,category_level3\n"
 
 
 def run(
-    folder: Path, *dumps: Path, categories: Path | None = None, jobs: int = 1, config: CatalogConfig | None = None
+    folder: Path,
+    *dumps: Path,
+    categories: Path | None = None,
+    jobs: int = 1,
+    config: CatalogConfig | None = None,
 ) -> IngestSummary:
     """Ingests into `folder`/store.sqlite."""
     config = config or CatalogConfig()
-    return ingest(folder / "store.sqlite", dumps, categories, config, index_folder=folder / "dumps", jobs=jobs)
+    return ingest(
+        folder / "store.sqlite", dumps, categories, config, index_folder=folder / "dumps", jobs=jobs
+    )
 
 
 def rows(folder: Path, query: str, *parameters: object) -> list[tuple]:
@@ -62,8 +69,8 @@ def fingerprint(folder: Path) -> str:
 
 
 def in_fork(work: Callable[[], object], workers: list[int] | None = None) -> int:
-    """Runs `work` in a forked process; its exit status as os.waitpid gives it. One that stops itself is killed, and the pids of
-    its own workers are added to `workers`."""
+    """Runs `work` in a forked process; its exit status as os.waitpid gives it. One that stops
+    itself is killed, and the pids of its own workers are added to `workers`."""
     child = os.fork()
     if child == 0:
         try:
@@ -100,7 +107,9 @@ def alive(pid: int) -> bool:
 # --- sameness
 
 
-def test_the_same_dump_in_any_order_gives_the_same_store(small_dump: SmallDump, small_store: Store, tmp_path: Path) -> None:
+def test_the_same_dump_in_any_order_gives_the_same_store(
+    small_dump: SmallDump, small_store: Store, tmp_path: Path
+) -> None:
     parts = [d.data for d in documents(expand([small_dump.path])[0])]
     random.Random(1).shuffle(parts)
     whole, zipped = write_bson(tmp_path / "whole.bson", parts), tmp_path / "b.bson.gz"
@@ -128,11 +137,25 @@ def test_two_processes_give_the_same_store(
     )
 
 
-def test_another_seed_or_content_gives_another_store(small_dump: SmallDump, small_store: Store, tmp_path: Path) -> None:
-    run(tmp_path / "a", small_dump.path, categories=small_dump.categories, config=CatalogConfig(seed=1))
+def test_another_seed_or_content_gives_another_store(
+    small_dump: SmallDump, small_store: Store, tmp_path: Path
+) -> None:
+    run(
+        tmp_path / "a",
+        small_dump.path,
+        categories=small_dump.categories,
+        config=CatalogConfig(seed=1),
+    )
     parts = [d.data for d in documents(expand([small_dump.path])[0])]
-    run(tmp_path / "b", write_bson(tmp_path / "b.bson", parts[:-1]), categories=small_dump.categories)
-    assert len({small_store.fingerprint, fingerprint(tmp_path / "a"), fingerprint(tmp_path / "b")}) == 3
+    run(
+        tmp_path / "b",
+        write_bson(tmp_path / "b.bson", parts[:-1]),
+        categories=small_dump.categories,
+    )
+    assert (
+        len({small_store.fingerprint, fingerprint(tmp_path / "a"), fingerprint(tmp_path / "b")})
+        == 3
+    )
 
 
 def test_ingesting_twice_changes_nothing(small_dump: SmallDump, tmp_path: Path) -> None:
@@ -152,13 +175,20 @@ def test_ingesting_twice_changes_nothing(small_dump: SmallDump, tmp_path: Path) 
 Statement = tuple[str, int]  # the beginning of an SQL statement, and its how-manieth
 
 
-def statements(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch, kill: Statement | None = None) -> list[str]:
-    """Runs `work` with small transactions and returns its SQL statements; kills the process before the one at `kill`."""
+def statements(
+    work: Callable[[], object], monkeypatch: pytest.MonkeyPatch, kill: Statement | None = None
+) -> list[str]:
+    """Runs `work` with small transactions and returns its SQL statements; kills the process before
+    the one at `kill`."""
     seen: list[str] = []
 
     def note(statement: str) -> None:
         seen.append(statement.strip())
-        if kill and seen[-1].startswith(kill[0]) and sum(s.startswith(kill[0]) for s in seen) == kill[1]:
+        if (
+            kill
+            and seen[-1].startswith(kill[0])
+            and sum(s.startswith(kill[0]) for s in seen) == kill[1]
+        ):
             os.kill(os.getpid(), signal.SIGKILL)
 
     original = catalog.store.ingest._open
@@ -176,8 +206,11 @@ def statements(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch, kill
     return seen
 
 
-def kill_and_resume(small_dump: SmallDump, folder: Path, moments: list[Statement], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Kills an ingest at these moments, one after the other, then lets it finish; the last run's statements."""
+def kill_and_resume(
+    small_dump: SmallDump, folder: Path, moments: list[Statement], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Kills an ingest at these moments, one after the other, then lets it finish; the last run's
+    statements."""
 
     def work() -> IngestSummary:
         return run(folder, small_dump.path, categories=small_dump.categories)
@@ -202,13 +235,29 @@ def test_killed_three_times_and_resumed_is_the_same_store(
     assert not (tmp_path / "store.sqlite-journal").exists()
 
 
-@pytest.mark.parametrize("moment", [
-    ("BEGIN", 1), ("CREATE TABLE products", 1), ("INSERT INTO categories", 6), ("BEGIN", 2), ("INSERT OR REPLACE INTO dumps", 1),
-    ("COMMIT", 2), ("UPDATE products SET state = 'kept'", 1), ("COMMIT", 4), ("UPDATE products SET state = 'kept'", 120),
-    ("WITH copies", 1), ("INSERT OR REPLACE INTO meta", 1), ("UPDATE dumps", 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "moment",
+    [
+        ("BEGIN", 1),
+        ("CREATE TABLE products", 1),
+        ("INSERT INTO categories", 6),
+        ("BEGIN", 2),
+        ("INSERT OR REPLACE INTO dumps", 1),
+        ("COMMIT", 2),
+        ("UPDATE products SET state = 'kept'", 1),
+        ("COMMIT", 4),
+        ("UPDATE products SET state = 'kept'", 120),
+        ("WITH copies", 1),
+        ("INSERT OR REPLACE INTO meta", 1),
+        ("UPDATE dumps", 1),
+    ],
+)
 def test_killed_at_any_stage_and_resumed_is_the_same_store(
-    small_dump: SmallDump, small_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: Statement
+    small_dump: SmallDump,
+    small_store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: Statement,
 ) -> None:
     kill_and_resume(small_dump, tmp_path, [moment], monkeypatch)
     assert fingerprint(tmp_path) == small_store.fingerprint
@@ -220,9 +269,13 @@ def test_another_dump_waits_for_the_unfinished_one(
     def work() -> IngestSummary:
         return run(tmp_path, small_dump.path, categories=small_dump.categories)
 
-    assert in_fork(lambda: statements(work, monkeypatch, ("INSERT INTO blobs", 100))) == signal.SIGKILL
+    assert (
+        in_fork(lambda: statements(work, monkeypatch, ("INSERT INTO blobs", 100))) == signal.SIGKILL
+    )
     other = write_bson(tmp_path / "other.bson", [document(900_000, 1, [jpeg(1)])])
-    with pytest.raises(ShelfsortError, match=r"the ingest of .*train\.bson is unfinished.*--rebuild"):
+    with pytest.raises(
+        ShelfsortError, match=r"the ingest of .*train\.bson is unfinished.*--rebuild"
+    ):
         run(tmp_path, other, categories=small_dump.categories)
     with pytest.raises(ArtifactError, match=r"train\.bson was interrupted|is unfinished"):
         Store(tmp_path / "store.sqlite").images()
@@ -241,7 +294,9 @@ def test_kills_at_random_moments_leave_the_same_store_and_no_workers(
     write_categories(tmp_path / "names.csv", spec)
 
     def work(name: str) -> IngestSummary:
-        return run(tmp_path / name, tmp_path / "a.bson", categories=tmp_path / "names.csv", jobs=jobs)
+        return run(
+            tmp_path / name, tmp_path / "a.bson", categories=tmp_path / "names.csv", jobs=jobs
+        )
 
     def until(moment: Moment) -> None:
         with moment.watched():
@@ -250,7 +305,9 @@ def test_kills_at_random_moments_leave_the_same_store_and_no_workers(
     whole, rng, workers, kills = Moment(), random.Random(4), [], 0
     with whole.watched():
         work("whole")
-    for _ in range(2 * wanted):  # one that goes on after a kill may end before its moment; the next then begins anew
+    for _ in range(
+        2 * wanted
+    ):  # one that goes on after a kill may end before its moment; the next then begins anew
         if kills == wanted:
             break
         moment = Moment(rng.randint(1, whole.calls * 9 // 10), delay=rng.choice([0, 0.002]))
@@ -270,7 +327,9 @@ def test_kills_at_random_moments_leave_the_same_store_and_no_workers(
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_one_sentence_and_the_next_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_dies_is_one_sentence_and_the_next_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(catalog.store.checker, "_CHUNK_BYTES", 20_000)
     spec = SyntheticSpec(categories=12, products=3000, side=32, seed=3)
     write_dump(tmp_path / "a.bson", spec)
@@ -279,7 +338,10 @@ def test_a_worker_that_dies_is_one_sentence_and_the_next_run_goes_on(tmp_path: P
     def shoot() -> None:
         os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
 
-    with pytest.raises(ShelfsortError, match="a worker process died"), Moment(500, "product").watched(shoot):
+    with (
+        pytest.raises(ShelfsortError, match="a worker process died"),
+        Moment(500, "product").watched(shoot),
+    ):
         run(tmp_path, tmp_path / "a.bson", categories=tmp_path / "names.csv", jobs=2)
     assert run(tmp_path, tmp_path / "a.bson", categories=tmp_path / "names.csv").products == 3000
 
@@ -290,33 +352,62 @@ def test_a_worker_that_dies_is_one_sentence_and_the_next_run_goes_on(tmp_path: P
 def test_rejects_have_their_reason_and_place(tmp_path: Path) -> None:
     good = [document(i, 1 + i % 2) for i in range(8)]
     bad = [
-        document(20, 99), {"_id": 21, "imgs": [{"picture": jpeg(21)}]}, document(22, "1"), document(23, 1, []),
-        document(24, 1, [b"text", b"", jpeg(24), jpeg(25)[:-60]]), {"_id": 25, "category_id": 1, "imgs": [{}]},
+        document(20, 99),
+        {"_id": 21, "imgs": [{"picture": jpeg(21)}]},
+        document(22, "1"),
+        document(23, 1, []),
+        document(24, 1, [b"text", b"", jpeg(24), jpeg(25)[:-60]]),
+        {"_id": 25, "category_id": 1, "imgs": [{}]},
         bson.encode(document(26, 1))[:4] + b"\x77" * (len(bson.encode(document(26, 1))) - 4),
-    ]  # fmt: skip
+    ]
     dump = write_bson(tmp_path / "a.bson", [*good, *bad, b"\x01\x02"])
     (tmp_path / "names.csv").write_text(NAMES + "1,a,b,c\n2,a,b,d\n")
-    starts = [d.offset for d in documents(expand([dump])[0], lambda error: None)] + [dump.stat().st_size - 2]
+    starts = [d.offset for d in documents(expand([dump])[0], lambda error: None)] + [
+        dump.stat().st_size - 2
+    ]
     summary = run(tmp_path, dump, categories=tmp_path / "names.csv")
-    found = rows(tmp_path, "SELECT offset, position, product_id, reason FROM rejects WHERE source = ? ORDER BY 1, 2", str(dump))
+    found = rows(
+        tmp_path,
+        "SELECT offset, position, product_id, reason FROM rejects WHERE source = ? ORDER BY 1, 2",
+        str(dump),
+    )
     assert found == [
-        (starts[8], -1, 20, "unknown_category"), (starts[9], -1, 21, "unknown_category"),
-        (starts[10], -1, 22, "bad_category_id"), (starts[11], -1, 23, "no_images"),
-        (starts[12], 0, 24, "not_an_image"), (starts[12], 1, 24, "empty"), (starts[12], 3, 24, "undecodable"),
-        (starts[13], 0, 25, "no_picture"), (starts[14], -1, -1, "corrupt"), (starts[15], -1, -1, "truncated"),
-    ]  # fmt: skip
+        (starts[8], -1, 20, "unknown_category"),
+        (starts[9], -1, 21, "unknown_category"),
+        (starts[10], -1, 22, "bad_category_id"),
+        (starts[11], -1, 23, "no_images"),
+        (starts[12], 0, 24, "not_an_image"),
+        (starts[12], 1, 24, "empty"),
+        (starts[12], 3, 24, "undecodable"),
+        (starts[13], 0, 25, "no_picture"),
+        (starts[14], -1, -1, "corrupt"),
+        (starts[15], -1, -1, "truncated"),
+    ]
     assert summary.rejects == {
-        "unknown_category": 2, "bad_category_id": 1, "corrupt": 1, "empty": 1, "no_images": 1, "no_picture": 1,
-        "not_an_image": 1, "truncated": 1, "undecodable": 1,
-    }  # fmt: skip
-    assert (summary.products, summary.images) == (10, 13)  # in the plan: 8 good ones, and 24 and 25 whose images are bad
+        "unknown_category": 2,
+        "bad_category_id": 1,
+        "corrupt": 1,
+        "empty": 1,
+        "no_images": 1,
+        "no_picture": 1,
+        "not_an_image": 1,
+        "truncated": 1,
+        "undecodable": 1,
+    }
+    assert (summary.products, summary.images) == (
+        10,
+        13,
+    )  # in the plan: 8 good ones, and 24 and 25 whose images are bad
     assert sum(k["images"] for k in summary.kept.values()) == 9
-    details = dict(rows(tmp_path, "SELECT product_id, detail FROM rejects WHERE reason = 'unknown_category'"))
+    details = dict(
+        rows(tmp_path, "SELECT product_id, detail FROM rejects WHERE reason = 'unknown_category'")
+    )
     assert details == {20: "category_id 99 is not in the taxonomy", 21: "category_id is missing"}
 
 
 def test_one_id_twice(tmp_path: Path) -> None:
-    """The same content counts once; of other content the lower digest stands, wherever it is in the dump."""
+    """The same content counts once; of other content the lower digest stands, wherever it is in the
+    dump."""
     twins = [document(1, 1), document(1, 1)]
     rivals = [document(2, 1, [jpeg(i)]) for i in (50, 51, 52)]
     others = [document(i, 1) for i in range(10, 14)]
@@ -325,10 +416,20 @@ def test_one_id_twice(tmp_path: Path) -> None:
         parts = [twins[0], *others, *(rivals[i] for i in order), twins[1]]
         dump = write_bson(tmp_path / f"{number}.bson", parts)
         summary = run(tmp_path / str(number), dump)
-        assert (summary.products, summary.images, summary.rejects) == (6, 6, {"conflicting_product": 2})
+        assert (summary.products, summary.images, summary.rejects) == (
+            6,
+            6,
+            {"conflicting_product": 2},
+        )
         index = build_index([dump])
-        standing = min(int(d) for i, d in zip(index.product_id, index.digest.astype(np.int64), strict=True) if i == 2)
-        assert rows(tmp_path / str(number), "SELECT digest FROM products WHERE product_id = 2") == [(standing,)]
+        standing = min(
+            int(d)
+            for i, d in zip(index.product_id, index.digest.astype(np.int64), strict=True)
+            if i == 2
+        )
+        assert rows(tmp_path / str(number), "SELECT digest FROM products WHERE product_id = 2") == [
+            (standing,)
+        ]
         outcomes.add(fingerprint(tmp_path / str(number)))
     assert len(outcomes) == 1
     later = write_bson(tmp_path / "later.bson", [document(2, 1, [jpeg(i)]) for i in range(60, 80)])
@@ -339,7 +440,8 @@ def test_one_id_twice(tmp_path: Path) -> None:
 def test_a_dump_with_other_rows_than_its_index_is_refused(
     small_dump: SmallDump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dump that is rewritten between the scan and the copy, in place and with the same time stamp."""
+    """A dump that is rewritten between the scan and the copy, in place and with the same time
+    stamp."""
     dump = write_bson(tmp_path / "a.bson", [document(i, 1, [jpeg(i)]) for i in range(20)])
     status = dump.stat()
 
@@ -366,14 +468,25 @@ def test_an_unlabelled_dump_makes_no_store(tmp_path: Path) -> None:
     ("content", "found"),
     [
         ([], "0 without category_id, 0 of unknown categories, 0 unreadable"),
-        ([random.Random(0).randbytes(3000)], "0 without category_id, 0 of unknown categories, 1 unreadable"),
-        ([{"_id": 1, "imgs": [{"picture": jpeg(1)}]}, document(2, 7)], "1 without category_id, 1 of unknown categories"),
+        (
+            [random.Random(0).randbytes(3000)],
+            "0 without category_id, 0 of unknown categories, 1 unreadable",
+        ),
+        (
+            [{"_id": 1, "imgs": [{"picture": jpeg(1)}]}, document(2, 7)],
+            "1 without category_id, 1 of unknown categories",
+        ),
     ],
 )
-def test_a_dump_without_a_known_category_is_refused(tmp_path: Path, content: list, found: str) -> None:
+def test_a_dump_without_a_known_category_is_refused(
+    tmp_path: Path, content: list, found: str
+) -> None:
     """No store is made of it, nothing is added to one, and none is removed for it."""
     (tmp_path / "names.csv").write_text(NAMES + "1,a,b,c\n")
-    wrong, good = (write_bson(tmp_path / f"{name}.bson", c) for name, c in (("wrong", content), ("good", [document(1, 1)])))
+    wrong, good = (
+        write_bson(tmp_path / f"{name}.bson", c)
+        for name, c in (("wrong", content), ("good", [document(1, 1)]))
+    )
     expected = rf"wrong\.bson: expected products of the known categories, found none: {found}"
     with pytest.raises(ShelfsortError, match=expected):
         run(tmp_path, wrong, categories=tmp_path / "names.csv")
@@ -383,9 +496,14 @@ def test_a_dump_without_a_known_category_is_refused(tmp_path: Path, content: lis
     for rebuild in (False, True):
         with pytest.raises(ShelfsortError, match=expected):
             ingest(
-                tmp_path / "store.sqlite", [wrong], tmp_path / "names.csv", CatalogConfig(), index_folder=tmp_path / "dumps",
-                jobs=1, rebuild=rebuild,
-            )  # fmt: skip
+                tmp_path / "store.sqlite",
+                [wrong],
+                tmp_path / "names.csv",
+                CatalogConfig(),
+                index_folder=tmp_path / "dumps",
+                jobs=1,
+                rebuild=rebuild,
+            )
         assert (fingerprint(tmp_path), rows(tmp_path, "SELECT * FROM dumps")) == before
 
 
@@ -400,7 +518,9 @@ def test_without_names_the_ids_are_the_taxonomy_in_ascending_order(tmp_path: Pat
 
 def test_10000_images_in_one_product(tmp_path: Path) -> None:
     pictures = [jpeg(i, 8) for i in range(20)]
-    dump = write_bson(tmp_path / "a.bson", [document(1, 1, (pictures[i % 20] for i in range(10_000)))])
+    dump = write_bson(
+        tmp_path / "a.bson", [document(1, 1, (pictures[i % 20] for i in range(10_000)))]
+    )
     summary = run(tmp_path, dump)
     assert (summary.images, summary.duplicate_images, summary.rejects) == (10_000, 9_980, {})
     assert Store(tmp_path / "store.sqlite").images().image_id[-1] == POSITIONS + 9_999
@@ -421,7 +541,9 @@ def test_a_later_dump_moves_no_product(tmp_path: Path) -> None:
     assert {i: after[i] for i in before} == before
     assert set(kept) <= set(rows(tmp_path, "SELECT image_id, digest FROM images"))
     both = {split: sum(s == split for s in after.values()) for split in SPLITS}
-    assert both["test"] == both["reserve"] == both["val_a"] + both["val_b"] == 21  # a tenth of 67, of 67 and of 66
+    assert (
+        both["test"] == both["reserve"] == both["val_a"] + both["val_b"] == 21
+    )  # a tenth of 67, of 67 and of 66
     assert not run(tmp_path, first).changed
     run(tmp_path / "other", first)
     run(tmp_path / "other", second, jobs=1)
@@ -430,25 +552,43 @@ def test_a_later_dump_moves_no_product(tmp_path: Path) -> None:
 
 def test_caps_take_whole_products_and_the_rest_still_counts(tmp_path: Path) -> None:
     dump = write_bson(
-        tmp_path / "a.bson", [document(i, 1 + i % 2, [jpeg(4 * i + j) for j in range(1 + i % 3)]) for i in range(160)]
+        tmp_path / "a.bson",
+        [document(i, 1 + i % 2, [jpeg(4 * i + j) for j in range(1 + i % 3)]) for i in range(160)],
     )
     config = CatalogConfig(caps=Caps(train=20, test=5))
     summary = run(tmp_path, dump, config=config)
-    train = rows(tmp_path, """SELECT class_index, state, count(*), sum(n_images) FROM products
-                              WHERE split = 'train' GROUP BY 1, 2 ORDER BY 1, 2""")  # fmt: skip
-    assert [(c, s) for c, s, _, _ in train] == [(0, "dropped"), (0, "kept"), (1, "dropped"), (1, "kept")]
+    train = rows(
+        tmp_path,
+        """SELECT class_index, state, count(*), sum(n_images) FROM products
+                              WHERE split = 'train' GROUP BY 1, 2 ORDER BY 1, 2""",
+    )
+    assert [(c, s) for c, s, _, _ in train] == [
+        (0, "dropped"),
+        (0, "kept"),
+        (1, "dropped"),
+        (1, "kept"),
+    ]
     assert all(18 <= images <= 20 for _, state, _, images in train if state == "kept")
-    assert summary.dropped_products == rows(tmp_path, "SELECT count(*) FROM products WHERE state = 'dropped'")[0][0]
-    query = "SELECT product_id FROM products WHERE split = 'train' AND class_index = ? AND state = ?"
+    assert (
+        summary.dropped_products
+        == rows(tmp_path, "SELECT count(*) FROM products WHERE state = 'dropped'")[0][0]
+    )
+    query = (
+        "SELECT product_id FROM products WHERE split = 'train' AND class_index = ? AND state = ?"
+    )
     for class_index in (0, 1):
-        kept, dropped = (np.ravel(rows(tmp_path, query, class_index, state)) for state in ("kept", "dropped"))
+        kept, dropped = (
+            np.ravel(rows(tmp_path, query, class_index, state)) for state in ("kept", "dropped")
+        )
         assert product_hash(kept, 0).max() < product_hash(dropped, 0).min()
     store = Store(tmp_path / "store.sqlite")
     run(tmp_path / "all", dump)
     whole = Store(tmp_path / "all" / "store.sqlite")
     for unit in ("image", "product"):
         assert store.natural_counts(unit).tolist() == whole.natural_counts(unit).tolist()
-    assert len(store.images("val_a", "val_b", "reserve")) == len(whole.images("val_a", "val_b", "reserve"))
+    assert len(store.images("val_a", "val_b", "reserve")) == len(
+        whole.images("val_a", "val_b", "reserve")
+    )
     assert len(store.images("test")) <= 10
 
 
@@ -456,13 +596,19 @@ def test_a_later_dump_pushes_products_out_and_never_brings_one_back(tmp_path: Pa
     config = CatalogConfig(caps=Caps(train=15))
     dropped: set[int] = set()
     for number in range(4):
-        dump = write_bson(tmp_path / f"{number}.bson", [document(100 * number + i, 1) for i in range(30)])
+        dump = write_bson(
+            tmp_path / f"{number}.bson", [document(100 * number + i, 1) for i in range(30)]
+        )
         run(tmp_path, dump, config=config)
-        now = {i for (i,) in rows(tmp_path, "SELECT product_id FROM products WHERE state = 'dropped'")}
+        now = {
+            i for (i,) in rows(tmp_path, "SELECT product_id FROM products WHERE state = 'dropped'")
+        }
         assert dropped <= now
         dropped = now
         assert rows(tmp_path, "SELECT count(*) FROM images WHERE split = 'train'") == [(15,)]
-        assert rows(tmp_path, "SELECT count(*) FROM images") == rows(tmp_path, "SELECT count(*) FROM blobs")
+        assert rows(tmp_path, "SELECT count(*) FROM images") == rows(
+            tmp_path, "SELECT count(*) FROM blobs"
+        )
     assert not {i // POSITIONS for (i,) in rows(tmp_path, "SELECT image_id FROM images")} & dropped
     assert len(dropped) == 120 - 36 - 15
 
@@ -471,19 +617,29 @@ def test_a_later_dump_pushes_products_out_and_never_brings_one_back(tmp_path: Pa
 
 
 def planned(count: int) -> dict[str, list[int]]:
-    """The product ids 0 .. count-1 of one category, by the split that they are dealt to, in the order of their hash."""
+    """The product ids 0 .. count-1 of one category, by the split that they are dealt to, in the
+    order of their hash."""
     ids = np.arange(count)
     split = deal(np.zeros(count, int), ids, np.zeros((1, 5), np.int64), 0)
     order = np.argsort(product_hash(ids, 0))
     return {name: [int(i) for i in order if split[i] == k] for k, name in enumerate(SPLITS)}
 
 
-def test_of_identical_images_the_side_with_precedence_keeps_the_right_to_be_fitted(tmp_path: Path) -> None:
+def test_of_identical_images_the_side_with_precedence_keeps_the_right_to_be_fitted(
+    tmp_path: Path,
+) -> None:
     ids = np.arange(720)  # of 60 categories, so that a winner's hash may be above the loser's
     split, hashed = deal(ids // 12, ids, np.zeros((60, 5), np.int64), 0), product_hash(ids, 0)
-    free = {name: sorted(ids[split == k].tolist(), key=hashed.__getitem__) for k, name in enumerate(SPLITS)}
+    free = {
+        name: sorted(ids[split == k].tolist(), key=hashed.__getitem__)
+        for k, name in enumerate(SPLITS)
+    }
     ranks = ("test", "val_b", "val_a", "reserve", "train")
-    pairs = [(free[higher].pop(), free[lower].pop(0)) for i, higher in enumerate(ranks) for lower in ranks[i + 1 :]]
+    pairs = [
+        (free[higher].pop(), free[lower].pop(0))
+        for i, higher in enumerate(ranks)
+        for lower in ranks[i + 1 :]
+    ]
     assert all(hashed[winner] > hashed[loser] for winner, loser in pairs)
     for name in ranks:  # within a side the lower hash, which here is the higher id
         place = next(i for i in range(len(free[name])) if free[name][i] > free[name][i + 1])
@@ -495,12 +651,19 @@ def test_of_identical_images_the_side_with_precedence_keeps_the_right_to_be_fitt
         images[free[name][2]].append(jpeg(2000))  # one picture on all five sides
     twice = free["train"][5]
     images[twice] += [jpeg(3000), jpeg(3000)]
-    dump = write_bson(tmp_path / "a.bson", [document(i, i // 12, data) for i, data in images.items()])
+    dump = write_bson(
+        tmp_path / "a.bson", [document(i, i // 12, data) for i, data in images.items()]
+    )
     summary = run(tmp_path, dump)
     expected = {loser * POSITIONS: winner * POSITIONS for winner, loser in pairs}
-    expected |= {free[name][2] * POSITIONS + 1: free["test"][2] * POSITIONS + 1 for name in ranks[1:]}
+    expected |= {
+        free[name][2] * POSITIONS + 1: free["test"][2] * POSITIONS + 1 for name in ranks[1:]
+    }
     expected[twice * POSITIONS + 2] = twice * POSITIONS + 1
-    assert dict(rows(tmp_path, "SELECT image_id, duplicate_of FROM images WHERE status = 'duplicate'")) == expected
+    assert (
+        dict(rows(tmp_path, "SELECT image_id, duplicate_of FROM images WHERE status = 'duplicate'"))
+        == expected
+    )
     assert summary.duplicate_images == len(expected) == 20
     store = Store(tmp_path / "store.sqlite")
     table = store.images()
@@ -510,7 +673,12 @@ def test_of_identical_images_the_side_with_precedence_keeps_the_right_to_be_fitt
 
 
 def test_keep_fits_every_copy(small_dump: SmallDump, tmp_path: Path) -> None:
-    summary = run(tmp_path, small_dump.path, categories=small_dump.categories, config=CatalogConfig(duplicates="keep"))
+    summary = run(
+        tmp_path,
+        small_dump.path,
+        categories=small_dump.categories,
+        config=CatalogConfig(duplicates="keep"),
+    )
     store = Store(tmp_path / "store.sqlite")
     assert summary.duplicate_images == 0
     assert store.images().fit.all()
@@ -529,7 +697,9 @@ def test_a_later_dump_may_take_the_right_from_an_earlier_copy(tmp_path: Path) ->
     assert on_two_sides(store) == {"products": 0, "pictures": 0, "strays": 0}
     query = "SELECT split FROM images WHERE status = 'ok' AND digest = (SELECT digest FROM images WHERE image_id = ?)"
     assert rows(tmp_path, query, train * POSITIONS) == [("test",)]
-    assert rows(tmp_path, "SELECT status FROM images WHERE image_id = ?", train * POSITIONS) == [("duplicate",)]
+    assert rows(tmp_path, "SELECT status FROM images WHERE image_id = ?", train * POSITIONS) == [
+        ("duplicate",)
+    ]
 
 
 def test_what_a_cap_drops_keeps_no_right(tmp_path: Path) -> None:
@@ -541,7 +711,11 @@ def test_what_a_cap_drops_keeps_no_right(tmp_path: Path) -> None:
     query = "SELECT status, duplicate_of FROM images WHERE product_id = ?"
     run(tmp_path, write_bson(tmp_path / "a.bson", first), config=config)
     assert rows(tmp_path, query, copy) == [("duplicate", keeper * POSITIONS)]
-    run(tmp_path, write_bson(tmp_path / "b.bson", [document(100 + i, 1) for i in range(400)]), config=config)
+    run(
+        tmp_path,
+        write_bson(tmp_path / "b.bson", [document(100 + i, 1) for i in range(400)]),
+        config=config,
+    )
     assert rows(tmp_path, query, keeper) == []
     assert rows(tmp_path, query, copy) == [("ok", None)]
     assert Store(tmp_path / "store.sqlite").images().fit.all()
@@ -575,24 +749,35 @@ def test_blank_images_are_kept_and_not_used_and_no_duplicates(tmp_path: Path) ->
 
 
 def test_the_other_rules_count_what_they_leave_out(tmp_path: Path) -> None:
-    dump = write_bson(tmp_path / "a.bson", [document(i, 1, [jpeg(i, 16 + 8 * (i % 2))]) for i in range(20)])
+    dump = write_bson(
+        tmp_path / "a.bson", [document(i, 1, [jpeg(i, 16 + 8 * (i % 2))]) for i in range(20)]
+    )
     assert run(tmp_path / "a", dump, config=CatalogConfig(max_side=20)).rejects == {"too_long": 10}
-    assert run(tmp_path / "b", dump, config=CatalogConfig(max_pixels=400)).rejects == {"too_large": 10}
+    assert run(tmp_path / "b", dump, config=CatalogConfig(max_pixels=400)).rejects == {
+        "too_large": 10
+    }
     assert run(tmp_path / "c", dump).rejects == {}
 
 
 # --- refusals
 
 
-def test_other_settings_or_names_are_refused_naming_what_differs(small_dump: SmallDump, tmp_path: Path) -> None:
+def test_other_settings_or_names_are_refused_naming_what_differs(
+    small_dump: SmallDump, tmp_path: Path
+) -> None:
     run(tmp_path, small_dump.path, categories=small_dump.categories)
     before = (tmp_path / "store.sqlite").read_bytes()
     config = CatalogConfig(seed=3, caps=Caps(train=5))
-    with pytest.raises(ArtifactError, match=r"settings\.caps\.train was None, is now 5; settings\.seed was 0, is now 3"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"settings\.caps\.train was None, is now 5; settings\.seed was 0, is now 3",
+    ):
         run(tmp_path, small_dump.path, categories=small_dump.categories, config=config)
     lines = small_dump.categories.read_text().splitlines()
     (tmp_path / "names.csv").write_text("\n".join([lines[0], *lines[:0:-1]]))
-    with pytest.raises(ArtifactError, match=r"store\.sqlite: made from something else: taxonomy was .*--rebuild"):
+    with pytest.raises(
+        ArtifactError, match=r"store\.sqlite: made from something else: taxonomy was .*--rebuild"
+    ):
         run(tmp_path, small_dump.path, categories=tmp_path / "names.csv")
     assert (tmp_path / "store.sqlite").read_bytes() == before
 
@@ -617,7 +802,9 @@ def test_a_store_of_another_schema_is_refused(tmp_path: Path) -> None:
 
 def test_texts_of_a_named_field_are_kept(tmp_path: Path) -> None:
     titles = {1: " A red cup ", 2: "", 3: 4711, 4: "Tasse à thé"}
-    dump = write_bson(tmp_path / "a.bson", [document(i, 1, title=t) for i, t in titles.items()] + [document(5, 1)])
+    dump = write_bson(
+        tmp_path / "a.bson", [document(i, 1, title=t) for i, t in titles.items()] + [document(5, 1)]
+    )
     summary = run(tmp_path, dump, config=CatalogConfig(text="title"))
     assert summary.texts == 2
     ids = np.array([4, 5, 1, 3, 2])
@@ -629,14 +816,18 @@ def test_texts_of_a_named_field_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_store_of_the_first_schema_is_read_and_added_to(tmp_path: Path) -> None:
-    dump, later = (write_bson(tmp_path / f"{i}.bson", [document(i, 1), document(i + 5, 1)]) for i in (1, 2))
+    dump, later = (
+        write_bson(tmp_path / f"{i}.bson", [document(i, 1), document(i + 5, 1)]) for i in (1, 2)
+    )
     run(tmp_path, dump)
     with sqlite3.connect(tmp_path / "store.sqlite") as connection:
         connection.execute("ALTER TABLE products DROP COLUMN text")
         connection.execute("UPDATE meta SET value = '1' WHERE key = 'schema'")
         settings = "json_remove(value, '$.text')"
         connection.execute(f"UPDATE meta SET value = {settings} WHERE key = 'settings'")
-        connection.execute("UPDATE meta SET value = ? WHERE key = 'content'", (content_of(connection),))
+        connection.execute(
+            "UPDATE meta SET value = ? WHERE key = 'content'", (content_of(connection),)
+        )
     before = fingerprint(tmp_path)
     assert Store(tmp_path / "store.sqlite").texts(np.array([1, 6])) == ["", ""]
     assert not run(tmp_path, dump).changed and fingerprint(tmp_path) == before
@@ -646,13 +837,20 @@ def test_a_store_of_the_first_schema_is_read_and_added_to(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("limit", [3_000, 40_000, 120_000])
 def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(
-    small_dump: SmallDump, small_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+    small_dump: SmallDump,
+    small_store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
 ) -> None:
     def work() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         try:
-            statements(lambda: run(tmp_path, small_dump.path, categories=small_dump.categories), monkeypatch)
+            statements(
+                lambda: run(tmp_path, small_dump.path, categories=small_dump.categories),
+                monkeypatch,
+            )
         except ShelfsortError as error:
             if "can't be written" in str(error):
                 os._exit(7)
@@ -671,9 +869,13 @@ def test_a_slow_writer_is_not_run_over(tmp_path: Path, monkeypatch: pytest.Monke
     index, taken, ahead = build_index([dump]), 0, []
     read: list[int] = []
     original = DumpReader.product
-    monkeypatch.setattr(DumpReader, "product", lambda self, *place: (read.append(1), original(self, *place))[1])
+    monkeypatch.setattr(
+        DumpReader, "product", lambda self, *place: (read.append(1), original(self, *place))[1]
+    )
     monkeypatch.setattr(catalog.store.checker, "_CHUNK_BYTES", 5 * int(index.length[0]))
-    for chunk, products, checked in catalog.store.checker.checked_chunks(index, np.arange(400)[:, None], CatalogConfig(), 2):
+    for chunk, products, checked in catalog.store.checker.checked_chunks(
+        index, np.arange(400)[:, None], CatalogConfig(), 2
+    ):
         time.sleep(0.003)
         ahead.append(len(read) - taken)
         taken += len(chunk)
@@ -701,12 +903,24 @@ def test_ten_times_the_dump_takes_less_than_a_fifth_more_memory(tmp_path: Path, 
         pictures = [jpeg(i, 180, quality=60) for i in range(50)]
         with open(dump, "wb") as file:
             for i in range(products):
-                images = [pictures[(i * 7 + j) % 50] + i.to_bytes(4, "little") for j in range(1 + i % 3)]
+                images = [
+                    pictures[(i * 7 + j) % 50] + i.to_bytes(4, "little") for j in range(1 + i % 3)
+                ]
                 file.write(bson.encode(document(i, i % 40, images)))
         done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(script), tmp_path / str(products), dump, str(jobs)],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-c",
+                textwrap.dedent(script),
+                tmp_path / str(products),
+                dump,
+                str(jobs),
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         peaks.append([int(x) for x in done.stdout.split()])
     index = 20_000 * 42 / 1024
     assert peaks[1][0] - index < 1.2 * peaks[0][0], peaks
@@ -720,10 +934,19 @@ def test_ten_times_the_dump_takes_less_than_a_fifth_more_memory(tmp_path: Path, 
 def test_cdiscounts_own_sample(tmp_path: Path) -> None:
     folder = outside_data("cdiscount")
     summary = run(tmp_path, folder / "train_example.bson", categories=folder / "category_names.csv")
-    assert (summary.products, summary.images, summary.categories, summary.categories_in_use) == (82, 110, 5270, 36)
+    assert (summary.products, summary.images, summary.categories, summary.categories_in_use) == (
+        82,
+        110,
+        5270,
+        36,
+    )
     assert (summary.rejects, summary.blank_images) == ({}, 0)
     assert sum(k["images"] for k in summary.kept.values()) == 110
-    assert on_two_sides(Store(tmp_path / "store.sqlite")) == {"products": 0, "pictures": 0, "strays": 0}
+    assert on_two_sides(Store(tmp_path / "store.sqlite")) == {
+        "products": 0,
+        "pictures": 0,
+        "strays": 0,
+    }
 
 
 @pytest.mark.slow
@@ -733,4 +956,8 @@ def test_real_catalogues_have_nothing_on_two_sides(tmp_path: Path, name: str, im
     summary = run(tmp_path, folder / "train.bson", categories=folder / "category_names.csv", jobs=2)
     assert summary.images == images
     assert summary.rejects == {}
-    assert on_two_sides(Store(tmp_path / "store.sqlite")) == {"products": 0, "pictures": 0, "strays": 0}
+    assert on_two_sides(Store(tmp_path / "store.sqlite")) == {
+        "products": 0,
+        "pictures": 0,
+        "strays": 0,
+    }

@@ -1,4 +1,5 @@
-"""The reader of the store: what it gives, in every process, and how it refuses a file that isn't whole."""
+"""The reader of the store: what it gives, in every process, and how it refuses a file that isn't
+whole."""
 
 import os
 import pickle
@@ -21,12 +22,30 @@ from tests.conftest import SmallDump, on_two_sides
 
 def test_image_ids_are_those_of_existing_files() -> None:
     """Stores, features and tables of scores hold them: another rule would be another format."""
-    assert image_ids(np.array([3, 0, 7]), np.array([2, 1, 3])).tolist() == [49152, 49153, 0, 114688, 114689, 114690]
+    assert image_ids(np.array([3, 0, 7]), np.array([2, 1, 3])).tolist() == [
+        49152,
+        49153,
+        0,
+        114688,
+        114689,
+        114690,
+    ]
 
 
-def test_every_image_of_the_dump_with_its_own_bytes(small_dump: SmallDump, small_store: Store) -> None:
-    expected = {p.product_id * POSITIONS + i: d for p in products([small_dump.path]) for i, d in enumerate(p.images)}
-    blank = {i for (i,) in small_store.connection.execute("SELECT image_id FROM images WHERE status = 'blank'")}
+def test_every_image_of_the_dump_with_its_own_bytes(
+    small_dump: SmallDump, small_store: Store
+) -> None:
+    expected = {
+        p.product_id * POSITIONS + i: d
+        for p in products([small_dump.path])
+        for i, d in enumerate(p.images)
+    }
+    blank = {
+        i
+        for (i,) in small_store.connection.execute(
+            "SELECT image_id FROM images WHERE status = 'blank'"
+        )
+    }
     table = small_store.images()
     assert set(table.image_id.tolist()) | blank == set(expected)
     assert blank and not blank & set(table.image_id.tolist())
@@ -37,16 +56,29 @@ def test_every_image_of_the_dump_with_its_own_bytes(small_dump: SmallDump, small
     assert small_store.read(some) == [expected[i] for i in some.tolist()]
 
 
-def test_images_come_in_store_order_with_their_dtypes(small_dump: SmallDump, small_store: Store) -> None:
+def test_images_come_in_store_order_with_their_dtypes(
+    small_dump: SmallDump, small_store: Store
+) -> None:
     table = small_store.images()
-    keys = list(zip(table.split.tolist(), table.class_index.tolist(), table.image_id.tolist(), strict=True))
+    keys = list(
+        zip(table.split.tolist(), table.class_index.tolist(), table.image_id.tolist(), strict=True)
+    )
     assert keys == sorted(keys)
-    assert [getattr(table, n).dtype.name for n in ("image_id", "product_id", "class_index", "split", "fit")] == [
-        "int64", "int64", "int32", "uint8", "bool",
-    ]  # fmt: skip
+    assert [
+        getattr(table, n).dtype.name
+        for n in ("image_id", "product_id", "class_index", "split", "fit")
+    ] == [
+        "int64",
+        "int64",
+        "int32",
+        "uint8",
+        "bool",
+    ]
     np.testing.assert_array_equal(table.image_id // POSITIONS, table.product_id)
     categories = {p.product_id: p.category_id for p in products([small_dump.path])}
-    classes = small_store.taxonomy.class_index(np.array([categories[i] for i in table.product_id.tolist()]))
+    classes = small_store.taxonomy.class_index(
+        np.array([categories[i] for i in table.product_id.tolist()])
+    )
     np.testing.assert_array_equal(table.class_index, classes)
     assert 0 < (~table.fit).sum() < len(table)
 
@@ -62,7 +94,9 @@ def test_splits_can_be_asked_for_one_by_one(small_store: Store) -> None:
     assert len(whole[:7]) == 7
 
 
-def test_taxonomy_and_settings_are_those_of_the_ingest(small_dump: SmallDump, small_store: Store) -> None:
+def test_taxonomy_and_settings_are_those_of_the_ingest(
+    small_dump: SmallDump, small_store: Store
+) -> None:
     assert small_store.taxonomy.fingerprint == Taxonomy.from_csv(small_dump.categories).fingerprint
     assert small_store.settings["duplicates"] == "drop"
     assert len(small_store.fingerprint) == 16
@@ -77,7 +111,9 @@ def test_natural_counts_are_of_train_and_reserve_alone(small_store: Store) -> No
     ).fetchone()[0]
     assert by_image.sum() == len(table) + blank
     assert (by_image >= by_product).all() and by_product.dtype == np.int64
-    stored = small_store.connection.execute("SELECT count(*) FROM products WHERE split IN ('train', 'reserve')")
+    stored = small_store.connection.execute(
+        "SELECT count(*) FROM products WHERE split IN ('train', 'reserve')"
+    )
     assert by_product.sum() == stored.fetchone()[0]
     with pytest.raises(KeyError):
         small_store.natural_counts("banana")
@@ -102,14 +138,17 @@ def test_linked_products_share_a_picture_with_another_split(small_store: Store) 
     found = {}
     for split in SPLITS:
         elsewhere = {digest for digest, _, other in rows if other != split}
-        expected = sorted({product for digest, product, own in rows if own == split and digest in elsewhere})
+        expected = sorted(
+            {product for digest, product, own in rows if own == split and digest in elsewhere}
+        )
         assert small_store.linked(split).tolist() == expected
         found[split] = len(expected)
     assert any(found.values())
 
 
 def test_groups_join_products_through_others(small_store: Store) -> None:
-    """Every pair that shares a picture is of one group, the least such groups, in whatever order the products stand."""
+    """Every pair that shares a picture is of one group, the least such groups, in whatever order
+    the products stand."""
     ids = np.unique(small_store.images().product_id)[::-1]
     group = dict(zip(ids.tolist(), small_store.groups_of(ids).tolist(), strict=True))
     names = {product: product for product in group}
@@ -117,15 +156,26 @@ def test_groups_join_products_through_others(small_store: Store) -> None:
     for _ in pairs:
         for a, b in pairs:
             names[a] = names[b] = min(names[a], names[b])
-    assert len({(group[p], names[p]) for p in names}) == len(set(names.values())) == len(set(group.values())) < len(ids)
+    assert (
+        len({(group[p], names[p]) for p in names})
+        == len(set(names.values()))
+        == len(set(group.values()))
+        < len(ids)
+    )
     alone = small_store.groups_of(np.repeat(ids, 2), "val_b")  # no two of it share one
     assert alone[::2].tolist() == alone[1::2].tolist() and len(set(alone.tolist())) == len(ids)
 
 
-def test_unseen_products_have_no_photo_that_shows_something(small_store: Store, tmp_path: Path) -> None:
-    kept = small_store.connection.execute("SELECT product_id, split FROM products WHERE state = 'kept'").fetchall()
+def test_unseen_products_have_no_photo_that_shows_something(
+    small_store: Store, tmp_path: Path
+) -> None:
+    kept = small_store.connection.execute(
+        "SELECT product_id, split FROM products WHERE state = 'kept'"
+    ).fetchall()
     seen = set(small_store.images().product_id.tolist())
-    expected = [sum(own == split and product not in seen for product, own in kept) for split in SPLITS]
+    expected = [
+        sum(own == split and product not in seen for product, own in kept) for split in SPLITS
+    ]
     assert [small_store.unseen(split) for split in SPLITS] == expected and any(expected)
     path = copy(small_store, tmp_path)
     product = int(small_store.images("test").product_id[0])
@@ -205,7 +255,9 @@ def test_a_missing_store(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage " * 1000, bytes(40_000), b"SQLite format 3\0" + bytes(10_000)])
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage " * 1000, bytes(40_000), b"SQLite format 3\0" + bytes(10_000)]
+)
 def test_what_is_no_store_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "store.sqlite").write_bytes(content)
     assert "not readable as a store" in refusal(tmp_path / "store.sqlite").problem
@@ -254,7 +306,11 @@ def test_an_image_that_is_gone_is_named(small_store: Store, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "statement, problem, command",
     [
-        ("UPDATE meta SET value = '9' WHERE key = 'schema'", "store of schema 9, expected 2", "--rebuild"),
+        (
+            "UPDATE meta SET value = '9' WHERE key = 'schema'",
+            "store of schema 9, expected 2",
+            "--rebuild",
+        ),
         ("DELETE FROM meta WHERE key = 'schema'", "store of schema None, expected 2", "--rebuild"),
         ("UPDATE dumps SET state = 'planned'", "train.bson was interrupted", "resumes"),
         ("DELETE FROM meta WHERE key = 'content'", "was interrupted", "resumes"),
@@ -283,12 +339,17 @@ def test_other_schemas_and_unfinished_stores_are_refused(
         "UPDATE meta SET value = 'f' WHERE key = 'content'",
     ],
 )
-def test_a_row_that_ingest_did_not_write_is_noticed(small_store: Store, tmp_path: Path, change: str) -> None:
+def test_a_row_that_ingest_did_not_write_is_noticed(
+    small_store: Store, tmp_path: Path, change: str
+) -> None:
     path = Path(shutil.copy(small_store.path, tmp_path))
     Store(path).verify()
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(change)
-    with pytest.raises(ArtifactError, match=r"store\.sqlite: its rows are not those that ingest wrote.*shelfsort ingest"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"store\.sqlite: its rows are not those that ingest wrote.*shelfsort ingest",
+    ):
         Store(path).verify()
 
 
@@ -298,7 +359,9 @@ def altered(store: Store, folder: Path, *statements: str) -> Store:
     with closing(sqlite3.connect(path)) as connection, connection:
         for statement in statements:
             connection.execute(statement)
-        connection.execute("UPDATE meta SET value = ? WHERE key = 'content'", (content_of(connection),))
+        connection.execute(
+            "UPDATE meta SET value = ? WHERE key = 'content'", (content_of(connection),)
+        )
     return Store(path)
 
 
@@ -310,7 +373,9 @@ def test_a_store_of_the_first_schema_is_read(small_store: Store, tmp_path: Path)
     assert store.texts(store.images().product_id[:2]) == ["", ""]
 
 
-def test_texts_come_in_the_order_asked_and_count_as_content(small_store: Store, tmp_path: Path) -> None:
+def test_texts_come_in_the_order_asked_and_count_as_content(
+    small_store: Store, tmp_path: Path
+) -> None:
     named = "UPDATE meta SET value = json_set(value, '$.text', 'title') WHERE key = 'settings'"
     ids = np.unique(small_store.images().product_id)[::-1]
     given = f"UPDATE products SET text = 'no. ' || product_id WHERE product_id != {ids[-1]}"
@@ -318,6 +383,8 @@ def test_texts_come_in_the_order_asked_and_count_as_content(small_store: Store, 
     assert store.texts(ids) == [*(f"no. {i}" for i in ids[:-1]), ""]
     store.verify()
     with closing(sqlite3.connect(store.path)) as connection, connection:
-        connection.execute("UPDATE products SET text = 'else' WHERE product_id = (SELECT max(product_id) FROM products)")
+        connection.execute(
+            "UPDATE products SET text = 'else' WHERE product_id = (SELECT max(product_id) FROM products)"
+        )
     with pytest.raises(ArtifactError, match="not those that ingest wrote"):
         Store(store.path).verify()

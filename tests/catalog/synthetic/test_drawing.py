@@ -1,4 +1,5 @@
-"""The drawn photos: every family is visible, patterned and lit, and misleading views hide the category."""
+"""The drawn photos: every family is visible, patterned and lit, and misleading views hide the
+category."""
 
 import io
 
@@ -41,7 +42,9 @@ def test_every_silhouette_fits_its_picture(family, slim, detail):
 
 
 def test_families_differ_in_outline():
-    outlines = np.stack([on_white(product(silhouette)).min(axis=2) < 200 for _, _, silhouette in FAMILIES])
+    outlines = np.stack(
+        [on_white(product(silhouette)).min(axis=2) < 200 for _, _, silhouette in FAMILIES]
+    )
     assert len(np.unique(outlines.reshape(len(FAMILIES), -1), axis=0)) == len(FAMILIES)
 
 
@@ -62,7 +65,10 @@ def test_products_of_a_look_differ_and_views_of_a_product_share_its_colours():
 
 def test_size_charts_and_cartons_do_not_depend_on_pattern_and_proportion():
     looks = product(slim=-1.0), product(pattern="checks", slim=1.0, detail=1.0)
-    same = [np.array_equal(*(mislead(look, np.random.default_rng(seed), SIDE) for look in looks)) for seed in range(30)]
+    same = [
+        np.array_equal(*(mislead(look, np.random.default_rng(seed), SIDE) for look in looks))
+        for seed in range(30)
+    ]
     assert 10 <= sum(same) < 30  # the rest are close-ups
 
 

@@ -36,7 +36,10 @@ def rows(path) -> list[dict]:
 
 def digests(spec) -> list[list[str]]:
     """A product's pictures, by the hash of their bytes."""
-    return [[hashlib.sha256(image["picture"]).hexdigest() for image in document["imgs"]] for document in products(spec)]
+    return [
+        [hashlib.sha256(image["picture"]).hexdigest() for image in document["imgs"]]
+        for document in products(spec)
+    ]
 
 
 def test_dump_has_cdiscounts_fields(tmp_path):
@@ -85,9 +88,14 @@ def test_unlabelled_dump_has_the_same_pictures_and_labels_apart(tmp_path):
     spec = SyntheticSpec(categories=6, products=60, side=32, label_noise=0, first_product_id=900)
     write_dump(tmp_path / "test.bson", spec, labelled=False)
     write_labels(tmp_path / "labels.csv", spec)
-    documents, labelled = bson.decode_all((tmp_path / "test.bson").read_bytes()), list(products(spec))
+    documents, labelled = (
+        bson.decode_all((tmp_path / "test.bson").read_bytes()),
+        list(products(spec)),
+    )
     assert [list(document) for document in documents] == [["_id", "imgs"]] * 60
-    assert [document["imgs"] for document in documents] == [document["imgs"] for document in labelled]
+    assert [document["imgs"] for document in documents] == [
+        document["imgs"] for document in labelled
+    ]
     expected = [{"_id": str(d["_id"]), "category_id": str(d["category_id"])} for d in labelled]
     assert rows(tmp_path / "labels.csv") == expected
     assert expected[0]["_id"] == "900"
@@ -99,7 +107,10 @@ def test_titles_tell_something_of_the_category_and_change_no_picture():
     assert [list(d) for d in plain] == [["_id", "category_id", "imgs"]] * 400
     assert [d["imgs"] for d in found] == [d["imgs"] for d in plain]
     every = categories(spec)
-    named = [every[c].level2.lower() in d.get("title", "").lower() for c, d in zip(plan(spec).category, found, strict=True)]
+    named = [
+        every[c].level2.lower() in d.get("title", "").lower()
+        for c, d in zip(plan(spec).category, found, strict=True)
+    ]
     assert 0.5 < np.mean(named) < 0.9
     assert 0 < sum("title" not in d for d in found) < 30
 
@@ -109,7 +120,11 @@ def test_label_noise_is_as_asked_and_mostly_within_the_family(tmp_path):
     write_labels(tmp_path / "labels.csv", spec)
     family = {category.category_id: category.level2 for category in categories(spec)}
     true = [int(row["category_id"]) for row in rows(tmp_path / "labels.csv")]
-    wrong = [(t, d["category_id"]) for t, d in zip(true, products(spec), strict=True) if t != d["category_id"]]
+    wrong = [
+        (t, d["category_id"])
+        for t, d in zip(true, products(spec), strict=True)
+        if t != d["category_id"]
+    ]
     assert 0.32 < len(wrong) / 400 < 0.48
     assert 0.6 < np.mean([family[t] == family[label] for t, label in wrong]) < 0.9
 
@@ -117,7 +132,12 @@ def test_label_noise_is_as_asked_and_mostly_within_the_family(tmp_path):
 def test_categories_file_is_a_hierarchy_with_names_that_repeat(tmp_path):
     write_categories(tmp_path / "category_names.csv", SyntheticSpec())
     table = rows(tmp_path / "category_names.csv")
-    assert list(table[0]) == ["category_id", "category_level1", "category_level2", "category_level3"]
+    assert list(table[0]) == [
+        "category_id",
+        "category_level1",
+        "category_level2",
+        "category_level3",
+    ]
     ids = [int(row["category_id"]) for row in table]
     assert len(set(ids)) == 24
     assert all(10**9 <= number < 2 * 10**9 for number in ids)
@@ -126,14 +146,18 @@ def test_categories_file_is_a_hierarchy_with_names_that_repeat(tmp_path):
     for level in ("category_level1", "category_level2"):
         names = [row[level] for row in table]
         assert 1 < len(set(names)) < 24
-        assert sum(a != b for a, b in pairwise(names)) == len(set(names)) - 1, "a name's rows stand together"
+        assert sum(a != b for a, b in pairwise(names)) == len(set(names)) - 1, (
+            "a name's rows stand together"
+        )
 
 
 def test_thousands_of_categories_have_their_own_ids_and_names():
     every = categories(SyntheticSpec(categories=5270, products=5270))
     assert len({category.category_id for category in every}) == 5270
     assert len({(category.level2, category.level3) for category in every}) == 5270
-    assert len({(category.level1, category.level2) for category in every}) == len({c.level2 for c in every})
+    assert len({(category.level1, category.level2) for category in every}) == len(
+        {c.level2 for c in every}
+    )
 
 
 def test_categories_depend_on_the_offset_and_not_on_the_seed():
@@ -141,11 +165,16 @@ def test_categories_depend_on_the_offset_and_not_on_the_seed():
     first = {(c.category_id, c.level2) for c in categories(SyntheticSpec())}
     other = {(c.category_id, c.level2) for c in categories(SyntheticSpec(family_offset=6))}
     assert not first & other
-    assert categories(SyntheticSpec(categories=8))[4:] == categories(SyntheticSpec(categories=4, family_offset=1))[:4]
+    assert (
+        categories(SyntheticSpec(categories=8))[4:]
+        == categories(SyntheticSpec(categories=4, family_offset=1))[:4]
+    )
 
 
 def test_a_silhouette_that_comes_again_has_another_height_and_name():
-    rounds = [categories(SyntheticSpec(categories=4, family_offset=offset))[0] for offset in (0, 24, 48)]
+    rounds = [
+        categories(SyntheticSpec(categories=4, family_offset=offset))[0] for offset in (0, 24, 48)
+    ]
     assert len({category.look.silhouette for category in rounds}) == 1
     assert len({category.look.height for category in rounds}) == 3
     assert len({category.level2 for category in rounds}) == 3
@@ -166,7 +195,9 @@ def test_every_category_has_a_product_and_the_order_is_shuffled():
 
 
 def test_image_counts_follow_cdiscounts_mix():
-    counts = np.bincount([len(document["imgs"]) for document in products(SyntheticSpec(products=400, side=16))])
+    counts = np.bincount(
+        [len(document["imgs"]) for document in products(SyntheticSpec(products=400, side=16))]
+    )
     assert counts[1:] / 400 == pytest.approx([0.618, 0.160, 0.077, 0.146], abs=0.07)
 
 
@@ -190,17 +221,29 @@ def test_without_duplicates_and_blanks_all_pictures_differ():
 
 @pytest.mark.parametrize("blanks, share", [(0.0, 0.0), (1.0, 1.0), (0.3, 0.3)])
 def test_blanks_are_of_one_colour(blanks, share):
-    spec = SyntheticSpec(categories=2, products=100, side=16, blanks=blanks, duplicates=0, misleading=0)
-    grey = [np.asarray(Image.open(io.BytesIO(picture(spec, index, 0))).convert("L")) for index in range(100)]
+    spec = SyntheticSpec(
+        categories=2, products=100, side=16, blanks=blanks, duplicates=0, misleading=0
+    )
+    grey = [
+        np.asarray(Image.open(io.BytesIO(picture(spec, index, 0))).convert("L"))
+        for index in range(100)
+    ]
     assert np.mean([np.ptp(pixels) == 0 for pixels in grey]) == pytest.approx(share, abs=0.12)
 
 
 def test_nearest_neighbour_finds_the_family_more_easily_than_the_category():
-    spec = SyntheticSpec(products=600, side=32, tail=0, label_noise=0, duplicates=0, blanks=0, misleading=0)
-    seen = np.stack([
-        np.asarray(Image.open(io.BytesIO(picture(spec, index, 0))).convert("L").resize((16, 16)), np.float32).ravel()
-        for index in range(600)
-    ])
+    spec = SyntheticSpec(
+        products=600, side=32, tail=0, label_noise=0, duplicates=0, blanks=0, misleading=0
+    )
+    seen = np.stack(
+        [
+            np.asarray(
+                Image.open(io.BytesIO(picture(spec, index, 0))).convert("L").resize((16, 16)),
+                np.float32,
+            ).ravel()
+            for index in range(600)
+        ]
+    )
     true = plan(spec).category
     distance = np.square(seen[400:, None] - seen[None, :400]).sum(axis=2)
     guess = true[:400][distance.argmin(axis=1)]
@@ -210,14 +253,20 @@ def test_nearest_neighbour_finds_the_family_more_easily_than_the_category():
     assert 0.1 < exact < found - 0.15  # 24 categories: chance is 0.04
 
 
-@pytest.mark.parametrize("wrong, says", [
-    ({"categories": 0}, "categories: expected at least 1, found 0"),
-    ({"categories": 10, "products": 9}, "products: expected at least one for each of 10 categories, found 9"),
-    ({"categories": 100_000, "products": 100_000}, "expected at most 12498"),
-    ({"label_noise": 1.5}, "label_noise: expected a share from 0 to 1, found 1.5"),
-    ({"seed": -1}, "seed: expected at least 0, found -1"),
-    ({"side": 4}, "side: expected at least 16, found 4"),
-])
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"categories": 0}, "categories: expected at least 1, found 0"),
+        (
+            {"categories": 10, "products": 9},
+            "products: expected at least one for each of 10 categories, found 9",
+        ),
+        ({"categories": 100_000, "products": 100_000}, "expected at most 12498"),
+        ({"label_noise": 1.5}, "label_noise: expected a share from 0 to 1, found 1.5"),
+        ({"seed": -1}, "seed: expected at least 0, found -1"),
+        ({"side": 4}, "side: expected at least 16, found 4"),
+    ],
+)
 def test_impossible_specs_are_refused_by_name(wrong, says):
     with pytest.raises(ConfigError, match=says):
         SyntheticSpec(**wrong)

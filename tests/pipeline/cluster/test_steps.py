@@ -32,7 +32,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
         yield client
 
 
-def test_every_step_makes_the_same(tiny: Tiny, client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_step_makes_the_same(
+    tiny: Tiny, client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     copy = tiny.copy(Path("run"))
     run, config = copy.run, copy.config
@@ -40,11 +42,16 @@ def test_every_step_makes_the_same(tiny: Tiny, client, tmp_path: Path, monkeypat
         path.unlink()
     shutil.rmtree(run.stage2)
     options = {"rebuild": False, "say": lambda _: None, "workers": lambda: _lent(client)}
-    steps.ingest(run, config, [str(tiny.data / "train.bson")], tiny.data / "category_names.csv", **options)
+    steps.ingest(
+        run, config, [str(tiny.data / "train.bson")], tiny.data / "category_names.csv", **options
+    )
     assert Run(run.folder).store.fingerprint == tiny.run.store.fingerprint
     steps.features(run, config, **options)
     for name in ("stage1", "small"):
-        with h5py.File(run.view(name).features_path) as ours, h5py.File(tiny.run.view(name).features_path) as theirs:
+        with (
+            h5py.File(run.view(name).features_path) as ours,
+            h5py.File(tiny.run.view(name).features_path) as theirs,
+        ):
             np.testing.assert_array_equal(ours["features"][:], theirs["features"][:])
             assert ours.attrs["complete"] and (ours["status"][:] == theirs["status"][:]).all()
     steps.stage2(run, config, **options)
@@ -52,14 +59,18 @@ def test_every_step_makes_the_same(tiny: Tiny, client, tmp_path: Path, monkeypat
     assert ours["files"] == theirs["files"] and ours["categories"] == theirs["categories"]
 
 
-def test_what_reclassifiers_are_trained_on_is_sent_once(tiny: Tiny, client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_reclassifiers_are_trained_on_is_sent_once(
+    tiny: Tiny, client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, config = tiny.run, tiny.config
     stores = [part.features for part in run.views(config.view_names)]
     material = gather(stores, steps.class_mixes(run), run.store.taxonomy, config.stage2)
     picker, _ = material.picker(config.stage2, 1)
     assert sizeof(picker) == pytest.approx(len(pickle.dumps(picker)), rel=0.1)
     sets, pickled = [np.array([c, c + 1]) for c in range(7)], []
-    monkeypatch.setattr(RowPicker, "__getstate__", lambda self: pickled.append(1) or vars(self), raising=False)
+    monkeypatch.setattr(
+        RowPicker, "__getstate__", lambda self: pickled.append(1) or vars(self), raising=False
+    )
     with training(client, run):
         rows = joblib.Parallel()(joblib.delayed(count)(picker, members) for members in sets)
     assert rows == [count(picker, members) for members in sets] and len(pickled) == 1

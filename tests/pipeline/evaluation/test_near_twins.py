@@ -9,7 +9,14 @@ from features.neighbours import unit
 from features.schema import DONE
 from features.store import FeatureStore
 from pipeline.evaluation import near_twins as module
-from pipeline.evaluation.near_twins import COSINE, LIKENESS, SAMPLE, near_twins, nearest_cosines, twin_figures
+from pipeline.evaluation.near_twins import (
+    COSINE,
+    LIKENESS,
+    SAMPLE,
+    near_twins,
+    nearest_cosines,
+    twin_figures,
+)
 from tests.pipeline.tiny import Tiny
 
 
@@ -26,16 +33,30 @@ def test_the_nearest_fitted_photo_in_every_network(
     monkeypatch.setattr(module, "_BLOCK", block)
     table, span = stores[0].table, stores[0].of_split("test")
     rows = np.arange(span.start, span.stop)[::-3]
-    fitted = table.fit & (stores[0].status == DONE) & np.isin(table.split, [SPLITS.index(s) for s in ("train", "reserve")])
-    cosines = np.min([unit(s.features_at(rows[::-1]))[::-1] @ unit(s.features(slice(None)))[fitted].T for s in stores], axis=0)
+    fitted = (
+        table.fit
+        & (stores[0].status == DONE)
+        & np.isin(table.split, [SPLITS.index(s) for s in ("train", "reserve")])
+    )
+    cosines = np.min(
+        [
+            unit(s.features_at(rows[::-1]))[::-1] @ unit(s.features(slice(None)))[fitted].T
+            for s in stores
+        ],
+        axis=0,
+    )
     same = table.class_index[rows][:, None] == table.class_index[fitted]
     own, other = nearest_cosines(stores, rows)
     np.testing.assert_allclose(own, np.where(same, cosines, -1).max(axis=1), atol=1e-5)
     np.testing.assert_allclose(other, np.where(same, -1, cosines).max(axis=1), atol=1e-5)
 
 
-def test_what_is_evaluated_is_sampled_by_product(tiny: Tiny, stores: list[FeatureStore], monkeypatch: pytest.MonkeyPatch) -> None:
-    items = pandas.read_parquet(tiny.folder / "evaluation" / "items.parquet").query("unit == 'image'")
+def test_what_is_evaluated_is_sampled_by_product(
+    tiny: Tiny, stores: list[FeatureStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = pandas.read_parquet(tiny.folder / "evaluation" / "items.parquet").query(
+        "unit == 'image'"
+    )
     whole = near_twins(stores, items)
     assert whole["share"]["n"] == len(items) <= SAMPLE and whole["networks"] == 2
     assert whole["top1_with"]["n"] + whole["top1_without"]["n"] == len(items)
@@ -49,7 +70,9 @@ def made_sample(n: int) -> pandas.DataFrame:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 9, n)
     answer = np.where(rng.random(n) < 2 / 3, truth, 9)
-    return pandas.DataFrame({"class_index": truth, "two_stage_class": answer, "group": np.arange(n)})
+    return pandas.DataFrame(
+        {"class_index": truth, "two_stage_class": answer, "group": np.arange(n)}
+    )
 
 
 def test_planted_twins_are_counted_and_warned_of() -> None:
@@ -64,7 +87,8 @@ def test_planted_twins_are_counted_and_warned_of() -> None:
 
 
 def test_a_network_to_which_everything_is_alike_does_not_call_all_of_it_twins() -> None:
-    """Own and other categories are equally near, at cosines above COSINE: the threshold rises to what likeness explains."""
+    """Own and other categories are equally near, at cosines above COSINE: the threshold rises to
+    what likeness explains."""
     rng = np.random.default_rng(0)
     own, other = rng.uniform(0.95, 1, (2, 1000))
     found = twin_figures(made_sample(1000), own, other)

@@ -1,4 +1,5 @@
-"""The exported folder: the documentation's own code reads it, without shelfsort and PyTorch, and answers as fp32 does."""
+"""The exported folder: the documentation's own code reads it, without shelfsort and PyTorch, and
+answers as fp32 does."""
 
 import importlib.util
 import io
@@ -26,9 +27,20 @@ from tests.pipeline.tiny import Tiny, documents
 
 ROOT = Path(__file__).parents[3]
 ALLOWED = {
-    "numpy", "scipy", "xgboost", "onnxruntime", "PIL", "flatbuffers", "google", "packaging",  # onnxruntime's own needs
-    "reader", "catalog", "features", "stage1_cnn", "stage2_xgb",
-}  # fmt: skip
+    "numpy",
+    "scipy",
+    "xgboost",
+    "onnxruntime",
+    "PIL",
+    "flatbuffers",
+    "google",
+    "packaging",  # onnxruntime's own needs
+    "reader",
+    "catalog",
+    "features",
+    "stage1_cnn",
+    "stage2_xgb",
+}
 GUARD = """
 import sys
 from importlib.abc import MetaPathFinder
@@ -54,15 +66,21 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     guarded = f"ALLOWED = {ALLOWED!r}\n{GUARD}\n{code}"
     environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-I", "-B", "-c", guarded, *map(str, arguments)]
-    return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=240)
+    return subprocess.run(
+        command, env=environment, cwd="/", capture_output=True, text=True, timeout=240
+    )
 
 
 def code_of_the_docs() -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL
+    )
     return code
 
 
-def test_the_code_of_the_docs_answers_as_the_fp32_path(tiny: Tiny, model: Model, exported: Path, tmp_path: Path) -> None:
+def test_the_code_of_the_docs_answers_as_the_fp32_path(
+    tiny: Tiny, model: Model, exported: Path, tmp_path: Path
+) -> None:
     product = next(d for d in documents(tiny.data / "test.bson") if len(d["imgs"]) >= 2)
     photos = [tmp_path / f"{i}.jpg" for i in range(len(product["imgs"]))]
     for path, image in zip(photos, product["imgs"], strict=True):
@@ -79,7 +97,9 @@ def test_the_code_of_the_docs_answers_as_the_fp32_path(tiny: Tiny, model: Model,
 
 def test_many_products_at_once(tiny: Tiny, model: Model, exported: Path, tmp_path: Path) -> None:
     products = [d["imgs"] for d in documents(tiny.data / "test.bson")][:60]
-    paths = [[tmp_path / f"{n}-{i}.jpg" for i in range(len(images))] for n, images in enumerate(products)]
+    paths = [
+        [tmp_path / f"{n}-{i}.jpg" for i in range(len(images))] for n, images in enumerate(products)
+    ]
     for images, files in zip(products, paths, strict=True):
         for image, path in zip(images, files, strict=True):
             path.write_bytes(image["picture"])
@@ -106,28 +126,50 @@ np.save({str(tmp_path / "found.npy")!r}, found)
         answer = predict_files(model, files, len(model.taxonomy))
         expected[row, answer.classes] = answer.confidences
     assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()
-    off = np.abs(found - expected).max(axis=1)  # the last bit of a feature may put a product on a tree's other side
+    off = np.abs(found - expected).max(
+        axis=1
+    )  # the last bit of a feature may put a product on a tree's other side
     assert (off < 1e-3).mean() > 0.9 and off.max() < 0.05
 
 
 def test_every_file_is_in_the_manifest(exported: Path) -> None:
     manifest = json.loads((exported / "manifest.json").read_text())
-    files = {str(p.relative_to(exported)) for p in exported.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    files = {
+        str(p.relative_to(exported))
+        for p in exported.rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts
+    }
     assert files == {*manifest["files"], "manifest.json"}
-    assert all(sha256_file(exported / name) == checksum for name, checksum in manifest["files"].items())
-    for name in ("stage1.onnx", "stage1.safetensors", "small.onnx", "stage2/reranker.ubj", "stage2/shared.npz", "taxonomy.json"):
+    assert all(
+        sha256_file(exported / name) == checksum for name, checksum in manifest["files"].items()
+    )
+    for name in (
+        "stage1.onnx",
+        "stage1.safetensors",
+        "small.onnx",
+        "stage2/reranker.ubj",
+        "stage2/shared.npz",
+        "taxonomy.json",
+    ):
         assert name in files
-    assert all((exported / "code" / name).read_bytes() == (ROOT / name).read_bytes() for name in ANSWERS)
+    assert all(
+        (exported / "code" / name).read_bytes() == (ROOT / name).read_bytes() for name in ANSWERS
+    )
 
 
 def test_a_damaged_folder_is_refused(exported: Path, tmp_path: Path) -> None:
     code = f"sys.path.insert(0, {str(exported)!r})\nimport reader\nfrom pathlib import Path\nreader.FOLDER = Path(sys.argv[1])\n"
     (tmp_path / "manifest.json").write_text((exported / "manifest.json").read_text())
     result = run(code + "reader.Model()", tmp_path)
-    assert result.returncode and "missing, or its sha256 is not the one in manifest.json" in result.stderr
+    assert (
+        result.returncode
+        and "missing, or its sha256 is not the one in manifest.json" in result.stderr
+    )
 
 
-def test_what_cannot_be_exported(tiny: Tiny, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_what_cannot_be_exported(
+    tiny: Tiny, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     with pytest.raises(ShelfsortError, match="exists, expected the name of a new folder"):
         export(tiny.run, exported)
     own = tiny.copy(tmp_path / "run")
@@ -140,12 +182,16 @@ def test_what_cannot_be_exported(tiny: Tiny, exported: Path, tmp_path: Path, cap
     assert "no such file" in capsys.readouterr().err
 
 
-def test_scoring_by_onnx_runtime(tiny: Tiny, model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_scoring_by_onnx_runtime(
+    tiny: Tiny, model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     dump, out = tiny.data / "test.bson", tmp_path / "onnx"
     command = ["score", str(dump), "--run", str(tiny.folder), "--out", str(out)]
     assert main([*command, "--set", "score.runtime=onnx"]) == 0
     assert "(runtime was 'torch', is now 'onnx'): of " in caplog.text
-    assert main([*command, "--set", "score.runtime=onnx", "--set", "features.precision=bf16"]) == 2  # not what it computes in
+    assert (
+        main([*command, "--set", "score.runtime=onnx", "--set", "features.precision=bf16"]) == 2
+    )  # not what it computes in
     score(scorer(tiny, model), [dump], tmp_path / "torch")
     first, second = predictions(tmp_path / "torch"), predictions(out)
     assert (first["category_id"] == second["category_id"]).mean() > 0.98
@@ -171,12 +217,16 @@ def test_the_reader_sees_the_same_pixels(reader: ModuleType) -> None:
     photos += [colours.convert(mode) for mode in ("RGBA", "LA", "P", "1", "L")]
     for photo in photos:
         photo.save(file := io.BytesIO(), "PNG")
-        np.testing.assert_array_equal(np.asarray(reader.upright(Image.open(file))), decode(file.getvalue()), photo.mode)
+        np.testing.assert_array_equal(
+            np.asarray(reader.upright(Image.open(file))), decode(file.getvalue()), photo.mode
+        )
 
 
 def test_the_reader_names_a_product_without_photos(reader: ModuleType) -> None:
     model, photo = reader.Model(), Image.new("RGB", (40, 40))
-    assert model.predict([]).shape == (0, len(model.categories)) and model.predict([[photo]]).shape == (1, len(model.categories))
+    assert model.predict([]).shape == (0, len(model.categories)) and model.predict(
+        [[photo]]
+    ).shape == (1, len(model.categories))
     with pytest.raises(ValueError, match=r"products\[1\]: expected at least one photo, found none"):
         model.predict([[photo], [], [photo]])
 
@@ -187,4 +237,6 @@ def test_the_reader_resizes_to_the_bit(reader: ModuleType, size: tuple[int, int]
     for shape in ((180, 180), (60, 80), (33, 500), (1, 1), size):
         photo = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
         ours = transform([photo])[0].permute(1, 2, 0).numpy()
-        np.testing.assert_array_equal(reader.resized(Image.fromarray(photo), size[1], size[0]), ours)
+        np.testing.assert_array_equal(
+            reader.resized(Image.fromarray(photo), size[1], size[0]), ours
+        )

@@ -24,7 +24,9 @@ SECOND = "stage1: {backbone: vanilla, width: 0.02, weights: none, image_size: 32
 
 
 @pytest.fixture(scope="module")
-def compared(small_dump: SmallDump, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def compared(
+    small_dump: SmallDump, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[str]]:
     """A run folder after a comparison of two networks, twice each, and the command's arguments."""
     folder = tmp_path_factory.mktemp("compare")
     (folder / "small.yaml").write_text(FIRST)
@@ -32,20 +34,35 @@ def compared(small_dump: SmallDump, tmp_path_factory: pytest.TempPathFactory) ->
     run = folder / "run"
     dump = ["--dump", str(small_dump.path), "--categories", str(small_dump.categories)]
     assert main(["ingest", "--run", str(run), *dump, "--set", "jobs=1"]) == 0
-    command = ["compare", str(folder / "small.yaml"), str(folder / "plain.yaml"), "--run", str(run), "--repeats", "2"]
+    command = [
+        "compare",
+        str(folder / "small.yaml"),
+        str(folder / "plain.yaml"),
+        "--run",
+        str(run),
+        "--repeats",
+        "2",
+    ]
     assert main([*command, "--set", f"stage1.precision={PRECISION}"]) == 0
     return run, [*command, "--set", f"stage1.precision={PRECISION}"]
 
 
-def test_the_table_has_a_row_a_network_and_its_figures_are_those_of_the_trainings(compared: tuple[Path, list[str]]) -> None:
+def test_the_table_has_a_row_a_network_and_its_figures_are_those_of_the_trainings(
+    compared: tuple[Path, list[str]],
+) -> None:
     run, _ = compared
     table = pandas.read_csv(run / "compare" / "table.csv").set_index("network")
     assert set(table.index) == {"small", "plain"}
     assert table["top1"].is_monotonic_decreasing
     for name, row in table.iterrows():
-        found = [read_json(run / "compare" / name / f"seed-{seed}" / "validation.json", "") for seed in (0, 1)]
+        found = [
+            read_json(run / "compare" / name / f"seed-{seed}" / "validation.json", "")
+            for seed in (0, 1)
+        ]
         assert row["top1"] == pytest.approx(np.mean([one["top1"] for one in found]), abs=1e-5)
-        assert (row["least"], row["most"]) == pytest.approx(sorted(one["top1"] for one in found), abs=1e-5)
+        assert (row["least"], row["most"]) == pytest.approx(
+            sorted(one["top1"] for one in found), abs=1e-5
+        )
         assert row["low"] < row["top1"] < row["high"]
         assert row["images"] == len(Run(run).store.images("val_a", "val_b"))
         for one in found:
@@ -81,8 +98,11 @@ def test_test_is_never_read() -> None:
     assert not {"test", "reserve"} & set(module.SPLITS)
 
 
-def test_the_winners_training_is_that_of_the_run(compared: tuple[Path, list[str]], capsys: pytest.CaptureFixture) -> None:
-    """What the command that is printed makes has the same fingerprint: of the same seed, configuration and overrides."""
+def test_the_winners_training_is_that_of_the_run(
+    compared: tuple[Path, list[str]], capsys: pytest.CaptureFixture
+) -> None:
+    """What the command that is printed makes has the same fingerprint: of the same seed,
+    configuration and overrides."""
     run, command = compared
     assert main(command) == 0
     printed = shlex.split(re.search(r"the best: shelfsort (.*); then", capsys.readouterr().out)[1])
@@ -124,7 +144,9 @@ def test_networks_answer_in_one_precision_whatever_they_are_trained_in(
     assert "features.precision is auto and bf16, expected one for all" in capsys.readouterr().err
 
 
-def test_one_name_twice_is_refused(compared: tuple[Path, list[str]], capsys: pytest.CaptureFixture) -> None:
+def test_one_name_twice_is_refused(
+    compared: tuple[Path, list[str]], capsys: pytest.CaptureFixture
+) -> None:
     _, command = compared
     assert main([*command[:2], command[1], *command[3:]]) == 2
     assert "two configurations have one file name" in capsys.readouterr().err
@@ -140,5 +162,10 @@ def test_classification_report_by_hand(compared: tuple[Path, list[str]]) -> None
 
 
 def test_markdown_of_one_training_has_no_range(compared: tuple[Path, list[str]]) -> None:
-    row = module.Row("a", "resnet18", 11_000_000, 1, 100, 0.5, 0.4, 0.6, 0.5, 0.5, 0.45, 0.9, 120.0, 60.0)
-    assert markdown([row]).splitlines()[2] == "| a | resnet18 | 0.5000 [0.4000, 0.6000] | 0.4500 | 0.9000 | 11.00 M | 120 | 60 |"
+    row = module.Row(
+        "a", "resnet18", 11_000_000, 1, 100, 0.5, 0.4, 0.6, 0.5, 0.5, 0.45, 0.9, 120.0, 60.0
+    )
+    assert (
+        markdown([row]).splitlines()[2]
+        == "| a | resnet18 | 0.5000 [0.4000, 0.6000] | 0.4500 | 0.9000 | 11.00 M | 120 | 60 |"
+    )

@@ -1,6 +1,8 @@
-"""The report in headless Chromium, as an analyst would use it: of the demo, and of 5,270 categories with 100,000 products.
+"""The report in headless Chromium, as an analyst would use it: of the demo, and of 5,270 categories
+with 100,000 products.
 
-Screenshots stay in build/screenshots. Needs Debian's chromium and chromium-driver, and the package selenium.
+Screenshots stay in build/screenshots. Needs Debian's chromium and chromium-driver, and the package
+selenium.
 """
 
 import csv
@@ -22,9 +24,15 @@ from tests.pipeline.evaluation_maker import NASTY, make_large_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 pytest.importorskip("selenium", reason="selenium is not installed: pip install selenium")
-CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+CHROMIUM, DRIVER = (
+    shutil.which("chromium") or shutil.which("google-chrome"),
+    shutil.which("chromedriver"),
+)
 if not CHROMIUM or not DRIVER:
-    pytest.skip("chromium or chromedriver is missing: apt-get install chromium chromium-driver", allow_module_level=True)
+    pytest.skip(
+        "chromium or chromedriver is missing: apt-get install chromium chromium-driver",
+        allow_module_level=True,
+    )
 
 from selenium import webdriver  # noqa: E402 (only where the skips above let it)
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -45,15 +53,20 @@ FLAGS = (
 )
 SCREENSHOTS = Path(__file__).parents[3] / "build" / "screenshots"
 OPENING = 3.0
-"""Most seconds that the page's main thread computes until the first chart is there; what the clock says depends on what else
-the machine does."""
+"""Most seconds that the page's main thread computes until the first chart is there; what the clock
+says depends on what else the machine does."""
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All that `shelfsort demo` does, with fewer epochs."""
     run = tmp_path_factory.mktemp("runs") / "demo"
-    assert main(["demo", "--run", str(run), "--set", "stage1.head_epochs=6", "--set", "stage1.epochs=2"]) == 0
+    assert (
+        main(
+            ["demo", "--run", str(run), "--set", "stage1.head_epochs=6", "--set", "stage1.epochs=2"]
+        )
+        == 0
+    )
     return run
 
 
@@ -61,7 +74,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A category is named like a script, and another run is compared with."""
     folder = tmp_path_factory.mktemp("runs")
-    runs = [make_large_run(folder / "large", pictured=5000), make_large_run(folder / "other", products=20_000, seed=3)]
+    runs = [
+        make_large_run(folder / "large", pictured=5000),
+        make_large_run(folder / "other", products=20_000, seed=3),
+    ]
     write_report(runs, runs[0] / "report")
     return runs[0]
 
@@ -70,7 +86,11 @@ class Page:
     """A report in a browser window."""
 
     def __init__(self, driver: webdriver.Chrome, run: Path, width: int, dark: bool) -> None:
-        self.driver, self.run, self.name = driver, run, f"{run.name}-{width}{'-dark' if dark else ''}"
+        self.driver, self.run, self.name = (
+            driver,
+            run,
+            f"{run.name}-{width}{'-dark' if dark else ''}",
+        )
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -105,7 +125,11 @@ class Page:
 
     def view(self, name: str) -> None:
         self.js("location.hash = arguments[0]", name)
-        self.wait(lambda: self.js("return !document.getElementById('view-' + arguments[0]).hidden", name.split("/")[0]))
+        self.wait(
+            lambda: self.js(
+                "return !document.getElementById('view-' + arguments[0]).hidden", name.split("/")[0]
+            )
+        )
 
     def shot(self, name: str) -> None:
         time.sleep(0.3)
@@ -113,7 +137,11 @@ class Page:
         self.driver.save_screenshot(str(SCREENSHOTS / f"{self.name}-{name}.png"))
 
     def sort(self, table: str, number: int) -> None:
-        self.js("document.querySelectorAll(`#table-${arguments[0]} th button`)[arguments[1]].click()", table, number)
+        self.js(
+            "document.querySelectorAll(`#table-${arguments[0]} th button`)[arguments[1]].click()",
+            table,
+            number,
+        )
 
     def column(self, table: str, number: int) -> list[str]:
         return self.js(
@@ -133,7 +161,8 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     driver.execute_cdp_cmd(
-        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path_factory.mktemp("downloads"))}
+        "Browser.setDownloadBehavior",
+        {"behavior": "allow", "downloadPath": str(tmp_path_factory.mktemp("downloads"))},
     )
     yield driver
     driver.quit()
@@ -141,7 +170,12 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
 
 @pytest.fixture(
     scope="module",
-    params=[("demo", 1280, False), ("demo", 400, True), ("large", 1280, True), ("large", 400, False)],
+    params=[
+        ("demo", 1280, False),
+        ("demo", 400, True),
+        ("large", 1280, True),
+        ("large", 400, False),
+    ],
     ids=lambda p: f"{p[0]}-{p[1]}",
 )
 def page(request: pytest.FixtureRequest, driver: webdriver.Chrome) -> Page:
@@ -169,10 +203,24 @@ def test_opens_quickly(page: Page):
 
 
 def test_every_view_draws(page: Page):
-    for view in ("categories", "hierarchy", "confusions", "confidence", "review", "items", "training", "overview"):
+    for view in (
+        "categories",
+        "hierarchy",
+        "confusions",
+        "confidence",
+        "review",
+        "items",
+        "training",
+        "overview",
+    ):
         page.view(view)
-        assert page.js("return document.getElementById('view-' + arguments[0]).querySelectorAll('table, canvas').length", view)
-        assert page.js("return document.documentElement.scrollWidth <= innerWidth"), f"{view} is wider than the window"
+        assert page.js(
+            "return document.getElementById('view-' + arguments[0]).querySelectorAll('table, canvas').length",
+            view,
+        )
+        assert page.js("return document.documentElement.scrollWidth <= innerWidth"), (
+            f"{view} is wider than the window"
+        )
         page.shot(view)
     assert not page.find("#problem").is_displayed()
 
@@ -185,7 +233,9 @@ def test_search_opens_a_category(page: Page):
     search.send_keys(Keys.ENTER)
     page.wait(lambda: page.js("return location.hash") == f"#category/{row['category_id']}")
     shown = page.text("#view-category .stats")
-    for system, measure in itertools.product(("stage1", "shifted", "two_stage"), ("recall", "precision", "f1")):
+    for system, measure in itertools.product(
+        ("stage1", "shifted", "two_stage"), ("recall", "precision", "f1")
+    ):
         assert percent(row[f"{system}_{measure}"]) in shown
     page.shot("category")
 
@@ -200,12 +250,18 @@ def test_a_name_is_text(page: Page):
 
 def test_a_table_sorts_filters_and_pages(page: Page):
     page.view("categories")
-    rows = table(page, "per_category").sort_values(["support", "class_index"], ascending=[False, True])
+    rows = table(page, "per_category").sort_values(
+        ["support", "class_index"], ascending=[False, True]
+    )
     page.sort("categories", 3)
     assert page.column("categories", 3) == [f"{n:,}" for n in rows["support"].head(20)]
-    assert page.column("categories", 1) == [percent(value) for value in rows["two_stage_recall"].head(20)]
+    assert page.column("categories", 1) == [
+        percent(value) for value in rows["two_stage_recall"].head(20)
+    ]
     seen = "return [...document.querySelectorAll('#table-categories tr > :nth-child(-n+3)')]"
-    assert page.js(f"{seen}.every((cell) => cell.getBoundingClientRect().right <= innerWidth)")  # on a phone too
+    assert page.js(
+        f"{seen}.every((cell) => cell.getBoundingClientRect().right <= innerWidth)"
+    )  # on a phone too
     page.find("#table-categories input").send_keys(str(rows["category_id"].iloc[3]))
     page.wait(lambda: len(page.column("categories", 11)) == 1)
     assert page.column("categories", 11) == [str(rows["category_id"].iloc[3])]
@@ -214,24 +270,42 @@ def test_a_table_sorts_filters_and_pages(page: Page):
 def test_lost_products_are_the_confusions(page: Page):
     pairs = table(page, "confusion").query("true_class != predicted_class")
     lost = pairs.groupby(["system", "true_class"])["count"].sum().unstack(0, fill_value=0)
-    lost = lost.reset_index().sort_values(["two_stage", "true_class"], ascending=[False, True]).head(5)
+    lost = (
+        lost.reset_index().sort_values(["two_stage", "true_class"], ascending=[False, True]).head(5)
+    )
     page.view("overview")
-    assert [int(text.replace(",", "")) for text in page.column("lost", 1)[:5]] == lost["two_stage"].tolist()
-    assert [int(text.replace(",", "")) for text in page.column("lost", 5)[:5]] == lost["shifted"].tolist()
-    assert [int(text.replace(",", "")) for text in page.column("lost", 6)[:5]] == lost["stage1"].tolist()
+    assert [int(text.replace(",", "")) for text in page.column("lost", 1)[:5]] == lost[
+        "two_stage"
+    ].tolist()
+    assert [int(text.replace(",", "")) for text in page.column("lost", 5)[:5]] == lost[
+        "shifted"
+    ].tolist()
+    assert [int(text.replace(",", "")) for text in page.column("lost", 6)[:5]] == lost[
+        "stage1"
+    ].tolist()
     cells = "[...document.querySelectorAll('#table-lost tbody td')]"
     sight = f"return {cells}.every((td) => td.getBoundingClientRect().right <= innerWidth)"
     assert page.js(sight) or page.js("return innerWidth") > 560
     titles = "return [...document.querySelector('#table-lost tbody tr').children].map((cell) => cell.dataset.title)"
-    assert page.js(titles)[:3] == ["Category", "Lost", "Evaluated products"]  # where a row is a list
-    numbers = "[...document.querySelectorAll('#table-lost td:nth-child(5) > span > span:first-child')]"
+    assert page.js(titles)[:3] == [
+        "Category",
+        "Lost",
+        "Evaluated products",
+    ]  # where a row is a list
+    numbers = (
+        "[...document.querySelectorAll('#table-lost td:nth-child(5) > span > span:first-child')]"
+    )
     won = page.js(f"return {numbers}.map((number) => number.textContent)")
     assert won[:5] == [signed(n) for n in lost["shifted"] - lost["two_stage"]]
 
 
 def test_stage2_is_credited_over_the_adjusted_stage1(page: Page):
-    metrics = json.loads((page.run / "evaluation" / "metrics.json").read_text())["product"]["natural"]
-    moved = json.loads((page.run / "evaluation" / "report.json").read_text())["product"]["changes"]["two_stage_over_shifted"]
+    metrics = json.loads((page.run / "evaluation" / "metrics.json").read_text())["product"][
+        "natural"
+    ]
+    moved = json.loads((page.run / "evaluation" / "report.json").read_text())["product"]["changes"][
+        "two_stage_over_shifted"
+    ]
     shown = " ".join(page.text("[data-metric=change]").split())
     gain = metrics["changes"]["two_stage_over_shifted"]["top1"]["value"]
     assert f"{100 * gain:+.1f}".replace("-", "−") in shown
@@ -243,17 +317,29 @@ def test_stage2_is_credited_over_the_adjusted_stage1(page: Page):
 
 def test_a_rate_is_not_drowned_by_tiny_categories(page: Page):
     page.view("categories")
-    page.js("const i = document.querySelector('#table-categories input'); i.value = ''; i.dispatchEvent(new Event('input'))")
+    page.js(
+        "const i = document.querySelector('#table-categories input'); i.value = ''; i.dispatchEvent(new Event('input'))"
+    )
     page.wait(lambda: len(page.column("categories", 3)) == 20)
     page.sort("categories", 1)
     page.sort("categories", 1)
-    rows = table(page, "per_category").query("support >= 5").sort_values(["two_stage_recall", "class_index"])
+    rows = (
+        table(page, "per_category")
+        .query("support >= 5")
+        .sort_values(["two_stage_recall", "class_index"])
+    )
     few = min(20, len(rows))
-    assert page.column("categories", 1)[:few] == [percent(value) for value in rows["two_stage_recall"].head(few)]
+    assert page.column("categories", 1)[:few] == [
+        percent(value) for value in rows["two_stage_recall"].head(few)
+    ]
     assert "stand last" in page.text("#table-categories .pager")
-    page.js("const s = document.querySelector('#table-categories select'); s.value = '20'; s.dispatchEvent(new Event('change'))")
+    page.js(
+        "const s = document.querySelector('#table-categories select'); s.value = '20'; s.dispatchEvent(new Event('change'))"
+    )
     assert all(int(n.replace(",", "")) >= 20 for n in page.column("categories", 3))
-    page.js("const s = document.querySelector('#table-categories select'); s.value = '0'; s.dispatchEvent(new Event('change'))")
+    page.js(
+        "const s = document.querySelector('#table-categories select'); s.value = '0'; s.dispatchEvent(new Event('change'))"
+    )
 
 
 def test_names_tell_categories_apart(page: Page):
@@ -266,15 +352,28 @@ def test_names_tell_categories_apart(page: Page):
 
 def test_the_hierarchy_leads_down_to_a_category(page: Page):
     nodes = table(page, "hierarchy")
-    family = nodes[nodes["level"] == 2].sort_values("two_stage_lost", ascending=False, kind="stable").iloc[0]
+    family = (
+        nodes[nodes["level"] == 2]
+        .sort_values("two_stage_lost", ascending=False, kind="stable")
+        .iloc[0]
+    )
     page.view("hierarchy")
     page.wait(lambda: page.column("nodes", 3))
-    row = page.js("return [...document.querySelector('#table-nodes tbody tr').children].map((cell) => cell.textContent)")
-    value, low, high = (percent(family[f"two_stage_{name}"]) for name in ("accuracy", "low", "high"))
+    row = page.js(
+        "return [...document.querySelector('#table-nodes tbody tr').children].map((cell) => cell.textContent)"
+    )
+    value, low, high = (
+        percent(family[f"two_stage_{name}"]) for name in ("accuracy", "low", "high")
+    )
     counts = [f"{family[name]:,}" for name in ("support", "two_stage_lost")]
-    assert row[0] == family["level2"] + family["level1"] and row[2:5] == [*counts, f"{value} [{low} – {high}]"]
+    assert row[0] == family["level2"] + family["level1"] and row[2:5] == [
+        *counts,
+        f"{value} [{low} – {high}]",
+    ]
     page.js("document.querySelector('#table-nodes tbody a').click()")
-    inside = nodes.query("level == 3 and level1 == @family.level1 and level2 == @family.level2 and support > 0")
+    inside = nodes.query(
+        "level == 3 and level1 == @family.level1 and level2 == @family.level2 and support > 0"
+    )
     inside = inside.sort_values("two_stage_lost", ascending=False, kind="stable")
     page.wait(lambda: page.text("#nodes h2") == f"Inside {family['level2']}")
     assert page.column("nodes", 2) == [f"{n:,}" for n in inside["two_stage_lost"].head(20)]
@@ -288,7 +387,9 @@ def test_the_treemap_says_what_the_pointer_is_on(page: Page):
     chart = page.find("#view-hierarchy .chart")
     page.js("arguments[0].scrollIntoView({block: 'center'})", chart)
     page.wait(lambda: page.js("return arguments[0].querySelector('canvas') !== null", chart))
-    places = itertools.cycle([(9, 7), (31, 23), (-17, 40), (50, -20)])  # any one may be a gap between two boxes
+    places = itertools.cycle(
+        [(9, 7), (31, 23), (-17, 40), (50, -20)]
+    )  # any one may be a gap between two boxes
 
     def told() -> bool:
         ActionChains(page.driver).move_to_element(chart).move_by_offset(*next(places)).perform()
@@ -312,9 +413,14 @@ def test_a_matrix_has_numbers_where_they_fit(page: Page):
 
 def test_a_run_of_another_store_is_said_to_be_one(page: Page):
     page.view("training")
-    notes = page.js("return [...document.querySelectorAll('#view-training .notice')].map((note) => note.textContent)")
+    notes = page.js(
+        "return [...document.querySelectorAll('#view-training .notice')].map((note) => note.textContent)"
+    )
     assert len(notes) == (page.run.name == "large")
-    assert all(note.startswith("other was evaluated on another store: of its 19,991 products and the") for note in notes)
+    assert all(
+        note.startswith("other was evaluated on another store: of its 19,991 products and the")
+        for note in notes
+    )
 
 
 def test_every_step_has_its_time(page: Page):
@@ -332,9 +438,16 @@ def test_the_key_column_stays_in_sight(page: Page):
     )
     assert 0 <= box["left"] - box["frame"] <= 26 and box["part"] < 0.5
     page.shot("scrolled")
-    beside = [round(box["frame"]), round(box["top"]) + 2, round(box["left"]), round(box["bottom"]) - 2]
+    beside = [
+        round(box["frame"]),
+        round(box["top"]) + 2,
+        round(box["left"]),
+        round(box["bottom"]) - 2,
+    ]
     with Image.open(SCREENSHOTS / f"{page.name}-scrolled.png") as picture:
-        assert len(picture.convert("RGB").crop(beside).getcolors()) == 1  # no column shows to the left of it
+        assert (
+            len(picture.convert("RGB").crop(beside).getcolors()) == 1
+        )  # no column shows to the left of it
     page.js("document.querySelector('#table-categories .scroll').scrollLeft = 0")
 
 
@@ -353,7 +466,9 @@ def test_photos_enlarge_by_keyboard(page: Page):
 
 def test_an_unknown_category_is_said_aloud(page: Page):
     page.view("review")
-    page.js("const buttons = document.querySelectorAll('#doubts .do button'); buttons[buttons.length - 1].click()")
+    page.js(
+        "const buttons = document.querySelectorAll('#doubts .do button'); buttons[buttons.length - 1].click()"
+    )
     field = page.find("#doubts .do input")
     field.send_keys("no such name", Keys.ENTER)
     page.wait(lambda: "No category has this" in page.text("#doubts .picker"))
@@ -366,8 +481,12 @@ def test_an_unknown_category_is_said_aloud(page: Page):
     field.send_keys(str(name["category_id"]), Keys.ENTER)
     page.wait(lambda: page.js("return marks.size") == 1)
     assert str(name["category_id"]) in page.text("#table-corrections-list tbody")
-    buttons = [button.text for button in page.driver.find_elements("css selector", "#corrections button")]
-    assert sum(text.startswith("Export") for text in buttons) == 1  # as corrections.csv; the table has no export of its own
+    buttons = [
+        button.text for button in page.driver.find_elements("css selector", "#corrections button")
+    ]
+    assert (
+        sum(text.startswith("Export") for text in buttons) == 1
+    )  # as corrections.csv; the table has no export of its own
     page.js("document.getElementById('remove-corrections').click()")
     page.driver.switch_to.alert.dismiss()
     assert page.js("return marks.size") == 1
@@ -379,18 +498,31 @@ def test_an_unknown_category_is_said_aloud(page: Page):
 @pytest.mark.parametrize("view", ["overview", "hierarchy", "confusions", "confidence"])
 def test_paper_cuts_nothing(page: Page, view: str):
     page.view(view)
-    page.wait(lambda: page.js("return document.querySelector(`#view-${arguments[0]} canvas`) !== null", view))
+    page.wait(
+        lambda: page.js(
+            "return document.querySelector(`#view-${arguments[0]} canvas`) !== null", view
+        )
+    )
     page.js("dispatchEvent(new Event('beforeprint'))")
-    paper = {"width": 1032, "height": 703, "deviceScaleFactor": 1, "mobile": False}  # A4, lying, less its margins
-    screen = page.js("return {width: innerWidth, height: innerHeight, deviceScaleFactor: 1, mobile: false}")
+    paper = {
+        "width": 1032,
+        "height": 703,
+        "deviceScaleFactor": 1,
+        "mobile": False,
+    }  # A4, lying, less its margins
+    screen = page.js(
+        "return {width: innerWidth, height: innerHeight, deviceScaleFactor: 1, mobile: false}"
+    )
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", paper)
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     charts = page.js(
         "return [...document.querySelectorAll(`#view-${arguments[0]} .chart`)].map((c) =>"
-        "[c.querySelector('img.paper').getBoundingClientRect().width, c.parentElement.clientWidth])", view
+        "[c.querySelector('img.paper').getBoundingClientRect().width, c.parentElement.clientWidth])",
+        view,
     )
     tables = page.js(
-        "return [...document.querySelectorAll(`#view-${arguments[0]} .scroll`)].map((s) => [s.scrollWidth, s.clientWidth])", view
+        "return [...document.querySelectorAll(`#view-${arguments[0]} .scroll`)].map((s) => [s.scrollWidth, s.clientWidth])",
+        view,
     )
     page.shot(f"paper-{view}")
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
@@ -403,11 +535,18 @@ def test_paper_cuts_nothing(page: Page, view: str):
 
 def test_the_slider_reads_the_table(page: Page):
     page.view("confidence")
-    page.js("const s = document.getElementById('coverage-slider'); s.value = 62; s.dispatchEvent(new Event('input'))")
-    rows = json.loads((page.run / "evaluation" / "report.json").read_text())["product"]["two_stage"]["coverage"]
+    page.js(
+        "const s = document.getElementById('coverage-slider'); s.value = 62; s.dispatchEvent(new Event('input'))"
+    )
+    rows = json.loads((page.run / "evaluation" / "report.json").read_text())["product"][
+        "two_stage"
+    ]["coverage"]
     sentence = page.text("#coverage-sentence")
     assert sentence.startswith("Accept a confidence ≥ 0.62")
-    assert f"On the test split: {100 * rows[62]['coverage']:.0f}% of products, {percent(rows[62]['accuracy'])} right" in sentence
+    assert (
+        f"On the test split: {100 * rows[62]['coverage']:.0f}% of products, {percent(rows[62]['accuracy'])} right"
+        in sentence
+    )
     thumb, line = page.js(
         "const s = document.getElementById('coverage-slider').getBoundingClientRect();"
         "const host = document.querySelector('#view-confidence .chart'), chart = echarts.getInstanceByDom(host);"
@@ -418,7 +557,9 @@ def test_the_slider_reads_the_table(page: Page):
 
 
 def test_corrections_export(page: Page, tmp_path: Path):
-    page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    page.driver.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}
+    )
     page.view("review")
     rows = table(page, "review").query("kind == 'doubt'")
     page.js("document.querySelector('#doubts .use').click()")
@@ -435,8 +576,16 @@ def test_corrections_export(page: Page, tmp_path: Path):
 
 def test_nothing_leaves_the_file(page: Page):
     """Last: over everything that the tests above did."""
-    complaints = [entry["message"] for entry in page.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    complaints = [
+        entry["message"]
+        for entry in page.driver.get_log("browser")
+        if entry["level"] in ("SEVERE", "WARNING")
+    ]
     assert not complaints
-    events = [json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")]
-    asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+    events = [
+        json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")
+    ]
+    asked = {
+        e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
+    }
     assert asked and not [url for url in asked if not url.startswith(("file:", "blob:", "data:"))]

@@ -63,7 +63,11 @@ def block(page: str, name: str) -> str:
 
 
 def test_pack_round_trip():
-    columns = {"a": np.array([1, 2, 3], np.uint8), "b": np.array([1.5, np.nan], np.float32), "c": np.zeros(0, np.float64)}
+    columns = {
+        "a": np.array([1, 2, 3], np.uint8),
+        "b": np.array([1.5, np.nan], np.float32),
+        "c": np.zeros(0, np.float64),
+    }
     values, found = unpack(pack({"name": NASTY}, columns).decode())
     assert values == {"name": NASTY}
     for name, column in columns.items():
@@ -74,7 +78,10 @@ def test_pack_round_trip():
 def test_page_is_one_file(page: str):
     assert len(page.encode()) < LIMIT
     without_library = page.replace(
-        (Path(__file__).parents[3] / "pipeline" / "report" / "templates" / "echarts.min.js").read_text(encoding="utf-8"), ""
+        (
+            Path(__file__).parents[3] / "pipeline" / "report" / "templates" / "echarts.min.js"
+        ).read_text(encoding="utf-8"),
+        "",
     )
     assert not re.search(r"""(src|href)=["']?(?!#|data:)[\w/]""", without_library)
     assert "http" not in re.sub(r'text/plain">[^<]*<', "", without_library)
@@ -89,29 +96,45 @@ def test_names_are_text(page: str):
 
 def test_numbers_are_the_evaluations(run: Path, page: str):
     values, columns = unpack(block(page, "data"))
-    table = pandas.read_parquet(run / "evaluation" / "per_category.parquet").query("unit == 'product'")
+    table = pandas.read_parquet(run / "evaluation" / "per_category.parquet").query(
+        "unit == 'product'"
+    )
     np.testing.assert_array_equal(columns["product.two_stage.f1"], table["two_stage_f1"])
     np.testing.assert_array_equal(columns["product.support"], table["support"])
-    assert values["metrics"]["product"] == json.loads((run / "evaluation" / "metrics.json").read_text())["product"]
+    assert (
+        values["metrics"]["product"]
+        == json.loads((run / "evaluation" / "metrics.json").read_text())["product"]
+    )
     assert values["findings"] == read_sealed(run / "evaluation" / "report.json", "")
-    pairs = pandas.read_parquet(run / "evaluation" / "confusion.parquet").query("unit == 'product' and system == 'two_stage'")
+    pairs = pandas.read_parquet(run / "evaluation" / "confusion.parquet").query(
+        "unit == 'product' and system == 'two_stage'"
+    )
     for system in ("stage1", "shifted", "two_stage"):
         assert columns[f"pair.{system}"].sum() == columns["product.support"].sum()
         lost = np.rint(table["support"] * (1 - table[f"{system}_recall"]).fillna(0))
         np.testing.assert_array_equal(columns[f"node.{system}_lost"][-len(table) :], lost)
-    assert columns["pair.two_stage"].sum() == pairs["count"].sum() == columns["product.support"].sum()
+    assert (
+        columns["pair.two_stage"].sum() == pairs["count"].sum() == columns["product.support"].sum()
+    )
 
 
 @pytest.mark.parametrize("unit", ["product", "image"])
 def test_one_figure_is_one_number_wherever_it_stands(run: Path, page: str, unit: str):
-    """metrics.json, the levels, the errors' calibration, the threshold 0: value, interval and n, to the last bit."""
+    """metrics.json, the levels, the errors' calibration, the threshold 0: value, interval and n, to
+    the last bit."""
     values, _ = unpack(block(page, "data"))
-    metrics, found = json.loads((run / "evaluation" / "metrics.json").read_text())[unit], values["findings"][unit]
+    metrics, found = (
+        json.loads((run / "evaluation" / "metrics.json").read_text())[unit],
+        values["findings"][unit],
+    )
     for system in ("stage1", "shifted", "two_stage"):
         top1 = metrics["natural"][system]["top1"]
         accepted = found[system]["coverage"][0]
         assert found[system]["levels"]["level3"] == top1
-        assert {"value": accepted["accuracy"], **{key: accepted[key] for key in ("low", "high", "n")}} == top1
+        assert {
+            "value": accepted["accuracy"],
+            **{key: accepted[key] for key in ("low", "high", "n")},
+        } == top1
         assert found[system]["reliability"]["ece"] == metrics["ece"][system]
     for name, change in metrics["natural"]["changes"].items():
         assert found["changes"][name]["levels"]["level3"] == change["top1"]
@@ -120,35 +143,52 @@ def test_one_figure_is_one_number_wherever_it_stands(run: Path, page: str, unit:
 
 
 def test_an_accuracy_of_a_node_is_rounded_once(run: Path, page: str):
-    """From its counts, as the page has it (data.js), it prints what per_category.parquet says; 30 of 38 are 78.9%, not 79.0%."""
+    """From its counts, as the page has it (data.js), it prints what per_category.parquet says; 30
+    of 38 are 78.9%, not 79.0%."""
     _, columns = unpack(block(page, "data"))
-    table = pandas.read_parquet(run / "evaluation" / "per_category.parquet").query("unit == 'product'")
+    table = pandas.read_parquet(run / "evaluation" / "per_category.parquet").query(
+        "unit == 'product'"
+    )
     support = columns["node.support"][-len(table) :].astype(int)
     for system in ("stage1", "shifted", "two_stage"):
         lost = columns[f"node.{system}_lost"][-len(table) :].astype(int)
-        for n, wrong, recall in zip(support.tolist(), lost.tolist(), table[f"{system}_recall"], strict=True):
+        for n, wrong, recall in zip(
+            support.tolist(), lost.tolist(), table[f"{system}_recall"], strict=True
+        ):
             assert not n or percent((n - wrong) / n) == percent(recall)
     nodes = pandas.read_parquet(run / "evaluation" / "hierarchy.parquet").query("unit == 'product'")
     np.testing.assert_array_equal(columns["node.two_stage_low"], nodes["two_stage_low"])
 
 
 def test_figures_are_printed_as_scripts_print_them():
-    """As toFixed(1) of a share times 100: halves upwards, in Python as in JavaScript; nothing is a dash."""
+    """As toFixed(1) of a share times 100: halves upwards, in Python as in JavaScript; nothing is a
+    dash."""
     shares = [30 / 38, 0.0625, 0.00045, 1.0, None]
     assert [percent(share) for share in shares] == ["78.9%", "6.3%", "0.0%", "100.0%", "–"]
-    assert [points(change) for change in (0.0625, -0.0625, 0.0, None)] == ["+6.3", "−6.3", "±0.0", "–"]
+    assert [points(change) for change in (0.0625, -0.0625, 0.0, None)] == [
+        "+6.3",
+        "−6.3",
+        "±0.0",
+        "–",
+    ]
 
 
 def test_the_page_says_how_far_test_stands_apart(run: Path, page: str):
     values, _ = unpack(block(page, "data"))
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
-    assert values["apart"] == {"without_photo": metrics["without_photo"], "near_twins": metrics["near_twins"]}
+    assert values["apart"] == {
+        "without_photo": metrics["without_photo"],
+        "near_twins": metrics["near_twins"],
+    }
     linked, counts = (values["metrics"]["product"][key] for key in ("linked", "natural"))
-    assert sum(linked[key]["two_stage"]["n"] for key in ("with", "without")) == counts["counts"]["n"]
+    assert (
+        sum(linked[key]["two_stage"]["n"] for key in ("with", "without")) == counts["counts"]["n"]
+    )
 
 
 def test_the_threshold_is_the_terminals(run: Path, tmp_path: Path):
-    """The page carries the rows of coverage.json, which `score --min-confidence` prints, and none of another stage 2's."""
+    """The page carries the rows of coverage.json, which `score --min-confidence` prints, and none
+    of another stage 2's."""
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     rng = np.random.default_rng(0)
@@ -158,13 +198,19 @@ def test_the_threshold_is_the_terminals(run: Path, tmp_path: Path):
         if manifest:
             path = copy / "stage2" / "coverage.json"
             write_sealed(path, read_sealed(path, "") | {"made_from": {"stage2": manifest}})
-        values, _ = unpack(block(write_report([copy], tmp_path / "out").read_text(encoding="utf-8"), "data"))
+        values, _ = unpack(
+            block(write_report([copy], tmp_path / "out").read_text(encoding="utf-8"), "data")
+        )
         assert values["findings"]["coverage_val_b"] == expected
 
 
 def test_times_are_the_steps(page: str):
     values, _ = unpack(block(page, "data"))
-    assert values["findings"]["training"]["seconds"] == {"stage1": 22_400, "stage2": 3_100, "evaluate": 840.5}
+    assert values["findings"]["training"]["seconds"] == {
+        "stage1": 22_400,
+        "stage2": 3_100,
+        "evaluate": 840.5,
+    }
 
 
 def test_headline_is_on_the_page(run: Path, page: str):
@@ -177,9 +223,14 @@ def test_headline_is_on_the_page(run: Path, page: str):
 
 def test_the_page_says_which_categories_macro_f1_is_over(run: Path, page: str):
     """The rare ones, which are left out."""
-    counts = json.loads((run / "evaluation" / "metrics.json").read_text())["product"]["balanced"]["counts"]
+    counts = json.loads((run / "evaluation" / "metrics.json").read_text())["product"]["balanced"][
+        "counts"
+    ]
     figure = re.search(r'data-metric="macro_f1">(.*?)</div>', page, re.DOTALL)[1]
-    assert f"over the {counts['categories']} categories with at least {counts['min_support']} independent test products" in figure
+    assert (
+        f"over the {counts['categories']} categories with at least {counts['min_support']} independent test products"
+        in figure
+    )
 
 
 def test_photos_belong_to_the_run(run: Path, page: str):
@@ -188,7 +239,11 @@ def test_photos_belong_to_the_run(run: Path, page: str):
     assert len(index["product"]) > 20
     assert index["starts"][-1] == len(index["offsets"]) - 1 and index["offsets"][-1] == len(photos)
     assert all(photos[start : start + 4] == b"RIFF" for start in index["offsets"][:-1])
-    known = set(pandas.read_sql("SELECT product_id FROM products", EvaluatedRun(run).store.connection)["product_id"])
+    known = set(
+        pandas.read_sql("SELECT product_id FROM products", EvaluatedRun(run).store.connection)[
+            "product_id"
+        ]
+    )
     assert set(index["product"].astype(int)) <= known
 
 
@@ -199,24 +254,38 @@ def test_a_run_without_extras(run: Path, tmp_path: Path):
     shutil.copy(run / "taxonomy.json", bare)
     page = write_report([bare, run], tmp_path / "out").read_text(encoding="utf-8")
     values, columns = unpack(block(page, "data"))
-    assert not values["has_stage2"] and not values["has_store"] and values["findings"]["training"]["epochs"] == []
+    assert (
+        not values["has_stage2"]
+        and not values["has_store"]
+        and values["findings"]["training"]["epochs"] == []
+    )
     np.testing.assert_array_equal(columns["run1.recall"], columns["product.two_stage.recall"])
 
 
 def test_runs_are_compared_like_with_like(run: Path, tmp_path: Path):
-    """Another store's run with images only, a quarter of which have another category and a quarter are others."""
+    """Another store's run with images only, a quarter of which have another category and a quarter
+    are others."""
     copy = tmp_path / "copy"
     shutil.copytree(run / "evaluation", copy / "evaluation")
     shutil.copy(run / "taxonomy.json", copy)
     metrics = read_sealed(copy / "evaluation" / "metrics.json", "")
     del metrics["product"]
-    write_sealed(copy / "evaluation" / "metrics.json", metrics | {"made_from": {"views": {"stage1": {"store": "another"}}}})
-    items = pandas.read_parquet(copy / "evaluation" / "items.parquet").query("unit == 'image'").reset_index(drop=True)
+    write_sealed(
+        copy / "evaluation" / "metrics.json",
+        metrics | {"made_from": {"views": {"stage1": {"store": "another"}}}},
+    )
+    items = (
+        pandas.read_parquet(copy / "evaluation" / "items.parquet")
+        .query("unit == 'image'")
+        .reset_index(drop=True)
+    )
     items.loc[items.index % 4 == 0, "class_index"] += 1
     items["class_index"] %= 50
     items.loc[items.index % 4 == 1, "item_id"] += 1_000_000_000_000
     items.to_parquet(copy / "evaluation" / "items.parquet")
-    values, columns = unpack(block(write_report([run, copy], tmp_path / "out").read_text(encoding="utf-8"), "data"))
+    values, columns = unpack(
+        block(write_report([run, copy], tmp_path / "out").read_text(encoding="utf-8"), "data")
+    )
     first, second = values["runs"]
     assert values["unit"] == "product" and values["compared"] == "image"
     assert first["metrics"] == values["metrics"]["image"] == second["metrics"]
@@ -230,7 +299,9 @@ def test_an_evaluation_of_another_stage_2_is_refused(run: Path, tmp_path: Path):
     shutil.copytree(run, copy)
     with open(copy / "stage2" / "manifest.json", "a") as file:
         file.write(" ")
-    with pytest.raises(ArtifactError, match=r"metrics\.json: made from something else: stage2 .*shelfsort evaluate"):
+    with pytest.raises(
+        ArtifactError, match=r"metrics\.json: made from something else: stage2 .*shelfsort evaluate"
+    ):
         write_report([copy], tmp_path / "out")
 
 
@@ -253,7 +324,10 @@ def test_a_missing_column_is_named(run: Path, tmp_path: Path):
     path = broken / "evaluation" / "items.parquet"
     pandas.read_parquet(path).drop(columns="two_stage_true_confidence").to_parquet(path)
     remedy = rf"shelfsort evaluate --run {re.escape(str(broken))} --rebuild"
-    with pytest.raises(ArtifactError, match=rf"items\.parquet: column two_stage_true_confidence is missing.*{remedy}"):
+    with pytest.raises(
+        ArtifactError,
+        match=rf"items\.parquet: column two_stage_true_confidence is missing.*{remedy}",
+    ):
         write_report([broken], tmp_path / "out")
     with pytest.raises(ArtifactError, match=r"metrics\.json: no such file"):
         write_report([tmp_path], tmp_path / "out")
@@ -273,7 +347,9 @@ def test_unknown_figures_are_refused(run: Path, tmp_path: Path):
         plot("coverage", run, tmp_path / "coverage.gif")
 
 
-def test_a_figure_is_about_the_evaluation_that_is_there(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_a_figure_is_about_the_evaluation_that_is_there(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     path = copy / "evaluation" / "report.json"
@@ -287,7 +363,8 @@ def test_a_figure_is_about_the_evaluation_that_is_there(run: Path, tmp_path: Pat
 
 
 def test_stage2_is_credited_over_the_shifted_stage1():
-    """Item 0 is the shift's merit, item 1 is stage 2's, item 2 is what stage 2 breaks; all but item 2's stay in the family."""
+    """Item 0 is the shift's merit, item 1 is stage 2's, item 2 is what stage 2 breaks; all but item
+    2's stay in the family."""
     table = pandas.DataFrame(
         {
             "class_index": [0, 0, 0, 0],
@@ -311,27 +388,48 @@ def test_stage2_is_credited_over_the_shifted_stage1():
 
 def test_a_node_holds_what_lies_under_it(run: Path, page: str):
     nodes = pandas.read_parquet(run / "evaluation" / "hierarchy.parquet").query("unit == 'product'")
-    counts = ["categories", "support", "fixed", "broken", "stage1_lost", "shifted_lost", "two_stage_lost"]
+    counts = [
+        "categories",
+        "support",
+        "fixed",
+        "broken",
+        "stage1_lost",
+        "shifted_lost",
+        "two_stage_lost",
+    ]
     below = nodes[nodes["level"] == 3]
     assert nodes.groupby("level")[counts].sum().nunique().eq(1).all()
     for _, family in nodes[nodes["level"] == 2].iterrows():
-        members = below[(below["level1"] == family["level1"]) & (below["level2"] == family["level2"])]
+        members = below[
+            (below["level1"] == family["level1"]) & (below["level2"] == family["level2"])
+        ]
         assert members[counts].sum().tolist() == family[counts].tolist()
-    assert (nodes["shifted_lost"] - nodes["two_stage_lost"]).equals(nodes["fixed"] - nodes["broken"])
+    assert (nodes["shifted_lost"] - nodes["two_stage_lost"]).equals(
+        nodes["fixed"] - nodes["broken"]
+    )
 
 
-def test_of_many_items_the_page_lists_the_telling_ones(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_of_many_items_the_page_lists_the_telling_ones(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Of every category first the wrong and the least certain; what is counted stays whole."""
     items = pandas.read_parquet(run / "evaluation" / "items.parquet").query("unit == 'product'")
     right = items["two_stage_class"] == items["class_index"]
     classes, sure = items.loc[~right, "class_index"], items.loc[right, "class_index"]
-    monkeypatch.setattr("pipeline.report.page.ITEMS", int(classes.value_counts().clip(upper=3).sum()) + sure.nunique())
+    monkeypatch.setattr(
+        "pipeline.report.page.ITEMS",
+        int(classes.value_counts().clip(upper=3).sum()) + sure.nunique(),
+    )
     page = write_report([run], tmp_path).read_text(encoding="utf-8")
     _, columns = unpack(block(page, "data"))
     listed = items.set_index("product_id").loc[columns["item.product"].astype(np.int64)]
     assert len(listed) < len(items) and (np.diff(columns["item.true"].astype(int)) >= 0).all()
-    assert set(listed.loc[listed["two_stage_class"] != listed["class_index"], "class_index"]) == set(classes)
-    assert set(listed.loc[listed["two_stage_class"] == listed["class_index"], "class_index"]) == set(sure)
+    assert set(
+        listed.loc[listed["two_stage_class"] != listed["class_index"], "class_index"]
+    ) == set(classes)
+    assert set(
+        listed.loc[listed["two_stage_class"] == listed["class_index"], "class_index"]
+    ) == set(sure)
     assert columns["product.support"].sum() == len(items)
 
 
@@ -343,7 +441,9 @@ def test_thumbnails_are_as_large_as_the_budget_allows(tmp_path: Path):
     ingest(tmp_path / "store.sqlite", [dump], names, CatalogConfig(), index_folder=tmp_path, jobs=1)
     store = Store(tmp_path / "store.sqlite")
     items = pandas.DataFrame({"product_id": np.unique(store.images("train").product_id)})
-    items = items.assign(class_index=0, two_stage_class=1, two_stage_confidence=0.9, two_stage_true_confidence=0.1)
+    items = items.assign(
+        class_index=0, two_stage_class=1, two_stage_confidence=0.9, two_stage_true_confidence=0.1
+    )
     review = pandas.DataFrame({"kind": [], "product_id": []})
     sides, shown = [], []
     for budget in (10_000_000, 40_000, 20_000):
@@ -364,16 +464,32 @@ def test_pictures_that_are_none_are_left_out_of_the_gallery(tmp_path: Path):
             document["imgs"].append({"picture": b"no picture"})
             out.write(bson.encode(document))
     config = CatalogConfig(drop_undecodable=False)
-    ingest(tmp_path / "store.sqlite", [tmp_path / "dump.bson"], tmp_path / "names.csv", config, index_folder=tmp_path, jobs=1)
+    ingest(
+        tmp_path / "store.sqlite",
+        [tmp_path / "dump.bson"],
+        tmp_path / "names.csv",
+        config,
+        index_folder=tmp_path,
+        jobs=1,
+    )
     store = Store(tmp_path / "store.sqlite")
     items = pandas.DataFrame({"product_id": np.unique(store.images("train").product_id)})
-    items = items.assign(class_index=0, two_stage_class=1, two_stage_confidence=0.9, two_stage_true_confidence=0.1)
-    gallery = make_gallery(store, items, pandas.DataFrame({"kind": [], "product_id": []}), 1_000_000)
+    items = items.assign(
+        class_index=0, two_stage_class=1, two_stage_confidence=0.9, two_stage_true_confidence=0.1
+    )
+    gallery = make_gallery(
+        store, items, pandas.DataFrame({"kind": [], "product_id": []}), 1_000_000
+    )
     assert len(gallery.product_id) == len(items)
 
 
 def test_coverage_counts_by_hand():
-    rows = curve(np.array([0.2, 0.5, 0.9]), np.array([False, True, True]), np.array([1.0, 1.0, 2.0]), np.arange(3))
+    rows = curve(
+        np.array([0.2, 0.5, 0.9]),
+        np.array([False, True, True]),
+        np.array([1.0, 1.0, 2.0]),
+        np.arange(3),
+    )
     found = [(row.threshold, row.coverage, row.accuracy, row.n) for row in (rows[0], rows[50])]
     assert found == [(0, 1, 0.75, 3), (0.5, 0.75, 1, 2)]
     assert rows[50].low < 0.9 and rows[50].high == 1
@@ -381,7 +497,9 @@ def test_coverage_counts_by_hand():
 
 
 def test_reliability_by_hand():
-    found = reliability(np.array([0.91, 0.93, 0.12, 1.0]), np.array([True, False, False, True]), np.ones(4))
+    found = reliability(
+        np.array([0.91, 0.93, 0.12, 1.0]), np.array([True, False, False, True]), np.ones(4)
+    )
     # Bins 18 (0.90-0.95): 1 right against 1.84; 2 (0.10-0.15): 0 against 0.12; 19: 1 against 1.
     assert found["ece"] == pytest.approx((0.84 + 0.12) / 4)
     assert [(b["n"], b["right"]) for b in found["bins"] if b["n"]] == [(1, 0), (2, 1), (1, 1)]

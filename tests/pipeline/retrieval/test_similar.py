@@ -1,4 +1,5 @@
-"""Similar products: a photo of the catalogue finds its own product; the command makes its index, and refuses a stale one."""
+"""Similar products: a photo of the catalogue finds its own product; the command makes its index,
+and refuses a stale one."""
 
 import csv
 import io
@@ -40,11 +41,16 @@ def test_a_photo_of_the_catalogue_finds_itself(copy: Tiny, finder: Finder, tmp_p
         found, unreadable = find_similar(finder, [path], 6)
         assert not unreadable and len(found) == 6 and len({p.product_id for p in found}) == 6
         alike = [p for p in found if p.cosine > 0.9999]
-        assert product in [p.product_id for p in alike]  # duplicates of the picture may stand beside it
+        assert product in [
+            p.product_id for p in alike
+        ]  # duplicates of the picture may stand beside it
         assert [p.cosine for p in found] == sorted((p.cosine for p in found), reverse=True)
         query = "SELECT class_index FROM products WHERE product_id = ?"
         for p in found:
-            assert store.taxonomy[store.connection.execute(query, (p.product_id,)).fetchone()[0]] == p.category
+            assert (
+                store.taxonomy[store.connection.execute(query, (p.product_id,)).fetchone()[0]]
+                == p.category
+            )
 
 
 def test_several_photos_count_by_the_most_alike(copy: Tiny, finder: Finder, tmp_path: Path) -> None:
@@ -53,14 +59,21 @@ def test_several_photos_count_by_the_most_alike(copy: Tiny, finder: Finder, tmp_
     assert {a, b} <= {p.product_id for p in found if p.cosine > 0.9999}
 
 
-def test_a_product_with_very_many_images_does_not_hide_the_others(finder: Finder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_product_with_very_many_images_does_not_hide_the_others(
+    finder: Finder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = finder.index.store.table
     features = finder.index.store.features(slice(0, 1))
     nearest = finder.index.nearest(features, len(table))[0][0]
     crowd = table.product_id.copy()
     crowd[nearest[:600]] = 7  # more than the first shortlist
-    monkeypatch.setitem(finder.index.store.__dict__, "table", type(table)(*(crowd if n == "product_id" else getattr(table, n)
-                        for n in table.__dataclass_fields__)))  # fmt: skip
+    monkeypatch.setitem(
+        finder.index.store.__dict__,
+        "table",
+        type(table)(
+            *(crowd if n == "product_id" else getattr(table, n) for n in table.__dataclass_fields__)
+        ),
+    )
     found = finder.products(features, 4)
     assert found[0].product_id == 7 and len({p.product_id for p in found}) == 4
 
@@ -77,7 +90,9 @@ def test_what_cannot_be_read(copy: Tiny, finder: Finder, tmp_path: Path) -> None
         find_similar(finder, [tmp_path / "none.jpg"], 1)
 
 
-def test_the_command(copy: Tiny, finder: Finder, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command(
+    copy: Tiny, finder: Finder, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     path, _, _ = photo_of(copy, 3, tmp_path)
     command = ["similar", str(path), "--run", str(copy.folder), "--top", "3"]
     assert main(command) == 0
@@ -101,6 +116,9 @@ def test_a_stale_index_is_refused_until_it_is_rebuilt(
     command = ["similar", str(path), "--run", str(own.folder)]
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert "made from something else: features.checkpoint" in error and f"--run {own.folder} --rebuild" in error
+    assert (
+        "made from something else: features.checkpoint" in error
+        and f"--run {own.folder} --rebuild" in error
+    )
     assert main([*command, "--rebuild"]) == 0 and main(command) == 0
     assert np.load(own.folder / "similar" / "codes.npy").dtype == np.int8

@@ -1,5 +1,5 @@
-"""Every way of answering agrees with what was evaluated, whatever stage 1 was trained in; where something else computes, the
-command says how well it agrees."""
+"""Every way of answering agrees with what was evaluated, whatever stage 1 was trained in; where
+something else computes, the command says how well it agrees."""
 
 import re
 import shutil
@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.agreement import compared, evaluation, predictions, read_elsewhere, scored, write_test_split
+from benchmarks.agreement import (
+    compared,
+    evaluation,
+    predictions,
+    read_elsewhere,
+    scored,
+    write_test_split,
+)
 from catalog.errors import ArtifactError
 from pipeline import steps
 from pipeline.cli import main
@@ -25,7 +32,8 @@ FP32 = {"device": "cpu", "precision": "fp32", "runtime": "torch"}
 
 @pytest.fixture(scope="session")
 def tiny_bf16(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """The tiny run with stage 1 trained in bf16, which PyTorch emulates where the processor lacks it. Only to be read."""
+    """The tiny run with stage 1 trained in bf16, which PyTorch emulates where the processor lacks
+    it. Only to be read."""
     settings = (*SETTINGS, "stage1.precision=bf16", "stage1.epochs=1", "views={}")
     return make(tmp_path_factory.mktemp("tiny-bf16"), settings)
 
@@ -47,11 +55,16 @@ def evaluated_in_bf16(tiny_bf16: Tiny, tmp_path_factory: pytest.TempPathFactory)
 
 
 def with_precision(config: RunConfig, precision: str) -> RunConfig:
-    return config.model_copy(update={"features": config.features.model_copy(update={"precision": precision})})
+    return config.model_copy(
+        update={"features": config.features.model_copy(update={"precision": precision})}
+    )
 
 
-def test_every_way_answers_as_was_evaluated(tiny_bf16: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After training in bf16; test_export, test_score and test_predict say the same of training in fp32."""
+def test_every_way_answers_as_was_evaluated(
+    tiny_bf16: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After training in bf16; test_export, test_score and test_predict say the same of training in
+    fp32."""
     monkeypatch.setattr(sys, "path", sys.path.copy())  # the exported reader adds its own folder
     run, config = tiny_bf16.run, tiny_bf16.config
     dump, expected = write_test_split(run, tmp_path / "test.bson"), evaluation(run)
@@ -63,44 +76,75 @@ def test_every_way_answers_as_was_evaluated(tiny_bf16: Tiny, tmp_path: Path, mon
     for name, found in ways.items():
         figures = compared(expected, found)
         assert figures["products"] == (20 if name == "predict" else len(expected)), name
-        # a feature's last bit may put a product on a tree's other side, and the steps are large in so small a run
-        assert figures["same"] >= 0.98 and figures["within"] >= 0.9 and figures["most"] < 0.05, (name, figures)
+        # a feature's last bit may put a product on a tree's other side, and the steps are large in
+        # so small a run
+        assert figures["same"] >= 0.98 and figures["within"] >= 0.9 and figures["most"] < 0.05, (
+            name,
+            figures,
+        )
 
 
 def test_answers_are_computed_in_fp32_whatever_training_was(either: Tiny) -> None:
     run, config = either.run, either.config
     assert run.features.computed_with == FP32 and run.features.made_from["precision"] == "fp32"
     model = Model.open(run, "cpu", config.features.precision)
-    assert model.predictors[0].computed_with == model.bundle.made_from["computed_with"]["stage1"] == FP32
+    assert (
+        model.predictors[0].computed_with
+        == model.bundle.made_from["computed_with"]["stage1"]
+        == FP32
+    )
 
 
-def test_features_of_another_precision_are_refused(tiny: Tiny, evaluated_in_bf16: Tiny, capsys: pytest.CaptureFixture) -> None:
+def test_features_of_another_precision_are_refused(
+    tiny: Tiny, evaluated_in_bf16: Tiny, capsys: pytest.CaptureFixture
+) -> None:
     for step in ("features", "stage2", "evaluate"):
         assert main([step, "--run", str(tiny.folder), "--set", "features.precision=bf16"]) == 2
         error = capsys.readouterr().err
-        assert "features.h5: computed in fp32 on cpu, features.precision is bf16; rebuild it with: " in error
-        assert f"shelfsort features --run {tiny.folder} --rebuild --set features.precision=bf16" in error
+        assert (
+            "features.h5: computed in fp32 on cpu, features.precision is bf16; rebuild it with: "
+            in error
+        )
+        assert (
+            f"shelfsort features --run {tiny.folder} --rebuild --set features.precision=bf16"
+            in error
+        )
     run = evaluated_in_bf16.run
     run.require_precision("bf16")
     for other in ("fp32", "auto"):  # auto is fp32 on a processor
-        with pytest.raises(ArtifactError, match=f"computed in bf16 on cpu, features.precision is {other}"):
+        with pytest.raises(
+            ArtifactError, match=f"computed in bf16 on cpu, features.precision is {other}"
+        ):
             run.require_precision(other)
 
 
 def test_other_arithmetic_is_said_with_its_agreement(
-    evaluated_in_bf16: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
-) -> None:  # fmt: skip
+    evaluated_in_bf16: Tiny,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     run = evaluated_in_bf16.run
     image_id = run.store.images("test").image_id[0]
     (tmp_path / "photo.jpg").write_bytes(run.store.read([image_id])[0])
     predict = ["predict", str(tmp_path / "photo.jpg"), "--run", str(run.folder)]
-    score = ["score", str(evaluated_in_bf16.data / "test.bson"), "--run", str(run.folder), "--out", str(tmp_path / "out")]
+    score = [
+        "score",
+        str(evaluated_in_bf16.data / "test.bson"),
+        "--run",
+        str(run.folder),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main(predict) == 0 and main(score) == 0
     assert not caplog.text
     for command in (predict, [*score[:-1], str(tmp_path / "other")]):
         assert main([*command, "--set", "features.precision=fp32"]) == 0
         assert "than what was evaluated (precision was 'bf16', is now 'fp32'): of " in caplog.text
-        assert re.search(r"of \d+ products of val_b \d+ \(.*%\) get the same category, their confidences within 0", caplog.text)
+        assert re.search(
+            r"of \d+ products of val_b \d+ \(.*%\) get the same category, their confidences within 0",
+            caplog.text,
+        )
         caplog.clear()
     assert main([*score, "--set", "features.precision=fp32"]) == 2  # parts of both are not mixed
     assert "precision was 'bf16', is now 'fp32'" in capsys.readouterr().err
@@ -108,7 +152,9 @@ def test_other_arithmetic_is_said_with_its_agreement(
 
 def test_the_agreement_is_that_of_the_two_answers(evaluated_in_bf16: Tiny) -> None:
     run = evaluated_in_bf16.run
-    alike, other = (measure(run, Model.open(run, "cpu", precision)) for precision in ("bf16", "fp32"))
+    alike, other = (
+        measure(run, Model.open(run, "cpu", precision)) for precision in ("bf16", "fp32")
+    )
     assert alike.products == other.products > 10
     assert alike.same >= 0.98 * alike.products and alike.most_of_99 < other.most_of_99
     assert other.most > 1e-4  # it was another arithmetic
@@ -122,25 +168,33 @@ def test_the_agreement_is_that_of_the_two_answers(evaluated_in_bf16: Tiny) -> No
 @pytest.mark.parametrize("missing", ["store.sqlite", "features.h5"])
 def test_where_it_cannot_be_measured_that_is_said(
     tiny: Tiny, tmp_path: Path, missing: str, caplog: pytest.LogCaptureFixture
-) -> None:  # fmt: skip
+) -> None:
     copy = tiny.copy(tmp_path / "run")
-    (tmp_path / "photo.jpg").write_bytes(copy.run.store.read([copy.run.store.images("test").image_id[0]])[0])
+    (tmp_path / "photo.jpg").write_bytes(
+        copy.run.store.read([copy.run.store.images("test").image_id[0]])[0]
+    )
     (copy.folder / missing).unlink()
     command = ["predict", str(tmp_path / "photo.jpg"), "--run", str(copy.folder)]
     assert main(command) == 0 and not caplog.text
     assert main([*command, "--set", "features.precision=bf16"]) == 0
-    assert "(precision was 'fp32', is now 'bf16'): how well the answers agree could not be measured: " in caplog.text
+    assert (
+        "(precision was 'fp32', is now 'bf16'): how well the answers agree could not be measured: "
+        in caplog.text
+    )
     assert f"{missing}: no such file" in caplog.text
 
 
 def test_look_ups_are_in_fp32_whatever_the_run_computes_in(
     tiny_bf16: Tiny, evaluated_in_bf16: Tiny, tmp_path: Path
-) -> None:  # fmt: skip
+) -> None:
     copy = evaluated_in_bf16.copy(tmp_path / "run")
     finder, exact = Finder.open(copy.run), tiny_bf16.run.features
     assert finder.predictor.computed_with == FP32 and finder.index.store.computed_with == FP32
     rows = slice(0, len(exact))
-    theirs, mine, in_bf16 = (store.features(rows).astype(float) for store in (exact, finder.index.store, copy.run.features))
+    theirs, mine, in_bf16 = (
+        store.features(rows).astype(float)
+        for store in (exact, finder.index.store, copy.run.features)
+    )
     np.testing.assert_allclose(mine, theirs, rtol=2e-3, atol=1e-4)
     assert np.abs(in_bf16 - theirs).max() > 10 * np.abs(mine - theirs).max()
     shutil.rmtree(tmp_path / "run" / "similar")
@@ -151,6 +205,8 @@ def test_look_ups_are_in_fp32_whatever_the_run_computes_in(
     tables = []
     for place, run in enumerate((tiny_bf16, copy)):
         out = tmp_path / str(place)
-        steps.lookalikes(Run(run.folder), run.config, [str(run.data / "test.bson")], listed, 0.9, out)
+        steps.lookalikes(
+            Run(run.folder), run.config, [str(run.data / "test.bson")], listed, 0.9, out
+        )
         tables.append((out / "lookalikes-00000.parquet").read_bytes())
     assert tables[0] == tables[1]

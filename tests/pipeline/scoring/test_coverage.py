@@ -30,7 +30,10 @@ from tests.pipeline.tiny import Tiny
 def test_the_table_falls_in_coverage_and_holds_its_intervals(tiny: Tiny) -> None:
     table = coverage.read(tiny.run.stage2, "")
     assert [cost.threshold for cost in table] == [round(i / 100, 2) for i in range(101)]
-    assert table[0].coverage == pytest.approx(1) and (np.diff([cost.coverage for cost in table]) <= 1e-12).all()
+    assert (
+        table[0].coverage == pytest.approx(1)
+        and (np.diff([cost.coverage for cost in table]) <= 1e-12).all()
+    )
     assert (np.diff([cost.n for cost in table]) <= 0).all()
     sure = [cost for cost in table if cost.accuracy is not None]
     assert all(cost.low <= cost.accuracy <= cost.high for cost in sure)
@@ -40,9 +43,14 @@ def test_the_table_falls_in_coverage_and_holds_its_intervals(tiny: Tiny) -> None
 
 def test_a_threshold_between_two_is_told_by_the_lower_one(tiny: Tiny) -> None:
     costs = coverage.read(tiny.run.stage2, "")
-    assert [coverage.text_at(costs, cost.threshold) for cost in costs] == [cost.text() for cost in costs]
+    assert [coverage.text_at(costs, cost.threshold) for cost in costs] == [
+        cost.text() for cost in costs
+    ]
     for asked, told in ((0.995, 99), (0.5749, 57), (0.001, 0)):
-        assert coverage.text_at(costs, asked) == f"{costs[told].text()}; {asked} lies above that and was not measured itself"
+        assert (
+            coverage.text_at(costs, asked)
+            == f"{costs[told].text()}; {asked} lies above that and was not measured itself"
+        )
 
 
 def test_accuracy_at_no_threshold_is_stage_2s_own(tiny: Tiny, model: Model) -> None:
@@ -64,22 +72,39 @@ def test_a_table_of_another_bundle_is_refused_and_made_anew(tiny: Tiny, tmp_path
     path = copy.run.stage2 / "coverage.json"
     good = path.read_text()
     write_sealed(path, read_sealed(path, "") | {"made_from": {"stage2": "0"}})
-    with pytest.raises(ArtifactError, match=r"coverage\.json: measured with another stage 2 .* rebuild it with: this"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"coverage\.json: measured with another stage 2 .* rebuild it with: this",
+    ):
         coverage.read(copy.run.stage2, "this")
     steps.stage2(copy.run, copy.config, rebuild=False, say=lambda _: None)
     assert path.read_text() == good
 
 
-def test_accepted_and_to_be_reviewed(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_accepted_and_to_be_reviewed(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     out = tmp_path / "out"
-    command = ["score", str(tiny.data / "test.bson"), "--run", str(tiny.folder), "--out", str(out), "--top", "3"]
+    command = [
+        "score",
+        str(tiny.data / "test.bson"),
+        "--run",
+        str(tiny.folder),
+        "--out",
+        str(out),
+        "--top",
+        "3",
+    ]
     assert main([*command, "--min-confidence", "0.5"]) == 0
     text = capsys.readouterr().out
     assert "confidence >= 0.50: " in text and "on val_b" in text
     found = predictions(out)
     assert found["top_category_id"].map(len).eq(3).all()
     accepted, review = (pandas.read_parquet(out / name) for name in coverage.FILES)
-    assert f"here: {len(accepted)} products in accepted.parquet, {len(review)} in review.parquet" in text
+    assert (
+        f"here: {len(accepted)} products in accepted.parquet, {len(review)} in review.parquet"
+        in text
+    )
     assert (accepted["confidence"] >= 0.5).all() and (review["confidence"] < 0.5).all()
     assert sorted([*accepted["product_id"], *review["product_id"]]) == sorted(found["product_id"])
     before = (out / "part-00000.parquet").stat().st_mtime_ns
@@ -88,11 +113,15 @@ def test_accepted_and_to_be_reviewed(tiny: Tiny, tmp_path: Path, capsys: pytest.
     assert len(pandas.read_parquet(out / "accepted.parquet")) < len(accepted)
     success = read_json(out / "_SUCCESS", "")
     assert (success["min_confidence"], success["accepted"] + success["review"]) == (0.9, len(found))
-    assert (out / "_SUCCESS").stat().st_mtime_ns >= max((out / name).stat().st_mtime_ns for name in coverage.FILES)
+    assert (out / "_SUCCESS").stat().st_mtime_ns >= max(
+        (out / name).stat().st_mtime_ns for name in coverage.FILES
+    )
     assert main(command) == 0 and not (out / "accepted.parquet").exists()
 
 
-def test_nothing_of_an_earlier_threshold_stands_while_parts_are_made(tiny: Tiny, model: Model, tmp_path: Path) -> None:
+def test_nothing_of_an_earlier_threshold_stands_while_parts_are_made(
+    tiny: Tiny, model: Model, tmp_path: Path
+) -> None:
     class Stopped(Exception):
         pass
 
@@ -109,8 +138,19 @@ def test_nothing_of_an_earlier_threshold_stands_while_parts_are_made(tiny: Tiny,
     assert not any((tmp_path / name).exists() for name in ("_SUCCESS", *coverage.FILES))
 
 
-def test_a_threshold_beyond_1_is_an_error(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    command = ["score", "x.bson", "--run", str(tiny.folder), "--out", str(tmp_path), "--min-confidence", "62"]
+def test_a_threshold_beyond_1_is_an_error(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = [
+        "score",
+        "x.bson",
+        "--run",
+        str(tiny.folder),
+        "--out",
+        str(tmp_path),
+        "--min-confidence",
+        "62",
+    ]
     assert main(command) == 2
     assert "score.min_confidence: " in capsys.readouterr().err
 
@@ -119,16 +159,29 @@ def test_other_readers(tiny: Tiny, model: Model, tmp_path: Path) -> None:
     score(scorer(tiny, model), [tiny.data / "test.bson"], tmp_path)
     ours = predictions(tmp_path)
     parts = str(tmp_path / "part-*.parquet")
-    duck = duckdb.sql(f"SELECT product_id, top_category_id[1] AS best, category_id FROM '{parts}' ORDER BY product_id").df()
+    duck = duckdb.sql(
+        f"SELECT product_id, top_category_id[1] AS best, category_id FROM '{parts}' ORDER BY product_id"
+    ).df()
     frame = polars.read_parquet(parts)
     assert (duck["best"] == duck["category_id"]).all() and len(duck) == len(ours)
     assert frame["product_id"].to_list() == ours["product_id"].tolist()
-    assert frame.schema["confidence"] == polars.Float32 and frame.schema["top_category_id"] == polars.List(polars.Int64)
+    assert frame.schema["confidence"] == polars.Float32 and frame.schema[
+        "top_category_id"
+    ] == polars.List(polars.Int64)
     assert frame["name"].null_count() == len(frame)
 
 
-def test_a_labelled_dump_prints_its_accuracy(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    command = ["score", str(tiny.data / "train.bson"), "--run", str(tiny.folder), "--out", str(tmp_path)]
+def test_a_labelled_dump_prints_its_accuracy(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = [
+        "score",
+        str(tiny.data / "train.bson"),
+        "--run",
+        str(tiny.folder),
+        "--out",
+        str(tmp_path),
+    ]
     assert main(command) == 0
     assert "top-1 of 600 labelled products: stage 1 ." in capsys.readouterr().out.replace("0.", ".")
 
@@ -137,18 +190,31 @@ def test_a_curve_by_hand() -> None:
     """Three items; the threshold itself is accepted, and weights count in shares but not in n."""
     confidence, right = np.array([0.2, 0.5, 0.9]), np.array([False, True, True])
     rows = coverage.curve(confidence, right, np.array([1.0, 1.0, 2.0]), np.arange(3))
-    assert [(r.threshold, r.coverage, r.accuracy, r.n) for r in (rows[0], rows[20])] == [(0, 1, 0.75, 3), (0.2, 1, 0.75, 3)]
+    assert [(r.threshold, r.coverage, r.accuracy, r.n) for r in (rows[0], rows[20])] == [
+        (0, 1, 0.75, 3),
+        (0.2, 1, 0.75, 3),
+    ]
     assert (rows[50].coverage, rows[50].accuracy, rows[50].n) == (0.75, 1.0, 2)
     assert (rows[51].coverage, rows[51].accuracy, rows[51].n) == (0.5, 1.0, 1)
-    assert (rows[91].coverage, rows[91].accuracy, rows[91].low, rows[91].high, rows[91].n) == (0, None, None, None, 0)
-    assert (rows[0].low, rows[0].high) == pytest.approx(clustered_share(right, np.array([1.0, 1.0, 2.0]), np.arange(3))[1:3])
+    assert (rows[91].coverage, rows[91].accuracy, rows[91].low, rows[91].high, rows[91].n) == (
+        0,
+        None,
+        None,
+        None,
+        0,
+    )
+    assert (rows[0].low, rows[0].high) == pytest.approx(
+        clustered_share(right, np.array([1.0, 1.0, 2.0]), np.arange(3))[1:3]
+    )
     assert rows[51].low < 0.3  # one right item of one proves little
 
 
 def test_a_curve_counts_groups_once() -> None:
     confidence, right = np.full(40, 0.7), np.arange(40) % 4 > 0
     alone = coverage.curve(confidence, right, np.ones(40), np.arange(40))[50]
-    together = coverage.curve(np.repeat(confidence, 3), np.repeat(right, 3), np.ones(120), np.repeat(np.arange(40), 3))[50]
+    together = coverage.curve(
+        np.repeat(confidence, 3), np.repeat(right, 3), np.ones(120), np.repeat(np.arange(40), 3)
+    )[50]
     assert (together.low, together.high) == pytest.approx((alone.low, alone.high), rel=0.02)
     assert together.low <= alone.low and together.high >= alone.high and together.n == 120
     assert (together.accuracy, together.coverage) == (alone.accuracy, alone.coverage) == (0.75, 1.0)
@@ -157,7 +223,9 @@ def test_a_curve_counts_groups_once() -> None:
 def test_an_item_with_several_answers_is_one_item() -> None:
     """Half of the judgements answer with 0.4 and wrongly, half with 0.8 and rightly."""
     confidence = np.repeat([0.4, 0.8], 10)
-    rows = coverage.curve(confidence, confidence > 0.5, np.ones(20), np.tile(np.arange(10), 2), np.full(20, 0.5))
+    rows = coverage.curve(
+        confidence, confidence > 0.5, np.ones(20), np.tile(np.arange(10), 2), np.full(20, 0.5)
+    )
     assert (rows[0].coverage, rows[0].accuracy, rows[0].n) == (1.0, 0.5, 10)
     assert (rows[60].coverage, rows[60].accuracy, rows[60].n) == (0.5, 1.0, 5)
 
@@ -166,7 +234,10 @@ def test_a_curve_of_nothing() -> None:
     nothing = np.zeros(0)
     rows = coverage.curve(nothing, nothing, nothing, nothing)
     assert (rows[0].coverage, rows[0].accuracy, rows[0].n) == (0, None, 0)
-    assert coverage.text_at(rows, 0.5) == "val_b has no product, so that nobody knows what a threshold costs"
+    assert (
+        coverage.text_at(rows, 0.5)
+        == "val_b has no product, so that nobody knows what a threshold costs"
+    )
 
 
 def test_no_product_is_counted_where_it_decided(tiny: Tiny, model: Model) -> None:
@@ -175,14 +246,20 @@ def test_no_product_is_counted_where_it_decided(tiny: Tiny, model: Model) -> Non
     val_b = ValB.of(model.bundle, Views(stores))
     products = val_b.of_unit("product")
     answering = val_b.answering(model.bundle, tiny.config.stage2)[products]
-    rows = coverage.measure(stores, model.bundle, np.ones(len(tiny.run.store.taxonomy)), tiny.config.stage2)
+    rows = coverage.measure(
+        stores, model.bundle, np.ones(len(tiny.run.store.taxonomy)), tiny.config.stage2
+    )
     held = val_b.held[products]
     weight = importance(held.class_index, np.ones(len(tiny.run.store.taxonomy)))
-    assert rows[0].accuracy == pytest.approx(np.average(answering.gated(held.right), weights=weight))
+    assert rows[0].accuracy == pytest.approx(
+        np.average(answering.gated(held.right), weights=weight)
+    )
     for place in (40, 70):
         sure = {name: val_b.confidence[name][products] >= place / 100 for name in answering.shares}
         assert rows[place].n == round(answering.gated(sure).sum())
-        assert rows[place].coverage == pytest.approx(np.average(answering.gated(sure), weights=weight))
+        assert rows[place].coverage == pytest.approx(
+            np.average(answering.gated(sure), weights=weight)
+        )
 
 
 def test_an_older_table_is_measured_again(tiny: Tiny, tmp_path: Path) -> None:
@@ -190,9 +267,15 @@ def test_an_older_table_is_measured_again(tiny: Tiny, tmp_path: Path) -> None:
     copy = tiny.copy(tmp_path / "run")
     path = copy.run.stage2 / "coverage.json"
     good = path.read_text()
-    old = {key: value for key, value in read_sealed(path, "").items() if key not in ("schema", "cross_fitted")}
+    old = {
+        key: value
+        for key, value in read_sealed(path, "").items()
+        if key not in ("schema", "cross_fitted")
+    }
     write_sealed(path, old)
-    with pytest.raises(ArtifactError, match=r"coverage\.json: of schema None, expected 2; rebuild it with: this"):
+    with pytest.raises(
+        ArtifactError, match=r"coverage\.json: of schema None, expected 2; rebuild it with: this"
+    ):
         coverage.read(copy.run.stage2, "this")
     steps.stage2(copy.run, copy.config, rebuild=False, say=lambda _: None)
     assert path.read_text() == good

@@ -1,4 +1,5 @@
-"""Batch scoring: every product is accounted for, whatever the dump holds; finished parts are kept, damaged ones made again."""
+"""Batch scoring: every product is accounted for, whatever the dump holds; finished parts are kept,
+damaged ones made again."""
 
 import csv
 import json
@@ -34,7 +35,9 @@ from tests.pipeline.tiny import Tiny, documents, products_of, same, write_dump
 
 
 @pytest.fixture(scope="module")
-def scored(tiny: Tiny, model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Totals]:
+def scored(
+    tiny: Tiny, model: Model, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, Totals]:
     """A dump in several parts, its predictions, and the totals. Only to be read."""
     folder = tmp_path_factory.mktemp("score")
     dump, out = padded_dump(tiny, folder / "test.bson"), folder / "out"
@@ -49,7 +52,9 @@ def test_every_product_has_a_prediction(tiny: Tiny, scored: tuple[Path, Path, To
     assert len(list(out.glob("part-*.parquet"))) >= 3
     left_out = rejects(out).set_index("product_id")["reason"]
     assert set(left_out) <= {"blank"} and totals.images == table["n_images"].sum()
-    assert table["n_images"].tolist() == [len(d["imgs"]) - (left_out.index == d["_id"]).sum() for d in documents(dump)]
+    assert table["n_images"].tolist() == [
+        len(d["imgs"]) - (left_out.index == d["_id"]).sum() for d in documents(dump)
+    ]
     taxonomy = tiny.run.store.taxonomy
     index = taxonomy.class_index(table["category_id"].to_numpy())
     for level in ("level1", "level2", "level3"):
@@ -71,7 +76,7 @@ def test_it_beats_chance(tiny: Tiny, scored: tuple[Path, Path, Totals]) -> None:
 
 def test_a_second_call_skips_finished_parts_and_remakes_damaged_ones(
     tiny: Tiny, model: Model, scored: tuple[Path, Path, Totals], tmp_path: Path
-) -> None:  # fmt: skip
+) -> None:
     dump, whole, totals = scored
     out = tmp_path / "out"
     score(scorer(tiny, model), [dump], out, CONFIG)
@@ -90,52 +95,81 @@ def test_a_second_call_skips_finished_parts_and_remakes_damaged_ones(
     damaged = times()
     assert score(scorer(tiny, model), [dump], out, CONFIG) == totals
     after = times()
-    changed = {name.split(".")[0].split("-")[1] for name in after if after[name] != damaged.get(name)}
+    changed = {
+        name.split(".")[0].split("-")[1] for name in after if after[name] != damaged.get(name)
+    }
     assert changed == {"00000", "00001", "00002"}
-    assert all(after[name] == before[name] for name in after if name.split(".")[0].endswith("00003"))
+    assert all(
+        after[name] == before[name] for name in after if name.split(".")[0].endswith("00003")
+    )
     pandas.testing.assert_frame_equal(predictions(out), predictions(whole))
 
 
-def test_an_unfinished_scoring_goes_on(tiny: Tiny, model: Model, scored: tuple[Path, Path, Totals], tmp_path: Path) -> None:
+def test_an_unfinished_scoring_goes_on(
+    tiny: Tiny, model: Model, scored: tuple[Path, Path, Totals], tmp_path: Path
+) -> None:
     dump, whole, totals = scored
-    for name in ("part-00000.parquet", "rejects-00000.parquet", "part-00000.json", "part-00001.parquet"):
+    for name in (
+        "part-00000.parquet",
+        "rejects-00000.parquet",
+        "part-00000.json",
+        "part-00001.parquet",
+    ):
         (tmp_path / name).write_bytes((whole / name).read_bytes())
     assert score(scorer(tiny, model), [dump], tmp_path, CONFIG) == totals
     pandas.testing.assert_frame_equal(predictions(tmp_path), predictions(whole))
 
 
 @pytest.mark.parametrize("changed", ["checkpoint", "stage2"])
-def test_parts_of_another_model_are_refused(tiny: Tiny, model: Model, scored: tuple[Path, Path, Totals], changed: str) -> None:
+def test_parts_of_another_model_are_refused(
+    tiny: Tiny, model: Model, scored: tuple[Path, Path, Totals], changed: str
+) -> None:
     dump, out, _ = scored
-    with pytest.raises(ArtifactError, match=rf"part-00000\.json: made from something else: {changed} was '.', is now 'new'"):
+    with pytest.raises(
+        ArtifactError,
+        match=rf"part-00000\.json: made from something else: {changed} was '.', is now 'new'",
+    ):
         score(scorer(tiny, model, **{changed: "new"}), [dump], out, CONFIG)
     score(scorer(tiny, model), [dump], out, CONFIG)  # what was there is still good
 
 
-def test_parts_of_another_dump_are_refused(tiny: Tiny, model: Model, scored: tuple[Path, Path, Totals], tmp_path: Path) -> None:
+def test_parts_of_another_dump_are_refused(
+    tiny: Tiny, model: Model, scored: tuple[Path, Path, Totals], tmp_path: Path
+) -> None:
     write_dump(tmp_path / "other.bson", tiny.data / "test.bson", lambda d: d["_id"] % 2 == 0)
     with pytest.raises(ArtifactError, match="made from something else: dump was"):
         score(scorer(tiny, model), [tmp_path / "other.bson"], scored[1], CONFIG)
     score(scorer(tiny, model), [scored[0]], scored[1], CONFIG)
 
 
-def test_bad_documents_and_images_are_counted_and_named(tiny: Tiny, model: Model, tmp_path: Path) -> None:
+def test_bad_documents_and_images_are_counted_and_named(
+    tiny: Tiny, model: Model, tmp_path: Path
+) -> None:
     good = [d for d in documents(tiny.data / "test.bson") if len(d["imgs"]) == 2][:6]
     picture = good[0]["imgs"][0]["picture"]
     corrupt = bytearray(bson.encode({"_id": 900_001, "imgs": [{"picture": picture}]}))
     corrupt[4] = 0x7F  # a type that BSON has not
     planted = [
-        *good, bytes(corrupt), {"_id": 900_002, "imgs": []}, {"_id": "x", "imgs": [{"picture": picture}]},
+        *good,
+        bytes(corrupt),
+        {"_id": 900_002, "imgs": []},
+        {"_id": "x", "imgs": [{"picture": picture}]},
         {"_id": 900_003, "imgs": [{"picture": b"text"}, {"picture": b""}, {}]},
         {"_id": 900_004, "imgs": [{"picture": picture[:40]}, {"picture": picture}]},
         {"_id": good[0]["_id"], "imgs": good[1]["imgs"]},
         {"_id": 900_005, "imgs": [{"picture": picture}]},
-    ]  # fmt: skip
+    ]
     dump, out = tmp_path / "bad.bson", tmp_path / "out"
-    dump.write_bytes(b"".join(d if isinstance(d, bytes) else bson.encode(d) for d in planted) + b"\x50\x00\x00\x00cut")
+    dump.write_bytes(
+        b"".join(d if isinstance(d, bytes) else bson.encode(d) for d in planted)
+        + b"\x50\x00\x00\x00cut"
+    )
     totals = score(scorer(tiny, model), [dump], out, CONFIG)
     found, answers = rejects(out), predictions(out)
-    assert totals.products == len(planted) + 1 and totals.products == totals.predictions + totals.rejected_products
+    assert (
+        totals.products == len(planted) + 1
+        and totals.products == totals.predictions + totals.rejected_products
+    )
     assert sorted(answers["product_id"]) == sorted([d["_id"] for d in good] + [900_004, 900_005])
     assert answers.set_index("product_id")["n_images"].loc[[900_004, 900_005]].tolist() == [1, 1]
     whole = found[found["position"] == -1]
@@ -171,8 +205,14 @@ def test_labels_in_the_dump_change_nothing(tiny: Tiny, model: Model, tmp_path: P
         document["category_id"] = 7
 
     found = []
-    for name, change in (("labelled", lambda d: None), ("wrong", hide), ("hidden", lambda d: d.pop("category_id"))):
-        write_dump(tmp_path / f"{name}.bson", tiny.data / "train.bson", lambda d: d["_id"] in ids, change)
+    for name, change in (
+        ("labelled", lambda d: None),
+        ("wrong", hide),
+        ("hidden", lambda d: d.pop("category_id")),
+    ):
+        write_dump(
+            tmp_path / f"{name}.bson", tiny.data / "train.bson", lambda d: d["_id"] in ids, change
+        )
         score(scorer(tiny, model), [tmp_path / f"{name}.bson"], tmp_path / name, CONFIG)
         found.append(predictions(tmp_path / name))
     pandas.testing.assert_frame_equal(found[0], found[1])
@@ -180,16 +220,22 @@ def test_labels_in_the_dump_change_nothing(tiny: Tiny, model: Model, tmp_path: P
 
 
 @pytest.mark.parametrize("split", ["test", "train"])
-def test_scoring_gives_what_the_stored_features_give(tiny: Tiny, model: Model, tmp_path: Path, split: str) -> None:
+def test_scoring_gives_what_the_stored_features_give(
+    tiny: Tiny, model: Model, tmp_path: Path, split: str
+) -> None:
     """A dump with the products of a split, those in the neighbour bank among them."""
     run, out = tiny.run, tmp_path / "out"
     wanted = products_of(run, split)
-    count = write_dump(tmp_path / "dump.bson", tiny.data / "train.bson", lambda d: d["_id"] in wanted)
+    count = write_dump(
+        tmp_path / "dump.bson", tiny.data / "train.bson", lambda d: d["_id"] in wanted
+    )
     totals = score(scorer(tiny, model), [tmp_path / "dump.bson"], out, CONFIG)
     table = predictions(out).set_index("product_id")
     assert totals.predictions == count == len(wanted)
     assert totals.known_images == totals.images  # all of them stand in the store
-    (images,) = Views([run.view(name).features for name in ("stage1", "small")]).blocks(split, fit_only=False)
+    (images,) = Views([run.view(name).features for name in ("stage1", "small")]).blocks(
+        split, fit_only=False
+    )
     pooled = pool(images, model.bundle.sharpness)
     use = np.isin(pooled.product_id, list(wanted))
     result = model.answer(pooled, "product").two_stage[use]
@@ -197,13 +243,22 @@ def test_scoring_gives_what_the_stored_features_give(tiny: Tiny, model: Model, t
     assert same(model.taxonomy.category_ids[result.argmax(axis=1)], table["category_id"]) >= 0.98
     assert np.quantile(np.abs(np.exp(result.max(axis=1)) - table["confidence"]), 0.98) < 0.01
     if split == "test":
-        items = pandas.read_parquet(tiny.folder / "evaluation" / "items.parquet").query("unit == 'product'").set_index("item_id")
+        items = (
+            pandas.read_parquet(tiny.folder / "evaluation" / "items.parquet")
+            .query("unit == 'product'")
+            .set_index("item_id")
+        )
         items = items.loc[table.index]
-        assert same(model.taxonomy.category_ids[items["two_stage_class"]], table["category_id"]) >= 0.98
+        assert (
+            same(model.taxonomy.category_ids[items["two_stage_class"]], table["category_id"])
+            >= 0.98
+        )
         assert same(items["refined"], table["refined"]) >= 0.98
 
 
-def test_another_device_is_said_with_its_agreement(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_device_is_said_with_its_agreement(
+    tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     copy = tiny.copy(tmp_path / "run")
     run, config, dump = copy.run, copy.config, str(copy.data / "test.bson")
     steps.score(run, config, [dump], tmp_path / "same")
@@ -215,34 +270,52 @@ def test_another_device_is_said_with_its_agreement(tiny: Tiny, tmp_path: Path, c
     manifest["made_from"]["computed_with"]["stage1"] = made
     write_sealed(run.stage2 / "manifest.json", manifest)
     steps.score(run, config, [dump], tmp_path / "other")
-    assert "(device was 'NVIDIA H100', is now 'cpu'): of " in caplog.text and "get the same category" in caplog.text
+    assert (
+        "(device was 'NVIDIA H100', is now 'cpu'): of " in caplog.text
+        and "get the same category" in caplog.text
+    )
 
 
-def test_features_of_the_products(tiny: Tiny, model: Model, scored: tuple[Path, Path, Totals], tmp_path: Path) -> None:
+def test_features_of_the_products(
+    tiny: Tiny, model: Model, scored: tuple[Path, Path, Totals], tmp_path: Path
+) -> None:
     dump, plain, totals = scored
     config = CONFIG.model_copy(update={"features": True})
     with pytest.raises(ArtifactError, match="features was False, is now True"):
         score(scorer(tiny, model), [dump], plain, config)
     score(scorer(tiny, model), [dump], plain, CONFIG)
     assert score(scorer(tiny, model), [dump], tmp_path, config) == totals
-    table, found = predictions(tmp_path), pandas.concat(map(pandas.read_parquet, sorted(tmp_path.glob("features-*.parquet"))))
+    table, found = (
+        predictions(tmp_path),
+        pandas.concat(map(pandas.read_parquet, sorted(tmp_path.glob("features-*.parquet")))),
+    )
     pandas.testing.assert_frame_equal(table, predictions(plain))
     assert found["product_id"].tolist() == table["product_id"].tolist()
     single = np.array([len(d["imgs"]) == 1 for d in documents(dump)])
     images = [d["imgs"][0]["picture"] for d in documents(dump) if len(d["imgs"]) == 1]
     expected = model.features(images, np.arange(len(images)))[0][0].astype(np.float32)
-    np.testing.assert_allclose(np.stack(found["features"].to_numpy()[single]), expected, rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        np.stack(found["features"].to_numpy()[single]), expected, rtol=2e-3, atol=1e-3
+    )
     damaged = tmp_path / "features-00001.parquet"
     good = damaged.read_bytes()
     damaged.write_bytes(good[:-1])
-    assert score(scorer(tiny, model), [dump], tmp_path, config) == totals and damaged.read_bytes() == good
+    assert (
+        score(scorer(tiny, model), [dump], tmp_path, config) == totals
+        and damaged.read_bytes() == good
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_products_that_are_left_out_leave_the_others_as_they_were(tiny: Tiny, tmp_path: Path, precision: str) -> None:
+def test_products_that_are_left_out_leave_the_others_as_they_were(
+    tiny: Tiny, tmp_path: Path, precision: str
+) -> None:
     """Those that killed their workers, as pipeline.scoring.workers has them."""
     source = open_source([tiny.data / "test.bson"], tmp_path)
-    engine, repeated = Lanes(Model.open(tiny.run, "cpu", precision), 1), np.zeros(len(source), dtype=bool)
+    engine, repeated = (
+        Lanes(Model.open(tiny.run, "cpu", precision), 1),
+        np.zeros(len(source), dtype=bool),
+    )
     config = CONFIG.model_copy(update={"features": True})
 
     def answers(deadly: set[int]) -> Frames:

@@ -1,4 +1,5 @@
-"""What may befall a scoring: damaged files, a full disk, a kill at any moment. The same command always mends it."""
+"""What may befall a scoring: damaged files, a full disk, a kill at any moment. The same command
+always mends it."""
 
 import signal
 import sys
@@ -28,7 +29,9 @@ from tests.pipeline.tiny import Tiny
 
 
 @pytest.fixture(scope="module")
-def scored(tiny: Tiny, model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+def scored(
+    tiny: Tiny, model: Model, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, bytes]]:
     """A dump in several parts, and what scoring it gives."""
     folder = tmp_path_factory.mktemp("score")
     dump = padded_dump(tiny, folder / "test.bson")
@@ -37,25 +40,39 @@ def scored(tiny: Tiny, model: Model, tmp_path_factory: pytest.TempPathFactory) -
 
 
 FAULTS = {
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:-7]), "flipped": flip, "emptied": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-7]),
+    "flipped": flip,
+    "emptied": lambda path: path.write_bytes(b""),
     "gone": Path.unlink,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_damaged_file_is_made_again(
-    tiny: Tiny, model: Model, scored: tuple[Path, dict[str, bytes]], tmp_path: Path, fault: Callable[[Path], object]
-) -> None:  # fmt: skip
+    tiny: Tiny,
+    model: Model,
+    scored: tuple[Path, dict[str, bytes]],
+    tmp_path: Path,
+    fault: Callable[[Path], object],
+) -> None:
     dump, whole = scored
     for name, data in whole.items():
         (tmp_path / name).write_bytes(data)
-    for name in ("part-00000.parquet", "rejects-00001.parquet", "part-00002.json", "kaggle.csv", "rejects-scan.parquet"):
+    for name in (
+        "part-00000.parquet",
+        "rejects-00001.parquet",
+        "part-00002.json",
+        "kaggle.csv",
+        "rejects-scan.parquet",
+    ):
         fault(tmp_path / name)
     score(scorer(tiny, model), [dump], tmp_path)
     assert contents(tmp_path) == whole
 
 
-def test_parts_of_a_larger_source_do_not_stay(tiny: Tiny, model: Model, scored: tuple[Path, dict], tmp_path: Path) -> None:
+def test_parts_of_a_larger_source_do_not_stay(
+    tiny: Tiny, model: Model, scored: tuple[Path, dict], tmp_path: Path
+) -> None:
     dump, whole = scored
     for name in ("part-00077.parquet", "part-00077.json", "rejects-00077.parquet"):
         (tmp_path / name).write_bytes(b"")
@@ -65,7 +82,17 @@ def test_parts_of_a_larger_source_do_not_stay(tiny: Tiny, model: Model, scored: 
 
 def scoring(tiny: Tiny, dump: Path, out: Path, *more: str) -> list[str]:
     """Arguments that score; the batches are small, so that there is much to be interrupted."""
-    return ["score", str(dump), "--run", str(tiny.folder), "--out", str(out), "--set", "score.batch_size=8", *more]
+    return [
+        "score",
+        str(dump),
+        "--run",
+        str(tiny.folder),
+        "--out",
+        str(out),
+        "--set",
+        "score.batch_size=8",
+        *more,
+    ]
 
 
 def command(*arguments: object) -> list[str]:
@@ -89,22 +116,30 @@ def test_a_full_disk_is_an_error_and_the_same_command_goes_on(tiny: Tiny, tmp_pa
     assert run(command(tiny, dump, out)).returncode == 0 and (out / "_SUCCESS").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_an_error(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "out"
-    assert main(["score", str(tiny.data / "test.bson"), "--run", str(tiny.folder), "--out", str(out)]) == 2
+    assert (
+        main(["score", str(tiny.data / "test.bson"), "--run", str(tiny.folder), "--out", str(out)])
+        == 2
+    )
     assert f"{out}: can't be written: " in capsys.readouterr().err
 
 
 def test_stage_1_answers_for_a_damaged_stage_2_until_that_is_mended(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:  # fmt: skip
+) -> None:
     own, out = tiny.copy(tmp_path / "run"), tmp_path / "out"
     scoring = ["score", str(tiny.data / "test.bson"), "--run", str(own.folder), "--out"]
     assert main([*scoring, str(tmp_path / "whole")]) == 0
     flip(own.run.stage2 / "reranker.ubj")
     assert main([*scoring, str(out)]) == 0
-    assert "stage 1 answered for want of reranker.ubj; mend it with: shelfsort stage2" in capsys.readouterr().out
+    assert (
+        "stage 1 answered for want of reranker.ubj; mend it with: shelfsort stage2"
+        in capsys.readouterr().out
+    )
     assert len(predictions(out)) == 150 and "reranker.ubj" in (out / "_SUCCESS").read_text()
     flip(own.run.stage2 / "reranker.ubj")
     assert main([*scoring, str(out)]) == 0 and contents(out) == contents(tmp_path / "whole")
@@ -115,7 +150,9 @@ def test_stage_1_answers_for_a_damaged_stage_2_until_that_is_mended(
 def test_the_client_is_killed_and_started_again(tiny: Tiny, tmp_path: Path) -> None:
     dump, out = padded_dump(tiny, tmp_path / "test.bson"), tmp_path / "out"
     assert run(command(tiny, dump, tmp_path / "whole")).returncode == 0
-    second = Moment(2, "write_part").command(tmp_path / "count", "pipeline", *scoring(tiny, dump, out, "--workers", "2"))
+    second = Moment(2, "write_part").command(
+        tmp_path / "count", "pipeline", *scoring(tiny, dump, out, "--workers", "2")
+    )
     assert kill_at_moment(start(second))
     assert len(list(out.glob("part-*.json"))) == 1 and not (out / "_SUCCESS").exists()
     last = run(command(tiny, dump, out, "--workers", "2"))

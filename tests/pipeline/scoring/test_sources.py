@@ -1,4 +1,5 @@
-"""What can be scored: the same products give the same answers as a dump, a folder, a table, here and behind URLs."""
+"""What can be scored: the same products give the same answers as a dump, a folder, a table, here
+and behind URLs."""
 
 import csv
 import os
@@ -28,10 +29,14 @@ from tests.pipeline.tiny import Tiny, documents
 
 @pytest.fixture(scope="module")
 def shop(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve products as a dump `d.bson`, a folder `photos` and two tables `photos.csv`, `named.parquet`."""
+    """Twelve products as a dump `d.bson`, a folder `photos` and two tables `photos.csv`,
+    `named.parquet`."""
     folder = tmp_path_factory.mktemp("a shop, ümlaut")
     (folder / "photos").mkdir()
-    rows, some = [], sorted(list(documents(tiny.data / "test.bson"))[:12], key=lambda d: str(d["_id"]))
+    rows, some = (
+        [],
+        sorted(list(documents(tiny.data / "test.bson"))[:12], key=lambda d: str(d["_id"])),
+    )
     for found in some:
         for position, image in enumerate(found["imgs"]):
             name = f"{found['_id']}_{position}.jpg" if position else f"{found['_id']}.jpg"
@@ -39,14 +44,18 @@ def shop(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.append({"product_id": found["_id"], "path": f"photos/{name}"})
     (folder / "d.bson").write_bytes(b"".join(map(bson.encode, some)))
     pandas.DataFrame(rows).to_csv(folder / "photos.csv", index=False)
-    named = pandas.DataFrame({"name": [f"shoe {r['product_id']}" for r in rows], "url": [r["path"] for r in rows]})
+    named = pandas.DataFrame(
+        {"name": [f"shoe {r['product_id']}" for r in rows], "url": [r["path"] for r in rows]}
+    )
     named["category_id"] = int(tiny.run.store.taxonomy.category_ids[0])
     named.to_parquet(folder / "named.parquet")
     return folder
 
 
 @pytest.fixture(scope="module")
-def expected(tiny: Tiny, model: Model, shop: Path, tmp_path_factory: pytest.TempPathFactory) -> pandas.DataFrame:
+def expected(
+    tiny: Tiny, model: Model, shop: Path, tmp_path_factory: pytest.TempPathFactory
+) -> pandas.DataFrame:
     """The dump's predictions."""
     out = tmp_path_factory.mktemp("out")
     score(scorer(tiny, model), [shop / "d.bson"], out)
@@ -56,20 +65,24 @@ def expected(tiny: Tiny, model: Model, shop: Path, tmp_path_factory: pytest.Temp
 @pytest.mark.parametrize("name", ["photos", "photos.csv"])
 def test_a_folder_and_a_table_score_as_the_dump(
     tiny: Tiny, model: Model, shop: Path, expected: pandas.DataFrame, tmp_path: Path, name: str
-) -> None:  # fmt: skip
+) -> None:
     totals = score(scorer(tiny, model), [shop / name], tmp_path)
     assert totals.products == totals.predictions == 12
     assert predictions(tmp_path).equals(expected)
 
 
 @pytest.mark.parametrize("name", ["d.bson", "photos.csv", "photos/"])
-def test_over_http(tiny: Tiny, model: Model, shop: Path, expected: pandas.DataFrame, tmp_path: Path, name: str) -> None:
+def test_over_http(
+    tiny: Tiny, model: Model, shop: Path, expected: pandas.DataFrame, tmp_path: Path, name: str
+) -> None:
     with served(shop) as url:
         score(scorer(tiny, model), [f"{url}/{name}"], tmp_path)
     assert predictions(tmp_path).equals(expected)
 
 
-def test_in_memory(tiny: Tiny, model: Model, shop: Path, expected: pandas.DataFrame, tmp_path: Path) -> None:
+def test_in_memory(
+    tiny: Tiny, model: Model, shop: Path, expected: pandas.DataFrame, tmp_path: Path
+) -> None:
     root = f"memory://{uuid.uuid4().hex}"
     fsspec.filesystem("memory").put(str(shop), root, recursive=True)
     for number, name in enumerate(("d.bson", "photos")):
@@ -77,7 +90,9 @@ def test_in_memory(tiny: Tiny, model: Model, shop: Path, expected: pandas.DataFr
         assert predictions(tmp_path / str(number)).equals(expected)
 
 
-def test_products_with_names(tiny: Tiny, model: Model, shop: Path, expected: pandas.DataFrame, tmp_path: Path) -> None:
+def test_products_with_names(
+    tiny: Tiny, model: Model, shop: Path, expected: pandas.DataFrame, tmp_path: Path
+) -> None:
     source = open_source([shop / "named.parquet"], tmp_path)
     assert (source.category_id == tiny.run.store.taxonomy.category_ids[0]).all()
     score(scorer(tiny, model), [shop / "named.parquet"], tmp_path)
@@ -90,9 +105,16 @@ def test_products_with_names(tiny: Tiny, model: Model, shop: Path, expected: pan
 def test_photos_that_are_gone_are_rejects(tiny: Tiny, model: Model, tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_bytes(jpeg(1, 40))
     with open(tmp_path / "t.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("_id", "image"), (5, "1.jpg"), (5, "none.jpg"), (6, "none.jpg"), (7, "")])
+        csv.writer(file).writerows(
+            [("_id", "image"), (5, "1.jpg"), (5, "none.jpg"), (6, "none.jpg"), (7, "")]
+        )
     totals = score(scorer(tiny, model), [tmp_path / "t.csv"], tmp_path / "out")
-    assert (totals.products, totals.predictions, totals.rejected_products, totals.rejected_images) == (3, 1, 2, 3)
+    assert (
+        totals.products,
+        totals.predictions,
+        totals.rejected_products,
+        totals.rejected_images,
+    ) == (3, 1, 2, 3)
     found = rejects(tmp_path / "out")
     assert found[found["product_id"] == 5]["reason"].tolist() == ["unreadable_file"]
     assert found[found["product_id"] == 5]["source"].tolist() == [f"{tmp_path}/none.jpg"]
@@ -101,7 +123,7 @@ def test_photos_that_are_gone_are_rejects(tiny: Tiny, model: Model, tmp_path: Pa
 
 def test_what_a_server_withholds_for_a_while_is_scored_by_the_same_command(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:  # fmt: skip
+) -> None:
     for number in range(3):
         (tmp_path / f"{number}.jpg").write_bytes(jpeg(number, 40))
     faults, out = {"/0.jpg": 503, "/1.jpg": 410}, tmp_path / "out"
@@ -111,37 +133,55 @@ def test_what_a_server_withholds_for_a_while_is_scored_by_the_same_command(
         scoring = ["score", str(tmp_path / "t.csv"), "--run", str(tiny.folder), "--out", str(out)]
         for left, reason in ((1, "unreachable"), (0, None)):
             assert main(scoring) == 0
-            assert ("1 photos could not be reached; the same command" in capsys.readouterr().out) == bool(left)
+            assert (
+                "1 photos could not be reached; the same command" in capsys.readouterr().out
+            ) == bool(left)
             assert read_json(out / "_SUCCESS", "")["unreachable"] == left
             found = rejects(out)
             assert dict(found[found["position"] == 0][["product_id", "reason"]].to_numpy()) == {
-                **({0: reason} if left else {}), 1: "unreadable_file", 3: "unreadable_file",
-            }  # fmt: skip
+                **({0: reason} if left else {}),
+                1: "unreadable_file",
+                3: "unreadable_file",
+            }
             assert sorted(predictions(out)["product_id"]) == ([2] if left else [0, 2])
             faults.pop("/0.jpg", None)
 
 
 def test_products_of_a_table_are_told_apart_by_what_is_written(tmp_path: Path) -> None:
     def table(*names: str) -> PhotoList:
-        (tmp_path / "t.csv").write_text("\n".join(["product_id,path", *(f"{name},a.jpg" for name in names)]))
+        (tmp_path / "t.csv").write_text(
+            "\n".join(["product_id,path", *(f"{name},a.jpg" for name in names)])
+        )
         return read_table(str(tmp_path / "t.csv"))
 
     numbers = table("7", "562949953421311", "7")
     assert numbers.product_id.tolist() == [7, 562949953421311] and numbers.names is None
-    for names in (("7", "007"), ("123456789012345678901", "123456789012345678902"), ("7", "562949953421312"), ("7", "red shoe")):
+    for names in (
+        ("7", "007"),
+        ("123456789012345678901", "123456789012345678902"),
+        ("7", "562949953421312"),
+        ("7", "red shoe"),
+    ):
         assert table(*names).names == names
     frame = pandas.DataFrame({"product_id": np.array([7, 8]), "path": "a.jpg"})
     frame.to_parquet(tmp_path / "t.parquet")
     assert read_table(str(tmp_path / "t.parquet")).product_id.tolist() == [7, 8]
     frame.astype({"product_id": float}).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(ShelfsortError, match=r"t\.parquet: column product_id: expected integers or text, found double"):
+    with pytest.raises(
+        ShelfsortError,
+        match=r"t\.parquet: column product_id: expected integers or text, found double",
+    ):
         read_table(str(tmp_path / "t.parquet"))
 
 
-def test_a_tables_fingerprint_knows_its_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tables_fingerprint_knows_its_photos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for shop in ("a", "b"):
         (tmp_path / shop).mkdir()
-        (tmp_path / shop / "t.csv").write_text("product_id,path\n1,1.jpg\n1,none.jpg\n2,https://example.org/2.jpg\n")
+        (tmp_path / shop / "t.csv").write_text(
+            "product_id,path\n1,1.jpg\n1,none.jpg\n2,https://example.org/2.jpg\n"
+        )
         (tmp_path / shop / "1.jpg").write_bytes(jpeg(1))
 
     def found(shop: str) -> str:
@@ -149,7 +189,12 @@ def test_a_tables_fingerprint_knows_its_photos(tmp_path: Path, monkeypatch: pyte
         return open_source(["t.csv"], tmp_path).fingerprint
 
     first = found("a")
-    assert first == found("a") == open_source([tmp_path / "a" / "t.csv"], tmp_path).fingerprint != found("b")
+    assert (
+        first
+        == found("a")
+        == open_source([tmp_path / "a" / "t.csv"], tmp_path).fingerprint
+        != found("b")
+    )
     (tmp_path / "a" / "1.jpg").write_bytes(jpeg(1) + b" ")
     assert found("a") != first
 
@@ -159,7 +204,9 @@ def test_a_row_without_a_product_is_an_error(tmp_path: Path, nothing: str) -> No
     (tmp_path / "t.csv").write_text(f"product_id,path\n1,a.jpg\n{nothing},b.jpg\n{nothing},c.jpg\n")
     pandas.DataFrame({"name": ["shoe", None], "path": "a.jpg"}).to_parquet(tmp_path / "t.parquet")
     for name, column in (("t.csv", "product_id"), ("t.parquet", "name")):
-        with pytest.raises(ShelfsortError, match=rf"{name}: row 2 .*: column {column} is empty or null"):
+        with pytest.raises(
+            ShelfsortError, match=rf"{name}: row 2 .*: column {column} is empty or null"
+        ):
             open_source([tmp_path / name], tmp_path)
 
 
@@ -178,7 +225,10 @@ def test_names_that_are_not_utf_8(tiny: Tiny, model: Model, shop: Path, tmp_path
     other = tmp_path / os.fsdecode(b"\xe9")
     other.mkdir()
     (other / "t.csv").write_text("path\n../photos/tea.jpg\n")
-    assert open_source([other / "t.csv"], tmp_path).place(0, 0) == (rf"{tmp_path}/\xe9/../photos/tea.jpg", 0)
+    assert open_source([other / "t.csv"], tmp_path).place(0, 0) == (
+        rf"{tmp_path}/\xe9/../photos/tea.jpg",
+        0,
+    )
     pack_folder(tmp_path, tmp_path / "dump")
     assert len(list(documents(tmp_path / "dump" / "train.bson"))) == 2
 
@@ -187,37 +237,55 @@ def test_what_is_no_source_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     for name, table in (
-        ("paths", "path,path\na,b"), ("ids", "path,product_id,product_id\na,1,1"), ("titles", "path,title,title\na,x,y"),
+        ("paths", "path,path\na,b"),
+        ("ids", "path,product_id,product_id\na,1,1"),
+        ("titles", "path,title,title\na,x,y"),
         ("true", "path,category_id\na,true"),
-    ):  # fmt: skip
+    ):
         (tmp_path / f"{name}.csv").write_text(table + "\n")
-    pandas.DataFrame({"path": "a.jpg", "category_id": np.array([2**63], np.uint64)}).to_parquet(tmp_path / "large.parquet")
+    pandas.DataFrame({"path": "a.jpg", "category_id": np.array([2**63], np.uint64)}).to_parquet(
+        tmp_path / "large.parquet"
+    )
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
     for name, message in (
-        ("empty", "expected photos .* found none"), ("bad.csv", "expected a column path or url or image, found a, b"),
-        ("bad.parquet", "not readable as a table"), ("paths.csv", "expected one column path, found 2"),
-        ("ids.csv", "expected one column product_id, found 2"), ("titles.csv", "expected one column title, found 2"),
-        ("large.parquet", "column category_id: expected integers from 0 to 2.63 - 1, found 9223372036854775808"),
-        ("true.csv", "column category_id: expected integers .* found True"), ("none.csv", "can't be read: No such file"),
-    ):  # fmt: skip
+        ("empty", "expected photos .* found none"),
+        ("bad.csv", "expected a column path or url or image, found a, b"),
+        ("bad.parquet", "not readable as a table"),
+        ("paths.csv", "expected one column path, found 2"),
+        ("ids.csv", "expected one column product_id, found 2"),
+        ("titles.csv", "expected one column title, found 2"),
+        (
+            "large.parquet",
+            "column category_id: expected integers from 0 to 2.63 - 1, found 9223372036854775808",
+        ),
+        ("true.csv", "column category_id: expected integers .* found True"),
+        ("none.csv", "can't be read: No such file"),
+    ):
         with pytest.raises(ShelfsortError, match=rf"{name}: {message}"):
             open_source([tmp_path / name], tmp_path, "title")
     with pytest.raises(ShelfsortError, match="expected one folder or table alone"):
         open_source([tmp_path / "bad.csv", tmp_path / "x.bson"], tmp_path)
 
 
-def test_a_relative_folder_is_the_same_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_folder_is_the_same_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "1.jpg").write_bytes(jpeg(1))
     monkeypatch.chdir(tmp_path)
-    source, expected = open_source(["photos"], tmp_path), open_source([tmp_path / "photos"], tmp_path)
+    source, expected = (
+        open_source(["photos"], tmp_path),
+        open_source([tmp_path / "photos"], tmp_path),
+    )
     assert source.files == [(str(tmp_path / "photos" / "1.jpg"), len(jpeg(1)))]
     assert source.fingerprint == expected.fingerprint
     monkeypatch.chdir("/")  # as a worker
     assert missing_files(source.files) == [] and source.read(0) == [jpeg(1)]
 
 
-def test_every_photo_of_a_folder_is_listed_and_the_rest_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_photo_of_a_folder_is_listed_and_the_rest_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for name in ("a.jpg", "b.JPEG", "c.jfif", "d.jpe"):
         (tmp_path / name).write_bytes(jpeg(1))
     assert read_folder(str(tmp_path)).names == ("a", "b", "c", "d") and not caplog.text
@@ -241,6 +309,8 @@ def test_a_slice_holds_its_own_photos(shop: Path, tmp_path: Path) -> None:
 def test_predict_takes_urls(model: Model, shop: Path) -> None:
     photo = next((shop / "photos").iterdir())
     with served(shop) as url:
-        assert predict_files(model, [f"{url}/photos/{photo.name}"], 3) == predict_files(model, [photo], 3)
+        assert predict_files(model, [f"{url}/photos/{photo.name}"], 3) == predict_files(
+            model, [photo], 3
+        )
         with pytest.raises(ShelfsortError, match=r"/none\.jpg: can't be read"):
             predict_files(model, [f"{url}/none.jpg"], 3)

@@ -32,7 +32,9 @@ from tests.pipeline.tiny import Tiny
 
 
 @pytest.fixture(scope="module")
-def scored(tiny: Tiny, model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Totals]:
+def scored(
+    tiny: Tiny, model: Model, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, Totals]:
     """A dump in several parts, scored in this process, and the totals. Only to be read."""
     folder = tmp_path_factory.mktemp("score")
     dump = padded_dump(tiny, folder / "test.bson")
@@ -48,7 +50,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
     assert {name for name in os.environ if name.endswith("_NUM_THREADS")} == before
 
 
-def test_two_workers_write_the_same_files(tiny: Tiny, client, scored: tuple[Path, Path, Totals], tmp_path: Path) -> None:
+def test_two_workers_write_the_same_files(
+    tiny: Tiny, client, scored: tuple[Path, Path, Totals], tmp_path: Path
+) -> None:
     dump, alone, totals = scored
     assert score(on(client, tiny, dump, tmp_path), [dump], tmp_path) == totals
     assert contents(tmp_path) == contents(alone)
@@ -57,25 +61,35 @@ def test_two_workers_write_the_same_files(tiny: Tiny, client, scored: tuple[Path
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_products_that_kill_workers_stand_alone_in_the_rejects(tiny: Tiny, model: Model, client, tmp_path: Path) -> None:
+def test_products_that_kill_workers_stand_alone_in_the_rejects(
+    tiny: Tiny, model: Model, client, tmp_path: Path
+) -> None:
     some = ids(tiny.data / "test.bson")
     poison = {some[3], some[60]}
     dump = poisoned_dump(tiny, tmp_path / "poisoned.bson", poison)
     config = CONFIG.model_copy(update={"features": True})
-    quiet = score(scorer(tiny, model), [dump], tmp_path / "quiet", config)  # here the pictures do no harm
+    quiet = score(
+        scorer(tiny, model), [dump], tmp_path / "quiet", config
+    )  # here the pictures do no harm
     totals = score(on(client, tiny, dump, tmp_path / "out"), [dump], tmp_path / "out", config)
     assert quiet.predictions == quiet.products == totals.products
     assert (totals.predictions, totals.rejected_products) == (quiet.products - 2, 2)
     found = rejects(tmp_path / "out")
     whole = found[found["position"] == -1]
     assert set(whole["product_id"]) == poison and set(whole["reason"]) == {"kills_worker"}
-    frames = [(predictions(tmp_path / name), features(tmp_path / name)) for name in ("quiet", "out")]
+    frames = [
+        (predictions(tmp_path / name), features(tmp_path / name)) for name in ("quiet", "out")
+    ]
     assert_the_others_stand(*frames, without=poison)
 
 
 def test_a_model_that_no_worker_sees_is_sent(
-    tiny: Tiny, client, scored: tuple[Path, Path, Totals], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+    tiny: Tiny,
+    client,
+    scored: tuple[Path, Path, Totals],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     dump, alone, totals = scored
     copy = tiny.copy(tmp_path / "run")
     client.run(hide, str(tmp_path / "run"))
@@ -83,7 +97,9 @@ def test_a_model_that_no_worker_sees_is_sent(
     assert contents(tmp_path / "out") == contents(alone)
 
 
-def test_a_worker_that_lives_on_reads_a_mended_stage_2(tiny: Tiny, scored: tuple[Path, Path, Totals], tmp_path: Path) -> None:
+def test_a_worker_that_lives_on_reads_a_mended_stage_2(
+    tiny: Tiny, scored: tuple[Path, Path, Totals], tmp_path: Path
+) -> None:
     dump, alone, totals = scored
     copy, out = tiny.copy(tmp_path / "run"), tmp_path / "out"
     with workers(1, tmp_path) as client:  # none that has been sent the whole model
@@ -97,7 +113,7 @@ def test_a_worker_that_lives_on_reads_a_mended_stage_2(tiny: Tiny, scored: tuple
 
 def test_a_worker_that_comes_later_and_does_not_see_the_model_is_sent_it(
     tiny: Tiny, scored: tuple[Path, Path, Totals], tmp_path: Path
-) -> None:  # fmt: skip
+) -> None:
     dump, alone, totals = scored
     with workers(1, tmp_path) as client:
         by = on(client, tiny, dump, tmp_path / "out")  # all see it now
@@ -118,18 +134,26 @@ def test_a_dump_that_a_worker_does_not_see_is_an_error(tiny: Tiny, client, tmp_p
     dump = padded_dump(tiny, tmp_path / "a.bson")
     source = open_source([dump], tmp_path)
     dump.rename(tmp_path / "b.bson")
-    with pytest.raises(ShelfsortError, match=r"a\.bson: worker tcp://.* sees no such file of the same size; put it on a disk"):
+    with pytest.raises(
+        ShelfsortError,
+        match=r"a\.bson: worker tcp://.* sees no such file of the same size; put it on a disk",
+    ):
         Workers(client, place(tiny), source.files)
 
 
 def test_no_scheduler_is_an_error() -> None:
-    with pytest.raises(ShelfsortError, match=r"tcp://127\.0\.0\.1:9: expected a dask scheduler with a worker, found none"):
+    with pytest.raises(
+        ShelfsortError,
+        match=r"tcp://127\.0\.0\.1:9: expected a dask scheduler with a worker, found none",
+    ):
         with connect(None, "tcp://127.0.0.1:9"):
             pass
 
 
 def test_the_sent_model_holds_no_more_than_it_needs(tiny: Tiny) -> None:
-    assert len(SentModel(place(tiny)).content) < 3 * sum(p.stat().st_size for p in tiny.folder.rglob("best.pt"))
+    assert len(SentModel(place(tiny)).content) < 3 * sum(
+        p.stat().st_size for p in tiny.folder.rglob("best.pt")
+    )
 
 
 def test_a_bug_in_a_worker_is_an_error_here(tiny: Tiny, client, tmp_path: Path) -> None:

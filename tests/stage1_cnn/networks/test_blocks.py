@@ -10,22 +10,32 @@ from tests.stage1_cnn.conftest import BACKBONE
 @pytest.mark.parametrize(
     "name, count",
     [
-        ("resnet18", 5), ("mobilenet_v2", 19), ("efficientnet_b0", 9), ("densenet121", 8), ("regnet_y_400mf", 5), ("vanilla", 3),
+        ("resnet18", 5),
+        ("mobilenet_v2", 19),
+        ("efficientnet_b0", 9),
+        ("densenet121", 8),
+        ("regnet_y_400mf", 5),
+        ("vanilla", 3),
         ("timm:mobilenetv1_100", 6),
     ],
-)  # fmt: skip
+)
 def test_every_weight_is_in_one_block(name: str, count: int) -> None:
     if name.startswith("timm:"):
         pytest.importorskip("timm")
     backbone = build(name, 4).backbone
-    found = [id(p) for modules in blocks(backbone) for module in modules for p in module.parameters()]
+    found = [
+        id(p) for modules in blocks(backbone) for module in modules for p in module.parameters()
+    ]
     assert sorted(found) == sorted(id(p) for p in backbone.parameters())
     assert len(blocks(backbone)) == count
 
 
 def test_a_lone_norm_belongs_to_the_block_before_it() -> None:
     backbone = build("resnet18", 4).backbone
-    assert [module for modules in blocks(backbone)[:1] for module in modules] == [backbone.conv1, backbone.bn1]
+    assert [module for modules in blocks(backbone)[:1] for module in modules] == [
+        backbone.conv1,
+        backbone.bn1,
+    ]
     assert blocks(backbone)[-1] == [backbone.layer4]
 
 
@@ -51,7 +61,9 @@ def test_only_the_last_blocks_are_trained(trainable: int | str) -> None:
     network.freeze(trainable)
     network.train()
     count = len(parts) if trainable == "all" else min(trainable, len(parts))
-    learning = [all(p.requires_grad for module in modules for p in module.parameters()) for modules in parts]
+    learning = [
+        all(p.requires_grad for module in modules for p in module.parameters()) for modules in parts
+    ]
     assert learning == [False] * (len(parts) - count) + [True] * count
     assert [all(module.training for module in modules) for modules in parts] == learning
     assert network.head.weight.requires_grad
@@ -75,5 +87,7 @@ def test_drop_path_rises_to_its_rate() -> None:
 
 
 def test_drop_path_without_branches_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"stage1\.drop_path: mobilenet_v2 has no branches to skip"):
+    with pytest.raises(
+        ConfigError, match=r"stage1\.drop_path: mobilenet_v2 has no branches to skip"
+    ):
         set_drop_path(build("mobilenet_v2", 4).backbone, 0.1, "mobilenet_v2")

@@ -1,4 +1,5 @@
-"""The landmark network: shapes, gradients, where landmarks go when a photo is changed, and that the loss finds them."""
+"""The landmark network: shapes, gradients, where landmarks go when a photo is changed, and that the
+loss finds them."""
 
 import io
 from dataclasses import replace
@@ -26,9 +27,18 @@ from stage1_cnn.transforms import EvalTransform, TrainTransform
 from tests.conftest import PRECISION
 
 CONFIG = Stage1Config(
-    backbone="vgg16_landmarks", width=0.1, weights="none", image_size=64, epochs=1, batch_size=16, device="cpu",
-    precision=PRECISION, augment={"flip": False}, lr=1e-3, workers=0,
-)  # fmt: skip
+    backbone="vgg16_landmarks",
+    width=0.1,
+    weights="none",
+    image_size=64,
+    epochs=1,
+    batch_size=16,
+    device="cpu",
+    precision=PRECISION,
+    augment={"flip": False},
+    lr=1e-3,
+    workers=0,
+)
 SPEC = SyntheticSpec(categories=4, products=60, side=64, seed=2)
 
 
@@ -36,19 +46,31 @@ def check_step(name: str, side: int, **options: object) -> None:
     """One step of training: the loss is a number, and every weight has a gradient that is one."""
     network = build(name, 5)
     config = Stage1Config(backbone=name, image_size=side, **options)
-    learner = Learner(network, config, choose_engine("cpu", "fp32"), lr=1e-4, schedule=Schedule(1, 0))
+    learner = Learner(
+        network, config, choose_engine("cpu", "fp32"), lr=1e-4, schedule=Schedule(1, 0)
+    )
     images, points = torch.rand(2, 3, side, side), torch.rand(2, 8, 3)
     extra = (points,) if options else ()
     loss = learner.step([(images, torch.tensor([1, 4]), *extra)])
     assert torch.isfinite(loss)
-    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in network.parameters())
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() and p.grad.any()
+        for p in network.parameters()
+    )
     assert network.eval()(images).shape == (2, 5)
     if options:
         maps, attention = network.backbone.look(images)
         assert (maps.shape, attention.shape) == ((2, 8, side, side), (2, 1, side // 8, side // 8))
 
 
-LARGE = [("resnet34", 224), ("resnet50", 224), ("densenet121", 224), ("vgg16", 224), ("alexnet", 224), ("timm:nasnetalarge", 331)]
+LARGE = [
+    ("resnet34", 224),
+    ("resnet50", 224),
+    ("densenet121", 224),
+    ("vgg16", 224),
+    ("alexnet", 224),
+    ("timm:nasnetalarge", 331),
+]
 
 
 @pytest.mark.slow
@@ -77,7 +99,9 @@ def test_shapes_and_attention() -> None:
 
 def test_without_landmarks_attention_is_learnt_from_the_categories() -> None:
     network = build("vgg16_landmarks", 3, width=0.1)
-    learner = Learner(network, CONFIG, choose_engine("cpu", "fp32"), lr=1e-4, schedule=Schedule(1, 0))
+    learner = Learner(
+        network, CONFIG, choose_engine("cpu", "fp32"), lr=1e-4, schedule=Schedule(1, 0)
+    )
     learner.step([(torch.rand(2, 3, 64, 64), torch.tensor([0, 2]))])
     assert learner.landmark_loss is None
     assert network.backbone.landmarks.draw[0].weight.grad.any()
@@ -98,23 +122,32 @@ def test_loss_is_least_where_the_landmark_is_and_nothing_where_it_is_not_seen() 
 
 @pytest.mark.parametrize(
     "augment",
-    [{"flip": True, "crop": 1, "stretch": 1}, {"flip": False, "crop": 0.5},
-     {"flip": False, "crop": 1, "stretch": 1, "rotate": 30},
-     {"flip": True, "crop": 0.7, "rotate": 20, "shift": 0.1, "shear": 10, "zoom": 0.1}],
-)  # fmt: skip
+    [
+        {"flip": True, "crop": 1, "stretch": 1},
+        {"flip": False, "crop": 0.5},
+        {"flip": False, "crop": 1, "stretch": 1, "rotate": 30},
+        {"flip": True, "crop": 0.7, "rotate": 20, "shift": 0.1, "shear": 10, "zoom": 0.1},
+    ],
+)
 def test_landmarks_follow_the_photo(augment: dict) -> None:
     """A white spot stays under its landmark, whatever is done to the photo."""
     from stage1_cnn.transforms import Normaliser
 
     ids = np.arange(24)
     rng = np.random.default_rng(0)
-    points = np.concatenate([rng.uniform(0.3, 0.7, (24, 1, 2)), np.ones((24, 1, 1))], axis=2).astype(np.float32)
+    points = np.concatenate(
+        [rng.uniform(0.3, 0.7, (24, 1, 2)), np.ones((24, 1, 1))], axis=2
+    ).astype(np.float32)
     photos = [np.zeros((80, 120, 3), np.uint8) for _ in ids]
     for photo, ((x, y, _),) in zip(photos, points, strict=True):
         photo[int(80 * y) - 2 : int(80 * y) + 3, int(120 * x) - 2 : int(120 * x) + 3] = 255
-    transform = TrainTransform(EvalTransform(64, 64, (0, 0, 0), (1, 1, 1)), Augment(**augment, colour=0), seed=1, epoch=1)
+    transform = TrainTransform(
+        EvalTransform(64, 64, (0, 0, 0), (1, 1, 1)), Augment(**augment, colour=0), seed=1, epoch=1
+    )
     repeats = np.zeros(24, dtype=np.int64)
-    pixels = Normaliser(transform.base, torch.device("cpu"))(transform(photos, ids), transform.changes(ids, repeats))
+    pixels = Normaliser(transform.base, torch.device("cpu"))(
+        transform(photos, ids), transform.changes(ids, repeats)
+    )
     moved = transform.points(points, ids, repeats)
     assert np.abs(moved[..., :2] - points[..., :2]).max() > 0.05
     checked = 0
@@ -122,8 +155,12 @@ def test_landmarks_follow_the_photo(augment: dict) -> None:
         weight = image.clamp(min=0.05) - 0.05
         if seen and weight.sum() > 1 and 0.08 < x < 0.92 and 0.08 < y < 0.92:
             checked += 1
-            rows, columns = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(64) + 0.5, indexing="ij")
-            found = torch.stack([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum() / 64
+            rows, columns = torch.meshgrid(
+                torch.arange(64) + 0.5, torch.arange(64) + 0.5, indexing="ij"
+            )
+            found = (
+                torch.stack([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum() / 64
+            )
             assert np.allclose(found, [x, y], atol=0.035)
     assert checked > 8
 
@@ -134,15 +171,26 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("landmarks")
     write_dump(folder / "train.bson", SPEC)
     write_landmarks_of(folder / "landmarks.csv", SPEC)
-    ingest(folder / "store.sqlite", [folder / "train.bson"], None, CatalogConfig(), index_folder=folder / "dumps", jobs=1)
+    ingest(
+        folder / "store.sqlite",
+        [folder / "train.bson"],
+        None,
+        CatalogConfig(),
+        index_folder=folder / "dumps",
+        jobs=1,
+    )
     return folder / "store.sqlite", folder / "landmarks.csv"
 
 
-def test_it_trains_with_and_without_and_its_checkpoint_looks(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_it_trains_with_and_without_and_its_checkpoint_looks(
+    data: tuple[Path, Path], tmp_path: Path
+) -> None:
     store = Store(data[0])
     losses = []
     for name, given in (("with", data[1]), ("without", None)):
-        summary = train_stage1(store, CONFIG.model_copy(update={"landmarks": given}), tmp_path / name, {})
+        summary = train_stage1(
+            store, CONFIG.model_copy(update={"landmarks": given}), tmp_path / name, {}
+        )
         losses.append(summary.best["val_loss"])
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("with", "without")]
     assert lines[0] != lines[1], "the landmarks change what is learnt"
@@ -154,11 +202,18 @@ def test_it_trains_with_and_without_and_its_checkpoint_looks(data: tuple[Path, P
 
 def test_weights_of_vgg16_fit_all_but_the_branch(tmp_path: Path) -> None:
     plain = build("vgg16", 4, width=0.1, seed=3)
-    torch.save(plain.backbone.state_dict() | {"classifier.6.weight": torch.zeros(2), "classifier.6.bias": torch.zeros(2)},
-               tmp_path / "vgg.pth")  # fmt: skip
+    torch.save(
+        plain.backbone.state_dict()
+        | {"classifier.6.weight": torch.zeros(2), "classifier.6.bias": torch.zeros(2)},
+        tmp_path / "vgg.pth",
+    )
     network = build("vgg16_landmarks", 4, width=0.1, weights=str(tmp_path / "vgg.pth"), seed=5)
     assert torch.equal(network.backbone.features[0].weight, plain.backbone.features[0].weight)
-    partial = {key: value for key, value in network.backbone.state_dict().items() if not key.endswith("squeeze.bias")}
+    partial = {
+        key: value
+        for key, value in network.backbone.state_dict().items()
+        if not key.endswith("squeeze.bias")
+    }
     torch.save(partial, tmp_path / "partial.pth")
     with pytest.raises(ConfigError, match=r"landmarks\.squeeze\.bias is missing"):
         build("vgg16_landmarks", 4, width=0.1, weights=str(tmp_path / "partial.pth"))
@@ -166,9 +221,12 @@ def test_weights_of_vgg16_fit_all_but_the_branch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong, expected",
-    [({"backbone": "vgg16"}, "expected backbone vgg16_landmarks"), ({"augment": {"mixup": 0.2}}, "can't follow photos"),
-     ({"sampling": "levelled"}, "can't follow photos")],
-)  # fmt: skip
+    [
+        ({"backbone": "vgg16"}, "expected backbone vgg16_landmarks"),
+        ({"augment": {"mixup": 0.2}}, "can't follow photos"),
+        ({"sampling": "levelled"}, "can't follow photos"),
+    ],
+)
 def test_what_landmarks_can_not_do_is_refused(wrong: dict, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         Stage1Config(**{"backbone": "vgg16_landmarks", "landmarks": "l.csv", **wrong})
@@ -180,10 +238,20 @@ def test_the_landmark_loss_lowers_the_landmark_error(tmp_path: Path) -> None:
     spec = replace(SPEC, products=500, duplicates=0, blanks=0)
     write_dump(tmp_path / "train.bson", spec)
     write_landmarks_of(tmp_path / "landmarks.csv", spec)
-    ingest(tmp_path / "store.sqlite", [tmp_path / "train.bson"], None, CatalogConfig(), index_folder=tmp_path / "dumps", jobs=1)
+    ingest(
+        tmp_path / "store.sqlite",
+        [tmp_path / "train.bson"],
+        None,
+        CatalogConfig(),
+        index_folder=tmp_path / "dumps",
+        jobs=1,
+    )
     store, known = Store(tmp_path / "store.sqlite"), read_landmarks(tmp_path / "landmarks.csv")
     table = store.images("val_a", "val_b")
-    photos = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in store.read(table.image_id)]
+    photos = [
+        np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        for data in store.read(table.image_id)
+    ]
     points, errors = torch.from_numpy(known.of(table.image_id)), {}
     for name, given in (("with", tmp_path / "landmarks.csv"), ("without", None)):
         config = CONFIG.model_copy(update={"landmarks": given, "epochs": 6, "width": 0.25})

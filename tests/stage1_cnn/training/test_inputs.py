@@ -22,7 +22,9 @@ def photos(store: Store, config: Stage1Config, source: Blobs | None = None) -> P
 
 @pytest.fixture
 def frozen(config: Stage1Config) -> Network:
-    network = build(config.backbone, 4, weights=config.weights).to(memory_format=torch.channels_last)
+    network = build(config.backbone, 4, weights=config.weights).to(
+        memory_format=torch.channels_last
+    )
     network.freeze(0)
     return network
 
@@ -36,7 +38,10 @@ def test_cached_features_are_those_of_the_frozen_network(
 ) -> None:
     source = photos(store, config)
     cached = cache(source, frozen, tmp_path)
-    plain, fast = evaluate(frozen, source.validation(), ENGINE), evaluate(frozen.head, cached.validation(), ENGINE)
+    plain, fast = (
+        evaluate(frozen, source.validation(), ENGINE),
+        evaluate(frozen.head, cached.validation(), ENGINE),
+    )
     assert fast.loss == pytest.approx(plain.loss, rel=1e-3)
     assert (fast.top1, fast.images) == (plain.top1, plain.images)
 
@@ -52,12 +57,17 @@ def test_beyond_the_budget_the_cache_is_a_file_without_a_name(
     assert not list(tmp_path.iterdir())
 
 
-def test_pairs_follow_the_order(store: Store, config: Stage1Config, frozen: Network, tmp_path: Path) -> None:
+def test_pairs_follow_the_order(
+    store: Store, config: Stage1Config, frozen: Network, tmp_path: Path
+) -> None:
     source = photos(store, config)
     cached = cache(source, frozen, tmp_path)
     order = np.random.default_rng(0).permutation(len(source))[:20]
     labels = store.images("train").class_index[order]
-    for pairs in (list(source.training(in_parts(order, 16), 1)), list(cached.training(in_parts(order, 16), 1))):
+    for pairs in (
+        list(source.training(in_parts(order, 16), 1)),
+        list(cached.training(in_parts(order, 16), 1)),
+    ):
         assert [len(found) for _, found in pairs] == [16, 4]
         assert np.array_equal(torch.cat([found for _, found in pairs]), labels)
     features = torch.cat([inputs for inputs, _ in cached.training(in_parts(order, 16), 1)])
@@ -65,7 +75,11 @@ def test_pairs_follow_the_order(store: Store, config: Stage1Config, frozen: Netw
 
 
 def test_unreadable_images_are_left_out_and_counted(
-    store: Store, config: Stage1Config, frozen: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: Store,
+    config: Stage1Config,
+    frozen: Network,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     damaged = store.images("train").image_id[[0, 5]]
     source = photos(store, config, Cut(store, damaged))
@@ -104,7 +118,10 @@ def test_repeats_come_augmented_and_cached_features_alike(
     source = photos(store, config)
     cached = cache(source, frozen, tmp_path)
     places = np.array([3, 3 + len(source), 3 + 2 * len(source)])
-    (inputs, labels), (features, same) = next(source.training([places], 1)), next(cached.training([places], 1))
+    (inputs, labels), (features, same) = (
+        next(source.training([places], 1)),
+        next(cached.training([places], 1)),
+    )
     assert torch.equal(labels, same)
     assert len(labels.unique()) == 1
     assert not torch.equal(inputs[0], inputs[1])

@@ -49,13 +49,19 @@ def test_evaluate_counts_first_and_first_five() -> None:
     logits = torch.tensor([[9.0, 5, 4, 3, 2, 1], [5, 9, 4, 3, 2, 1], [5, 4, 3, 2, 1, 0]])
     labels = torch.tensor([0, 0, 5])
     metrics = evaluate(nn.Identity(), [(logits[:2], labels[:2]), (logits[2:], labels[2:])], ENGINE)
-    assert (metrics.top1, metrics.top5, metrics.images) == (pytest.approx(1 / 3), pytest.approx(2 / 3), 3)
+    assert (metrics.top1, metrics.top5, metrics.images) == (
+        pytest.approx(1 / 3),
+        pytest.approx(2 / 3),
+        3,
+    )
     expected = -torch.log_softmax(logits, 1)[torch.arange(3), labels].mean()
     assert metrics.loss == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_evaluate_with_few_categories_or_no_images() -> None:
-    assert evaluate(nn.Identity(), [(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))], ENGINE).top5 == 1
+    assert (
+        evaluate(nn.Identity(), [(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))], ENGINE).top5 == 1
+    )
     assert evaluate(nn.Identity(), [], ENGINE) is None
 
 
@@ -74,14 +80,22 @@ def test_label_smoothing_is_that_of_the_textbook() -> None:
     module = linear()
     targets = nn.functional.one_hot(labels, 3) * 0.7 + 0.3 / 3
     expected = -(targets * torch.log_softmax(module(inputs), 1)).sum(1).mean().item()
-    assert float(learner(module, label_smoothing=0.3).step([(inputs, labels)])) / 5 == pytest.approx(expected, rel=1e-6)
+    assert float(
+        learner(module, label_smoothing=0.3).step([(inputs, labels)])
+    ) / 5 == pytest.approx(expected, rel=1e-6)
 
 
 def test_long_gradients_are_clipped() -> None:
     module, before = linear(), linear()
-    learner(module, lr=1.0, optimizer="sgd", clip_norm=1e-3).step([(1e4 * torch.rand(8, 4), torch.zeros(8).long())])
-    change = torch.cat([(a - b).flatten() for a, b in zip(module.parameters(), before.parameters(), strict=True)])
-    assert 0 < change.norm() <= 1e-3 * (1 + 0.9) * 1.001  # Nesterov's first step is 1 + momentum gradients
+    learner(module, lr=1.0, optimizer="sgd", clip_norm=1e-3).step(
+        [(1e4 * torch.rand(8, 4), torch.zeros(8).long())]
+    )
+    change = torch.cat(
+        [(a - b).flatten() for a, b in zip(module.parameters(), before.parameters(), strict=True)]
+    )
+    assert (
+        0 < change.norm() <= 1e-3 * (1 + 0.9) * 1.001
+    )  # Nesterov's first step is 1 + momentum gradients
 
 
 def test_without_a_limit_gradients_keep_their_length() -> None:
@@ -93,7 +107,11 @@ def test_without_a_limit_gradients_keep_their_length() -> None:
 
 def test_only_matrices_decay() -> None:
     run = learner(linear(), weight_decay=0.5)
-    decays = {tuple(p.shape): group["weight_decay"] for group in run.optimizer.param_groups for p in group["params"]}
+    decays = {
+        tuple(p.shape): group["weight_decay"]
+        for group in run.optimizer.param_groups
+        for p in group["params"]
+    }
     assert decays == {(3, 4): 0.5, (3,): 0.0}
 
 
@@ -118,7 +136,13 @@ def test_a_restored_learner_goes_on_exactly() -> None:
 def test_another_precision_goes_on(precisions: tuple[str, str]) -> None:
     """Loss scaling is of fp16 alone."""
     first, second = (
-        Learner(linear(), Stage1Config(), Engine(ENGINE.device, precision), lr=0.1, schedule=Schedule(10, 0))
+        Learner(
+            linear(),
+            Stage1Config(),
+            Engine(ENGINE.device, precision),
+            lr=0.1,
+            schedule=Schedule(10, 0),
+        )
         for precision in precisions
     )
     first.steps = 3
@@ -148,7 +172,9 @@ def test_parts_of_a_step_add_up() -> None:
     whole, parts = linear(), linear()
     one = learner(whole).step([(inputs, labels)])
     other = learner(parts).step([(inputs[:5], labels[:5]), (inputs[5:], labels[5:])])
-    assert float(one) == pytest.approx(float(other), rel=1e-6)  # both are float32 sums, in another order
+    assert float(one) == pytest.approx(
+        float(other), rel=1e-6
+    )  # both are float32 sums, in another order
     torch.testing.assert_close(whole.weight, parts.weight)
 
 
@@ -167,7 +193,9 @@ def test_deeper_parameters_learn_slower() -> None:
 def test_logit_adjustment_is_that_of_the_paper() -> None:
     inputs, labels, shares = torch.rand(5, 4), torch.arange(5) % 3, torch.tensor([0.7, 0.2, 0.1])
     module, config = linear(), Stage1Config(logit_adjustment=1.5, label_smoothing=0)
-    expected = nn.functional.cross_entropy(module(inputs) + 1.5 * shares.log(), labels, reduction="sum").item()
+    expected = nn.functional.cross_entropy(
+        module(inputs) + 1.5 * shares.log(), labels, reduction="sum"
+    ).item()
     run = Learner(module, config, ENGINE, lr=0.1, schedule=Schedule(10, 0), shares=shares)
     assert float(run.step([(inputs, labels)])) == pytest.approx(expected, rel=1e-6)
 
@@ -175,8 +203,18 @@ def test_logit_adjustment_is_that_of_the_paper() -> None:
 def test_a_category_without_photos_is_never_the_answer() -> None:
     torch.manual_seed(0)
     inputs, labels = torch.rand(64, 4), torch.arange(64) % 2
-    module, config = linear(), Stage1Config(logit_adjustment=1, label_smoothing=0.1, optimizer="sgd", clip_norm=None)
-    run = Learner(module, config, ENGINE, lr=1.0, schedule=Schedule(300, 0, True), shares=torch.tensor([0.5, 0.5, 0.0]))
+    module, config = (
+        linear(),
+        Stage1Config(logit_adjustment=1, label_smoothing=0.1, optimizer="sgd", clip_norm=None),
+    )
+    run = Learner(
+        module,
+        config,
+        ENGINE,
+        lr=1.0,
+        schedule=Schedule(300, 0, True),
+        shares=torch.tensor([0.5, 0.5, 0.0]),
+    )
     for _ in range(300):
         run.step([(inputs, labels)])
     assert (module(inputs).argmax(dim=1) != 2).all()

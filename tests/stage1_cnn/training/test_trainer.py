@@ -28,7 +28,9 @@ def config(config: Stage1Config, request: pytest.FixtureRequest) -> Stage1Config
 
 
 @pytest.fixture(scope="module")
-def unbroken(store_path: Path, config: Stage1Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
+def unbroken(
+    store_path: Path, config: Stage1Config, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Summary]:
     """A whole training that nothing disturbed, and its summary."""
     folder = tmp_path_factory.mktemp("unbroken") / "stage1"
     return folder, train_stage1(Store(store_path), config, folder, MADE_FROM)
@@ -37,7 +39,10 @@ def unbroken(store_path: Path, config: Stage1Config, tmp_path_factory: pytest.Te
 def lines(folder: Path) -> list[dict]:
     """metrics.jsonl without the times."""
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in found]
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "images_per_second")}
+        for line in found
+    ]
 
 
 def assert_same_training(folder: Path, expected: Path) -> None:
@@ -54,11 +59,28 @@ def test_files_and_their_content(unbroken: tuple[Path, Summary], config: Stage1C
     names = {"best.pt", "last.pt", "head.pt", "metrics.jsonl", "summary.json", "tensorboard"}
     assert {path.name for path in folder.iterdir()} == names
     found = lines(folder)
-    assert [(line["phase"], line["epoch"]) for line in found] == [("head", 1), ("head", 2), ("finetune", 1), ("finetune", 2)]
-    assert found[0].keys() == {"phase", "epoch", "train_loss", "val_loss", "val_top1", "val_top5", "lr"}
+    assert [(line["phase"], line["epoch"]) for line in found] == [
+        ("head", 1),
+        ("head", 2),
+        ("finetune", 1),
+        ("finetune", 2),
+    ]
+    assert found[0].keys() == {
+        "phase",
+        "epoch",
+        "train_loss",
+        "val_loss",
+        "val_top1",
+        "val_top5",
+        "lr",
+    }
     assert json.loads((folder / "summary.json").read_text())["best"] == summary.best
     best = checkpoint.load(folder / "best.pt")
-    assert best["metrics"]["val_top1"] == max(line["val_top1"] for line in found) == summary.best["val_top1"]
+    assert (
+        best["metrics"]["val_top1"]
+        == max(line["val_top1"] for line in found)
+        == summary.best["val_top1"]
+    )
     assert best["config"] == config.model_dump(mode="json")
     assert best["made_from"] == MADE_FROM
     assert any((folder / "tensorboard").iterdir())
@@ -68,23 +90,31 @@ def test_it_learns(unbroken: tuple[Path, Summary]) -> None:
     assert unbroken[1].best["val_top1"] >= 0.7, "chance is 0.25"
 
 
-def test_the_head_phase_leaves_the_backbone_alone(unbroken: tuple[Path, Summary], config: Stage1Config) -> None:
+def test_the_head_phase_leaves_the_backbone_alone(
+    unbroken: tuple[Path, Summary], config: Stage1Config
+) -> None:
     folder, _ = unbroken
     start = build(config.backbone, 4, weights=config.weights).state_dict()
     head, last = (checkpoint.load(folder / name)["network"] for name in ("head.pt", "last.pt"))
     assert all(torch.equal(head[key], start[key]) for key in start if key.startswith("backbone."))
     assert not torch.equal(head["head.weight"], last["head.weight"])
-    assert any(not torch.equal(last[key], start[key]) for key in start if key.startswith("backbone."))
+    assert any(
+        not torch.equal(last[key], start[key]) for key in start if key.startswith("backbone.")
+    )
 
 
-def test_a_finished_training_is_not_repeated(unbroken: tuple[Path, Summary], store: Store, config: Stage1Config) -> None:
+def test_a_finished_training_is_not_repeated(
+    unbroken: tuple[Path, Summary], store: Store, config: Stage1Config
+) -> None:
     folder, summary = unbroken
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert train_stage1(store, config, folder, MADE_FROM) == summary
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-def test_something_else_is_refused(unbroken: tuple[Path, Summary], store: Store, config: Stage1Config) -> None:
+def test_something_else_is_refused(
+    unbroken: tuple[Path, Summary], store: Store, config: Stage1Config
+) -> None:
     with pytest.raises(ArtifactError, match=r"config\.lr was 0\.001, is now 0\.1; .*--rebuild"):
         train_stage1(store, config, unbroken[0], {**MADE_FROM, "config": {"lr": 0.1}})
 
@@ -109,10 +139,13 @@ def killed(moment: Moment, store_path: Path, folder: Path, config: Stage1Config)
 
 
 TWO_THREADS = os.environ | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
-"""Of arithmetic, which don't spin while they wait: on a busy machine that would take many times as long."""
+"""Of arithmetic, which don't spin while they wait: on a busy machine that would take many times as
+long."""
 
 
-def test_in_two_threads_a_killed_training_ends_the_same(store_path: Path, config: Stage1Config, tmp_path: Path) -> None:
+def test_in_two_threads_a_killed_training_ends_the_same(
+    store_path: Path, config: Stage1Config, tmp_path: Path
+) -> None:
     config = config.model_copy(update={"save_minutes": 0, "head_epochs": 1, "epochs": 1})
     moments = {"whole": [Moment()], "broken": [Moment(12, "save_last"), Moment()]}
     for name, several in moments.items():
@@ -128,22 +161,44 @@ def test_interrupted_within_an_epoch_it_ends_the_same(
     unbroken: tuple[Path, Summary], store: Store, config: Stage1Config, tmp_path: Path
 ) -> None:
     folder, handler = tmp_path / "stage1", signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), Moment(18, "step").watched(lambda: os.kill(os.getpid(), signal.SIGINT)):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Moment(18, "step").watched(lambda: os.kill(os.getpid(), signal.SIGINT)),
+    ):
         train_stage1(store, config, folder, MADE_FROM)
     assert signal.getsignal(signal.SIGINT) is handler
-    assert len(lines(folder)) == 2 and not (folder / "summary.json").exists(), "within the first epoch of fine-tuning"
+    assert len(lines(folder)) == 2 and not (folder / "summary.json").exists(), (
+        "within the first epoch of fine-tuning"
+    )
     train_stage1(store, config, folder, MADE_FROM)
     assert_same_training(folder, unbroken[0])
 
 
 EVERYTHING = {
-    "ema_decay": 0.9, "layer_decay": 0.7, "trainable_blocks": 3, "accumulate": 2, "sampling": "levelled", "train_size": 24,
-    "normalisation": "train_mean", "shuffle_block": 8,
-    "augment": Augment(mixup=0.2, cutmix=1, erase=0.3, policy="randaugment", rotate=10, shift=0.1, shear=5, zoom=0.1),
-}  # fmt: skip
+    "ema_decay": 0.9,
+    "layer_decay": 0.7,
+    "trainable_blocks": 3,
+    "accumulate": 2,
+    "sampling": "levelled",
+    "train_size": 24,
+    "normalisation": "train_mean",
+    "shuffle_block": 8,
+    "augment": Augment(
+        mixup=0.2,
+        cutmix=1,
+        erase=0.3,
+        policy="randaugment",
+        rotate=10,
+        shift=0.1,
+        shear=5,
+        zoom=0.1,
+    ),
+}
 
 
-def test_with_every_option_on_an_interrupted_run_ends_the_same(store: Store, config: Stage1Config, tmp_path: Path) -> None:
+def test_with_every_option_on_an_interrupted_run_ends_the_same(
+    store: Store, config: Stage1Config, tmp_path: Path
+) -> None:
     config = config.model_copy(update=EVERYTHING)
     train_stage1(store, config, tmp_path / "whole", MADE_FROM)
     folder, steps = tmp_path / "broken", []
@@ -171,12 +226,16 @@ def test_with_every_option_on_an_interrupted_run_ends_the_same(store: Store, con
     assert_same_training(folder, tmp_path / "whole")
     best, last = checkpoint.load(folder / "best.pt"), checkpoint.load(folder / "last.pt")
     assert last["ema"]["steps"] > 0
-    assert any(not torch.equal(best["network"][key], last["network"][key]) for key in best["network"]), "best is the average"
+    assert any(
+        not torch.equal(best["network"][key], last["network"][key]) for key in best["network"]
+    ), "best is the average"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_killed_at_ten_random_steps_it_ends_the_same(store_path: Path, config: Stage1Config, tmp_path: Path) -> None:
+def test_killed_at_ten_random_steps_it_ends_the_same(
+    store_path: Path, config: Stage1Config, tmp_path: Path
+) -> None:
     config = config.model_copy(update={**EVERYTHING, "epochs": 3, "save_minutes": 0})
     train_stage1(Store(store_path), config, tmp_path / "whole", MADE_FROM)
     folder, rng = tmp_path / "broken", np.random.default_rng(0)
@@ -188,11 +247,17 @@ def test_killed_at_ten_random_steps_it_ends_the_same(store_path: Path, config: S
 
 
 def test_a_torn_checkpoint_falls_back_to_the_one_before(
-    unbroken: tuple[Path, Summary], store: Store, config: Stage1Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    unbroken: tuple[Path, Summary],
+    store: Store,
+    config: Stage1Config,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     folder = tmp_path / "stage1"
     with Interrupt() as interrupt:
-        trainer = Trainer(store, config.model_copy(update={"save_minutes": 0}), folder, MADE_FROM, interrupt)
+        trainer = Trainer(
+            store, config.model_copy(update={"save_minutes": 0}), folder, MADE_FROM, interrupt
+        )
         trainer.run()
     last = folder / "last.pt"
     last.write_bytes(last.read_bytes()[:-2000])
@@ -203,26 +268,46 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(
 
 
 def test_another_device_goes_on_with_a_warning(
-    unbroken: tuple[Path, Summary], store: Store, config: Stage1Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    unbroken: tuple[Path, Summary],
+    store: Store,
+    config: Stage1Config,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     content = checkpoint.load(unbroken[0] / "last.pt", resume=True)
     computed_with = {"device": "cpu", "precision": config.precision}
     assert content["computed_with"] == computed_with
     for device, said in (("cpu", False), ("a GPU", True)):
-        checkpoint.save(tmp_path / "last.pt", content | {"computed_with": computed_with | {"device": device}})
+        checkpoint.save(
+            tmp_path / "last.pt", content | {"computed_with": computed_with | {"device": device}}
+        )
         Trainer(store, config, tmp_path, MADE_FROM, Interrupt())
-        assert ("last.pt: device was 'a GPU', is now 'cpu'; the training goes on" in caplog.text) == said
+        assert (
+            "last.pt: device was 'a GPU', is now 'cpu'; the training goes on" in caplog.text
+        ) == said
 
 
-def test_every_epoch_is_kept_where_asked(store: Store, config: Stage1Config, tmp_path: Path) -> None:
-    train_stage1(store, config.model_copy(update={"keep_epochs": True, "head_epochs": 1}), tmp_path, {})
-    assert sorted(path.name for path in tmp_path.glob("*-*.pt")) == ["finetune-01.pt", "finetune-02.pt", "head-01.pt"]
-    kept, last = (checkpoint.load(tmp_path / name)["network"] for name in ("finetune-02.pt", "last.pt"))
+def test_every_epoch_is_kept_where_asked(
+    store: Store, config: Stage1Config, tmp_path: Path
+) -> None:
+    train_stage1(
+        store, config.model_copy(update={"keep_epochs": True, "head_epochs": 1}), tmp_path, {}
+    )
+    assert sorted(path.name for path in tmp_path.glob("*-*.pt")) == [
+        "finetune-01.pt",
+        "finetune-02.pt",
+        "head-01.pt",
+    ]
+    kept, last = (
+        checkpoint.load(tmp_path / name)["network"] for name in ("finetune-02.pt", "last.pt")
+    )
     assert all(torch.equal(kept[key], last[key]) for key in last)
 
 
 def test_it_stops_early(store: Store, config: Stage1Config, tmp_path: Path) -> None:
-    config = config.model_copy(update={"epochs": 0, "head_epochs": 40, "patience": 2, "head_lr": 1e-9})
+    config = config.model_copy(
+        update={"epochs": 0, "head_epochs": 40, "patience": 2, "head_lr": 1e-9}
+    )
     train_stage1(store, config, tmp_path / "stage1", MADE_FROM)
     assert len(lines(tmp_path / "stage1")) == 3
     assert (tmp_path / "stage1" / "head.pt").exists()
@@ -232,16 +317,28 @@ def test_random_weights_skip_the_head_phase(
     store: Store, config: Stage1Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    train_stage1(store, config.model_copy(update={"weights": "none", "epochs": 1}), tmp_path / "stage1", MADE_FROM)
+    train_stage1(
+        store,
+        config.model_copy(update={"weights": "none", "epochs": 1}),
+        tmp_path / "stage1",
+        MADE_FROM,
+    )
     assert [line["phase"] for line in lines(tmp_path / "stage1")] == ["finetune"]
     assert "no head phase" in caplog.text
     assert not (tmp_path / "stage1" / "head.pt").exists()
 
 
-def test_its_own_checkpoint_serves_as_weights(unbroken: tuple[Path, Summary], config: Stage1Config) -> None:
+def test_its_own_checkpoint_serves_as_weights(
+    unbroken: tuple[Path, Summary], config: Stage1Config
+) -> None:
     path = unbroken[0] / "best.pt"
-    network, saved = build(config.backbone, 9, weights=str(path)).state_dict(), checkpoint.load(path)["network"]
-    assert all(torch.equal(network[key], saved[key]) for key in saved if key.startswith("backbone."))
+    network, saved = (
+        build(config.backbone, 9, weights=str(path)).state_dict(),
+        checkpoint.load(path)["network"],
+    )
+    assert all(
+        torch.equal(network[key], saved[key]) for key in saved if key.startswith("backbone.")
+    )
     assert network["head.weight"].shape[0] == 9
     with pytest.raises(ConfigError, match=f"a checkpoint of {config.backbone}, expected resnet18"):
         build("resnet18", 9, weights=str(path))

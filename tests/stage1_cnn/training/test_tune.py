@@ -19,7 +19,9 @@ def search(store: Store, config: Stage1Config, folder: Path, **options: object) 
 
 
 @pytest.fixture(scope="module")
-def searched(store_path: Path, config: Stage1Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Outcome]]:
+def searched(
+    store_path: Path, config: Stage1Config, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Outcome]]:
     """A whole search over fewer values, and its folder."""
     folder = tmp_path_factory.mktemp("tune")
     with pytest.MonkeyPatch.context() as patch:
@@ -29,15 +31,27 @@ def searched(store_path: Path, config: Stage1Config, tmp_path_factory: pytest.Te
         return folder, search(Store(store_path), config, folder).run()
 
 
-def test_rates_come_first_and_the_best_serves_the_rest(searched: tuple[Path, list[Outcome]]) -> None:
+def test_rates_come_first_and_the_best_serves_the_rest(
+    searched: tuple[Path, list[Outcome]],
+) -> None:
     _, outcomes = searched
-    assert [outcome.trial.what for outcome in outcomes] == ["lr", "lr", "trainable_blocks", "validation_share"]
+    assert [outcome.trial.what for outcome in outcomes] == [
+        "lr",
+        "lr",
+        "trainable_blocks",
+        "validation_share",
+    ]
     best = max(outcomes[:2], key=lambda outcome: outcome.val_top1).trial.lr
     assert {outcome.trial.lr for outcome in outcomes[2:]} == {best}
-    assert all(outcome.val_images == 8 and outcome.low <= outcome.val_top1 <= outcome.high for outcome in outcomes)
+    assert all(
+        outcome.val_images == 8 and outcome.low <= outcome.val_top1 <= outcome.high
+        for outcome in outcomes
+    )
 
 
-def test_photos_are_limited_and_shares_held_out(searched: tuple[Path, list[Outcome]], store: Store, config: Stage1Config) -> None:
+def test_photos_are_limited_and_shares_held_out(
+    searched: tuple[Path, list[Outcome]], store: Store, config: Stage1Config
+) -> None:
     _, outcomes = searched
     assert {outcome.train_images for outcome in outcomes} == {64}
     whole = search(store, config, Path("unused"), photos=None)
@@ -52,11 +66,18 @@ def test_only_the_results_stay(searched: tuple[Path, list[Outcome]]) -> None:
     folder, outcomes = searched
     assert {path.name for path in folder.iterdir()} == {outcome.trial.name for outcome in outcomes}
     for path in folder.iterdir():
-        assert {file.name for file in path.iterdir()} == {"metrics.jsonl", "made_from.json", "trial.json"}
+        assert {file.name for file in path.iterdir()} == {
+            "metrics.jsonl",
+            "made_from.json",
+            "trial.json",
+        }
 
 
 def test_a_finished_trial_is_not_repeated(
-    searched: tuple[Path, list[Outcome]], store: Store, config: Stage1Config, monkeypatch: pytest.MonkeyPatch
+    searched: tuple[Path, list[Outcome]],
+    store: Store,
+    config: Stage1Config,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder, outcomes = searched
     monkeypatch.setattr(tune, "train_stage1", None)
@@ -74,10 +95,18 @@ def test_a_trial_of_something_else_is_made_anew(
     assert search(store, config, tmp_path)._outcome(trial).val_top1 == searched[1][1].val_top1
 
 
-def test_what_an_unfinished_search_left_is_made_anew(store: Store, config: Stage1Config, tmp_path: Path) -> None:
-    trial, first, second = Trial("lr", 1e-3, "all"), search(store, config, tmp_path), search(store, config, tmp_path, photos=32)
+def test_what_an_unfinished_search_left_is_made_anew(
+    store: Store, config: Stage1Config, tmp_path: Path
+) -> None:
+    trial, first, second = (
+        Trial("lr", 1e-3, "all"),
+        search(store, config, tmp_path),
+        search(store, config, tmp_path, photos=32),
+    )
     folder = tmp_path / trial.name
-    first._train(trial, folder, first.made_from | {"trial": asdict(trial)})  # and no trial.json any more
+    first._train(
+        trial, folder, first.made_from | {"trial": asdict(trial)}
+    )  # and no trial.json any more
     assert (folder / "last.pt").exists()
     assert second._outcome(trial).train_images == 32
 
