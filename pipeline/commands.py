@@ -7,8 +7,8 @@ import shlex
 import sys
 from typing import Any
 
-from catalog.artifacts import run_lock
 from catalog.errors import ShelfsortError
+from catalog.lock import run_lock
 
 
 def _loaded(options: argparse.Namespace) -> tuple:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from catalog.artifacts import read_json, run_lock, write_json
+from catalog.artifacts import read_json, write_json
+from catalog.lock import run_lock
 from catalog.synthetic.dump import (
     SyntheticSpec,
     write_categories,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from catalog.artifacts import run_lock
 from catalog.errors import ImageError, ShelfsortError
 from catalog.files import read_file
+from catalog.lock import run_lock
 from catalog.store.reader import POSITIONS
 from catalog.taxonomy import Category, Taxonomy
 from features.extract import extract, made_from

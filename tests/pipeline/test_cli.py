@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from catalog.artifacts import run_lock
+from catalog.lock import run_lock
 from pipeline import steps
 from pipeline.cli import COMMANDS, main, parser
 from tests.conftest import document

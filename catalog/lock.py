@@ -1,0 +1,77 @@
+"""The lock of a run directory: one command at a time writes it."""
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from catalog.artifacts import writing
+from catalog.errors import LockedError
+
+_held: set[Path] = set()
+"""The locks that this process holds: to the kernel its own handles don't exclude each other."""
+os.register_at_fork(after_in_child=_held.clear)  # a child holds none
+
+
+@contextlib.contextmanager
+def run_lock(run: str | Path) -> Iterator[None]:
+    """Holds the run directory for one writing command, and removes what killed ones left half
+    written.
+
+    The lock is the process's own, not its handle's (fcntl, not flock): the kernel drops it with the
+    process, also while a child that was just forked still has the handle, so that a dead one never
+    blocks. To close any handle of the file drops it too: none but this function opens it.
+
+    Raises LockedError with the holder's pid and host, ShelfsortError where the directory can't be
+    written.
+    """
+    path, name = Path(run).absolute() / "lock", f"pid {os.getpid()} on {socket.gethostname()}"
+    with writing(run):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path = path.resolve()
+    if path in _held:
+        raise _locked(run, name)
+    with writing(run):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # POSIX allows either
+            raise _locked(
+                run, os.read(handle, 200).decode(errors="replace").strip() or "an unnamed process"
+            ) from None
+        _held.add(path)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, name.encode(), 0)
+        _drop_leftovers(path.parent)
+        yield
+    finally:
+        _held.discard(path)
+        os.close(handle)
+
+
+def _locked(run: str | Path, holder: str) -> LockedError:
+    return LockedError(f"{run}: {holder} is writing this run; wait for it, or stop it")
+
+
+def _drop_leftovers(folder: Path) -> None:
+    """Removes the temporary files of processes that are no more, wherever below `folder`. A killed
+    one can't do it itself."""
+    for path in folder.rglob(".*.tmp"):
+        pid = path.name.split(".")[-2]
+        if pid.isdigit() and (
+            int(pid) == os.getpid() or not _alive(int(pid))
+        ):  # ours: of an earlier life, as in containers
+            path.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
