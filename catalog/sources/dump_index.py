@@ -114,6 +114,12 @@ class DumpIndex:
             int(self.digest[row]),
         )
 
+    def reject(self, row: int, reason: str, detail: str, position: int = -1) -> Reject:
+        """The reject of a row's document, or of its image at `position`."""
+        source = self.sources[int(self.source[row])].path
+        product_id = int(self.product_id[row])
+        return Reject(source, int(self.offset[row]), position, product_id, reason, detail)
+
     def save(self, path: Path) -> None:
         """Writes the index as an npz without objects, atomically."""
         header = {
@@ -159,8 +165,11 @@ def cut(sizes: np.ndarray, each: int) -> list[tuple[int, int]]:
 
 def build_index(paths: Iterable[str | Path], on_error: OnError | None = None) -> DumpIndex:
     """Scans a dump once. Faults become `rejects`, unless a policy is passed in. Memory: about 42
-    bytes a product."""
-    sources = tuple(expand(paths))
+    bytes per product."""
+    return _scan(tuple(expand(paths)), on_error)
+
+
+def _scan(sources: tuple[Source, ...], on_error: OnError | None = None) -> DumpIndex:
     rejects: list[Reject] = []
     report = on_error or (
         lambda error: rejects.append(Reject.of(error))
@@ -207,6 +216,6 @@ def open_index(paths: Iterable[str | Path], folder: Path) -> DumpIndex:
                 return index
         except ArtifactError as error:
             log.warning("%s: %s; the dump is scanned again", path, error.problem)
-    index = build_index(paths)
+    index = _scan(tuple(sources))
     index.save(path)
     return index

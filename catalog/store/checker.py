@@ -1,6 +1,7 @@
 """Reads products of a dump and has their images checked by all cores, a bounded number in flight."""
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -8,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from joblib.externals.loky import ProcessPoolExecutor
@@ -20,49 +21,60 @@ from catalog.sources.dump_index import DumpIndex
 from catalog.store.image_checks import CheckedImage, check
 
 _CHUNK_BYTES = 2**19
-# chunks a worker; joblib.Parallel would read ahead without limit where the writer is slower than
-# the workers
 _IN_FLIGHT = 3
+"""Chunks per worker. joblib.Parallel would read ahead without limit if the writer is slower."""
 
-Checked = list[list[CheckedImage | ImageError]]
-"""A list a product, an element an image."""
+Checks = list[list[CheckedImage | ImageError]]
+"""One list per product, one element per image."""
+
+
+class CheckedProduct(NamedTuple):
+    """A product of `row` of the index, and what the check of each of its images gave."""
+
+    row: int
+    product: Product
+    images: list[CheckedImage | ImageError]
 
 
 def checked_chunks(
     index: DumpIndex,
-    places: np.ndarray,
+    rows: np.ndarray,
     config: CatalogConfig,
     jobs: int,
     executor: Executor | None = None,
-) -> Iterator[tuple[np.ndarray, list[Product], Checked]]:
-    """Rows of `places` (int64 [P, >= 1], its first column a row of the index), their products and
-    the checks, in that order.
+) -> Iterator[list[CheckedProduct]]:
+    """The products in these rows of the index (int64 [P]), checked, in the order of the rows.
 
     `jobs` processes check. A caller's own `executor` is used and left open, with `jobs` workers in
-    it. Raises DumpError where the dump changed since it was indexed, BrokenExecutor where a worker
-    died.
+    it. Raises DumpError if the dump changed since it was indexed, BrokenExecutor if a worker died.
     """
-    waiting: deque[tuple[np.ndarray, list[Product], Future[Checked]]] = deque()
+    waiting: deque[tuple[np.ndarray, list[Product], Future[Checks]]] = deque()
     with DumpReader(index.sources) as reader, contextlib.ExitStack() as stack:
         executor = executor or stack.enter_context(_executor(jobs))
-        for chunk in _chunks(places, index.length):
-            products = [reader.product(*index.place(row)) for row in chunk[:, 0]]
+        for chunk in _chunks(rows, index.length):
+            products = [reader.product(*index.place(row)) for row in chunk]
             task = executor.submit(check_products, [product.images for product in products], config)
             waiting.append((chunk, products, task))
             if len(waiting) >= _IN_FLIGHT * jobs:
-                chunk, products, task = waiting.popleft()
-                yield chunk, products, task.result()
-        for chunk, products, task in waiting:
-            yield chunk, products, task.result()
+                yield _joined(*waiting.popleft())
+        while waiting:
+            yield _joined(*waiting.popleft())
 
 
-def _chunks(places: np.ndarray, length: np.ndarray) -> list[np.ndarray]:
-    """Cuts the places into runs of about _CHUNK_BYTES of documents."""
-    number = np.cumsum(length[places[:, 0]], dtype=np.int64) // _CHUNK_BYTES
-    return [chunk for chunk in np.split(places, np.flatnonzero(np.diff(number)) + 1) if len(chunk)]
+def _joined(
+    rows: np.ndarray, products: list[Product], checks: Future[Checks]
+) -> list[CheckedProduct]:
+    columns = zip(rows.tolist(), products, checks.result(), strict=True)
+    return list(itertools.starmap(CheckedProduct, columns))
 
 
-def check_products(products: list[tuple[bytes | None, ...]], config: CatalogConfig) -> Checked:
+def _chunks(rows: np.ndarray, length: np.ndarray) -> list[np.ndarray]:
+    """Cuts the rows into runs of about _CHUNK_BYTES of documents."""
+    number = np.cumsum(length[rows], dtype=np.int64) // _CHUNK_BYTES
+    return [chunk for chunk in np.split(rows, np.flatnonzero(np.diff(number)) + 1) if len(chunk)]
+
+
+def check_products(products: list[tuple[bytes | None, ...]], config: CatalogConfig) -> Checks:
     """Checks every image of some products; an image's error stands in its place. Runs in worker
     processes."""
     return [[_checked(data, config) for data in images] for images in products]

@@ -1,9 +1,5 @@
-"""The image store of a run, one SQLite file: categories, products with their split, images, their
-bytes, rejects.
-
-This module holds the schema and the reader; `catalog.store.ingest` writes. The original bytes are
-kept, never re-encoded.
-"""
+"""Reader of a run's image store, one SQLite file: categories, products with their split, images,
+their bytes, rejects. `catalog.store.schema` has the tables, `catalog.store.ingest` writes them."""
 
 import contextlib
 import json
@@ -21,37 +17,19 @@ from scipy.sparse.csgraph import connected_components
 from catalog.errors import ArtifactError
 from catalog.image_table import ImageTable
 from catalog.splits import SPLITS
-from catalog.taxonomy import Category, Taxonomy
+from catalog.store.schema import (
+    FIRST_SCHEMA,
+    POSITIONS,
+    REBUILD,
+    RESUME,
+    SCHEMA,
+    USED,
+    content_of,
+    fetch_columns,
+    read_taxonomy,
+)
+from catalog.taxonomy import Taxonomy
 
-SCHEMA = 2
-FIRST_SCHEMA = 1
-"""Stores of it are read too: their products have no column `text`, which the next ingest adds."""
-POSITIONS = 2**14
-"""image id = product id * POSITIONS + position of the image in its product."""
-
-REBUILD = "shelfsort ingest --rebuild"
-RESUME = "the same `shelfsort ingest` command, which resumes"
-USED = "status IN ('ok', 'duplicate')"
-"""SQL: images that are evaluated; of those the `ok` ones are fitted."""
-TABLES = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE dumps (fingerprint TEXT PRIMARY KEY, sources TEXT NOT NULL, products INTEGER NOT NULL, images INTEGER NOT NULL,
-  state TEXT NOT NULL CHECK (state IN ('planned', 'complete')));
-CREATE TABLE categories (class_index INTEGER PRIMARY KEY, category_id INTEGER NOT NULL UNIQUE,
-  level1 TEXT NOT NULL, level2 TEXT NOT NULL, level3 TEXT NOT NULL);
-CREATE TABLE products (product_id INTEGER PRIMARY KEY, class_index INTEGER NOT NULL REFERENCES categories,
-  split TEXT NOT NULL, state TEXT NOT NULL CHECK (state IN ('pending', 'kept', 'dropped')),
-  n_images INTEGER NOT NULL, digest INTEGER NOT NULL, text TEXT);
-CREATE TABLE images (image_id INTEGER PRIMARY KEY, product_id INTEGER NOT NULL REFERENCES products, position INTEGER NOT NULL,
-  class_index INTEGER NOT NULL, split TEXT NOT NULL,
-  status TEXT NOT NULL CHECK (status IN ('ok', 'duplicate', 'blank', 'undecodable')),
-  duplicate_of INTEGER, digest BLOB NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL, format TEXT NOT NULL,
-  n_bytes INTEGER NOT NULL);
-CREATE INDEX images_by_digest ON images (digest);
-CREATE TABLE blobs (image_id INTEGER PRIMARY KEY, data BLOB NOT NULL);
-CREATE TABLE rejects (source TEXT NOT NULL, offset INTEGER NOT NULL, position INTEGER NOT NULL, product_id INTEGER NOT NULL,
-  reason TEXT NOT NULL, detail TEXT NOT NULL, PRIMARY KEY (source, offset, position)) WITHOUT ROWID;
-"""
 _CHUNK = 500
 
 
@@ -59,47 +37,6 @@ def image_ids(product_id: np.ndarray, n_images: np.ndarray) -> np.ndarray:
     """Ids int64 of all images of some products, one product after another."""
     position = np.arange(n_images.sum()) - np.repeat(np.cumsum(n_images) - n_images, n_images)
     return np.repeat(product_id, n_images) * POSITIONS + position
-
-
-def fetch_columns(
-    connection: sqlite3.Connection, query: str, parameters: Sequence, width: int
-) -> np.ndarray:
-    """The result of a query over integers, as contiguous columns: int64 [width, rows]."""
-    rows = np.fromiter(connection.execute(query, parameters), dtype=np.dtype((np.int64, width)))
-    return np.ascontiguousarray(rows.T)
-
-
-def read_taxonomy(connection: sqlite3.Connection) -> Taxonomy:
-    """The table `categories`."""
-    query = "SELECT category_id, level1, level2, level3 FROM categories ORDER BY class_index"
-    return Taxonomy(Category(*row) for row in connection.execute(query))
-
-
-def count_rejects(connection: sqlite3.Connection) -> dict[str, int]:
-    """Rejects by reason, the commonest first."""
-    return dict(
-        connection.execute(
-            "SELECT reason, count(*) FROM rejects GROUP BY reason ORDER BY 2 DESC, 1"
-        )
-    )
-
-
-def content_of(connection: sqlite3.Connection) -> str:
-    """Fingerprint of a store's sorted rows but for the bytes of the images, which their digests
-    stand for."""
-    state = xxhash.xxh3_128()
-    settings = connection.execute("SELECT value FROM meta WHERE key = 'settings'").fetchone()[0]
-    texts = "SELECT product_id, text FROM products WHERE text NOT NULL ORDER BY 1"
-    queries = (
-        "SELECT value FROM meta WHERE key IN ('schema', 'settings', 'taxonomy') ORDER BY key",
-        "SELECT product_id, class_index, split, state, n_images, digest FROM products ORDER BY 1",
-        "SELECT image_id, split, status, duplicate_of, hex(digest), width, height FROM images ORDER BY 1",
-        *([texts] if json.loads(settings).get("text") else []),
-    )
-    for query in queries:
-        for row in connection.execute(query):
-            state.update(repr(row).encode())
-    return state.hexdigest()[:16]
 
 
 def digest_number(digest: bytes) -> int:

@@ -15,7 +15,8 @@ import pandas
 from catalog.artifacts import atomic_path, sha256_file, write_sealed
 from catalog.errors import ShelfsortError
 from catalog.progress import progress
-from catalog.store.reader import Store, count_rejects
+from catalog.store.reader import Store
+from catalog.store.schema import count_rejects
 from catalog.taxonomy import Taxonomy
 from features.store import FeatureStore
 from pipeline.config import EvaluateConfig

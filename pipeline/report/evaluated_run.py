@@ -13,7 +13,8 @@ import yaml
 
 from catalog.artifacts import read_json, read_sealed, require_same, sha256_file
 from catalog.errors import ArtifactError, TaxonomyError
-from catalog.store.reader import USED, Store
+from catalog.store.reader import Store
+from catalog.store.schema import USED
 from catalog.taxonomy import Taxonomy
 from pipeline.run_folder import Run
 

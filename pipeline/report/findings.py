@@ -16,7 +16,8 @@ import pandas
 from catalog.artifacts import atomic_path, fingerprint, read_sealed, sha256_file, write_sealed
 from catalog.errors import ArtifactError
 from catalog.intervals import clustered_share
-from catalog.store.reader import POSITIONS, USED, Store, count_rejects
+from catalog.store.reader import POSITIONS, Store
+from catalog.store.schema import USED, count_rejects
 from pipeline.evaluation.measures import paired_change, reliability
 from pipeline.report.evaluated_run import SYSTEMS, EvaluatedRun
 from pipeline.report.hierarchy import hierarchy

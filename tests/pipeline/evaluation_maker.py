@@ -20,7 +20,8 @@ import yaml
 from catalog.artifacts import sha256_file, write_json, write_sealed
 from catalog.config import Caps, CatalogConfig
 from catalog.store.ingest import ingest
-from catalog.store.reader import POSITIONS, SCHEMA, TABLES, Store
+from catalog.store.reader import POSITIONS, Store
+from catalog.store.schema import SCHEMA, TABLES
 from catalog.synthetic.dump import SyntheticSpec, picture, write_categories, write_dump
 from catalog.taxonomy import Category, Taxonomy
 from pipeline.evaluation.measures import measure

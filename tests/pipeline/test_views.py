@@ -12,7 +12,8 @@ import pytest
 
 from catalog.errors import ArtifactError, ConfigError, ShelfsortError
 from catalog.sources.source import open_source
-from catalog.store.reader import content_of, image_ids
+from catalog.store.reader import image_ids
+from catalog.store.schema import content_of
 from features.text import TextModel
 from pipeline import steps
 from pipeline.cli import main

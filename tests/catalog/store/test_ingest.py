@@ -22,16 +22,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import catalog.sources.dump_index
 import catalog.store.checker
 import catalog.store.ingest
+import catalog.store.writer
 from catalog.config import Caps, CatalogConfig
 from catalog.errors import ArtifactError, DumpError, ShelfsortError
 from catalog.sources.bson_reader import DumpReader, documents, expand
 from catalog.sources.dump_index import build_index
 from catalog.splits import SPLITS, deal, product_hash
 from catalog.store.ingest import IngestSummary, ingest
-from catalog.store.reader import POSITIONS, Store, content_of
+from catalog.store.reader import POSITIONS, Store
+from catalog.store.schema import content_of
 from catalog.synthetic.dump import SyntheticSpec, write_categories, write_dump
+from catalog.taxonomy import Taxonomy
 from tests.conftest import SmallDump, document, jpeg, on_two_sides, outside_data, write_bson
 from tests.moments import Moment, stopped
 
@@ -191,7 +195,7 @@ def statements(
         ):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    original = catalog.store.ingest._open
+    original = catalog.store.ingest.open_for_writing
 
     def opened(path: Path) -> sqlite3.Connection:
         connection = original(path)
@@ -199,8 +203,8 @@ def statements(
         return connection
 
     with monkeypatch.context() as patch:
-        patch.setattr(catalog.store.ingest, "_open", opened)
-        patch.setattr(catalog.store.ingest, "_COMMIT_BYTES", 30_000)
+        patch.setattr(catalog.store.ingest, "open_for_writing", opened)
+        patch.setattr(catalog.store.writer, "_COMMIT_BYTES", 30_000)
         patch.setattr(catalog.store.checker, "_CHUNK_BYTES", 10_000)
         work()
     return seen
@@ -287,7 +291,7 @@ def test_another_dump_waits_for_the_unfinished_one(
 def test_kills_at_random_moments_leave_the_same_store_and_no_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, wanted: int
 ) -> None:
-    monkeypatch.setattr(catalog.store.ingest, "_COMMIT_BYTES", 100_000)
+    monkeypatch.setattr(catalog.store.writer, "_COMMIT_BYTES", 100_000)
     monkeypatch.setattr(catalog.store.checker, "_CHUNK_BYTES", 20_000)
     spec = SyntheticSpec(categories=12, products=2000, side=32, seed=3)
     write_dump(tmp_path / "a.bson", spec)
@@ -452,8 +456,8 @@ def test_a_dump_with_other_rows_than_its_index_is_refused(
         os.utime(dump, ns=(status.st_atime_ns, status.st_mtime_ns))
         return original(*arguments, **options)
 
-    original = catalog.store.ingest.checked_chunks
-    monkeypatch.setattr(catalog.store.ingest, "checked_chunks", meddle)
+    original = catalog.store.writer.checked_chunks
+    monkeypatch.setattr(catalog.store.writer, "checked_chunks", meddle)
     with pytest.raises(DumpError, match="not the one that was indexed"):
         run(tmp_path, dump)
 
@@ -514,6 +518,24 @@ def test_without_names_the_ids_are_the_taxonomy_in_ascending_order(tmp_path: Pat
     run(tmp_path, write_bson(tmp_path / "b.bson", [document(9, 15), document(10, 10)]))
     assert Store(tmp_path / "store.sqlite").taxonomy.category_ids.tolist() == [10, 20, 30]
     assert rows(tmp_path, "SELECT product_id, reason FROM rejects") == [(9, "unknown_category")]
+
+
+def test_a_first_ingest_looks_for_its_files_once(
+    small_dump: SmallDump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def counted(function: Callable) -> Callable:
+        def call(*arguments: object) -> object:
+            calls.append(function.__name__)
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(catalog.sources.dump_index, "expand", counted(expand))
+    monkeypatch.setattr(Taxonomy, "from_csv", counted(Taxonomy.from_csv))
+    run(tmp_path, small_dump.path, categories=small_dump.categories)
+    assert sorted(calls) == ["expand", "from_csv"]
 
 
 def test_10000_images_in_one_product(tmp_path: Path) -> None:
@@ -873,13 +895,12 @@ def test_a_slow_writer_is_not_run_over(tmp_path: Path, monkeypatch: pytest.Monke
         DumpReader, "product", lambda self, *place: (read.append(1), original(self, *place))[1]
     )
     monkeypatch.setattr(catalog.store.checker, "_CHUNK_BYTES", 5 * int(index.length[0]))
-    for chunk, products, checked in catalog.store.checker.checked_chunks(
-        index, np.arange(400)[:, None], CatalogConfig(), 2
-    ):
+    chunks = catalog.store.checker.checked_chunks(index, np.arange(400), CatalogConfig(), 2)
+    for chunk in chunks:
         time.sleep(0.003)
         ahead.append(len(read) - taken)
+        assert [checked.row for checked in chunk] == list(range(taken, taken + len(chunk)))
         taken += len(chunk)
-        assert len(products) == len(checked) == len(chunk)
     assert taken == 400
     assert max(ahead) < 60
 

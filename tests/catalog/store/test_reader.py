@@ -15,7 +15,8 @@ import pytest
 from catalog.errors import ArtifactError
 from catalog.sources.bson_reader import products
 from catalog.splits import SPLITS
-from catalog.store.reader import POSITIONS, Store, content_of, image_ids
+from catalog.store.reader import POSITIONS, Store, image_ids
+from catalog.store.schema import content_of
 from catalog.taxonomy import Taxonomy
 from tests.conftest import SmallDump, on_two_sides
 

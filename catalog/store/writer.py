@@ -1,0 +1,139 @@
+"""The copy: what was planned is read from the dump, checked by all cores, and written by this
+process alone, in transactions of a few megabytes. Killed at any moment, the next ingest goes on."""
+
+import sqlite3
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+
+from catalog.config import CatalogConfig
+from catalog.errors import ImageError
+from catalog.progress import progress
+from catalog.sources.dump_index import DumpIndex
+from catalog.splits import PRECEDENCE, SPLITS, product_hash
+from catalog.store.checker import CheckedProduct, checked_chunks
+from catalog.store.schema import POSITIONS, add_rejects, content_of, fetch_columns, transaction
+
+_COMMIT_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class PendingProducts:
+    """Products that are planned and not yet copied, in the order of the dump: `row` of the index,
+    `class_index`, and `split` (index into SPLITS), int64 [P] each."""
+
+    row: np.ndarray
+    class_index: np.ndarray
+    split: np.ndarray
+
+
+def copy(
+    connection: sqlite3.Connection,
+    index: DumpIndex,
+    config: CatalogConfig,
+    jobs: int,
+    executor: Executor | None,
+) -> None:
+    """Reads, checks and writes the images of every pending product, a transaction every 16 MiB."""
+    pending = _pending(connection, index)
+    written = start = 0
+    with progress(len(pending.row), "ingest", "product") as bar:
+        for chunk in checked_chunks(index, pending.row, config, jobs, executor):
+            if not connection.in_transaction:
+                connection.execute("BEGIN IMMEDIATE")
+            for number, checked in enumerate(chunk, start):
+                class_index, split = int(pending.class_index[number]), SPLITS[pending.split[number]]
+                _write_product(connection, index, checked, class_index, split, config.text)
+                written += int(index.length[checked.row])
+            start += len(chunk)
+            if written > _COMMIT_BYTES:
+                connection.execute("COMMIT")
+                written = 0
+            bar.update(len(chunk))
+    if connection.in_transaction:
+        connection.execute("COMMIT")
+
+
+def _pending(connection: sqlite3.Connection, index: DumpIndex) -> PendingProducts:
+    """Each pending product once, by its first row of the same content."""
+    blocks = []
+    query = (
+        "SELECT product_id, digest, class_index FROM products WHERE state = 'pending' AND split = ?"
+    )
+    for number, split in enumerate(SPLITS):
+        columns = fetch_columns(connection, query, (split,), 3)
+        blocks.append(np.vstack([columns, np.full((1, columns.shape[1]), number)]))
+    product_id, digest, class_index, split_number = np.concatenate(blocks, axis=1)
+    if not product_id.size:
+        return PendingProducts(*np.zeros((3, 0), dtype=np.int64))
+    order = np.argsort(product_id)
+    place = order[
+        np.searchsorted(product_id, index.product_id, sorter=order).clip(max=len(order) - 1)
+    ]
+    same = (product_id[place] == index.product_id) & (
+        digest[place] == index.digest.astype(np.int64)
+    )
+    rows = np.flatnonzero(same)
+    rows = np.sort(rows[np.unique(index.product_id[rows], return_index=True)[1]])
+    return PendingProducts(rows, class_index[place[rows]], split_number[place[rows]])
+
+
+def _write_product(
+    connection: sqlite3.Connection,
+    index: DumpIndex,
+    checked: CheckedProduct,
+    class_index: int,
+    split: str,
+    text_field: str | None,
+) -> None:
+    """Writes one product's images and rejects, and declares it kept."""
+    product = checked.product
+    for position, (data, image) in enumerate(zip(product.images, checked.images, strict=True)):
+        if isinstance(image, ImageError):
+            reject = index.reject(checked.row, image.reason, image.detail, position)
+            add_rejects(connection, [reject])
+            continue
+        image_id = product.product_id * POSITIONS + position
+        values = (
+            *(image_id, product.product_id, position, class_index, split, image.status, None),
+            *(image.digest, image.width, image.height, image.format, len(data or b"")),
+        )
+        connection.execute(f"INSERT INTO images VALUES ({','.join('?' * len(values))})", values)
+        connection.execute("INSERT INTO blobs VALUES (?, ?)", (image_id, data))
+    text = product.text(text_field) or None
+    query = "UPDATE products SET state = 'kept', text = ? WHERE product_id = ?"
+    connection.execute(query, (text, product.product_id))
+
+
+def finish(connection: sqlite3.Connection, index: DumpIndex, config: CatalogConfig) -> None:
+    """Marks duplicates, fingerprints the content and declares the dump complete."""
+    with transaction(connection):
+        if config.duplicates == "drop":
+            _mark_duplicates(connection, config.seed)
+        content = content_of(connection)
+        connection.execute("INSERT OR REPLACE INTO meta VALUES ('content', ?)", (content,))
+        query = "UPDATE dumps SET state = 'complete' WHERE fingerprint = ?"
+        connection.execute(query, (index.fingerprint,))
+
+
+def _mark_duplicates(connection: sqlite3.Connection, seed: int) -> None:
+    """Of identical images, one stays `ok`: of the split with precedence, then of the product with
+    the lowest hash."""
+
+    def rank(product_id: int) -> int:
+        return int(product_hash(np.array([product_id]), seed)[0] >> np.uint64(1))
+
+    connection.create_function("precedence", 1, PRECEDENCE.__getitem__, deterministic=True)
+    connection.create_function("product_hash", 1, rank, deterministic=True)
+    connection.execute(
+        "UPDATE images SET status = 'ok', duplicate_of = NULL WHERE status = 'duplicate'"
+    )
+    connection.execute(
+        """WITH copies AS (SELECT image_id, first_value(image_id) OVER (PARTITION BY digest
+             ORDER BY precedence(split), product_hash(product_id), image_id) AS keeper
+           FROM images WHERE status = 'ok' AND digest IN
+             (SELECT digest FROM images WHERE status = 'ok' GROUP BY digest HAVING count(*) > 1))
+           UPDATE images SET status = 'duplicate', duplicate_of = keeper
+           FROM copies WHERE copies.image_id = images.image_id AND keeper != images.image_id"""
+    )
