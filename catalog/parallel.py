@@ -1,9 +1,16 @@
-"""How many processors there are to be shared: everything that works in parallel asks `cores`."""
+"""Parallel work: how many processors there are to share, which everything parallel asks, and results
+in order."""
 
 import math
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
 
 
 def cores(root: Path = Path("/")) -> int:
@@ -53,3 +60,37 @@ def _own_quota(group: Path) -> float:
     except OSError:
         return math.inf
     return math.inf if granted in ("max", "-1") else int(granted) / int(period)
+
+
+class Pending(Protocol[R_co]):
+    """A result to come, such as a Future of `concurrent.futures` or of dask."""
+
+    def result(self) -> R_co:
+        """Waits for it. Raises what the task raised."""
+
+    def cancel(self) -> Any:
+        """Drops it if it has not begun."""
+
+
+def in_order(submit: Callable[[T], Pending[R]], items: Iterable[T], under_way: int) -> Iterator[R]:
+    """The results of `submit`'s tasks in the order of `items`.
+
+    Items are taken by the caller's thread, while fewer than `under_way` tasks are submitted and not
+    yet yielded: neither slow workers nor a slow consumer make memory grow. When a task fails, or
+    the iterator is closed, the tasks that have not begun are cancelled.
+
+        with ThreadPoolExecutor(4) as pool:
+            for size in in_order(lambda path: pool.submit(os.path.getsize, path), paths, 8):
+                ...
+    """
+    pending: deque[Pending[R]] = deque()
+    try:
+        for item in items:
+            pending.append(submit(item))
+            if len(pending) >= under_way:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for task in pending:
+            task.cancel()

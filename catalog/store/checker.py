@@ -1,4 +1,4 @@
-"""Reads products of a dump and has their images checked by all cores, a bounded number in flight."""
+"""Reads products of a dump and has their images checked by all cores, a bounded number under way."""
 
 import contextlib
 import itertools
@@ -9,16 +9,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from typing import Any, NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 from joblib.externals.loky import ProcessPoolExecutor
 
 from catalog.config import CatalogConfig
 from catalog.errors import ImageError
+from catalog.parallel import in_order
 from catalog.sources.bson_reader import DumpReader, Product
 from catalog.sources.dump_index import DumpIndex
 from catalog.store.image_checks import CheckedImage, check
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _CHUNK_BYTES = 2**19
 _IN_FLIGHT = 3
@@ -48,24 +52,18 @@ def checked_chunks(
     `jobs` processes check. A caller's own `executor` is used and left open, with `jobs` workers in
     it. Raises DumpError if the dump changed since it was indexed, BrokenExecutor if a worker died.
     """
-    waiting: deque[tuple[np.ndarray, list[Product], Future[Checks]]] = deque()
+    read: deque[tuple[list[int], list[Product]]] = deque()
+
+    def submit(chunk: np.ndarray) -> Future[Checks]:
+        products = [reader.product(*index.place(row)) for row in chunk]
+        read.append((chunk.tolist(), products))
+        return pool.submit(check_products, [product.images for product in products], config)
+
     with DumpReader(index.sources) as reader, contextlib.ExitStack() as stack:
-        executor = executor or stack.enter_context(_executor(jobs))
-        for chunk in _chunks(rows, index.length):
-            products = [reader.product(*index.place(row)) for row in chunk]
-            task = executor.submit(check_products, [product.images for product in products], config)
-            waiting.append((chunk, products, task))
-            if len(waiting) >= _IN_FLIGHT * jobs:
-                yield _joined(*waiting.popleft())
-        while waiting:
-            yield _joined(*waiting.popleft())
-
-
-def _joined(
-    rows: np.ndarray, products: list[Product], checks: Future[Checks]
-) -> list[CheckedProduct]:
-    columns = zip(rows.tolist(), products, checks.result(), strict=True)
-    return list(itertools.starmap(CheckedProduct, columns))
+        pool = executor or stack.enter_context(_executor(jobs))
+        for checks in in_order(submit, _chunks(rows, index.length), _IN_FLIGHT * jobs):
+            columns = zip(*read.popleft(), checks, strict=True)
+            yield list(itertools.starmap(CheckedProduct, columns))
 
 
 def _chunks(rows: np.ndarray, length: np.ndarray) -> list[np.ndarray]:
@@ -98,9 +96,10 @@ def _executor(jobs: int) -> Executor:
 class _Inline(Executor):
     """Runs each task at once, in this process."""
 
-    def submit(self, function: Callable, /, *arguments: Any) -> Future:
-        future: Future = Future()
-        future.set_result(function(*arguments))
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """A future that has its result."""
+        future: Future[R] = Future()
+        future.set_result(fn(*args, **kwargs))
         return future
 
 

@@ -1,13 +1,17 @@
 """Threads and processes follow the processors that this process may use, also where a container's
-quota says how many."""
+quota says how many; results of parallel work come in order, a bounded number under way."""
 
 import math
 import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from catalog.parallel import cores, quota
+from catalog.parallel import cores, in_order, quota
 
 DOCKER = "8:memory:/docker/ab\n3:cpu,cpuacct:/docker/ab\n1:name=systemd:/docker/ab\n0::/system.slice/docker.service\n"
 """/proc/self/cgroup with version 1, as on hosts that have both."""
@@ -84,3 +88,56 @@ def test_cores_follow_the_affinity_of_this_process() -> None:
         assert cores() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_results_come_in_order_whatever_takes_longest() -> None:
+    def slow_if_even(number: int) -> int:
+        time.sleep(0.01 * (number % 2 == 0))
+        return number * number
+
+    with ThreadPoolExecutor(3) as pool:
+        squares = list(in_order(lambda n: pool.submit(slow_if_even, n), range(20), 5))
+    assert squares == [n * n for n in range(20)]
+
+
+def test_no_more_than_the_bound_is_taken_ahead() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(10):
+            taken.append(number)
+            yield number
+
+    def submit(number: int) -> Future[int]:
+        future: Future[int] = Future()
+        future.set_result(number)
+        return future
+
+    for done, result in enumerate(in_order(submit, items(), 4), 1):
+        assert result == done - 1
+        assert len(taken) <= done + 3
+    assert len(taken) == 10
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_failure_or_a_close_cancels_what_has_not_begun(fails: bool) -> None:
+    begun: list[int] = []
+    go_on = threading.Event()
+
+    def work(number: int) -> None:
+        begun.append(number)
+        if number == 1 and fails:
+            raise ValueError("no")
+        if number:
+            go_on.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        results = in_order(lambda n: pool.submit(work, n), range(100), 10)
+        next(results)
+        if fails:
+            with pytest.raises(ValueError, match="no"):
+                next(results)
+        else:
+            results.close()
+        go_on.set()
+    assert set(begun) <= {0, 1, 2}
