@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from catalog.image_table import ImageTable
+from catalog.image_table import POSITIONS, ImageTable
 from catalog.splits import SPLITS, deal
-from catalog.store.reader import POSITIONS
 from catalog.taxonomy import Category, Taxonomy
 from features.store import FeatureWriter
 from stage1_cnn.head import Head

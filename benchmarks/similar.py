@@ -18,8 +18,7 @@ import numpy as np
 from scipy.fft import dct
 
 from benchmarks import record
-from catalog.image_table import ImageTable
-from catalog.store.reader import POSITIONS
+from catalog.image_table import POSITIONS, ImageTable
 from features.neighbours import unit
 from features.similar import SimilarIndex, build
 from features.store import FeatureStore, FeatureWriter

@@ -5,7 +5,7 @@ import csv
 from pathlib import Path
 
 from catalog.errors import ShelfsortError
-from catalog.sources.bson_reader import MAX_PRODUCT_ID
+from catalog.image_table import MAX_PRODUCT_ID
 
 ID_COLUMNS = ("_id", "product_id")
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from catalog.arrays import find_rows
 from catalog.artifacts import atomic_path
 from catalog.errors import ConfigError
-from catalog.sources.bson_reader import MAX_PRODUCT_ID
-from catalog.store.reader import POSITIONS
+from catalog.image_table import MAX_PRODUCT_ID, POSITIONS
 
 COUNT = 8
 HEADER = (
@@ -35,14 +35,9 @@ class Landmarks:
 
     def of(self, image_id: np.ndarray) -> np.ndarray:
         """The points of some images, float32 [B, 8, 3]; all 0 where an image has none."""
-        place = np.searchsorted(self.image_id, image_id)
-        known = (
-            self.image_id[np.minimum(place, len(self.image_id) - 1)] == image_id
-            if len(self.image_id)
-            else place < 0
-        )
+        rows = find_rows(self.image_id, image_id)
         out = np.zeros((len(image_id), COUNT, 3), dtype=np.float32)
-        out[known] = self.points[place[known]]
+        out[rows >= 0] = self.points[rows[rows >= 0]]
         return out
 
 

@@ -11,6 +11,8 @@ import hashlib
 
 import numpy as np
 
+from catalog.arrays import mix64, splitmix64, starts_group
+
 SPLITS = ("train", "reserve", "val_a", "val_b", "test")
 PRECEDENCE = {name: rank for rank, name in enumerate(reversed(SPLITS))}
 """Of identical images the one on the side of lowest rank may be fitted: test, then val_b, val_a,
@@ -22,9 +24,8 @@ _TRAIN, _RESERVE, _VAL_A, _VAL_B, _TEST = range(len(SPLITS))
 def product_hash(product_ids: np.ndarray, seed: int) -> np.ndarray:
     """uint64 hash of each product id under a key: the finaliser of SplitMix64 (Steele et al. 2014),
     a bijection."""
-    with np.errstate(over="ignore"):
-        key = _mix(np.array([seed], dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-        return _mix(np.asarray(product_ids).astype(np.uint64) ^ key)
+    key = splitmix64(np.array([seed], dtype=np.uint64))
+    return mix64(np.asarray(product_ids).astype(np.uint64) ^ key)
 
 
 def sample_key(purpose: str, seed: int) -> int:
@@ -49,12 +50,6 @@ def sample_mask(product_ids: np.ndarray, share: float, purpose: str, seed: int) 
     if share >= 1:
         return np.ones(len(product_ids), dtype=bool)
     return sample_hash(product_ids, purpose, seed) < np.uint64(share * 2**64)
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def shares(sizes: np.ndarray, seed: int) -> np.ndarray:
@@ -109,7 +104,7 @@ def select(
     """
     order = np.lexsort((product_hash(product_ids, seed), class_index))
     group = class_index[order]
-    first = np.r_[True, group[1:] != group[:-1]][: len(order)]
+    first = starts_group(group)
     images = np.cumsum(n_images[order], dtype=np.int64)
     before = np.maximum.accumulate(np.where(first, images - n_images[order], 0))
     kept = np.empty(len(order), dtype=bool)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from catalog.arrays import find_rows
 from catalog.artifacts import atomic_path, fingerprint
 from catalog.errors import TaxonomyError
 
@@ -103,11 +104,7 @@ class Taxonomy:
     def class_index(self, category_ids: np.ndarray) -> np.ndarray:
         """Class index (int32) of each category id; -1 where the taxonomy doesn't know it."""
         wanted = np.asarray(category_ids, dtype=np.int64)
-        place = np.searchsorted(self.category_ids, wanted, sorter=self._order).clip(
-            max=len(self) - 1
-        )
-        found = self._order[place]
-        return np.where(self.category_ids[found] == wanted, found, -1).astype(np.int32)
+        return find_rows(self.category_ids, wanted, self._order).astype(np.int32)
 
     @cached_property
     def families(self) -> np.ndarray:

@@ -20,10 +20,9 @@ from bson.int64 import Int64
 
 from catalog.errors import DumpError, ShelfsortError
 from catalog.files import DAMAGED, is_url, matching, open_file, size_and_stamp
+from catalog.image_table import MAX_PRODUCT_ID, POSITIONS
 
 MIN_DOCUMENT, MAX_DOCUMENT = 5, 256 * 2**20
-MAX_POSITIONS = 2**14
-MAX_PRODUCT_ID = 2**49 - 1
 _PIECE = 2**20
 _BUFFER = 2**18  # the fastest of 8 kB to 4 MB
 _INTEGERS = (int, Int64)  # not bool, which is an int to isinstance
@@ -194,8 +193,8 @@ def parse(document: Document) -> Product:
     if not isinstance(images, list) or not images:
         detail = f"imgs is {_show(fields, 'imgs')}, expected a list of at least one image"
         raise _fault(document, "no_images", detail, product_id)
-    if len(images) > MAX_POSITIONS:
-        detail = f"imgs has {len(images)} elements, expected at most {MAX_POSITIONS}"
+    if len(images) > POSITIONS:
+        detail = f"imgs has {len(images)} elements, expected at most {POSITIONS}"
         raise _fault(document, "too_many_images", detail, product_id)
     return Product(
         int(product_id), int(category_id), tuple([_picture(image) for image in images]), fields

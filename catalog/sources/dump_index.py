@@ -3,9 +3,6 @@ and equal partitions."""
 
 import json
 import logging
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from catalog.artifacts import atomic_path, fingerprint
+from catalog.arrays import find_rows, read_npz, write_npz
+from catalog.artifacts import fingerprint
 from catalog.errors import ArtifactError, DumpError
 from catalog.progress import progress
 from catalog.sources.bson_reader import OnError, Source, documents, expand, parse
@@ -31,18 +29,6 @@ _DTYPES = {
     "digest": np.uint64,
 }
 _BLOCK = 8_192
-# What numpy, zipfile and json raise on a file of ours that was cut, emptied or changed.
-_DAMAGE = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -100,10 +86,9 @@ class DumpIndex:
         if not labels:
             return self
         ids = np.array(sorted(labels), dtype=np.int64)
-        place = np.searchsorted(ids, self.product_id).clip(max=len(ids) - 1)
-        named = ids[place] == self.product_id
+        rows = find_rows(ids, self.product_id)
         better = np.array([labels[i] for i in ids.tolist()], dtype=np.int64)
-        return replace(self, category_id=np.where(named, better[place], self.category_id))
+        return replace(self, category_id=np.where(rows >= 0, better[rows], self.category_id))
 
     def place(self, row: int) -> tuple[int, int, int, int]:
         """Source, offset, length and digest of a row, as DumpReader.product takes them."""
@@ -128,30 +113,23 @@ class DumpIndex:
             "rejects": [vars(r) for r in self.rejects],
         }
         arrays = {name: getattr(self, name) for name in _DTYPES}
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(
-                file, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays
-            )
+        write_npz(path, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "DumpIndex":
         """Reads a saved index. Raises ArtifactError where it is damaged or of another schema."""
+        arrays = read_npz(path, "shelfsort ingest")
         try:
-            with np.load(path, allow_pickle=False) as file:
-                header = json.loads(file["header"].tobytes())
-                if header["schema"] != SCHEMA:
-                    raise ValueError(f"index of schema {header['schema']}, expected {SCHEMA}")
-                sources = tuple(Source(*s) for s in header["sources"])
-                rejects = tuple(Reject(**r) for r in header["rejects"])
-                return cls(
-                    sources,
-                    rejects,
-                    **{name: file[name].astype(kind) for name, kind in _DTYPES.items()},
-                )
-        except _DAMAGE as error:
-            raise ArtifactError(
-                path, f"not readable as the index of a dump ({error})", "shelfsort ingest"
-            ) from error
+            header = json.loads(arrays["header"].tobytes())
+            if header["schema"] != SCHEMA:
+                raise ValueError(f"index of schema {header['schema']}, expected {SCHEMA}")
+            sources = tuple(Source(*s) for s in header["sources"])
+            rejects = tuple(Reject(**r) for r in header["rejects"])
+            columns = {n: arrays[n].astype(dtype, copy=False) for n, dtype in _DTYPES.items()}
+        except (ValueError, KeyError, TypeError) as error:
+            problem = f"not readable as the index of a dump ({error})"
+            raise ArtifactError(path, problem, "shelfsort ingest") from error
+        return cls(sources, rejects, **columns)
 
 
 def cut(sizes: np.ndarray, each: int) -> list[tuple[int, int]]:

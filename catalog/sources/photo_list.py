@@ -22,7 +22,7 @@ import xxhash
 from catalog.artifacts import fingerprint
 from catalog.errors import ImageError, ShelfsortError
 from catalog.files import files_below, is_url, open_file, printable, read_files, size_and_stamp
-from catalog.sources.bson_reader import MAX_POSITIONS, MAX_PRODUCT_ID
+from catalog.image_table import MAX_PRODUCT_ID, POSITIONS
 from catalog.sources.dump_index import Reject
 
 TABLES = (".csv", ".csv.gz", ".parquet")
@@ -244,7 +244,7 @@ def _listed(
     photos: dict[str, list[int]] = {}
     for place, name in enumerate(names):
         photos.setdefault(name, []).append(place)
-    detail = f"has {{}} photos, expected at most {MAX_POSITIONS}"
+    detail = f"has {{}} photos, expected at most {POSITIONS}"
     rejects = [
         Reject(
             printable(paths[places[0]]),
@@ -255,9 +255,9 @@ def _listed(
             f"{name} {detail.format(len(places))}",
         )
         for name, places in photos.items()
-        if len(places) > MAX_POSITIONS
+        if len(places) > POSITIONS
     ]
-    photos = {name: places for name, places in photos.items() if len(places) <= MAX_POSITIONS}
+    photos = {name: places for name, places in photos.items() if len(places) <= POSITIONS}
     ids = _numbers(list(photos))
     starts = np.cumsum([0, *map(len, photos.values())], dtype=np.int64)
     order = [place for places in photos.values() for place in places]

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from catalog.arrays import starts_group
 from catalog.config import CatalogConfig
 from catalog.errors import ShelfsortError
+from catalog.image_table import POSITIONS
 from catalog.sources.dump_index import DumpIndex
 from catalog.splits import SPLITS, deal, select
 from catalog.store.schema import (
-    POSITIONS,
     REBUILD,
     add_rejects,
     fetch_columns,
@@ -132,7 +133,7 @@ def _new_rows(connection: sqlite3.Connection, index: DumpIndex, classes: np.ndar
     digests = np.concatenate([stored_digest, index.digest[known].astype(np.int64)])
     rows = np.concatenate([np.full(len(stored_id), -1), known])
     order = np.lexsort((digests, rows >= 0, ids))
-    first = np.r_[True, np.diff(ids[order]) != 0] if len(order) else np.zeros(0, dtype=bool)
+    first = starts_group(ids[order])
     kept_digest = digests[order][first][np.cumsum(first) - 1]
     conflicts = rows[order][digests[order] != kept_digest].tolist()
     detail = "another document with this _id and other content stands in the store"

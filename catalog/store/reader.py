@@ -15,11 +15,10 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from catalog.errors import ArtifactError
-from catalog.image_table import ImageTable
+from catalog.image_table import POSITIONS, ImageTable
 from catalog.splits import SPLITS
 from catalog.store.schema import (
     FIRST_SCHEMA,
-    POSITIONS,
     REBUILD,
     RESUME,
     SCHEMA,
@@ -31,12 +30,6 @@ from catalog.store.schema import (
 from catalog.taxonomy import Taxonomy
 
 _CHUNK = 500
-
-
-def image_ids(product_id: np.ndarray, n_images: np.ndarray) -> np.ndarray:
-    """Ids int64 of all images of some products, one product after another."""
-    position = np.arange(n_images.sum()) - np.repeat(np.cumsum(n_images) - n_images, n_images)
-    return np.repeat(product_id, n_images) * POSITIONS + position
 
 
 def digest_number(digest: bytes) -> int:

@@ -18,8 +18,6 @@ from catalog.taxonomy import Category, Taxonomy
 SCHEMA = 2
 FIRST_SCHEMA = 1
 """Read as well: its products have no column `text`; the next ingest adds it."""
-POSITIONS = 2**14
-"""image id = product id * POSITIONS + position of the image in its product."""
 
 REBUILD = "shelfsort ingest --rebuild"
 RESUME = "the same `shelfsort ingest` command, which resumes"

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from catalog.arrays import find_rows
 from catalog.config import CatalogConfig
 from catalog.errors import ImageError
+from catalog.image_table import POSITIONS
 from catalog.progress import progress
 from catalog.sources.dump_index import DumpIndex
 from catalog.splits import PRECEDENCE, SPLITS, product_hash
 from catalog.store.checker import CheckedProduct, checked_chunks
-from catalog.store.schema import POSITIONS, add_rejects, content_of, fetch_columns, transaction
+from catalog.store.schema import add_rejects, content_of, fetch_columns, transaction
 
 _COMMIT_BYTES = 16 * 2**20
 
@@ -65,18 +67,11 @@ def _pending(connection: sqlite3.Connection, index: DumpIndex) -> PendingProduct
         columns = fetch_columns(connection, query, (split,), 3)
         blocks.append(np.vstack([columns, np.full((1, columns.shape[1]), number)]))
     product_id, digest, class_index, split_number = np.concatenate(blocks, axis=1)
-    if not product_id.size:
-        return PendingProducts(*np.zeros((3, 0), dtype=np.int64))
-    order = np.argsort(product_id)
-    place = order[
-        np.searchsorted(product_id, index.product_id, sorter=order).clip(max=len(order) - 1)
-    ]
-    same = (product_id[place] == index.product_id) & (
-        digest[place] == index.digest.astype(np.int64)
-    )
-    rows = np.flatnonzero(same)
+    planned = find_rows(product_id, index.product_id, np.argsort(product_id))
+    rows = np.flatnonzero(planned >= 0)
+    rows = rows[digest[planned[rows]] == index.digest[rows].astype(np.int64)]
     rows = np.sort(rows[np.unique(index.product_id[rows], return_index=True)[1]])
-    return PendingProducts(rows, class_index[place[rows]], split_number[place[rows]])
+    return PendingProducts(rows, class_index[planned[rows]], split_number[planned[rows]])
 
 
 def _write_product(

@@ -20,10 +20,11 @@ import numpy as np
 
 from catalog.artifacts import atomic_path
 from catalog.errors import ShelfsortError
+from catalog.image_table import POSITIONS
 from catalog.progress import progress
 from catalog.sources.photo_list import read_folder
 from catalog.splits import SPLITS
-from catalog.store.reader import POSITIONS, Store
+from catalog.store.reader import Store
 from catalog.taxonomy import Category, Taxonomy
 
 NAMES = "category_names.csv"

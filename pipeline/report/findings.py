@@ -15,8 +15,9 @@ import pandas
 
 from catalog.artifacts import atomic_path, fingerprint, read_sealed, sha256_file, write_sealed
 from catalog.errors import ArtifactError
+from catalog.image_table import POSITIONS
 from catalog.intervals import clustered_share
-from catalog.store.reader import POSITIONS, Store
+from catalog.store.reader import Store
 from catalog.store.schema import USED, count_rejects
 from pipeline.evaluation.measures import paired_change, reliability
 from pipeline.report.evaluated_run import SYSTEMS, EvaluatedRun

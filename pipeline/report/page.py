@@ -22,6 +22,7 @@ from markupsafe import Markup
 
 from catalog.artifacts import fingerprint, write_text
 from catalog.errors import ConfigError
+from catalog.image_table import POSITIONS
 from pipeline.report.columns import pack, plain, share, unsigned
 from pipeline.report.evaluated_run import SYSTEMS, EvaluatedRun
 from pipeline.report.figures import write_figures
@@ -308,7 +309,7 @@ def _item_columns(items: pandas.DataFrame) -> dict[str, np.ndarray]:
         "item.true": unsigned(items["class_index"].to_numpy()),
     }
     if items["item_id"].ne(items["product_id"]).any():
-        columns["item.position"] = unsigned((items["item_id"] % 16384).to_numpy())
+        columns["item.position"] = unsigned((items["item_id"] % POSITIONS).to_numpy())
     for system in SYSTEMS:
         columns[f"item.{system}"] = unsigned(items[f"{system}_class"].to_numpy())
         columns[f"item.{system}.rank"] = unsigned(items[f"{system}_true_rank"].to_numpy())

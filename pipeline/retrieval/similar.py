@@ -11,8 +11,8 @@ import numpy as np
 
 from catalog.errors import ImageError, ShelfsortError
 from catalog.files import read_file
+from catalog.image_table import POSITIONS
 from catalog.lock import run_lock
-from catalog.store.reader import POSITIONS
 from catalog.taxonomy import Category, Taxonomy
 from features.extract import extract, made_from
 from features.similar import SHORTLIST, SimilarIndex, build

@@ -8,9 +8,9 @@ from typing import Any
 
 from catalog.artifacts import sha256_file
 from catalog.errors import ShelfsortError
+from catalog.image_table import image_ids
 from catalog.labels import read_labels
 from catalog.sources.source import Source, open_source
-from catalog.store.reader import image_ids
 from pipeline.config import RunConfig
 from pipeline.model import Model
 from pipeline.run_folder import Run

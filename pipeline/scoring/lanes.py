@@ -20,10 +20,11 @@ import xxhash
 from threadpoolctl import threadpool_limits
 
 from catalog.errors import ImageError
+from catalog.image_table import POSITIONS
 from catalog.sources.dump_index import cut
 from catalog.sources.photo_list import Photos
 from catalog.sources.source import Source
-from catalog.store.reader import POSITIONS, digest_number
+from catalog.store.reader import digest_number
 from pipeline.config import ScoreConfig
 from pipeline.model import Model, image_table, top_classes
 from pipeline.scoring.parts import FEATURES, PREDICTIONS, REJECTS, Part

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from catalog.image_table import ImageTable
+from catalog.image_table import POSITIONS, ImageTable
 from catalog.splits import SPLITS
-from catalog.store.reader import POSITIONS
 from features.store import FeatureWriter
 from stage1_cnn.head import Head
 

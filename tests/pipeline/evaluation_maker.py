@@ -19,8 +19,9 @@ import yaml
 
 from catalog.artifacts import sha256_file, write_json, write_sealed
 from catalog.config import Caps, CatalogConfig
+from catalog.image_table import POSITIONS
 from catalog.store.ingest import ingest
-from catalog.store.reader import POSITIONS, Store
+from catalog.store.reader import Store
 from catalog.store.schema import SCHEMA, TABLES
 from catalog.synthetic.dump import SyntheticSpec, picture, write_categories, write_dump
 from catalog.taxonomy import Category, Taxonomy

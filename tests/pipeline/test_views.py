@@ -11,8 +11,8 @@ import pandas
 import pytest
 
 from catalog.errors import ArtifactError, ConfigError, ShelfsortError
+from catalog.image_table import image_ids
 from catalog.sources.source import open_source
-from catalog.store.reader import image_ids
 from catalog.store.schema import content_of
 from features.text import TextModel
 from pipeline import steps

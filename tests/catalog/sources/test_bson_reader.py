@@ -15,9 +15,8 @@ import pytest
 from bson.int64 import Int64
 
 from catalog.errors import DumpError, ShelfsortError
+from catalog.image_table import MAX_PRODUCT_ID, POSITIONS
 from catalog.sources.bson_reader import (
-    MAX_POSITIONS,
-    MAX_PRODUCT_ID,
     Document,
     DumpReader,
     Source,
@@ -212,7 +211,7 @@ def test_nesting_20000_deep_is_an_error_and_no_crash(tmp_path: Path, kind: bytes
         ({"imgs": []}, "no_images", "list []"),
         ({"imgs": {"0": {"picture": b"x"}}}, "no_images", "dict"),
         ({"imgs": b"x"}, "no_images", "bytes"),
-        ({"imgs": [{}] * (MAX_POSITIONS + 1)}, "too_many_images", "16385 elements"),
+        ({"imgs": [{}] * (POSITIONS + 1)}, "too_many_images", "16385 elements"),
     ],
 )
 def test_null_and_wrong_types_are_named(fields: dict, reason: str, found: str) -> None:
@@ -250,7 +249,7 @@ def test_elements_of_imgs_without_a_picture_keep_their_position() -> None:
     assert product.images == (b"x", None, None, None, None, None, None, b"")
 
 
-@pytest.mark.parametrize("count", [10_000, MAX_POSITIONS])
+@pytest.mark.parametrize("count", [10_000, POSITIONS])
 def test_many_images(count: int) -> None:
     product = parse(
         Document("a.bson", 0, bson.encode(document(1, 2, [str(i).encode() for i in range(count)])))

@@ -174,7 +174,7 @@ def test_a_damaged_index_is_made_again(tmp_path: Path, caplog: pytest.LogCapture
     for data in damaged:
         caplog.clear()
         saved.write_bytes(data)
-        with pytest.raises(ArtifactError, match="not readable as the index of a dump"):
+        with pytest.raises(ArtifactError, match="not readable as an npz"):
             DumpIndex.load(saved)
         with caplog.at_level(logging.WARNING):
             assert open_index([path], tmp_path / "dumps").fingerprint == expected

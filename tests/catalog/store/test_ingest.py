@@ -28,11 +28,12 @@ import catalog.store.ingest
 import catalog.store.writer
 from catalog.config import Caps, CatalogConfig
 from catalog.errors import ArtifactError, DumpError, ShelfsortError
+from catalog.image_table import POSITIONS
 from catalog.sources.bson_reader import DumpReader, documents, expand
 from catalog.sources.dump_index import build_index
 from catalog.splits import SPLITS, deal, product_hash
 from catalog.store.ingest import IngestSummary, ingest
-from catalog.store.reader import POSITIONS, Store
+from catalog.store.reader import Store
 from catalog.store.schema import content_of
 from catalog.synthetic.dump import SyntheticSpec, write_categories, write_dump
 from catalog.taxonomy import Taxonomy

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from catalog.errors import ArtifactError
+from catalog.image_table import POSITIONS, image_ids
 from catalog.sources.bson_reader import products
 from catalog.splits import SPLITS
-from catalog.store.reader import POSITIONS, Store, image_ids
+from catalog.store.reader import Store
 from catalog.store.schema import content_of
 from catalog.taxonomy import Taxonomy
 from tests.conftest import SmallDump, on_two_sides

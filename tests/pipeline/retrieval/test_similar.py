@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from catalog.errors import ShelfsortError
-from catalog.store.reader import POSITIONS
+from catalog.image_table import POSITIONS
 from pipeline.cli import main
 from pipeline.retrieval.similar import Finder, find_similar
 from tests.pipeline.tiny import Tiny

@@ -1,0 +1,91 @@
+"""Idioms of numpy that several packages need: looking ids up, groups of equal neighbours, the mixer
+of SplitMix64, and npz files."""
+
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from catalog.artifacts import atomic_path
+from catalog.errors import ArtifactError
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy and zipfile raise on a file that was truncated, emptied or changed."""
+
+
+def find_rows(ids: np.ndarray, wanted: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
+    """The row of each `wanted` id, int64 [N], in `ids` [M]; -1 where it isn't there.
+
+    `ids` are distinct, and ascending unless `order` (np.argsort of them) is given.
+
+    >>> find_rows(np.array([3, 5, 8]), np.array([8, 4]))
+    array([ 2, -1])
+    """
+    if not len(ids):
+        return np.full(np.shape(wanted), -1, dtype=np.int64)
+    places = np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)
+    rows = places if order is None else order[places]
+    return np.where(ids[rows] == wanted, rows, -1)
+
+
+def starts_group(keys: np.ndarray) -> np.ndarray:
+    """Whether each element of `keys` [N] differs from the one before it, bool [N]; equal keys stand
+    together.
+
+    >>> starts_group(np.array([7, 7, 2]))
+    array([ True, False,  True])
+    """
+    return np.concatenate([np.ones(min(len(keys), 1), dtype=bool), keys[1:] != keys[:-1]])
+
+
+def group_starts(keys: np.ndarray) -> np.ndarray:
+    """First row of each group of equal neighbours in `keys` [N], int64 [groups].
+
+    >>> group_starts(np.array([7, 7, 2]))
+    array([0, 2])
+    """
+    return np.flatnonzero(starts_group(keys))
+
+
+def mix64(values: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014), a bijection on uint64."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def splitmix64(states: np.ndarray) -> np.ndarray:
+    """The output of the generator SplitMix64 in each of these states, uint64; the next state is one
+    golden gamma further."""
+    return mix64(states + _GOLDEN)
+
+
+def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
+    """Writes arrays, none of objects, as an npz, atomically."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # taken for `allow_pickle`
+
+
+def read_npz(path: str | Path, rebuild: str) -> dict[str, np.ndarray]:
+    """Inverse of write_npz, never with objects. Raises ArtifactError, naming the command `rebuild`,
+    if the file is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except FileNotFoundError:
+        raise ArtifactError(path, "no such file", rebuild) from None
+    except _DAMAGE as error:
+        raise ArtifactError(path, f"not readable as an npz ({error})", rebuild) from error
