@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -16,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from catalog.errors import ArtifactError
 from catalog.image_table import POSITIONS, ImageTable
+from catalog.sources.dump_index import Reject
 from catalog.splits import SPLITS
 from catalog.store.schema import (
     FIRST_SCHEMA,
@@ -24,12 +26,14 @@ from catalog.store.schema import (
     SCHEMA,
     USED,
     content_of,
+    count_rejects,
     fetch_columns,
     read_taxonomy,
 )
 from catalog.taxonomy import Taxonomy
 
 _CHUNK = 500
+"""Rows that one query asks for by id."""
 
 
 def digest_number(digest: bytes) -> int:
@@ -37,12 +41,42 @@ def digest_number(digest: bytes) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
+class StoreCounts(NamedTuple):
+    """Rows of a store: products kept or dropped, and images, of which some are copies or blank."""
+
+    products: int
+    images: int
+    duplicates: int
+    blanks: int
+
+
+class BlankImage(NamedTuple):
+    """An image that shows nothing."""
+
+    product_id: int
+    position: int
+    class_index: int
+
+
+class Conflicts(NamedTuple):
+    """Images with the same bytes in different categories, int64 [N] each: `group` numbers the
+    pictures; rows in order of group and image id."""
+
+    group: np.ndarray
+    image_id: np.ndarray
+    product_id: np.ndarray
+    class_index: np.ndarray
+
+
 class Store:
     """Reader of a finished store. Opens lazily, once per process, so that it can be pickled and
     forked.
 
-    Raises ArtifactError, naming the command that rebuilds it, where the file is missing, damaged,
-    unfinished or of another schema.
+        store = Store("runs/first/store.sqlite")
+        table = store.images("val_a")
+        jpegs = store.read(table.image_id[:32])
+
+    Raises ArtifactError if the file is missing, damaged, unfinished or of another schema.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -55,7 +89,7 @@ class Store:
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """A read-only connection of this process, for queries beyond this class."""
+        """A read-only connection of this process."""
         if self._connection is None or self._pid != os.getpid():
             self._connection, self._pid = self._connect(), os.getpid()
         return self._connection
@@ -69,19 +103,15 @@ class Store:
             )
             connection.execute("PRAGMA mmap_size = 2147483648")
             meta = dict(connection.execute("SELECT key, value FROM meta"))
-            unfinished = connection.execute(
-                "SELECT sources FROM dumps WHERE state = 'planned'"
-            ).fetchone()
+            query = "SELECT sources FROM dumps WHERE state = 'planned'"
+            unfinished = connection.execute(query).fetchone()
         except sqlite3.Error as error:
-            if Path(
-                f"{self.path}-journal"
-            ).exists():  # left by a killed writer, who alone may roll it back
+            # Left by a killed writer; only a writer may roll it back.
+            if Path(f"{self.path}-journal").exists():
                 raise ArtifactError(self.path, "its ingest is unfinished", RESUME) from error
             raise ArtifactError(self.path, f"not readable as a store ({error})", REBUILD) from error
-        if meta.get("schema") not in (str(FIRST_SCHEMA), str(SCHEMA)):
-            raise ArtifactError(
-                self.path, f"store of schema {meta.get('schema')}, expected {SCHEMA}", REBUILD
-            )
+        if (schema := meta.get("schema")) not in (str(FIRST_SCHEMA), str(SCHEMA)):
+            raise ArtifactError(self.path, f"store of schema {schema}, expected {SCHEMA}", REBUILD)
         if unfinished or "content" not in meta:
             sources = ", ".join(json.loads(unfinished[0])) if unfinished else "its dump"
             raise ArtifactError(self.path, f"the ingest of {sources} was interrupted", RESUME)
@@ -95,27 +125,42 @@ class Store:
         except sqlite3.Error as error:
             raise ArtifactError(self.path, f"not readable ({error})", REBUILD) from error
 
-    def verify(self) -> None:
-        """Reads every row, a few seconds a million, but not the images' bytes, which `read` checks.
-        Raises ArtifactError where one is not what ingest wrote: SQLite has no checksums of its
-        own."""
-        strays = """SELECT count(*) FROM images LEFT JOIN products USING (product_id) WHERE products.split IS NOT images.split
-                    OR products.class_index IS NOT images.class_index OR image_id != product_id * ? + position"""
+    def _rows(self, query: str, parameters: Sequence = ()) -> list[tuple]:
         with self._reading() as connection:
-            whole = content_of(connection) == self.fingerprint and read_taxonomy(
-                connection
-            ).fingerprint == self.meta("taxonomy")
-            if not whole or connection.execute(strays, (POSITIONS,)).fetchone()[0]:
-                raise ArtifactError(
-                    self.path,
-                    "its rows are not those that ingest wrote; the file is damaged",
-                    REBUILD,
-                )
+            return connection.execute(query, parameters).fetchall()
+
+    def _columns(self, query: str, parameters: Sequence, width: int) -> np.ndarray:
+        """int64 [width, rows]"""
+        with self._reading() as connection:
+            return fetch_columns(connection, query, parameters, width)
+
+    def _rows_of(self, query: str, ids: Sequence[int]) -> Iterator[tuple]:
+        """The rows of a query that ends in `IN`, for some ids, in any order."""
+        for start in range(0, len(ids), _CHUNK):
+            chunk = ids[start : start + _CHUNK]
+            yield from self._rows(f"{query} ({','.join('?' * len(chunk))})", chunk)
+
+    def verify(self) -> None:
+        """Reads every row, a few seconds per million, but not the images' bytes, which `read`
+        checks. Raises ArtifactError if one is not what ingest wrote: SQLite has no checksums of its
+        own."""
+        strays = """SELECT count(*) FROM images LEFT JOIN products USING (product_id)
+                    WHERE products.split IS NOT images.split
+                    OR products.class_index IS NOT images.class_index
+                    OR image_id != product_id * ? + position"""
+        with self._reading() as connection:
+            whole = (
+                content_of(connection) == self.fingerprint
+                and read_taxonomy(connection).fingerprint == self.meta("taxonomy")
+                and not connection.execute(strays, (POSITIONS,)).fetchone()[0]
+            )
+        if not whole:
+            problem = "its rows are not those that ingest wrote; the file is damaged"
+            raise ArtifactError(self.path, problem, REBUILD)
 
     def meta(self, key: str) -> str:
         """One value of the table `meta`."""
-        with self._reading() as connection:
-            return connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0]
+        return self._rows("SELECT value FROM meta WHERE key = ?", (key,))[0][0]
 
     @property
     def fingerprint(self) -> str:
@@ -134,9 +179,21 @@ class Store:
         with self._reading() as connection:
             return read_taxonomy(connection)
 
+    def dump_sources(self) -> list[str]:
+        """Paths or URLs of the dumps' files, in the order of their ingests."""
+        rows = self._rows("SELECT sources FROM dumps ORDER BY rowid")
+        return [path for (text,) in rows for path in json.loads(text)]
+
+    def counts(self) -> StoreCounts:
+        """How much the store holds."""
+        [(products,)] = self._rows("SELECT count(*) FROM products")
+        query = """SELECT count(*), count(*) FILTER (WHERE status = 'duplicate'),
+                   count(*) FILTER (WHERE status = 'blank') FROM images"""
+        return StoreCounts(products, *self._rows(query)[0])
+
     def images(self, *splits: str) -> ImageTable:
-        """The usable images (`ok` and `duplicate`) of some splits, or of all where none is named,
-        in store order."""
+        """The usable images (`ok` and `duplicate`) of some splits, or of all if none is named, in
+        store order."""
         tables = [self._images_of(name) for name in SPLITS if name in (splits or SPLITS)]
         return ImageTable(
             *(np.concatenate([getattr(t, f.name) for t in tables]) for f in fields(ImageTable))
@@ -145,71 +202,87 @@ class Store:
     def _images_of(self, split: str) -> ImageTable:
         query = f"""SELECT image_id, product_id, class_index, status = 'ok' FROM images
                     WHERE split = ? AND {USED} ORDER BY class_index, image_id"""
-        with self._reading() as connection:
-            image_id, product_id, class_index, fit = fetch_columns(connection, query, (split,), 4)
+        image_id, product_id, class_index, fit = self._columns(query, (split,), 4)
         split_index = np.full(len(image_id), SPLITS.index(split), dtype=np.uint8)
         return ImageTable(
             image_id, product_id, class_index.astype(np.int32), split_index, fit.astype(bool)
         )
 
+    def image_ids_of(self, product_id: int) -> list[int]:
+        """The stored images of a product that can be decoded, blank ones included, in order."""
+        span = (product_id * POSITIONS, (product_id + 1) * POSITIONS)
+        query = """SELECT image_id FROM blobs JOIN images USING (image_id)
+                   WHERE image_id >= ? AND image_id < ? AND status != 'undecodable' ORDER BY 1"""
+        return [image_id for (image_id,) in self._rows(query, span)]
+
     def read(self, image_ids: Sequence[int] | np.ndarray) -> list[bytes]:
-        """The bytes of some images, in the order asked. Raises ArtifactError where one is missing
-        or damaged."""
+        """The bytes of some images, in the order asked. Raises ArtifactError if one is missing or
+        damaged."""
         wanted = [int(i) for i in image_ids]
-        found: dict[int, bytes] = {}
-        with self._reading() as connection:
-            for start in range(0, len(wanted), _CHUNK):
-                part = wanted[start : start + _CHUNK]
-                marks = ",".join("?" * len(part))
-                query = f"SELECT image_id, data, digest FROM blobs JOIN images USING (image_id) WHERE image_id IN ({marks})"
-                for image_id, data, digest in connection.execute(query, part):
-                    if xxhash.xxh3_128_digest(data) != digest:  # SQLite has no checksums of its own
-                        raise ArtifactError(self.path, f"image {image_id} is damaged", REBUILD)
-                    found[image_id] = data
-        if missing := [i for i in wanted if i not in found]:
+        bytes_of: dict[int, bytes] = {}
+        query = """SELECT image_id, data, digest FROM blobs JOIN images USING (image_id)
+                   WHERE image_id IN"""
+        for image_id, data, digest in self._rows_of(query, wanted):
+            if xxhash.xxh3_128_digest(data) != digest:
+                raise ArtifactError(self.path, f"image {image_id} is damaged", REBUILD)
+            bytes_of[image_id] = data
+        if missing := [i for i in wanted if i not in bytes_of]:
             raise ArtifactError(self.path, f"image {missing[0]} is missing", REBUILD)
-        return [found[i] for i in wanted]
+        return [bytes_of[i] for i in wanted]
+
+    def formats(self, image_ids: np.ndarray) -> list[str]:
+        """The format (`JPEG`, `PNG` ...) of some stored images, in the order asked."""
+        wanted = image_ids.tolist()
+        query = "SELECT image_id, format FROM images WHERE image_id IN"
+        format_of = dict(self._rows_of(query, wanted))
+        return [format_of[i] for i in wanted]
 
     def texts(self, product_ids: np.ndarray) -> list[str]:
-        """The texts of some products, in the order asked; empty where a product has none."""
-        wanted, found = product_ids.tolist(), {}
-        with self._reading() as connection:
-            for start in range(0, len(wanted) if self.settings.get("text") else 0, _CHUNK):
-                part = wanted[start : start + _CHUNK]
-                marks = ",".join("?" * len(part))
-                query = f"SELECT product_id, text FROM products WHERE product_id IN ({marks}) AND text NOT NULL"
-                found |= dict(connection.execute(query, part))
-        return [found.get(i, "") for i in wanted]
+        """The texts of some products, in the order asked; empty if a product has none."""
+        wanted: list[int] = product_ids.tolist()
+        if not self.settings.get("text"):
+            return [""] * len(wanted)
+        query = "SELECT product_id, text FROM products WHERE text NOT NULL AND product_id IN"
+        text_of = dict(self._rows_of(query, wanted))
+        return [text_of.get(i, "") for i in wanted]
 
     def digests(self) -> np.ndarray:
         """The distinct numbers of all images' digests, uint64, sorted."""
-        rows = self.connection.execute("SELECT DISTINCT digest FROM images ORDER BY digest")
-        return np.unique(np.fromiter((digest_number(row[0]) for row in rows), dtype=np.uint64))
+        with self._reading() as connection:
+            rows = connection.execute("SELECT DISTINCT digest FROM images ORDER BY digest")
+            return np.unique(np.fromiter((digest_number(row[0]) for row in rows), dtype=np.uint64))
+
+    def image_counts(self, split: str) -> np.ndarray:
+        """Usable images of each class in a split, int64 [K]."""
+        query = f"""SELECT class_index, count(*) FROM images
+                    WHERE split = ? AND {USED} GROUP BY class_index"""
+        return self._per_class(query, (split,))
 
     def natural_counts(self, unit: str) -> np.ndarray:
         """Images or products (`unit` is `image` or `product`) of each class in the catalogue, int64
         [K]: train and reserve, kept or dropped; never validation or test."""
-        what = {"image": "sum(n_images)", "product": "count(*)"}[unit]
-        query = f"SELECT class_index, {what} FROM products WHERE split IN ('train', 'reserve') GROUP BY class_index"
-        with self._reading() as connection:
-            counts = np.zeros(
-                connection.execute("SELECT count(*) FROM categories").fetchone()[0], dtype=np.int64
-            )
-            for class_index, n in connection.execute(query):
-                counts[class_index] = n
+        amount = {"image": "sum(n_images)", "product": "count(*)"}[unit]
+        query = f"""SELECT class_index, {amount} FROM products
+                    WHERE split IN ('train', 'reserve') GROUP BY class_index"""
+        return self._per_class(query)
+
+    def _per_class(self, query: str, parameters: Sequence = ()) -> np.ndarray:
+        counts = np.zeros(self._rows("SELECT count(*) FROM categories")[0][0], dtype=np.int64)
+        class_index, count = self._columns(query, parameters, 2)
+        counts[class_index] = count
         return counts
 
     def sharing(self, *splits: str) -> np.ndarray:
         """Pairs of products that share an identical image, int64 [P, 2], both on the given splits
-        (all where none is named)."""
+        (all if none is named)."""
         names = splits or SPLITS
         marks = ",".join("?" * len(names))
         query = f"""SELECT DISTINCT a.product_id, b.product_id FROM images a JOIN images b
                     ON a.digest = b.digest AND a.product_id < b.product_id
-                    WHERE a.digest IN (SELECT digest FROM images WHERE {USED} GROUP BY digest HAVING count(*) > 1)
+                    WHERE a.digest IN (SELECT digest FROM images WHERE {USED}
+                                       GROUP BY digest HAVING count(*) > 1)
                     AND a.{USED} AND b.{USED} AND a.split IN ({marks}) AND b.split IN ({marks})"""
-        with self._reading() as connection:
-            return fetch_columns(connection, query, [*names, *names], 2).T
+        return self._columns(query, [*names, *names], 2).T
 
     def groups_of(self, product_id: np.ndarray, *splits: str) -> np.ndarray:
         """Group number from 0 of each item, int64 [N], by its product on the given splits: products
@@ -226,16 +299,40 @@ class Store:
         """Products of a split that share an identical image with a product of another split, int64,
         sorted."""
         query = f"""SELECT DISTINCT product_id FROM images a WHERE split = ? AND {USED} AND EXISTS
-                    (SELECT 1 FROM images b WHERE b.digest = a.digest AND b.split != a.split AND b.{USED}) ORDER BY 1"""
-        with self._reading() as connection:
-            return np.fromiter(
-                (row[0] for row in connection.execute(query, (split,))), dtype=np.int64
-            )
+                    (SELECT 1 FROM images b WHERE b.digest = a.digest AND b.split != a.split
+                     AND b.{USED}) ORDER BY 1"""
+        return np.array([row[0] for row in self._rows(query, (split,))], dtype=np.int64)
 
     def unseen(self, split: str) -> int:
-        """Kept products of a split without a photo that is used: all of them are blank, or can't be
+        """Kept products of a split without a usable photo: all of them are blank, or can't be
         decoded."""
-        query = f"""SELECT count(*) FROM products p WHERE split = ? AND state = 'kept' AND NOT EXISTS
-                    (SELECT 1 FROM images WHERE image_id >= p.product_id * ? AND image_id < (p.product_id + 1) * ? AND {USED})"""
+        query = f"""SELECT count(*) FROM products p
+                    WHERE split = ? AND state = 'kept' AND NOT EXISTS
+                    (SELECT 1 FROM images WHERE image_id >= p.product_id * ?
+                     AND image_id < (p.product_id + 1) * ? AND {USED})"""
+        return self._rows(query, (split, POSITIONS, POSITIONS))[0][0]
+
+    def conflicts(self) -> Conflicts:
+        """The usable images whose bytes stand in several categories."""
+        query = f"""SELECT dense_rank() OVER (ORDER BY digest) - 1, image_id, product_id,
+                    class_index FROM images WHERE {USED} AND digest IN
+                    (SELECT digest FROM images WHERE {USED}
+                     GROUP BY digest HAVING count(DISTINCT class_index) > 1) ORDER BY 1, 2"""
+        return Conflicts(*self._columns(query, (), 4))
+
+    def blanks(self, limit: int) -> list[BlankImage]:
+        """The first images that show nothing, by image id."""
+        query = """SELECT product_id, position, class_index FROM images
+                   WHERE status = 'blank' ORDER BY image_id LIMIT ?"""
+        return [BlankImage(*row) for row in self._rows(query, (limit,))]
+
+    def rejects(self, limit: int) -> list[Reject]:
+        """The first documents and images that were left out, by reason and product id."""
+        query = """SELECT source, offset, position, product_id, reason, detail FROM rejects
+                   ORDER BY reason, product_id LIMIT ?"""
+        return [Reject(*row) for row in self._rows(query, (limit,))]
+
+    def reject_counts(self) -> dict[str, int]:
+        """Rejects by reason, the most frequent first."""
         with self._reading() as connection:
-            return connection.execute(query, (split, POSITIONS, POSITIONS)).fetchone()[0]
+            return count_rejects(connection)

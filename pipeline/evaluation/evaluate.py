@@ -16,7 +16,6 @@ from catalog.artifacts import atomic_path, sha256_file, write_sealed
 from catalog.errors import ShelfsortError
 from catalog.progress import progress
 from catalog.store.reader import Store
-from catalog.store.schema import count_rejects
 from catalog.taxonomy import Taxonomy
 from features.store import FeatureStore
 from pipeline.config import EvaluateConfig
@@ -63,7 +62,7 @@ def evaluate(
     }
     metrics["without_photo"] = _without_photo(features, store, len(frames["product"]))
     metrics["near_twins"] = near_twins(stores, frames["image"])
-    metrics["rejects"] = count_rejects(store.connection)
+    metrics["rejects"] = store.reject_counts()
     metrics["seconds"] = round(time.perf_counter() - started, 1)
     save_evaluation(folder, frames, taxonomy, train, metrics)
     return metrics

@@ -20,7 +20,7 @@ import numpy as np
 
 from catalog.artifacts import atomic_path
 from catalog.errors import ShelfsortError
-from catalog.image_table import POSITIONS
+from catalog.image_table import POSITIONS, ImageTable
 from catalog.progress import progress
 from catalog.sources.photo_list import read_folder
 from catalog.splits import SPLITS
@@ -100,10 +100,12 @@ def _written(
         partial.mkdir(parents=True)
         store.taxonomy.to_csv(partial / NAMES)
         for split in SPLITS:
-            rows = _rows(store, split)
-            rows = np.random.default_rng(0).permutation(rows) if shuffled else rows
-            counts[split] = len(rows)
-            write(partial, split, _photos(store, rows, split))
+            table = store.images(split)
+            table = table[table.fit]
+            if shuffled:
+                table = table[np.random.default_rng(0).permutation(len(table))]
+            counts[split] = len(table)
+            write(partial, split, _photos(store, table, split))
         partial.rename(out)
     except OSError as error:
         raise ShelfsortError(f"{out}: can't be written: {error}") from error
@@ -112,21 +114,19 @@ def _written(
     return counts
 
 
-def _rows(store: Store, split: str) -> np.ndarray:
-    table = store.images(split)
-    return table.image_id[table.fit]
-
-
-def _photos(store: Store, rows: np.ndarray, split: str) -> Iterator[Photo]:
-    query = "SELECT image_id, class_index, format FROM images WHERE split = ? AND status = 'ok'"
-    about = {image_id: rest for image_id, *rest in store.connection.execute(query, (split,))}
-    with progress(len(rows), split, "img") as bar:
-        for start in range(0, len(rows), _BLOCK):
-            part = rows[start : start + _BLOCK].tolist()
-            for image_id, data in zip(part, store.read(part), strict=True):
-                class_index, kind = about[image_id]
-                yield Photo(image_id, class_index, _SUFFIX.get(kind, kind.lower()), data)
-            bar.update(len(part))
+def _photos(store: Store, table: ImageTable, split: str) -> Iterator[Photo]:
+    with progress(len(table), split, "img") as bar:
+        for start in range(0, len(table), _BLOCK):
+            block = table[start : start + _BLOCK]
+            columns = (
+                block.image_id.tolist(),
+                block.class_index.tolist(),
+                store.formats(block.image_id),
+                store.read(block.image_id),
+            )
+            for image_id, class_index, name, data in zip(*columns, strict=True):
+                yield Photo(image_id, class_index, _SUFFIX.get(name, name.lower()), data)
+            bar.update(len(block))
 
 
 def pack(folder: Path, out: Path) -> tuple[int, int]:

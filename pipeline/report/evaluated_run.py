@@ -14,7 +14,6 @@ import yaml
 from catalog.artifacts import read_json, read_sealed, require_same, sha256_file
 from catalog.errors import ArtifactError, TaxonomyError
 from catalog.store.reader import Store
-from catalog.store.schema import USED
 from catalog.taxonomy import Taxonomy
 from pipeline.run_folder import Run
 
@@ -29,7 +28,6 @@ _ITEM_COLUMNS = (
     "refined",
     "linked",
 )
-_TRAINED = f"SELECT class_index, count(*) FROM images WHERE split = 'train' AND {USED} GROUP BY class_index"
 _SYSTEM_COLUMNS = ("class", "confidence", "true_rank", "true_confidence")
 
 
@@ -159,8 +157,7 @@ class EvaluatedRun:
         are counted in the store."""
         counts = self.categories(self.unit)["train_images"]
         if self.store is not None:
-            rows = self.store.connection.execute(_TRAINED)
-            counts = counts.fillna(dict(rows))
+            counts = counts.fillna(pandas.Series(self.store.image_counts("train")))
         return counts.fillna(0).to_numpy(dtype=np.int64)
 
     @cached_property

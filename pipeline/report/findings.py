@@ -7,7 +7,6 @@ distances of errors, health of the data, training evaluation/catalogue.parquet i
 of each category in the whole catalogue evaluation/review.parquet    labels that are likely wrong
 """
 
-from collections.abc import Iterable
 from dataclasses import asdict
 
 import numpy as np
@@ -15,10 +14,8 @@ import pandas
 
 from catalog.artifacts import atomic_path, fingerprint, read_sealed, sha256_file, write_sealed
 from catalog.errors import ArtifactError
-from catalog.image_table import POSITIONS
 from catalog.intervals import clustered_share
 from catalog.store.reader import Store
-from catalog.store.schema import USED, count_rejects
 from pipeline.evaluation.measures import paired_change, reliability
 from pipeline.report.evaluated_run import SYSTEMS, EvaluatedRun
 from pipeline.report.hierarchy import hierarchy
@@ -27,6 +24,8 @@ from pipeline.scoring import coverage
 SCHEMA = 3
 FEW_IMAGES = 20
 """Categories that were trained on fewer images than this are listed as too small."""
+LISTED = 2000
+"""Most rejects, and most blank images, that are listed one by one."""
 
 
 def findings_of(run: EvaluatedRun) -> dict:
@@ -193,10 +192,6 @@ def doubtful_labels(items: pandas.DataFrame, classes: int) -> pandas.DataFrame:
     )
 
 
-_CONFLICTS = f"""SELECT hex(digest), image_id, product_id, class_index FROM images WHERE {USED} AND digest IN
-  (SELECT digest FROM images WHERE {USED} GROUP BY digest HAVING count(DISTINCT class_index) > 1) ORDER BY 1, 2"""
-
-
 def _conflicts(run: EvaluatedRun) -> pandas.DataFrame:
     """Products that show the same picture under different categories, a row an image, groups ranked
     by the least believed label.
@@ -205,10 +200,8 @@ def _conflicts(run: EvaluatedRun) -> pandas.DataFrame:
     """
     if run.store is None:
         return pandas.DataFrame()
-    rows = pandas.DataFrame(
-        run.store.connection.execute(_CONFLICTS),
-        columns=["digest", "item_id", "product_id", "class_index"],
-    )
+    rows = pandas.DataFrame(run.store.conflicts()._asdict())
+    rows = rows.rename(columns={"group": "picture", "image_id": "item_id"})
     items = (
         run.items[run.items["unit"] == run.unit]
         .drop_duplicates("product_id")
@@ -219,11 +212,11 @@ def _conflicts(run: EvaluatedRun) -> pandas.DataFrame:
     rows["self_confidence"] = judged["two_stage_true_confidence"].astype(np.float64)
     rows["suggested_confidence"] = judged["two_stage_confidence"].astype(np.float64)
     rows["margin"] = rows["self_confidence"] - rows["suggested_confidence"]
-    doubt = rows.groupby("digest")["self_confidence"].transform("min").fillna(2.0)
-    rows = rows.assign(doubt=doubt).sort_values(["doubt", "digest", "item_id"], kind="stable")
-    rows["group"] = pandas.factorize(rows["digest"])[0]
+    doubt = rows.groupby("picture")["self_confidence"].transform("min").fillna(2.0)
+    rows = rows.assign(doubt=doubt).sort_values(["doubt", "picture", "item_id"], kind="stable")
+    rows["group"] = pandas.factorize(rows["picture"])[0]
     return rows.assign(kind="conflict", class_index=rows["class_index"].astype(np.int32)).drop(
-        columns=["digest", "doubt"]
+        columns=["picture", "doubt"]
     )
 
 
@@ -253,33 +246,12 @@ def _health(run: EvaluatedRun, review: pandas.DataFrame) -> dict:
 
 
 def _store_health(store: Store) -> dict:
-    query = store.connection.execute
-    rejects = query(
-        "SELECT product_id, source, offset, position, reason, detail FROM rejects ORDER BY reason, product_id LIMIT 2000"
-    )
-    blank = query(
-        "SELECT product_id, position, class_index FROM images WHERE status = 'blank' ORDER BY image_id LIMIT 2000"
-    )
-    return {
-        "products": query("SELECT count(*) FROM products").fetchone()[0],
-        "images": query("SELECT count(*) FROM images").fetchone()[0],
-        "duplicates": query("SELECT count(*) FROM images WHERE status = 'duplicate'").fetchone()[0],
-        "blanks": query("SELECT count(*) FROM images WHERE status = 'blank'").fetchone()[0],
-        "rejects": count_rejects(store.connection),
-        "reject_rows": _rows(
-            rejects, ("product_id", "source", "offset", "position", "reason", "detail")
-        ),
-        "blank_rows": _rows(blank, ("product_id", "position", "class_index")),
+    reject_names = ("product_id", "source", "offset", "position", "reason", "detail")
+    return store.counts()._asdict() | {
+        "rejects": store.reject_counts(),
+        "reject_rows": [
+            {name: getattr(reject, name) for name in reject_names}
+            for reject in store.rejects(LISTED)
+        ],
+        "blank_rows": [image._asdict() for image in store.blanks(LISTED)],
     }
-
-
-def _rows(cursor: Iterable[tuple], names: tuple[str, ...]) -> list[dict]:
-    return [dict(zip(names, row, strict=True)) for row in cursor]
-
-
-def image_ids_of(store: Store, product_id: int) -> list[int]:
-    """The stored images of a product that can be decoded, in order."""
-    span = (product_id * POSITIONS, (product_id + 1) * POSITIONS)
-    query = """SELECT image_id FROM blobs JOIN images USING (image_id)
-               WHERE image_id >= ? AND image_id < ? AND status != 'undecodable' ORDER BY 1"""
-    return [row[0] for row in store.connection.execute(query, span)]

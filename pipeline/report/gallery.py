@@ -11,7 +11,6 @@ from PIL import Image
 
 from catalog.images import decode
 from catalog.store.reader import Store
-from pipeline.report.findings import image_ids_of
 
 SIDES = (180, 144, 112, 88, 72)
 """Pixels of a thumbnail's longer side: the largest at which the photos that matter most fit the
@@ -51,7 +50,7 @@ def make_gallery(
     for product_id in order:
         thumbnails = [
             thumbnail(data, side)
-            for data in store.read(image_ids_of(store, product_id)[:MOST_IMAGES])
+            for data in store.read(store.image_ids_of(product_id)[:MOST_IMAGES])
         ]
         left -= sum(map(len, thumbnails))
         if left < 0:
@@ -75,7 +74,7 @@ def _side(store: Store, order: list[int], wrong: int, budget: int) -> int:
     photos = [
         data
         for product_id in sample
-        for data in store.read(image_ids_of(store, product_id)[:MOST_IMAGES])
+        for data in store.read(store.image_ids_of(product_id)[:MOST_IMAGES])
     ]
     for side in SIDES:
         if (

@@ -8,7 +8,6 @@ or, inside the base64 of the data, to be set as text by the scripts.
 """
 
 import base64
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
@@ -237,13 +236,8 @@ def _about(run: EvaluatedRun) -> dict[str, str]:
 def _data(run: EvaluatedRun) -> str:
     if run.store is None:
         return "no store in the run"
-    query = run.store.connection.execute
-    files = [
-        Path(name).name
-        for (text,) in query("SELECT sources FROM dumps")
-        for name in json.loads(text)
-    ]
-    count = query("SELECT count(*) FROM products").fetchone()[0]
+    files = [Path(name).name for name in run.store.dump_sources()]
+    count = run.store.counts().products
     return f"{', '.join(files) or 'no dump recorded'}: {count:,} products ({run.store.fingerprint})"
 
 

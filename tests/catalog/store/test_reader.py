@@ -1,6 +1,7 @@
 """The reader of the store: what it gives, in every process, and how it refuses a file that isn't
 whole."""
 
+import io
 import os
 import pickle
 import shutil
@@ -11,15 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from catalog.config import CatalogConfig
 from catalog.errors import ArtifactError
 from catalog.image_table import POSITIONS, image_ids
 from catalog.sources.bson_reader import products
 from catalog.splits import SPLITS
+from catalog.store.ingest import ingest
 from catalog.store.reader import Store
 from catalog.store.schema import content_of
 from catalog.taxonomy import Taxonomy
-from tests.conftest import SmallDump, on_two_sides
+from tests.conftest import SmallDump, document, jpeg, on_two_sides, write_bson
 
 
 def test_image_ids_are_those_of_existing_files() -> None:
@@ -184,6 +188,106 @@ def test_unseen_products_have_no_photo_that_shows_something(
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE images SET status = 'blank' WHERE product_id = ?", (product,))
     assert Store(path).unseen("test") == small_store.unseen("test") + 1
+
+
+def ingested(
+    folder: Path, dump: Path, config: CatalogConfig | None = None, **options: object
+) -> Store:
+    """The store at `folder`/store.sqlite after this dump."""
+    config = config or CatalogConfig()
+    index_folder = folder / "dumps"
+    path = folder / "store.sqlite"
+    ingest(path, [dump], None, config, index_folder=index_folder, jobs=1, **options)
+    return Store(path)
+
+
+def rows(store: Store, query: str) -> list[tuple]:
+    return store.connection.execute(query).fetchall()
+
+
+def test_counts_are_of_all_rows(small_store: Store) -> None:
+    images = rows(small_store, "SELECT status FROM images")
+    counts = small_store.counts()
+    assert counts.products == len(rows(small_store, "SELECT 1 FROM products")) == 120
+    assert counts.images == len(images)
+    assert counts.duplicates == images.count(("duplicate",)) > 0
+    assert counts.blanks == images.count(("blank",)) > 0
+
+
+def test_image_counts_are_of_the_usable_images_of_a_split(small_store: Store) -> None:
+    for split in SPLITS:
+        expected = np.bincount(small_store.images(split).class_index, minlength=6)
+        np.testing.assert_array_equal(small_store.image_counts(split), expected)
+    assert small_store.image_counts("train").sum() > 0
+
+
+def test_dumps_are_named_in_the_order_of_their_ingests(
+    small_dump: SmallDump, tmp_path: Path
+) -> None:
+    later = write_bson(tmp_path / "a.bson", [document(900_000)])
+    known = int(ingested(tmp_path, small_dump.path).taxonomy.category_ids[0])
+    store = ingested(tmp_path, later, corrections={900_000: known})
+    assert store.dump_sources() == [str(small_dump.path), str(later)]
+
+
+def test_formats_and_images_of_a_product(tmp_path: Path) -> None:
+    png = io.BytesIO()
+    Image.effect_noise((16, 16), 80).save(png, "PNG")
+    photos = [jpeg(1), png.getvalue(), b"no image", b""]
+    dump = write_bson(tmp_path / "a.bson", [document(3, 1, photos), document(4)])
+    config = CatalogConfig(drop_undecodable=False)
+    ingest(tmp_path / "store.sqlite", [dump], None, config, index_folder=tmp_path / "dumps", jobs=1)
+    store = Store(tmp_path / "store.sqlite")
+    first = 3 * POSITIONS
+    assert store.image_ids_of(3) == [first, first + 1]
+    assert store.image_ids_of(5) == []
+    ids = np.array([first + 1, 4 * POSITIONS, first, first + 2])
+    assert store.formats(ids) == ["PNG", "JPEG", "JPEG", "unknown"]
+    assert store.formats(ids[:0]) == []
+
+
+def test_conflicts_are_one_picture_in_several_categories(tmp_path: Path) -> None:
+    one, two, same = jpeg(1), jpeg(2), jpeg(3)
+    dump = write_bson(
+        tmp_path / "a.bson",
+        [
+            document(1, 10, [one, jpeg(11)]),
+            document(2, 20, [two, one]),
+            document(3, 30, [same, two]),
+            document(4, 30, [same]),
+        ],
+    )
+    found = ingested(tmp_path, dump).conflicts()
+    pictures = {
+        tuple(zip(found.product_id[mask].tolist(), found.class_index[mask].tolist(), strict=True))
+        for mask in (found.group == 0, found.group == 1)
+    }
+    assert pictures == {((1, 0), (2, 1)), ((2, 1), (3, 2))}
+    np.testing.assert_array_equal(found.image_id // POSITIONS, found.product_id)
+    assert [column.dtype for column in found] == [np.int64] * 4
+    key = list(zip(found.group.tolist(), found.image_id.tolist(), strict=True))
+    assert key == sorted(key)
+
+
+def test_rejects_and_blanks_are_listed_up_to_a_limit(tmp_path: Path) -> None:
+    white = io.BytesIO()
+    Image.new("RGB", (16, 16), "white").save(white, "PNG")
+    dump = write_bson(
+        tmp_path / "a.bson",
+        [
+            document(2, 1, [b"no image", jpeg(2), white.getvalue()]),
+            document(1, 1, [b"neither", white.getvalue(), jpeg(1)]),
+            {"_id": 3, "category_id": 1, "imgs": []},
+        ],
+    )
+    store = ingested(tmp_path, dump)
+    rejects = [(r.reason, r.product_id, r.position) for r in store.rejects(10)]
+    assert rejects == [("no_images", 3, -1), ("not_an_image", 1, 0), ("not_an_image", 2, 0)]
+    assert store.rejects(1) == store.rejects(10)[:1]
+    assert store.rejects(1)[0].source == str(dump)
+    assert list(store.reject_counts().items()) == [("not_an_image", 2), ("no_images", 1)]
+    assert store.blanks(10) == [(1, 1, 0), (2, 2, 0)]
+    assert store.blanks(1) == [(1, 1, 0)]
 
 
 def test_digests_are_the_first_eight_bytes_of_each_picture_once(small_store: Store) -> None:
