@@ -169,7 +169,7 @@ def of_run(run: Run) -> dict[str, Any]:
     """The figures of one run."""
     own = yaml.safe_load((run.folder / "config.yaml").read_text())
     ingest, stage1, stage2, metrics = (
-        read_json(path, run.command(step))
+        read_json(path, step)
         for path, step in (
             (run.ingest_summary, "ingest"),
             (run.stage1 / "summary.json", "stage1"),

@@ -79,13 +79,13 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # taken for `allow_pickle`
 
 
-def read_npz(path: str | Path, rebuild: str) -> dict[str, np.ndarray]:
-    """Inverse of write_npz, never with objects. Raises ArtifactError, naming the command `rebuild`,
-    if the file is missing or damaged."""
+def read_npz(path: str | Path, step: str) -> dict[str, np.ndarray]:
+    """Inverse of write_npz, never with objects. Raises ArtifactError, naming its `step`, if the
+    file is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except FileNotFoundError:
-        raise ArtifactError(path, "no such file", rebuild) from None
+        raise ArtifactError(path, "no such file", step) from None
     except _DAMAGE as error:
-        raise ArtifactError(path, f"not readable as an npz ({error})", rebuild) from error
+        raise ArtifactError(path, f"not readable as an npz ({error})", step) from error

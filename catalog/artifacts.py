@@ -77,15 +77,15 @@ def write_json(target: str | Path, value: Any) -> None:
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path, rebuild: str) -> Any:
-    """Reads a JSON artefact. Raises ArtifactError, naming the command `rebuild`, where it is
-    missing or damaged."""
+def read_json(path: str | Path, step: str) -> Any:
+    """Reads a JSON artefact. Raises ArtifactError, naming its `step`, if it is missing or
+    damaged."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ArtifactError(path, "no such file", rebuild) from None
+        raise ArtifactError(path, "no such file", step) from None
     except (ValueError, OSError) as error:
-        raise ArtifactError(path, f"not readable as JSON ({error})", rebuild) from error
+        raise ArtifactError(path, f"not readable as JSON ({error})", step) from error
 
 
 def write_sealed(target: str | Path, value: Mapping[str, Any]) -> None:
@@ -95,19 +95,19 @@ def write_sealed(target: str | Path, value: Mapping[str, Any]) -> None:
     write_json(target, plain | {"fingerprint": fingerprint(plain)})
 
 
-def read_sealed(path: str | Path, rebuild: str, schema: int | None = None) -> dict[str, Any]:
-    """Inverse of write_sealed. Raises ArtifactError, naming the command `rebuild`, where the file
-    is missing, damaged, or of another `schema` than expected."""
-    value = read_json(path, rebuild)
+def read_sealed(path: str | Path, step: str, schema: int | None = None) -> dict[str, Any]:
+    """Inverse of write_sealed. Raises ArtifactError, naming its `step`, if the file is
+    missing, damaged, or of another `schema` than expected."""
+    value = read_json(path, step)
     found = value.pop("fingerprint", None) if isinstance(value, dict) else None
     if schema is not None and isinstance(value, dict) and value.get("schema") != schema:
-        raise ArtifactError(path, f"of schema {value.get('schema')}, expected {schema}", rebuild)
+        raise ArtifactError(path, f"of schema {value.get('schema')}, expected {schema}", step)
     if found is None:
         raise ArtifactError(
-            path, "has no fingerprint; it is damaged, or of an earlier version", rebuild
+            path, "has no fingerprint; it is damaged, or of an earlier version", step
         )
     if found != fingerprint(value):
-        raise ArtifactError(path, "its fingerprint is not its own; the file is damaged", rebuild)
+        raise ArtifactError(path, "its fingerprint is not its own; the file is damaged", step)
     return value
 
 
@@ -145,9 +145,9 @@ def _shortened(value: Any) -> Any:
 
 
 def require_same(
-    path: str | Path, expected: Mapping[str, Any], found: Mapping[str, Any], rebuild: str
+    path: str | Path, expected: Mapping[str, Any], found: Mapping[str, Any], step: str
 ) -> None:
-    """Raises ArtifactError, listing what differs, unless an artefact was made from what is
-    expected."""
+    """Raises ArtifactError, naming its `step` and listing what differs, unless an artefact was made
+    from what is expected."""
     if changes := differences(expected, found):
-        raise ArtifactError(path, f"made from something else: {'; '.join(changes)}", rebuild)
+        raise ArtifactError(path, f"made from something else: {'; '.join(changes)}", step)

@@ -58,24 +58,27 @@ class ImageError(ShelfsortError):
         return type(self), (self.reason, self.detail)
 
 
-GO_ON = "run the same command again without --rebuild"
-"""For messages of what may be resumed."""
-
-
 class TaxonomyError(ShelfsortError):
     """The category file is malformed, or ids and names contradict each other."""
 
 
 class ArtifactError(ShelfsortError):
-    """A file that shelfsort wrote is missing, damaged, or made from something else; the message
-    says what rebuilds it."""
+    """A file that shelfsort wrote is missing, damaged, or made from something else.
 
-    def __init__(self, path: str | Path, problem: str, rebuild: str) -> None:
-        super().__init__(f"{path}: {problem}; rebuild it with: {rebuild}")
-        self.path, self.problem, self.rebuild = path, problem, rebuild
+    `step` is the command that makes it: `ingest`, `stage1`, `features`, `stage2`, `evaluate`,
+    `score`, `compare`, `tune` or `similar`. It has to rebuild the file, or, with `resume`, go on
+    from what is there. Library code knows no more; the command line adds the run folder and prints
+    a command that can be pasted (pipeline/remedy.py).
+
+        raise ArtifactError(path, "no such file", "stage2")
+    """
+
+    def __init__(self, path: str | Path, problem: str, step: str, resume: bool = False) -> None:
+        super().__init__(f"{path}: {problem} (made by step {step})")
+        self.path, self.problem, self.step, self.resume = path, problem, step, resume
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.path, self.problem, self.rebuild)
+        return type(self), (self.path, self.problem, self.step, self.resume)
 
 
 class ConfigError(ShelfsortError):

@@ -59,7 +59,7 @@ def save_head(path: Path, head: Head, made_from: Mapping[str, Any]) -> None:
         np.savez(file, weight=head.weight, bias=head.bias, made_from=json.dumps(made_from))
 
 
-def load_head(path: Path, made_from: Mapping[str, Any], rebuild: str) -> Head:
+def load_head(path: Path, made_from: Mapping[str, Any]) -> Head:
     """Inverse of save_head. Raises ArtifactError where the file is missing, damaged, or made from
     something else."""
     try:
@@ -69,6 +69,6 @@ def load_head(path: Path, made_from: Mapping[str, Any], rebuild: str) -> Head:
                 json.loads(str(arrays["made_from"])),
             )
     except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise ArtifactError(path, f"can't be read: {error}", rebuild) from error
-    require_same(path, made_from, found, rebuild)
+        raise ArtifactError(path, f"can't be read: {error}", "features") from error
+    require_same(path, made_from, found, "features")
     return head

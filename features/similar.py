@@ -43,23 +43,22 @@ class SimilarIndex:
     directions: np.ndarray
 
     @classmethod
-    def open(cls, folder: Path, store: FeatureStore, rebuild: str) -> "SimilarIndex":
+    def open(cls, folder: Path, store: FeatureStore) -> "SimilarIndex":
         """Opens what `build` wrote. Reads the codes once, to check them, which also brings them
         into memory.
 
-        Raises ArtifactError, naming the command `rebuild`, where a file is missing or damaged, or
-        from another features.h5.
+        Raises ArtifactError where a file is missing or damaged, or from another features.h5.
         """
-        manifest = read_json(folder / "manifest.json", rebuild)
-        require_same(folder, made_from(store), manifest.get("made_from", {}), rebuild)
+        manifest = read_json(folder / "manifest.json", "similar")
+        require_same(folder, made_from(store), manifest.get("made_from", {}), "similar")
         for name in _FILES:
             if not (folder / name).exists():
-                raise ArtifactError(folder / name, "no such file", rebuild)
+                raise ArtifactError(folder / name, "no such file", "similar")
             if manifest["files"].get(name) != _checksum(folder / name):
                 raise ArtifactError(
                     folder / name,
                     "its checksum is not the one in the manifest; the file is damaged",
-                    rebuild,
+                    "similar",
                 )
         with np.load(folder / "projection.npz", allow_pickle=False) as arrays:
             return cls(store, np.load(folder / "codes.npy", mmap_mode="r"), arrays["directions"])

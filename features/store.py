@@ -280,17 +280,16 @@ class FeatureStore:
     """Reader of a finished features.h5. Opens lazily, once per process; row arrays are read when
     first asked for.
 
-    Raises ArtifactError, naming the command that rebuilds it, where the file is missing, damaged,
-    unfinished or of another schema.
+    Raises ArtifactError where the file is missing, damaged, unfinished or of another schema.
     """
 
-    def __init__(self, path: Path, rebuild: str = "shelfsort features --rebuild") -> None:
-        self.path, self.rebuild = Path(path), rebuild
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
         self._file: h5py.File | None = None
         self._pid = -1
 
     def __getstate__(self) -> dict:
-        return {"path": self.path, "rebuild": self.rebuild, "_file": None, "_pid": -1}
+        return {"path": self.path, "_file": None, "_pid": -1}
 
     @property
     def file(self) -> h5py.File:
@@ -301,28 +300,26 @@ class FeatureStore:
 
     def _open(self) -> h5py.File:
         if not self.path.exists():
-            raise ArtifactError(self.path, "no such file", self.rebuild)
+            raise ArtifactError(self.path, "no such file", "features")
         try:
             file = h5py.File(self.path, "r")
             version, complete = file.attrs.get("schema"), file.attrs.get("complete")
         except OSError as error:
-            raise ArtifactError(
-                self.path, f"not readable as HDF5 ({error})", self.rebuild
-            ) from error
+            raise ArtifactError(self.path, f"not readable as HDF5 ({error})", "features") from error
         if version != schema.SCHEMA or not complete:
             problem = (
                 f"features of schema {version}, expected {schema.SCHEMA}"
                 if complete
                 else "unfinished"
             )
-            raise ArtifactError(self.path, problem, self.rebuild)
+            raise ArtifactError(self.path, problem, "features")
         return file
 
     def _read(self, name: str, rows: slice | tuple = ()) -> np.ndarray:
         try:
             return self.file[name][rows]
         except (OSError, KeyError) as error:
-            raise ArtifactError(self.path, f"{name} is damaged ({error})", self.rebuild) from error
+            raise ArtifactError(self.path, f"{name} is damaged ({error})", "features") from error
 
     def __len__(self) -> int:
         return len(self.status)
@@ -339,7 +336,7 @@ class FeatureStore:
 
     def require(self, made_from: dict) -> None:
         """Raises ArtifactError unless the file was made from exactly this."""
-        require_same(self.path, made_from, self.made_from, self.rebuild)
+        require_same(self.path, made_from, self.made_from, "features")
 
     @cached_property
     def table(self) -> ImageTable:

@@ -104,13 +104,13 @@ class TextModel:
         write_sealed(folder / VOCABULARY, content)
 
     @classmethod
-    def open(cls, folder: Path, rebuild: str) -> "TextModel":
+    def open(cls, folder: Path) -> "TextModel":
         """Reads what `save` wrote. Raises ArtifactError where a file is missing or damaged."""
-        content = read_sealed(folder / VOCABULARY, rebuild, SCHEMA)
+        content = read_sealed(folder / VOCABULARY, "features", SCHEMA)
         path = folder / ARRAYS
         if not path.exists() or sha256_file(path) != content[ARRAYS]:
             raise ArtifactError(
-                path, f"is missing, or not the one that {VOCABULARY} names", rebuild
+                path, f"is missing, or not the one that {VOCABULARY} names", "features"
             )
         with np.load(path, allow_pickle=False) as arrays:
             head = Head(arrays["weight"], arrays["bias"])

@@ -4,14 +4,12 @@ import argparse
 import logging
 import math
 import os
-import re
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from catalog.errors import ShelfsortError
+from catalog.errors import ArtifactError, ShelfsortError
 from catalog.parallel import cores, quota
 from pipeline import commands, flags
 
@@ -128,7 +126,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. Exit code 0 well, 2 a user's error, 1 a bug, 130 interrupted."""
-    options = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args(words)
     _keep_to_quota()
     logging.basicConfig(
         level=logging.DEBUG if options.debug else logging.WARNING,
@@ -140,11 +139,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ShelfsortError as error:
         if options.debug:
             traceback.print_exc()
-        print(f"shelfsort {options.command}: {error}", file=sys.stderr)
+        print(f"shelfsort {options.command}: {_sentence(error, options, words)}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
-            print(f"\nstopped; go on with: {_again(arguments or sys.argv[1:])}", file=sys.stderr)
+            from pipeline.remedy import same_command
+
+            print(f"\nstopped; go on with: {same_command(words)}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -178,16 +179,10 @@ def _out_of_memory(error: Exception) -> bool:
     return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
-def _again(arguments: Sequence[str]) -> str:
-    """The command that resumes; torchrun's where it started this process. Without --rebuild, which
-    would begin anew."""
-    processes = os.environ.get("LOCAL_WORLD_SIZE")
-    start = (
-        ["torchrun", f"--nproc-per-node={processes}", "-m", "pipeline"]
-        if processes
-        else ["shelfsort"]
-    )
-    words = [word for word in arguments if not (len(word) > 3 and "--rebuild".startswith(word))]
-    if processes:
-        words = [re.sub(r"^--run(?=$|=)", "--run-folder", word) for word in words]
-    return shlex.join([*start, *words])
+def _sentence(error: ShelfsortError, options: argparse.Namespace, words: Sequence[str]) -> str:
+    """The error; of an artefact, with the command that makes it again."""
+    if not isinstance(error, ArtifactError):
+        return str(error)
+    from pipeline.remedy import with_remedy
+
+    return with_remedy(error, options, words)

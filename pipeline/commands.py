@@ -80,7 +80,7 @@ def _step(options: argparse.Namespace, name: str, **more: Any) -> None:
     run, config = _loaded(options)
     if not run.folder.is_dir():
         raise ShelfsortError(
-            f"{run.folder}: no such run; make one with: shelfsort ingest --run {run.folder}"
+            f"{run.folder}: no such run; make one with: {run.command('ingest', '--dump', 'FILE')}"
         )
     with run_lock(run.folder):
         getattr(steps, name)(run, config, options.rebuild, **more)

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from catalog.artifacts import read_json, write_json
+from catalog.errors import ArtifactError
 from catalog.lock import run_lock
 from catalog.synthetic.dump import (
     SyntheticSpec,
@@ -49,7 +50,11 @@ def write_synthetic(
         train, products=max(1, products // 4), seed=seed + _TEST_SEED, first_product_id=1 + products
     )
     note, asked = out / "synthetic.json", asdict(train)
-    if not (note.exists() and read_json(note, f"rm {note}") == asked):
+    try:
+        made = read_json(note, "synthetic")
+    except ArtifactError:  # none yet, or damaged
+        made = None
+    if made != asked:
         for name in ("synthetic.json", "train.bson", "test.bson"):
             (out / name).unlink(missing_ok=True)
     write_categories(out / "category_names.csv", train)

@@ -63,7 +63,7 @@ class Model:
                 predictors.append(_given(run, name, origin, vectors or {}))
                 continue
             if "text" in origin:
-                predictors.append(TextModel.open(part.folder, run.command("features")))
+                predictors.append(TextModel.open(part.folder))
                 found = {"text": part.text_checksum()}
             else:
                 predictors.append(
@@ -77,7 +77,7 @@ class Model:
                 raise ArtifactError(
                     run.stage2,
                     f"view {name} is another one now: {'; '.join(changes)}",
-                    run.command("stage2"),
+                    "stage2",
                 )
         return cls(tuple(predictors), bundle)
 
@@ -194,11 +194,11 @@ def _given(
     if name not in vectors:
         raise ShelfsortError(
             f"{run.stage2}: view {name} is a file of vectors, which other photos than the store's lack; score with theirs: --set "
-            f"'score.vectors={{{name}: FILE}}', or train without: shelfsort stage2 --run {run.folder} --set views={{}} --rebuild"
+            f"'score.vectors={{{name}: FILE}}', or train without: {run.command('stage2', '--set', 'views={}', '--rebuild')}"
         )
     return GivenVectors(
         VectorFile(vectors[name]),
-        load_head(run.view(name).view_head, origin, run.command("features")),
+        load_head(run.view(name).view_head, origin),
     )
 
 

@@ -1,5 +1,6 @@
 """A run directory: where each artefact lies, and whether it is current."""
 
+import shlex
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import yaml
 
 from catalog.artifacts import read_json, require_same, sha256_file, write_text
-from catalog.errors import ArtifactError, ShelfsortError
+from catalog.errors import ArtifactError
 from catalog.store.reader import Store
 from features.store import NO_NETWORK, FeatureStore
 from pipeline.config import RunConfig
@@ -85,7 +86,7 @@ class Run:
     @cached_property
     def features(self) -> FeatureStore:
         """The bottleneck features."""
-        return FeatureStore(self.features_path, self.command("features"))
+        return FeatureStore(self.features_path)
 
     def view(self, name: str) -> "Run":
         """A view: `stage1` is the run itself, others have a folder of their own with checkpoint and
@@ -96,19 +97,18 @@ class Run:
         """Several views."""
         return [self.view(name) for name in names]
 
-    def command(self, step: str) -> str:
-        """The command that makes a step anew, for messages; a view's network is trained by
-        `features`."""
-        step = "features" if self.whole and step == "stage1" else step
-        return f"shelfsort {step} --run {(self.whole or self).folder} --rebuild"
+    def command(self, step: str, *words: str) -> str:
+        """A command on this run, for messages, quoted for the shell."""
+        folder = (self.whole or self).folder
+        return shlex.join(["shelfsort", step, "--run", str(folder), *words])
 
     def current(self, manifest: Path, made_from: dict[str, Any], step: str) -> bool:
         """Whether an artefact is there and made from this; False where it is not there. Raises
         where it is from something else."""
         if not manifest.exists():
             return False
-        found = read_json(manifest, self.command(step)).get("made_from", {})
-        require_same(manifest, made_from, found, "the same command and --rebuild")
+        found = read_json(manifest, step).get("made_from", {})
+        require_same(manifest, made_from, found, step)
         return True
 
     def stage1_checksum(self) -> str:
@@ -116,7 +116,7 @@ class Run:
         finished."""
         summary = self._stage1_summary()
         if not self.checkpoint.exists():
-            raise ArtifactError(self.checkpoint, "no such file", self.command("stage1"))
+            raise ArtifactError(self.checkpoint, "no such file", "stage1")
         return summary["checkpoint"]
 
     def stage1_config(self) -> dict[str, Any]:
@@ -126,17 +126,15 @@ class Run:
     def _stage1_summary(self) -> dict[str, Any]:
         path = self.stage1 / "summary.json"
         if not path.exists() and (self.stage1 / "last.pt").exists():
-            goes_on = self.command("stage1").removesuffix(" --rebuild")
-            raise ShelfsortError(
-                f"{path}: no such file, as the training isn't finished; go on with: {goes_on}"
-            )
-        return read_json(path, self.command("stage1"))
+            problem = "no such file, as the training isn't finished"
+            raise ArtifactError(path, problem, "stage1", resume=True)
+        return read_json(path, "stage1")
 
     def text_checksum(self) -> str:
         """sha256 of the text model's vocabulary, which names its other file's. Raises ArtifactError
         where it isn't there."""
         if not self.text_model.exists():
-            raise ArtifactError(self.text_model, "no such file", self.command("features"))
+            raise ArtifactError(self.text_model, "no such file", "features")
         return sha256_file(self.text_model)
 
     def require_features(self, source: str | None = None) -> None:
@@ -162,11 +160,7 @@ class Run:
         problem = (
             f"computed in {found['precision']} on {found['device']}, features.precision is {asked}"
         )
-        raise ArtifactError(
-            self.features_path,
-            problem,
-            f"{self.command('features')} --set features.precision={asked}",
-        )
+        raise ArtifactError(self.features_path, problem, "features")
 
     def save_config(self, config: RunConfig) -> None:
         """Writes config.yaml: the resolved configuration and the code's revision."""

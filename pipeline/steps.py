@@ -426,7 +426,7 @@ def evaluate(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> di
         "views": {name: view.made_from for name, view in views.items()},
         "computed_with": {name: view.computed_with for name, view in views.items()},
     }
-    require_same(run.stage2, there_now, learnt_from, run.command("stage2"))
+    require_same(run.stage2, there_now, learnt_from, "stage2")
     made_from = {
         "views": bundle.made_from["views"],
         "stage2": sha256_file(run.stage2 / "manifest.json"),
@@ -436,10 +436,9 @@ def evaluate(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> di
     if (
         not rebuild
         and path.exists()
-        and read_sealed(path, run.command("evaluate"))["made_from"]
-        == json.loads(json.dumps(made_from))
+        and read_sealed(path, "evaluate")["made_from"] == json.loads(json.dumps(made_from))
     ):
-        metrics = read_sealed(path, run.command("evaluate"))
+        metrics = read_sealed(path, "evaluate")
     else:
         run.store.verify()
         metrics = evaluate_test(

@@ -44,7 +44,7 @@ def text_view(
         )
 
     def source() -> Source:
-        model = TextModel.open(part.folder, part.command("features"))
+        model = TextModel.open(part.folder)
         return model.head, lambda images: model.features(store.texts(images.product_id))
 
     _write(part, "text", _origin(part, "text", part.text_checksum()), source, rebuild, say)

@@ -19,7 +19,6 @@ from catalog.artifacts import atomic_path
 from catalog.errors import ArtifactError
 
 SCHEMA = 1
-REBUILD = "shelfsort stage1 --run {run} --rebuild"
 KEYS = (
     "made_from",
     "config",
@@ -36,24 +35,6 @@ RESUME_KEYS = ("optimizer", "scheduler", "scaler", "step", "tally", "history", "
 LAST, BEFORE = "last.pt", "before.pt"
 
 _log = logging.getLogger(__name__)
-
-
-def rebuild_command(path: Path) -> str:
-    """The command that makes RUN/stage1/NAME.pt anew, or that of a further view in
-    RUN/views/VIEW/stage1/, or of a network in RUN/compare/NETWORK/seed-N/stage1/, or of a short run
-    in RUN/tune/stage1/TRIAL/ or heads/SHARE/."""
-    folder = path.absolute().parent
-    for search in folder.parents[:2]:
-        if (search.parent.name, search.name) == ("tune", "stage1"):
-            return f"shelfsort tune stage1 --run {search.parent.parent}, after removing {folder}"
-    run = folder.parent
-    if run.parent.parent.name == "compare":
-        return f"the same `shelfsort compare` command, after removing {run}"
-    return (
-        f"shelfsort features --run {run.parent.parent} --rebuild"
-        if run.parent.name == "views"
-        else REBUILD.format(run=run)
-    )
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -112,17 +93,16 @@ def load(path: Path, *, resume: bool = False) -> dict[str, Any]:
     Raises ArtifactError where the file is missing, damaged, of another schema, or more than tensors
     and plain values.
     """
-    rebuild = rebuild_command(path)
     try:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():  # torch does not check the sums that it writes
-                raise ArtifactError(path, f"damaged (checksum of {damaged})", rebuild)
+                raise ArtifactError(path, f"damaged (checksum of {damaged})", "stage1")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ArtifactError(path, "no such file", rebuild) from None
+        raise ArtifactError(path, "no such file", "stage1") from None
     except pickle.UnpicklingError:
         problem = "holds objects that could run code, expected tensors and plain values"
-        raise ArtifactError(path, problem, rebuild) from None
+        raise ArtifactError(path, problem, "stage1") from None
     except (
         zipfile.BadZipFile,
         RuntimeError,
@@ -133,13 +113,13 @@ def load(path: Path, *, resume: bool = False) -> dict[str, Any]:
         NotImplementedError,
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ArtifactError(path, f"damaged ({reason})", rebuild) from error
+        raise ArtifactError(path, f"damaged ({reason})", "stage1") from error
     if not isinstance(content, dict) or "schema" not in content:
-        raise ArtifactError(path, "not a checkpoint of stage 1", rebuild)
+        raise ArtifactError(path, "not a checkpoint of stage 1", "stage1")
     if content["schema"] != SCHEMA:
         raise ArtifactError(
-            path, f"checkpoint of schema {content['schema']}, expected {SCHEMA}", rebuild
+            path, f"checkpoint of schema {content['schema']}, expected {SCHEMA}", "stage1"
         )
     if missing := [key for key in (*KEYS, *(RESUME_KEYS if resume else ())) if key not in content]:
-        raise ArtifactError(path, f"has no {missing[0]}", rebuild)
+        raise ArtifactError(path, f"has no {missing[0]}", "stage1")
     return content

@@ -66,7 +66,7 @@ class Predictor:
         except RuntimeError as error:
             reason = str(error).splitlines()[1].strip()
             problem = f"its weights do not fit its network ({reason})"
-            raise ArtifactError(path, problem, checkpoint.rebuild_command(path)) from error
+            raise ArtifactError(path, problem, "stage1") from error
         return cls(network, content, engine, sha256_file(path))
 
     @property

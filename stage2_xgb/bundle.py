@@ -29,7 +29,6 @@ from stage2_xgb.reranker import Reranker
 log = logging.getLogger(__name__)
 
 SCHEMA = 2
-REBUILD = "shelfsort stage2 --rebuild"
 RERANKER = "reranker.ubj"
 UNTRAINED = ("neighbours", "prototypes")
 """Models that are a formula: they have no file."""
@@ -64,7 +63,7 @@ class Bundle:
     def open(cls, folder: Path) -> "Bundle":
         """Opens a finished bundle. Raises ArtifactError where its manifest or shared arrays are
         missing or damaged."""
-        manifest = read_sealed(folder / "manifest.json", REBUILD, SCHEMA)
+        manifest = read_sealed(folder / "manifest.json", "stage2", SCHEMA)
         arrays = _read_shared(folder / "shared.npz", manifest["files"])
         shifts = {
             unit: tuple(
@@ -180,10 +179,10 @@ def save_booster(path: Path, booster: xgboost.Booster) -> str:
 
 def _verify(path: Path, checksum: str | None) -> None:
     if not path.exists():
-        raise ArtifactError(path, "no such file", REBUILD)
+        raise ArtifactError(path, "no such file", "stage2")
     if sha256_file(path) != checksum:
         raise ArtifactError(
-            path, "its sha256 is not the one in the manifest; the file is damaged", REBUILD
+            path, "its sha256 is not the one in the manifest; the file is damaged", "stage2"
         )
 
 
@@ -195,7 +194,7 @@ def _read_shared(path: Path, checksums: Mapping[str, str]) -> dict[str, np.ndarr
                 arrays = dict(file)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             whole.result()
-            raise ArtifactError(path, f"not readable ({error})", REBUILD) from error
+            raise ArtifactError(path, f"not readable ({error})", "stage2") from error
         whole.result()
     return arrays
 

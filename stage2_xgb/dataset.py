@@ -30,7 +30,7 @@ class Views:
         for store in self.stores[1:]:
             if not np.array_equal(store.table.image_id, self.first.table.image_id):
                 raise ArtifactError(
-                    store.path, f"holds other images than {self.first.path}", store.rebuild
+                    store.path, f"holds other images than {self.first.path}", "features"
                 )
         self.heads = tuple(store.head for store in self.stores)
 

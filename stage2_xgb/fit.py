@@ -188,7 +188,7 @@ def _require_images(views: Views) -> None:
         if not views.fitted(*splits).any():
             counts = {name: int(views.fitted(name).sum()) for name in SPLITS[:3]}
             found = ", ".join(f"{count} of {name}" for name, count in counts.items())
-            remedy = f"ingest a dump with more products, then: {views.first.rebuild}"
+            remedy = "ingest a dump with more products, then run the step features again"
             expected = f"expected images of {' or '.join(splits)}, to {purpose}"
             raise ShelfsortError(
                 f"{views.first.path}: {expected}, found {found} that may be fitted; {remedy}"
@@ -199,7 +199,7 @@ def _begin(folder: Path, made_from: dict[str, Any]) -> None:
     """Keeps what an interrupted run with the same inputs left; removes anything else."""
     started = folder / "started.json"
     made_from = json.loads(json.dumps(made_from))
-    same = started.exists() and read_json(started, "shelfsort stage2 --rebuild") == made_from
+    same = started.exists() and read_json(started, "stage2") == made_from
     (folder / "manifest.json").unlink(missing_ok=True)
     if not same:
         for path in folder.glob("boosters/*"):

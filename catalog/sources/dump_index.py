@@ -118,7 +118,7 @@ class DumpIndex:
     @classmethod
     def load(cls, path: Path) -> "DumpIndex":
         """Reads a saved index. Raises ArtifactError where it is damaged or of another schema."""
-        arrays = read_npz(path, "shelfsort ingest")
+        arrays = read_npz(path, "ingest")
         try:
             header = json.loads(arrays["header"].tobytes())
             if header["schema"] != SCHEMA:
@@ -128,7 +128,7 @@ class DumpIndex:
             columns = {n: arrays[n].astype(dtype, copy=False) for n, dtype in _DTYPES.items()}
         except (ValueError, KeyError, TypeError) as error:
             problem = f"not readable as the index of a dump ({error})"
-            raise ArtifactError(path, problem, "shelfsort ingest") from error
+            raise ArtifactError(path, problem, "ingest") from error
         return cls(sources, rejects, **columns)
 
 

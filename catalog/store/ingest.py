@@ -15,12 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from catalog.config import CatalogConfig
-from catalog.errors import GO_ON, ArtifactError, ShelfsortError
+from catalog.errors import ArtifactError, ShelfsortError
 from catalog.sources.dump_index import DumpIndex, open_index
 from catalog.splits import SPLITS
 from catalog.store.plan import classes_of_corrections, plan, require_known
 from catalog.store.schema import (
-    REBUILD,
     count_rejects,
     create_tables,
     has_tables,
@@ -29,6 +28,8 @@ from catalog.store.schema import (
 )
 from catalog.store.writer import copy, finish
 from catalog.taxonomy import Taxonomy
+
+_KEPT = "what was committed is kept"
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,9 @@ def ingest(
     overrule the dump and what the store has; the split of a product stays. `rebuild` removes the
     store first, once dump, categories and corrections are known to make another.
 
-    Raises ArtifactError if the store is damaged, or was made with other settings or categories;
-    ShelfsortError if another ingest is unfinished, or no product of the dump has a known category.
+    Raises ArtifactError if the store is damaged, was made with other settings or categories, or
+    can't be written, and if another ingest is unfinished; ShelfsortError if no product of the dump
+    has a known category.
     """
     corrections = corrections or {}
     index = open_index(dumps, index_folder).relabelled(corrections)
@@ -98,13 +100,13 @@ def ingest(
                 finish(connection, index, config)
             return _summary(connection, changed)
     except BrokenExecutor as error:
-        detail = "a worker process died, of memory or of an image; what was committed is kept"
-        raise ShelfsortError(f"{store}: {detail}, {GO_ON} and with fewer workers") from error
+        problem = "a worker process died, of memory (fewer workers need less) or of an image"
+        raise ArtifactError(store, f"{problem}; {_KEPT}", "ingest", resume=True) from error
     except sqlite3.OperationalError as error:
-        detail = f"can't be written: {error}; what was committed is kept, {GO_ON}"
-        raise ShelfsortError(f"{store}: {detail}") from error
+        problem = f"can't be written: {error}; {_KEPT}"
+        raise ArtifactError(store, problem, "ingest", resume=True) from error
     except sqlite3.Error as error:
-        raise ArtifactError(store, f"not readable as a store ({error})", REBUILD) from error
+        raise ArtifactError(store, f"not readable as a store ({error})", "ingest") from error
 
 
 def _taxonomy_of(index: DumpIndex) -> Taxonomy:

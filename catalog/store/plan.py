@@ -11,12 +11,11 @@ import numpy as np
 
 from catalog.arrays import starts_group
 from catalog.config import CatalogConfig
-from catalog.errors import ShelfsortError
+from catalog.errors import ArtifactError, ShelfsortError
 from catalog.image_table import POSITIONS
 from catalog.sources.dump_index import DumpIndex
 from catalog.splits import SPLITS, deal, select
 from catalog.store.schema import (
-    REBUILD,
     add_rejects,
     fetch_columns,
     read_taxonomy,
@@ -35,7 +34,7 @@ def plan(
     """Deals the new products to the splits, moves the corrected ones and applies the caps. Whether
     there is something to copy: False if the dump is in the store already.
 
-    Raises ShelfsortError if another dump's ingest is unfinished.
+    Raises ArtifactError if another dump's ingest is unfinished.
     """
     moved = _corrected(connection, corrections)
     states = dict(connection.execute("SELECT fingerprint, state FROM dumps"))
@@ -56,14 +55,14 @@ def plan(
 
 
 def _require_finished(connection: sqlite3.Connection, path: Path, fingerprint: str) -> None:
-    """Raises ShelfsortError if a dump of another fingerprint is planned and not yet copied."""
+    """Raises ArtifactError if a dump of another fingerprint is planned and not yet copied."""
     query = "SELECT sources FROM dumps WHERE state = 'planned' AND fingerprint != ?"
     if other := connection.execute(query, (fingerprint,)).fetchone():
         dumps = ", ".join(json.loads(other[0]))
-        raise ShelfsortError(
-            f"{path}: the ingest of {dumps} is unfinished, or its files changed since; "
-            f"run it to its end first, or start over with: {REBUILD}"
+        problem = (
+            f"the ingest of {dumps} is unfinished, or its files changed since; finish it first"
         )
+        raise ArtifactError(path, problem, "ingest")
 
 
 def _corrected(

@@ -21,8 +21,6 @@ from catalog.sources.dump_index import Reject
 from catalog.splits import SPLITS
 from catalog.store.schema import (
     FIRST_SCHEMA,
-    REBUILD,
-    RESUME,
     SCHEMA,
     USED,
     content_of,
@@ -96,7 +94,7 @@ class Store:
 
     def _connect(self) -> sqlite3.Connection:
         if not self.path.exists():
-            raise ArtifactError(self.path, "no such file", REBUILD)
+            raise ArtifactError(self.path, "no such file", "ingest")
         try:
             connection = sqlite3.connect(
                 f"{self.path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False
@@ -108,13 +106,19 @@ class Store:
         except sqlite3.Error as error:
             # Left by a killed writer; only a writer may roll it back.
             if Path(f"{self.path}-journal").exists():
-                raise ArtifactError(self.path, "its ingest is unfinished", RESUME) from error
-            raise ArtifactError(self.path, f"not readable as a store ({error})", REBUILD) from error
+                raise ArtifactError(
+                    self.path, "its ingest is unfinished", "ingest", resume=True
+                ) from error
+            raise ArtifactError(
+                self.path, f"not readable as a store ({error})", "ingest"
+            ) from error
         if (schema := meta.get("schema")) not in (str(FIRST_SCHEMA), str(SCHEMA)):
-            raise ArtifactError(self.path, f"store of schema {schema}, expected {SCHEMA}", REBUILD)
+            raise ArtifactError(self.path, f"store of schema {schema}, expected {SCHEMA}", "ingest")
         if unfinished or "content" not in meta:
             sources = ", ".join(json.loads(unfinished[0])) if unfinished else "its dump"
-            raise ArtifactError(self.path, f"the ingest of {sources} was interrupted", RESUME)
+            raise ArtifactError(
+                self.path, f"the ingest of {sources} was interrupted", "ingest", resume=True
+            )
         return connection
 
     @contextlib.contextmanager
@@ -123,7 +127,7 @@ class Store:
         try:
             yield connection
         except sqlite3.Error as error:
-            raise ArtifactError(self.path, f"not readable ({error})", REBUILD) from error
+            raise ArtifactError(self.path, f"not readable ({error})", "ingest") from error
 
     def _rows(self, query: str, parameters: Sequence = ()) -> list[tuple]:
         with self._reading() as connection:
@@ -156,7 +160,7 @@ class Store:
             )
         if not whole:
             problem = "its rows are not those that ingest wrote; the file is damaged"
-            raise ArtifactError(self.path, problem, REBUILD)
+            raise ArtifactError(self.path, problem, "ingest")
 
     def meta(self, key: str) -> str:
         """One value of the table `meta`."""
@@ -224,10 +228,10 @@ class Store:
                    WHERE image_id IN"""
         for image_id, data, digest in self._rows_of(query, wanted):
             if xxhash.xxh3_128_digest(data) != digest:
-                raise ArtifactError(self.path, f"image {image_id} is damaged", REBUILD)
+                raise ArtifactError(self.path, f"image {image_id} is damaged", "ingest")
             bytes_of[image_id] = data
         if missing := [i for i in wanted if i not in bytes_of]:
-            raise ArtifactError(self.path, f"image {missing[0]} is missing", REBUILD)
+            raise ArtifactError(self.path, f"image {missing[0]} is missing", "ingest")
         return [bytes_of[i] for i in wanted]
 
     def formats(self, image_ids: np.ndarray) -> list[str]:

@@ -19,8 +19,6 @@ SCHEMA = 2
 FIRST_SCHEMA = 1
 """Read as well: its products have no column `text`; the next ingest adds it."""
 
-REBUILD = "shelfsort ingest --rebuild"
-RESUME = "the same `shelfsort ingest` command, which resumes"
 USED = "status IN ('ok', 'duplicate')"
 """SQL: images that are evaluated; of those the `ok` ones are fitted."""
 TABLES = """
@@ -98,14 +96,14 @@ def require_made_with(
     meta = dict(connection.execute("SELECT key, value FROM meta"))
     of_first_schema = meta.get("schema") == str(FIRST_SCHEMA)
     if not of_first_schema:
-        require_same(path, {"schema": str(SCHEMA)}, {"schema": meta.get("schema")}, REBUILD)
+        require_same(path, {"schema": str(SCHEMA)}, {"schema": meta.get("schema")}, "ingest")
     # A key that is younger than the store has its default.
     settings = CatalogConfig().model_dump(mode="json") | json.loads(meta["settings"])
     expected = {
         "settings": config.model_dump(mode="json"),
         "taxonomy": taxonomy.fingerprint if taxonomy else meta["taxonomy"],
     }
-    require_same(path, expected, {"settings": settings, "taxonomy": meta["taxonomy"]}, REBUILD)
+    require_same(path, expected, {"settings": settings, "taxonomy": meta["taxonomy"]}, "ingest")
     if of_first_schema:
         _add_text_column(connection)
 

@@ -14,7 +14,7 @@ import numpy as np
 from dask.sizeof import sizeof
 from distributed import Client, Future, KilledWorker
 
-from catalog.errors import GO_ON, ShelfsortError
+from catalog.errors import ShelfsortError
 from catalog.image_table import ImageTable
 from catalog.store.reader import Store
 from features.extract import Block, blocks_of
@@ -23,6 +23,7 @@ from pipeline.scoring.workers import require_files
 from stage1_cnn.predict import Predictor
 from stage2_xgb.train_reclassifier import RowPicker
 
+GO_ON = "run the same command again without --rebuild"
 _BATCHES = 16
 """Batches that one extraction task does."""
 

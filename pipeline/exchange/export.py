@@ -67,9 +67,9 @@ def export(run: Run, out: Path) -> Exported:
     require_packages("export")
     model = Model.open(run, "cpu", "fp32")
     if model.text_view:
-        remedy = f"train without it: shelfsort stage2 --run {run.folder} --set views={{}} --rebuild"
+        again = run.command("stage2", "--set", "views={}", "--rebuild")
         raise ShelfsortError(
-            f"{run.stage2}: view {model.text_view} reads texts, an exported model photos alone; {remedy}"
+            f"{run.stage2}: view {model.text_view} reads texts, an exported model photos alone; train without it: {again}"
         )
     temporary = out.with_name(f".{out.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)

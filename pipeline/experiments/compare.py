@@ -16,7 +16,7 @@ import numpy as np
 import pandas
 
 from catalog.artifacts import atomic_path, read_json, write_json, write_text
-from catalog.errors import ConfigError, ShelfsortError
+from catalog.errors import ArtifactError, ConfigError, ShelfsortError
 from catalog.image_table import ImageTable
 from catalog.intervals import Shares, clustered_shares, wilson
 from catalog.store.reader import Store
@@ -146,13 +146,15 @@ def _trained(
         "splits": list(SPLITS),
         "precision": precision,
     }
-    again = f"the same command, after removing {path}"
-    found = read_json(path, again) if path.exists() else {}
+    try:
+        found = read_json(path, "compare")
+    except ArtifactError:  # none yet, or damaged
+        found = {}
     if found.get("made_from") != made_from:
         found = {"made_from": made_from, **_judge(part, config.device, precision)}
         write_json(path, found)
     log = (part.stage1 / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    seconds = read_json(part.stage1 / "summary.json", again)["seconds"]
+    seconds = read_json(part.stage1 / "summary.json", "stage1")["seconds"]
     values = {key: value for key, value in found.items() if key not in ("made_from", "confusion")}
     confusion = np.array(found["confusion"], dtype=np.int64).reshape(-1, 3)
     return Trained([json.loads(line) for line in log], seconds, confusion=confusion, **values)

@@ -15,7 +15,6 @@ from catalog.artifacts import read_json, read_sealed, require_same, sha256_file
 from catalog.errors import ArtifactError, TaxonomyError
 from catalog.store.reader import Store
 from catalog.taxonomy import Taxonomy
-from pipeline.run_folder import Run
 
 SYSTEMS = ("stage1", "shifted", "two_stage")
 _ITEM_COLUMNS = (
@@ -43,10 +42,6 @@ class EvaluatedRun:
         """The directory's name."""
         return self.folder.absolute().name
 
-    def remake(self, step: str) -> str:
-        """The command that makes a step of this run anew, for messages."""
-        return Run(self.folder).command(step)
-
     @property
     def evaluation(self) -> Path:
         """The folder of the tables, in which the report's own findings are stored as well."""
@@ -57,11 +52,11 @@ class EvaluatedRun:
         """The categories in class-index order."""
         path = self.folder / "taxonomy.json"
         try:
-            taxonomy = Taxonomy.from_json(read_json(path, self.remake("ingest")))
+            taxonomy = Taxonomy.from_json(read_json(path, "ingest"))
         except TaxonomyError as error:
-            raise ArtifactError(path, str(error), self.remake("ingest")) from error
+            raise ArtifactError(path, str(error), "ingest") from error
         if self.store and self.store.meta("taxonomy") != taxonomy.fingerprint:
-            raise ArtifactError(path, "not the taxonomy of store.sqlite", self.remake("ingest"))
+            raise ArtifactError(path, "not the taxonomy of store.sqlite", "ingest")
         return taxonomy
 
     @cached_property
@@ -69,7 +64,7 @@ class EvaluatedRun:
         """evaluation/metrics.json. Raises ArtifactError where it is of another store or stage 2
         than those that are there now."""
         path, manifest = self.evaluation / "metrics.json", self.folder / "stage2" / "manifest.json"
-        metrics = read_sealed(path, self.remake("evaluate"))
+        metrics = read_sealed(path, "evaluate")
         origin = now = metrics["made_from"]
         if self.store:
             now = now | {
@@ -80,7 +75,7 @@ class EvaluatedRun:
             }
         if manifest.exists():
             now = now | {"stage2": sha256_file(manifest)}
-        require_same(path, now, origin, f"shelfsort evaluate --run {self.folder}")
+        require_same(path, now, origin, "evaluate")
         return metrics
 
     @property
@@ -127,19 +122,17 @@ class EvaluatedRun:
         try:
             if name in known and sha256_file(path) != known[name]:
                 problem = "its sha256 is not the one in metrics.json; the file is damaged"
-                raise ArtifactError(path, problem, self.remake("evaluate"))
+                raise ArtifactError(path, problem, "evaluate")
             table = pyarrow.parquet.read_table(path)
         except FileNotFoundError:
-            raise ArtifactError(path, "no such file", self.remake("evaluate")) from None
+            raise ArtifactError(path, "no such file", "evaluate") from None
         except (OSError, pyarrow.ArrowException) as error:
-            raise ArtifactError(
-                path, f"not readable as Parquet ({error})", self.remake("evaluate")
-            ) from error
+            raise ArtifactError(path, f"not readable as Parquet ({error})", "evaluate") from error
         if missing := [column for column in columns if column not in table.column_names]:
             raise ArtifactError(
                 path,
                 f"column {missing[0]} is missing; found {table.column_names}",
-                self.remake("evaluate"),
+                "evaluate",
             )
         return table.select(columns).to_pandas()
 
@@ -173,9 +166,7 @@ class EvaluatedRun:
         try:
             return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
         except yaml.YAMLError as error:
-            raise ArtifactError(
-                path, f"not readable as YAML ({error})", self.remake("ingest")
-            ) from error
+            raise ArtifactError(path, f"not readable as YAML ({error})", "ingest") from error
 
     @cached_property
     def epochs(self) -> list[dict]:
@@ -192,9 +183,7 @@ class EvaluatedRun:
                 else []
             )
         except ValueError as error:
-            raise ArtifactError(
-                path, f"not readable as JSON lines ({error})", self.remake("stage1")
-            ) from error
+            raise ArtifactError(path, f"not readable as JSON lines ({error})", "stage1") from error
 
     @cached_property
     def sets(self) -> list[dict]:
@@ -209,7 +198,7 @@ class EvaluatedRun:
 
     @cached_property
     def _manifest(self) -> dict:
-        return self._optional("stage2/manifest.json", self.remake("stage2"))
+        return self._optional("stage2/manifest.json", "stage2")
 
     @property
     def has_stage2(self) -> bool:
@@ -224,10 +213,7 @@ class EvaluatedRun:
             "stage2": "stage2/summary.json",
             "evaluate": "evaluation/metrics.json",
         }
-        found = {
-            step: self._optional(path, self.remake(step)).get("seconds")
-            for step, path in places.items()
-        }
+        found = {step: self._optional(path, step).get("seconds") for step, path in places.items()}
         totals = {
             step: sum(value.values()) if isinstance(value, dict) else value
             for step, value in found.items()
@@ -244,6 +230,6 @@ class EvaluatedRun:
         """The code's git revision that made the run, or `unknown`."""
         return str(self.config.get("revision") or self.config.get("git_revision") or "unknown")
 
-    def _optional(self, name: str, rebuild: str) -> dict:
+    def _optional(self, name: str, step: str) -> dict:
         path = self.folder / name
-        return read_json(path, rebuild) if path.exists() else {}
+        return read_json(path, step) if path.exists() else {}

@@ -32,7 +32,7 @@ def findings_of(run: EvaluatedRun) -> dict:
     """The content of report.json; computed and stored anew unless it is whole and about the
     evaluation that is there now."""
     try:
-        stored = read_sealed(run.evaluation / "report.json", run.remake("report"), SCHEMA)
+        stored = read_sealed(run.evaluation / "report.json", "report", SCHEMA)
     except ArtifactError:
         return write_findings(run)
     whole = all(
@@ -138,7 +138,7 @@ def coverage_on_val_b(run: EvaluatedRun) -> list[dict] | None:
     stage2 = run.folder / "stage2"
     if not coverage.is_current(stage2):
         return None
-    return [asdict(cost) for cost in coverage.read(stage2, run.remake("stage2"))]
+    return [asdict(cost) for cost in coverage.read(stage2)]
 
 
 def distances(steps: np.ndarray) -> list[dict]:

@@ -247,8 +247,7 @@ def _finished(path: Path, origin: dict[str, Any]) -> pyarrow.Table | None:
     reached, which may be there now. Raises where it has another origin."""
     if not path.exists() or not path.with_suffix(".json").exists():
         return None
-    rebuild = f"rm -r {path.parent} and the same `shelfsort score --list` command"
-    sidecar = read_json(path.with_suffix(".json"), rebuild)
-    require_same(path, origin, sidecar["made_from"], rebuild)
+    sidecar = read_json(path.with_suffix(".json"), "score")
+    require_same(path, origin, sidecar["made_from"], "score")
     whole = sha256_file(path) == sidecar["sha256"] and not sidecar.get("unreachable")
     return pyarrow.parquet.read_table(path) if whole else None

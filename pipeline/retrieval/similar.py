@@ -55,21 +55,18 @@ class Finder:
         features'.
         """
         run.require_features()
-        folder, command = (
-            run.folder / "similar",
-            f"shelfsort similar PHOTO --run {run.folder} --rebuild",
-        )
+        folder = run.folder / "similar"
         predictor = Predictor.open(run.checkpoint, **LOOK_UPS)
         features = run.features
         if features.computed_with != predictor.computed_with:
-            features = FeatureStore(folder / "features.h5", command)
+            features = FeatureStore(folder / "features.h5")
         if rebuild or not (folder / "manifest.json").exists():
             with run_lock(run.folder):
                 if features is not run.features:
                     _extract_again(predictor, run, features.path, rebuild)
                 build(folder, features)
         features.require(made_from(predictor, run.store.fingerprint))
-        return cls(predictor, SimilarIndex.open(folder, features, command), run.store.taxonomy)
+        return cls(predictor, SimilarIndex.open(folder, features), run.store.taxonomy)
 
     def products(self, queries: np.ndarray, top: int) -> list[SimilarProduct]:
         """The `top` products most alike to features [Q, D] of the photos of one product, the likest

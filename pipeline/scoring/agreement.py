@@ -100,7 +100,7 @@ def measure(run: Run, model: Model, photos: int = PHOTOS) -> Agreement:
 def _features(run: Run, model: Model, name: str) -> FeatureStore:
     part = run.view(name)
     if not run.store_path.exists():
-        raise ArtifactError(run.store_path, "no such file", "copying the whole run folder")
+        raise ArtifactError(run.store_path, "no such file; copy the whole run folder", "ingest")
     part.features.require(model.bundle.made_from["views"][name])
     return part.features
 
@@ -111,7 +111,7 @@ def _sample(stores: list[FeatureStore], photos: int) -> np.ndarray:
     rows = np.arange(span.start, span.stop)
     rows = rows[np.all([store.status[span] == schema.DONE for store in stores], axis=0)]
     if not len(rows):
-        raise ArtifactError(first.path, "has no readable photo on val_b", first.rebuild)
+        raise ArtifactError(first.path, "has no readable photo on val_b", "features")
     starts = np.flatnonzero(np.diff(first.table.product_id[rows], prepend=-1) != 0)
     wanted = max(1, int(len(starts) * min(1, photos / len(rows))))
     chosen = starts[np.unique(np.linspace(0, len(starts) - 1, wanted).astype(int))]
@@ -125,5 +125,5 @@ def _again(network: Predictor, images: list, run: Run) -> np.ndarray:
     for _, _, reasons in parts:
         if reasons:
             problem = f"a photo that was readable is not: {next(iter(reasons.values()))}"
-            raise ArtifactError(run.store_path, problem, run.command("ingest"))
+            raise ArtifactError(run.store_path, problem, "ingest")
     return np.concatenate([features for features, _, _ in parts])

@@ -126,17 +126,22 @@ def save(stage2: Path, table: Sequence[Cost]) -> None:
 def is_current(stage2: Path) -> bool:
     """Whether the table is there, whole, and of this very bundle."""
     try:
-        return read_sealed(path_of(stage2), "", SCHEMA).get("made_from") == _origin(stage2)
+        return read_sealed(path_of(stage2), "stage2", SCHEMA).get("made_from") == _origin(stage2)
     except ArtifactError:
         return False
 
 
-def read(stage2: Path, rebuild: str) -> list[Cost]:
-    """The table. Raises ArtifactError where it is missing, damaged or of another bundle."""
+def read(stage2: Path) -> list[Cost]:
+    """The table. Raises ArtifactError where it is missing, damaged or of another bundle; `stage2`
+    measures it again without training."""
     path = path_of(stage2)
-    content = read_sealed(path, rebuild, SCHEMA)
+    try:
+        content = read_sealed(path, "stage2", SCHEMA)
+    except ArtifactError as error:
+        raise ArtifactError(path, error.problem, "stage2", resume=True) from error
     if content.get("made_from") != _origin(stage2):
-        raise ArtifactError(path, "measured with another stage 2 than is there now", rebuild)
+        problem = "measured with another stage 2 than is there now"
+        raise ArtifactError(path, problem, "stage2", resume=True)
     return [Cost(**row) for row in content["rows"]]
 
 

@@ -42,7 +42,7 @@ class ScoreJob:
         """Raises ShelfsortError where the labels, the costs or the model can't be read."""
         given = read_labels(labels) if labels else {}
         sure = config.score.min_confidence is not None
-        costs = coverage.read(run.stage2, f"shelfsort stage2 --run {run.folder}") if sure else []
+        costs = coverage.read(run.stage2) if sure else []
         vectors = {name: str(Path(file).absolute()) for name, file in config.score.vectors.items()}
         config = config.model_copy(
             update={"score": config.score.model_copy(update={"vectors": vectors})}
@@ -132,5 +132,5 @@ class ScoreJob:
         if truth:
             yield f"  {compare(out, truth).text()}"
         if totals.broken:
-            mend = self.run.command("stage2")
+            mend = self.run.command("stage2", "--rebuild")
             yield f"  stage 1 answered for want of {', '.join(totals.broken)}; mend it with: {mend}"

@@ -116,12 +116,11 @@ def finished(out: Path, number: int, origin: dict[str, Any]) -> dict[str, Any] |
     path = _sidecar(out, number)
     if not path.exists():
         return None
-    rebuild = f"rm -r {out} and the same `shelfsort score` command"
     try:
-        sidecar = read_sealed(path, rebuild)
+        sidecar = read_sealed(path, "score")
     except ArtifactError:
         return None  # a damaged sidecar: the part is scored again
-    require_same(path, origin, sidecar["made_from"], rebuild)
+    require_same(path, origin, sidecar["made_from"], "score")
     whole = all(
         (out / name).exists() and sha256_file(out / name) == checksum
         for name, checksum in sidecar["sha256"].items()

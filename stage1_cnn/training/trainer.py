@@ -99,10 +99,9 @@ def train_stage1(
     the same call goes on from there.
     """
     path = folder / "summary.json"
-    rebuild = checkpoint.rebuild_command(path)
     if path.exists() and (folder / "best.pt").exists():
-        found = Summary(**read_json(path, rebuild))
-        require_same(path, made_from, found.made_from, rebuild)
+        found = Summary(**read_json(path, "stage1"))
+        require_same(path, made_from, found.made_from, "stage1")
         return found
     with Interrupt() as interrupt:
         trainer = Trainer(store, config, folder, made_from, interrupt, processes, cut)
@@ -163,7 +162,7 @@ class Trainer:
         if content is None:
             return {}
         path = self.folder / checkpoint.LAST
-        require_same(path, self.made_from, content["made_from"], checkpoint.rebuild_command(path))
+        require_same(path, self.made_from, content["made_from"], "stage1")
         if changes := differences(now := self.engine.to_json(), content.get("computed_with", now)):
             _log.warning(
                 "%s: %s; the training goes on, but not as if undisturbed", path, "; ".join(changes)

@@ -120,7 +120,7 @@ class Search:
         path, made_from = folder / "trial.json", self.made_from | {"trial": asdict(trial)}
         _claim(folder, made_from)
         if path.exists():
-            return Outcome(trial, **read_json(path, checkpoint.rebuild_command(path)))
+            return Outcome(trial, **read_json(path, "tune"))
         outcome = self._train(trial, folder, made_from)
         write_json(path, {key: value for key, value in asdict(outcome).items() if key != "trial"})
         for name in ("best.pt", "last.pt", "head.pt", "summary.json"):
@@ -231,7 +231,7 @@ class Search:
 def _claim(folder: Path, made_from: dict[str, Any]) -> None:
     """Notes in a folder what it is made from; what was made from something else is removed first."""
     path, plain = folder / "made_from.json", json.loads(json.dumps(made_from))
-    if not path.exists() or read_json(path, checkpoint.rebuild_command(path)) != plain:
+    if not path.exists() or read_json(path, "tune") != plain:
         shutil.rmtree(folder, ignore_errors=True)
         write_json(path, plain)
 

@@ -13,8 +13,6 @@ from features.similar import SimilarIndex, build
 from features.store import FeatureStore
 from tests.features.rows import MADE_FROM, Made
 
-REBUILD = "the command"
-
 
 @pytest.fixture(scope="module")
 def store(made: Made, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
@@ -28,7 +26,7 @@ def test_the_shortlist_is_ranked_by_exact_cosines(
     made: Made, store: FeatureStore, tmp_path: Path
 ) -> None:
     build(tmp_path, store)
-    index = SimilarIndex.open(tmp_path, store, REBUILD)
+    index = SimilarIndex.open(tmp_path, store)
     queries = np.random.default_rng(1).normal(size=(20, made.features.shape[1]))
     rows, cosines = index.nearest(queries, shortlist=30)
     assert rows.shape == cosines.shape == (20, 30)
@@ -43,9 +41,7 @@ def test_a_shortlist_longer_than_the_store_is_all_of_it(
     made: Made, store: FeatureStore, tmp_path: Path
 ) -> None:
     build(tmp_path, store)
-    rows, cosines = SimilarIndex.open(tmp_path, store, REBUILD).nearest(
-        made.features[:1], shortlist=10**6
-    )
+    rows, cosines = SimilarIndex.open(tmp_path, store).nearest(made.features[:1], shortlist=10**6)
     assert sorted(rows[0]) == list(range(len(store)))
     assert np.isneginf(cosines).sum() == len(made.errors) and cosines[0, 0] == pytest.approx(
         1, abs=1e-3
@@ -57,7 +53,7 @@ def test_fewer_directions_than_features_still_find_the_nearest(tmp_path: Path) -
     benchmark.write(path, 3000, 800)
     store = FeatureStore(path)
     build(tmp_path / "similar", store)
-    index = SimilarIndex.open(tmp_path / "similar", store, REBUILD)
+    index = SimilarIndex.open(tmp_path / "similar", store)
     assert index.codes.shape == (3000, 512)
     queries = store.features(slice(0, 3000))[::150]
     found = index.nearest(queries, shortlist=60)[1][:, 9]
@@ -70,13 +66,11 @@ def test_a_damaged_index_is_refused(store: FeatureStore, tmp_path: Path, name: s
     content = bytearray((tmp_path / name).read_bytes())
     content[-5] ^= 1
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(
-        ArtifactError, match=rf"{name}: its checksum is not .*rebuild it with: {REBUILD}"
-    ):
-        SimilarIndex.open(tmp_path, store, REBUILD)
+    with pytest.raises(ArtifactError, match=rf"{name}: its checksum is not .*step similar"):
+        SimilarIndex.open(tmp_path, store)
     (tmp_path / name).unlink()
     with pytest.raises(ArtifactError, match=rf"{name}: no such file"):
-        SimilarIndex.open(tmp_path, store, REBUILD)
+        SimilarIndex.open(tmp_path, store)
 
 
 def test_an_index_of_other_features_is_refused(
@@ -87,7 +81,7 @@ def test_an_index_of_other_features_is_refused(
     with pytest.raises(
         ArtifactError, match=r"made from something else: features\.checkpoint was 'c+', is now 'd+'"
     ):
-        SimilarIndex.open(tmp_path / "similar", FeatureStore(tmp_path / "features.h5"), REBUILD)
+        SimilarIndex.open(tmp_path / "similar", FeatureStore(tmp_path / "features.h5"))
 
 
 def test_rows_from_anywhere(made: Made, store: FeatureStore) -> None:

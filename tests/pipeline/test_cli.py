@@ -98,7 +98,7 @@ def test_wrong_arguments_exit_2(arguments: list[str], capsys: pytest.CaptureFixt
         (["features", "--run", "RUN"], "no such file"),
         (
             ["stage2", "--run", "RUN"],
-            "RUN/features.h5: no such file; rebuild it with: shelfsort features --run RUN --rebuild",
+            "RUN/features.h5: no such file; rebuild it with: shelfsort features --run 'RUN' --rebuild",
         ),
         (["evaluate", "--run", "RUN"], "RUN/stage2/manifest.json: no such file"),
         (["stage1", "--run", "RUN/typo"], "RUN/typo: no such run; make one with: shelfsort ingest"),

@@ -179,6 +179,6 @@ def test_a_model_of_other_parts_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     best.write_bytes((tiny.folder / "stage1" / "best.pt").read_bytes())
     with pytest.raises(
         ArtifactError,
-        match=r"stage2: view small is another one now: checkpoint was .*rebuild it with: shelfsort stage2",
+        match=r"stage2: view small is another one now: checkpoint was .*step stage2",
     ):
         Model.open(copy.run)

@@ -89,7 +89,7 @@ def test_every_image_has_its_products_vector(titled: Tiny) -> None:
     features, store = titled.run.view("title").features, titled.run.store
     vectors = features.features(slice(0, len(features))).astype(np.float32)
     texts = np.array(store.texts(features.table.product_id), dtype=object)
-    model = TextModel.open(titled.folder / "views" / "title", "")
+    model = TextModel.open(titled.folder / "views" / "title")
     np.testing.assert_array_equal(vectors, model.features(texts).astype(np.float32))
     length = np.linalg.norm(vectors, axis=1)
     assert 0 < (texts == "").mean() < 0.1 and not length[texts == ""].any()
@@ -114,7 +114,7 @@ def test_the_fit_reads_titles_of_fitted_train_products_alone(
     config = load_config(copy.folder / "config.yaml", [TITLE])
     text_view(copy.run.view("title"), config.view("title"), config.stage1.seed, False, print)
     assert changed > 400
-    mine, other = (TextModel.open(run.folder / "views" / "title", "") for run in (copy, titled))
+    mine, other = (TextModel.open(run.folder / "views" / "title") for run in (copy, titled))
     assert (
         mine.words == other.words
         and (mine.idf == other.idf).all()
@@ -199,7 +199,7 @@ def test_a_table_has_a_column_of_titles(titled: Tiny, reader: Model, tmp_path: P
     pandas.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
     source = open_source([tmp_path / "t.csv"], tmp_path, "title")
     assert [source.text(row) for row in range(20)] == [
-        d.get("title", "") for d in documents(titled.data / "test.bson")
+        d.get("title") for d in documents(titled.data / "test.bson")
     ][:20]
     assert open_source([tmp_path / "t.csv"], tmp_path).fingerprint != source.fingerprint
     assert source[3:5].text(1) == source.text(4)

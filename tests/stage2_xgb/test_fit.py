@@ -265,9 +265,7 @@ def test_a_shift_at_the_end_of_its_range_is_said(
 def test_nothing_held_out_is_an_error(tmp_path: Path) -> None:
     store = write(tmp_path / "features.h5", make_rows(per_split=(6, 0, 0, 2, 2)))
     expected = r"features\.h5: expected images of reserve or val_a, .* found \d+ of train, 0 of reserve, 0 of val_a "
-    with pytest.raises(
-        ShelfsortError, match=f"{expected}.*; ingest .*: shelfsort features --rebuild"
-    ):
+    with pytest.raises(ShelfsortError, match=f"{expected}.*; ingest .* the step features again"):
         fit(store, tmp_path / "stage2")
 
 

@@ -223,7 +223,7 @@ def kill_and_resume(
     for moment in moments:
         status = in_fork(lambda moment=moment: statements(work, monkeypatch, moment))
         assert status == signal.SIGKILL
-        with pytest.raises(ArtifactError, match="shelfsort ingest"):
+        with pytest.raises(ArtifactError, match="step ingest"):
             Store(folder / "store.sqlite").images()
     return statements(work, monkeypatch)
 
@@ -279,7 +279,7 @@ def test_another_dump_waits_for_the_unfinished_one(
     )
     other = write_bson(tmp_path / "other.bson", [document(900_000, 1, [jpeg(1)])])
     with pytest.raises(
-        ShelfsortError, match=r"the ingest of .*train\.bson is unfinished.*--rebuild"
+        ShelfsortError, match=r"the ingest of .*train\.bson is unfinished.*step ingest"
     ):
         run(tmp_path, other, categories=small_dump.categories)
     with pytest.raises(ArtifactError, match=r"train\.bson was interrupted|is unfinished"):
@@ -344,7 +344,7 @@ def test_a_worker_that_dies_is_one_sentence_and_the_next_run_goes_on(
         os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
 
     with (
-        pytest.raises(ShelfsortError, match="a worker process died"),
+        pytest.raises(ShelfsortError, match=r"a worker process died.*what was committed is kept"),
         Moment(500, "product").watched(shoot),
     ):
         run(tmp_path, tmp_path / "a.bson", categories=tmp_path / "names.csv", jobs=2)
@@ -799,7 +799,7 @@ def test_other_settings_or_names_are_refused_naming_what_differs(
     lines = small_dump.categories.read_text().splitlines()
     (tmp_path / "names.csv").write_text("\n".join([lines[0], *lines[:0:-1]]))
     with pytest.raises(
-        ArtifactError, match=r"store\.sqlite: made from something else: taxonomy was .*--rebuild"
+        ArtifactError, match=r"store\.sqlite: made from something else: taxonomy was .*step ingest"
     ):
         run(tmp_path, small_dump.path, categories=tmp_path / "names.csv")
     assert (tmp_path / "store.sqlite").read_bytes() == before
@@ -808,7 +808,7 @@ def test_other_settings_or_names_are_refused_naming_what_differs(
 @pytest.mark.parametrize("content", [b"garbage " * 1000, b"SQLite format 3\0" + bytes(10_000)])
 def test_what_is_no_store_is_not_written_to(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "store.sqlite").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"not readable as a store.*--rebuild"):
+    with pytest.raises(ArtifactError, match=r"not readable as a store.*step ingest"):
         run(tmp_path, write_bson(tmp_path / "a.bson", [document(1, 1)]))
     assert (tmp_path / "store.sqlite").read_bytes() == content
 

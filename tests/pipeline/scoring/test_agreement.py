@@ -106,7 +106,7 @@ def test_features_of_another_precision_are_refused(
             in error
         )
         assert (
-            f"shelfsort features --run {tiny.folder} --rebuild --set features.precision=bf16"
+            f"shelfsort features --run {tiny.folder} --set features.precision=bf16 --rebuild"
             in error
         )
     run = evaluated_in_bf16.run

@@ -28,7 +28,7 @@ from tests.pipeline.tiny import Tiny
 
 
 def test_the_table_falls_in_coverage_and_holds_its_intervals(tiny: Tiny) -> None:
-    table = coverage.read(tiny.run.stage2, "")
+    table = coverage.read(tiny.run.stage2)
     assert [cost.threshold for cost in table] == [round(i / 100, 2) for i in range(101)]
     assert (
         table[0].coverage == pytest.approx(1)
@@ -42,7 +42,7 @@ def test_the_table_falls_in_coverage_and_holds_its_intervals(tiny: Tiny) -> None
 
 
 def test_a_threshold_between_two_is_told_by_the_lower_one(tiny: Tiny) -> None:
-    costs = coverage.read(tiny.run.stage2, "")
+    costs = coverage.read(tiny.run.stage2)
     assert [coverage.text_at(costs, cost.threshold) for cost in costs] == [
         cost.text() for cost in costs
     ]
@@ -74,9 +74,9 @@ def test_a_table_of_another_bundle_is_refused_and_made_anew(tiny: Tiny, tmp_path
     write_sealed(path, read_sealed(path, "") | {"made_from": {"stage2": "0"}})
     with pytest.raises(
         ArtifactError,
-        match=r"coverage\.json: measured with another stage 2 .* rebuild it with: this",
+        match=r"coverage\.json: measured with another stage 2 .*step stage2",
     ):
-        coverage.read(copy.run.stage2, "this")
+        coverage.read(copy.run.stage2)
     steps.stage2(copy.run, copy.config, rebuild=False, say=lambda _: None)
     assert path.read_text() == good
 
@@ -274,8 +274,8 @@ def test_an_older_table_is_measured_again(tiny: Tiny, tmp_path: Path) -> None:
     }
     write_sealed(path, old)
     with pytest.raises(
-        ArtifactError, match=r"coverage\.json: of schema None, expected 2; rebuild it with: this"
+        ArtifactError, match=r"coverage\.json: of schema None, expected 2 \(made by step stage2\)"
     ):
-        coverage.read(copy.run.stage2, "this")
+        coverage.read(copy.run.stage2)
     steps.stage2(copy.run, copy.config, rebuild=False, say=lambda _: None)
     assert path.read_text() == good
