@@ -28,7 +28,7 @@ import torch
 from benchmarks import record
 from catalog.images import decode
 from catalog.parallel import cores
-from catalog.sources.source import Source, open_source
+from catalog.sources.source import ProductSource, open_source
 from catalog.synthetic.dump import SyntheticSpec, products
 from pipeline import steps
 from pipeline.config import ScoreConfig, load_config
@@ -189,7 +189,7 @@ def speed(backbone: str, folder: Path, count: int, rounds: int) -> dict[str, Any
     }
 
 
-def decoded(model: Model, source: Source) -> Iterator[torch.Tensor]:
+def decoded(model: Model, source: ProductSource) -> Iterator[torch.Tensor]:
     """The first photos of the dump as the network takes them, in batches."""
     size = ScoreConfig().on(model.predictors[0].engine.device.type).batch_size
     photos = list(

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, fingerprints, and manifests."""
+"""Files that are either complete or absent: atomic writes, fingerprints, and manifests."""
 
 import contextlib
 import hashlib
@@ -13,12 +13,12 @@ from catalog.errors import ArtifactError, ShelfsortError
 
 _HASH = re.compile("[0-9a-f]{16,64}")
 _DIGITS = 12
-"""Of a hash, in messages: enough to tell two apart."""
+"""Digits of a hash that messages show: enough to tell two apart."""
 
 
 @contextlib.contextmanager
 def writing(target: str | Path) -> Iterator[None]:
-    """What the system refuses inside (disk full, no permission), as a ShelfsortError that names
+    """Turns an OSError inside (disk full, no permission) into a ShelfsortError that names
     `target`."""
     try:
         yield
@@ -27,20 +27,21 @@ def writing(target: str | Path) -> Iterator[None]:
 
 
 def reserve(file: IO[bytes], size: int, start: int = 0) -> None:
-    """Has the disk set aside the bytes of an open file up to `size`, where the system can: a full
-    one says so now, by an OSError, and not when a page that is mapped into memory is written, which
-    ends the process."""
+    """Allocates disk space for an open file up to `size` bytes, if the system can. A full disk then
+    raises OSError here; writing to a memory-mapped page would kill the process instead."""
     if size > start and hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), start, size - start)
 
 
 @contextlib.contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `target`; when the block ends well it is synced and renamed
-    over it, else removed.
+    """Yields a temporary path beside `target`. If the block succeeds, the file is synced and
+    renamed to `target`; otherwise it is removed.
 
-    Raises ShelfsortError, naming `target`, where the system refuses to write (disk full, no
-    permission).
+    Raises ShelfsortError, naming `target`, if it can't be written (disk full, no permission).
+
+        with atomic_path(folder / "report.csv") as temporary:
+            table.to_csv(temporary)
     """
     target = Path(target)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -54,8 +55,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 
 
 def publish(temporary: Path, target: Path) -> None:
-    """Syncs `temporary` to disk, renames it to `target` and syncs the folder, so that a crash
-    leaves old or new, never half."""
+    """Syncs `temporary` to disk, renames it to `target` and syncs the folder: a crash leaves the
+    old file or the new one, never a torn one."""
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(temporary, target)
@@ -73,7 +74,7 @@ def write_text(target: str | Path, text: str) -> None:
 
 
 def write_json(target: str | Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically; NaN is refused, as JSON has none."""
+    """Writes `value` as indented JSON, atomically; NaN is refused: JSON has none."""
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -89,7 +90,7 @@ def read_json(path: str | Path, step: str) -> Any:
 
 
 def write_sealed(target: str | Path, value: Mapping[str, Any]) -> None:
-    """Writes a dictionary as JSON with a `fingerprint` of all the rest, so that a flipped bit is
+    """Writes a dictionary as JSON with a `fingerprint` of its content, so that a flipped bit is
     noticed."""
     plain = json.loads(json.dumps(value, allow_nan=False))
     write_json(target, plain | {"fingerprint": fingerprint(plain)})
@@ -99,15 +100,17 @@ def read_sealed(path: str | Path, step: str, schema: int | None = None) -> dict[
     """Inverse of write_sealed. Raises ArtifactError, naming its `step`, if the file is
     missing, damaged, or of another `schema` than expected."""
     value = read_json(path, step)
-    found = value.pop("fingerprint", None) if isinstance(value, dict) else None
+    sealed = value.pop("fingerprint", None) if isinstance(value, dict) else None
     if schema is not None and isinstance(value, dict) and value.get("schema") != schema:
         raise ArtifactError(path, f"of schema {value.get('schema')}, expected {schema}", step)
-    if found is None:
+    if sealed is None:
         raise ArtifactError(
             path, "has no fingerprint; it is damaged, or of an earlier version", step
         )
-    if found != fingerprint(value):
-        raise ArtifactError(path, "its fingerprint is not its own; the file is damaged", step)
+    if sealed != fingerprint(value):
+        raise ArtifactError(
+            path, "its content doesn't match its fingerprint; the file is damaged", step
+        )
     return value
 
 
@@ -128,8 +131,8 @@ def sha256_file(path: str | Path) -> str:
 def differences(
     expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = ""
 ) -> list[str]:
-    """What differs between two `made_from` dictionaries, a sentence part a key, nested keys joined
-    by dots."""
+    """What differs between two `made_from` dictionaries: one phrase per key, nested keys joined by
+    dots."""
     out = []
     for key in sorted({*expected, *found}):
         name, new, old = f"{prefix}{key}", expected.get(key), found.get(key)

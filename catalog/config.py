@@ -5,11 +5,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 MAX_PIXELS = 50_000_000
-"""Larger images are decoded nowhere."""
+"""Images with more pixels are never decoded."""
 
 
 class Section(BaseModel):
-    """Base of every part of the configuration: unknown keys are errors and values don't change."""
+    """Base of every section of the configuration: unknown keys are errors, values are immutable."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
@@ -17,13 +17,13 @@ class Section(BaseModel):
 
 
 class Caps(Section):
-    """Most images of one category in each split; null is no limit. Whole products are taken, in the
+    """Maximum images per category in each split; null is no limit. Whole products are taken, in the
     order of their hash."""
 
     train: PositiveInt | None = None
     """The published system takes 300."""
     reserve: PositiveInt | None = None
-    """Images that stage 1 never trains on and stage 2 does."""
+    """The split that stage 1 never trains on and stage 2 does."""
     val_a: PositiveInt | None = None
     """The half of validation that chooses epochs and fits the class-mix shift."""
     val_b: PositiveInt | None = None
@@ -36,21 +36,21 @@ class CatalogConfig(Section):
     """Section `catalog`: how a dump becomes a store."""
 
     caps: Caps = Caps()
-    """Most images of one category in each split."""
+    """Maximum images per category in each split."""
     duplicates: Literal["drop", "keep"] = "drop"
-    """`drop` fits identical images once, on the side that has precedence; `keep` only to compare
-    with published figures."""
+    """`drop` fits identical images once, in the split that has precedence; `keep` is for comparison
+    with published figures alone."""
     drop_undecodable: bool = True
-    """Reject images that can't be decoded; false keeps their bytes in the store, marked, and never
-    fits or scores them."""
+    """Reject images that can't be decoded. If false, the store keeps their bytes, marked; they are
+    never fitted or scored."""
     drop_blank: bool = True
-    """Leave near-constant pictures out of fitting and evaluation."""
+    """Leave nearly constant images out of fitting and evaluation."""
     max_side: PositiveInt | None = None
     """Reject images whose longer side has more pixels than this; null rejects none."""
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MAX_PIXELS)
-    """Reject, from the header, images that declare more pixels than this."""
+    """Reject images whose header declares more pixels than this."""
     text: str | None = Field(default=None, min_length=1)
-    """Field of the documents that the store keeps as the product's text, such as its title; null
+    """Field of the documents that the store keeps as the product's text, such as `title`; null
     keeps none."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Key of the hash that deals products to splits and chooses them under a cap."""
+    """Key of the hash that assigns products to splits and chooses them under a cap."""

@@ -1,18 +1,19 @@
-"""The project's exceptions. Each message is a sentence: which file and place, what was expected,
-what was found."""
+"""The project's exceptions. Each message is one sentence: file and place, what was expected, what
+was found."""
 
 from pathlib import Path
 
 
 class ShelfsortError(Exception):
-    """An error that the user can act on; the command line prints it in one line and exits with 2."""
+    """An error that the user can act on. The command line prints it in one line and exits with
+    2."""
 
 
 class DumpError(ShelfsortError):
     """A dump, or a document in it, can't be used.
 
-    `reason` is a short name (a column of the reject tables), `detail` the sentence; `offset` counts
-    bytes in the (decompressed) file; `fatal` says that nothing behind this place can be read.
+    `reason` is a short name (a column of the reject tables), `detail` the sentence. `offset` counts
+    bytes in the decompressed file. `fatal`: nothing after this offset can be read.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ def _dump_error(
 
 
 class ImageError(ShelfsortError):
-    """The bytes of one image can't become pixels; `reason` is a short name, `detail` the sentence."""
+    """The bytes of one image can't be decoded. `reason` is a short name, `detail` the sentence."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -82,7 +83,7 @@ class ArtifactError(ShelfsortError):
 
 
 class ConfigError(ShelfsortError):
-    """A key or value of the configuration is wrong; the message names file, key, expected and
+    """A key or value of the configuration is wrong. The message names file, key, expected and
     found."""
 
 

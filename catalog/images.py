@@ -1,10 +1,10 @@
 """The one decoder: bytes of any common image format to RGB pixels.
 
-Size and format are read from the header first, and an image that declares too many pixels is
-refused before anything is allocated. Upright JPEGs take the fast path (simplejpeg); Pillow does the
-rest: PNG, WebP, GIF, BMP and turned or CMYK JPEGs, and none of its other formats (one of them
-starts Ghostscript). Orientation is applied, gray and CMYK become RGB, transparent pixels become
-white, 16-bit samples are scaled to 8.
+Size and format are read from the header first; an image that declares too many pixels is refused
+before anything is allocated. Upright JPEGs take the fast path (simplejpeg). Pillow decodes PNG,
+WebP, GIF, BMP and rotated or CMYK JPEGs, and none of its other formats (one of them starts
+Ghostscript). Orientation is applied, gray and CMYK become RGB, transparent pixels become white,
+16-bit samples are scaled to 8.
 """
 
 import io
@@ -22,10 +22,8 @@ from catalog.errors import ImageError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 _ORIENTATION = 0x0112
-_ORIENTED = (
-    b"Exif\0\0",
-    b"tiff:Orientation",
-)  # where Pillow finds an orientation: in EXIF, else in XMP
+_ORIENTED = (b"Exif\0\0", b"tiff:Orientation")
+"""Marks of the metadata in which Pillow finds an orientation: EXIF, else XMP."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,7 +33,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow's decoders raise on damaged bytes.
 _DAMAGE = (
     OSError,
     ValueError,
@@ -50,11 +47,12 @@ _DAMAGE = (
     ZeroDivisionError,
     struct.error,
 )
+"""What Pillow's decoders raise on damaged bytes."""
 
 
 class Header(NamedTuple):
-    """What an image declares: format name as Pillow's, width and height in stored (unrotated)
-    pixels."""
+    """What an image declares: Pillow's name of its format, width and height in pixels as stored
+    (before rotation)."""
 
     format: str
     width: int
@@ -68,33 +66,34 @@ def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     `too_large`)."""
     if not data:
         raise ImageError("empty", "the image has no bytes")
-    found = _jpeg_header(data) if data[:3] == b"\xff\xd8\xff" else None
-    if found is None:
+    declared = _jpeg_header(data) if data[:3] == b"\xff\xd8\xff" else None
+    if declared is None:
         with _pillow(data) as image:
-            found = Header(image.format or "unknown", *image.size, fast=False)
-    if found.width * found.height > max_pixels:
-        raise ImageError(
-            "too_large",
-            f"declares {found.width} x {found.height} pixels, expected at most {max_pixels} in all",
-        )
-    return found
+            declared = Header(image.format or "unknown", *image.size, fast=False)
+    if declared.width * declared.height > max_pixels:
+        size = f"{declared.width} x {declared.height}"
+        detail = f"declares {size} pixels, expected at most {max_pixels} in all"
+        raise ImageError("too_large", detail)
+    return declared
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS, room: np.ndarray | None = None) -> np.ndarray:
-    """Pixels of an image, uint8 [height, width, 3], RGB, contiguous; in `room` where that has this
-    shape and it is an upright JPEG.
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, out: np.ndarray | None = None) -> np.ndarray:
+    """Pixels of an image, uint8 [height, width, 3], RGB, contiguous. An upright JPEG is decoded
+    into `out` if that has this shape.
+
+        photo = decode(Path("a.jpg").read_bytes())
 
     Raises ImageError with reason `empty`, `not_an_image`, `too_large` or `undecodable`.
     """
-    return pixels(data, header(data, max_pixels), room)
+    return pixels(data, header(data, max_pixels), out)
 
 
-def pixels(data: bytes, found: Header, room: np.ndarray | None = None) -> np.ndarray:
-    """Like `decode`, of an image whose header was read and accepted."""
-    if found.fast:
-        fits = room is not None and room.shape == (found.height, found.width, 3)
+def pixels(data: bytes, declared: Header, out: np.ndarray | None = None) -> np.ndarray:
+    """Like `decode`, for an image whose header was read and accepted."""
+    if declared.fast:
+        fits = out is not None and out.shape == (declared.height, declared.width, 3)
         try:
-            return simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=room if fits else None)
+            return simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out if fits else None)
         except ValueError as error:
             raise ImageError("undecodable", f"JPEG decoder: {error}") from error
     with _pillow(data) as image:
@@ -106,7 +105,7 @@ def pixels(data: bytes, found: Header, room: np.ndarray | None = None) -> np.nda
 
 
 def _jpeg_header(data: bytes) -> Header | None:
-    """Header of a JPEG that simplejpeg understands, else None."""
+    """Header of a JPEG that simplejpeg can read, else None."""
     try:
         height, width, colourspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
@@ -119,11 +118,11 @@ def _jpeg_header(data: bytes) -> Header | None:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """How to turn an image upright, None where it is; an orientation that can't be read is none."""
+    """What turns an image upright; None if it is, or if its orientation can't be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF data
-            return _TURNS.get(image.getexif().get(_ORIENTATION))
+            return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except _DAMAGE:
         return None
 
@@ -131,9 +130,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 def _pillow(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Pillow warns of large images; `header` holds our own limit
+            warnings.simplefilter("ignore")  # of large images: `header` holds our own limit
             return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", str(error)) from error

@@ -1,5 +1,5 @@
-"""Labels beside a dump: a CSV of product ids and category ids, as a test dump's true labels or an
-analyst's corrections."""
+"""Labels beside a dump, as a CSV of product ids and category ids: the true labels of a test dump,
+or an analyst's corrections."""
 
 import csv
 from pathlib import Path
@@ -11,9 +11,9 @@ ID_COLUMNS = ("_id", "product_id")
 
 
 def read_labels(path: Path) -> dict[int, int]:
-    """Product id -> category id, from columns `_id` or `product_id`, and `category_id`.
+    """Product id -> category id, from the columns `_id` or `product_id`, and `category_id`.
 
-    Raises ShelfsortError naming the line that is wrong.
+    Raises ShelfsortError, naming the line, if one is wrong.
     """
     labels: dict[int, int] = {}
     try:
@@ -31,9 +31,9 @@ def read_labels(path: Path) -> dict[int, int]:
     except OSError as error:
         raise ShelfsortError(f"{path}: can't be read: {error.strerror}") from error
     except (ValueError, TypeError) as error:
-        place = f"{path}: line {reader.line_num}"
         raise ShelfsortError(
-            f"{place}: expected integers as product id and category_id: {error}"
+            f"{path}: line {reader.line_num}: "
+            f"expected integers as product id and category_id: {error}"
         ) from error
     return labels
 

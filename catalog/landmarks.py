@@ -1,8 +1,8 @@
 """Landmarks of photos, as a CSV: product_id, image (its position in the product, from 0), then x1,
 y1, v1 ... x8, y8, v8.
 
-x and y are shares of the photo's width and height, from its upper left corner; v is 1 where the
-landmark is to be seen, else 0.
+x and y are fractions of the photo's width and height, from its upper left corner; v is 1 if the
+landmark is visible, else 0.
 """
 
 import csv
@@ -34,7 +34,7 @@ class Landmarks:
     points: np.ndarray
 
     def of(self, image_id: np.ndarray) -> np.ndarray:
-        """The points of some images, float32 [B, 8, 3]; all 0 where an image has none."""
+        """The points of some images, float32 [B, 8, 3]; all 0 for an image without any."""
         rows = find_rows(self.image_id, image_id)
         out = np.zeros((len(image_id), COUNT, 3), dtype=np.float32)
         out[rows >= 0] = self.points[rows[rows >= 0]]
@@ -42,17 +42,15 @@ class Landmarks:
 
 
 def read_landmarks(path: Path) -> Landmarks:
-    """Raises ConfigError, naming file and line, where the file can't be read, or a row is not of
-    HEADER's form."""
+    """Reads the CSV. Raises ConfigError, naming file and line, if the file can't be read or a row
+    doesn't have HEADER's form."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             ids, rows = _parse(csv.reader(file), path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"stage1.landmarks: {path} can't be read: {error}") from error
-    image_id, points = (
-        np.array(ids, dtype=np.int64),
-        np.array(rows, dtype=np.float32).reshape(-1, COUNT, 3),
-    )
+    image_id = np.array(ids, dtype=np.int64)
+    points = np.array(rows, dtype=np.float32).reshape(-1, COUNT, 3)
     order = np.argsort(image_id, kind="stable")
     return Landmarks(image_id[order], points[order])
 
@@ -81,7 +79,7 @@ def _parse(reader: Any, path: Path) -> tuple[list[int], list[list[float]]]:
 
 
 def write_landmarks(path: Path, rows: Iterable[tuple[int, int, np.ndarray]]) -> None:
-    """Writes product id, image and points [8, 3] of each photo."""
+    """Writes one row per photo: product id, image and points [8, 3]."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)

@@ -6,8 +6,8 @@ from tqdm import tqdm
 
 
 def progress(total: int | None, description: str, unit: str, *, initial: int = 0) -> tqdm:
-    """A bar that counts `total` units: call `.update(n)`, use as a context manager. Drawn only
-    where stderr is a terminal."""
+    """A bar that counts `total` units: use as a context manager, call `.update(n)`. Drawn only if
+    stderr is a terminal."""
     return tqdm(
         total=total,
         desc=description,

@@ -1,5 +1,5 @@
-"""Who learns from which product: splits dealt by a keyed hash of the product id, and caps as
-bottom-k samples by the same hash.
+"""Which products are learnt from: splits by a keyed hash of the product id, and caps as bottom-k
+samples by the same hash.
 
 Pure functions on arrays; nothing depends on the order of the dump, on workers or on restarts. Every
 other sample of products is drawn by `sample_hash`, under a key of its own purpose: under the
@@ -15,15 +15,15 @@ from catalog.arrays import mix64, splitmix64, starts_group
 
 SPLITS = ("train", "reserve", "val_a", "val_b", "test")
 PRECEDENCE = {name: rank for rank, name in enumerate(reversed(SPLITS))}
-"""Of identical images the one on the side of lowest rank may be fitted: test, then val_b, val_a,
-reserve, train."""
+"""Of identical images, the one in the split of the lowest rank may be fitted: test, then val_b,
+val_a, reserve, train."""
 
-_TRAIN, _RESERVE, _VAL_A, _VAL_B, _TEST = range(len(SPLITS))
+_FILLED = np.arange(len(SPLITS), dtype=np.uint8)[::-1]
+"""Splits in the order in which new products fill them, test first."""
 
 
 def product_hash(product_ids: np.ndarray, seed: int) -> np.ndarray:
-    """uint64 hash of each product id under a key: the finaliser of SplitMix64 (Steele et al. 2014),
-    a bijection."""
+    """uint64 hash of each product id, keyed by `seed`: the finaliser of SplitMix64, a bijection."""
     key = splitmix64(np.array([seed], dtype=np.uint64))
     return mix64(np.asarray(product_ids).astype(np.uint64) ^ key)
 
@@ -53,11 +53,12 @@ def sample_mask(product_ids: np.ndarray, share: float, purpose: str, seed: int) 
 
 
 def shares(sizes: np.ndarray, seed: int) -> np.ndarray:
-    """Products that each split should have, int64 [K, 5], of categories with `sizes` products.
+    """How many products each split should have, int64 [K, 5], in categories of `sizes` [K]
+    products.
 
-    About 70% train, 10% reserve, 10% validation in two halves, 10% test. From three products on,
-    validation and test get one; from ten on, reserve does. An odd validation product goes to a half
-    that the hash of the class index chooses.
+    About 70% train, 10% reserve, 10% validation in two halves, 10% test. Validation and test get at
+    least one from three products on, reserve from ten on. An odd validation product goes to the
+    half that the hash of the class index chooses.
     """
     sizes = np.asarray(sizes, dtype=np.int64)
     tenth = (sizes + 5) // 10
@@ -73,21 +74,18 @@ def deal(
 ) -> np.ndarray:
     """Split (index into SPLITS, uint8) of each new product.
 
-    `existing` int64 [K, 5] counts the products that are dealt already and stay where they are; the
-    new ones go to the splits that are short of their share, test first, in the order of their hash.
+    `existing`, int64 [K, 5], counts the products that have a split already, which they keep. New
+    ones fill the splits that are below their share, test first, in the order of their hash.
     """
     new = np.bincount(class_index, minlength=len(existing))
-    short = (shares(existing.sum(axis=1) + new, seed) - existing).clip(min=0)[
-        :, [_TEST, _VAL_B, _VAL_A, _RESERVE, _TRAIN]
-    ]
-    borders = np.minimum(short.cumsum(axis=1), new[:, None])
+    short = (shares(existing.sum(axis=1) + new, seed) - existing).clip(min=0)
+    borders = np.minimum(short[:, _FILLED].cumsum(axis=1), new[:, None])
     borders[:, -1] = new
     order = np.lexsort((product_hash(product_ids, seed), class_index))
     starts = np.concatenate([[0], np.cumsum(new)[:-1]])
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order)) - starts[class_index[order]]
-    place = (rank[:, None] >= borders[class_index]).sum(axis=1)
-    return np.array([_TEST, _VAL_B, _VAL_A, _RESERVE, _TRAIN], dtype=np.uint8)[place]
+    return _FILLED[(rank[:, None] >= borders[class_index]).sum(axis=1)]
 
 
 def select(
@@ -97,8 +95,8 @@ def select(
     cap: int | np.ndarray,
     seed: int,
 ) -> np.ndarray:
-    """Which products of one split fit under its cap, one number or one a class (bool): in each
-    category the first by hash, whole, while their images fit.
+    """Which products of one split fit under its cap, bool [N]: in each category the first by hash,
+    as whole products, while their images fit. `cap` is one number, or one per class [K].
 
     The first product always fits. Adding products can only push others out, never bring one back.
     """

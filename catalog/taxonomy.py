@@ -1,7 +1,7 @@
 """Categories: their ids, class indices and three level names.
 
-The class index is the row of a category in category_names.csv, whose neighbours are similar
-categories. Level-3 names are not unique, so the id is the key everywhere.
+The class index is the row of a category in category_names.csv, where neighbours are similar.
+Level-3 names are not unique, so the id is the key everywhere.
 """
 
 import csv
@@ -51,7 +51,7 @@ class Taxonomy:
         ordered = self.category_ids[self._order]
         if (repeated := ordered[1:][ordered[1:] == ordered[:-1]]).size:
             raise TaxonomyError(
-                f"{source}: category_id {repeated[0]} stands in two rows, expected one row a category"
+                f"{source}: category_id {repeated[0]} has two rows, expected one per category"
             )
         if not self.categories:
             raise TaxonomyError(f"{source}: no categories, expected at least one row")
@@ -102,19 +102,20 @@ class Taxonomy:
         return self.categories[class_index]
 
     def class_index(self, category_ids: np.ndarray) -> np.ndarray:
-        """Class index (int32) of each category id; -1 where the taxonomy doesn't know it."""
+        """Class index (int32) of each category id; -1 if the taxonomy doesn't have it."""
         wanted = np.asarray(category_ids, dtype=np.int64)
         return find_rows(self.category_ids, wanted, self._order).astype(np.int32)
 
     @cached_property
     def families(self) -> np.ndarray:
-        """Ancestors of each class, int32 [K, 2]: number of its level-1 name and of its (level-1,
-        level-2) pair."""
-        numbers: tuple[dict, dict] = ({}, {})
+        """Ancestors of each class, int32 [K, 2]: the numbers of its level-1 name and of its
+        (level-1, level-2) pair, in order of appearance."""
+        level1: dict[str, int] = {}
+        level2: dict[tuple[str, str], int] = {}
         rows = [
             (
-                numbers[0].setdefault(c.level1, len(numbers[0])),
-                numbers[1].setdefault((c.level1, c.level2), len(numbers[1])),
+                level1.setdefault(c.level1, len(level1)),
+                level2.setdefault((c.level1, c.level2), len(level2)),
             )
             for c in self.categories
         ]
@@ -122,22 +123,22 @@ class Taxonomy:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when an id, a name or the order changes."""
+        """Changes if an id, a name or the order changes."""
         return fingerprint(self.to_json())
 
 
 def _rows(reader: csv.DictReader, source: str) -> Iterable[Category]:
     if missing := [c for c in COLUMNS if c not in (reader.fieldnames or ())]:
         raise TaxonomyError(
-            f"{source}: column {missing[0]} is missing; found {reader.fieldnames}, expected {list(COLUMNS)}"
+            f"{source}: column {missing[0]} is missing; "
+            f"found {reader.fieldnames}, expected {list(COLUMNS)}"
         )
     for row in reader:
-        place = f"{source}: line {reader.line_num}"
+        line = f"{source}: line {reader.line_num}"
         if any(row[c] is None for c in COLUMNS):
-            raise TaxonomyError(f"{place}: too few fields, expected {len(COLUMNS)}")
+            raise TaxonomyError(f"{line}: too few fields, expected {len(COLUMNS)}")
         category_id, *names = (row[c].strip() for c in COLUMNS)
         if not _ID.fullmatch(category_id):
-            raise TaxonomyError(
-                f"{place}: category_id is {category_id!r}, expected an integer from 0 to {10**18 - 1}"
-            )
+            problem = f"category_id is {category_id!r}, expected an integer from 0 to {10**18 - 1}"
+            raise TaxonomyError(f"{line}: {problem}")
         yield Category(int(category_id), *names)

@@ -84,7 +84,7 @@ def decode_all(
         try:
             if isinstance(data, ImageError):
                 raise data
-            photos.append(decode(data, room=None if room is None else room[len(photos)]))
+            photos.append(decode(data, out=None if room is None else room[len(photos)]))
         except ImageError as error:
             readable[place] = False
             errors[place] = error

@@ -2,10 +2,10 @@
 saved index.
 
 A dump is one or several files of BSON documents `{_id, category_id?, imgs: [{picture}]}`, perhaps
-with a text. Reading is a chain of small generators; what happens to a document that can't be read
-is decided by the policy passed in: `raise_error`, or any function that takes a DumpError (a list's
-append quarantines). A corrupt document inside a good length frame costs that document alone; a bad
-length ends its file, and what came before is kept.
+with a text. Reading is a chain of small generators. An error policy says what happens to a document
+that can't be read: `raise_error`, or any function that takes a DumpError, such as a list's append.
+A corrupt document inside a valid length frame costs that document alone; a bad length ends its
+file, and what came before is kept.
 """
 
 import os
@@ -24,37 +24,39 @@ from catalog.image_table import MAX_PRODUCT_ID, POSITIONS
 
 MIN_DOCUMENT, MAX_DOCUMENT = 5, 256 * 2**20
 _PIECE = 2**20
-_BUFFER = 2**18  # the fastest of 8 kB to 4 MB
-_INTEGERS = (int, Int64)  # not bool, which is an int to isinstance
-# Fields we don't use must never cost a product: odd text and dates out of range are let through.
-_CODEC = CodecOptions(
+_BUFFER = 2**18
+"""The fastest of 8 kB to 4 MB."""
+_INTEGERS = (int, Int64)
+"""Compared with type(), as a bool is an int to isinstance."""
+# Fields that nobody uses must never cost a product: odd text and dates out of range are accepted.
+_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_MS
 )
 
 OnError = Callable[[DumpError], None]
 
 
-class Source(NamedTuple):
-    """One file of a dump, as it was when the dump was opened; `path` may be a URL, whose stamp
-    stands for the time."""
+class DumpFile(NamedTuple):
+    """One file of a dump, as it was when the dump was opened. `path` may be a URL; its version then
+    stands in place of the time."""
 
     path: str
     size: int
     mtime_ns: int
 
     @classmethod
-    def of(cls, path: str | Path) -> "Source":
+    def of(cls, path: str | Path) -> "DumpFile":
         """Describes the file at `path`."""
         return cls(str(path) if is_url(path) else os.path.abspath(path), *size_and_stamp(path))
 
     def open(self, buffer: int = -1) -> BinaryIO:
-        """Opens the file for reading, decompressed. `buffer` bytes are read at a time; -1 suits
-        random access."""
+        """Opens the file to read its decompressed bytes, `buffer` at a time; -1 suits random
+        access."""
         return open_file(self.path, buffer)
 
 
 class Document(NamedTuple):
-    """The bytes of one document and where they stand."""
+    """The bytes of one document: file and offset."""
 
     source: str
     offset: int
@@ -62,8 +64,8 @@ class Document(NamedTuple):
 
 
 class Product(NamedTuple):
-    """One product. `images` holds None where an element of `imgs` has no picture; `category_id` is
-    -1 in a test dump."""
+    """One product. `images` holds None for an element of `imgs` without a picture. `category_id` is
+    -1 in an unlabelled dump."""
 
     product_id: int
     category_id: int
@@ -72,37 +74,37 @@ class Product(NamedTuple):
     """All fields of the document."""
 
     def text(self, field: str | None) -> str:
-        """A field of the document; empty where there is none, or it is no text."""
-        value = self.fields.get(field)
+        """A field of the document; empty if it has none, or it isn't a text."""
+        value = None if field is None else self.fields.get(field)
         return value.strip() if isinstance(value, str) else ""
 
 
 def raise_error(error: DumpError) -> None:
-    """The policy that stops at the first fault."""
+    """The error policy that stops at the first fault."""
     raise error
 
 
-def expand(paths: Iterable[str | Path]) -> list[Source]:
-    """The files behind paths and globs, each once, sorted within a glob. Raises where a path or
-    glob matches nothing."""
-    found: dict[str, Source] = {}
+def expand(paths: Iterable[str | Path]) -> list[DumpFile]:
+    """The files that paths and patterns name, each once, sorted within a pattern. Raises
+    ShelfsortError if one matches nothing."""
+    files: dict[str, DumpFile] = {}
     for path in map(str, paths):
         if not (matches := matching(path)):
             raise ShelfsortError(f"{path}: no such file, and no file matches it as a pattern")
         for match in matches:
-            source = Source.of(match)
-            found.setdefault(source.path, source)
-    if not found:
+            file = DumpFile.of(match)
+            files.setdefault(file.path, file)
+    if not files:
         raise ShelfsortError("no dump given, expected at least one BSON file")
-    return list(found.values())
+    return list(files.values())
 
 
-def documents(source: Source, on_error: OnError = raise_error) -> Iterator[Document]:
-    """Cuts one file into documents by their length prefixes. A bad length or a cut ends the file,
-    fatally for the rest.
+def documents(source: DumpFile, on_error: OnError = raise_error) -> Iterator[Document]:
+    """Splits one file into documents by their length prefixes. A bad length or a truncation ends
+    the file.
 
-    Raises DumpError, whatever the policy, where the disk or the server failed, or the file changed
-    while it was read: another try may find the rest.
+    Raises DumpError, whatever the policy, if the disk or the server failed or the file changed
+    while it was read: a retry may find the rest.
     """
     offset, fault = 0, None
     with source.open(_BUFFER) as stream:
@@ -112,32 +114,30 @@ def documents(source: Source, on_error: OnError = raise_error) -> Iterator[Docum
             except DumpError as error:
                 fault = error
             except DAMAGED as error:
-                fault = DumpError(
-                    source.path,
-                    offset,
-                    "unreadable",
-                    f"the file can't be unpacked on: {error}",
-                    fatal=True,
+                detail = f"decompression failed at this point: {error}"
+                fault = DumpError(source.path, offset, "unreadable", detail, fatal=True)
+            except Exception as error:  # fsspec's file systems pass on what their libraries raise
+                detail = (
+                    f"reading failed at this point: {error or type(error).__name__}; "
+                    "run the same command again when the file can be read"
                 )
-            except (
-                Exception
-            ) as error:  # a file system of fsspec may raise what its own library does
-                detail = f"the file can't be read on: {error or type(error).__name__}; run the same command again when it can"
                 raise DumpError(source.path, offset, "unreachable", detail, fatal=True) from error
             else:
                 if not data:
                     break
                 yield Document(source.path, offset, data)
                 offset += len(data)
-    if Source.of(source.path) != source:
-        detail = "the file changed while it was read; run the same command again when it is whole"
+    if DumpFile.of(source.path) != source:
+        detail = (
+            "the file changed while it was read; run the same command again when it is complete"
+        )
         raise DumpError(source.path, offset, "changed", detail, fatal=True)
     if fault is not None:
         on_error(fault)
 
 
 def _frame(stream: BinaryIO, path: str, offset: int) -> bytes:
-    """The next document's bytes, b"" at the end of the file. Allocates no more than the file really
+    """The next document's bytes, b"" at the end of the file. Allocates no more than the file
     holds."""
     head = stream.read(4)
     if len(head) < 4:
@@ -165,10 +165,10 @@ def _large(stream: BinaryIO, head: bytes, length: int) -> bytes:
 
 
 def parse(document: Document) -> Product:
-    """The product in a document. Raises DumpError, with the offset and what was found, where it
-    isn't one."""
+    """The product in a document. Raises DumpError, with the offset and what was found, if it isn't
+    one."""
     try:
-        fields = bson.decode(document.data, _CODEC)
+        fields: dict[str, Any] = bson.decode(document.data, _CODEC)
     except (
         bson.errors.BSONError,
         ValueError,
@@ -181,7 +181,7 @@ def parse(document: Document) -> Product:
         raise _fault(
             document, "corrupt", f"not a BSON document: {error or type(error).__name__}"
         ) from error
-    product_id = fields.get("_id")
+    product_id: Any = fields.get("_id")
     if type(product_id) not in _INTEGERS or not 0 <= product_id <= MAX_PRODUCT_ID:
         detail = f"_id is {_show(fields, '_id')}, expected an integer from 0 to {MAX_PRODUCT_ID}"
         raise _fault(document, "bad_product_id", detail)
@@ -206,10 +206,10 @@ def _fault(document: Document, reason: str, detail: str, product_id: int = -1) -
 
 
 def _picture(image: object) -> bytes | None:
+    """The bytes of an element's picture; a subclass of bytes, such as other BSON subtypes have, is
+    made plain."""
     picture = image.get("picture") if isinstance(image, dict) else None
-    return (
-        bytes(picture) if isinstance(picture, bytes) else None
-    )  # of other kinds of binary, only the bytes
+    return bytes(picture) if isinstance(picture, bytes) else None
 
 
 def _show(fields: dict, key: str) -> str:
@@ -232,14 +232,14 @@ def products(paths: Iterable[str | Path], on_error: OnError = raise_error) -> It
 
 
 class DumpReader:
-    """Reads documents of known place, in any order. A gzip file read forwards costs one pass; going
-    back rewinds it.
+    """Reads documents at known offsets, in any order. Reading a gzip file forwards takes one pass;
+    going back rewinds it.
 
-    Use as a context manager; one reader per process or thread. A copy in another process opens its
-    files anew.
+    Use as a context manager, one reader per process or thread. A copy in another process opens the
+    files again.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[DumpFile]) -> None:
         self.sources = sources
         self._open: dict[int, BinaryIO] = {}
 
@@ -255,8 +255,8 @@ class DumpReader:
         self._open.clear()
 
     def product(self, source: int, offset: int, length: int, digest: int) -> Product:
-        """The product at a place of the index. Raises DumpError where the file no longer holds what
-        was indexed."""
+        """The product that the index has at this offset. Raises DumpError if the file no longer
+        holds what was indexed."""
         stream = self._open.get(source)
         if stream is None:
             stream = self._open[source] = self.sources[source].open()
@@ -265,9 +265,9 @@ class DumpReader:
             stream.seek(offset)
             data = stream.read(length)
         except Exception as error:  # as in `documents`
-            detail = f"the file can't be read: {error or type(error).__name__}"
+            detail = f"reading failed: {error or type(error).__name__}"
             raise DumpError(path, offset, "unreadable", detail, fatal=True) from error
         if xxhash.xxh3_64_intdigest(data) != digest:
-            detail = "the document is not the one that was indexed; the file changed since"
+            detail = "not the document that was indexed; the file changed since"
             raise DumpError(path, offset, "changed", detail, fatal=True)
         return parse(Document(path, offset, data))

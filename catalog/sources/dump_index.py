@@ -1,5 +1,5 @@
-"""The index of a dump: where every product stands. Built in one scan and saved; gives random access
-and equal partitions."""
+"""The index of a dump: the file, offset and length of every product. Built in one scan and saved;
+gives random access and partitions of equal size."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from catalog.arrays import find_rows, read_npz, write_npz
 from catalog.artifacts import fingerprint
 from catalog.errors import ArtifactError, DumpError
 from catalog.progress import progress
-from catalog.sources.bson_reader import OnError, Source, documents, expand, parse
+from catalog.sources.bson_reader import DumpFile, OnError, documents, expand, parse
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ _BLOCK = 8_192
 
 @dataclass(frozen=True)
 class Reject:
-    """A document or an image that was left out, and why. `position` is -1 for a document;
-    `product_id` -1 where unknown."""
+    """A document or an image that was left out, and why. `position` is -1 for a document,
+    `product_id` -1 if unknown."""
 
     source: str
     offset: int
@@ -45,16 +45,16 @@ class Reject:
 
     @classmethod
     def of(cls, error: DumpError) -> "Reject":
-        """The reject that a document's error becomes."""
+        """The reject of a document with this error."""
         return cls(error.source, error.offset, -1, error.product_id, error.reason, error.detail)
 
 
 @dataclass(frozen=True)
 class DumpIndex:
-    """A row a readable product, in file order (arrays as in docs/formats.md), and the rejects of
-    the scan."""
+    """One row per readable product, in file order (arrays as in docs/formats.md), and the rejects
+    of the scan."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[DumpFile, ...]
     rejects: tuple[Reject, ...]
     product_id: np.ndarray
     category_id: np.ndarray
@@ -73,7 +73,7 @@ class DumpIndex:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any document or its place changes; not with the dump's path or time stamp."""
+        """Changes if any document or its offset changes, not with the dump's path or time."""
         state = xxhash.xxh3_128()
         for name in _DTYPES:
             state.update(np.ascontiguousarray(getattr(self, name)).tobytes())
@@ -81,8 +81,8 @@ class DumpIndex:
         return fingerprint([SCHEMA, state.hexdigest(), [s.size for s in self.sources], rejects])
 
     def relabelled(self, labels: Mapping[int, int]) -> "DumpIndex":
-        """The index with other category ids for some products; ids that the dump lacks are passed
-        over."""
+        """The index with other category ids for some products; ids that the dump lacks are
+        ignored."""
         if not labels:
             return self
         ids = np.array(sorted(labels), dtype=np.int64)
@@ -117,13 +117,13 @@ class DumpIndex:
 
     @classmethod
     def load(cls, path: Path) -> "DumpIndex":
-        """Reads a saved index. Raises ArtifactError where it is damaged or of another schema."""
+        """Reads a saved index. Raises ArtifactError if it is damaged or of another schema."""
         arrays = read_npz(path, "ingest")
         try:
             header = json.loads(arrays["header"].tobytes())
             if header["schema"] != SCHEMA:
                 raise ValueError(f"index of schema {header['schema']}, expected {SCHEMA}")
-            sources = tuple(Source(*s) for s in header["sources"])
+            sources = tuple(DumpFile(*s) for s in header["sources"])
             rejects = tuple(Reject(**r) for r in header["rejects"])
             columns = {n: arrays[n].astype(dtype, copy=False) for n, dtype in _DTYPES.items()}
         except (ValueError, KeyError, TypeError) as error:
@@ -132,13 +132,13 @@ class DumpIndex:
         return cls(sources, rejects, **columns)
 
 
-def cut(sizes: np.ndarray, each: int) -> list[tuple[int, int]]:
-    """Ranges of rows whose `sizes` [N] sum to about `each`, at least one row in each, covering
-    every row once."""
+def partition(sizes: np.ndarray, each: int) -> list[tuple[int, int]]:
+    """Ranges (first, last + 1) of rows whose `sizes` [N] sum to about `each`: at least one row in
+    each, every row in one."""
     if not len(sizes):
         return []
-    cuts = np.flatnonzero(np.diff(np.cumsum(sizes, dtype=np.int64) // each)) + 1
-    return list(zip([0, *cuts.tolist()], [*cuts.tolist(), len(sizes)], strict=True))
+    borders = np.flatnonzero(np.diff(np.cumsum(sizes, dtype=np.int64) // each)) + 1
+    return list(zip([0, *borders.tolist()], [*borders.tolist(), len(sizes)], strict=True))
 
 
 def build_index(paths: Iterable[str | Path], on_error: OnError | None = None) -> DumpIndex:
@@ -147,11 +147,13 @@ def build_index(paths: Iterable[str | Path], on_error: OnError | None = None) ->
     return _scan(tuple(expand(paths)), on_error)
 
 
-def _scan(sources: tuple[Source, ...], on_error: OnError | None = None) -> DumpIndex:
+def _scan(sources: tuple[DumpFile, ...], on_error: OnError | None = None) -> DumpIndex:
     rejects: list[Reject] = []
-    report = on_error or (
-        lambda error: rejects.append(Reject.of(error))
-    )  # not the error, whose traceback holds the document
+
+    def quarantine(error: DumpError) -> None:
+        rejects.append(Reject.of(error))  # not the error, whose traceback holds the document
+
+    report = on_error or quarantine
     blocks: list[dict[str, np.ndarray]] = []
     rows: list[tuple] = []
     with progress(sum(s.size for s in sources), "scan", "B") as bar:
@@ -164,8 +166,9 @@ def _scan(sources: tuple[Source, ...], on_error: OnError | None = None) -> DumpI
                     report(error)
                     continue
                 digest = xxhash.xxh3_64_intdigest(document.data)
-                place = (number, document.offset, len(document.data), digest)
-                rows.append((product.product_id, product.category_id, len(product.images), *place))
+                found_at = (number, document.offset, len(document.data), digest)
+                row = (product.product_id, product.category_id, len(product.images), *found_at)
+                rows.append(row)
                 if len(rows) == _BLOCK:
                     blocks.append(_columns(rows))
                     rows = []
@@ -183,7 +186,8 @@ def _columns(rows: list[tuple]) -> dict[str, np.ndarray]:
 
 
 def open_index(paths: Iterable[str | Path], folder: Path) -> DumpIndex:
-    """The saved index of a dump where its files are unchanged; else scans and saves it in `folder`."""
+    """The saved index of a dump if its files are unchanged; otherwise scans the dump and saves the
+    index in `folder`."""
     sources = expand(paths)
     first = Path(sources[0].path).name[:40]  # a name may have 255 bytes in all
     path = folder / f"{first}-{fingerprint([s.path for s in sources])}.npz"

@@ -1,4 +1,5 @@
-"""Reads products of a dump and has their images checked by all cores, a bounded number under way."""
+"""Reads products of a dump and has their images checked by all cores, a bounded number under
+way."""
 
 import contextlib
 import itertools

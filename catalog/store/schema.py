@@ -23,22 +23,26 @@ USED = "status IN ('ok', 'duplicate')"
 """SQL: images that are evaluated; of those the `ok` ones are fitted."""
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE dumps (fingerprint TEXT PRIMARY KEY, sources TEXT NOT NULL, products INTEGER NOT NULL, images INTEGER NOT NULL,
+CREATE TABLE dumps (fingerprint TEXT PRIMARY KEY, sources TEXT NOT NULL,
+  products INTEGER NOT NULL, images INTEGER NOT NULL,
   state TEXT NOT NULL CHECK (state IN ('planned', 'complete')));
 CREATE TABLE categories (class_index INTEGER PRIMARY KEY, category_id INTEGER NOT NULL UNIQUE,
   level1 TEXT NOT NULL, level2 TEXT NOT NULL, level3 TEXT NOT NULL);
-CREATE TABLE products (product_id INTEGER PRIMARY KEY, class_index INTEGER NOT NULL REFERENCES categories,
-  split TEXT NOT NULL, state TEXT NOT NULL CHECK (state IN ('pending', 'kept', 'dropped')),
+CREATE TABLE products (product_id INTEGER PRIMARY KEY,
+  class_index INTEGER NOT NULL REFERENCES categories, split TEXT NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('pending', 'kept', 'dropped')),
   n_images INTEGER NOT NULL, digest INTEGER NOT NULL, text TEXT);
-CREATE TABLE images (image_id INTEGER PRIMARY KEY, product_id INTEGER NOT NULL REFERENCES products, position INTEGER NOT NULL,
+CREATE TABLE images (image_id INTEGER PRIMARY KEY,
+  product_id INTEGER NOT NULL REFERENCES products, position INTEGER NOT NULL,
   class_index INTEGER NOT NULL, split TEXT NOT NULL,
   status TEXT NOT NULL CHECK (status IN ('ok', 'duplicate', 'blank', 'undecodable')),
-  duplicate_of INTEGER, digest BLOB NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL, format TEXT NOT NULL,
+  duplicate_of INTEGER, digest BLOB NOT NULL,
+  width INTEGER NOT NULL, height INTEGER NOT NULL, format TEXT NOT NULL,
   n_bytes INTEGER NOT NULL);
 CREATE INDEX images_by_digest ON images (digest);
 CREATE TABLE blobs (image_id INTEGER PRIMARY KEY, data BLOB NOT NULL);
-CREATE TABLE rejects (source TEXT NOT NULL, offset INTEGER NOT NULL, position INTEGER NOT NULL, product_id INTEGER NOT NULL,
-  reason TEXT NOT NULL, detail TEXT NOT NULL, PRIMARY KEY (source, offset, position)) WITHOUT ROWID;
+CREATE TABLE rejects (source TEXT NOT NULL, offset INTEGER NOT NULL, position INTEGER NOT NULL,
+  product_id INTEGER NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL, PRIMARY KEY (source, offset, position)) WITHOUT ROWID;
 """
 
 

@@ -28,9 +28,9 @@ from catalog.artifacts import (
 from catalog.errors import ImageError, ShelfsortError
 from catalog.files import UNREACHABLE, read_file
 from catalog.progress import progress
-from catalog.sources.dump_index import cut
+from catalog.sources.dump_index import partition
 from catalog.sources.photo_list import Photos
-from catalog.sources.source import Source
+from catalog.sources.source import ProductSource
 from features.neighbours import unit
 from pipeline.config import ScoreConfig
 from pipeline.retrieval.similar import photo_features
@@ -119,7 +119,7 @@ class LookalikeTotals:
 
 def find_lookalikes(
     predictor: Predictor,
-    source: Source,
+    source: ProductSource,
     listed: ListedImages,
     threshold: float,
     out: Path,
@@ -143,7 +143,7 @@ def find_lookalikes(
     (out / "_LOOKALIKES").unlink(missing_ok=True)
     matches = unreadable = unreachable = 0
     with progress(len(source), "lookalikes", "product") as bar:
-        for number, (start, stop) in enumerate(cut(source.length, config.part_mb * 2**20)):
+        for number, (start, stop) in enumerate(partition(source.length, config.part_mb * 2**20)):
             path = out / f"lookalikes-{number:05d}.parquet"
             part = _finished(path, origin)
             if part is None:
@@ -164,7 +164,7 @@ def find_lookalikes(
 
 def _table(
     predictor: Predictor,
-    source: Source,
+    source: ProductSource,
     listed: ListedImages,
     threshold: float,
     batch_size: int,
@@ -196,7 +196,7 @@ def _table(
 
 def _compared(
     predictor: Predictor,
-    source: Source,
+    source: ProductSource,
     rows: np.ndarray,
     photos: list[Photos],
     listed: ListedImages,

@@ -9,7 +9,7 @@ import pyarrow.parquet
 
 from catalog.errors import ShelfsortError
 from catalog.intervals import Estimate, clustered_change, clustered_share
-from catalog.sources.source import Source
+from catalog.sources.source import ProductSource
 from pipeline.scoring.parts import PREDICTIONS
 
 
@@ -42,7 +42,7 @@ class Comparison:
         )
 
 
-def labels_of(source: Source) -> dict[int, int]:
+def labels_of(source: ProductSource) -> dict[int, int]:
     """Product id -> category id of the products that the source itself has a category of; of a
     repeated id, the first one's."""
     labelled = source.category_id >= 0
@@ -50,7 +50,7 @@ def labels_of(source: Source) -> dict[int, int]:
     return dict(zip(ids.tolist(), source.category_id[labelled][first].tolist(), strict=True))
 
 
-def labels_in(source: Source, labels: dict[int, int], path: Path) -> dict[int, int]:
+def labels_in(source: ProductSource, labels: dict[int, int], path: Path) -> dict[int, int]:
     """Those labels of the file `path` whose product stands in the source, readable or not. Raises
     ShelfsortError where none does."""
     products = chain(source.product_id.tolist(), (reject.product_id for reject in source.rejects))

@@ -10,7 +10,7 @@ from catalog.artifacts import sha256_file
 from catalog.errors import ShelfsortError
 from catalog.image_table import image_ids
 from catalog.labels import read_labels
-from catalog.sources.source import Source, open_source
+from catalog.sources.source import ProductSource, open_source
 from pipeline.config import RunConfig
 from pipeline.model import Model
 from pipeline.run_folder import Run
@@ -59,7 +59,7 @@ class ScoreJob:
         }
         return cls(run, config, model, checksums, fallback, labels, given, costs)
 
-    def source(self, paths: Sequence[str], out: Path) -> tuple[Source, dict[int, int]]:
+    def source(self, paths: Sequence[str], out: Path) -> tuple[ProductSource, dict[int, int]]:
         """What is to be scored, and the true category ids of it that are known. Raises
         ShelfsortError where the labels are of other products, and where the source lacks what a
         view reads."""
@@ -75,7 +75,7 @@ class ScoreJob:
             )  # a missing vector is said now, not after hours
         return source, truth
 
-    def _require_texts(self, source: Source) -> None:
+    def _require_texts(self, source: ProductSource) -> None:
         """Raises ShelfsortError where a view reads the products' texts and none of the first ones
         has one."""
         some = range(min(len(source), 100))
@@ -85,7 +85,7 @@ class ScoreJob:
                 f"which view {self.model.text_view} reads; name the field or column: --set catalog.text=NAME"
             )
 
-    def scorer(self, source: Source, client: Any, lanes: int) -> Scorer:
+    def scorer(self, source: ProductSource, client: Any, lanes: int) -> Scorer:
         """What scores: so many lanes of this process, or the dask workers of `client`, where there
         is one."""
         vectors = self.config.score.vectors
@@ -96,7 +96,7 @@ class ScoreJob:
         made_with["precision"] = self.model.predictors[0].engine.precision
         return Scorer(engine, self.checksums | made_with, self.fallback, self.run.store.digests())
 
-    def _workers(self, source: Source, client: Any) -> Engine:
+    def _workers(self, source: ProductSource, client: Any) -> Engine:
         from pipeline.scoring.workers import ModelPlace, Workers
 
         vectors, precision = self.config.score.vectors, self.model.predictors[0].engine.precision

@@ -21,9 +21,9 @@ from threadpoolctl import threadpool_limits
 
 from catalog.errors import ImageError
 from catalog.image_table import POSITIONS
-from catalog.sources.dump_index import cut
+from catalog.sources.dump_index import partition
 from catalog.sources.photo_list import Photos
-from catalog.sources.source import Source
+from catalog.sources.source import ProductSource
 from catalog.store.reader import digest_number
 from pipeline.config import ScoreConfig
 from pipeline.model import Model, image_table, top_classes
@@ -48,14 +48,14 @@ class Task:
     unread."""
 
     number: int
-    source: Source
+    source: ProductSource
     repeated: np.ndarray
     deadly: frozenset[int] = frozenset()
 
     def groups(self, images: int) -> Iterator[np.ndarray]:
         """The rows to be scored, in groups of about so many images."""
         rows = np.flatnonzero(~self.repeated)
-        for start, stop in cut(self.source.n_images[rows], images):
+        for start, stop in partition(self.source.n_images[rows], images):
             yield rows[start:stop]
 
     def photos(self, row: int) -> Photos:

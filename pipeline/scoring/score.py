@@ -16,8 +16,8 @@ import pyarrow
 from catalog.artifacts import atomic_path, write_json
 from catalog.errors import ShelfsortError
 from catalog.progress import progress
-from catalog.sources.dump_index import cut
-from catalog.sources.source import Source
+from catalog.sources.dump_index import partition
+from catalog.sources.source import ProductSource
 from pipeline.config import ScoreConfig
 from pipeline.scoring import coverage
 from pipeline.scoring.lanes import Engine, Task
@@ -58,12 +58,12 @@ class Scorer:
     known: np.ndarray
 
 
-def score(scorer: Scorer, source: Source, out: Path, config: ScoreConfig) -> Totals:
+def score(scorer: Scorer, source: ProductSource, out: Path, config: ScoreConfig) -> Totals:
     """Scores a source into the folder `out`.
 
     Raises ArtifactError where `out` holds parts of another model or source.
     """
-    parts = cut(source.length, config.part_mb * 2**20)
+    parts = partition(source.length, config.part_mb * 2**20)
     shape = config.model_dump(include={"part_mb", "top", "features", "runtime"})
     origin = {"schema": SCHEMA, "dump": source.fingerprint, **scorer.checksums, **shape}
     sidecars = {number: finished(out, number, origin) for number in range(len(parts))}
@@ -113,7 +113,7 @@ def _drop_strays(out: Path, parts: int) -> None:
             path.unlink()
 
 
-def _totals(source: Source, sidecars: list[dict[str, Any]]) -> Totals:
+def _totals(source: ProductSource, sidecars: list[dict[str, Any]]) -> Totals:
     total = {
         key: sum(s.get(key, 0) for s in sidecars)
         for key in (
@@ -135,7 +135,7 @@ def _totals(source: Source, sidecars: list[dict[str, Any]]) -> Totals:
     )
 
 
-def _write_kaggle(out: Path, source: Source, parts: int, fallback: int) -> None:
+def _write_kaggle(out: Path, source: ProductSource, parts: int, fallback: int) -> None:
     with (
         atomic_path(out / "kaggle.csv") as temporary,
         open(temporary, "w", newline="", encoding="utf-8") as file,

@@ -122,7 +122,7 @@ def test_sealed_json_notices_every_change(tmp_path: Path) -> None:
     write_sealed(path, {"schema": 2, "share": 0.25})
     assert read_sealed(path, "stage2", 2) == {"schema": 2, "share": 0.25}
     for old, new, problem in (
-        ("0.25", "0.35", "its fingerprint is not its own"),
+        ("0.25", "0.35", "its content doesn't match its fingerprint"),
         ('"schema": 2', '"schema": 3', "of schema 3, expected 2"),
         ("fingerprint", "fingerprinu", "has no fingerprint"),
     ):

@@ -77,7 +77,7 @@ def test_jpegs_take_the_fast_path_and_equal_pillows(options: dict) -> None:
 
 def test_room_of_a_jpegs_shape_is_decoded_into_and_no_other() -> None:
     data, room = encoded(picture(50, 41), "JPEG"), np.zeros((3, 41, 50, 3), np.uint8)
-    pixels = decode(data, room=room[1])
+    pixels = decode(data, out=room[1])
     assert np.shares_memory(pixels, room[1])
     np.testing.assert_array_equal(
         room, [np.zeros_like(pixels), decode(data), np.zeros_like(pixels)]
@@ -95,7 +95,7 @@ def test_room_of_a_jpegs_shape_is_decoded_into_and_no_other() -> None:
         *(encoded(picture(*s), "JPEG") for s in ((41, 50), (49, 41))),
     ):
         room[:] = 7
-        np.testing.assert_array_equal(decode(other, room=room[1]), decode(other))
+        np.testing.assert_array_equal(decode(other, out=room[1]), decode(other))
         assert (room == 7).all()
 
 
@@ -353,7 +353,8 @@ def test_a_huge_declaration_costs_no_memory() -> None:
 
 
 def test_the_limit_holds_what_decoding_takes() -> None:
-    """A 16-bit picture of the largest size that is allowed: 50 million pixels in a file of some kB."""
+    """A 16-bit picture of the largest size that is allowed: 50 million pixels in a file of some
+    kB."""
     size, peak = script("""
         import io
         from PIL import Image

@@ -1,4 +1,5 @@
-"""Splits and caps: what holds for any catalogue, in any order, and after any number of later dumps."""
+"""Splits and caps: what holds for any catalogue, in any order, and after any number of later
+dumps."""
 
 from pathlib import Path
 

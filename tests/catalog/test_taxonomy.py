@@ -1,4 +1,5 @@
-"""Categories: order, names, lookups, and every malformed file a TaxonomyError that names the place."""
+"""Categories: order, names, lookups, and every malformed file a TaxonomyError that names the
+place."""
 
 import json
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_json_of_another_shape_is_refused(value: object) -> None:
         (HEADER + "1.0,a,b,c\n", "category_id is '1.0'"),
         (HEADER + "1_000,a,b,c\n", "category_id is '1_000'"),
         (HEADER + "9" * 30 + ",a,b,c\n", "category_id is '999"),
-        (HEADER + "1,a,b,c\n2,a,b,c\n1,d,e,f\n", "category_id 1 stands in two rows"),
+        (HEADER + "1,a,b,c\n2,a,b,c\n1,d,e,f\n", "category_id 1 has two rows"),
         (HEADER + '1,"a,b,c\n2,a,b,c\n', "too few fields"),
         (HEADER + "1,a,b," + "c" * 200_000 + "\n", "not readable as a CSV file"),
         (b"\xff\xfe\x00c", "not readable as a CSV file in UTF-8"),

@@ -18,8 +18,8 @@ from catalog.errors import DumpError, ShelfsortError
 from catalog.image_table import MAX_PRODUCT_ID, POSITIONS
 from catalog.sources.bson_reader import (
     Document,
+    DumpFile,
     DumpReader,
-    Source,
     documents,
     expand,
     parse,
@@ -486,7 +486,7 @@ def test_the_reader_goes_anywhere_and_notices_another_document(tmp_path: Path) -
     changed[40] ^= 1
     plain.write_bytes(changed)
     with DumpReader(index.sources) as reader:
-        with pytest.raises(DumpError, match="not the one that was indexed") as caught:
+        with pytest.raises(DumpError, match="not the document that was indexed") as caught:
             reader.product(*index.place(0))
         assert reader.product(*index.place(1)).product_id == 1
     assert (caught.value.reason, caught.value.fatal) == ("changed", True)
@@ -494,7 +494,7 @@ def test_the_reader_goes_anywhere_and_notices_another_document(tmp_path: Path) -
 
 def test_a_dump_that_vanished_is_one_sentence(tmp_path: Path) -> None:
     path = write_bson(tmp_path / "a.bson", good(1))
-    source = Source.of(path)
+    source = DumpFile.of(path)
     path.unlink()
     with pytest.raises(ShelfsortError, match=r"a\.bson: can't be read"):
         list(documents(source))
@@ -521,11 +521,11 @@ def test_a_server_that_fails_on_the_way_is_an_error_whatever_the_policy(tmp_path
     (tmp_path / "a.bson").write_bytes(bson.encode(document(1, 1, [b"0" * 50_000])) * 300)
     faults, rejects = {}, []
     with served(tmp_path, faults) as url:
-        reading = documents(Source.of(f"{url}/a.bson"), on_error=rejects.append)
+        reading = documents(DumpFile.of(f"{url}/a.bson"), on_error=rejects.append)
         next(reading)
         faults["/a.bson"] = 503
         with pytest.raises(
-            DumpError, match=r"a\.bson: at byte \d+: the file can't be read on: 503"
+            DumpError, match=r"a\.bson: at byte \d+: reading failed at this point: 503"
         ) as found:
             list(reading)
     assert (found.value.reason, found.value.fatal, rejects) == ("unreachable", True, [])

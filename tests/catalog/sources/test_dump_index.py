@@ -14,7 +14,7 @@ import pytest
 
 from catalog.errors import ArtifactError, DumpError, ShelfsortError
 from catalog.sources.bson_reader import DumpReader, parse, products
-from catalog.sources.dump_index import DumpIndex, Reject, build_index, cut, open_index
+from catalog.sources.dump_index import DumpIndex, Reject, build_index, open_index, partition
 from tests.conftest import SmallDump, document, write_bson
 
 
@@ -79,7 +79,7 @@ def test_rejects_do_not_keep_their_documents(tmp_path: Path) -> None:
 
 def test_a_dump_without_products(tmp_path: Path) -> None:
     index = build_index([write_bson(tmp_path / "a.bson", [])])
-    assert (len(index), cut(index.length, 1000)) == (0, [])
+    assert (len(index), partition(index.length, 1000)) == (0, [])
     index.save(tmp_path / "a.npz")
     assert len(DumpIndex.load(tmp_path / "a.npz")) == 0
 
@@ -87,7 +87,7 @@ def test_a_dump_without_products(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bytes_each", [1, 700, 5_000, 40_000, 10**9])
 def test_partitions_cover_every_row_once(small_dump: SmallDump, bytes_each: int) -> None:
     index = build_index([small_dump.path])
-    parts = cut(index.length, bytes_each)
+    parts = partition(index.length, bytes_each)
     assert [row for start, stop in parts for row in range(start, stop)] == list(range(120))
     sizes = [int(index.length[start:stop].sum()) for start, stop in parts]
     assert max(sizes) <= bytes_each + int(index.length.max())

@@ -459,7 +459,7 @@ def test_a_dump_with_other_rows_than_its_index_is_refused(
 
     original = catalog.store.writer.checked_chunks
     monkeypatch.setattr(catalog.store.writer, "checked_chunks", meddle)
-    with pytest.raises(DumpError, match="not the one that was indexed"):
+    with pytest.raises(DumpError, match="not the document that was indexed"):
         run(tmp_path, dump)
 
 

@@ -1,4 +1,5 @@
-"""Synthetic dumps: the documents, their categories, and the shares of noise that the spec asks for."""
+"""Synthetic dumps: the documents, their categories, and the shares of noise that the spec asks
+for."""
 
 import csv
 import gzip

@@ -263,7 +263,7 @@ def test_what_is_no_source_is_an_error(tmp_path: Path) -> None:
     ):
         with pytest.raises(ShelfsortError, match=rf"{name}: {message}"):
             open_source([tmp_path / name], tmp_path, "title")
-    with pytest.raises(ShelfsortError, match="expected one folder or table alone"):
+    with pytest.raises(ShelfsortError, match="expected one folder, or one table, or dumps alone"):
         open_source([tmp_path / "bad.csv", tmp_path / "x.bson"], tmp_path)
 
 
@@ -290,7 +290,7 @@ def test_every_photo_of_a_folder_is_listed_and_the_rest_counted(
         (tmp_path / name).write_bytes(jpeg(1))
     assert read_folder(str(tmp_path)).names == ("a", "b", "c", "d") and not caplog.text
     (tmp_path / "notes.txt").write_text("")
-    assert len(read_folder(str(tmp_path))) == 4 and "passed over 1 of 5 files" in caplog.text
+    assert len(read_folder(str(tmp_path))) == 4 and "ignored 1 of 5 files" in caplog.text
 
 
 def test_a_slice_holds_its_own_photos(shop: Path, tmp_path: Path) -> None:
