@@ -19,7 +19,7 @@ from catalog.config import CatalogConfig
 from catalog.errors import ImageError
 from catalog.parallel import in_order
 from catalog.sources.bson_reader import DumpReader, Product
-from catalog.sources.dump_index import DumpIndex
+from catalog.sources.dump_index import DumpIndex, partition
 from catalog.store.image_checks import CheckedImage, check
 
 P = ParamSpec("P")
@@ -68,14 +68,13 @@ def checked_chunks(
 
 
 def _chunks(rows: np.ndarray, length: np.ndarray) -> list[np.ndarray]:
-    """Cuts the rows into runs of about _CHUNK_BYTES of documents."""
-    number = np.cumsum(length[rows], dtype=np.int64) // _CHUNK_BYTES
-    return [chunk for chunk in np.split(rows, np.flatnonzero(np.diff(number)) + 1) if len(chunk)]
+    """The rows in chunks of about _CHUNK_BYTES of documents."""
+    return [rows[first:end] for first, end in partition(length[rows], _CHUNK_BYTES)]
 
 
 def check_products(products: list[tuple[bytes | None, ...]], config: CatalogConfig) -> Checks:
-    """Checks every image of some products; an image's error stands in its place. Runs in worker
-    processes."""
+    """Checks every image of some products; an error takes the place of an image that fails. Runs in
+    worker processes."""
     return [[_checked(data, config) for data in images] for images in products]
 
 
@@ -105,7 +104,7 @@ class _Inline(Executor):
 
 
 def _start_worker(parent: int) -> None:
-    """A worker leaves Ctrl-C to its parent, and ends when the parent was killed."""
+    """A worker leaves Ctrl-C to its parent, and exits if the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""The cleaning rules: what a picture must be to be worth learning from."""
+"""The cleaning rules: what an image must be to be worth learning from."""
 
 from typing import NamedTuple
 
@@ -10,12 +10,12 @@ from catalog.errors import ImageError
 from catalog.images import header, pixels
 
 UNDECODABLE = ("not_an_image", "undecodable")
-"""Reasons that `drop_undecodable` is about."""
+"""Reasons to which `drop_undecodable` applies."""
 
 
 class CheckedImage(NamedTuple):
-    """An image that is to be stored: `status` is `ok`, `blank` or `undecodable` (width and height
-    0); `digest` is xxh3_128 of its bytes."""
+    """An image to be stored. `status` is `ok`, `blank` or `undecodable` (then width and height are
+    0); `digest` is the xxh3_128 of its bytes."""
 
     status: str
     digest: bytes
@@ -25,8 +25,8 @@ class CheckedImage(NamedTuple):
 
 
 def check(data: bytes | None, config: CatalogConfig) -> CheckedImage:
-    """Decodes one image and applies the rules. Raises ImageError, as `decode` does, or
-    `no_picture`, `too_long`."""
+    """Decodes one image and applies the rules. Raises ImageError as `decode` does, or with reason
+    `no_picture` or `too_long`."""
     if data is None:
         raise ImageError("no_picture", "the element of imgs has no binary field `picture`")
     try:
@@ -38,13 +38,12 @@ def check(data: bytes | None, config: CatalogConfig) -> CheckedImage:
 
 
 def _checked(data: bytes, config: CatalogConfig) -> CheckedImage:
-    kind = header(data, config.max_pixels)
-    if config.max_side and max(kind.width, kind.height) > config.max_side:
-        raise ImageError(
-            "too_long",
-            f"{kind.width} x {kind.height} pixels, expected at most {config.max_side} a side",
-        )
-    picture = pixels(data, kind)
-    status = "blank" if config.drop_blank and is_blank(picture) else "ok"
-    height, width = picture.shape[:2]
-    return CheckedImage(status, xxhash.xxh3_128_digest(data), width, height, kind.format)
+    declared = header(data, config.max_pixels)
+    if config.max_side and max(declared.width, declared.height) > config.max_side:
+        size = f"{declared.width} x {declared.height}"
+        detail = f"{size} pixels, expected at most {config.max_side} per side"
+        raise ImageError("too_long", detail)
+    image = pixels(data, declared)
+    status = "blank" if config.drop_blank and is_blank(image) else "ok"
+    height, width = image.shape[:2]
+    return CheckedImage(status, xxhash.xxh3_128_digest(data), width, height, declared.format)

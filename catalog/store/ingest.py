@@ -6,9 +6,10 @@ Ingesting the same dump again changes nothing. A later dump adds products, whose
 that the shares hold, and may push products out from under a cap (`dropped`).
 """
 
+import contextlib
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -75,12 +76,11 @@ def ingest(
 
     `categories` is category_names.csv; without it the ids of the first dump are the taxonomy.
     `jobs` processes decode, or the workers of `executor`. `corrections`, product id -> category id,
-    overrule the dump and what the store has; the split of a product stays. `rebuild` removes the
-    store first, once dump, categories and corrections are known to make another.
+    overrule the dump and the store; the split of a product stays. `rebuild` removes the store
+    first, once dump, categories and corrections are known to make another.
 
-    Raises ArtifactError if the store is damaged, was made with other settings or categories, or
-    can't be written, and if another ingest is unfinished; ShelfsortError if no product of the dump
-    has a known category.
+    Raises ArtifactError if the store is damaged, made with other settings or categories, unfinished
+    or not writable; ShelfsortError if no product of the dump has a known category.
     """
     corrections = corrections or {}
     index = open_index(dumps, index_folder).relabelled(corrections)
@@ -90,15 +90,21 @@ def ingest(
         classes_of_corrections(corrections, taxonomy)
         require_known(index, taxonomy.class_index(index.category_id))
         store.unlink(missing_ok=True)
+    with _explained(store), closing(open_for_writing(store)) as connection:
+        if not has_tables(connection):
+            create_tables(connection, config, taxonomy or _taxonomy_of(index))
+        require_made_with(connection, store, config, taxonomy)
+        if changed := plan(connection, store, index, corrections, config):
+            copy(connection, index, config, jobs, executor)
+            finish(connection, index, config)
+        return _summary(connection, changed)
+
+
+@contextlib.contextmanager
+def _explained(store: Path) -> Iterator[None]:
+    """Turns what a dead worker or SQLite raises into an error that names the store."""
     try:
-        with closing(open_for_writing(store)) as connection:
-            if not has_tables(connection):
-                create_tables(connection, config, taxonomy or _taxonomy_of(index))
-            require_made_with(connection, store, config, taxonomy)
-            if changed := plan(connection, store, index, corrections, config):
-                copy(connection, index, config, jobs, executor)
-                finish(connection, index, config)
-            return _summary(connection, changed)
+        yield
     except BrokenExecutor as error:
         problem = "a worker process died, of memory (fewer workers need less) or of an image"
         raise ArtifactError(store, f"{problem}; {_KEPT}", "ingest", resume=True) from error

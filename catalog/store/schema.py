@@ -42,7 +42,8 @@ CREATE TABLE images (image_id INTEGER PRIMARY KEY,
 CREATE INDEX images_by_digest ON images (digest);
 CREATE TABLE blobs (image_id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE rejects (source TEXT NOT NULL, offset INTEGER NOT NULL, position INTEGER NOT NULL,
-  product_id INTEGER NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL, PRIMARY KEY (source, offset, position)) WITHOUT ROWID;
+  product_id INTEGER NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL,
+  PRIMARY KEY (source, offset, position)) WITHOUT ROWID;
 """
 
 

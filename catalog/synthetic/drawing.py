@@ -1,5 +1,5 @@
-"""Draws product photos: a silhouette is painted at twice the size, patterned, reduced, lit and laid
-on a background.
+"""Draws product photos: a silhouette is painted at twice the size, patterned, reduced, lit and
+placed on a background.
 
 All pictures are uint8 arrays [side, side, 3], RGB. Lengths in a silhouette run from -1 to 1, y
 downwards.
@@ -16,7 +16,6 @@ from PIL import Image, ImageDraw
 from catalog.synthetic.silhouettes import ACCENT, BODY, CLEAR, DARK, LIGHT, SECOND, Part
 
 PATTERNS = ("plain", "stripes", "diagonals", "chevrons", "checks", "diamonds", "dots", "halves")
-# The paints of a figure on a carton or a chart, by number.
 GREYS = (
     (255, 255, 255),
     (170, 170, 170),
@@ -25,11 +24,12 @@ GREYS = (
     (85, 85, 85),
     (220, 220, 220),
 )
+"""The paints of a figure on a carton or a chart, by number."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a category, or one product of it, looks like."""
+    """What a category looks like, or one product of it."""
 
     silhouette: Callable[[float, float], list[Part]]
     pattern: str
@@ -45,12 +45,12 @@ class Look:
     height: float = 1.0
     """Stretches the silhouette downwards."""
     colours: tuple[tuple[int, int, int, int], ...] = ()
-    """RGBA of each paint, by its number; a product has them, a category has not."""
+    """RGBA of each paint, by its number. Empty for a category; each product has its own."""
 
 
 @dataclass(frozen=True)
 class Pose:
-    """How a view maps a silhouette to the picture: pixel = linear @ point + centre, as shares of
+    """How a view maps a silhouette to the picture: pixel = linear @ point + centre, as fractions of
     the side."""
 
     linear: np.ndarray
@@ -83,22 +83,22 @@ def _rgba(hue: float, saturation: float, value: float) -> tuple[int, int, int, i
 
 
 def photograph(look: Look, rng: np.random.Generator, side: int) -> np.ndarray:
-    """A view of the product: its own turn, size, place, light and background."""
+    """A view of the product: with its own rotation, size, position, light and background."""
     pose, size = _pose_of(look, rng)
     return _compose(look, pose, _shade(_background(rng, side), pose, size, look.height), rng)
 
 
 def extremes(look: Look, rng: np.random.Generator) -> np.ndarray:
-    """Landmarks of the view that `photograph` makes from this generator, float32 [8, 3]: the
-    product's outermost points to the right, lower right, bottom, and so on round, as shares of the
-    side, and 1 where they are within the picture, else 0."""
+    """Landmarks of the view that `photograph` makes from this generator, float32 [8, 3]: x and y of
+    the product's outermost points to the right, lower right, bottom and so on round, as fractions
+    of the side, and 1 if the point is within the picture, else 0."""
     pose, _ = _pose_of(look, rng)
     points = np.concatenate(
         [points for paint, points in look.silhouette(look.slim, look.detail) if paint != CLEAR]
     )
-    places = points @ pose.linear.T + pose.centre
+    points = points @ pose.linear.T + pose.centre
     angles = np.arange(8) * np.pi / 4
-    outermost = places[(places @ np.stack([np.cos(angles), np.sin(angles)])).argmax(axis=0)]
+    outermost = points[(points @ np.stack([np.cos(angles), np.sin(angles)])).argmax(axis=0)]
     inside = ((outermost >= 0) & (outermost < 1)).all(axis=1)
     return np.column_stack([outermost, inside]).astype(np.float32)
 
@@ -116,17 +116,17 @@ def _pose_of(look: Look, rng: np.random.Generator) -> tuple[Pose, float]:
 
 
 def mislead(look: Look, rng: np.random.Generator, side: int) -> np.ndarray:
-    """A view that says little of the category: a close-up, a carton or a size chart, about equally
-    often."""
-    kind = int(rng.integers(3))
-    if kind == 0:
+    """A view that tells little about the category: a close-up, a carton or a size chart, about
+    equally often."""
+    choice = int(rng.integers(3))
+    if choice == 0:
         pose = _pose(
             rng.uniform(-0.5, 0.5), rng.uniform(1.6, 2.4), 1.0, 0.5 + rng.uniform(-0.9, 0.9, 2)
         )
         return _compose(look, pose, _background(rng, side), rng)
     canvas = Image.new("RGB", (2 * side, 2 * side), (255, 255, 255))
     draw = ImageDraw.Draw(canvas)
-    if kind == 1:
+    if choice == 1:
         _draw_carton(draw, look, rng, 2 * side)
     else:
         _draw_chart(draw, look, rng, 2 * side)
@@ -134,7 +134,7 @@ def mislead(look: Look, rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def blank(rng: np.random.Generator, side: int) -> np.ndarray:
-    """A picture of one colour: white, or a grey."""
+    """A picture of one colour: white or grey."""
     return np.full((side, side, 3), 255 if rng.random() < 0.6 else rng.integers(0, 255), np.uint8)
 
 
@@ -155,7 +155,7 @@ def _pose(turn: float, size: float, squash: float, centre: np.ndarray, height: f
 def _compose(
     look: Look, pose: Pose, background: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Paints, patterns and lights the product, and lays it on `background` (float32 [3, side,
+    """Paints, patterns and lights the product, and places it on `background` (float32 [3, side,
     side])."""
     side = background.shape[-1]
     canvas = Image.new("RGBA", (2 * side, 2 * side))
@@ -168,8 +168,7 @@ def _compose(
         np.copyto(
             pixels, second, where=(pixels == body) & _pattern(look, *_coordinates(pose, 2 * side))
         )
-    # RGBX, as Pillow would divide the colours of a reduced RGBA by its alpha; here they stay
-    # multiplied by the cover.
+    # RGBX: of RGBA, Pillow would divide the reduced colours by alpha; they stay multiplied by it.
     layer = _planes(Image.frombuffer("RGBX", pixels.shape, pixels).reduce(2))
     across, down = _coordinates(pose, side)
     lamp, ambient, grain = rng.uniform((-0.5, 0.92, 0), (0.5, 1.1, 0.04)).tolist()
@@ -180,7 +179,7 @@ def _compose(
 
 
 def _planes(picture: Image.Image) -> np.ndarray:
-    """float32 [bands, height, width], contiguous: operations on whole planes are several times
+    """float32 [bands, height, width], contiguous, as operations on whole planes are several times
     faster."""
     return np.asarray(picture).transpose(2, 0, 1).astype(np.float32, order="C")
 
@@ -194,7 +193,7 @@ def _draw_parts(
 
 
 def _coordinates(pose: Pose, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The place of each pixel in the silhouette: x and y, float32 [size, size]."""
+    """Coordinates of each pixel in the silhouette: x and y, float32 [size, size]."""
     (a, b), (c, d) = pose.linear.tolist()
     area = a * d - b * c
     x, y = ((np.arange(size) + 0.5) / size - pose.centre[:, None]).astype(np.float32)
@@ -202,7 +201,7 @@ def _coordinates(pose: Pose, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pattern(look: Look, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """bool, like `x`: where the second colour goes."""
+    """Which pixels have the second colour, bool like `x`."""
     name, x, y = look.pattern, x * look.pitch, y * look.pitch
     if name == "halves":
         return y > 0.15
@@ -225,14 +224,14 @@ def _phase(value: np.ndarray) -> np.ndarray:
 
 def _background(rng: np.random.Generator, side: int) -> np.ndarray:
     """float32 [3, side, side]: mostly white, sometimes coloured, sometimes a cluttered room."""
-    kind = rng.random()
-    if kind < 0.72:
+    choice = rng.random()
+    if choice < 0.72:
         return np.full((3, side, side), rng.uniform(244, 255), np.float32)
     grey, tint = rng.uniform(135, 235, (2, 1, 1, 1)), rng.uniform(-22, 22, (2, 3, 1, 1))
     top, bottom = (grey + tint).astype(np.float32)
     ramp = np.linspace(0, 1, side, dtype=np.float32)[:, None]
     plane = np.repeat(top * (1 - ramp) + bottom * ramp, side, axis=2)
-    if kind < 0.87:
+    if choice < 0.87:
         return plane
     canvas = Image.fromarray(np.ascontiguousarray(plane.transpose(1, 2, 0), np.uint8))
     draw = ImageDraw.Draw(canvas)
@@ -285,8 +284,8 @@ def _draw_carton(
 
 
 def _draw_chart(draw: ImageDraw.ImageDraw, look: Look, rng: np.random.Generator, size: int) -> None:
-    """A grey figure of the product, lines that look like text, and a table: it shows the family,
-    not the category."""
+    """A grey figure of the product, lines that look like text, and a table. Shows the family, not
+    the category."""
     ink = tuple(rng.integers(20, 110, 3))
     _draw_figure(draw, look, 0.2, np.array([0.28, 0.3]), size)
     for row in np.arange(0.12, 0.5, 0.08) * size:

@@ -2,10 +2,10 @@
 benchmarks.
 
 A category has three level names. Siblings (of one level 2) share a silhouette and differ in pattern
-or proportion, and a little in hue; families differ in silhouette. Product i follows from the seed
-and i alone: any product can be made without those before it. Categories don't depend on the seed:
-another seed gives other products of the same categories, another `family_offset` other categories.
-Titles, where asked for, name the kind and the style of most products, of some a wrong one.
+or proportion, and a little in hue; families differ in silhouette. Product i is a function of the
+seed and i alone, so that any product can be made without those before it. Categories don't depend
+on the seed: another seed gives other products of the same categories, another `family_offset` other
+categories. Optional titles name the family and the style of most products, and wrong ones of some.
 """
 
 import csv
@@ -25,16 +25,16 @@ from catalog.landmarks import write_landmarks
 from catalog.synthetic.drawing import Look, blank, encode, extremes, mislead, photograph, vary
 from catalog.synthetic.silhouettes import FAMILIES
 
-SIBLINGS = (4, 3, 5)  # categories of a family, by its number; at most 8, see _category_id
-ID_RANGE = 99_991  # a prime, so that multiplying permutes the ids
-# Of Cdiscount's products, the share with at most 1, 2, 3 and 4 images.
+SIBLINGS = (4, 3, 5)
+"""Categories of a family, by its number modulo 3; at most 8, see _category_id."""
+ID_RANGE = 99_991
+"""A prime, so that multiplying permutes the ids."""
 IMAGE_COUNTS = np.cumsum((4_369_441, 1_128_588, 542_792, 1_029_075)) / 7_069_896
-# When the silhouettes are used up they come again as other families, lower or taller. From the
-# fourth time on families
-# look like earlier ones: thousands of categories serve to measure time and memory, not accuracy.
+"""Share of Cdiscount's products with at most 1, 2, 3 and 4 images."""
 EDITIONS = (("", 1.0), ("CHILDREN'S ", 0.65), ("PROFESSIONAL ", 1.25))
-# Name, pattern, pitch of the pattern, slimness, size of the characteristic detail. Neighbours are
-# easily confused.
+"""Prefix of the names, height. When the silhouettes are used up they come again as other families,
+lower or taller. From the fourth time on families look like earlier ones: thousands of categories
+are for measuring time and memory, not accuracy."""
 STYLES = (
     ("PLAIN", "plain", 1.0, -0.2, 0.0),
     ("SLIM", "plain", 1.0, 1.1, 0.0),
@@ -49,6 +49,8 @@ STYLES = (
     ("FINE DOTTED", "dots", 3.0, 0.0, 0.0),
     ("LARGE", "plain", 1.0, -0.6, 1.0),
 )
+"""Name, pattern, pitch of the pattern, slimness, size of the characteristic detail. Neighbours are
+easily confused."""
 
 BRANDS = (
     "Alvar",
@@ -84,23 +86,23 @@ FILLERS = (
 
 @dataclass(frozen=True)
 class SyntheticSpec:
-    """What a dump holds. Raises ConfigError on values that can't be made."""
+    """What a dump holds. Raises ConfigError on impossible values."""
 
     categories: int = 24
-    """Leaves of the hierarchy, three to five a family."""
+    """Leaves of the hierarchy, three to five per family."""
     products: int = 2400
-    """Documents; at least one a category."""
+    """Documents; at least one per category."""
     side: int = 64
     """Width and height of the JPEGs, pixels."""
     seed: int = 0
-    """Chooses the products; the categories stay."""
+    """Determines the products; the categories are the same."""
     family_offset: int = 0
-    """Number of the first family (level 2): another offset gives other categories."""
+    """Number of the first family (level 2); another offset gives other categories."""
     label_noise: float = 0.02
-    """Share of products whose category_id is wrong, mostly a sibling's."""
+    """Share of products with a wrong category_id, mostly a sibling's."""
     duplicates: float = 0.02
-    """Share of images that copy (the same bytes) another product's first image, mostly of the same
-    category."""
+    """Share of images that are copies (the same bytes) of another product's first image, mostly of
+    the same category."""
     blanks: float = 0.005
     """Share of images of one constant colour."""
     misleading: float = 0.1
@@ -110,8 +112,8 @@ class SyntheticSpec:
     first_product_id: int = 1
     """`_id` of the first document; the others count on from it."""
     titles: bool = False
-    """Documents have a `title`: noisy words, that tell something of the category; a few have none.
-    """
+    """Give documents a `title`: noisy words that tell something about the category; a few have
+    none."""
 
     def __post_init__(self) -> None:
         for name, low in (
@@ -132,19 +134,19 @@ class SyntheticSpec:
                 )
         if self.products < self.categories:
             raise ConfigError(
-                f"synthetic products: expected at least one for each of {self.categories} categories, "
-                f"found {self.products}"
+                "synthetic products: expected at least one for each of "
+                f"{self.categories} categories, found {self.products}"
             )
         if 8 * (self.family_offset + self.categories) > ID_RANGE:
             raise ConfigError(
-                f"synthetic categories and family_offset: expected at most {ID_RANGE // 8} together, "
-                f"found {self.categories + self.family_offset}"
+                "synthetic categories and family_offset: expected at most "
+                f"{ID_RANGE // 8} together, found {self.categories + self.family_offset}"
             )
 
 
 @dataclass(frozen=True)
 class Category:
-    """A leaf: its id, its three names, its style's name, and the look that its products vary."""
+    """A leaf: its id, three names, the name of its style, and the look that its products vary."""
 
     category_id: int
     level1: str
@@ -156,36 +158,36 @@ class Category:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which product is of which category."""
+    """The category of each product."""
 
     category: np.ndarray
-    """int32 [products]: the true category, by its place in `categories`."""
+    """int32 [products]: the true category, as an index into `categories`."""
     members: np.ndarray
     """int32 [products]: products by category, ascending within each."""
     starts: np.ndarray
-    """int64 [categories + 1]: where each category's members begin."""
+    """int64 [categories + 1]: where each category's `members` begin."""
 
 
 @functools.lru_cache(maxsize=8)
 def categories(spec: SyntheticSpec) -> tuple[Category, ...]:
     """The categories in hierarchy order."""
-    found: list[Category] = []
+    leaves: list[Category] = []
     family = spec.family_offset
-    while len(found) < spec.categories:
-        found += [_category(family, sibling) for sibling in range(SIBLINGS[family % len(SIBLINGS)])]
+    while len(leaves) < spec.categories:
+        siblings = SIBLINGS[family % len(SIBLINGS)]
+        leaves += [_category(family, sibling) for sibling in range(siblings)]
         family += 1
-    return tuple(found[: spec.categories])
+    return tuple(leaves[: spec.categories])
 
 
 def _category(family: int, sibling: int) -> Category:
-    edition, kind = divmod(family, len(FAMILIES))
-    level1, level2, silhouette = FAMILIES[kind]
+    edition, number = divmod(family, len(FAMILIES))
+    level1, level2, silhouette = FAMILIES[number]
     prefix, height = EDITIONS[edition % len(EDITIONS)]
     if edition >= len(EDITIONS):
         prefix = f"SERIES {edition} "
     style, pattern, pitch, slim, detail = STYLES[(5 * family + edition + sibling) % len(STYLES)]
-    # "Other models" stands in many families of a real catalogue: level-3 names don't identify a
-    # category.
+    # As in real catalogues, level-3 names don't identify a category: many are "Other models".
     level3 = "OTHER MODELS" if sibling == 1 and family % 3 != 2 else f"{level2} - {style}"
     hue = (0.37 * family + 0.13 * sibling) % 1
     look = Look(silhouette, pattern, pitch, slim, detail, hue, height)
@@ -195,13 +197,14 @@ def _category(family: int, sibling: int) -> Category:
 
 
 def _category_id(family: int, sibling: int) -> int:
-    """Ten digits, unique, and in no order that follows the hierarchy, as Cdiscount's are."""
+    """Ten digits, unique, in an order unrelated to the hierarchy, as Cdiscount's are."""
     return 1_000_000_000 + (8 * family + sibling + 1) * 38_377 % ID_RANGE
 
 
 @functools.lru_cache(maxsize=2)
 def plan(spec: SyntheticSpec) -> Plan:
-    """Deals the products to the categories: Zipf's sizes, at least one each, in shuffled order."""
+    """Assigns the products to the categories: Zipf's sizes, at least one each, in shuffled
+    order."""
     rank = np.argsort(np.argsort([category.category_id for category in categories(spec)]))
     weight = (rank + 1.0) ** -spec.tail
     edges = np.rint(np.cumsum(weight) / weight.sum() * (spec.products - spec.categories)).astype(
@@ -222,7 +225,7 @@ def products(spec: SyntheticSpec) -> Iterator[dict]:
 
 
 def product(spec: SyntheticSpec, index: int) -> dict:
-    """Document number `index`, made without the others."""
+    """Document number `index`, without making the others."""
     rng = np.random.default_rng([spec.seed, index])
     count = _images(rng)
     text = title(spec, index) if spec.titles else ""
@@ -235,26 +238,23 @@ def product(spec: SyntheticSpec, index: int) -> dict:
 
 
 def _images(rng: np.random.Generator) -> int:
-    """How many views a product has: its generator's first draw."""
+    """The number of a product's views: its generator's first draw."""
     return 1 + int(np.searchsorted(IMAGE_COUNTS[:-1], rng.random(), side="right"))
 
 
 def title(spec: SyntheticSpec, index: int) -> str:
-    """A seller's words for a product, in any order: of its kind and its style, at times wrong ones,
-    at times none."""
+    """A seller's words for a product, in any order: its family and style, sometimes wrong ones,
+    sometimes none."""
     rng = np.random.default_rng([spec.seed, index, 98])
     every, true = categories(spec), categories(spec)[plan(spec).category[index]]
     if rng.random() < 0.03:
         return ""
     other = every[rng.integers(len(every))]
-    sibling = every[
-        rng.choice(
-            [place for place, category in enumerate(every) if category.level2 == true.level2]
-        )
-    ]
-    kind = rng.choice([true.level2, true.level1, other.level2, ""], p=[0.65, 0.15, 0.05, 0.15])
+    siblings = [i for i, category in enumerate(every) if category.level2 == true.level2]
+    sibling = every[rng.choice(siblings)]
+    family = rng.choice([true.level2, true.level1, other.level2, ""], p=[0.65, 0.15, 0.05, 0.15])
     style = rng.choice([true.style, sibling.style, ""], p=[0.55, 0.15, 0.3])
-    words = [str(rng.choice(BRANDS)), kind, style, *rng.choice(FILLERS, rng.integers(1, 4))]
+    words = [str(rng.choice(BRANDS)), family, style, *rng.choice(FILLERS, rng.integers(1, 4))]
     return " ".join(rng.permutation([word.capitalize() for word in words if word]))
 
 
@@ -263,30 +263,30 @@ def _label(spec: SyntheticSpec, index: int, rng: np.random.Generator) -> int:
     every, true = categories(spec), int(plan(spec).category[index])
     if rng.random() >= spec.label_noise or len(every) == 1:
         return true
-    others = [place for place in range(len(every)) if place != true]
-    siblings = [place for place in others if every[place].level2 == every[true].level2]
+    others = [i for i in range(len(every)) if i != true]
+    siblings = [i for i in others if every[i].level2 == every[true].level2]
     return int(rng.choice(siblings if siblings and rng.random() < 0.7 else others))
 
 
 def picture(spec: SyntheticSpec, index: int, position: int) -> bytes:
     """The JPEG of one view of a product."""
-    kind, look, rng = _view(spec, index, position)
-    if kind == "blank":
+    shown, look, rng = _view(spec, index, position)
+    if shown == "blank":
         return encode(blank(rng, spec.side), 75)
-    take = mislead if kind == "misleading" else photograph
+    take = mislead if shown == "misleading" else photograph
     return encode(take(look, rng, spec.side), int(rng.integers(70, 96)))
 
 
 def landmarks(spec: SyntheticSpec, index: int, position: int) -> np.ndarray:
-    """The landmarks of that view (`drawing.extremes`), float32 [8, 3]; all 0 where it does not show
-    the product."""
-    kind, look, rng = _view(spec, index, position)
-    return extremes(look, rng) if kind == "product" else np.zeros((8, 3), dtype=np.float32)
+    """The landmarks of that view (`drawing.extremes`), float32 [8, 3]; all 0 if it doesn't show the
+    product."""
+    shown, look, rng = _view(spec, index, position)
+    return extremes(look, rng) if shown == "product" else np.zeros((8, 3), dtype=np.float32)
 
 
 def _view(spec: SyntheticSpec, index: int, position: int) -> tuple[str, Look, np.random.Generator]:
-    """What a view shows (`product`, `misleading` or `blank`), of what product, and the generator
-    that goes on from there."""
+    """What a view shows (`product`, `misleading` or `blank`), the product's look, and the generator
+    for all further draws."""
     rng = np.random.default_rng([spec.seed, index, position])
     copied, emptied, misled = rng.random(3)
     if copied < spec.duplicates and index:
@@ -301,22 +301,23 @@ def _view(spec: SyntheticSpec, index: int, position: int) -> tuple[str, Look, np
 
 
 def _source(spec: SyntheticSpec, index: int, rng: np.random.Generator) -> int:
-    """The product whose first image is copied: an earlier one, so that copies of copies come to an
-    end."""
-    deal = plan(spec)
-    start, stop = deal.starts[deal.category[index] :][:2]
-    earlier = int(np.searchsorted(deal.members[start:stop], index))
+    """The product whose first image is copied: an earlier one, so that chains of copies end."""
+    dealt = plan(spec)
+    start, stop = dealt.starts[dealt.category[index] :][:2]
+    earlier = int(np.searchsorted(dealt.members[start:stop], index))
     if earlier and rng.random() < 0.85:
-        return int(deal.members[start + rng.integers(earlier)])
+        return int(dealt.members[start + rng.integers(earlier)])
     return int(rng.integers(index))
 
 
 def write_dump(path: Path, spec: SyntheticSpec, *, labelled: bool = True) -> int:
-    """Writes the dump to `path`, gzipped where it ends in .gz, a document at a time. Returns the
-    number of products.
+    """Writes the dump to `path`, one document at a time, gzipped if the name ends in .gz. Returns
+    the number of products.
 
-    Without `labelled` the documents have no category_id, as in a dump to be scored; write_labels
-    has the answers. Needs some 20 bytes of memory a product, for the plan.
+    Unless `labelled`, the documents have no category_id, as in a dump to be scored; write_labels
+    writes the answers. Needs about 20 bytes of memory per product, for the plan.
+
+        write_dump(Path("train.bson"), SyntheticSpec(products=500, categories=12))
     """
     with atomic_path(path) as temporary, open(temporary, "wb") as raw:
         # No name and no time in the gzip header: the same spec gives the same bytes.
@@ -332,23 +333,24 @@ def write_dump(path: Path, spec: SyntheticSpec, *, labelled: bool = True) -> int
 
 
 def write_categories(path: Path, spec: SyntheticSpec) -> None:
-    """Writes category_names.csv: id and three level names, a row a category, in hierarchy order."""
+    """Writes category_names.csv: id and three level names, one row per category, in hierarchy
+    order."""
     rows = [(c.category_id, c.level1, c.level2, c.level3) for c in categories(spec)]
     _write_csv(path, ("category_id", "category_level1", "category_level2", "category_level3"), rows)
 
 
 def write_labels(path: Path, spec: SyntheticSpec) -> None:
-    """Writes the true category (no label noise) of each product: columns _id and category_id."""
+    """Writes the true category (without label noise) of each product: columns _id, category_id."""
     every, true = categories(spec), plan(spec).category
     rows = [
-        (spec.first_product_id + index, every[place].category_id)
-        for index, place in enumerate(true)
+        (spec.first_product_id + index, every[class_index].category_id)
+        for index, class_index in enumerate(true)
     ]
     _write_csv(path, ("_id", "category_id"), rows)
 
 
 def write_landmarks_of(path: Path, spec: SyntheticSpec) -> None:
-    """Writes the landmarks of every photo of the dump (catalog.landmarks)."""
+    """Writes the landmarks of every photo of the dump, as catalog.landmarks reads them."""
     write_landmarks(
         path,
         (

@@ -1,8 +1,8 @@
-"""The shapes of the drawn products, a function a family: `(slim, detail) -> parts`, painted one
+"""The shapes of the drawn products, one function per family: `(slim, detail) -> parts`, painted one
 over the other.
 
-A part is a paint's number and its outline, float64 [points, 2], from -1 to 1, y downwards. BODY is
-what a pattern covers; CLEAR cuts a hole. `slim` runs from -1 (wide) to 1 (narrow), `detail` from -1
+A part is a paint's number and its outline, float64 [points, 2], from -1 to 1, y downwards. A
+pattern covers BODY; CLEAR cuts a hole. `slim` runs from -1 (wide) to 1 (narrow), `detail` from -1
 (small) to 1 (large): the handle, the brim, the legs. Both may go a little beyond.
 """
 
@@ -38,6 +38,7 @@ def twins(paint: int, points: np.ndarray) -> list[Part]:
 
 
 def cup(slim: float, detail: float) -> list[Part]:
+    """A cup with a handle."""
     width, handle = 0.55 - 0.12 * slim, 0.3 + 0.08 * detail
     return [
         (ACCENT, oval(width, 0, handle, 0.4)),
@@ -50,6 +51,7 @@ def cup(slim: float, detail: float) -> list[Part]:
 
 
 def pan(slim: float, detail: float) -> list[Part]:
+    """A frying pan, from above."""
     radius, handle = 0.6, 0.72 + 0.16 * detail
     height = radius - 0.09 * slim
     return [
@@ -61,6 +63,7 @@ def pan(slim: float, detail: float) -> list[Part]:
 
 
 def bottle(slim: float, detail: float) -> list[Part]:
+    """A bottle with a stopper."""
     width, neck = 0.4 - 0.09 * slim, 0.3 + 0.12 * detail
     return [
         (
@@ -78,6 +81,7 @@ def bottle(slim: float, detail: float) -> list[Part]:
 
 
 def shirt(slim: float, detail: float) -> list[Part]:
+    """A T-shirt."""
     width, sleeve = 0.5 - 0.11 * slim, 0.12 + 0.16 * detail
     x, y = 0.78 + 0.1 * detail, 0.02 + sleeve
     return [
@@ -98,6 +102,7 @@ def shirt(slim: float, detail: float) -> list[Part]:
 
 
 def trousers(slim: float, detail: float) -> list[Part]:
+    """Trousers with a belt."""
     width, leg = 0.46 - 0.08 * slim, 0.72 + 0.16 * detail
     return [
         (
@@ -116,6 +121,7 @@ def trousers(slim: float, detail: float) -> list[Part]:
 
 
 def cap(slim: float, detail: float) -> list[Part]:
+    """A cap with a brim."""
     height, brim = 0.72 + 0.14 * slim, 0.62 + 0.18 * detail
     dome = oval(-0.15, 0.2, 0.65, height)
     return [
@@ -126,6 +132,7 @@ def cap(slim: float, detail: float) -> list[Part]:
 
 
 def chair(slim: float, detail: float) -> list[Part]:
+    """A chair, from the front."""
     width, seat = 0.46 - 0.09 * slim, 0.4 - 0.12 * detail
     return [
         *twins(
@@ -140,6 +147,7 @@ def chair(slim: float, detail: float) -> list[Part]:
 
 
 def lamp(slim: float, detail: float) -> list[Part]:
+    """A table lamp."""
     width, shade = 0.6 - 0.13 * slim, 0.1 + 0.15 * detail
     return [
         (DARK, box(-0.06, shade, 0.06, 0.85)),
@@ -150,6 +158,7 @@ def lamp(slim: float, detail: float) -> list[Part]:
 
 
 def sofa(slim: float, detail: float) -> list[Part]:
+    """A sofa."""
     width, back = 0.92 - 0.13 * slim, 0.48 + 0.13 * detail
     return [
         *twins(DARK, box(width - 0.2, 0.5, width - 0.1, 0.68)),
@@ -160,6 +169,7 @@ def sofa(slim: float, detail: float) -> list[Part]:
 
 
 def handbag(slim: float, detail: float) -> list[Part]:
+    """A handbag with a strap."""
     width, strap = 0.68 - 0.12 * slim, 0.48 + 0.16 * detail
     return [
         (ACCENT, oval(0, -0.12, 0.4, strap)),
@@ -170,6 +180,7 @@ def handbag(slim: float, detail: float) -> list[Part]:
 
 
 def suitcase(slim: float, detail: float) -> list[Part]:
+    """A suitcase on wheels."""
     width, pull = 0.5 - 0.1 * slim, 0.3 + 0.15 * detail
     return [
         (DARK, box(-0.22, -0.6 - pull, 0.22, -0.5)),
@@ -181,6 +192,7 @@ def suitcase(slim: float, detail: float) -> list[Part]:
 
 
 def backpack(slim: float, detail: float) -> list[Part]:
+    """A backpack."""
     width, pocket = 0.54 - 0.1 * slim, 0.3 + 0.13 * detail
     return [
         (DARK, oval(0, -0.74, 0.16, 0.2)),
@@ -198,6 +210,7 @@ def backpack(slim: float, detail: float) -> list[Part]:
 
 
 def watering_can(slim: float, detail: float) -> list[Part]:
+    """A watering can."""
     width, spout = 0.46 - 0.1 * slim, 0.86 + 0.12 * detail
     return [
         (ACCENT, oval(-width, 0, 0.32, 0.4)),
@@ -218,6 +231,7 @@ def watering_can(slim: float, detail: float) -> list[Part]:
 
 
 def flower_pot(slim: float, detail: float) -> list[Part]:
+    """A plant in a pot."""
     width, leaf = 0.56 - 0.12 * slim, 0.4 + 0.14 * detail
     return [
         *twins(
@@ -230,6 +244,7 @@ def flower_pot(slim: float, detail: float) -> list[Part]:
 
 
 def parasol(slim: float, detail: float) -> list[Part]:
+    """A parasol on its stand."""
     height, drop = 0.62 + 0.14 * slim, 0.09 + 0.05 * detail
     dome = oval(0, -0.2, 0.92, height)
     return [
@@ -242,6 +257,7 @@ def parasol(slim: float, detail: float) -> list[Part]:
 
 
 def car(slim: float, detail: float) -> list[Part]:
+    """A car, from the side."""
     roof, wheel = 0.5 - 0.14 * slim, 0.19 + 0.04 * detail
     return [
         (BODY, np.array([(-0.6, -0.05), (-0.4, -roof), (0.3, -roof), (0.55, -0.05)])),
@@ -269,19 +285,21 @@ def car(slim: float, detail: float) -> list[Part]:
 
 
 def kite(slim: float, detail: float) -> list[Part]:
+    """A kite with a tail."""
     width, bow = 0.62 - 0.13 * slim, 0.09 + 0.03 * detail
     tail = [(0.0, 0.4), (0.14, 0.58), (-0.02, 0.74), (0.12, 0.92)]
     return [
         (DARK, np.array([*tail, *((x + 0.035, y) for x, y in reversed(tail))])),
         *[
-            (ACCENT, mirrored((bow * 1.6, -bow), (0, 0), (bow * 1.6, bow)) + place)
-            for place in tail[1:]
+            (ACCENT, mirrored((bow * 1.6, -bow), (0, 0), (bow * 1.6, bow)) + knot)
+            for knot in tail[1:]
         ],
         (BODY, mirrored((0, -0.95), (width, -0.35), (0, 0.45))),
     ]
 
 
 def bear(slim: float, detail: float) -> list[Part]:
+    """A teddy bear."""
     belly, ear = 0.46 - 0.1 * slim, 0.15 + 0.05 * detail
     return [
         *twins(BODY, oval(0.3, -0.8, ear, ear)),
@@ -297,6 +315,7 @@ def bear(slim: float, detail: float) -> list[Part]:
 
 
 def boot(slim: float, detail: float) -> list[Part]:
+    """A boot."""
     width, heel = 0.32 - 0.08 * slim, 0.16 + 0.07 * detail
     left = -0.4
     right = left + 2 * width
@@ -321,6 +340,7 @@ def boot(slim: float, detail: float) -> list[Part]:
 
 
 def sock(slim: float, detail: float) -> list[Part]:
+    """A sock."""
     width, cuff = 0.3 - 0.07 * slim, 0.2 + 0.1 * detail
     left = -0.45
     right = left + 2 * width
@@ -334,6 +354,7 @@ def sock(slim: float, detail: float) -> list[Part]:
 
 
 def mitten(slim: float, detail: float) -> list[Part]:
+    """A mitten."""
     width, thumb = 0.46 - 0.1 * slim, 0.34 + 0.08 * detail
     return [
         (BODY, oval(width + 0.06, 0.12, 0.19, thumb)),
@@ -344,6 +365,7 @@ def mitten(slim: float, detail: float) -> list[Part]:
 
 
 def guitar(slim: float, detail: float) -> list[Part]:
+    """A guitar."""
     width, neck = 0.46 - 0.1 * slim, 0.66 + 0.08 * detail
     return [
         (DARK, box(-0.06, -0.25 - neck, 0.06, 0.2)),
@@ -356,6 +378,7 @@ def guitar(slim: float, detail: float) -> list[Part]:
 
 
 def watch(slim: float, detail: float) -> list[Part]:
+    """A wrist watch."""
     width, dial = 0.28 - 0.07 * slim, 0.38 + 0.06 * detail
     return [
         (BODY, mirrored((width * 0.8, -0.98), (width, -0.2), (width, 0.2), (width * 0.8, 0.98))),
@@ -368,6 +391,7 @@ def watch(slim: float, detail: float) -> list[Part]:
 
 
 def balloon(slim: float, detail: float) -> list[Part]:
+    """A hot-air balloon."""
     width, basket = 0.72 - 0.12 * slim, 0.15 + 0.04 * detail
     return [
         *twins(
@@ -382,8 +406,6 @@ def balloon(slim: float, detail: float) -> list[Part]:
     ]
 
 
-# Level 1, level 2, silhouette; a level 1 stands together. Neighbours differ much: a small dump has
-# only a few of them.
 FAMILIES: tuple[tuple[str, str, Callable[[float, float], list[Part]]], ...] = (
     ("KITCHEN", "CUPS", cup),
     ("KITCHEN", "PANS", pan),
@@ -410,3 +432,5 @@ FAMILIES: tuple[tuple[str, str, Callable[[float, float], list[Part]]], ...] = (
     ("LEISURE", "WATCHES", watch),
     ("LEISURE", "HOT-AIR BALLOONS", balloon),
 )
+"""Level 1, level 2, silhouette, sorted by level 1. Neighbours differ much: a small dump has only a
+few of them."""

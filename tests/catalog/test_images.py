@@ -400,7 +400,8 @@ def test_10000_mutated_jpegs_are_images_or_named_errors_and_leak_nothing() -> No
         import os
         from tests.catalog.test_images import mutants
         def resident_kb():
-            return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+            pages = int(open("/proc/self/statm").read().split()[1])
+            return pages * os.sysconf("SC_PAGE_SIZE") // 1024
         mutants(400, 0)
         before = resident_kb()
         outcomes = mutants(10_000, 1)

@@ -76,7 +76,8 @@ def test_corrections_overrule_the_dump_and_the_store(tmp_path: Path, small_dump:
     assert after == before | {
         product: (other, before[product][1])
     }  # its split stays, and nothing else moves
-    query = "SELECT DISTINCT category_id FROM images JOIN categories USING (class_index) WHERE product_id = ?"
+    query = """SELECT DISTINCT category_id FROM images JOIN categories USING (class_index)
+               WHERE product_id = ?"""
     assert old.connection.execute(query, (product,)).fetchall() == [(other,)]
     assert (
         labels_and_splits(store_of(tmp_path / "new", small_dump, {product: other}))[product][0]

@@ -1,3 +1,5 @@
+"""Landmarks beside a dump: read, written, and refused by line."""
+
 from pathlib import Path
 
 import numpy as np

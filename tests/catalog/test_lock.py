@@ -48,7 +48,8 @@ HOLDER = """
             child = ctypes.PyDLL(None).fork()
         if sys.argv[2:] == ["spawn"]:
             import subprocess
-            child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, close_fds=False).pid
+            sleep = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, close_fds=False)
+            child = sleep.pid
         if child:
             print(child, flush=True)
         time.sleep(60)

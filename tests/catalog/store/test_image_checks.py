@@ -69,7 +69,7 @@ def test_one_thin_line_is_not_blank() -> None:
 def test_max_side_only_when_asked() -> None:
     data = jpeg(1, 24)
     assert check(data, CatalogConfig(max_side=24)).status == "ok"
-    with pytest.raises(ImageError, match=r"too_long: 24 x 24 pixels, expected at most 23 a side"):
+    with pytest.raises(ImageError, match=r"too_long: 24 x 24 pixels, expected at most 23 per side"):
         check(data, CatalogConfig(max_side=23))
 
 

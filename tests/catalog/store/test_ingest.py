@@ -367,9 +367,9 @@ def test_rejects_have_their_reason_and_place(tmp_path: Path) -> None:
     ]
     dump = write_bson(tmp_path / "a.bson", [*good, *bad, b"\x01\x02"])
     (tmp_path / "names.csv").write_text(NAMES + "1,a,b,c\n2,a,b,d\n")
-    starts = [d.offset for d in documents(expand([dump])[0], lambda error: None)] + [
-        dump.stat().st_size - 2
-    ]
+    ignored: list[DumpError] = []
+    starts = [d.offset for d in documents(expand([dump])[0], ignored.append)]
+    starts.append(dump.stat().st_size - 2)
     summary = run(tmp_path, dump, categories=tmp_path / "names.csv")
     found = rows(
         tmp_path,
@@ -443,7 +443,7 @@ def test_one_id_twice(tmp_path: Path) -> None:
 
 
 def test_a_dump_with_other_rows_than_its_index_is_refused(
-    small_dump: SmallDump, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A dump that is rewritten between the scan and the copy, in place and with the same time
     stamp."""
@@ -718,7 +718,8 @@ def test_a_later_dump_may_take_the_right_from_an_earlier_copy(tmp_path: Path) ->
     run(tmp_path, write_bson(tmp_path / "b.bson", later))
     store = Store(tmp_path / "store.sqlite")
     assert on_two_sides(store) == {"products": 0, "pictures": 0, "strays": 0}
-    query = "SELECT split FROM images WHERE status = 'ok' AND digest = (SELECT digest FROM images WHERE image_id = ?)"
+    query = """SELECT split FROM images WHERE status = 'ok'
+               AND digest = (SELECT digest FROM images WHERE image_id = ?)"""
     assert rows(tmp_path, query, train * POSITIONS) == [("test",)]
     assert rows(tmp_path, "SELECT status FROM images WHERE image_id = ?", train * POSITIONS) == [
         ("duplicate",)
@@ -916,8 +917,10 @@ def test_ten_times_the_dump_takes_less_than_a_fifth_more_memory(tmp_path: Path, 
         from catalog.config import CatalogConfig
         from catalog.store.ingest import ingest
         folder = Path(sys.argv[1])
-        ingest(folder / "store.sqlite", [sys.argv[2]], None, CatalogConfig(), index_folder=folder, jobs=int(sys.argv[3]))
-        print(status.read_text().split("VmHWM:")[1].split()[0], resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+        store, jobs = folder / "store.sqlite", int(sys.argv[3])
+        ingest(store, [sys.argv[2]], None, CatalogConfig(), index_folder=folder, jobs=jobs)
+        workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        print(status.read_text().split("VmHWM:")[1].split()[0], workers)
     """
     peaks = []
     for products in (2_000, 20_000):

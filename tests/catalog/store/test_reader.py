@@ -438,9 +438,12 @@ def test_other_schemas_and_unfinished_stores_are_refused(
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE images SET class_index = class_index + 1 WHERE image_id = (SELECT min(image_id) FROM images)",
-        "UPDATE images SET status = 'blank' WHERE image_id = (SELECT min(image_id) FROM images WHERE status = 'ok')",
-        "UPDATE products SET n_images = n_images + 1 WHERE product_id = (SELECT min(product_id) FROM products)",
+        """UPDATE images SET class_index = class_index + 1
+           WHERE image_id = (SELECT min(image_id) FROM images)""",
+        """UPDATE images SET status = 'blank'
+           WHERE image_id = (SELECT min(image_id) FROM images WHERE status = 'ok')""",
+        """UPDATE products SET n_images = n_images + 1
+           WHERE product_id = (SELECT min(product_id) FROM products)""",
         "UPDATE categories SET level3 = level3 || 'x' WHERE class_index = 3",
         "UPDATE meta SET value = 'f' WHERE key = 'content'",
     ],
@@ -490,7 +493,8 @@ def test_texts_come_in_the_order_asked_and_count_as_content(
     store.verify()
     with closing(sqlite3.connect(store.path)) as connection, connection:
         connection.execute(
-            "UPDATE products SET text = 'else' WHERE product_id = (SELECT max(product_id) FROM products)"
+            """UPDATE products SET text = 'else'
+               WHERE product_id = (SELECT max(product_id) FROM products)"""
         )
     with pytest.raises(ArtifactError, match="not those that ingest wrote"):
         Store(store.path).verify()
