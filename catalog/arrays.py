@@ -27,7 +27,7 @@ _DAMAGE = (
 
 
 def find_rows(ids: np.ndarray, wanted: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
-    """The row of each `wanted` id, int64 [N], in `ids` [M]; -1 where it isn't there.
+    """The row of each `wanted` id, int64 [N], in `ids` [M]; -1 if it isn't there.
 
     `ids` are distinct, and ascending unless `order` (np.argsort of them) is given.
 
@@ -42,8 +42,8 @@ def find_rows(ids: np.ndarray, wanted: np.ndarray, order: np.ndarray | None = No
 
 
 def starts_group(keys: np.ndarray) -> np.ndarray:
-    """Whether each element of `keys` [N] differs from the one before it, bool [N]; equal keys stand
-    together.
+    """Whether each element of `keys` [N] differs from the one before it, bool [N]; equal keys are
+    neighbours.
 
     >>> starts_group(np.array([7, 7, 2]))
     array([ True, False,  True])

@@ -38,7 +38,7 @@ OnError = Callable[[DumpError], None]
 
 class DumpFile(NamedTuple):
     """One file of a dump, as it was when the dump was opened. `path` may be a URL; its version then
-    stands in place of the time."""
+    takes the place of the time."""
 
     path: str
     size: int
@@ -61,6 +61,16 @@ class Document(NamedTuple):
     source: str
     offset: int
     data: bytes
+
+
+class Location(NamedTuple):
+    """Where a document is: the number of its file, offset and length in bytes, and xxh3_64 of its
+    bytes."""
+
+    source: int
+    offset: int
+    length: int
+    digest: int
 
 
 class Product(NamedTuple):

@@ -14,7 +14,7 @@ from catalog.arrays import find_rows, read_npz, write_npz
 from catalog.artifacts import fingerprint
 from catalog.errors import ArtifactError, DumpError
 from catalog.progress import progress
-from catalog.sources.bson_reader import DumpFile, OnError, documents, expand, parse
+from catalog.sources.bson_reader import DumpFile, Location, OnError, documents, expand, parse
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +90,9 @@ class DumpIndex:
         better = np.array([labels[i] for i in ids.tolist()], dtype=np.int64)
         return replace(self, category_id=np.where(rows >= 0, better[rows], self.category_id))
 
-    def place(self, row: int) -> tuple[int, int, int, int]:
-        """Source, offset, length and digest of a row, as DumpReader.product takes them."""
-        return (
+    def location(self, row: int) -> Location:
+        """Where the document of a row is, as DumpReader.product takes it."""
+        return Location(
             int(self.source[row]),
             int(self.offset[row]),
             int(self.length[row]),

@@ -181,7 +181,7 @@ def _first_column(table: pyarrow.Table, names: Sequence[str]) -> str | None:
 
 
 def _require_unique(path: str, table: pyarrow.Table, names: Sequence[str | None]) -> None:
-    """Raises ShelfsortError if one of these columns stands in the table more than once."""
+    """Raises ShelfsortError if one of these columns occurs more than once."""
     for name in names:
         if (count := table.column_names.count(name)) > 1:
             raise ShelfsortError(

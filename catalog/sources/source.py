@@ -121,7 +121,7 @@ class Dump:
 
     def _product(self, row: int) -> Product:
         if self._last is None or self._last[0] != row:
-            self._last = row, self._reader.product(*self.index.place(row))
+            self._last = row, self._reader.product(*self.index.location(row))
         return self._last[1]
 
 

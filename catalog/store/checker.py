@@ -56,7 +56,7 @@ def checked_chunks(
     read: deque[tuple[list[int], list[Product]]] = deque()
 
     def submit(chunk: np.ndarray) -> Future[Checks]:
-        products = [reader.product(*index.place(row)) for row in chunk]
+        products = [reader.product(*index.location(row)) for row in chunk]
         read.append((chunk.tolist(), products))
         return pool.submit(check_products, [product.images for product in products], config)
 

@@ -53,7 +53,7 @@ class IngestSummary:
     """Kept products that have a text (`catalog.text`)."""
     rejects: dict[str, int]
     changed: bool
-    """False where the dump was in the store already."""
+    """False if the dump was in the store already."""
 
     def to_json(self) -> dict:
         """As a dictionary of plain values."""

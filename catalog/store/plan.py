@@ -135,7 +135,7 @@ def _new_rows(connection: sqlite3.Connection, index: DumpIndex, classes: np.ndar
     first = starts_group(ids[order])
     kept_digest = digests[order][first][np.cumsum(first) - 1]
     conflicts = rows[order][digests[order] != kept_digest].tolist()
-    detail = "another document with this _id and other content stands in the store"
+    detail = "another document with this _id and other content is in the store"
     add_rejects(connection, (index.reject(row, "conflicting_product", detail) for row in conflicts))
     kept = rows[order][first]
     return kept[kept >= 0]

@@ -317,7 +317,7 @@ class Store:
         return self._rows(query, (split, POSITIONS, POSITIONS))[0][0]
 
     def conflicts(self) -> Conflicts:
-        """The usable images whose bytes stand in several categories."""
+        """The usable images whose bytes occur in several categories."""
         query = f"""SELECT dense_rank() OVER (ORDER BY digest) - 1, image_id, product_id,
                     class_index FROM images WHERE {USED} AND digest IN
                     (SELECT digest FROM images WHERE {USED}

@@ -46,7 +46,7 @@ def test_a_dump_reads_alike_everywhere(base: str, name: str) -> None:
     index = build_index([path])
     with DumpReader(index.sources) as reader:
         for row in (0, 7, 19, 3):
-            assert reader.product(*index.place(row)).images == (jpeg(row), jpeg(row + 50))
+            assert reader.product(*index.location(row)).images == (jpeg(row), jpeg(row + 50))
     assert expand([path])[0].path.endswith(name)
     assert size_and_stamp(path) == size_and_stamp(path)
 

@@ -481,14 +481,14 @@ def test_the_reader_goes_anywhere_and_notices_another_document(tmp_path: Path) -
     index = build_index([plain, zipped])
     with DumpReader(index.sources) as reader:
         for row in (9, 0, 5, 4, 7, 2, 2):
-            assert reader.product(*index.place(row)).product_id == index.product_id[row]
+            assert reader.product(*index.location(row)).product_id == index.product_id[row]
     changed = bytearray(plain.read_bytes())
     changed[40] ^= 1
     plain.write_bytes(changed)
     with DumpReader(index.sources) as reader:
         with pytest.raises(DumpError, match="not the document that was indexed") as caught:
-            reader.product(*index.place(0))
-        assert reader.product(*index.place(1)).product_id == 1
+            reader.product(*index.location(0))
+        assert reader.product(*index.location(1)).product_id == 1
     assert (caught.value.reason, caught.value.fatal) == ("changed", True)
 
 

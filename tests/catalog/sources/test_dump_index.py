@@ -28,7 +28,7 @@ def test_one_scan_finds_every_product(small_dump: SmallDump) -> None:
     assert index.rejects == ()
     assert int(index.offset[-1] + index.length[-1]) == small_dump.path.stat().st_size
     with DumpReader(index.sources) as reader:
-        assert [reader.product(*index.place(row)) for row in range(120)] == expected
+        assert [reader.product(*index.location(row)) for row in range(120)] == expected
 
 
 def test_rejects_have_place_and_reason_and_offsets_of_zipped_files_are_unpacked(
