@@ -87,7 +87,7 @@ def test_a_broken_booster_leaves_its_category_to_others(
     assert list(bundle.broken) == ["boosters/00002.ubj"]
     assert (
         str(path) in bundle.broken["boosters/00002.ubj"]
-        and "shelfsort stage2 --rebuild" in bundle.broken["boosters/00002.ubj"]
+        and "step stage2" in bundle.broken["boosters/00002.ubj"]
     )
     assert "stage 1 answers where boosters/00002.ubj would" in caplog.text
     assert mine.any() and not result.refined[mine].any() and result.refined[~mine].all()
