@@ -93,15 +93,17 @@ def size_and_stamp(path: str | Path) -> tuple[int, int]:
 def open_file(path: str, buffer: int = -1) -> BinaryIO:
     """Opens a file to read its bytes, decompressed if its name ends in .gz. A local plain file is
     read `buffer` bytes at a time."""
+    packed = path.endswith(".gz")
     with _explained(path):
-        if is_url(path):
-            system, remote = _locate(path)
-            file = system.open(remote, "rb")
-        elif path.endswith(".gz"):
-            file = path
-        else:
-            return open(path, "rb", buffer)
-        return cast("BinaryIO", gzip.open(file, "rb")) if path.endswith(".gz") else file
+        if not is_url(path):
+            return _unpacked(path) if packed else open(path, "rb", buffer)
+        system, remote = _locate(path)
+        file = system.open(remote, "rb")
+        return _unpacked(file) if packed else file
+
+
+def _unpacked(file: str | BinaryIO) -> BinaryIO:
+    return cast("BinaryIO", gzip.open(file, "rb"))
 
 
 def matching(path: str) -> list[str]:

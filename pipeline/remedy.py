@@ -27,7 +27,7 @@ def with_remedy(error: ArtifactError, options: argparse.Namespace, arguments: Se
 def remedy(error: ArtifactError, options: argparse.Namespace, arguments: Sequence[str]) -> str:
     """The command, quoted for the shell."""
     run, same = _run_of(error.path, options), same_command(arguments)
-    if folder := _to_remove(error, run, options):
+    if not error.resume and (folder := _to_remove(error, run, options)):
         return f"{shlex.join(['rm', '-r', str(folder)])} && {same}"
     step = _step(error, run)
     if step == options.command:

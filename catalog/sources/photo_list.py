@@ -160,17 +160,17 @@ def read_table(path: str, text: str | None = None) -> PhotoList:
     """
     table = _open_table(path)
     _require_unique(path, table, (*PATH_COLUMNS, *ID_COLUMNS, "category_id", text))
-    photo = _first_column(table, PATH_COLUMNS)
-    if photo is None:
+    photos = _first_column(table, PATH_COLUMNS)
+    if photos is None:
         expected, found = " or ".join(PATH_COLUMNS), ", ".join(table.column_names)
         raise ShelfsortError(f"{path}: expected a column {expected}, found {found}")
-    names = _names(path, table, _first_column(table, ID_COLUMNS) or photo)
+    names = _names(path, table, _first_column(table, ID_COLUMNS) or photos)
     categories = _categories(path, table)
     texts = _texts(table, text) if text in table.column_names else [""] * len(names)
     folder = os.path.dirname(path if is_url(path) else os.path.abspath(path))
     paths = [
         photo if is_url(photo) or os.path.isabs(photo) else f"{folder}/{photo}"
-        for photo in _texts(table, photo)
+        for photo in _texts(table, photos)
     ]
     content = fingerprint([[_version(p) for p in paths], names, categories, texts])
     return _grouped(content, _Listing(names, paths, categories, texts))

@@ -191,9 +191,8 @@ def _open_model(
     """The model, once a process."""
     sent = own_folder / place.sent_name
     if not sent.exists() and not place.visible():
-        raise ModelNotSeenError(
-            place.folder, f"worker {worker} sees another model there, or none", "the same command"
-        )
+        problem = f"worker {worker} sees another model there, or none"
+        raise ModelNotSeenError(place.folder, problem, "score", resume=True)
     gpus = torch.cuda.device_count()
     spread = place.device in ("auto", "cuda") and gpus > 1 and worker.isdigit()
     run = Run(sent if sent.exists() else Path(place.folder))

@@ -102,6 +102,13 @@ def test_what_is_unfinished_is_not_begun_anew() -> None:
     )
 
 
+def test_a_scoring_that_may_go_on_keeps_its_parts() -> None:
+    error = ArtifactError(RUN, "not seen by a worker", "score", resume=True)
+    assert printed(error, f"score b.bson --out c --run '{RUN}'").endswith(
+        f"worker; go on with: shelfsort score b.bson --out c --run '{RUN}'"
+    )
+
+
 def test_of_several_runs_it_is_the_one_with_the_file() -> None:
     error = ArtifactError(Path("runs/b/evaluation/metrics.json"), "damaged", "evaluate")
     assert printed(error, "report runs/a runs/b").endswith(
