@@ -58,7 +58,7 @@ class TextModel:
         except ValueError as error:
             known = sum(map(bool, texts))
             detail = f"{known} of the train split's {len(texts)} products have a text, and no word stands in two of them"
-            remedy = "name their field in catalog.text, then: shelfsort ingest --rebuild"
+            remedy = "name their field in catalog.text and rebuild the store (step ingest)"
             raise ShelfsortError(f"a view of texts: {detail}; {remedy}") from error
         words = vectoriser.get_feature_names_out().tolist()
         found = min(components, *counts.shape)
