@@ -116,9 +116,7 @@ def run(folder: Path, images: int, width: int, queries: int) -> dict[str, Any]:
     )
     figures["build_seconds"] = wall
     before = memory()
-    wall, processor, index = timed(
-        SimilarIndex.open, folder / "similar", FeatureStore(path), "benchmarks.similar"
-    )
+    wall, processor, index = timed(SimilarIndex.open, folder / "similar", FeatureStore(path))
     print(
         f"loading: {wall:.2f} s, {processor:.2f} s of processor; peak memory {before:.0f} -> {memory():.0f} MB",
         flush=True,
