@@ -1,4 +1,4 @@
-"""Parallel work: how many processors there are to share, which everything parallel asks, and results
+"""Parallel work: how many processors there are to be shared, which all of it asks, and its results
 in order."""
 
 import math

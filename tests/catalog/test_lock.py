@@ -44,7 +44,7 @@ HOLDER = """
         child = "locked"
         if sys.argv[2:] == ["fork"]:
             child = os.fork()
-        if sys.argv[2:] == ["clone"]:  # as a forked one is before any of Python's hooks has run in it
+        if sys.argv[2:] == ["clone"]:  # forked, and none of Python's hooks has run in it
             child = ctypes.PyDLL(None).fork()
         if sys.argv[2:] == ["spawn"]:
             import subprocess

@@ -318,4 +318,4 @@ def test_nothing_but_the_store_is_drawn_by_the_splits_key() -> None:
         for path in (root / package).rglob("*.py")
         if "product_hash" in path.read_text(encoding="utf-8")
     }
-    assert users == {"catalog/splits.py", "catalog/store/ingest.py"}
+    assert users == {"catalog/splits.py", "catalog/store/writer.py"}
