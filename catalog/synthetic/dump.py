@@ -4,8 +4,8 @@ benchmarks.
 A category has three level names. Siblings (of one level 2) share a silhouette and differ in pattern
 or proportion, and a little in hue; families differ in silhouette. Product i is a function of the
 seed and i alone, so that any product can be made without those before it. Categories don't depend
-on the seed: another seed gives other products of the same categories, another `family_offset` other
-categories. Optional titles name the family and the style of most products, and wrong ones of some.
+on the seed: another seed gives other products of the same categories. Optional titles name the
+family and the style of most products, and wrong ones of some.
 """
 
 import csv
@@ -96,8 +96,6 @@ class SyntheticSpec:
     """Width and height of the JPEGs, pixels."""
     seed: int = 0
     """Determines the products; the categories are the same."""
-    family_offset: int = 0
-    """Number of the first family (level 2); another offset gives other categories."""
     label_noise: float = 0.02
     """Share of products with a wrong category_id, mostly a sibling's."""
     duplicates: float = 0.02
@@ -116,13 +114,7 @@ class SyntheticSpec:
     none."""
 
     def __post_init__(self) -> None:
-        for name, low in (
-            ("categories", 1),
-            ("side", 16),
-            ("seed", 0),
-            ("family_offset", 0),
-            ("first_product_id", 0),
-        ):
+        for name, low in (("categories", 1), ("side", 16), ("seed", 0), ("first_product_id", 0)):
             if getattr(self, name) < low:
                 raise ConfigError(
                     f"synthetic {name}: expected at least {low}, found {getattr(self, name)}"
@@ -137,10 +129,9 @@ class SyntheticSpec:
                 "synthetic products: expected at least one for each of "
                 f"{self.categories} categories, found {self.products}"
             )
-        if 8 * (self.family_offset + self.categories) > ID_RANGE:
+        if 8 * self.categories > ID_RANGE:
             raise ConfigError(
-                "synthetic categories and family_offset: expected at most "
-                f"{ID_RANGE // 8} together, found {self.categories + self.family_offset}"
+                f"synthetic categories: expected at most {ID_RANGE // 8}, found {self.categories}"
             )
 
 
@@ -172,7 +163,7 @@ class Plan:
 def categories(spec: SyntheticSpec) -> tuple[Category, ...]:
     """The categories in hierarchy order."""
     leaves: list[Category] = []
-    family = spec.family_offset
+    family = 0
     while len(leaves) < spec.categories:
         siblings = SIBLINGS[family % len(SIBLINGS)]
         leaves += [_category(family, sibling) for sibling in range(siblings)]

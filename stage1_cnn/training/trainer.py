@@ -197,7 +197,7 @@ class Trainer:
             and self.processes.size > 1
             and not network.norm_frozen
         ):
-            network = synchronised(network, config.backbone)
+            network = synchronised(network)
         network.to(self.engine.device, memory_format=torch.channels_last)
         check_size(network, config.backbone, config.size)
         check_size(network, config.backbone, config.fit_size)
@@ -383,7 +383,7 @@ class Trainer:
         return {
             "made_from": self.made_from,
             "config": self.config.model_dump(mode="json"),
-            "transform": self.photos.transform.to_json(),
+            "transform": self.photos.transform.state(),
             "taxonomy": self.taxonomy.to_json(),
             "network": network.state_dict(),
             "train_images": torch.from_numpy(self._train_images()),

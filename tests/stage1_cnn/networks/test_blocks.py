@@ -17,11 +17,11 @@ from tests.stage1_cnn.conftest import BACKBONE
         ("regnet_y_400mf", 5),
         ("vanilla", 3),
         ("timm:mobilenetv1_100", 6),
+        ("efficientnet_lite0", 9),
+        ("nasnet_mobile", 17),
     ],
 )
 def test_every_weight_is_in_one_block(name: str, count: int) -> None:
-    if name.startswith("timm:"):
-        pytest.importorskip("timm")
     backbone = build(name, 4).backbone
     found = [
         id(p) for modules in blocks(backbone) for module in modules for p in module.parameters()

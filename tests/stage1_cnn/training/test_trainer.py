@@ -181,7 +181,7 @@ EVERYTHING = {
     "accumulate": 2,
     "sampling": "levelled",
     "train_size": 24,
-    "normalisation": "train_mean",
+    "normalisation": "mean_image",
     "shuffle_block": 8,
     "augment": Augment(
         mixup=0.2,
