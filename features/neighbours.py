@@ -8,6 +8,7 @@ to them all of it answers.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -38,6 +39,17 @@ class Bank:
         starts = np.searchsorted(class_index[order], np.arange(classes + 1))
         return cls(unit(vectors[order]).astype(np.float16), product_id[order], starts)
 
+    @cached_property
+    def _products(self) -> np.ndarray:
+        return np.unique(self.product_id)
+
+    def _holds(self, product_id: np.ndarray) -> np.ndarray:
+        """Whether each product has a photo here: few do that are not of the catalogue itself."""
+        if not len(self._products):
+            return np.zeros(len(product_id), dtype=bool)
+        place = np.searchsorted(self._products, product_id).clip(max=len(self._products) - 1)
+        return self._products[place] == product_id
+
     def cosines(
         self, queries: np.ndarray, product_id: np.ndarray, candidates: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -47,14 +59,14 @@ class Bank:
         Returns the NEAREST highest of each class, descending, float32 [N, C, NEAREST] (NaN where a
         class has fewer), and the mean over the class, float32 [N, C].
         """
-        queries = unit(queries)
+        queries, known = unit(queries), self._holds(product_id)
         nearest = np.full((*candidates.shape, NEAREST), np.nan, dtype=np.float32)
         mean = np.full(candidates.shape, np.nan, dtype=np.float32)
         flat_nearest, flat_mean = nearest.reshape(-1, NEAREST), mean.reshape(-1)
         for class_index, places in _by_class(candidates.ravel()):
             rows = slice(self.starts[class_index], self.starts[class_index + 1])
             size = rows.stop - rows.start
-            vectors = self.vectors[rows].astype(np.float32)
+            vectors = self.vectors[rows].astype(np.float32, copy=False)
             for start in range(
                 0, len(places) if size else 0, step := max(1, _PAIRS // max(size, 1))
             ):
@@ -62,7 +74,12 @@ class Bank:
                 query = part // candidates.shape[1]
                 found = queries[query] @ vectors.T
                 total, count = found.sum(axis=1), np.full(len(part), size)
-                mine = np.flatnonzero(np.isin(product_id[query], self.product_id[rows]))
+                mine = np.flatnonzero(known[query])
+                mine = (
+                    mine[np.isin(product_id[query[mine]], self.product_id[rows])]
+                    if len(mine)
+                    else mine
+                )
                 if len(mine):
                     itself = product_id[query[mine]][:, None] == self.product_id[rows]
                     total[mine] -= np.where(itself, found[mine], 0).sum(axis=1)

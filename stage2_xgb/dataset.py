@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from catalog.errors import ArtifactError
+from catalog.image_table import ImageTable
 from catalog.progress import progress
 from catalog.splits import SPLITS, sample_key, select
 from features import schema
@@ -40,9 +41,16 @@ class Views:
         """The images of a split, BLOCK rows or so at a time, never cutting a product; one empty
         block where the split is empty. `cap` takes whole products, by their hash, up to so many
         images of each class, int [K]."""
+        for table, features in self.features(split, fit_only=fit_only, cap=cap):
+            yield Pooled.images(table, features, self.heads)
+
+    def features(
+        self, split: str, *, fit_only: bool, cap: np.ndarray | None = None
+    ) -> Iterator[tuple[ImageTable, list[np.ndarray]]]:
+        """The same images as `blocks`, and of each view features float16 [N, D]: stage 1's opinion,
+        which takes longest, is not asked for."""
         for rows, use in self._spans(split, fit_only, cap):
-            features = [store.features(rows)[use] for store in self.stores]
-            yield Pooled.images(self.first.table[rows][use], features, self.heads)
+            yield self.first.table[rows][use], [store.features(rows)[use] for store in self.stores]
 
     def project(
         self, split: str, projections: Sequence[Projection]

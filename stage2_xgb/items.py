@@ -54,14 +54,15 @@ class Pooled:
     def of_products(self, share: float, purpose: str, seed: int) -> "Pooled":
         """The items of about a share of the products, drawn for a purpose
         (`catalog.splits.sample_mask`)."""
-        return self._rows(sample_mask(self.product_id, share, purpose, seed))
+        return self.rows(sample_mask(self.product_id, share, purpose, seed))
 
     def of_several(self) -> "Pooled":
         """The images of products that have several, where those of a product stand together."""
         same = self.product_id[1:] == self.product_id[:-1]
-        return self._rows(np.r_[False, same] | np.r_[same, False][: len(self)])
+        return self.rows(np.r_[False, same] | np.r_[same, False][: len(self)])
 
-    def _rows(self, rows: np.ndarray) -> "Pooled":
+    def rows(self, rows: np.ndarray | slice) -> "Pooled":
+        """Some of the items."""
         log_probs = tuple(x if x is None else x[rows] for x in self.log_probs)
         plain = (
             getattr(self, name)[rows]

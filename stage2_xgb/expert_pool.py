@@ -1,0 +1,199 @@
+"""The pool of experts: stage 1, linear experts and neighbours, their opinions added with one weight
+each (a logarithmic opinion pool, Genest and Zidek 1986). Answers with numpy alone; fitted by
+fit_experts.py; on disk it is a set of named arrays.
+
+A product's opinion is the mean of its images' opinions. Each weight may grow with the logarithm of
+the number of images, because several images that agree say more than one.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from features.neighbours import Bank
+from stage1_cnn.head import normalise
+from stage2_xgb.experts import CANDIDATES, Inputs, LinearExpert, NeighbourExpert, bounded, highest
+from stage2_xgb.items import Pooled, Projection
+
+LARGEST_RATIO = 6.0
+"""Log ratio of a class's shares in the target and the train mix, at most."""
+LEAST_SHARE = 1e-6
+"""Share of a class in the target mix, at least."""
+WEIGHTS = ("plain", "growth", "mix")
+_ROWS = 512
+"""Images at once: their opinions of thousands of classes stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of one unit: a term f of the score of an item of n images weighs plain[f] + growth[f] *
+    log(n), both float64 [E + 2]. The terms are the experts' opinions, then the rows of `mix`
+    float32 [2, K], which class frequencies add (`mix_terms`)."""
+
+    plain: np.ndarray
+    growth: np.ndarray
+    mix: np.ndarray
+
+
+@dataclass(frozen=True)
+class ExpertPool:
+    """All experts and each unit's weights. Stage 1 comes first, then `linear`, then `neighbours`,
+    if any photos were fitted."""
+
+    linear: tuple[LinearExpert, ...]
+    neighbours: NeighbourExpert | None
+    weights: Mapping[str, Weights]
+
+    def __len__(self) -> int:
+        return 1 + len(self.linear) + (self.neighbours is not None)
+
+    def prepare(self, images: Pooled) -> dict[Inputs, np.ndarray]:
+        """Each kind of inputs that an expert sees, float32 [N, D]."""
+        kinds = {expert.inputs for expert in self.linear}
+        if self.neighbours is not None:
+            kinds.add(self.neighbours.inputs)
+        return {inputs: inputs(images.features) for inputs in kinds}
+
+    def linear_opinions(
+        self, images: Pooled, prepared: Mapping[Inputs, np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        """Opinions float32 [N, K] of stage 1 and of each linear expert, of single images."""
+        yield bounded(images.log_probs[0].copy())
+        for expert in self.linear:
+            scores = expert.scores(prepared[expert.inputs])
+            yield bounded(scores, expert.inverse_temperature)
+
+    def opinions(self, images: Pooled) -> np.ndarray:
+        """Every expert's opinion of single images, float32 [E, N, K], up to a constant of each
+        image."""
+        prepared, expert = self.prepare(images), self.neighbours
+        opinions = list(self.linear_opinions(images, prepared))
+        if expert is not None:
+            candidates = highest(np.sum(opinions, axis=0), CANDIDATES)
+            opinions.append(np.zeros_like(opinions[0]))
+            z = expert.projection(prepared[expert.inputs])
+            votes = expert.log_votes(z, images.product_id, candidates)
+            np.put_along_axis(opinions[-1], candidates, votes, axis=1)
+        return np.stack(opinions)
+
+    def log_probs(self, images: Pooled, unit: str) -> np.ndarray:
+        """The pool's log-probabilities float32 [N, K] of single images, or of their products if
+        `unit` is `product`; images of a product stand together, and products come in the order of
+        their images."""
+        weights = self.weights[unit]
+        if unit == "image":
+            (scores,) = self._sums(images, weights.plain)
+            scores += self._mix(weights.plain, weights)
+            return normalise(scores)
+        sums = self._sums(images, weights.plain, weights.growth)
+        scores, growth = (mean_by_product(x, images.product_id) for x in sums)
+        growth += self._mix(weights.growth, weights)
+        growth *= np.log(images_by_product(images.product_id)).astype(np.float32)[:, None]
+        scores += growth
+        scores += self._mix(weights.plain, weights)
+        return normalise(scores)
+
+    def _mix(self, weight: np.ndarray, weights: Weights) -> np.ndarray:
+        """What class frequencies add to scores, float32 [K]."""
+        return weight[len(self) :].astype(np.float32) @ weights.mix
+
+    def _sums(self, images: Pooled, *weights: np.ndarray) -> list[np.ndarray]:
+        """The experts' opinions float32 [N, K], each times its weight of `weights` [E, ...], added;
+        once for each of these. Neighbours are asked for all images at once, because that goes
+        through the photos class by class."""
+        sums = [np.zeros(images.log_probs[0].shape, dtype=np.float32) for _ in weights]
+        asked: list[tuple[np.ndarray, np.ndarray]] = []
+        for start in range(0, len(images), _ROWS):
+            part = images.rows(rows := slice(start, start + _ROWS))
+            prepared = self.prepare(part)
+            likely = np.zeros(part.log_probs[0].shape, dtype=np.float32)
+            for number, opinion in enumerate(self.linear_opinions(part, prepared)):
+                likely += opinion
+                for total, weight in zip(sums, weights, strict=True):
+                    total[rows] += np.float32(weight[number]) * opinion
+            if self.neighbours is not None:
+                z = self.neighbours.projection(prepared[self.neighbours.inputs])
+                asked.append((z, highest(likely, CANDIDATES)))
+        if asked:
+            z, candidates = map(np.concatenate, zip(*asked, strict=True))
+            votes = self.neighbours.log_votes(z, images.product_id, candidates)
+            place = np.arange(len(images))[:, None], candidates
+            for total, weight in zip(sums, weights, strict=True):
+                total[place] += np.float32(weight[len(self) - 1]) * votes
+        return sums
+
+
+def mix_terms(target: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """What class frequencies may add to a score, float32 [2, K]: log target / train, and log
+    target; of two mixes [K]."""
+    ratio = np.log(target / train).clip(-LARGEST_RATIO, LARGEST_RATIO)
+    return np.stack([ratio, np.log(np.maximum(target, LEAST_SHARE))]).astype(np.float32)
+
+
+def product_starts(product_id: np.ndarray) -> np.ndarray:
+    """First row of each product, whose rows stand together."""
+    return np.flatnonzero(np.r_[True, product_id[1:] != product_id[:-1]][: len(product_id)])
+
+
+def images_by_product(product_id: np.ndarray) -> np.ndarray:
+    """Number of rows of each product."""
+    return np.diff(product_starts(product_id), append=len(product_id))
+
+
+def mean_by_product(x: np.ndarray, product_id: np.ndarray) -> np.ndarray:
+    """Mean of the rows [N, K] of each product."""
+    if not len(x):
+        return x
+    count = images_by_product(product_id).astype(x.dtype)
+    return np.add.reduceat(x, product_starts(product_id), axis=0) / count[:, None]
+
+
+def pool_arrays(pool: ExpertPool) -> dict[str, np.ndarray]:
+    """A pool as named arrays, without objects, for an npz."""
+    temperatures = np.array([expert.inverse_temperature for expert in pool.linear])
+    arrays = {"inverse_temperatures": temperatures}
+    for number, expert in enumerate(pool.linear):
+        name = f"linear_{number}"
+        arrays |= _input_arrays(name, expert.inputs) | {f"{name}_bias": expert.bias}
+        arrays |= {f"{name}_factor_{f}": factor for f, factor in enumerate(expert.factors)}
+    if pool.neighbours is not None:
+        bank, projection = pool.neighbours.bank, pool.neighbours.projection
+        arrays |= _input_arrays("bank", pool.neighbours.inputs)
+        arrays |= {"bank_mean": projection.mean, "bank_components": projection.components}
+        arrays |= {"bank_vectors": bank.vectors.astype(np.float16)}
+        arrays |= {"bank_product_id": bank.product_id, "bank_starts": bank.starts}
+    for unit, weights in pool.weights.items():
+        arrays |= {f"{name}_{unit}": getattr(weights, name) for name in WEIGHTS}
+    return arrays
+
+
+def read_pool(arrays: Mapping[str, np.ndarray]) -> ExpertPool:
+    """Inverse of pool_arrays. Raises KeyError if an array is missing."""
+    temperatures = arrays["inverse_temperatures"].tolist()
+    linear = tuple(_read_linear(arrays, f"linear_{n}", t) for n, t in enumerate(temperatures))
+    neighbours = None
+    if "bank_vectors" in arrays:
+        bank = Bank(*(arrays[f"bank_{name}"] for name in ("vectors", "product_id", "starts")))
+        projection = Projection(arrays["bank_mean"], arrays["bank_components"])
+        neighbours = NeighbourExpert.of(_read_inputs(arrays, "bank"), projection, bank)
+    units = [name.removeprefix("plain_") for name in arrays if name.startswith("plain_")]
+    weights = {unit: Weights(*(arrays[f"{name}_{unit}"] for name in WEIGHTS)) for unit in units}
+    return ExpertPool(linear, neighbours, weights)
+
+
+def _input_arrays(prefix: str, inputs: Inputs) -> dict[str, np.ndarray]:
+    return {f"{prefix}_views": np.array(inputs.views), f"{prefix}_root": np.array(inputs.root)}
+
+
+def _read_inputs(arrays: Mapping[str, np.ndarray], prefix: str) -> Inputs:
+    return Inputs(tuple(arrays[f"{prefix}_views"].tolist()), bool(arrays[f"{prefix}_root"]))
+
+
+def _read_linear(
+    arrays: Mapping[str, np.ndarray], prefix: str, inverse_temperature: float
+) -> LinearExpert:
+    first, second = f"{prefix}_factor_0", f"{prefix}_factor_1"
+    factors = (arrays[first], arrays[second]) if second in arrays else (arrays[first],)
+    inputs = _read_inputs(arrays, prefix)
+    return LinearExpert(inputs, factors, arrays[f"{prefix}_bias"], inverse_temperature)

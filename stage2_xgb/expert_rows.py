@@ -1,0 +1,211 @@
+"""What the experts are fitted on, from the feature files: folds, sums, the bank, and a sample of
+held-out images for the weights. Everything is read once, but for the samples.
+
+Reserve and val_a, which stage 1 never saw, are cut into FOLDS by product.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from hashlib import sha256
+from typing import TypeVar
+
+import numpy as np
+from scipy.linalg import eigh
+
+from catalog.image_table import ImageTable
+from catalog.splits import SPLITS, product_hash
+from features.neighbours import Bank
+from stage1_cnn.head import Head
+from stage2_xgb.dataset import Views
+from stage2_xgb.expert_pool import product_starts
+from stage2_xgb.experts import Inputs, NeighbourExpert
+from stage2_xgb.items import Pooled, Projection
+from stage2_xgb.lda import Moments
+from stage2_xgb.logistic import too_large
+
+FOLDS = 5
+HELD = ("reserve", "val_a")
+FITTED = ("train", *HELD)
+WEIGHING = 10_000
+"""Held-out images that the weights are fitted on, about, at most."""
+BANK_COLUMNS = (64, 256)
+"""Principal components that neighbours are compared by, at least and at most: as many as fit in
+BANK_CELLS."""
+BANK_CELLS = 2**27
+"""Numbers in the bank, at most, if these are not fewer than the least columns need."""
+SAMPLE = 10_000
+"""Images that these components are fitted on, about, at most."""
+BANK_ROWS = 2**21
+"""Photos in the bank, about, at most; beyond it, those of the largest classes are thinned out."""
+_ROWS = 512
+"""Held-out images scored at once, about: it keeps memory small with thousands of classes."""
+Block = tuple[ImageTable, Sequence[np.ndarray]]
+"""Images, and an array of features [N, D_v] for each view."""
+T = TypeVar("T")
+
+
+def product_fold(product_id: np.ndarray, seed: int) -> np.ndarray:
+    """Fold int64 [N] of each product."""
+    return (_hash(product_id, "folds", seed) % np.uint64(FOLDS)).astype(np.int64)
+
+
+def image_fold(images: Pooled, seed: int) -> np.ndarray:
+    """Fold int64 [N] of each image of reserve and val_a, by its product; -1 for other images."""
+    held = np.isin(images.split, [SPLITS.index(name) for name in HELD])
+    return np.where(held, product_fold(images.product_id, seed), -1)
+
+
+def _hash(product_id: np.ndarray, purpose: str, seed: int) -> np.ndarray:
+    """uint64 of each product, under a key of its own for each purpose."""
+    key = int.from_bytes(sha256(f"experts {purpose} {seed}".encode()).digest()[:8], "big")
+    return product_hash(product_id, key)
+
+
+def _drawn(
+    product_id: np.ndarray, share: float | np.ndarray, purpose: str, seed: int
+) -> np.ndarray:
+    """Mask [N] of about a share of the products, one share or one for each."""
+    return _hash(product_id, purpose, seed).astype(np.float64) / 2**64 <= share
+
+
+def sample(
+    views: Views, splits: Sequence[str], images: int, purpose: str, seed: int
+) -> Iterator[Block]:
+    """Blocks of the fitted images of some splits: about so many images, in whole products, drawn
+    for a `purpose`."""
+    share = images / max(int(views.fitted(*splits).sum()), 1)
+    for split in splits:
+        for table, features in views.features(split, fit_only=True):
+            mine = _drawn(table.product_id, share, purpose, seed)
+            yield table[mine], [x[mine] for x in features]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A sample of held-out images for the weights, and the heads of all views."""
+
+    table: ImageTable
+    features: Sequence[np.ndarray]
+    heads: Sequence[Head | None]
+    seed: int
+
+    @classmethod
+    def of(cls, views: Views, seed: int) -> "HeldOut":
+        """Reads it. How it was cut into blocks leaves no trace."""
+        blocks = list(sample(views, HELD, WEIGHING, "weights", seed))
+        columns = [
+            [getattr(table, field.name) for table, _ in blocks] for field in fields(ImageTable)
+        ]
+        by_view = zip(*(features for _, features in blocks), strict=True)
+        return cls(
+            ImageTable(*map(np.concatenate, columns)),
+            [np.concatenate(parts) for parts in by_view],
+            views.heads,
+            seed,
+        )
+
+    def by_fold(self) -> Iterator[tuple[int, Pooled]]:
+        """Every image once, in whole products: a fold, and some images of it."""
+        fold = product_fold(self.table.product_id, self.seed)
+        for number in range(FOLDS):
+            rows = np.flatnonzero(fold == number)
+            starts = product_starts(self.table.product_id[rows])
+            cuts = starts[np.flatnonzero(np.diff(starts // _ROWS)) + 1]
+            for part in np.split(rows, cuts):
+                if len(part):
+                    features = [x[part] for x in self.features]
+                    yield number, Pooled.images(self.table[part], features, self.heads)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the experts are fitted on: sums of the rows of each fold and, at the end, of train; the
+    neighbours of all; and, if they are few enough for a logistic regression, its inputs float32
+    [N, D], classes and folds (-1: train)."""
+
+    inputs: Inputs
+    sums: list[Moments]
+    neighbours: NeighbourExpert | None
+    logistic_inputs: Inputs
+    logistic: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+
+    @property
+    def total(self) -> Moments:
+        """Sums of all rows."""
+        total = self.sums[0]
+        for part in self.sums[1:]:
+            total = total + part
+        return total
+
+
+def read_rows(views: Views, seed: int, jobs: int) -> Rows:
+    """Reads train, reserve and val_a, with `jobs` threads."""
+    every, classes = tuple(range(len(views.stores))), len(views.heads[0].bias)
+    width = sum(store.width for store in views.stores)
+    inputs, plain = Inputs(every, root=True), Inputs(every)
+    projection = _bank_projection(views, inputs, seed)
+    sums = [Moments.zeros(classes, width) for _ in range(FOLDS + 1)]
+    counts = views.fitted(*FITTED)
+    share, logistic = thinned(counts, BANK_ROWS), not too_large(int(counts.sum()), width, classes)
+
+    def read(block: Block) -> tuple[np.ndarray, ...]:
+        table, features = block
+        held = table.split != SPLITS.index("train")
+        fold = np.where(held, product_fold(table.product_id, seed), -1)
+        x = inputs(features)
+        for number in np.unique(fold).tolist():
+            sums[number].add(x[fold == number], table.class_index[fold == number])
+        kept = plain(features) if logistic else x[:, :0]
+        mine = _drawn(table.product_id, share[table.class_index], "bank rows", seed)
+        banked = projection(x[mine]), table.product_id[mine], table.class_index[mine]
+        return *banked, kept, table.class_index, fold
+
+    blocks = (block for split in FITTED for block in views.features(split, fit_only=True))
+    columns = zip(*in_order(read, blocks, jobs), strict=True)
+    z, product_id, bank_class, kept, class_index, fold = map(np.concatenate, columns)
+    bank = Bank.of(z, product_id, bank_class, classes)
+    neighbours = NeighbourExpert.of(inputs, projection, bank) if len(z) else None
+    return Rows(inputs, sums, neighbours, plain, (kept, class_index, fold) if logistic else None)
+
+
+def thinned(counts: np.ndarray, most: int) -> np.ndarray:
+    """Share [K] of each class that is kept, so that about `most` of `counts` [K] are: all of small
+    classes, the same number of each larger one."""
+    low, high = 0, int(counts.max(initial=0))
+    while low < high:
+        cap = (low + high + 1) // 2
+        fits = np.minimum(counts, cap).sum() <= most
+        low, high = (cap, high) if fits else (low, cap - 1)
+    return np.minimum(low / np.maximum(counts, 1), 1)
+
+
+def in_order(work: Callable[[Block], T], blocks: Iterable[Block], jobs: int) -> Iterator[T]:
+    """The results of `work` in the order of the blocks; `jobs` threads have a few at a time."""
+    waiting = deque()
+    with ThreadPoolExecutor(jobs) as executor:
+        for block in blocks:
+            waiting.append(executor.submit(work, block))
+            if len(waiting) > jobs:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _bank_projection(views: Views, inputs: Inputs, seed: int) -> Projection:
+    """The first principal components of a sample, of images that stage 1 never saw if these are
+    enough; the inputs themselves if they are few."""
+    splits = HELD if views.fitted(*HELD).sum() >= SAMPLE else FITTED
+    parts = [inputs(features) for _, features in sample(views, splits, SAMPLE, "bank", seed)]
+    x = np.concatenate(parts).astype(np.float64)
+    width = x.shape[1]
+    mean = x.mean(axis=0) if len(x) else np.zeros(width)
+    components = np.eye(width)
+    rows = min(int(views.fitted(*FITTED).sum()), BANK_ROWS)
+    columns = int(np.clip(BANK_CELLS // max(rows, 1), *BANK_COLUMNS))
+    if width > columns and len(x):
+        x -= mean
+        components = eigh(x.T @ x, subset_by_index=(width - columns, width - 1))[1][:, ::-1]
+    components = np.ascontiguousarray(components, dtype=np.float32)
+    return Projection(mean.astype(np.float32), components)

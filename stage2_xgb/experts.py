@@ -1,0 +1,125 @@
+"""The experts of stage 2, as they answer: each gives an opinion of the classes from the features of
+all views.
+
+An opinion is float32 [N, K]: log-odds against the item's likeliest class, which has 0, and at least
+-FLOOR for any other, so that no expert alone rules a class out. Its softmax are the expert's
+probabilities. Linear experts are fitted by lda.py and logistic.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from features.neighbours import Bank, unit
+from stage2_xgb.items import Projection
+
+FLOOR = 14.0
+"""Log-odds against an expert's likeliest class are at least minus this; a class that it was not
+fitted on has just these."""
+GRID = 4096.0
+"""Inputs are rounded to multiples of 1/GRID, so that sums of their products are exact (lda.py)."""
+CANDIDATES = 32
+"""Classes among whose photos neighbours are looked for: those likeliest to the other experts."""
+VOTERS = 40
+"""Nearest photos that vote."""
+VOTE_TEMPERATURE = 0.05
+"""Of the votes: a photo whose cosine is lower by this counts 1/e of the nearest."""
+LEAST_VOTE = 1e-3
+"""Share of the votes that a class without any counts as."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What experts see of an item: unit-length features of some views side by side; `root` takes
+    signed square roots, which make activations less skewed."""
+
+    views: tuple[int, ...]
+    root: bool = False
+
+    def __call__(self, features: Sequence[np.ndarray]) -> np.ndarray:
+        """Inputs float32 [N, D], multiples of 1/GRID, from an array [N, D_v] for each view."""
+        x = np.concatenate([unit(features[view]) for view in self.views], axis=1)
+        if self.root:
+            x = np.copysign(np.sqrt(np.abs(x)), x)
+        x *= np.float32(GRID)
+        np.rint(x, out=x)
+        x /= np.float32(GRID)
+        return x
+
+
+@dataclass(frozen=True)
+class LinearExpert:
+    """Scores inputs @ weight + bias: linear discriminants, or a logistic regression.
+
+    factors: float32 matrices whose product is the weight [D, K]; one, or two if the weight has a
+    low rank. bias float32 [K], -inf for a class that it was not fitted on. inverse_temperature:
+    what makes log-odds of the scores.
+    """
+
+    inputs: Inputs
+    factors: tuple[np.ndarray, ...]
+    bias: np.ndarray
+    inverse_temperature: float = 1.0
+
+    def scores(self, x: np.ndarray) -> np.ndarray:
+        """Scores float32 [N, K] of inputs [N, D], before the temperature."""
+        for factor in self.factors:
+            x = x @ factor
+        x += self.bias
+        return x
+
+
+@dataclass(frozen=True)
+class NeighbourExpert:
+    """Votes of the nearest fitted photos, closer ones counting more; never of the item's own
+    product. Photos are compared by principal components of their inputs."""
+
+    inputs: Inputs
+    projection: Projection
+    bank: Bank
+
+    @classmethod
+    def of(cls, inputs: Inputs, projection: Projection, bank: Bank) -> "NeighbourExpert":
+        """With the bank's vectors as float32, because converting them takes longer than
+        comparing."""
+        return cls(inputs, projection, replace(bank, vectors=bank.vectors.astype(np.float32)))
+
+    def log_votes(
+        self, z: np.ndarray, product_id: np.ndarray, candidates: np.ndarray
+    ) -> np.ndarray:
+        """How much likelier each of the candidate classes int [N, C] is than one without a vote,
+        for projected inputs [N, B]: log-odds float32 [N, C] of at least 0. Only photos of the
+        candidates vote."""
+        nearest, _ = self.bank.cosines(z, product_id, candidates)
+        return np.log(votes(nearest) / np.float32(LEAST_VOTE) + 1)
+
+
+def bounded(scores: np.ndarray, inverse_temperature: float = 1.0) -> np.ndarray:
+    """Scores float32 [N, K], -inf among them, as an opinion, in place."""
+    scores *= np.float32(inverse_temperature)
+    scores -= scores.max(axis=1, keepdims=True)
+    return np.maximum(scores, np.float32(-FLOOR), out=scores)
+
+
+def highest(scores: np.ndarray, count: int) -> np.ndarray:
+    """The classes int32 [N, min(count, K)] of the highest scores [N, K], in ascending order of the
+    class."""
+    if count >= scores.shape[1]:
+        return np.tile(np.arange(scores.shape[1], dtype=np.int32), (len(scores), 1))
+    likeliest = np.argpartition(-scores, count - 1, axis=1)[
+        :, :count
+    ]  # from below the many ties at the floor take ten times as long
+    return np.sort(likeliest, axis=1).astype(np.int32)
+
+
+def votes(nearest: np.ndarray) -> np.ndarray:
+    """Share float32 [N, C] of each candidate among the VOTERS nearest photos of all, from cosines
+    [N, C, NEAREST], NaN where a class has fewer; all 0 where no candidate has a photo."""
+    flat = np.where(np.isnan(nearest), -np.inf, nearest).reshape(len(nearest), -1)
+    voters = min(VOTERS, flat.shape[1])
+    last = np.partition(flat, -voters, axis=1)[:, -voters, None]
+    top = flat.max(axis=1, keepdims=True)
+    weight = np.exp((flat - np.where(np.isfinite(top), top, 0)) / np.float32(VOTE_TEMPERATURE))
+    weight = np.where(flat >= last, weight, 0).reshape(nearest.shape).sum(axis=2)
+    return weight / np.maximum(weight.sum(axis=1, keepdims=True), np.float32(1e-12))

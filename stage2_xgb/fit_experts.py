@@ -1,0 +1,201 @@
+"""Fits the pool of experts on train, reserve and val_a, and its weights on out-of-fold opinions of
+reserve and val_a.
+
+The experts of a fold know every row but the fold's own; rows of train, which stage 1 knows too, are
+known to all. Neighbours never look at an item's own product, so that one bank serves all folds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from stage2_xgb.dataset import Views
+from stage2_xgb.expert_pool import (
+    ExpertPool,
+    Weights,
+    images_by_product,
+    mean_by_product,
+    mix_terms,
+    product_starts,
+)
+from stage2_xgb.expert_rows import FOLDS, HeldOut, Rows, image_fold, read_rows
+from stage2_xgb.experts import LinearExpert, highest
+from stage2_xgb.items import Pooled
+from stage2_xgb.lda import fit_lda
+from stage2_xgb.logistic import fit_logistic
+from stage2_xgb.pool_weights import Terms, fit_weights
+from stage2_xgb.prior import importance
+
+DISCRIMINANTS, LOGISTIC = "discriminants", "logistic"
+FIRST_TEMPERATURE = {DISCRIMINANTS: 0.1, LOGISTIC: 1.0}
+"""Inverse temperatures if no held-out item can calibrate: features are far from normal, so that
+discriminants are far too sure."""
+KEPT = 256
+"""Classes of an item that the weights are fitted on, at most: the likeliest and the true one."""
+_LOWEST = -1e4
+"""Score behind the likeliest class, at least, in calibration: it has to be finite."""
+
+
+@dataclass(frozen=True)
+class FittedPool:
+    """The pool for new items; for each fold of reserve and val_a the pool that knows none of its
+    products, with the same weights; the linear experts' names; and on how many images and products
+    the weights were fitted: 0 if there were none, and the first weights stand."""
+
+    pool: ExpertPool
+    by_fold: tuple[ExpertPool, ...]
+    names: tuple[str, ...]
+    weighed: Mapping[str, int]
+    seed: int
+
+    def log_probs(self, images: Pooled, unit: str) -> np.ndarray:
+        """As ExpertPool.log_probs, but out of fold for images of reserve and val_a."""
+        fold = image_fold(images, self.seed)
+        item_fold = fold[product_starts(images.product_id)] if unit == "product" else fold
+        out = np.empty((len(item_fold), images.log_probs[0].shape[1]), dtype=np.float32)
+        for number in np.unique(fold).tolist():
+            pool = self.pool if number < 0 else self.by_fold[number]
+            out[item_fold == number] = pool.log_probs(images.rows(fold == number), unit)
+        return out
+
+
+def fit_experts(
+    views: Views, targets: Mapping[str, np.ndarray], train: np.ndarray, seed: int, jobs: int
+) -> FittedPool:
+    """Fits everything; `targets` are the target mix [K] of each unit, `train` is the mix [K] that
+    stage 1 was shown. `jobs` threads have one thread of arithmetic each: their number changes no
+    bit."""
+    with threadpool_limits(limits=1):
+        rows, held = read_rows(views, seed, jobs), HeldOut.of(views, seed)
+        names = (DISCRIMINANTS, LOGISTIC)[: _linear_experts(rows)]
+        linear = _fit_linear(rows) if names else [()] * (FOLDS + 1)
+        first = _first_weights(targets, train, 1 + len(names) + (rows.neighbours is not None))
+        pools = [ExpertPool(experts, rows.neighbours, first) for experts in linear]
+        pools = _calibrated(pools, held, names, targets["image"])
+        weights, weighed = {}, {}
+        for unit, target in targets.items():
+            terms, count = _terms(pools, held, unit, target)
+            weights[unit], weighed[unit] = _fit_weights(terms, count, first[unit]), len(count)
+    *by_fold, whole = (replace(pool, weights=weights) for pool in pools)
+    return FittedPool(whole, tuple(by_fold), names, weighed, seed)
+
+
+def _linear_experts(rows: Rows) -> int:
+    """How many kinds of linear expert the rows are enough, and not too many, for."""
+    if rows.neighbours is None:
+        return 0
+    return 1 if rows.logistic is None else 2
+
+
+def _fit_linear(rows: Rows) -> list[tuple[LinearExpert, ...]]:
+    """The linear experts of each fold, which know all rows but its own, and at the end those of all
+    rows."""
+    total = rows.total
+    sums = [*(total - part for part in rows.sums[:FOLDS]), total]
+    fitted = [(fit_lda(part, rows.inputs),) for part in sums]
+    if rows.logistic is None:
+        return fitted
+    x, class_index, fold = rows.logistic
+    classes, inputs = len(total.count), rows.logistic_inputs
+    seen = fold < 0
+    start = fit_logistic(x[seen], class_index[seen], classes, inputs) if seen.any() else None
+    for number in range(FOLDS + 1):
+        known = fold != number  # there is no fold number FOLDS: all rows
+        expert = fit_logistic(x[known], class_index[known], classes, inputs, start=start)
+        fitted[number] += (expert,)
+    return fitted
+
+
+def _first_weights(
+    targets: Mapping[str, np.ndarray], train: np.ndarray, experts: int
+) -> dict[str, Weights]:
+    """The weights of each unit before any held-out item: experts count the same, and the train mix
+    is shifted to the target's."""
+    plain = np.r_[np.full(experts, 1 / experts), 1.0, 0.0]
+    growth = np.zeros(len(plain))
+    return {u: Weights(plain, growth, mix_terms(mix, train)) for u, mix in targets.items()}
+
+
+def _calibrated(
+    pools: Sequence[ExpertPool], held: HeldOut, names: Sequence[str], target: np.ndarray
+) -> list[ExpertPool]:
+    """The pools with the inverse temperature of each kind of linear expert that fits the held-out
+    images best. An image of a class that the fold's experts do not know is left out."""
+    linear = [pool.linear for pool in pools]
+    for kind, name in enumerate(names):
+        parts = []
+        for fold, images in held.by_fold():
+            expert = linear[fold][kind]
+            known = images.rows(np.isfinite(expert.bias[images.class_index]))
+            scores = expert.scores(expert.inputs(known.features))
+            scores -= scores.max(axis=1, keepdims=True)
+            classes, place = keep_likeliest(scores, known.class_index)
+            values = np.take_along_axis(scores, classes, axis=1).clip(min=_LOWEST)
+            parts.append((values[:, None], place, known.class_index))
+        inverse = np.array([FIRST_TEMPERATURE[name]])
+        if parts:
+            values, place, class_index = map(np.concatenate, zip(*parts, strict=True))
+            terms = Terms(values, place, importance(class_index, target))
+            inverse = fit_weights(terms, inverse, low=inverse / 1000, high=inverse * 1000)
+        for fold, experts in enumerate(linear):
+            warm = replace(experts[kind], inverse_temperature=float(inverse[0]))
+            linear[fold] = (*experts[:kind], warm, *experts[kind + 1 :])
+    return [replace(pool, linear=experts) for pool, experts in zip(pools, linear, strict=True)]
+
+
+def keep_likeliest(scores: np.ndarray, class_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The KEPT classes int32 [N, C] of the highest scores [N, K], the true ones [N] among them, and
+    the true ones' places [N]."""
+    scores = scores.copy()
+    scores[np.arange(len(scores)), class_index] = np.inf
+    classes = highest(scores, KEPT)
+    return classes, (classes == class_index[:, None]).argmax(axis=1)
+
+
+def _terms(
+    pools: Sequence[ExpertPool], held: HeldOut, unit: str, target: np.ndarray
+) -> tuple[Terms, np.ndarray]:
+    """The terms of the held-out items' scores, from the pool that knows none of their products; and
+    the items' numbers of images [N]."""
+    mix, parts = pools[-1].weights[unit].mix, []
+    for fold, images in held.by_fold():
+        opinions, class_index, count = _items(images, pools[fold], unit)
+        classes, place = keep_likeliest(np.sum(opinions, axis=0), class_index)
+        values = np.take_along_axis(opinions, classes[None], axis=2)
+        values = np.concatenate([values, mix[:, classes]]).swapaxes(0, 1)
+        parts.append((values, place, class_index, count))
+    if not parts:
+        none = np.zeros(0, dtype=np.int64)
+        return Terms(np.zeros((0, len(pools[-1]) + len(mix), 1), np.float32), none, none), none
+    values, place, class_index, count = map(np.concatenate, zip(*parts, strict=True))
+    return Terms(values, place, importance(class_index, target)), count
+
+
+def _items(
+    images: Pooled, pool: ExpertPool, unit: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Opinions float32 [E, N, K] of images or products, the items' classes [N] and numbers of
+    images [N]."""
+    opinions = pool.opinions(images)
+    if unit == "image":
+        return opinions, images.class_index, np.ones(len(images), dtype=np.int64)
+    starts = product_starts(images.product_id)
+    pooled = np.stack([mean_by_product(x, images.product_id) for x in opinions])
+    return pooled, images.class_index[starts], images_by_product(images.product_id)
+
+
+def _fit_weights(terms: Terms, count: np.ndarray, first: Weights) -> Weights:
+    """Weights of least log-loss; those of experts are at least 0 for a single image. They grow with
+    the logarithm of the number of images only if some items have several."""
+    size = len(first.plain)
+    experts = np.arange(size) < size - len(first.mix)
+    low, high = np.where(experts, 0, -1.0), np.where(experts, np.inf, 2.0)
+    if (count == 1).all():
+        return replace(first, plain=fit_weights(terms, first.plain, low, high))
+    log_n = np.log(count).astype(np.float32)[:, None, None]
+    both = replace(terms, values=np.concatenate([terms.values, log_n * terms.values], axis=1))
+    start, low = np.r_[first.plain, first.growth], np.r_[low, np.full(size, -1.0)]
+    found = fit_weights(both, start, low, np.r_[high, np.full(size, 2.0)])
+    return replace(first, plain=found[:size], growth=found[size:])
