@@ -45,11 +45,14 @@ def sample_hash(product_ids: np.ndarray, purpose: str, seed: int) -> np.ndarray:
     return product_hash(product_ids, sample_key(purpose, seed))
 
 
-def sample_mask(product_ids: np.ndarray, share: float, purpose: str, seed: int) -> np.ndarray:
-    """Which products [N] belong to a sample of about a share (all from 1 on), bool."""
-    if share >= 1:
-        return np.ones(len(product_ids), dtype=bool)
-    return sample_hash(product_ids, purpose, seed) < np.uint64(share * 2**64)
+def sample_mask(
+    product_ids: np.ndarray, share: float | np.ndarray, purpose: str, seed: int
+) -> np.ndarray:
+    """Which products [N] belong to a sample of about a share (all from 1 on), bool. `share` is one
+    for all products, or one for each [N]."""
+    below = np.where(np.asarray(share) < 1, share, 0.0) * 2.0**64
+    drawn = sample_hash(product_ids, purpose, seed) < below.astype(np.uint64)
+    return drawn | (np.asarray(share) >= 1)
 
 
 def shares(sizes: np.ndarray, seed: int) -> np.ndarray:

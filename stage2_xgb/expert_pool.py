@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.neighbours import Bank
+from features.neighbours import STRANGER, Bank
 from stage1_cnn.head import normalise
 from stage2_xgb.experts import CANDIDATES, Inputs, LinearExpert, NeighbourExpert, bounded, highest
-from stage2_xgb.items import Pooled, Projection
+from stage2_xgb.items import Pooled, Projection, images_by_product, mean_by_product
 
 LARGEST_RATIO = 6.0
 """Log ratio of a class's shares in the target and the train mix, at most."""
@@ -59,7 +59,7 @@ class ExpertPool:
         self, images: Pooled, prepared: Mapping[Inputs, np.ndarray]
     ) -> Iterator[np.ndarray]:
         """Opinions float32 [N, K] of stage 1 and of each linear expert, of single images."""
-        yield bounded(images.log_probs[0].copy())
+        yield bounded(images.log_probs.copy())
         for expert in self.linear:
             scores = expert.scores(prepared[expert.inputs])
             yield bounded(scores, expert.inverse_temperature)
@@ -77,16 +77,21 @@ class ExpertPool:
             np.put_along_axis(opinions[-1], candidates, votes, axis=1)
         return np.stack(opinions)
 
-    def log_probs(self, images: Pooled, unit: str) -> np.ndarray:
+    def log_probs(self, images: Pooled, unit: str, *, strangers: bool = True) -> np.ndarray:
         """The pool's log-probabilities float32 [N, K] of single images, or of their products if
         `unit` is `product`; images of a product stand together, and products come in the order of
-        their images."""
-        weights = self.weights[unit]
+        their images.
+
+        `strangers` have no photo among the neighbours, whatever their product id: another shop's
+        product may have the id of one of ours, and photos alone, as `predict` and the exported
+        reader have them, have none. So equal photos get equal answers however they are asked for.
+        """
+        weights, known = self.weights[unit], None if strangers else images.product_id
         if unit == "image":
-            (scores,) = self._sums(images, weights.plain)
+            (scores,) = self._sums(images, known, weights.plain)
             scores += self._mix(weights.plain, weights)
             return normalise(scores)
-        sums = self._sums(images, weights.plain, weights.growth)
+        sums = self._sums(images, known, weights.plain, weights.growth)
         scores, growth = (mean_by_product(x, images.product_id) for x in sums)
         growth += self._mix(weights.growth, weights)
         growth *= np.log(images_by_product(images.product_id)).astype(np.float32)[:, None]
@@ -98,16 +103,18 @@ class ExpertPool:
         """What class frequencies add to scores, float32 [K]."""
         return weight[len(self) :].astype(np.float32) @ weights.mix
 
-    def _sums(self, images: Pooled, *weights: np.ndarray) -> list[np.ndarray]:
+    def _sums(
+        self, images: Pooled, known: np.ndarray | None, *weights: np.ndarray
+    ) -> list[np.ndarray]:
         """The experts' opinions float32 [N, K], each times its weight of `weights` [E, ...], added;
-        once for each of these. Neighbours are asked for all images at once, because that goes
-        through the photos class by class."""
-        sums = [np.zeros(images.log_probs[0].shape, dtype=np.float32) for _ in weights]
+        once for each of these. Neighbours, but for those of the product `known` [N], are asked for
+        all images at once, because that goes through the photos class by class."""
+        sums = [np.zeros(images.log_probs.shape, dtype=np.float32) for _ in weights]
         asked: list[tuple[np.ndarray, np.ndarray]] = []
         for start in range(0, len(images), _ROWS):
             part = images.rows(rows := slice(start, start + _ROWS))
             prepared = self.prepare(part)
-            likely = np.zeros(part.log_probs[0].shape, dtype=np.float32)
+            likely = np.zeros(part.log_probs.shape, dtype=np.float32)
             for number, opinion in enumerate(self.linear_opinions(part, prepared)):
                 likely += opinion
                 for total, weight in zip(sums, weights, strict=True):
@@ -117,7 +124,8 @@ class ExpertPool:
                 asked.append((z, highest(likely, CANDIDATES)))
         if asked:
             z, candidates = map(np.concatenate, zip(*asked, strict=True))
-            votes = self.neighbours.log_votes(z, images.product_id, candidates)
+            known = np.full(len(images), STRANGER) if known is None else known
+            votes = self.neighbours.log_votes(z, known, candidates)
             place = np.arange(len(images))[:, None], candidates
             for total, weight in zip(sums, weights, strict=True):
                 total[place] += np.float32(weight[len(self) - 1]) * votes
@@ -129,24 +137,6 @@ def mix_terms(target: np.ndarray, train: np.ndarray) -> np.ndarray:
     target; of two mixes [K]."""
     ratio = np.log(target / train).clip(-LARGEST_RATIO, LARGEST_RATIO)
     return np.stack([ratio, np.log(np.maximum(target, LEAST_SHARE))]).astype(np.float32)
-
-
-def product_starts(product_id: np.ndarray) -> np.ndarray:
-    """First row of each product, whose rows stand together."""
-    return np.flatnonzero(np.r_[True, product_id[1:] != product_id[:-1]][: len(product_id)])
-
-
-def images_by_product(product_id: np.ndarray) -> np.ndarray:
-    """Number of rows of each product."""
-    return np.diff(product_starts(product_id), append=len(product_id))
-
-
-def mean_by_product(x: np.ndarray, product_id: np.ndarray) -> np.ndarray:
-    """Mean of the rows [N, K] of each product."""
-    if not len(x):
-        return x
-    count = images_by_product(product_id).astype(x.dtype)
-    return np.add.reduceat(x, product_starts(product_id), axis=0) / count[:, None]
 
 
 def pool_arrays(pool: ExpertPool) -> dict[str, np.ndarray]:

@@ -8,20 +8,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from hashlib import sha256
 from typing import TypeVar
 
 import numpy as np
 from scipy.linalg import eigh
 
 from catalog.image_table import ImageTable
-from catalog.splits import SPLITS, product_hash
+from catalog.splits import SPLITS, sample_mask
 from features.neighbours import Bank
 from stage1_cnn.head import Head
+from stage2_xgb.crossfit import folds
 from stage2_xgb.dataset import Views
-from stage2_xgb.expert_pool import product_starts
 from stage2_xgb.experts import Inputs, NeighbourExpert
-from stage2_xgb.items import Pooled, Projection
+from stage2_xgb.items import Pooled, Projection, product_starts
 from stage2_xgb.lda import Moments
 from stage2_xgb.logistic import too_large
 
@@ -48,26 +47,13 @@ T = TypeVar("T")
 
 def product_fold(product_id: np.ndarray, seed: int) -> np.ndarray:
     """Fold int64 [N] of each product."""
-    return (_hash(product_id, "folds", seed) % np.uint64(FOLDS)).astype(np.int64)
+    return folds(product_id, FOLDS, "experts", seed)
 
 
 def image_fold(images: Pooled, seed: int) -> np.ndarray:
     """Fold int64 [N] of each image of reserve and val_a, by its product; -1 for other images."""
     held = np.isin(images.split, [SPLITS.index(name) for name in HELD])
     return np.where(held, product_fold(images.product_id, seed), -1)
-
-
-def _hash(product_id: np.ndarray, purpose: str, seed: int) -> np.ndarray:
-    """uint64 of each product, under a key of its own for each purpose."""
-    key = int.from_bytes(sha256(f"experts {purpose} {seed}".encode()).digest()[:8], "big")
-    return product_hash(product_id, key)
-
-
-def _drawn(
-    product_id: np.ndarray, share: float | np.ndarray, purpose: str, seed: int
-) -> np.ndarray:
-    """Mask [N] of about a share of the products, one share or one for each."""
-    return _hash(product_id, purpose, seed).astype(np.float64) / 2**64 <= share
 
 
 def sample(
@@ -78,17 +64,17 @@ def sample(
     share = images / max(int(views.fitted(*splits).sum()), 1)
     for split in splits:
         for table, features in views.features(split, fit_only=True):
-            mine = _drawn(table.product_id, share, purpose, seed)
+            mine = sample_mask(table.product_id, share, f"experts, {purpose}", seed)
             yield table[mine], [x[mine] for x in features]
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A sample of held-out images for the weights, and the heads of all views."""
+    """A sample of held-out images for the weights, and stage 1's head."""
 
     table: ImageTable
     features: Sequence[np.ndarray]
-    heads: Sequence[Head | None]
+    head: Head
     seed: int
 
     @classmethod
@@ -102,7 +88,7 @@ class HeldOut:
         return cls(
             ImageTable(*map(np.concatenate, columns)),
             [np.concatenate(parts) for parts in by_view],
-            views.heads,
+            views.head,
             seed,
         )
 
@@ -116,7 +102,7 @@ class HeldOut:
             for part in np.split(rows, cuts):
                 if len(part):
                     features = [x[part] for x in self.features]
-                    yield number, Pooled.images(self.table[part], features, self.heads)
+                    yield number, Pooled.images(self.table[part], features, self.head)
 
 
 @dataclass(frozen=True)
@@ -142,7 +128,7 @@ class Rows:
 
 def read_rows(views: Views, seed: int, jobs: int) -> Rows:
     """Reads train, reserve and val_a, with `jobs` threads."""
-    every, classes = tuple(range(len(views.stores))), len(views.heads[0].bias)
+    every, classes = tuple(range(len(views.stores))), views.classes
     width = sum(store.width for store in views.stores)
     inputs, plain = Inputs(every, root=True), Inputs(every)
     projection = _bank_projection(views, inputs, seed)
@@ -158,7 +144,7 @@ def read_rows(views: Views, seed: int, jobs: int) -> Rows:
         for number in np.unique(fold).tolist():
             sums[number].add(x[fold == number], table.class_index[fold == number])
         kept = plain(features) if logistic else x[:, :0]
-        mine = _drawn(table.product_id, share[table.class_index], "bank rows", seed)
+        mine = sample_mask(table.product_id, share[table.class_index], "bank of experts", seed)
         banked = projection(x[mine]), table.product_id[mine], table.class_index[mine]
         return *banked, kept, table.class_index, fold
 

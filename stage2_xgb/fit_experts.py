@@ -9,20 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from catalog.arithmetic import one_blas_thread
 from stage2_xgb.dataset import Views
-from stage2_xgb.expert_pool import (
-    ExpertPool,
-    Weights,
-    images_by_product,
-    mean_by_product,
-    mix_terms,
-    product_starts,
-)
+from stage2_xgb.expert_pool import ExpertPool, Weights, mix_terms
 from stage2_xgb.expert_rows import FOLDS, HeldOut, Rows, image_fold, read_rows
 from stage2_xgb.experts import LinearExpert, highest
-from stage2_xgb.items import Pooled
+from stage2_xgb.items import Pooled, images_by_product, mean_by_product, product_starts
 from stage2_xgb.lda import fit_lda
 from stage2_xgb.logistic import fit_logistic
 from stage2_xgb.pool_weights import Terms, fit_weights
@@ -32,6 +25,8 @@ DISCRIMINANTS, LOGISTIC = "discriminants", "logistic"
 FIRST_TEMPERATURE = {DISCRIMINANTS: 0.1, LOGISTIC: 1.0}
 """Inverse temperatures if no held-out item can calibrate: features are far from normal, so that
 discriminants are far too sure."""
+MIX_TERMS = ("log_ratio", "log_target")
+"""What class frequencies add (`mix_terms`)."""
 KEPT = 256
 """Classes of an item that the weights are fitted on, at most: the likeliest and the true one."""
 _LOWEST = -1e4
@@ -50,14 +45,23 @@ class FittedPool:
     weighed: Mapping[str, int]
     seed: int
 
+    def named_weights(self) -> dict[str, dict[str, float]]:
+        """Unit -> the weight of each expert, of `log_ratio` and of `log_target`, for one image."""
+        experts = ("stage1", *self.names, *(("neighbours",) if self.pool.neighbours else ()))
+        return {
+            unit: dict(zip((*experts, *MIX_TERMS), weights.plain.tolist(), strict=True))
+            for unit, weights in self.pool.weights.items()
+        }
+
     def log_probs(self, images: Pooled, unit: str) -> np.ndarray:
         """As ExpertPool.log_probs, but out of fold for images of reserve and val_a."""
         fold = image_fold(images, self.seed)
         item_fold = fold[product_starts(images.product_id)] if unit == "product" else fold
-        out = np.empty((len(item_fold), images.log_probs[0].shape[1]), dtype=np.float32)
+        out = np.empty((len(item_fold), images.log_probs.shape[1]), dtype=np.float32)
         for number in np.unique(fold).tolist():
             pool = self.pool if number < 0 else self.by_fold[number]
-            out[item_fold == number] = pool.log_probs(images.rows(fold == number), unit)
+            rows = images.rows(fold == number)
+            out[item_fold == number] = pool.log_probs(rows, unit, strangers=False)
         return out
 
 
@@ -67,7 +71,7 @@ def fit_experts(
     """Fits everything; `targets` are the target mix [K] of each unit, `train` is the mix [K] that
     stage 1 was shown. `jobs` threads have one thread of arithmetic each: their number changes no
     bit."""
-    with threadpool_limits(limits=1):
+    with one_blas_thread():
         rows, held = read_rows(views, seed, jobs), HeldOut.of(views, seed)
         names = (DISCRIMINANTS, LOGISTIC)[: _linear_experts(rows)]
         linear = _fit_linear(rows) if names else [()] * (FOLDS + 1)

@@ -1,5 +1,5 @@
-"""The gate: which of stage 1, the shared reranker and a category's own reclassifier answers,
-decided on val_b, which no fit saw.
+"""The gate: whether a category's own reclassifier answers, or the opinion before it (the pool's, or
+the adjusted stage 1's if there is no pool), decided on val_b, which no fit saw.
 
 Products are counted, not items: the images of a product and their pool are right or wrong together,
 and chance deals products. One is fixed where a model mends more of its items than it breaks, broken
@@ -15,7 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-STAGE1, SHARED, OWN = "stage1", "shared", "own"
+STAGE1, POOL, OWN = "stage1", "pool", "own"
+
+PRIOR = 20.0
+"""Products' worth of the overall gain that a category's own count is weighed against."""
 
 _CHANCE = 0.1
 """The overall gain of a model counts only where a one-sided sign test finds it less likely than
@@ -24,9 +27,9 @@ this by chance."""
 
 @dataclass(frozen=True)
 class Decision:
-    """Who answers for the items that stage 1 puts into one category, and val_b's products behind
-    it: how many, what its own reclassifier fixed and broke against the shared choice, and its net
-    gain a product, shrunk."""
+    """Who answers for the items that the opinion before puts into one category, and val_b's
+    products behind it: how many, what its own reclassifier fixed and broke, and its net gain a
+    product, shrunk."""
 
     answer: str
     products: int
@@ -37,9 +40,9 @@ class Decision:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """val_b's items: the class int [N] that the shifted stage 1 predicts, the true one, the
-    product, and whether each answer is right, bool [N]. Where there is no reclassifier, `own` is as
-    `shared`."""
+    """val_b's items: the class int [N] that the opinion before the reclassifiers predicts, the true
+    one, the product, and whether each answer is right, bool [N]: `pool` is that opinion, `own` the
+    reclassifiers', which is as `pool` where there is none."""
 
     predicted: np.ndarray
     class_index: np.ndarray
@@ -52,13 +55,6 @@ class HeldOut:
     def __getitem__(self, rows: np.ndarray) -> "HeldOut":
         plain = (getattr(self, name)[rows] for name in ("predicted", "class_index", "product_id"))
         return HeldOut(*plain, {name: right[rows] for name, right in self.right.items()})
-
-
-def choose_default(held: HeldOut) -> str:
-    """Who answers where nothing speaks for a category's own reclassifier: the shared reranker, if
-    it gains overall."""
-    _, fixed, broken = counts(held.product_id, held.right[STAGE1], held.right[SHARED])
-    return SHARED if gains(fixed, broken) else STAGE1
 
 
 def counts(product_id: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[int, int, int]:
@@ -76,17 +72,19 @@ def gains(fixed: int, broken: int) -> bool:
     )
 
 
-def decide(held: HeldOut, default: str, classes: np.ndarray, prior: float) -> dict[int, Decision]:
+def decide(
+    held: HeldOut, default: str, classes: np.ndarray, prior: float = PRIOR
+) -> dict[int, Decision]:
     """Decisions of the categories `classes`, which have a reclassifier, by class index.
 
-    Each one's net gain over the default answer is shrunk towards the overall one by `prior`
-    products, so that a category with few held-out products stays with the default unless
-    reclassifiers gain everywhere; an overall gain within chance counts as none. It answers where
-    its shrunk gain is above one standard error: choosing the luckiest of many by a hair would undo
-    itself on test.
+    `default` names the opinion before. Each one's net gain over it is shrunk towards the overall
+    one by `prior` products, so that a category with few held-out products stays with the default
+    unless reclassifiers gain everywhere; an overall gain within chance counts as none. It answers
+    where its shrunk gain is above one standard error: choosing the luckiest of many by a hair would
+    undo itself on test.
     """
     held = held[np.isin(held.predicted, classes)]
-    before, after = held.right[default], held.right[OWN]
+    before, after = held.right[POOL], held.right[OWN]
     n, up, down = counts(held.product_id, before, after)
     overall = (up - down if gains(up, down) else min(up - down, 0)) / max(n, 1)
     decisions = {}

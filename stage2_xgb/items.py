@@ -13,7 +13,6 @@ import numpy as np
 from catalog.image_table import ImageTable
 from catalog.splits import SPLITS, sample_mask
 from stage1_cnn.head import Head, normalise
-from stage2_xgb.prior import Shift
 
 TOP = 32
 """Log-probabilities kept of an item."""
@@ -35,9 +34,8 @@ class Projection:
 
 @dataclass(frozen=True)
 class Pooled:
-    """Items with everything, a block at a time. `log_probs` and `features` hold an array a view:
-    stage 1's log-probabilities float32 [N, K] before the shift (None where a view has no head),
-    features float32 [N, D]."""
+    """Items with everything, a block at a time: stage 1's log-probabilities float32 [N, K], and for
+    each view features float32 [N, D]."""
 
     item_id: np.ndarray
     """Image id or product id."""
@@ -45,7 +43,7 @@ class Pooled:
     class_index: np.ndarray
     split: np.ndarray
     n_images: np.ndarray
-    log_probs: tuple[np.ndarray | None, ...]
+    log_probs: np.ndarray
     features: tuple[np.ndarray, ...]
 
     def __len__(self) -> int:
@@ -63,44 +61,32 @@ class Pooled:
 
     def rows(self, rows: np.ndarray | slice) -> "Pooled":
         """Some of the items."""
-        log_probs = tuple(x if x is None else x[rows] for x in self.log_probs)
-        plain = (
-            getattr(self, name)[rows]
-            for name in ("item_id", "product_id", "class_index", "split", "n_images")
-        )
-        return Pooled(*plain, log_probs, tuple(x[rows] for x in self.features))
+        plain = (getattr(self, field.name)[rows] for field in fields(self)[:-1])
+        return Pooled(*plain, tuple(x[rows] for x in self.features))
 
     def first_view(self) -> "Pooled":
         """The same items through stage 1 alone."""
-        return replace(self, log_probs=self.log_probs[:1], features=self.features[:1])
+        return replace(self, features=self.features[:1])
 
     @classmethod
-    def images(
-        cls, table: ImageTable, features: Sequence[np.ndarray], heads: Sequence[Head | None]
-    ) -> "Pooled":
-        """Single images; of each view a row of features [N, D] an image, and its head."""
-        log_probs = tuple(
-            head.log_probs(x) if head else None for head, x in zip(heads, features, strict=True)
-        )
-        ones = np.ones(len(table), dtype=np.int32)
-        floats = tuple(x.astype(np.float32) for x in features)
+    def images(cls, table: ImageTable, features: Sequence[np.ndarray], head: Head) -> "Pooled":
+        """Single images: their features [N, D] in each view, and stage 1's head."""
         return cls(
             table.image_id,
             table.product_id,
             table.class_index,
             table.split,
-            ones,
-            log_probs,
-            floats,
+            np.ones(len(table), dtype=np.int32),
+            head.log_probs(features[0]),
+            tuple(x.astype(np.float32) for x in features),
         )
 
 
 @dataclass(frozen=True)
 class Items:
-    """Images or products, a row an item: product_id int64, class_index int32, split uint8, n_images
-    int32 (pooled images), top_class int32 [N, T] (by the shifted stage 1, the likeliest first),
-    log_prob float32 [N, V, T] (each view's shifted log-probability of these classes, NaN without a
-    head), z float32 [N, V, C] (projected features)."""
+    """Images or products, one row per item: product_id int64, class_index int32, split uint8,
+    n_images int32 (pooled images), top_class int32 [N, T] (the likeliest first), log_prob float32
+    [N, T] (log-probability of these classes), z float32 [N, V, C] (projected features)."""
 
     product_id: np.ndarray
     class_index: np.ndarray
@@ -132,90 +118,71 @@ class Items:
 
     @property
     def predicted(self) -> np.ndarray:
-        """Class index of the shifted stage 1, int32 [N]."""
+        """Likeliest class, int32 [N]."""
         return self.top_class[:, 0]
 
-    def judged(self, log_probs: np.ndarray) -> "Items":
-        """The items with another opinion [N, K] in the place of stage 1's, of the classes that were
-        likeliest to stage 1."""
-        log_prob = self.log_prob.copy()
-        log_prob[:, 0] = np.take_along_axis(log_probs, self.top_class, axis=1)
-        return replace(self, log_prob=log_prob)
-
     def log_probs(self, members: np.ndarray) -> np.ndarray:
-        """Each view's shifted log-probabilities float32 [N, V, S] of some classes; one that is not
-        among an item's highest has the lowest kept."""
-        lowest = self.log_prob.min(axis=2, keepdims=True)
-        out = np.repeat(lowest, len(members), axis=2)
+        """Log-probabilities float32 [N, S] of some classes; one that is not among an item's highest
+        has the lowest kept."""
+        out = np.repeat(self.log_prob.min(axis=1, keepdims=True), len(members), axis=1)
         for column, member in enumerate(members):
             row, place = np.nonzero(self.top_class == member)
-            out[row, :, column] = self.log_prob[row, :, place]
+            out[row, column] = self.log_prob[row, place]
         return out
 
 
-def pool(images: Pooled, sharpness: float) -> Pooled:
-    """Products from their images: mean log-probability, renormalised; mean feature; number of
-    images.
+def product_starts(product_id: np.ndarray) -> np.ndarray:
+    """First row of each product, whose rows stand together."""
+    return np.flatnonzero(np.r_[True, product_id[1:] != product_id[:-1]][: len(product_id)])
 
-    An image counts by stage 1's highest probability for it to the power of `sharpness`: views that
-    show little count less; with 0 all count the same.
-    """
+
+def images_by_product(product_id: np.ndarray) -> np.ndarray:
+    """Number of rows of each product."""
+    return np.diff(product_starts(product_id), append=len(product_id))
+
+
+def mean_by_product(x: np.ndarray, product_id: np.ndarray) -> np.ndarray:
+    """Mean of the rows [N, K] of each product."""
+    if not len(x):
+        return x
+    count = images_by_product(product_id).astype(x.dtype)
+    return np.add.reduceat(x, product_starts(product_id), axis=0) / count[:, None]
+
+
+def pool(images: Pooled) -> Pooled:
+    """Products from their images, which stand together: mean of stage 1's log-probabilities,
+    renormalised; mean features; number of images."""
     if not len(images):
         return images
-    starts = np.flatnonzero(np.r_[True, np.diff(images.product_id) != 0])
-    count = np.diff(np.append(starts, len(images))).astype(np.int32)
-    ids = images.product_id[starts]
-    weight = np.exp(sharpness * images.log_probs[0].max(axis=1)).astype(np.float32)
-    weight /= np.repeat(np.add.reduceat(weight, starts), count)
-
-    def mean(x: np.ndarray) -> np.ndarray:
-        out = x[starts] * weight[starts, None]
-        for place in range(1, count.max()):
-            products = np.flatnonzero(count > place)
-            rows = starts[products] + place
-            out[products] += x[rows] * weight[rows, None]
-        return out
-
-    log_probs = tuple(None if x is None else normalise(mean(x)) for x in images.log_probs)
-    features = tuple(mean(x) for x in images.features)
+    product_id, starts = images.product_id, product_starts(images.product_id)
+    ids = product_id[starts]
     return Pooled(
-        ids, ids, images.class_index[starts], images.split[starts], count, log_probs, features
+        ids,
+        ids,
+        images.class_index[starts],
+        images.split[starts],
+        images_by_product(product_id).astype(np.int32),
+        normalise(mean_by_product(images.log_probs, product_id)),
+        tuple(mean_by_product(x, product_id) for x in images.features),
     )
 
 
-def shifted_views(pooled: Pooled, shifts: Sequence[Shift | None]) -> list[np.ndarray | None]:
-    """Each view's shifted log-probabilities, float32 [N, K]; None where it has no head."""
-    return [
-        None if shift is None else shift(x)
-        for shift, x in zip(shifts, pooled.log_probs, strict=True)
-    ]
+def of_unit(images: Pooled, unit: str) -> Pooled:
+    """The images themselves, or their products if `unit` is `product`."""
+    return pool(images) if unit == "product" else images
 
 
-def compact(
-    pooled: Pooled, shifts: Sequence[Shift | None], projections: Sequence[Projection]
-) -> Items:
-    """Shifts, projects and keeps the highest log-probabilities."""
-    return keep_highest(pooled, shifted_views(pooled, shifts), projections)
-
-
-def keep_highest(
-    pooled: Pooled, shifted: Sequence[np.ndarray | None], projections: Sequence[Projection]
-) -> Items:
-    """Projects, and keeps the highest log-probabilities of those that are `shifted` already."""
-    first = shifted[0]
-    top = min(TOP, first.shape[1])
+def compact(pooled: Pooled, log_probs: np.ndarray, projections: Sequence[Projection]) -> Items:
+    """Projects the features, and keeps the highest of an opinion, log-probabilities [N, K]."""
+    top = min(TOP, log_probs.shape[1])
     place = (
-        np.argpartition(first, -top, axis=1)[:, -top:]
-        if top < first.shape[1]
-        else np.tile(np.arange(top), (len(first), 1))
+        np.argpartition(log_probs, -top, axis=1)[:, -top:]
+        if top < log_probs.shape[1]
+        else np.tile(np.arange(top), (len(log_probs), 1))
     )
     place.sort(axis=1)  # so that ties go to the lower class index, as argmax has it
-    order = np.argsort(-np.take_along_axis(first, place, axis=1), axis=1, kind="stable")
+    order = np.argsort(-np.take_along_axis(log_probs, place, axis=1), axis=1, kind="stable")
     place = np.take_along_axis(place, order, axis=1)
-    missing = np.full(place.shape, np.nan, dtype=np.float32)
-    log_prob = np.stack(
-        [missing if x is None else np.take_along_axis(x, place, axis=1) for x in shifted], axis=1
-    )
     z = np.stack(
         [projection(x) for projection, x in zip(projections, pooled.features, strict=True)], axis=1
     )
@@ -225,6 +192,6 @@ def keep_highest(
         pooled.split,
         pooled.n_images,
         place.astype(np.int32),
-        log_prob,
+        np.take_along_axis(log_probs, place, axis=1),
         z,
     )

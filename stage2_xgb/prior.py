@@ -43,6 +43,11 @@ class Shift:
         return normalise(scores)
 
     @property
+    def numbers(self) -> dict[str, float]:
+        """What was fitted."""
+        return {"temperature": self.temperature, "strength": self.strength}
+
+    @property
     def at_border(self) -> list[str]:
         """Names of what lies at the end of the range that is searched, so that the best value may
         lie beyond."""

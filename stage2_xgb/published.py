@@ -2,13 +2,14 @@
 bottleneck features of the training photos alone, confusions seen at least twice in train and in
 validation, depth 3, 50 rounds, rate 0.3, all else as XGBoost has it, used everywhere."""
 
-from stage2_xgb.config import BoosterConfig, ConfusionConfig, RerankConfig, Stage2Config
+from stage2_xgb.config import BoosterConfig, ConfusionConfig, Stage2Config
 
 FOLDER = "published"
 """Where its bundle lies, within that of ours."""
 
 PUBLISHED = Stage2Config(
     target_prior="train",
+    pool=False,
     confusion=ConfusionConfig(rule="published", min_count=2, max_size=1000),
     booster=BoosterConfig(
         max_depth=3,
@@ -20,9 +21,7 @@ PUBLISHED = Stage2Config(
         min_child_weight=1,
         max_bin=256,
     ),
-    rerank=RerankConfig(use=False),
     components=None,
-    pooling="mean",
     rows="train",
     base_margin=False,
     gate=False,

@@ -1,5 +1,5 @@
 """One reclassifier: an XGBoost model that chooses within one confusion set, starting from the
-opinion before it: the shared reranker's, or stage 1's where there is none."""
+opinion before it: the pool's, or the adjusted stage 1's if there is no pool."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,6 @@ import numpy as np
 import xgboost
 
 from stage1_cnn.head import normalise
-from stage2_xgb.evidence import COMMON, Evidence
 from stage2_xgb.items import Items
 
 
@@ -20,30 +19,25 @@ class Reclassifier:
     booster: xgboost.Booster
     base_margin: bool
 
-    def log_probs(self, items: Items, evidence: Evidence, margin: np.ndarray) -> np.ndarray:
+    def log_probs(self, items: Items, margin: np.ndarray) -> np.ndarray:
         """Log-probabilities within the set, float32 [N, S]; `margin` [N, S] holds those before,
         exact for every member."""
-        log_prob = items.log_probs(self.members)
-        seen = inputs(items, self.members, log_prob, evidence if self.base_margin else None)
+        log_prob = items.log_probs(self.members) if self.base_margin else None
         start = margin if self.base_margin else np.zeros_like(margin)
         scores = self.booster.inplace_predict(
-            seen, base_margin=start, predict_type="margin", validate_features=False
+            inputs(items, log_prob),
+            base_margin=start,
+            predict_type="margin",
+            validate_features=False,
         )
         return normalise(scores.reshape(start.shape))
 
 
-def inputs(
-    items: Items, members: np.ndarray, log_prob: np.ndarray, evidence: Evidence | None
-) -> np.ndarray:
-    """What a reclassifier sees, float32 [N, F]: projected features of every view, the evidence that
-    tells one member from another, and the number of images."""
+def inputs(items: Items, log_prob: np.ndarray | None) -> np.ndarray:
+    """What a reclassifier sees, float32 [N, F]: projected features of every view; and, if it starts
+    from an opinion, that of its members, log_prob float32 [N, S], and the number of images."""
     features = items.z.reshape(len(items), items.z.shape[1] * items.z.shape[2])
-    if evidence is None:
+    if log_prob is None:
         return features
-    pairs = evidence(items, np.tile(members, (len(items), 1)), log_prob)
-    telling = pairs[:, :, : -len(COMMON)].reshape(
-        len(items), len(members) * (pairs.shape[2] - len(COMMON))
-    )
-    return np.concatenate(
-        [features, telling, np.log(items.n_images)[:, None]], axis=1, dtype=np.float32
-    )
+    images = np.log(items.n_images)[:, None]
+    return np.concatenate([features, log_prob, images], axis=1, dtype=np.float32)

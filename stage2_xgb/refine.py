@@ -1,113 +1,90 @@
-"""Refine: stage 1's pooled opinion in, the two-stage opinion out. Items are grouped by predicted
-category, one booster call each."""
+"""Refine: stage 1's opinion of images in, the two-stage opinion of these or of their products out.
+Items are grouped by the pool's answer, one booster call each."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import logsumexp
 
-from features.neighbours import STRANGER
-from stage2_xgb.bundle import Bundle, Model
-from stage2_xgb.gate import OWN, SHARED, STAGE1
-from stage2_xgb.items import Items, Pooled, keep_highest, shifted_views
+from stage2_xgb.bundle import Bundle
+from stage2_xgb.gate import OWN, POOL, STAGE1
+from stage2_xgb.items import Items, Pooled, compact, of_unit
+from stage2_xgb.reclassifier import Reclassifier
 
 
 @dataclass(frozen=True)
 class Refined:
-    """Log-probabilities float32 [N, K] of the shifted stage 1 and of both stages, and which items
-    stage 2 answered (bool [N])."""
+    """Images, or their products, as stage 1 has them; log-probabilities float32 [N, K] of the
+    adjusted stage 1 and of both stages; which items stage 2 answered (bool [N])."""
 
+    pooled: Pooled
     shifted: np.ndarray
     two_stage: np.ndarray
     refined: np.ndarray
 
 
-def refine(bundle: Bundle, pooled: Pooled, unit: str) -> Refined:
-    """Both stages' opinion of some items.
+@dataclass(frozen=True)
+class Before:
+    """What a reclassifier starts from: the items as stage 1 has them, and the log-probabilities
+    float32 [N, K] of the adjusted stage 1 and of the pool, which is as that if there is none."""
 
-    One builds on the other: the shared reranker spreads stage 1's mass of the candidates, a
-    reclassifier that of its confusion set in the reranker's opinion; all else stands.
+    pooled: Pooled
+    shifted: np.ndarray
+    pool: np.ndarray
+
+    @classmethod
+    def of(cls, bundle: Bundle, images: Pooled, unit: str) -> "Before":
+        """Asks the pool about images, or about their products if `unit` is `product`."""
+        pooled = of_unit(images, unit)
+        shifted = bundle.shifts[unit](pooled.log_probs)
+        pool = shifted if bundle.pool is None else bundle.pool.log_probs(images, unit)
+        return cls(pooled, shifted, pool)
+
+    def by_answer(self, bundle: Bundle) -> Iterator[tuple[int, np.ndarray, Items]]:
+        """Each category that the pool names: its rows, and what a reclassifier sees of them."""
+        items = compact(self.pooled, self.pool, bundle.projections)
+        order = np.argsort(items.predicted, kind="stable")
+        present, starts = np.unique(items.predicted[order], return_index=True)
+        for class_index, rows in zip(present.tolist(), np.split(order, starts)[1:], strict=True):
+            yield class_index, rows, items[rows]
+
+
+def refine(bundle: Bundle, images: Pooled, unit: str) -> Refined:
+    """Both stages' opinion of some images, or of their products, whose images stand together.
+
+    One builds on the other: the pool weighs stage 1 and the other experts, a reclassifier spreads
+    the pool's mass of its confusion set; all else stands.
     """
-    shifted, items = _seen(bundle, pooled, unit)
-    two_stage, refined = shifted.copy(), np.zeros(len(items), dtype=bool)
-    groups = [(rows, *_who(bundle, class_index)) for class_index, rows in _by_predicted(items)]
-    if bundle.reranker is not None:
-        rows = _together([rows for rows, answer, _ in groups if answer != STAGE1])
-        _rerank(two_stage, bundle, items, rows)
-        refined[rows] = True
-    for rows, _, model in groups:
+    before = Before.of(bundle, images, unit)
+    two_stage = before.pool.copy()
+    refined = np.full(len(two_stage), bundle.pool is not None)
+    for class_index, rows, items in before.by_answer(bundle):
+        model = bundle.reclassifier(class_index) if bundle.answer(class_index) == OWN else None
         if model is not None:
-            _reclassify(two_stage, bundle, items, rows, model)
+            _reclassify(two_stage, items, rows, model)
             refined[rows] = True
-    return Refined(shifted, two_stage, refined)
+    return Refined(before.pooled, before.shifted, two_stage, refined)
 
 
-def each_answer(bundle: Bundle, pooled: Pooled, unit: str) -> dict[str, np.ndarray]:
-    """The opinion float32 [N, K] of each possible answer, had it all items: `stage1` (shifted),
-    `shared`, and `own`, which is the shared one where a category has no reclassifier."""
-    shifted, items = _seen(bundle, pooled, unit)
-    groups = list(_by_predicted(items))
-    shared = shifted.copy()
-    if bundle.reranker is not None:
-        _rerank(shared, bundle, items, _together([rows for _, rows in groups]))
-    own = shared.copy()
-    for class_index, rows in groups:
+def each_answer(
+    bundle: Bundle, images: Pooled, unit: str
+) -> tuple[Pooled, dict[str, np.ndarray]]:
+    """The items, and the opinion float32 [N, K] of each possible answer, had it all of them:
+    `stage1` (adjusted), `pool` (which is as that if there is none), and `own`, which is as `pool`
+    where a category has no reclassifier."""
+    before = Before.of(bundle, images, unit)
+    own = before.pool.copy()
+    for class_index, rows, items in before.by_answer(bundle):
         if (model := bundle.reclassifier(class_index)) is not None:
-            _reclassify(own, bundle, items, rows, model)
-    return {STAGE1: shifted, SHARED: shared, OWN: own}
+            _reclassify(own, items, rows, model)
+    return before.pooled, {STAGE1: before.shifted, POOL: before.pool, OWN: own}
 
 
-def _seen(bundle: Bundle, pooled: Pooled, unit: str) -> tuple[np.ndarray, Items]:
-    """The shifted stage 1's opinion [N, K], and what the second stage sees of the items.
-
-    Whatever their product id, they are strangers to the bank: another shop's product may have the
-    id of one of ours, and photos alone, as `predict` and the exported reader have them, have none.
-    So equal photos get equal answers however they are asked for. What is held out has no photos in
-    the bank.
-    """
-    views = shifted_views(pooled, bundle.shifts[unit])
-    items = keep_highest(pooled, views, bundle.projections)
-    return views[0], replace(items, product_id=np.full_like(items.product_id, STRANGER))
-
-
-def _who(bundle: Bundle, class_index: int) -> tuple[str, Model | None]:
-    """Who answers for a category, and its reclassifier if that does."""
-    answer = bundle.answer(class_index)
-    model = bundle.reclassifier(class_index) if answer == OWN else None
-    return (bundle.default if answer == OWN and model is None else answer), model
-
-
-def _rerank(log_probs: np.ndarray, bundle: Bundle, items: Items, rows: np.ndarray) -> None:
-    """Has the shared reranker answer for some rows of log_probs [N, K], in place."""
-    candidates, within = bundle.reranker.log_probs(items[rows], bundle.evidence)
-    _spread(log_probs, rows, candidates, within)
-
-
-def _reclassify(
-    log_probs: np.ndarray, bundle: Bundle, items: Items, rows: np.ndarray, model: Model
-) -> None:
-    """Has a reclassifier answer for some rows of log_probs [N, K], in place."""
-    seen = items[rows].judged(log_probs[rows])
-    within = model.log_probs(seen, bundle.evidence, log_probs[np.ix_(rows, model.members)])
-    _spread(log_probs, rows, np.tile(model.members, (len(rows), 1)), within)
-
-
-def _together(groups: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.zeros(0, dtype=np.int64), *groups])
-
-
-def _by_predicted(items: Items) -> Iterator[tuple[int, np.ndarray]]:
-    """Each predicted category and its rows."""
-    order = np.argsort(items.predicted, kind="stable")
-    present, starts = np.unique(items.predicted[order], return_index=True)
-    yield from zip(present.tolist(), np.split(order, starts)[1:], strict=True)
-
-
-def _spread(
-    log_probs: np.ndarray, rows: np.ndarray, classes: np.ndarray, within: np.ndarray
-) -> None:
-    """Gives the mass of `classes` int [N, S] in `rows` of log_probs the shape of `within` [N, S],
-    in place."""
-    place = (rows[:, None], classes)
-    log_probs[place] = within + logsumexp(log_probs[place], axis=1, keepdims=True)
+def _reclassify(log_probs: np.ndarray, items: Items, rows: np.ndarray, model: Reclassifier) -> None:
+    """Has a reclassifier answer for some rows of log_probs [N, K], in place: the mass of its
+    members gets the shape that it says."""
+    place = np.ix_(rows, model.members)
+    before = log_probs[place]
+    mass = logsumexp(before, axis=1, keepdims=True)
+    log_probs[place] = model.log_probs(items, before) + mass

@@ -23,7 +23,7 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of the grid: held-out items behind a confusion set, those right by stage 1 and by
+    """One point of the grid: held-out items behind a confusion set, those right before and by
     the reclassifiers."""
 
     max_depth: int
@@ -79,21 +79,21 @@ def _trial(
             continue
         items = picker.items[test]
         log_prob = items.log_probs(found.members)
-        seen, margin = inputs(items, found.members, log_prob, picker.evidence), log_prob[:, 0]
-        start = margin if config.base_margin else np.zeros_like(margin)
+        margin = log_prob if config.base_margin else np.zeros_like(log_prob)
+        seen = inputs(items, log_prob if config.base_margin else None)
         right = found.members[None, :] == items.class_index[:, None]
         rows = np.arange(len(test))
         for place, rounds in enumerate(ROUNDS):
             scores = booster.inplace_predict(
-                seen, iteration_range=(0, rounds), base_margin=start, predict_type="margin"
+                seen, iteration_range=(0, rounds), base_margin=margin, predict_type="margin"
             )
             after = right[rows, normalise(scores.reshape(margin.shape)).argmax(axis=1)].sum()
-            counts[place] += (len(test), right[rows, margin.argmax(axis=1)].sum(), after)
+            counts[place] += (len(test), right[rows, log_prob.argmax(axis=1)].sum(), after)
     return counts
 
 
 def _folds(picker: RowPicker, found: ConfusionSet) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Mask of the rows to learn from, and the held-out rows that stage 1 takes for the set's
+    """Mask of the rows to learn from, and the held-out rows that the pool takes for the set's
     category, fold by fold."""
     fold = folds(picker.items.product_id, FOLDS, "grid folds", picker.config.seed)
     judged = picker.items.on("reserve", "val_a") & (picker.items.predicted == found.class_index)

@@ -2,8 +2,9 @@
 and the sibling badly, and further features that hold the answer.
 
 The head is Bayes-optimal on what it reads, so that nothing can be gained but from the other
-features. Without them (`answer` False) a second stage has nothing to find. No torch here: processes
-that are killed start fast.
+features. Without them (`answer` False) a second stage has nothing to find; `curved`, one of them
+tells siblings by its size, which trees see and linear experts don't. No torch here: processes that
+are killed start fast.
 """
 
 from dataclasses import dataclass
@@ -16,16 +17,16 @@ from catalog.splits import SPLITS
 from catalog.taxonomy import Category, Taxonomy
 from features.store import FeatureStore, FeatureWriter
 from stage1_cnn.head import Head
-from stage2_xgb.config import BoosterConfig, ConfusionConfig, RerankConfig, Stage2Config
+from stage2_xgb.config import BoosterConfig, ConfusionConfig, Stage2Config
 from stage2_xgb.dataset import Views
 from stage2_xgb.fit import ClassMixes, Stage2Summary, fit_stage2
-from stage2_xgb.items import Pooled, pool
+from stage2_xgb.items import Pooled, of_unit
 
 CLASSES = 8
 PER_SPLIT = (24, 14, 12, 20, 20)
 """Products of each class in each split."""
-FAMILY, FAINT, ANSWER, NOISE = slice(0, 4), 4, slice(5, 9), slice(9, 12)
-"""Features: what tells families apart, siblings a little, siblings well, and nothing."""
+FAMILY, FAINT, ANSWER, CURVED = slice(0, 4), 4, slice(5, 9), 9
+"""Features: what tells families apart, siblings a little, siblings well, and by its size."""
 WIDTH = 12
 MADE_FROM = {
     "views": {"stage1": {"checkpoint": "c" * 64, "transform": {"height": 32}, "store": "s"}},
@@ -33,9 +34,8 @@ MADE_FROM = {
 }
 CONFIG = Stage2Config(
     components=8,
-    confusion=ConfusionConfig(min_count=2),
+    confusion=ConfusionConfig(rule="candidates", min_count=2),
     booster=BoosterConfig(max_depth=2, n_estimators=20, learning_rate=0.3),
-    rerank=RerankConfig(candidates=4, n_estimators=20, max_depth=2, learning_rate=0.3),
 )
 
 
@@ -50,6 +50,7 @@ class Rows:
 def make_rows(
     *,
     answer: bool = True,
+    curved: bool = False,
     classes: int = CLASSES,
     per_split: tuple[int, ...] = PER_SPLIT,
     seed: int = 0,
@@ -76,6 +77,9 @@ def make_rows(
     features[:, FAINT] += 0.35 * sign
     if answer:
         features[:, ANSWER] += 0.9 * sign[:, None]
+    if curved:
+        side = rng.choice([-2.5, 2.5], len(of))
+        features[:, CURVED] = 0.5 * features[:, CURVED] + np.where(sign > 0, side, 0)
     return Rows(table, features.astype(np.float16))
 
 
@@ -141,10 +145,15 @@ def fit(
     return fit_stage2([store], mixes(store), taxonomy(), config, folder, made_from, jobs)
 
 
-def pooled(store: FeatureStore, split: str, unit: str, sharpness: float = 0.0) -> Pooled:
-    """All items of a split, in one block."""
+def images_of(store: FeatureStore, split: str) -> Pooled:
+    """All images of a split, in one block."""
     (images,) = Views([store]).blocks(split, fit_only=False)
-    return images if unit == "image" else pool(images, sharpness)
+    return images
+
+
+def pooled(store: FeatureStore, split: str, unit: str) -> Pooled:
+    """All items of a split, as stage 1 has them."""
+    return of_unit(images_of(store, split), unit)
 
 
 def bundle_bytes(folder: Path) -> dict[str, bytes]:

@@ -9,10 +9,10 @@ import pandas
 import pytest
 
 from catalog.errors import ArtifactError
-from stage2_xgb.bundle import RERANKER, Bundle
+from stage2_xgb.bundle import SCHEMA, Bundle
 from stage2_xgb.refine import refine
 from tests.stage2_xgb.conftest import Fitted
-from tests.stage2_xgb.planted import CLASSES, MADE_FROM, pooled, taxonomy
+from tests.stage2_xgb.planted import CLASSES, MADE_FROM, images_of, taxonomy
 from tests.stage2_xgb.treeless import seal
 
 
@@ -48,7 +48,6 @@ def test_manifest_and_tables_agree(fitted: Fitted) -> None:
             and counts[1:].sum() <= errors
         )
     expected = {
-        RERANKER,
         "shared.npz",
         "sets.parquet",
         *(f"boosters/{c:05d}.ubj" for c in range(CLASSES)),
@@ -80,25 +79,39 @@ def test_a_broken_booster_leaves_its_category_to_others(
         )
     bundle = Bundle.open(folder)
     bundle.answers = dict.fromkeys(bundle.members, "own")
-    bundle.default = "stage1"
-    items = pooled(fitted.store, "test", "image")
-    result = refine(bundle, items, "image")
-    mine = result.shifted.argmax(axis=1) == 2
+    images = images_of(fitted.store, "test")
+    result, pool = refine(bundle, images, "image"), bundle.pool.log_probs(images, "image")
+    mine = pool.argmax(axis=1) == 2
     assert list(bundle.broken) == ["boosters/00002.ubj"]
     assert (
         str(path) in bundle.broken["boosters/00002.ubj"]
         and "step stage2" in bundle.broken["boosters/00002.ubj"]
     )
-    assert "stage 1 answers where boosters/00002.ubj would" in caplog.text
-    assert mine.any() and not result.refined[mine].any() and result.refined[~mine].all()
-    np.testing.assert_array_equal(result.two_stage[mine], result.shifted[mine])
+    assert "the pool answers where boosters/00002.ubj would" in caplog.text
+    assert mine.any() and result.refined.all()
+    np.testing.assert_array_equal(result.two_stage[mine], pool[mine])
+    assert (result.two_stage[~mine] != pool[~mine]).any()
 
 
 def test_a_booster_that_verifies_but_does_not_load(folder: Path) -> None:
-    (folder / RERANKER).write_bytes(b"not a model")
+    name = "boosters/00001.ubj"
+    (folder / name).write_bytes(b"not a model")
     seal(folder)
     bundle = Bundle.open(folder)
-    assert bundle.reranker is None and list(bundle.broken) == [RERANKER]
+    assert bundle.reclassifier(1) is None and list(bundle.broken) == [name]
+
+
+@pytest.mark.parametrize("name", ["pool_linear_0_bias", "log_ratio_image", "components_0"])
+def test_a_lost_array_is_refused(folder: Path, name: str) -> None:
+    path = folder / "shared.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    del arrays[name]
+    np.savez(path, **arrays)
+    seal(folder)
+    lacking = name.removeprefix("pool_")
+    with pytest.raises(ArtifactError, match=rf"shared\.npz: lacks an array: '{lacking}'"):
+        Bundle.open(folder)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "shared.npz"])
@@ -132,6 +145,6 @@ def test_every_bit_of_the_manifest_counts(folder: Path) -> None:
 
 def test_another_schema_is_refused(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"schema": 7}))
-    with pytest.raises(ArtifactError, match="of schema 7, expected 2"):
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"schema": 2}))
+    with pytest.raises(ArtifactError, match=f"of schema 2, expected {SCHEMA}"):
         Bundle.open(folder)

@@ -3,25 +3,20 @@
 import numpy as np
 import pytest
 
-from stage2_xgb.gate import OWN, SHARED, STAGE1, HeldOut, choose_default, counts, decide, gains
+from stage2_xgb.gate import OWN, POOL, STAGE1, HeldOut, counts, decide, gains
 
 
-def held(*groups: tuple[int, int, int, int], shared: tuple[int, int] = (0, 0)) -> HeldOut:
+def held(*groups: tuple[int, int, int, int]) -> HeldOut:
     """Products of one item in some categories: (class, products, fixed by its own model, broken by
-    it); `shared`: fixed and broken by the shared one."""
+    it)."""
     predicted, before, own = [], [], []
     for class_index, n, fixed, broken in groups:
         predicted += [class_index] * n
         before += [False] * fixed + [True] * (n - fixed)
         own += [True] * fixed + [False] * broken + [True] * (n - fixed - broken)
-    stage1 = np.array(before)
-    mended = stage1.copy()
-    mended[np.flatnonzero(~stage1)[: shared[0]]] = True
-    mended[np.flatnonzero(stage1)[: shared[1]]] = False
     products, none = np.arange(len(predicted)), np.zeros(len(predicted), int)
-    return HeldOut(
-        np.array(predicted), none, products, {STAGE1: stage1, SHARED: mended, OWN: np.array(own)}
-    )
+    right = {POOL: np.array(before), OWN: np.array(own)}
+    return HeldOut(np.array(predicted), none, products, right)
 
 
 @pytest.mark.parametrize(
@@ -38,13 +33,6 @@ def held(*groups: tuple[int, int, int, int], shared: tuple[int, int] = (0, 0)) -
 )
 def test_gains_beyond_chance(fixed: int, broken: int, expected: bool) -> None:
     assert bool(gains(fixed, broken)) is expected
-
-
-def test_the_default_is_shared_only_where_it_gains() -> None:
-    assert choose_default(held((0, 100, 30, 0), shared=(20, 2))) == SHARED
-    assert choose_default(held((0, 100, 30, 0), shared=(3, 2))) == STAGE1
-    assert choose_default(held((0, 100, 30, 0), shared=(0, 20))) == STAGE1
-    assert choose_default(held((0, 100, 30, 0))) == STAGE1
 
 
 def test_shrinkage_by_hand() -> None:
@@ -84,17 +72,15 @@ def test_a_loss_overall_counts_however_few_show_it() -> None:
     assert decide(held((0, 2, 0, 1)), STAGE1, np.array([0, 1]), prior=20.0)[1].gain == -0.5
 
 
-def test_a_category_that_loses_stays_with_the_default() -> None:
-    found = decide(held((0, 100, 40, 0), (1, 100, 5, 30)), SHARED, np.array([0, 1]), prior=20.0)
-    assert found[1].answer == SHARED and found[1].gain < 0
+def test_a_category_that_loses_stays_with_the_opinion_before() -> None:
+    found = decide(held((0, 100, 40, 0), (1, 100, 5, 30)), POOL, np.array([0, 1]), prior=20.0)
+    assert found[1].answer == POOL and found[1].gain < 0
 
 
 def test_repeats_of_an_item_prove_nothing() -> None:
     """Two products fixed are chance, with one image each or with ten."""
-    one = held((0, 40, 2, 0), shared=(2, 0))
+    one = held((0, 40, 2, 0))
     ten = one[np.repeat(np.arange(40), 10)]
-    for found in (one, ten):
-        assert choose_default(found) == STAGE1
     classes = np.array([0])
     assert decide(ten, STAGE1, classes, 20.0) == decide(one, STAGE1, classes, 20.0)
     assert decide(ten, STAGE1, classes, 20.0)[0].products == 40
@@ -112,9 +98,8 @@ def test_a_product_counts_by_what_most_of_its_items_do() -> None:
 def test_nothing_held_out() -> None:
     nothing = np.zeros(0, int)
     empty = HeldOut(
-        nothing, nothing, nothing, {name: np.zeros(0, bool) for name in (STAGE1, SHARED, OWN)}
+        nothing, nothing, nothing, {name: np.zeros(0, bool) for name in (POOL, OWN)}
     )
-    assert choose_default(empty) == STAGE1
     assert decide(empty, STAGE1, np.array([3]), 20.0)[3].answer == STAGE1
 
 
@@ -122,7 +107,7 @@ def by_loop(found: HeldOut, default: str, classes: np.ndarray, prior: float) -> 
     """`decide`, one category after another."""
 
     def count(rows: np.ndarray) -> tuple[int, int, int]:
-        return counts(found.product_id[rows], found.right[default][rows], found.right[OWN][rows])
+        return counts(found.product_id[rows], found.right[POOL][rows], found.right[OWN][rows])
 
     n, up, down = count(np.isin(found.predicted, classes))
     overall = (up - down) / n if n and (up < down or gains(up, down)) else 0.0
@@ -142,13 +127,13 @@ def test_decisions_are_those_of_a_plain_loop(seed: int) -> None:
     n = 500
     right = {
         name: rng.random(n) < p
-        for name, p in ((STAGE1, 0.5), (SHARED, 0.5 + 0.1 * seed), (OWN, 0.6))
+        for name, p in ((POOL, 0.5 + 0.1 * seed), (OWN, 0.6))
     }
     found = HeldOut(
         rng.integers(0, 12, n), rng.integers(0, 12, n), rng.integers(0, 200, n) * 10**12, right
     )
     classes = rng.permutation(20)[:14]
-    for default in (STAGE1, SHARED):
+    for default in (STAGE1, POOL):
         decisions = decide(found, default, classes, 7.5)
         plain = {c: (d.answer, d.products, d.fixed, d.broken, d.gain) for c, d in decisions.items()}
         assert plain == by_loop(found, default, classes, 7.5) and list(plain) == classes.tolist()
@@ -159,10 +144,10 @@ def test_more_than_one_standard_error_is_asked_for() -> None:
     1, nor 2 of 6 above 2.45."""
     for fixed, broken, expected in (
         (4, 0, OWN),
-        (1, 0, SHARED),
+        (1, 0, POOL),
         (5, 2, OWN),
-        (4, 2, SHARED),
-        (3, 1, SHARED),
+        (4, 2, POOL),
+        (3, 1, POOL),
     ):
-        found = decide(held((0, 60, fixed, broken)), SHARED, np.array([0]), prior=1e-9)
+        found = decide(held((0, 60, fixed, broken)), POOL, np.array([0]), prior=1e-9)
         assert found[0].answer == expected, (fixed, broken)

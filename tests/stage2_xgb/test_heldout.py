@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from stage2_xgb.dataset import Views
-from stage2_xgb.gate import OWN, SHARED, STAGE1, Decision, HeldOut, choose_default, decide
-from stage2_xgb.heldout import RAW, Answering, ValB, cross_fit, mendable_share
+from stage2_xgb.gate import OWN, POOL, STAGE1, Decision, HeldOut, decide
+from stage2_xgb.heldout import RAW, ValB, cross_fit, gated, mendable_share, own_answers
 from stage2_xgb.refine import each_answer, refine
 from tests.stage2_xgb.conftest import Fitted
-from tests.stage2_xgb.planted import CONFIG, pooled
+from tests.stage2_xgb.planted import CONFIG, images_of
 
 
 @pytest.fixture(scope="module")
@@ -22,30 +22,11 @@ def decision(answer: str) -> Decision:
 
 
 def test_one_judgement_by_hand() -> None:
-    predicted = np.array([0, 1, 2, 1])
-    found = Answering.of(predicted, SHARED, {0: decision(SHARED), 1: decision(OWN)})
-    assert {name: share.tolist() for name, share in found.shares.items()} == {
-        STAGE1: [0, 0, 0, 0],
-        SHARED: [1, 0, 1, 0],
-        OWN: [0, 1, 0, 1],
-    }
-    assert found.shared_default.tolist() == [1, 1, 1, 1]
-    values = {STAGE1: np.arange(4), SHARED: 10 + np.arange(4), OWN: 20 + np.arange(4)}
-    assert found.gated(values).tolist() == [10, 21, 12, 23]
-    assert found.without_own(values).tolist() == [10, 11, 12, 13]
-    assert found[np.array([3, 0])].gated({k: v[[3, 0]] for k, v in values.items()}).tolist() == [
-        23,
-        10,
-    ]
-    found = Answering.of(predicted, STAGE1, {1: decision(OWN)})
-    assert found.gated(values).tolist() == [0, 21, 2, 23] and found.without_own(
-        values
-    ).tolist() == [0, 1, 2, 3]
-    mixed = Answering(
-        {STAGE1: np.array([0.25]), SHARED: np.array([0.25]), OWN: np.array([0.5])}, np.array([0.75])
-    )
-    one = {STAGE1: np.array([0.0]), SHARED: np.array([1.0]), OWN: np.array([1.0])}
-    assert mixed.gated(one).tolist() == mixed.without_own(one).tolist() == [0.75]
+    own = own_answers(np.array([0, 1, 2, 1]), {0: decision(POOL), 1: decision(OWN)})
+    assert own.tolist() == [0, 1, 0, 1]
+    values = {POOL: 10 + np.arange(4), OWN: 20 + np.arange(4)}
+    assert gated(own, values).tolist() == [10, 21, 12, 23]
+    assert gated(np.array([0.25]), {POOL: np.zeros(1), OWN: np.ones(1)}).tolist() == [0.25]
 
 
 def noise(products: int, classes: int, seed: int) -> HeldOut:
@@ -57,7 +38,7 @@ def noise(products: int, classes: int, seed: int) -> HeldOut:
         rng.integers(0, classes, products),
         rng.integers(0, classes, products),
         rng.permutation(products),
-        {RAW: before, STAGE1: before, SHARED: before, OWN: after},
+        {RAW: before, STAGE1: before, POOL: before, OWN: after},
     )
 
 
@@ -67,12 +48,11 @@ def test_a_gate_over_noise_gains_nothing_once_others_decide() -> None:
     claimed, judged, classes = [], [], np.arange(60)
     for seed in range(30):
         held = noise(600, 60, seed)
-        decisions = decide(held, STAGE1, classes, 20.0)
-        shipped = Answering.of(held.predicted, choose_default(held), decisions)
-        answering = cross_fit(held, np.ones(600, bool), classes, 20.0, seed)
-        np.testing.assert_allclose(sum(answering.shares.values()), 1)
-        claimed.append((shipped.gated(held.right) - held.right[STAGE1]).mean())
-        judged.append((answering.gated(held.right) - held.right[STAGE1]).mean())
+        shipped = own_answers(held.predicted, decide(held, POOL, classes))
+        own = cross_fit(held, np.ones(600, bool), classes, seed)
+        assert ((own >= 0) & (own <= 1)).all()
+        claimed.append((gated(shipped, held.right) - held.right[POOL]).mean())
+        judged.append((gated(own, held.right) - held.right[POOL]).mean())
     error = np.std(judged) / len(judged) ** 0.5
     assert np.mean(claimed) > 0.02
     assert np.mean(judged) < 2.5 * error
@@ -84,28 +64,25 @@ def test_only_counted_items_decide() -> None:
     gains = {**held.right, OWN: np.ones(400, bool)}
     held = HeldOut(held.predicted, held.class_index, held.product_id, gains)
     every, none = (
-        cross_fit(held, np.full(400, counted), np.arange(4), 20.0, 0) for counted in (True, False)
+        cross_fit(held, np.full(400, counted), np.arange(4), 0) for counted in (True, False)
     )
-    assert every.shares[OWN].all() and not none.shares[OWN].any()
-    assert none.shares[STAGE1].all() and not none.shared_default.any()
+    assert every.all() and not none.any()
 
 
 def test_val_b_is_what_each_answer_says_of_it(val_b: ValB, fitted: Fitted) -> None:
     bundle = fitted.open()
     for unit in ("image", "product"):
-        items = pooled(fitted.store, "val_b", unit, bundle.sharpness)
+        items, opinions = each_answer(bundle, images_of(fitted.store, "val_b"), unit)
         rows = val_b.of_unit(unit)
-        opinions = each_answer(bundle, items, unit)
         np.testing.assert_array_equal(val_b.held.product_id[rows], items.product_id)
         np.testing.assert_array_equal(val_b.held.class_index[rows], items.class_index)
-        np.testing.assert_array_equal(val_b.held.predicted[rows], opinions[STAGE1].argmax(axis=1))
-        raw = items.log_probs[0].argmax(axis=1) == items.class_index
-        np.testing.assert_array_equal(val_b.held.right[RAW][rows], raw)
-        for name, opinion in opinions.items():
-            np.testing.assert_array_equal(
-                val_b.held.right[name][rows], opinion.argmax(axis=1) == items.class_index
-            )
-            np.testing.assert_allclose(val_b.confidence[name][rows], np.exp(opinion.max(axis=1)))
+        np.testing.assert_array_equal(val_b.held.predicted[rows], opinions[POOL].argmax(axis=1))
+        for name, opinion in {RAW: items.log_probs, **opinions}.items():
+            right = opinion.argmax(axis=1) == items.class_index
+            np.testing.assert_array_equal(val_b.held.right[name][rows], right)
+        for name in (POOL, OWN):
+            confidence = np.exp(opinions[name].max(axis=1))
+            np.testing.assert_allclose(val_b.confidence[name][rows], confidence)
         counted = np.full(len(items), True) if unit == "image" else items.n_images > 1
         np.testing.assert_array_equal(val_b.counted[rows], counted)
         assert unit == "image" or 0 < counted.sum() < len(counted)
@@ -113,45 +90,30 @@ def test_val_b_is_what_each_answer_says_of_it(val_b: ValB, fitted: Fitted) -> No
 
 def test_what_ships_is_decided_on_all_that_counts(val_b: ValB, fitted: Fitted) -> None:
     bundle = fitted.open()
-    default, decisions = val_b.decide(bundle, CONFIG)
-    assert default == bundle.default == SHARED
+    decisions = val_b.decide(bundle, CONFIG)
     assert {c: d.answer for c, d in decisions.items()} == bundle.answers
-    assert decisions == decide(
-        val_b.held[val_b.counted], SHARED, np.array(list(bundle.members)), CONFIG.gate_prior
-    )
+    assert decisions == decide(val_b.held[val_b.counted], POOL, np.array(list(bundle.members)))
 
 
 def test_without_a_gate_nothing_is_decided_and_what_ships_is_judged(
     val_b: ValB, fitted: Fitted
 ) -> None:
     bundle = fitted.open()
-    for use, expected in ((True, SHARED), (False, STAGE1)):
-        open_gate = CONFIG.model_copy(
-            update={"gate": False, "rerank": CONFIG.rerank.model_copy(update={"use": use})}
-        )
-        default, decisions = val_b.decide(bundle, open_gate)
-        assert default == expected and {d.answer for d in decisions.values()} == {OWN}
-        assert decisions[0].products > 0 and decisions[0].fixed + decisions[0].broken > 0
-        answering = val_b.answering(bundle, open_gate)
-        assert (
-            answering.shares[OWN].all() and (answering.shared_default == (expected == SHARED)).all()
-        )
-    items = pooled(fitted.store, "val_b", "product", bundle.sharpness)
+    open_gate = CONFIG.model_copy(update={"gate": False})
+    decisions = val_b.decide(bundle, open_gate)
+    assert {d.answer for d in decisions.values()} == {OWN}
+    assert decisions[0].products > 0 and decisions[0].fixed + decisions[0].broken > 0
+    own = val_b.own(bundle, open_gate)
+    assert own.all()
     bundle.answers = dict.fromkeys(bundle.members, OWN)
-    shipped = refine(bundle, items, "product").two_stage.argmax(axis=1) == items.class_index
-    np.testing.assert_array_equal(
-        answering.gated(val_b.held.right)[val_b.of_unit("product")], shipped
-    )
+    result = refine(bundle, images_of(fitted.store, "val_b"), "product")
+    shipped = result.two_stage.argmax(axis=1) == result.pooled.class_index
+    np.testing.assert_array_equal(gated(own, val_b.held.right)[val_b.of_unit("product")], shipped)
 
 
 def test_the_gate_is_cross_fitted_by_the_seed(val_b: ValB, fitted: Fitted) -> None:
-    bundle = fitted.open()
-    one = val_b.answering(bundle, CONFIG)
-    shares = cross_fit(
-        val_b.held, val_b.counted, np.arange(8), CONFIG.gate_prior, CONFIG.seed
-    ).shares
-    for name in (STAGE1, SHARED, OWN):
-        np.testing.assert_array_equal(one.shares[name], shares[name])
+    expected = cross_fit(val_b.held, val_b.counted, np.arange(8), CONFIG.seed)
+    np.testing.assert_array_equal(val_b.own(fitted.open(), CONFIG), expected)
 
 
 def test_mendable_errors_are_a_share_of_all_errors() -> None:
@@ -160,7 +122,7 @@ def test_mendable_errors_are_a_share_of_all_errors() -> None:
     predicted = np.array([0, 0, 0, 0, 1, 1, 2, 2])
     truth = np.array([0, 1, 2, 3, 1, 0, 0, 1])
     nothing = np.zeros(8, bool)
-    held = HeldOut(predicted, truth, np.arange(8), {STAGE1: nothing})
+    held = HeldOut(predicted, truth, np.arange(8), {POOL: nothing})
     members = {0: np.array([0, 1, 2]), 1: np.array([1, 3])}
     assert mendable_share(held, members) == pytest.approx(2 / 6)
     assert mendable_share(held[predicted == truth], members) is None

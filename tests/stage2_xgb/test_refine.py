@@ -1,21 +1,18 @@
-"""Refine: probabilities stay probabilities, and without trees everything is as stage 1 has it."""
+"""Refine: probabilities stay probabilities, and without trees everything is as the pool has it."""
 
 import shutil
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from stage2_xgb.bundle import Bundle
-from stage2_xgb.gate import OWN, SHARED, STAGE1
-from stage2_xgb.items import Pooled
-from stage2_xgb.refine import Refined, each_answer, refine
+from stage2_xgb.gate import OWN, POOL
+from stage2_xgb.items import Pooled, pool
+from stage2_xgb.refine import each_answer, refine
 from tests.stage2_xgb.conftest import Fitted
-from tests.stage2_xgb.planted import pooled
+from tests.stage2_xgb.planted import images_of
 from tests.stage2_xgb.treeless import fell
-
-ANSWERS = [None, SHARED, OWN]
-"""None: those that the gate chose."""
 
 
 @pytest.fixture(scope="module")
@@ -27,100 +24,103 @@ def felled(fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle.open(folder)
 
 
-def opinion(bundle: Bundle, items: Pooled, unit: str, answer: str | None) -> Refined:
-    """As refine; `answer`: with that one everywhere."""
-    result = refine(bundle, items, unit)
-    return replace(result, two_stage=each_answer(bundle, items, unit)[answer]) if answer else result
+@pytest.fixture
+def images(fitted: Fitted) -> Pooled:
+    """All images of test."""
+    return images_of(fitted.store, "test")
+
+
+def opinion(bundle: Bundle, images: Pooled, unit: str, answer: str | None) -> np.ndarray:
+    """Of both stages; `answer`: with that one everywhere."""
+    if answer is None:
+        bundle.answers = {c: (OWN, POOL)[c % 2] for c in bundle.members}
+        return refine(bundle, images, unit).two_stage
+    return each_answer(bundle, images, unit)[1][answer]
 
 
 @pytest.mark.parametrize("unit", ["image", "product"])
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_without_trees_it_is_stage_1(
-    fitted: Fitted, felled: Bundle, unit: str, answer: str | None
+@pytest.mark.parametrize("answer", [None, OWN])
+def test_without_trees_it_is_the_pool(
+    images: Pooled, felled: Bundle, unit: str, answer: str | None
 ) -> None:
-    items = pooled(fitted.store, "test", unit)
-    result = opinion(felled, items, unit, answer)
-    assert result.refined.all() and not felled.broken  # the boosters did answer
-    np.testing.assert_array_equal(result.two_stage.argmax(axis=1), result.shifted.argmax(axis=1))
-    np.testing.assert_allclose(result.two_stage, result.shifted, rtol=1e-6, atol=1e-6)
+    found, expected = opinion(felled, images, unit, answer), felled.pool.log_probs(images, unit)
+    assert not felled.broken  # the boosters did answer
+    np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("unit", ["image", "product"])
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_mass_stays_where_it_was(fitted: Fitted, unit: str, answer: str | None) -> None:
-    bundle, items = fitted.open(), pooled(fitted.store, "test", unit)
-    result = opinion(bundle, items, unit, answer)
-    np.testing.assert_allclose(np.exp(result.two_stage).sum(axis=1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(result.shifted, bundle.shifts[unit][0](items.log_probs[0]))
-    changed = result.two_stage != result.shifted
-    assert changed.any()
-    assert answer or not changed[~result.refined].any()
-    if answer == OWN:  # it changes the shared opinion within its set
-        predicted, before = result.shifted.argmax(axis=1), each_answer(bundle, items, unit)[SHARED]
-        changed = result.two_stage != before
-        assert changed.any()
-        for row in np.flatnonzero(changed.any(axis=1)):
-            members = bundle.members[predicted[row]]
-            assert set(np.flatnonzero(changed[row])) <= set(members)
-            inside = [np.exp(x[row, members]).sum() for x in (before, result.two_stage)]
-            assert inside[1] == pytest.approx(inside[0], rel=1e-4)
-    if answer == SHARED:
-        order = np.argsort(-result.shifted, axis=1, kind="stable")[:, bundle.candidates :]
-        assert not np.take_along_axis(changed, order, axis=1).any()
+@pytest.mark.parametrize("answer", [None, POOL, OWN])
+def test_mass_stays_where_it_was(
+    fitted: Fitted, images: Pooled, unit: str, answer: str | None
+) -> None:
+    bundle = fitted.open()
+    found, before = opinion(bundle, images, unit, answer), bundle.pool.log_probs(images, unit)
+    np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, rtol=1e-5)
+    changed = found != before
+    assert changed.any() == (answer != POOL)
+    for row in np.flatnonzero(changed.any(axis=1)):
+        members = bundle.members[before[row].argmax()]
+        assert set(np.flatnonzero(changed[row])) <= set(members)
+        inside = [np.exp(x[row, members]).sum() for x in (before, found)]
+        assert inside[1] == pytest.approx(inside[0], rel=1e-4)
 
 
-def test_items_are_answered_one_by_one_as_together(fitted: Fitted) -> None:
-    items = pooled(fitted.store, "test", "product")
-    together = refine(fitted.open(), items, "product").two_stage
+@pytest.mark.parametrize("unit", ["image", "product"])
+def test_the_adjusted_stage_1_stands_beside(fitted: Fitted, images: Pooled, unit: str) -> None:
+    bundle = fitted.open()
+    result = refine(bundle, images, unit)
+    items = pool(images) if unit == "product" else images
+    np.testing.assert_array_equal(result.pooled.item_id, items.item_id)
+    np.testing.assert_array_equal(result.shifted, bundle.shifts[unit](items.log_probs))
+    assert result.refined.all()
+
+
+def test_items_are_answered_one_by_one_as_together(fitted: Fitted, images: Pooled) -> None:
+    result = refine(fitted.open(), images, "product")
     for row in (0, 33, 80):
-        alone = {
-            f.name: getattr(items, f.name)[row : row + 1]
-            for f in fields(items)
-            if f.name not in ("log_probs", "features")
-        }
-        parts = {
-            name: tuple(x[row : row + 1] for x in getattr(items, name))
-            for name in ("log_probs", "features")
-        }
-        one = refine(fitted.open(), replace(items, **alone, **parts), "product").two_stage
-        np.testing.assert_allclose(one[0], together[row], atol=1e-5)
+        mine = images.product_id == result.pooled.product_id[row]
+        one = refine(fitted.open(), images.rows(mine), "product").two_stage
+        np.testing.assert_allclose(one[0], result.two_stage[row], atol=1e-5)
 
 
-def test_the_gate_chooses_by_predicted_category(fitted: Fitted) -> None:
-    bundle, items = fitted.open(), pooled(fitted.store, "test", "image")
-    predicted = refine(bundle, items, "image").shifted.argmax(axis=1)
-    bundle.answers = {c: {0: "own", 1: "shared"}.get(c, "stage1") for c in bundle.members}
-    result, everywhere = refine(bundle, items, "image"), each_answer(bundle, items, "image")
-    np.testing.assert_array_equal(result.refined, predicted <= 1)
-    np.testing.assert_array_equal(result.two_stage[predicted == 0], everywhere[OWN][predicted == 0])
-    np.testing.assert_array_equal(
-        result.two_stage[predicted == 1], everywhere[SHARED][predicted == 1]
-    )
-    np.testing.assert_array_equal(result.two_stage[predicted > 1], result.shifted[predicted > 1])
+def test_nothing_is_answered_with_nothing(fitted: Fitted, images: Pooled) -> None:
+    for unit in ("image", "product"):
+        assert refine(fitted.open(), images.rows(slice(0, 0)), unit).two_stage.shape == (0, 8)
 
 
-def test_where_the_gate_leaves_all_to_stage_1_nothing_is_refined(fitted: Fitted) -> None:
-    bundle, items = fitted.open(), pooled(fitted.store, "test", "image")
-    bundle.answers, bundle.default = {}, STAGE1
-    result = refine(bundle, items, "image")
-    assert not result.refined.any()
-    np.testing.assert_array_equal(result.two_stage, result.shifted)
+def test_everyone_is_a_stranger_whatever_the_product_id(fitted: Fitted) -> None:
+    """Photos of the bank itself, under their own product's id and under another one."""
+    bundle, images = fitted.open(), images_of(fitted.store, "train")
+    other = replace(images, product_id=images.product_id + 10**9)
+    for unit in ("image", "product"):
+        found = [refine(bundle, x, unit).two_stage for x in (images, other)]
+        np.testing.assert_array_equal(*found)
+    ours = bundle.pool.log_probs(images, "image", strangers=False)
+    assert (ours != bundle.pool.log_probs(images, "image")).any()
 
 
-@pytest.mark.parametrize("default", [STAGE1, SHARED])
-def test_a_category_that_lost_its_reclassifier_has_the_default_answer(
-    fitted: Fitted, default: str
+def test_the_gate_chooses_by_the_pools_answer(fitted: Fitted, images: Pooled) -> None:
+    bundle = fitted.open()
+    bundle.answers = {c: OWN if c == 0 else POOL for c in bundle.members}
+    found, everywhere = refine(bundle, images, "image"), each_answer(bundle, images, "image")[1]
+    mine = everywhere[POOL].argmax(axis=1) == 0
+    assert 0 < mine.sum() < len(mine)
+    np.testing.assert_array_equal(found.two_stage[mine], everywhere[OWN][mine])
+    np.testing.assert_array_equal(found.two_stage[~mine], everywhere[POOL][~mine])
+
+
+def test_a_category_that_lost_its_reclassifier_has_the_pools_answer(
+    fitted: Fitted, images: Pooled
 ) -> None:
-    bundle, items = fitted.open(), pooled(fitted.store, "test", "image")
-    before = each_answer(bundle, items, "image")
-    bundle.answers, bundle.default = dict.fromkeys(bundle.members, OWN), default
+    bundle = fitted.open()
+    before = each_answer(bundle, images, "image")[1]
+    bundle.answers = dict.fromkeys(bundle.members, OWN)
     del bundle.members[0]
     bundle = replace(bundle, _loaded={})
-    result, after = refine(bundle, items, "image"), each_answer(bundle, items, "image")
-    lost = result.shifted.argmax(axis=1) == 0
+    lost = before[POOL].argmax(axis=1) == 0
     assert 0 < lost.sum() < len(lost)
-    np.testing.assert_array_equal(result.refined, ~lost | (default == SHARED))
-    np.testing.assert_array_equal(result.two_stage[lost], before[default][lost])
-    np.testing.assert_array_equal(after[OWN][lost], before[SHARED][lost])
-    for kept in (result.two_stage, after[OWN]):
+    found, own = refine(bundle, images, "image"), each_answer(bundle, images, "image")[1][OWN]
+    for kept in (found.two_stage, own):
+        np.testing.assert_array_equal(kept[lost], before[POOL][lost])
         np.testing.assert_array_equal(kept[~lost], before[OWN][~lost])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from catalog.intervals import clustered_change
-from stage2_xgb.gate import OWN, SHARED, STAGE1, Decision, HeldOut
-from stage2_xgb.heldout import RAW, Answering
+from stage2_xgb.gate import OWN, POOL, STAGE1, HeldOut
+from stage2_xgb.heldout import RAW
 from stage2_xgb.summary import GATED, Stage2Summary, standing, standings
 
 
@@ -13,19 +13,19 @@ def held_out(
     class_index: list[int],
     product_id: list[int],
     before: list[int],
-    shared: list[int],
+    pool: list[int],
     own: list[int],
 ) -> HeldOut:
-    """Items that stage 1 puts into class 0 at even places, into class 1 at odd ones."""
-    right = {RAW: before, STAGE1: before, SHARED: shared, OWN: own}
+    """Items that the pool puts into class 0 at even places, into class 1 at odd ones."""
+    right = {RAW: before, STAGE1: before, POOL: pool, OWN: own}
     predicted = np.arange(len(class_index)) % 2
     arrays = {name: np.array(values, bool) for name, values in right.items()}
     return HeldOut(predicted, np.array(class_index), np.array(product_id), arrays)
 
 
-def answering(held: HeldOut, own: list[int], default: str = SHARED) -> Answering:
+def answering(held: HeldOut, own: list[int]) -> np.ndarray:
     """One judgement: reclassifiers answer for the classes `own`."""
-    return Answering.of(held.predicted, default, {c: Decision(OWN, 1, 1, 0, 1.0) for c in own})
+    return np.isin(held.predicted, own).astype(float)
 
 
 SIX = held_out(
@@ -45,18 +45,13 @@ def test_gain_interval_and_the_share_of_own_reclassifiers() -> None:
 
 
 def test_gated_is_the_mean_over_judgements() -> None:
-    """Half of the judgements let class 1's own answer over a default of shared, half leave all to
-    stage 1."""
-    one, other = answering(SIX, [1]), answering(SIX, [], STAGE1)
-    shares = {name: (one.shares[name] + other.shares[name]) / 2 for name in one.shares}
-    found = standings(SIX, Answering(shares, (one.shared_default + other.shared_default) / 2))[
-        "natural"
-    ]
-    assert (found["fixed"], found["broken"]) == (1.0, 0.5)
+    """Half of the judgements let class 1's own answer, half leave all to the pool."""
+    found = standings(SIX, (answering(SIX, [1]) + answering(SIX, [])) / 2)["natural"]
+    assert (found["fixed"], found["broken"]) == (1.5, 1.0)
     assert found[GATED] == pytest.approx((4 / 6 + 3 / 6) / 2)
     assert found["gain"] == pytest.approx((1 / 6 + 0) / 2)
     assert found["own_share"] == pytest.approx(1.0)  # without it 3 of 6, as stage 1 has it
-    assert found[SHARED] == pytest.approx(3 / 6) and found[OWN] == pytest.approx(4 / 6)
+    assert found[POOL] == pytest.approx(3 / 6) and found[OWN] == pytest.approx(4 / 6)
 
 
 def test_images_of_a_product_count_as_one_in_the_interval() -> None:
@@ -87,7 +82,7 @@ def test_what_nothing_speaks_for_is_none() -> None:
         assert row["items"] == row["fixed"] == row["broken"] == 0
         assert {
             row[name]
-            for name in (RAW, STAGE1, SHARED, OWN, GATED, "gain", "low", "high", "own_share")
+            for name in (RAW, STAGE1, POOL, OWN, GATED, "gain", "low", "high", "own_share")
         } == {None}
     assert (
         standings(SIX, answering(SIX, []))["natural"]["own_share"] is None
@@ -102,12 +97,12 @@ def summary(held: HeldOut, **changes: object) -> Stage2Summary:
     values = {
         "sets": 1,
         "models": 1,
-        "default": SHARED,
-        "answers": {STAGE1: 0, SHARED: 0, OWN: 1},
+        "default": POOL,
+        "answers": {STAGE1: 0, POOL: 0, OWN: 1},
         "mendable_share": 0.5,
         "units": units,
         "shift": {},
-        "pooling": {"products": 0},
+        "weights": {"image": {"stage1": 0.31, "log_target": -0.2}},
         "seconds": {"read": 1.0},
     }
     return Stage2Summary(**(values | changes))
@@ -122,11 +117,12 @@ def test_the_page_has_both_units_and_mixes() -> None:
     )
     assert f"+16.67 [{low:+.2f}, {high:+.2f}]" in text
     assert "counted on the other half, 40 times; what answers was decided on all of val_b" in text
-    assert "errors on val_b that the sets could mend: 50%" in text
+    assert "errors of the pool on val_b that the sets could mend: 50%" in text
+    assert "the pool weighs, of images: stage1 0.31, log_target -0.20" in text
     assert "- [-, -]" in text  # the balanced mix, in which nothing counts
     assert "mend: -" in summary(SIX, mendable_share=None).text()
 
 
 def test_an_empty_val_b_is_said() -> None:
-    text = summary(SIX[np.zeros(6, bool)], default=STAGE1, mendable_share=None).text()
+    text = summary(SIX[np.zeros(6, bool)], mendable_share=None).text()
     assert "val_b has no image: stage 2 can't be judged" in text and "top-1" not in text

@@ -7,7 +7,7 @@ from catalog.splits import SPLITS
 from features.store import FeatureStore
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.items import Items, compact
-from stage2_xgb.train_reclassifier import RowPicker, TrainingRows, enough, fit_booster, fit_logistic
+from stage2_xgb.train_reclassifier import RowPicker, TrainingRows, fit_booster
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, CONFIG, pooled
 
@@ -20,7 +20,7 @@ def items_of(fitted: Fitted) -> Items:
     store: FeatureStore = fitted.store
     parts = (pooled(store, split, "image") for split in ("train", "reserve", "val_a"))
     return Items.concatenate(
-        [compact(p, bundle.shifts["image"], bundle.projections) for p in parts]
+        [compact(p, bundle.shifts["image"](p.log_probs), bundle.projections) for p in parts]
     )
 
 
@@ -28,7 +28,7 @@ def pick(fitted: Fitted, **changes: object) -> tuple[Items, TrainingRows]:
     """The rows of one set under a changed configuration."""
     config: Stage2Config = CONFIG.model_copy(update=changes)
     items = items_of(fitted)
-    picker = RowPicker(items, fitted.open().evidence, np.full(CLASSES, 1 / CLASSES), config)
+    picker = RowPicker(items, np.full(CLASSES, 1 / CLASSES), config)
     return items, picker.rows(MEMBERS)
 
 
@@ -37,7 +37,6 @@ def pick(fitted: Fitted, **changes: object) -> tuple[Items, TrainingRows]:
     [
         ("heldout", ["reserve", "val_a"]),
         ("train", ["train"]),
-        ("both", ["train", "reserve", "val_a"]),
     ],
 )
 def test_rows_are_of_the_set_and_of_the_splits_asked_for(
@@ -51,29 +50,9 @@ def test_rows_are_of_the_set_and_of_the_splits_asked_for(
     )
 
 
-def test_what_stage_1_saw_counts_less(fitted: Fitted) -> None:
-    items, found = pick(fitted, rows="both", seen_weight=0.25)
-    mine = np.isin(items.class_index, MEMBERS)
-    assert found.weight.sum() == pytest.approx(
-        (mine & ~items.on("train")).sum() + 0.25 * (mine & items.on("train")).sum()
-    )
-    _, none = pick(fitted, rows="both", seen_weight=0.0)
-    assert len(none.label) == (mine & ~items.on("train")).sum()
-
-
-def test_seen_rows_fill_up_what_unseen_ones_leave(fitted: Fitted) -> None:
-    items = items_of(fitted)
-    unseen = np.bincount(items.class_index[~items.on("train")], minlength=CLASSES)[MEMBERS]
-    until = int(unseen.max()) + 3
-    _, found = pick(fitted, seen_until=until)
-    assert np.bincount(found.label).tolist() == [until, until]
-    assert np.bincount(found.label[found.weight == 1]).tolist() == unseen.tolist()
-    assert np.bincount(pick(fitted, seen_until=0)[1].label).tolist() == unseen.tolist()
-
-
-def test_the_limit_keeps_unseen_rows(fitted: Fitted) -> None:
+def test_a_class_has_so_many_rows_at_most(fitted: Fitted) -> None:
     _, found = pick(fitted, max_rows_per_class=10)
-    assert np.bincount(found.label).tolist() == [10, 10] and (found.weight == 1).all()
+    assert np.bincount(found.label).tolist() == [10, 10]
 
 
 def test_features_alone_start_from_nothing(fitted: Fitted) -> None:
@@ -88,7 +67,6 @@ def test_one_class_alone_teaches_nothing() -> None:
         np.zeros((4, 2), np.float32),
         np.zeros(4, np.int32),
         np.zeros((4, 2), np.float32),
-        np.ones(4, np.float32),
     )
     assert fit_booster(rows, CONFIG) is None
 
@@ -110,7 +88,7 @@ def plain_items(product_id: np.ndarray, class_index: np.ndarray, split: np.ndarr
         split,
         np.ones(n, np.int32),
         two,
-        np.zeros((n, 1, 2), np.float32),
+        np.zeros((n, 2), np.float32),
         number,
     )
 
@@ -119,7 +97,7 @@ def picked(items: Items, **changes: object) -> np.ndarray:
     """Numbers of the items that a set of both classes learns from."""
     config = CONFIG.model_copy(update={"base_margin": False, **changes})
     return (
-        RowPicker(items, None, np.full(2, 0.5), config).rows(np.arange(2)).inputs[:, 0].astype(int)
+        RowPicker(items, np.full(2, 0.5), config).rows(np.arange(2)).inputs[:, 0].astype(int)
     )
 
 
@@ -142,32 +120,11 @@ def test_a_large_category_is_sampled_from_all_it_has() -> None:
     np.testing.assert_array_equal(rows, picked(items, max_rows_per_class=1000))
 
 
-def test_what_tops_a_class_up_is_a_sample_too() -> None:
-    """Class 0 has 10 unseen items and 90 seen ones, class 1 enough unseen ones."""
-    split = np.repeat([0, 1, 1], [90, 10, 40]).astype(np.uint8)
-    items = plain_items(np.arange(140), np.repeat([0, 1], [100, 40]).astype(np.int32), split)
-    mask = enough(items, 30, 0)
-    assert mask[90:].all() and mask[:90].sum() == 20
-    assert 25 < np.flatnonzero(mask[:90]).mean() < 65 and mask[:90].argmax() < 20
-    assert (enough(items, 30, 1) != mask).any()
-    shuffled = np.random.default_rng(0).permutation(140)
-    np.testing.assert_array_equal(enough(items[shuffled], 30, 0), mask[shuffled])
-
-
-def test_unseen_rows_come_first_at_the_limit() -> None:
-    split = np.repeat([0, 1], [50, 20]).astype(np.uint8)
-    items = plain_items(np.arange(70), np.zeros(70, np.int32), split)
-    rows = picked(items, max_rows_per_class=30, seen_until=60)
-    assert set(range(50, 70)) <= set(rows.tolist()) and len(rows) == 30
-
-
 def test_only_allowed_rows_are_taken() -> None:
     items = plain_items(
         np.arange(60), np.repeat([0, 1], 30).astype(np.int32), np.ones(60, np.uint8)
     )
-    picker = RowPicker(
-        items, None, np.full(2, 0.5), CONFIG.model_copy(update={"base_margin": False})
-    )
+    picker = RowPicker(items, np.full(2, 0.5), CONFIG.model_copy(update={"base_margin": False}))
     rows = picker.rows(np.array([1, 0]), np.arange(60) % 3 == 0)
     assert sorted(rows.inputs[:, 0]) == list(range(0, 60, 3))
     np.testing.assert_array_equal(rows.label, rows.inputs[:, 0] < 30)
@@ -179,56 +136,10 @@ def test_the_margin_is_in_the_mix_of_the_rows(fitted: Fitted) -> None:
     items = items_of(fitted)
     target = np.full(CLASSES, 0.1)
     target[MEMBERS] = 0.5, 0.1
-    picker = RowPicker(items, fitted.open().evidence, target, CONFIG)
+    picker = RowPicker(items, target, CONFIG)
     rows = picker.rows(MEMBERS)
     chosen = np.concatenate([picker.order[picker.sorted_class == m] for m in MEMBERS])
-    weight = np.bincount(rows.label, rows.weight) + 0.5
-    expected = items[chosen].log_probs(MEMBERS)[:, 0] + np.log(weight / target[MEMBERS])
+    weight = np.bincount(rows.label) + 0.5
+    expected = items[chosen].log_probs(MEMBERS) + np.log(weight / target[MEMBERS])
     expected -= np.logaddexp(expected[:, 0], expected[:, 1])[:, None]
     np.testing.assert_allclose(rows.margin, expected, atol=1e-4)
-
-
-def two_classes(n: int, seen: tuple[int, ...] = (0, 1)) -> TrainingRows:
-    """Rows whose first input says the class."""
-    rng = np.random.default_rng(0)
-    label = rng.choice(seen, n).astype(np.int32)
-    inputs = np.stack(
-        [label + 0.1 * rng.normal(size=n), 1000 * rng.normal(size=n), np.full(n, np.nan)], axis=1
-    )
-    margin = np.full((n, 3), -np.log(3), np.float32)
-    return TrainingRows(inputs.astype(np.float32), label, margin, np.ones(n, np.float32))
-
-
-@pytest.mark.parametrize("seen", [(0, 2), (0, 1, 2)])
-def test_logistic_learns_and_never_chooses_a_member_without_rows(seen: tuple[int, ...]) -> None:
-    rows = two_classes(200, seen)
-    arrays = fit_logistic(rows)
-    scores = (np.nan_to_num(rows.inputs) - arrays["mean"]) / arrays["scale"] @ arrays[
-        "weight"
-    ].T + arrays["bias"]
-    assert (scores.argmax(axis=1) == rows.label).mean() > 0.97
-    assert arrays["weight"].shape == (3, 3) and {a.dtype for a in arrays.values()} == {
-        np.dtype(np.float32)
-    }
-    absent = [c for c in range(3) if c not in seen]
-    assert (scores[:, absent] <= -29).all()
-    assert fit_logistic(two_classes(20, (1,))) is None
-
-
-def test_weights_matter_to_both_fits() -> None:
-    """Two contradicting halves: the heavier one is believed."""
-    rows = two_classes(200)
-    for heavy in (0, 1):
-        lying = rows.label ^ (np.arange(200) % 2)
-        weight = np.where(np.arange(200) % 2 == heavy, 5.0, 1.0).astype(np.float32)
-        mixed = TrainingRows(rows.inputs, lying.astype(np.int32), rows.margin[:, :2], weight)
-        arrays = fit_logistic(mixed)
-        scores = (np.nan_to_num(rows.inputs) - arrays["mean"]) / arrays["scale"] @ arrays[
-            "weight"
-        ].T + arrays["bias"]
-        booster = fit_booster(mixed, CONFIG)
-        trees = booster.inplace_predict(
-            rows.inputs, base_margin=mixed.margin, predict_type="margin"
-        ).reshape(200, 2)
-        for found in (scores, trees):
-            assert ((found[:, :2].argmax(axis=1) == rows.label) == (heavy == 0)).mean() > 0.9
