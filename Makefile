@@ -79,7 +79,7 @@ stage1: ingest ## train the CNN
 features: stage1 ## cache the CNN's bottleneck features
 	$(SHELFSORT) features $(OPTIONS)
 
-stage2: features ## train the shared reranker, and reclassifiers of confusable categories
+stage2: features ## fit the pool of experts, and reclassifiers of confusable categories
 	$(SHELFSORT) stage2 $(OPTIONS)
 
 evaluate: stage2 ## measure on the test split

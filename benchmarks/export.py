@@ -24,7 +24,6 @@ from catalog.sources.source import open_source
 from pipeline.exchange.export import export
 from pipeline.model import Model, image_table
 from pipeline.run_folder import Run
-from stage2_xgb.items import pool
 
 BATCH = 64
 
@@ -102,7 +101,7 @@ def compare(
     number = np.repeat(np.arange(len(products)), [len(product) for product in products])
     table = image_table(number, -1 - number)
     images, _, _ = ours.read([photo for product in products for photo in product], table, BATCH)
-    mine = np.exp(ours.answer(pool(images, ours.bundle.sharpness), "product").two_stage)
+    mine = np.exp(ours.answer(images, "product").two_stage)
     found = theirs.predict(
         [[Image.open(io.BytesIO(photo)) for photo in product] for product in products], BATCH
     )

@@ -19,14 +19,13 @@ from features.store import FeatureStore
 from pipeline.config import load_config
 from pipeline.run_folder import Run
 from pipeline.steps import class_mixes
-from stage1_cnn.head import normalise
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.dataset import Views
-from stage2_xgb.evidence import Evidence
-from stage2_xgb.fit import ClassMixes, fit_stage2, gather
-from stage2_xgb.gate import SHARED
-from stage2_xgb.items import Pooled, compact, pool
+from stage2_xgb.fit import ClassMixes, fit_stage2
+from stage2_xgb.fit_experts import DISCRIMINANTS, LOGISTIC
+from stage2_xgb.gate import OWN, POOL, STAGE1
+from stage2_xgb.items import Pooled, mean_by_product, of_unit
 from stage2_xgb.published import PUBLISHED
 from stage2_xgb.refine import each_answer, refine
 
@@ -75,106 +74,61 @@ def rows(
     stores: Sequence[FeatureStore], mixes: ClassMixes, run: Run, config: Stage2Config, unit: str
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     """Name of each row, and each test item's predicted class, true class and product."""
-    material = gather(stores, mixes, run.store.taxonomy, config)
     images = list(Views(stores).blocks("test", fit_only=False))
+    items = [of_unit(part, unit) for part in images]
+    truth = np.concatenate([part.class_index for part in items])
+    group = np.concatenate([part.product_id for part in items])
 
-    def pooled(sharpness: float) -> list[Pooled]:
-        return [pool(x, sharpness) if unit == "product" else x for x in images]
+    def row(name: str, predicted: Sequence[np.ndarray]) -> tuple[str, np.ndarray, ...]:
+        return name, np.concatenate(predicted), truth, group
 
-    parts = pooled(material.sharpness)
-    truth, group = (
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("class_index", "product_id")
-    )
-    shifts = material.shifts[unit]
-
-    def all_of(answer: Any, parts: Sequence[Pooled] = parts) -> np.ndarray:
-        return np.concatenate([answer(part).argmax(axis=1) for part in parts])
-
-    def trained(views: int, changed: Stage2Config, everywhere: str | None = None) -> np.ndarray:
+    yield row("stage 1", [part.log_probs.argmax(axis=1) for part in items])
+    alone = config.model_copy(update={"pool": False})
+    kinds = [
+        ("published second stage", 1, PUBLISHED),
+        ("own reclassifiers alone", 1, alone),
+        ("pool", 1, config),
+    ]
+    if len(stores) > 1:
+        kinds.append(("pool, all views", len(stores), config))
+    for name, views, changed in kinds:
         with tempfile.TemporaryDirectory() as folder:
             fit_stage2(stores[:views], mixes, run.store.taxonomy, changed, Path(folder), {}, jobs=2)
             bundle = Bundle.open(Path(folder))
-            images = [_views(part, views) for part in pooled(bundle.sharpness)]
-            if everywhere:
-                return all_of(lambda part: each_answer(bundle, part, unit)[everywhere], images)
-            return all_of(lambda part: refine(bundle, part, unit).two_stage, images)
+            parts = [replace(part, features=part.features[:views]) for part in images]
+            for label, predicted in _of_bundle(bundle, parts, unit, name):
+                yield row(label, predicted)
 
-    def changed(**changes: Any) -> Stage2Config:
-        return config.model_copy(update=changes)
 
-    def one_view(**changes: Any) -> Stage2Config:
-        return changed(rerank=config.rerank.model_copy(update={"use": False}), **changes)
-
-    yield "stage 1", all_of(lambda part: part.log_probs[0]), truth, group
-    yield (
-        "shifted to the target mix",
-        all_of(lambda part: shifts[0](part.log_probs[0])),
-        truth,
-        group,
-    )
-    yield "published second stage", trained(1, PUBLISHED), truth, group
-    yield "own reclassifiers alone, everywhere", trained(1, one_view(gate=False)), truth, group
-    yield "own reclassifiers alone, gated", trained(1, one_view()), truth, group
-    yield "shared reranker alone", trained(1, config, SHARED), truth, group
-    yield (
-        "shared reranker without neighbours",
-        _without_neighbours(stores[:1], mixes, run, config, parts, unit),
-        truth,
-        group,
-    )
-    yield "both, gated", trained(1, config), truth, group
-    if len(stores) > 1:
-        blend = all_of(
-            lambda part: normalise(
-                sum(s(x) for s, x in zip(shifts, part.log_probs, strict=True) if s)
+def _of_bundle(
+    bundle: Bundle, images: Sequence[Pooled], unit: str, name: str
+) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Rows of one second stage, and the classes [N] that each predicts for each part."""
+    answers = [each_answer(bundle, part, unit)[1] for part in images]
+    if name.startswith("published"):
+        yield "shifted to the target mix", [_best(x[STAGE1]) for x in answers]
+        yield name, [_best(x[OWN]) for x in answers]
+        return
+    if bundle.pool is not None:
+        opinions = [bundle.pool.opinions(part) for part in images]
+        names = ("stage1", DISCRIMINANTS, LOGISTIC)[: 1 + len(bundle.pool.linear)]
+        for number, expert in enumerate((*names, "neighbours")):
+            yield (
+                f"{name}: {expert} alone",
+                [_best(_of_unit(x[number], part, unit)) for x, part in zip(opinions, images, strict=True)],
             )
-        )
-        yield "blend of the views' heads", blend, truth, group
-        yield "shared reranker alone, all views", trained(len(stores), config, SHARED), truth, group
-        yield "both, gated, all views", trained(len(stores), config), truth, group
+        yield name, [_best(x[POOL]) for x in answers]
+        name = f"{name}, own reclassifiers"
+    yield f"{name}, everywhere", [_best(x[OWN]) for x in answers]
+    yield f"{name}, gated", [_best(refine(bundle, part, unit).two_stage) for part in images]
 
 
-def _views(part: Pooled, count: int) -> Pooled:
-    return replace(part, log_probs=part.log_probs[:count], features=part.features[:count])
+def _best(log_probs: np.ndarray) -> np.ndarray:
+    return log_probs.argmax(axis=1)
 
 
-class _Blind(Evidence):
-    """Evidence that knows nothing of neighbours and class means."""
-
-    def __call__(self, items: Any, candidates: np.ndarray, log_prob: np.ndarray) -> np.ndarray:
-        pairs = super().__call__(items, candidates, log_prob)
-        likeness = [
-            place
-            for place, name in enumerate(self.names)
-            if name.split("_")[0] in ("nearest", "class", "vote")
-        ]
-        likeness += [
-            place for place, name in enumerate(self.names) if name.startswith("behind_nearest")
-        ]
-        pairs[:, :, likeness] = np.nan
-        return pairs
-
-
-def _without_neighbours(
-    stores: Sequence[FeatureStore],
-    mixes: ClassMixes,
-    run: Run,
-    config: Stage2Config,
-    parts: Sequence[Pooled],
-    unit: str,
-) -> np.ndarray:
-    material = gather(stores, mixes, run.store.taxonomy, config)
-    evidence = _Blind(
-        material.evidence.banks, material.evidence.log_train, material.evidence.log_natural
-    )
-    _, reranker = replace(material, evidence=evidence).picker(config, threads=2)
-    predicted = []
-    for part in parts:
-        items = compact(_views(part, 1), material.shifts[unit], material.projections)
-        candidates, within = reranker.log_probs(items, evidence)
-        predicted.append(candidates[np.arange(len(items)), within.argmax(axis=1)])
-    return np.concatenate(predicted)
+def _of_unit(opinion: np.ndarray, images: Pooled, unit: str) -> np.ndarray:
+    return mean_by_product(opinion, images.product_id) if unit == "product" else opinion
 
 
 def natural(truth: np.ndarray) -> np.ndarray:

@@ -1,5 +1,5 @@
-"""The only inference path: images of a product -> features -> log-probabilities -> pooled ->
-refined.
+"""The only inference path: images of a product -> features -> log-probabilities -> pool of experts
+-> refined.
 
 Evaluation, scoring and single predictions all end in `Model.answer`; they differ in where the
 features come from.
@@ -27,7 +27,7 @@ from stage1_cnn.dataset import decode_all, padded
 from stage1_cnn.onnx import OnnxPredictor
 from stage1_cnn.predict import Predictor
 from stage2_xgb.bundle import Bundle
-from stage2_xgb.items import Pooled, pool
+from stage2_xgb.items import Pooled
 from stage2_xgb.refine import Refined, refine
 
 _BLANK = "shows nothing, and the product has other photos"
@@ -165,12 +165,12 @@ class Model:
             np.concatenate([part[v] for part in parts])[~needless]
             for v in range(len(self.predictors))
         ]
-        pooled = Pooled.images(table[rows[~needless]], features, [p.head for p in self.predictors])
-        return pooled, errors, shows_nothing[~needless]
+        seen = Pooled.images(table[rows[~needless]], features, self.predictors[0].head)
+        return seen, errors, shows_nothing[~needless]
 
-    def answer(self, pooled: Pooled, unit: str) -> Refined:
-        """Both stages' opinion of images or pooled products."""
-        return refine(self.bundle, pooled, unit)
+    def answer(self, images: Pooled, unit: str) -> Refined:
+        """Both stages' opinion of images, or of their products, whose images stand together."""
+        return refine(self.bundle, images, unit)
 
 
 def _require_file_views(bundle: Bundle, vectors: Mapping[str, str]) -> None:
@@ -233,13 +233,12 @@ def predict_files(
     unreadable = {str(paths[row]): str(error) for row, error in errors.items()}
     if not len(images):
         raise ShelfsortError("; ".join(f"{path}: {reason}" for path, reason in unreadable.items()))
-    pooled = pool(images, model.bundle.sharpness)
-    result = model.answer(pooled, "product")
+    result = model.answer(images, "product")
     classes, confidences = top_classes(result.two_stage, top)
     return Answer(
         classes[0].tolist(),
         confidences[0].tolist(),
-        int(pooled.log_probs[0][0].argmax()),
+        int(result.pooled.log_probs[0].argmax()),
         bool(result.refined[0]),
         unreadable,
     )

@@ -240,7 +240,7 @@ def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say, workers: Wor
 def stage2(
     run: Run, config: RunConfig, rebuild: bool, say: Say = print, workers: Workers = None
 ) -> None:
-    """features.h5 -> stage2/: the reranker and the reclassifiers, and where they are used."""
+    """features.h5 -> stage2/: the pool of experts, the reclassifiers, and where these are used."""
     views = _current_features(run, config, config.view_names)
     made_from = {
         "views": {name: view.made_from for name, view in views.items()},
@@ -397,10 +397,9 @@ def tune_stage2(run: Run, config: RunConfig, say: Say = print) -> None:
     from stage2_xgb.tune import search
 
     stores = list(_current_features(run, config, config.view_names).values())
-    material = gather(stores, class_mixes(run), run.store.taxonomy, config.stage2)
     jobs = config.jobs or cores()
-    picker, _ = material.picker(config.stage2, jobs)
-    trials = search(material.sets, picker, config.stage2, jobs)
+    material = gather(stores, class_mixes(run), run.store.taxonomy, config.stage2, jobs)
+    trials = search(material.sets, material.picker(config.stage2), config.stage2, jobs)
     names = ("max_depth", "n_estimators", "learning_rate", "items", "before", "after")
     lines = [
         ",".join([*names, "gain"]),

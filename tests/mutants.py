@@ -42,7 +42,6 @@ MODULES = {
     "stage2_xgb/items.py": ("tests/stage2_xgb/test_dataset.py",),
     "stage2_xgb/prior.py": ("tests/stage2_xgb/test_prior.py",),
     "stage2_xgb/train_reclassifier.py": ("tests/stage2_xgb/test_train_reclassifier.py",),
-    "stage2_xgb/train_reranker.py": ("tests/stage2_xgb/test_reranker.py",),
     "stage2_xgb/refine.py": ("tests/stage2_xgb/test_refine.py",),
 }
 """Each module, and its own tests: seconds a mutant. What others notice of it would hide what these
@@ -73,10 +72,6 @@ SURVIVORS: dict[str, dict[str, str]] = {
     },
     "stage2_xgb/prior.py": {"frozen=True -> frozen=False": _FROZEN},
     "stage2_xgb/train_reclassifier.py": {"frozen=True -> frozen=False": _FROZEN},
-    "stage2_xgb/train_reranker.py": {
-        "frozen=True -> frozen=False": _FROZEN,
-        "LESSONS = 100000 -> LESSONS = 100001": "about so many",
-    },
     "stage2_xgb/refine.py": {
         "frozen=True -> frozen=False": _FROZEN,
         "strict=True -> strict=False": "both have an entry a category: the second is split where the first begins",

@@ -45,7 +45,7 @@ def checking(client: Client) -> Iterator[tuple[Executor, int]]:
 def _rows_size(picker: RowPicker) -> int:
     """Bytes of what stage 2 trains on: joblib sends an argument once, not with every task, only
     where dask says it is large."""
-    parts = [picker, picker.items, *(picker.evidence.banks if picker.evidence else ())]
+    parts = [picker, picker.items]
     return sum(
         value.nbytes
         for part in parts

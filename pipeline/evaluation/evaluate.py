@@ -23,8 +23,8 @@ from pipeline.evaluation.measures import SYSTEMS, measure, systems_in
 from pipeline.evaluation.near_twins import near_twins
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.dataset import Views
-from stage2_xgb.gate import OWN, SHARED, STAGE1
-from stage2_xgb.items import Pooled, pool
+from stage2_xgb.gate import OWN, POOL, STAGE1
+from stage2_xgb.items import Pooled
 from stage2_xgb.prior import importance, mix
 from stage2_xgb.published import FOLDER
 from stage2_xgb.refine import refine
@@ -122,7 +122,7 @@ def _stage2(bundle: Bundle) -> dict[str, Any]:
     each answer is used in."""
     answers = {
         name: sum(bundle.answers[c] == name for c in bundle.modelled)
-        for name in (STAGE1, SHARED, OWN)
+        for name in (STAGE1, POOL, OWN)
     }
     return {
         "sets": len(bundle.members),
@@ -133,16 +133,11 @@ def _stage2(bundle: Bundle) -> dict[str, Any]:
 
 
 def _judge(bundle: Bundle, rival: Bundle | None, images: Pooled, unit: str) -> pandas.DataFrame:
-    pooled = pool(images, bundle.sharpness) if unit == "product" else images
-    result = refine(bundle, pooled, unit)
-    answers = [pooled.log_probs[0], result.shifted, result.two_stage]
+    result = refine(bundle, images, unit)
+    pooled = result.pooled
+    answers = [pooled.log_probs, result.shifted, result.two_stage]
     if rival:
-        view = images.first_view()
-        answers.append(
-            refine(
-                rival, pool(view, rival.sharpness) if unit == "product" else view, unit
-            ).two_stage
-        )
+        answers.append(refine(rival, images.first_view(), unit).two_stage)
     truth = pooled.class_index.astype(np.int64)
     columns: dict[str, Any] = {
         "unit": unit,

@@ -33,11 +33,11 @@ def summary(metrics: dict[str, Any]) -> str:
 
 
 def _stage2(found: dict[str, Any]) -> str:
-    used, default = (
-        found["answers"]["own"],
-        {"shared": "the shared reranker", "stage1": "stage 1"}[found["default"]],
+    default = {"pool": "the pool of experts", "stage1": "stage 1"}[found["default"]]
+    return (
+        f"stage 2: {found['sets']} confusion sets, {found['models']} reclassifiers, "
+        f"{found['answers']['own']} used; elsewhere {default} answers"
     )
-    return f"stage 2: {found['sets']} confusion sets, {found['models']} reclassifiers, {used} used; elsewhere {default} answers"
 
 
 def _mix(unit: str, mix: str, found: dict[str, Any]) -> list[str]:

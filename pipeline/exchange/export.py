@@ -34,15 +34,14 @@ ANSWERS = (
     "stage1_cnn/__init__.py",
     "stage1_cnn/head.py",
     "stage2_xgb/__init__.py",
-    "stage2_xgb/alternatives.py",
     "stage2_xgb/bundle.py",
-    "stage2_xgb/evidence.py",
+    "stage2_xgb/expert_pool.py",
+    "stage2_xgb/experts.py",
     "stage2_xgb/gate.py",
     "stage2_xgb/items.py",
     "stage2_xgb/prior.py",
     "stage2_xgb/reclassifier.py",
     "stage2_xgb/refine.py",
-    "stage2_xgb/reranker.py",
 )
 """What the reader and `stage2_xgb.refine` import, all in all; the linter holds that these need
 numpy, scipy and xgboost alone."""

@@ -24,7 +24,7 @@ from catalog.blank import beside_others, is_blank  # noqa: E402
 from catalog.image_table import ImageTable  # noqa: E402
 from stage1_cnn.head import Head  # noqa: E402
 from stage2_xgb.bundle import Bundle  # noqa: E402
-from stage2_xgb.items import Pooled, pool  # noqa: E402
+from stage2_xgb.items import Pooled  # noqa: E402
 from stage2_xgb.refine import refine  # noqa: E402
 
 
@@ -56,9 +56,7 @@ class Model:
             for view in self.views
         ]
         with np.load(FOLDER / "heads.npz", allow_pickle=False) as arrays:
-            self.heads = [
-                Head(arrays[f"weight_{v}"], arrays[f"bias_{v}"]) for v in range(len(self.views))
-            ]
+            self.head = Head(arrays["weight_0"], arrays["bias_0"])
         self.stage2 = Bundle.open(FOLDER / "stage2")
 
     def predict(
@@ -86,8 +84,8 @@ class Model:
         table = ImageTable(
             np.arange(len(photos)), numbers, zeros, zeros.astype(np.uint8), zeros.astype(bool)
         )
-        pooled = pool(Pooled.images(table, features, self.heads), self.stage2.sharpness)
-        return np.exp(refine(self.stage2, pooled, "product").two_stage)
+        images = Pooled.images(table, features, self.head)
+        return np.exp(refine(self.stage2, images, "product").two_stage)
 
     def _features(self, view: int, photos: Sequence[Image.Image], batch_size: int) -> np.ndarray:
         size = (self.views[view]["width"], self.views[view]["height"])

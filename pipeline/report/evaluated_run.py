@@ -193,7 +193,7 @@ class EvaluatedRun:
 
     @property
     def default_answer(self) -> str:
-        """Who answers where no category's own reclassifier does: `shared` or `stage1`."""
+        """Who answers where no category's own reclassifier does: `pool` or `stage1`."""
         return self._manifest.get("default", "stage1")
 
     @cached_property

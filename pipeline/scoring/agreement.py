@@ -17,7 +17,7 @@ from pipeline.retrieval.similar import photo_features
 from pipeline.run_folder import Run
 from pipeline.scoring.lanes import ordered
 from stage1_cnn.predict import Predictor
-from stage2_xgb.items import Pooled, pool
+from stage2_xgb.items import Pooled
 
 PHOTOS = 256
 """Photos that are computed again, at most: seconds, where a network has to be."""
@@ -86,12 +86,9 @@ def measure(run: Run, model: Model, photos: int = PHOTOS) -> Agreement:
         _again(network, images, run) if network else features
         for network, features in zip(model.networks.values(), stored, strict=True)
     ]
-    heads = [predictor.head for predictor in model.predictors]
+    table = stores[0].table[rows]
     answers = [
-        model.answer(
-            pool(Pooled.images(stores[0].table[rows], features, heads), model.bundle.sharpness),
-            "product",
-        ).two_stage
+        model.answer(Pooled.images(table, features, model.predictors[0].head), "product").two_stage
         for features in (stored, computed)
     ]
     return Agreement.between(*answers)

@@ -4,7 +4,7 @@ right, on val_b, never test.
 The table is stored with the model (stage2/coverage.json) and says what `shelfsort score
 --min-confidence` may expect; the scored folder is then split into accepted.parquet and
 review.parquet. Who answers for a product of val_b is decided on other products of val_b
-(`stage2_xgb.heldout.ValB.answering`), so that no product is counted where it decided.
+(`stage2_xgb.heldout.ValB.own`), so that no product is counted where it decided.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from pipeline.scoring.parts import PREDICTIONS, part_path
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.dataset import Views
+from stage2_xgb.gate import OWN, POOL
 from stage2_xgb.heldout import ValB
 from stage2_xgb.prior import importance
 
@@ -89,20 +90,12 @@ def measure(
     """The table of products of val_b, weighted to the class mix `target` [K]."""
     val_b = ValB.of(bundle, Views(stores))
     products = val_b.of_unit("product")
-    held, answering = val_b.held[products], val_b.answering(bundle, config)[products]
+    held, own = val_b.held[products], val_b.own(bundle, config)[products]
     weight = importance(held.class_index, target)
-    names = list(answering.shares)
-    confidence, right, share = (
-        np.concatenate([columns[name] for name in names])
-        for columns in (
-            {n: val_b.confidence[n][products] for n in names},
-            held.right,
-            answering.shares,
-        )
-    )
-    return curve(
-        confidence, right, np.tile(weight, len(names)), np.tile(held.product_id, len(names)), share
-    )
+    confidence = np.concatenate([val_b.confidence[name][products] for name in (POOL, OWN)])
+    right = np.concatenate([held.right[name] for name in (POOL, OWN)])
+    share = np.concatenate([1 - own, own])
+    return curve(confidence, right, np.tile(weight, 2), np.tile(held.product_id, 2), share)
 
 
 def path_of(stage2: Path) -> Path:

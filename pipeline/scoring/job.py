@@ -133,4 +133,4 @@ class ScoreJob:
             yield f"  {compare(out, truth).text()}"
         if totals.broken:
             mend = self.run.command("stage2", "--rebuild")
-            yield f"  stage 1 answered for want of {', '.join(totals.broken)}; mend it with: {mend}"
+            yield f"  stage 2 answered without {', '.join(totals.broken)}; rebuild it with: {mend}"

@@ -29,7 +29,8 @@ from pipeline.config import ScoreConfig
 from pipeline.model import Model, image_table, top_classes
 from pipeline.scoring.parts import FEATURES, PREDICTIONS, REJECTS, Part
 from stage1_cnn.device import one_thread, threads_restored
-from stage2_xgb.items import Pooled, pool
+from stage2_xgb.items import Pooled
+from stage2_xgb.refine import Refined
 
 KILLS_WORKER = "kills_worker"
 _BATCHES = 4
@@ -205,8 +206,7 @@ def score_group(model: Model, group: Group, config: ScoreConfig) -> _Scored:
         task.reject(int(row_of_image[i]), int(position[i]), error.reason, error.detail)
         for i, error in sorted(errors.items())
     ]
-    pooled = pool(images, model.bundle.sharpness)
-    lost = rows[~np.isin(task.source.product_id[rows], pooled.product_id)].tolist()
+    lost = rows[~np.isin(task.source.product_id[rows], images.product_id)].tolist()
     for row in lost:
         deadly = row in task.deadly
         detail = (
@@ -227,9 +227,11 @@ def score_group(model: Model, group: Group, config: ScoreConfig) -> _Scored:
             task.source.product_id[rows].tolist(), map(task.source.name, rows.tolist()), strict=True
         )
     )
-    features = _features(pooled) if config.features else FEATURES.empty_table()
-    blank_products = images.product_id[blank]
-    predictions = _predictions(model, pooled, names, blank_products, config.top)
+    predictions, features = PREDICTIONS.empty_table(), FEATURES.empty_table()
+    if len(images):
+        result = model.answer(images, "product")
+        predictions = _predictions(model, result, names, images.product_id[blank], config.top)
+        features = _features(result.pooled) if config.features else features
     return _Scored(predictions, features, rejects, len(images), digests)
 
 
@@ -242,11 +244,13 @@ def _features(pooled: Pooled) -> pyarrow.Table:
 
 
 def _predictions(
-    model: Model, pooled: Pooled, names: dict[int, str | None], blank_products: np.ndarray, top: int
+    model: Model,
+    result: Refined,
+    names: dict[int, str | None],
+    blank_products: np.ndarray,
+    top: int,
 ) -> pyarrow.Table:
-    if not len(pooled):
-        return PREDICTIONS.empty_table()
-    result, taxonomy = model.answer(pooled, "product"), model.taxonomy
+    pooled, taxonomy = result.pooled, model.taxonomy
     classes, confidences = top_classes(result.two_stage, top)
     categories = [taxonomy[c] for c in classes[:, 0].tolist()]
     ids = taxonomy.category_ids
@@ -261,7 +265,7 @@ def _predictions(
         "confidence": confidences[:, 0],
         "top_category_id": list(ids[classes]),
         "top_confidence": list(confidences),
-        "stage1_category_id": ids[pooled.log_probs[0].argmax(axis=1)],
+        "stage1_category_id": ids[pooled.log_probs.argmax(axis=1)],
         "shifted_category_id": ids[result.shifted.argmax(axis=1)],
         "refined": result.refined,
         "blank": np.isin(pooled.product_id, blank_products),

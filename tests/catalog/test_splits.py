@@ -235,13 +235,14 @@ def test_precedence(higher: str, lower: str) -> None:
 
 PURPOSES = (
     "class-mix shift",
-    "reranker lessons",
-    "reranker folds",
+    "experts",
+    "experts, weights",
+    "experts, bank",
+    "bank of experts",
     "rows of a class",
     "grid folds",
     "gate, repeat 0",
     "stage 1 trials",
-    "cap on train",
 )
 SAMPLE_SEEDS = range(4)
 
@@ -273,6 +274,16 @@ def test_a_sample_of_any_split_has_its_size_whatever_the_seeds(
             assert np.bincount(fold.astype(int), minlength=3) == pytest.approx(
                 [len(mine) / 3] * 3, rel=0.05
             )
+
+
+def test_each_product_may_have_a_share_of_its_own() -> None:
+    ids = np.arange(40_000)
+    share = np.repeat([0.0, 0.25, 0.5, 1.0], 10_000)
+    mine = sample_mask(ids, share, "gate", 0)
+    for value in np.unique(share):
+        expected = sample_mask(ids, float(value), "gate", 0)
+        np.testing.assert_array_equal(mine[share == value], expected[share == value])
+    assert not mine[share == 0].any() and mine[share == 1].all()
 
 
 def test_samples_of_different_purposes_and_seeds_are_independent() -> None:

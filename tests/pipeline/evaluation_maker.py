@@ -409,7 +409,7 @@ def _write_stage2(
                 "class_index": int(class_index),
                 "category_id": int(taxonomy.category_ids[class_index]),
                 "members": [int(class_index), *map(int, members)],
-                "decision": "own" if own else "shared",
+                "decision": "own" if own else "pool",
                 "heldout": heldout,
             }
         )
@@ -418,12 +418,12 @@ def _write_stage2(
         "made_from": {},
         "files": {},
         "base_margin": True,
-        "default": "shared",
+        "default": "pool",
         "categories": categories,
         "shift": {unit: {"temperature": 1.1, "strength": 0.6} for unit in ("image", "product")},
     }
     write_json(run / "stage2" / "manifest.json", manifest)
     write_json(
         run / "stage2" / "summary.json",
-        {"seconds": {"read": 500.0, "rerank": 200.0, "reclassify": 2400.0}},
+        {"seconds": {"read": 500.0, "pool": 200.0, "reclassify": 2400.0}},
     )

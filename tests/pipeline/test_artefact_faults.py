@@ -37,7 +37,6 @@ READ_BY = {
     "views/small/stage1/best.pt": "predict",
     "stage2/manifest.json": "evaluate",
     "stage2/shared.npz": "evaluate",
-    "stage2/reranker.ubj": "evaluate",
     "taxonomy.json": "report",
     "evaluation/metrics.json": "report",
     "evaluation/items.parquet": "report",
@@ -195,12 +194,11 @@ def test_what_is_of_another_run_is_refused(
     assert refused()
 
 
-@pytest.mark.parametrize("name", ["booster", "reranker"])
-def test_without_a_booster_stage_1_answers_and_says_so(
-    tiny: Tiny, tmp_path: Path, name: str, capsys: pytest.CaptureFixture
+def test_without_a_booster_the_pool_answers_and_says_so(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     copy = tiny.copy(tmp_path / "run")
-    files = reclassifiers_everywhere(copy) if name == "booster" else ["reranker.ubj"]
+    files = reclassifiers_everywhere(copy)
     for file in files:
         path = copy.folder / "stage2" / file
         path.write_bytes(path.read_bytes()[:-3])
@@ -219,15 +217,15 @@ def test_without_a_booster_stage_1_answers_and_says_so(
     )
     text, broken = capsys.readouterr().out, read_json(tmp_path / "out" / "_SUCCESS", "")["broken"]
     assert broken and set(broken) <= set(files)
-    remedy = f"mend it with: shelfsort stage2 --run {copy.folder} --rebuild"
-    assert f"stage 1 answered for want of {', '.join(broken)}; {remedy}" in text
+    remedy = f"rebuild it with: shelfsort stage2 --run {copy.folder} --rebuild"
+    assert f"stage 2 answered without {', '.join(broken)}; {remedy}" in text
 
 
 def reclassifiers_everywhere(copy: Tiny) -> list[str]:
     """Has each category answered by a reclassifier of its own, whatever was trained; returns their
     files."""
     path, classes = copy.run.stage2 / "manifest.json", len(copy.run.store.taxonomy)
-    manifest, files = read_sealed(path, ""), [model_name(c, "xgboost") for c in range(classes)]
+    manifest, files = read_sealed(path, ""), [model_name(c) for c in range(classes)]
     for file in files:
         (copy.run.stage2 / file).write_bytes(file.encode())
     manifest["files"] |= {file: sha256_file(copy.run.stage2 / file) for file in files}
@@ -270,7 +268,7 @@ def test_a_second_stage_with_a_booster_gone_is_not_measured(
 ) -> None:
     """What was measured without it would count as current when it is back."""
     copy = tiny.copy(tmp_path / "run")
-    booster, table = copy.run.stage2 / "reranker.ubj", copy.folder / name
+    booster, table = next(copy.run.stage2.glob("boosters/*")), copy.folder / name
     (copy.run.evaluation / "metrics.json").unlink()
     table.unlink()
     booster.rename(tmp_path / "kept")

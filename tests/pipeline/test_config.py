@@ -45,9 +45,9 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
         ("stage3: {}", "stage3", "unknown key, did you mean stage", ""),
         ("epochs: 3", "epochs", "unknown key, did you mean stage1.epochs?", ""),
         (
-            "stage2: {rerank: {candidate: 9}}",
-            "stage2.rerank.candidate",
-            "did you mean stage2.rerank.candidates?",
+            "stage2: {booster: {max_dept: 9}}",
+            "stage2.booster.max_dept",
+            "did you mean stage2.booster.max_depth?",
             "",
         ),
         (
@@ -65,8 +65,8 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
         ("stage1: 5", "stage1", "valid dictionary", "found 5"),
         ("stage1: {weights: none, epochs: 0}", "stage1", "nothing to train", ""),
         (
-            "stage2: {rerank: {candidates: 99}}",
-            "stage2.rerank.candidates",
+            "stage2: {confusion: {top: 99}}",
+            "stage2.confusion.top",
             "less than or equal to 32",
             "found 99",
         ),
@@ -187,10 +187,6 @@ def test_every_config_of_the_project_loads() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            ["stage2.model=logistic", "stage2.base_margin=false"],
-            "logistic sees stage 1's log-probabilities, which base_margin",
-        ),
         (
             ["stage2.components=null", "views.small={epochs: 1}"],
             r"stage2\.components: null is for a single view",

@@ -2,7 +2,6 @@
 
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from catalog.errors import ArtifactError, ShelfsortError
 from pipeline import steps
 from pipeline.model import Model, image_table, predict_files, top_classes
 from stage2_xgb.dataset import Views
-from stage2_xgb.items import compact, pool
+from stage2_xgb.items import pool
 from tests.conftest import document, write_bson
 from tests.pipeline.score_helpers import predictions, rejects, score, scorer
 from tests.pipeline.tiny import Tiny, documents, products_of, same, write_dump
@@ -45,8 +44,8 @@ def test_a_products_photos_are_pooled(model: Model, photos: list[Path]) -> None:
     assert len({tuple(a.confidences) for a in alone}) == len(photos)
     table = image_table(np.arange(len(photos)), np.full(len(photos), -1))
     images, _, _ = model.read([path.read_bytes() for path in photos], table, batch_size=2)
-    assert len(pool(images, 1.0)) == 1
-    mean = np.mean([x.astype(np.float64) for x in images.log_probs[0]], axis=0)
+    assert len(pool(images)) == 1
+    mean = np.mean([x.astype(np.float64) for x in images.log_probs], axis=0)
     assert answer.stage1_class == mean.argmax()
 
 
@@ -59,8 +58,8 @@ def test_the_stored_features_are_what_the_network_gives(tiny: Tiny, model: Model
     read, errors, blank = model.read(store.read(table.image_id), table, batch_size=13)
     assert not errors and not blank.any()
     np.testing.assert_array_equal(read.item_id, stored.item_id)
-    for unit, a, b in (("image", read, stored), ("product", pool(read, 1.0), pool(stored, 1.0))):
-        mine, theirs = model.answer(a, unit).two_stage, model.answer(b, unit).two_stage
+    for unit in ("image", "product"):
+        mine, theirs = model.answer(read, unit).two_stage, model.answer(stored, unit).two_stage
         assert same(mine.argmax(axis=1), theirs.argmax(axis=1)) >= 0.98
         assert (
             np.quantile(np.abs(np.exp(mine) - np.exp(theirs)).max(axis=1), 0.97) < 0.01
@@ -115,23 +114,6 @@ def test_unreadable_files_are_left_out(model: Model, photos: list[Path], tmp_pat
         predict_files(model, [tmp_path / "none.jpg"], 3)
     with pytest.raises(ShelfsortError, match="can't be read: Is a directory"):
         predict_files(model, [tmp_path], 3)
-
-
-def test_in_training_the_product_id_decides_whom_the_neighbours_leave_out(
-    tiny: Tiny, model: Model
-) -> None:
-    """A training photo under a strange id finds itself among its neighbours."""
-    views = Views([tiny.run.view(name).features for name in ("stage1", "small")])
-    (images,) = views.blocks("train", fit_only=True)
-    strangers = replace(images, product_id=images.product_id + 10**9)
-    shifts, projections = model.bundle.shifts["image"], model.bundle.projections
-    nearest = []
-    for asked in (images, strangers):
-        items = compact(asked, shifts, projections)
-        pairs = model.bundle.evidence(items, items.class_index[:, None], items.log_prob[:, :, :1])
-        nearest.append(pairs[:, 0, model.bundle.evidence.names.index("nearest_0")])
-    np.testing.assert_allclose(nearest[1], 1, atol=1e-2)
-    assert np.nanmean(nearest[0]) < 0.99
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -103,8 +103,7 @@ def test_a_file_of_class_weights_counts_by_its_content(
     weights = copy.folder.parent / "mix.csv"
     settings = [
         "stage2.components=4",
-        "stage2.rerank.use=false",
-        "stage2.model=neighbours",
+        "stage2.pool=false",
         f"stage2.target_prior={weights}",
     ]
     command = [

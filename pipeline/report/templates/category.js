@@ -29,17 +29,17 @@ function mistakenCard(c, asTruth) {
     makeTable({name: (asTruth ? "mistaken-for-" : "taken-for-") + idOf(c), label: title, rows: pairs, columns, sort: [1, true], page: 10}));
 }
 
-// Who answers where stage 1, adjusted, says this category, why, and what that changed.
+// Who answers where the pool of experts (or stage 1, adjusted, without one) names this category, why, and what that changed.
 function opinionCard(c) {
   const title = "Second opinion";
   if (!D.values.has_stage2) return card(title, null, empty("This run has no stage 2."));
-  const set = D.set.get(c), {fixed, broken, chance} = effectOf(3, c), other = D.values.default_answer === "shared" ? "the shared model" : "stage 1";
-  const who = {own: "its own model answers", shared: "the shared model answers", stage1: "stage 1’s answer stands"}[answererOf(c)];
+  const set = D.set.get(c), {fixed, broken, chance} = effectOf(3, c), pool = D.values.default_answer === "pool", other = pool ? "the pool of experts" : "stage 1";
+  const who = {own: "its own model answers", pool: "the pool of experts answers", stage1: "stage 1’s answer stands"}[answererOf(c)];
   return card(title, null,
     el("p", {}, el("span", {class: "chip " + (answererOf(c) === "own" ? "right" : "plain")}, who), " ", set ? opinionReason(set, other)
-      : `No model of its own: stage 1 takes too few ${D.unit}s of other categories for this one for one to be trained. `, answererOf(c) === "shared" ? "The shared model gives second opinions in all categories." : ""),
+      : `No model of its own: ${other} takes too few ${D.unit}s of other categories for this one for one to be trained. `, pool ? "The pool weighs stage 1 with other experts in all categories." : ""),
     el("p", {}, `Of this category’s ${plural(D.support[c], "evaluated " + D.unit)} stage 2 fixed ${whole(fixed)} and broke ${whole(broken)}.`, chance ? " So small a change may be chance." : ""),
-    ...(set ? [el("h3", {}, answererOf(c) === "own" ? "When stage 1 answers with this category, its model chooses among" : "Confused with it (its confusion set)"),
+    ...(set ? [el("h3", {}, answererOf(c) === "own" ? `When ${other} names this category, its model chooses among` : "Confused with it (its confusion set)"),
       el("p", {}, set.members.map((m, k) => [k ? " · " : "", el("a", {href: "#category/" + idOf(m), title: pathOf(m)}, nameIn(m, c))]).flat())] : []));
 }
 

@@ -96,8 +96,8 @@ function renderApart(host) {
     missed ? el("p", {class: "note", id: "without-photo"}, `${plural(missed, "test product")} ${missed === 1 ? "is" : "are"} not counted: none of their photos can be read and shows something.`) : null);
 }
 
-// Who gives the second opinion where stage 1, adjusted, answers with a category.
-const OPINIONS = {own: "own model", shared: "shared model", stage1: "stage 1 stands"};
+// Who answers where the pool of experts (or stage 1, adjusted, without one) names a category.
+const OPINIONS = {own: "own model", pool: "pool of experts", stage1: "stage 1 stands"};
 const answererOf = (c) => (!D.values.has_stage2 ? null : (D.set.get(c)?.decision ?? D.values.default_answer));
 
 function renderCategories(view) {

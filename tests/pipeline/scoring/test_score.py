@@ -19,7 +19,6 @@ from pipeline.model import Model
 from pipeline.scoring.lanes import Lanes, Task
 from pipeline.scoring.score import Totals
 from stage2_xgb.dataset import Views
-from stage2_xgb.items import pool
 from tests.pipeline.score_helpers import (
     CONFIG,
     FALLBACK,
@@ -236,9 +235,10 @@ def test_scoring_gives_what_the_stored_features_give(
     (images,) = Views([run.view(name).features for name in ("stage1", "small")]).blocks(
         split, fit_only=False
     )
-    pooled = pool(images, model.bundle.sharpness)
+    answered = model.answer(images, "product")
+    pooled = answered.pooled
     use = np.isin(pooled.product_id, list(wanted))
-    result = model.answer(pooled, "product").two_stage[use]
+    result = answered.two_stage[use]
     table = table.loc[pooled.product_id[use]]
     assert same(model.taxonomy.category_ids[result.argmax(axis=1)], table["category_id"]) >= 0.98
     assert np.quantile(np.abs(np.exp(result.max(axis=1)) - table["confidence"]), 0.98) < 0.01

@@ -1,6 +1,7 @@
 """What may befall a scoring: damaged files, a full disk, a kill at any moment. The same command
 always mends it."""
 
+import json
 import signal
 import sys
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from tests.pipeline.score_helpers import (
     scorer,
     workers,
 )
-from tests.pipeline.tiny import Tiny
+from tests.pipeline.tiny import Tiny, boosters_answer
 
 
 @pytest.fixture(scope="module")
@@ -128,20 +129,23 @@ def test_a_folder_that_cannot_be_written_is_an_error(
     assert f"{out}: can't be written: " in capsys.readouterr().err
 
 
-def test_stage_1_answers_for_a_damaged_stage_2_until_that_is_mended(
+def test_the_pool_answers_for_damaged_boosters_until_these_are_back(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     own, out = tiny.copy(tmp_path / "run"), tmp_path / "out"
+    boosters = boosters_answer(own)
     scoring = ["score", str(tiny.data / "test.bson"), "--run", str(own.folder), "--out"]
     assert main([*scoring, str(tmp_path / "whole")]) == 0
-    flip(own.run.stage2 / "reranker.ubj")
+    for booster in boosters:
+        flip(booster)
     assert main([*scoring, str(out)]) == 0
-    assert (
-        "stage 1 answered for want of reranker.ubj; mend it with: shelfsort stage2"
-        in capsys.readouterr().out
-    )
-    assert len(predictions(out)) == 150 and "reranker.ubj" in (out / "_SUCCESS").read_text()
-    flip(own.run.stage2 / "reranker.ubj")
+    broken = json.loads((out / "_SUCCESS").read_text())["broken"]
+    assert broken and set(broken) <= {f"boosters/{booster.name}" for booster in boosters}
+    remedy = f"stage 2 answered without {', '.join(broken)}; rebuild it with: shelfsort stage2"
+    assert remedy in capsys.readouterr().out
+    assert len(predictions(out)) == 150
+    for booster in boosters:
+        flip(booster)
     assert main([*scoring, str(out)]) == 0 and contents(out) == contents(tmp_path / "whole")
 
 

@@ -28,7 +28,7 @@ from tests.pipeline.score_helpers import (
     scorer,
     workers,
 )
-from tests.pipeline.tiny import Tiny
+from tests.pipeline.tiny import Tiny, boosters_answer
 
 
 @pytest.fixture(scope="module")
@@ -100,15 +100,20 @@ def test_a_model_that_no_worker_sees_is_sent(
 def test_a_worker_that_lives_on_reads_a_mended_stage_2(
     tiny: Tiny, scored: tuple[Path, Path, Totals], tmp_path: Path
 ) -> None:
-    dump, alone, totals = scored
+    dump, _, totals = scored
     copy, out = tiny.copy(tmp_path / "run"), tmp_path / "out"
+    boosters = boosters_answer(copy)
     with workers(1, tmp_path) as client:  # none that has been sent the whole model
         by = on(client, copy, dump, out)
-        flip(copy.run.stage2 / "reranker.ubj")
-        assert score(by, [dump], out).broken == ("reranker.ubj",)
-        flip(copy.run.stage2 / "reranker.ubj")
+        for booster in boosters:
+            flip(booster)
+        assert score(by, [dump], out).broken
+        for booster in boosters:
+            flip(booster)
         assert score(by, [dump], out) == totals
-    assert contents(out) == contents(alone)
+        again = tmp_path / "again"
+        score(on(client, copy, dump, again), [dump], again)
+    assert contents(out) == contents(again)
 
 
 def test_a_worker_that_comes_later_and_does_not_see_the_model_is_sent_it(
