@@ -115,7 +115,10 @@ def _of_bundle(
         for number, expert in enumerate((*names, "neighbours")):
             yield (
                 f"{name}: {expert} alone",
-                [_best(_of_unit(x[number], part, unit)) for x, part in zip(opinions, images, strict=True)],
+                [
+                    _best(_of_unit(x[number], part, unit))
+                    for x, part in zip(opinions, images, strict=True)
+                ],
             )
         yield name, [_best(x[POOL]) for x in answers]
         name = f"{name}, own reclassifiers"

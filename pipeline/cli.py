@@ -49,7 +49,9 @@ COMMANDS = {
         (*STEP, flags.spread),
     ),
     "stage2": Command(
-        commands.stage2, "features -> stage2: fits the pool of experts, trains the reclassifiers", (*STEP, flags.spread)
+        commands.stage2,
+        "features -> stage2: fits the pool of experts, trains the reclassifiers",
+        (*STEP, flags.spread),
     ),
     "evaluate": Command(commands.evaluate, "accuracy on the test split, of each stage", STEP),
     "report": Command(commands.report, "evaluation -> one HTML page for analysts", (flags.report,)),

@@ -152,7 +152,9 @@ def _verify(path: Path, checksum: str | None) -> None:
 
 def _read_shared(path: Path, checksums: Mapping[str, str]) -> dict[str, np.ndarray]:
     with ThreadPoolExecutor(1) as executor:
-        whole = executor.submit(_verify, path, checksums.get(path.name))  # takes longer than reading
+        whole = executor.submit(
+            _verify, path, checksums.get(path.name)
+        )  # takes longer than reading
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)

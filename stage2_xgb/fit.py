@@ -139,7 +139,10 @@ def gather(
     clock = clock or Clock()
     views = Views(stores)
     _require_images(views)
-    targets, train = {unit: mixes.target(config, unit, taxonomy) for unit in UNITS}, mix(mixes.train)
+    targets, train = (
+        {unit: mixes.target(config, unit, taxonomy) for unit in UNITS},
+        mix(mixes.train),
+    )
     shifts = fit_shifts(views, targets, train, config.seed)
     clock.lap("shift")
     fitted = fit_experts(views, targets, train, config.seed, jobs) if config.pool else None

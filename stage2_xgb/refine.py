@@ -67,9 +67,7 @@ def refine(bundle: Bundle, images: Pooled, unit: str) -> Refined:
     return Refined(before.pooled, before.shifted, two_stage, refined)
 
 
-def each_answer(
-    bundle: Bundle, images: Pooled, unit: str
-) -> tuple[Pooled, dict[str, np.ndarray]]:
+def each_answer(bundle: Bundle, images: Pooled, unit: str) -> tuple[Pooled, dict[str, np.ndarray]]:
     """The items, and the opinion float32 [N, K] of each possible answer, had it all of them:
     `stage1` (adjusted), `pool` (which is as that if there is none), and `own`, which is as `pool`
     where a category has no reclassifier."""

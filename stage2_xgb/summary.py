@@ -50,9 +50,7 @@ class Stage2Summary:
         models = f"{self.sets} confusion sets, {self.models} reclassifiers"
         lines = [f"stage 2: {models}; answering: {answers}; elsewhere {self.default}"]
         if not self.units[UNITS[0]]["natural"]["items"]:
-            lines.append(
-                "val_b has no image: stage 2 can't be judged, and no reclassifier answers"
-            )
+            lines.append("val_b has no image: stage 2 can't be judged, and no reclassifier answers")
         else:
             lines += [
                 *self._standings(),

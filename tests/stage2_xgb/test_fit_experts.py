@@ -60,11 +60,7 @@ def test_finds_what_the_head_does_not_read(
     labels = (
         test.class_index if unit == "image" else test.class_index[product_starts(test.product_id)]
     )
-    stage1 = (
-        test.log_probs
-        if unit == "image"
-        else mean_by_product(test.log_probs, test.product_id)
-    )
+    stage1 = test.log_probs if unit == "image" else mean_by_product(test.log_probs, test.product_id)
     assert whole.names == (DISCRIMINANTS, LOGISTIC)
     assert top1(whole.pool.log_probs(test, unit), labels) > top1(stage1, labels) + 0.2
 

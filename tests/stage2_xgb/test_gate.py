@@ -97,9 +97,7 @@ def test_a_product_counts_by_what_most_of_its_items_do() -> None:
 
 def test_nothing_held_out() -> None:
     nothing = np.zeros(0, int)
-    empty = HeldOut(
-        nothing, nothing, nothing, {name: np.zeros(0, bool) for name in (POOL, OWN)}
-    )
+    empty = HeldOut(nothing, nothing, nothing, {name: np.zeros(0, bool) for name in (POOL, OWN)})
     assert decide(empty, STAGE1, np.array([3]), 20.0)[3].answer == STAGE1
 
 
@@ -125,10 +123,7 @@ def test_decisions_are_those_of_a_plain_loop(seed: int) -> None:
     order."""
     rng = np.random.default_rng(seed)
     n = 500
-    right = {
-        name: rng.random(n) < p
-        for name, p in ((POOL, 0.5 + 0.1 * seed), (OWN, 0.6))
-    }
+    right = {name: rng.random(n) < p for name, p in ((POOL, 0.5 + 0.1 * seed), (OWN, 0.6))}
     found = HeldOut(
         rng.integers(0, 12, n), rng.integers(0, 12, n), rng.integers(0, 200, n) * 10**12, right
     )

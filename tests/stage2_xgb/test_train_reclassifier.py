@@ -96,9 +96,7 @@ def plain_items(product_id: np.ndarray, class_index: np.ndarray, split: np.ndarr
 def picked(items: Items, **changes: object) -> np.ndarray:
     """Numbers of the items that a set of both classes learns from."""
     config = CONFIG.model_copy(update={"base_margin": False, **changes})
-    return (
-        RowPicker(items, np.full(2, 0.5), config).rows(np.arange(2)).inputs[:, 0].astype(int)
-    )
+    return RowPicker(items, np.full(2, 0.5), config).rows(np.arange(2)).inputs[:, 0].astype(int)
 
 
 def test_a_large_category_is_sampled_from_all_it_has() -> None:
