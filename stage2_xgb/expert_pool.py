@@ -145,7 +145,8 @@ def pool_arrays(pool: ExpertPool) -> dict[str, np.ndarray]:
     arrays = {"inverse_temperatures": temperatures}
     for number, expert in enumerate(pool.linear):
         name = f"linear_{number}"
-        arrays |= _input_arrays(name, expert.inputs) | {f"{name}_bias": expert.bias}
+        arrays |= _input_arrays(name, expert.inputs)
+        arrays |= {f"{name}_bias": expert.bias, f"{name}_centre": expert.centre}
         arrays |= {f"{name}_factor_{f}": factor for f, factor in enumerate(expert.factors)}
     if pool.neighbours is not None:
         bank, projection = pool.neighbours.bank, pool.neighbours.projection
@@ -186,4 +187,5 @@ def _read_linear(
     first, second = f"{prefix}_factor_0", f"{prefix}_factor_1"
     factors = (arrays[first], arrays[second]) if second in arrays else (arrays[first],)
     inputs = _read_inputs(arrays, prefix)
-    return LinearExpert(inputs, factors, arrays[f"{prefix}_bias"], inverse_temperature)
+    centre, bias = arrays[f"{prefix}_centre"], arrays[f"{prefix}_bias"]
+    return LinearExpert(inputs, centre, factors, bias, inverse_temperature)

@@ -42,28 +42,36 @@ class Inputs:
         x = np.concatenate([unit(features[view]) for view in self.views], axis=1)
         if self.root:
             x = np.copysign(np.sqrt(np.abs(x)), x)
-        x *= np.float32(GRID)
-        np.rint(x, out=x)
-        x /= np.float32(GRID)
-        return x
+        return on_grid(x)
+
+
+def on_grid(x: np.ndarray) -> np.ndarray:
+    """The nearest multiples of 1/GRID, in place."""
+    x *= np.float32(GRID)
+    np.rint(x, out=x)
+    x /= np.float32(GRID)
+    return x
 
 
 @dataclass(frozen=True)
 class LinearExpert:
-    """Scores inputs @ weight + bias: linear discriminants, or a logistic regression.
+    """Scores (inputs - centre) @ weight + bias: linear discriminants, or a logistic regression.
 
-    factors: float32 matrices whose product is the weight [D, K]; one, or two if the weight has a
+    centre float32 [D], multiples of 1/GRID, so that the difference is exact: with it, products of
+    large weights with inputs that hardly differ stay small. factors: float32 matrices whose product is the weight [D, K]; one, or two if the weight has a
     low rank. bias float32 [K], -inf for a class that it was not fitted on. inverse_temperature:
     what makes log-odds of the scores.
     """
 
     inputs: Inputs
+    centre: np.ndarray
     factors: tuple[np.ndarray, ...]
     bias: np.ndarray
     inverse_temperature: float = 1.0
 
     def scores(self, x: np.ndarray) -> np.ndarray:
         """Scores float32 [N, K] of inputs [N, D], before the temperature."""
+        x = x - self.centre
         for factor in self.factors:
             x = x @ factor
         x += self.bias

@@ -12,7 +12,7 @@ from threading import Lock
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular
 
-from stage2_xgb.experts import Inputs, LinearExpert
+from stage2_xgb.experts import Inputs, LinearExpert, on_grid
 
 SHRINKAGE = 0.05
 """Share of a multiple of the identity in the covariance."""
@@ -73,6 +73,8 @@ def fit_lda(moments: Moments, inputs: Inputs, shrinkage: float = SHRINKAGE) -> L
     analysis, with one covariance for all)."""
     mean = moments.total / np.maximum(moments.count, 1)[:, None]
     factor = cholesky(_covariance(moments, mean, shrinkage), lower=True)
+    centre = on_grid((moments.total.sum(axis=0) / max(int(moments.count.sum()), 1)).astype("f4"))
+    mean = np.where(moments.count[:, None] > 0, mean - centre, 0)
     rank = MULTIPLICATIONS // sum(mean.shape)
     if mean.size <= MULTIPLICATIONS or rank >= mean.shape[1]:
         factors = (cho_solve((factor, True), mean.T),)
@@ -80,9 +82,8 @@ def fit_lda(moments: Moments, inputs: Inputs, shrinkage: float = SHRINKAGE) -> L
     else:
         factors, half_square = _main_discriminants(moments, mean, factor, rank)
     bias = np.where(moments.count > 0, -half_square, -np.inf)
-    return LinearExpert(
-        inputs, tuple(f.astype(np.float32) for f in factors), bias.astype(np.float32)
-    )
+    weights = tuple(f.astype(np.float32) for f in factors)
+    return LinearExpert(inputs, centre, weights, bias.astype(np.float32))
 
 
 def _covariance(moments: Moments, mean: np.ndarray, shrinkage: float) -> np.ndarray:

@@ -59,7 +59,7 @@ def fit_logistic(
     bias = np.full(classes, -np.inf, dtype=np.float32)
     weight[:, present] = best[:width]
     bias[present] = best[width]
-    return LinearExpert(inputs, (weight,), bias)
+    return LinearExpert(inputs, np.zeros(width, dtype=np.float32), (weight,), bias)
 
 
 def _log_loss(weights: np.ndarray, x: np.ndarray, label: np.ndarray) -> tuple[float, np.ndarray]:

@@ -92,10 +92,22 @@ def test_few_discriminants_score_as_all_of_them_if_they_span_the_class_means(
     monkeypatch.setattr(lda, "MULTIPLICATIONS", 2 * (20 + CLASSES))
     few = fit_lda(sums, inputs)
     assert [factor.shape for factor in few.factors] == [(20, 2), (2, CLASSES)]
-    scores = [x @ full.factors[0] + full.bias, x @ few.factors[0] @ few.factors[1] + few.bias]
+    scores = [full.scores(x), few.scores(x)]
     assert (scores[0].argmax(axis=1) == scores[1].argmax(axis=1)).mean() > 0.99
     spread = centred(scores[0]).std()
     assert np.abs(centred(scores[0]) - centred(scores[1])).max() < 0.2 * spread
+
+
+def test_features_that_hardly_differ_are_scored_as_exactly() -> None:
+    """Inputs of some steps of the grid around .5, whose weights are large."""
+    rng = np.random.default_rng(0)
+    class_index = rng.integers(CLASSES, size=500)
+    steps = 3 * rng.normal(size=(CLASSES, 40))[class_index] + rng.normal(size=(500, 40))
+    x = (0.5 + np.rint(steps) / GRID).astype(np.float32)
+    expert = fit_lda(moments(x, class_index), Inputs((0,)))
+    exact = (x.astype(np.float64) - expert.centre) @ expert.factors[0] + expert.bias
+    assert np.abs(expert.scores(x) - exact).max() < 1e-6 * np.abs(exact).max()
+    assert np.abs(expert.factors[0]).max() > 100
 
 
 @pytest.mark.parametrize("counts", [[1, 1], [1, 0], [2, 1]])

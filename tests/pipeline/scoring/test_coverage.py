@@ -21,7 +21,7 @@ from pipeline.scoring import coverage
 from pipeline.scoring.lanes import Task
 from pipeline.scoring.parts import Part
 from stage2_xgb.dataset import Views
-from stage2_xgb.heldout import ValB
+from stage2_xgb.heldout import ValB, gated
 from stage2_xgb.prior import importance
 from tests.pipeline.score_helpers import CONFIG, predictions, score, scorer
 from tests.pipeline.tiny import Tiny
@@ -245,21 +245,17 @@ def test_no_product_is_counted_where_it_decided(tiny: Tiny, model: Model) -> Non
     stores = [tiny.run.view(name).features for name in ("stage1", "small")]
     val_b = ValB.of(model.bundle, Views(stores))
     products = val_b.of_unit("product")
-    answering = val_b.answering(model.bundle, tiny.config.stage2)[products]
-    rows = coverage.measure(
-        stores, model.bundle, np.ones(len(tiny.run.store.taxonomy)), tiny.config.stage2
-    )
+    own = val_b.own(model.bundle, tiny.config.stage2)[products]
+    balanced = np.ones(len(tiny.run.store.taxonomy))
+    rows = coverage.measure(stores, model.bundle, balanced, tiny.config.stage2)
     held = val_b.held[products]
-    weight = importance(held.class_index, np.ones(len(tiny.run.store.taxonomy)))
-    assert rows[0].accuracy == pytest.approx(
-        np.average(answering.gated(held.right), weights=weight)
-    )
+    weight = importance(held.class_index, balanced)
+    assert rows[0].accuracy == pytest.approx(np.average(gated(own, held.right), weights=weight))
     for place in (40, 70):
-        sure = {name: val_b.confidence[name][products] >= place / 100 for name in answering.shares}
-        assert rows[place].n == round(answering.gated(sure).sum())
-        assert rows[place].coverage == pytest.approx(
-            np.average(answering.gated(sure), weights=weight)
-        )
+        sure = {name: x[products] >= place / 100 for name, x in val_b.confidence.items()}
+        accepted = gated(own, sure)
+        assert rows[place].n == round(accepted.sum())
+        assert rows[place].coverage == pytest.approx(np.average(accepted, weights=weight))
 
 
 def test_an_older_table_is_measured_again(tiny: Tiny, tmp_path: Path) -> None:
