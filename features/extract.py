@@ -24,7 +24,7 @@ def made_from(predictor: Predictor, store: str) -> dict:
         "schema": SCHEMA,
         "checkpoint": predictor.fingerprint,
         "transform": predictor.transform.to_json(),
-        "precision": predictor.engine.precision,
+        "precision": predictor.compute.precision,
         "store": store,
         "dtype": FEATURE_DTYPE.__name__,
     }
@@ -39,7 +39,7 @@ def blocks_of(
     predictor: Predictor, store: Store, table: ImageTable, batch_size: int
 ) -> Iterator[Block]:
     """The features of all rows of `table`, a batch at a time."""
-    device = predictor.engine.device
+    device = predictor.compute.device
     workers, pin = decode_threads("auto", device), device.type == "cuda"
     read = batches(
         store, table, predictor.transform, batch_size=batch_size, workers=workers, pin_memory=pin
@@ -84,7 +84,7 @@ def extract(
         ):
             for features, errors in found:
                 _require_finite(
-                    features, errors, table[writer.cursor :], predictor.engine.precision
+                    features, errors, table[writer.cursor :], predictor.compute.precision
                 )
                 writer.write(features, errors)
                 unreadable += len(errors)

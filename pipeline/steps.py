@@ -116,15 +116,15 @@ def train(
     if not rebuild and part.current(part.stage1 / "summary.json", made_from, "stage1"):
         say(f"{name}: current ({part.checkpoint})")
         return
-    from stage1_cnn.processes import ALONE
+    from stage1_cnn.processes import SINGLE_PROCESS
     from stage1_cnn.training.trainer import check_training, train_stage1
 
-    processes = processes or ALONE
+    processes = processes or SINGLE_PROCESS
     part.store.verify()
     if rebuild:
         check_training(config, len(part.store.taxonomy), processes)
         _require_outside(part.stage1, config)
-        if processes.writes:
+        if processes.is_main:
             for file in (
                 "last.pt",
                 "before.pt",
@@ -223,7 +223,7 @@ def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say, workers: Wor
         if workers:
             from pipeline.cluster.steps import extraction
 
-            precision = predictor.engine.precision
+            precision = predictor.compute.precision
             elsewhere = extraction(
                 stack.enter_context(workers()), part, size, config.stage1.device, precision
             )
@@ -233,7 +233,7 @@ def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say, workers: Wor
             predictor, part.store, part.features_path, batch_size=size, elsewhere=elsewhere
         )
     seconds, n = time.perf_counter() - started, len(part.features)
-    rate = f"{n} images x {part.features.width} in {seconds:.1f} s ({n / seconds:.0f} img/s, {predictor.engine.precision})"
+    rate = f"{n} images x {part.features.width} in {seconds:.1f} s ({n / seconds:.0f} img/s, {predictor.compute.precision})"
     say(f"features: {rate}, {unreadable} unreadable -> {part.features_path}")
 
 

@@ -13,7 +13,7 @@ import torch
 
 from catalog.errors import ConfigError
 from catalog.parallel import cores
-from stage1_cnn.processes import ALONE, Processes
+from stage1_cnn.processes import SINGLE_PROCESS, Processes
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 """Of glibc's mallopt."""
@@ -21,13 +21,13 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Engine:
+class Compute:
     """A device, the precision of the network's arithmetic on it (`fp32`, `bf16`, `fp16`), and who
     shares the work."""
 
     device: torch.device
     precision: str
-    processes: Processes = ALONE
+    processes: Processes = SINGLE_PROCESS
 
     def autocast(self) -> AbstractContextManager:
         """The context in which the network's forward pass runs."""
@@ -48,7 +48,7 @@ class Engine:
                 torch.cuda.manual_seed(seed)
 
     @contextlib.contextmanager
-    def exactly(self, deterministic: bool) -> Iterator[None]:
+    def determinism(self, deterministic: bool) -> Iterator[None]:
         """Inside, only algorithms that give the same bits each time, where `deterministic`; else
         the fastest for each size.
 
@@ -79,9 +79,9 @@ class Engine:
         return {"device": name, "precision": self.precision}
 
 
-def choose_engine(
-    device: str = "auto", precision: str = "auto", processes: Processes = ALONE
-) -> Engine:
+def choose_compute(
+    device: str = "auto", precision: str = "auto", processes: Processes = SINGLE_PROCESS
+) -> Compute:
     """What stage 1 trains with: resolves `auto`; of several processes each takes a GPU of its own.
 
     Raises ConfigError where the machine lacks what was asked for.
@@ -90,21 +90,21 @@ def choose_engine(
         "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
     )  # stage1.deterministic needs it before the first product there
     chosen = _device(device, processes)
-    return Engine(
+    return Compute(
         chosen, _precision("stage1", precision, chosen, _fastest_precision(chosen)), processes
     )
 
 
-def inference_engine(device: str = "auto", precision: str = "auto") -> Engine:
+def inference_compute(device: str = "auto", precision: str = "auto") -> Compute:
     """What answers are computed with, whatever stage 1 was trained in: `auto` is fp32 on a
     processor, so that any machine and runtime answers alike, and on a GPU what training takes
     there.
 
     Raises ConfigError where the machine lacks what was asked for.
     """
-    chosen = _device(device, ALONE)
+    chosen = _device(device, SINGLE_PROCESS)
     default = "fp32" if chosen.type == "cpu" else _fastest_precision(chosen)
-    return Engine(chosen, _precision("features", precision, chosen, default))
+    return Compute(chosen, _precision("features", precision, chosen, default))
 
 
 def _device(device: str, processes: Processes) -> torch.device:

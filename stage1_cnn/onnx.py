@@ -85,12 +85,12 @@ class OnnxPredictor(Predictor):
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)
-        if self.engine.device.type != "cpu":
+        if self.compute.device.type != "cpu":
             raise ConfigError(
-                f"score.runtime: onnx runs on a processor, found {self.engine.device}; set stage1.device to cpu"
+                f"score.runtime: onnx runs on a processor, found {self.compute.device}; set stage1.device to cpu"
             )
-        if self.engine.precision != "fp32":
-            found = f"features.precision is {self.engine.precision}"
+        if self.compute.precision != "fp32":
+            found = f"features.precision is {self.compute.precision}"
             raise ConfigError(
                 f"score.runtime: onnx computes in fp32, {found}; set it to fp32, or score.runtime to torch"
             )

@@ -12,7 +12,7 @@ from catalog.artifacts import sha256_file
 from catalog.errors import ArtifactError, ConfigError
 from catalog.taxonomy import Taxonomy
 from stage1_cnn import checkpoint
-from stage1_cnn.device import Engine, inference_engine, keep_memory
+from stage1_cnn.device import Compute, inference_compute, keep_memory
 from stage1_cnn.head import Head
 from stage1_cnn.networks.backbones import Network, build
 from stage1_cnn.networks.landmarks import LandmarkVgg16
@@ -25,10 +25,10 @@ class Predictor:
 
     runtime = "torch"
 
-    def __init__(self, network: Network, content: dict, engine: Engine, fingerprint: str) -> None:
-        if engine.device.type == "cpu":
+    def __init__(self, network: Network, content: dict, compute: Compute, fingerprint: str) -> None:
+        if compute.device.type == "cpu":
             keep_memory()
-        self.engine, self.fingerprint = engine, fingerprint
+        self.compute, self.fingerprint = compute, fingerprint
         self.made_from: dict = content["made_from"]
         self.taxonomy = Taxonomy.from_json(content["taxonomy"])
         self.transform = EvalTransform.from_json(content["transform"])
@@ -38,12 +38,12 @@ class Predictor:
         self.network = (
             network.eval()
             .requires_grad_(False)
-            .to(engine.device, memory_format=torch.channels_last)
+            .to(compute.device, memory_format=torch.channels_last)
         )
-        self._normaliser = Normaliser(self.transform, engine.device)
+        self._normaliser = Normaliser(self.transform, compute.device)
         # Threads share a GPU by turns, so that one batch at a time has its activations there; on
         # the processor each has a core.
-        self._turn = threading.Lock() if engine.device.type == "cuda" else contextlib.nullcontext()
+        self._turn = threading.Lock() if compute.device.type == "cuda" else contextlib.nullcontext()
 
     @classmethod
     def open(cls, path: Path, *, device: str = "auto", precision: str = "auto") -> "Predictor":
@@ -53,7 +53,7 @@ class Predictor:
         Raises ArtifactError where it is missing, damaged or does not fit its own network,
         ConfigError where the machine lacks the device or precision asked for.
         """
-        engine = inference_engine(device, precision)
+        compute = inference_compute(device, precision)
         content = checkpoint.load(path)
         config = content["config"]
         network = build(
@@ -67,13 +67,13 @@ class Predictor:
             reason = str(error).splitlines()[1].strip()
             problem = f"its weights do not fit its network ({reason})"
             raise ArtifactError(path, problem, "stage1") from error
-        return cls(network, content, engine, sha256_file(path))
+        return cls(network, content, compute, sha256_file(path))
 
     @property
     def computed_with(self) -> dict[str, str]:
         """Device, precision and runtime of the arithmetic, as features.h5 and the second stage
         record them."""
-        return self.engine.to_json() | {"runtime": self.runtime}
+        return self.compute.to_json() | {"runtime": self.runtime}
 
     @property
     def width(self) -> int:
@@ -82,13 +82,13 @@ class Predictor:
 
     def features(self, pixels: torch.Tensor) -> np.ndarray:
         """uint8 [B, 3, H, W] from `transform` -> bottleneck features float16 [B, D]."""
-        with self._turn, torch.inference_mode(), self.engine.autocast():
+        with self._turn, torch.inference_mode(), self.compute.autocast():
             features = self.network.features(self._normaliser(pixels)).half()
         return features.cpu().numpy()
 
-    def look(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def attention_maps(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [B, 3, H, W] from `transform` -> heat maps of the landmarks and the attention map,
-        as LandmarkVgg16.look.
+        as LandmarkVgg16.attention_maps.
 
         Raises ConfigError where the network has none.
         """
@@ -96,6 +96,6 @@ class Predictor:
             raise ConfigError(
                 "attention: this network has no attention map; expected one of stage1.backbone vgg16_landmarks"
             )
-        with self._turn, torch.inference_mode(), self.engine.autocast():
-            maps, attention = self.network.backbone.look(self._normaliser(pixels))
+        with self._turn, torch.inference_mode(), self.compute.autocast():
+            maps, attention = self.network.backbone.attention_maps(self._normaliser(pixels))
         return maps.float().cpu().numpy(), attention.float().cpu().numpy()

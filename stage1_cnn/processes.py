@@ -27,8 +27,8 @@ class Processes:
     local_size: int = 1
 
     @property
-    def writes(self) -> bool:
-        """Whether this is the one process that writes files."""
+    def is_main(self) -> bool:
+        """Whether this is the process that writes the files."""
         return self.rank == 0
 
     def total(self, values: Sequence[float]) -> list[float]:
@@ -54,15 +54,15 @@ class Processes:
         self.total([0])
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 
 
 @contextlib.contextmanager
-def joined(local_rank: int, local_size: int) -> Iterator[Processes]:
+def process_group(local_rank: int, local_size: int) -> Iterator[Processes]:
     """Joins the processes that torchrun started (it tells torch of rank, size and address), and
     leaves them at the end."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    if local_rank < torch.cuda.device_count():  # `choose_engine` names it where there are too few
+    if local_rank < torch.cuda.device_count():  # `choose_compute` names it where there are too few
         torch.cuda.set_device(local_rank)
     distributed.init_process_group(backend, timeout=_PATIENCE)
     try:

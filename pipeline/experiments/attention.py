@@ -32,7 +32,7 @@ def draw_attention(run: Run, out: Path, products: int = 4) -> Path:
     photos, _, _ = decode_all(run.store.read(table.image_id[first]))
     if not photos:
         raise ShelfsortError(f"{run.store.path}: no readable photo on val_a")
-    maps, attention = predictor.look(predictor.transform(photos))
+    maps, attention = predictor.attention_maps(predictor.transform(photos))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3 * len(photos), 6.4), layout="constrained")
         axes = figure.subplots(2, len(photos), squeeze=False)

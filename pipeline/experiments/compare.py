@@ -132,13 +132,13 @@ def _trained(
     precision: str,
     say: Callable[[str], None],
 ) -> Trained:
-    from stage1_cnn.device import inference_engine
+    from stage1_cnn.device import inference_compute
 
     part = Run(folder, run)
     train(part, config, rebuild, say, f"{folder.parent.name}, seed {config.seed}")
     path, precision = (
         folder / "validation.json",
-        inference_engine(config.device, precision).precision,
+        inference_compute(config.device, precision).precision,
     )
     made_from = {
         "schema": SCHEMA,

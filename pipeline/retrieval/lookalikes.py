@@ -131,7 +131,7 @@ def find_lookalikes(
 
     Raises ArtifactError where `out` holds parts of another model, source, list or threshold.
     """
-    config = config.on(predictor.engine.device.type)
+    config = config.on(predictor.compute.device.type)
     origin = {
         "schema": SCHEMA,
         "dump": source.fingerprint,

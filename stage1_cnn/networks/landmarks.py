@@ -34,7 +34,7 @@ class LandmarkVgg16(Vgg16):
         features = features * (1 + self.landmarks.attention(self.landmarks(features)))
         return self.classifier(torch.flatten(self.avgpool(self.features[_FUSED:](features)), 1))
 
-    def look(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def attention_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Heat maps [B, 8, H, W], peak 1, and the attention map [B, 1, H / 8, W / 8], from 0 to 1,
         of some images."""
         maps = self.landmarks(self.features[:_FUSED](images))

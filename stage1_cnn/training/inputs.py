@@ -23,7 +23,7 @@ from catalog.landmarks import Landmarks, read_landmarks
 from catalog.progress import progress
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.dataset import Batch, Blobs, Transform, in_parts, stream
-from stage1_cnn.device import Engine, decode_threads
+from stage1_cnn.device import Compute, decode_threads
 from stage1_cnn.networks.backbones import Network
 from stage1_cnn.processes import Processes
 from stage1_cnn.sampler import Sampler
@@ -35,7 +35,7 @@ _MEASURED = 10_000
 """Training photos, evenly spread over the store, that `train_mean` is measured on."""
 
 
-class Photos:
+class PhotoInputs:
     """Photos of the store, augmented for training, plain for validation; unreadable ones are left
     out and counted."""
 
@@ -45,16 +45,16 @@ class Photos:
         train: ImageTable,
         val: ImageTable,
         config: Stage1Config,
-        engine: Engine,
+        compute: Compute,
         transform: EvalTransform | None = None,
     ) -> None:
         """`transform` is the one of evaluation; where None it follows from the configuration."""
-        self.store, self.train, self.val, self.config, self.engine = (
+        self.store, self.train, self.val, self.config, self.compute = (
             store,
             train,
             val,
             config,
-            engine,
+            compute,
         )
         self.unreadable: set[int] = set()
         measured = transform is None and config.normalisation == "train_mean"
@@ -62,7 +62,7 @@ class Photos:
             config, self._moments() if measured else None
         )
         self.fitted = replace(self.transform, height=config.fit_size[0], width=config.fit_size[1])
-        self.normaliser = Normaliser(self.transform, engine.device)
+        self.normaliser = Normaliser(self.transform, compute.device)
         self.sampler = Sampler(train.class_index, train.image_id, config)
         self.landmarks = read_landmarks(config.landmarks) if config.landmarks else None
 
@@ -88,7 +88,7 @@ class Photos:
     def validation(self) -> Iterator[Pair]:
         """The validation images, in store order."""
         return self._pairs(
-            self.val, self.transform, _share(len(self.val), self.config, self.engine.processes)
+            self.val, self.transform, _share(len(self.val), self.config, self.compute.processes)
         )
 
     def _pairs(
@@ -109,14 +109,14 @@ class Photos:
         image_id = table.image_id[batch.rows]
         return torch.from_numpy(
             transform.points(landmarks.of(image_id), image_id, batch.repeats)
-        ).to(self.engine.device)
+        ).to(self.compute.device)
 
     def _on_device(
         self, table: ImageTable, transform: Transform, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
         changes = transform.changes(table.image_id[batch.rows], batch.repeats)
         return self.normaliser(batch.pixels, changes), batch.labels.to(
-            self.engine.device, non_blocking=True
+            self.compute.device, non_blocking=True
         )
 
     def batches(
@@ -131,9 +131,9 @@ class Photos:
     ) -> Iterator[Batch]:
         """Batches without their unreadable images, which are noted."""
         workers = decode_threads(
-            self.config.workers, self.engine.device, self.engine.processes.local_size
+            self.config.workers, self.compute.device, self.compute.processes.local_size
         )
-        pin = self.engine.device.type == "cuda"
+        pin = self.compute.device.type == "cuda"
         with contextlib.closing(
             stream(self.store, table, transform, parts, workers=workers, pin_memory=pin)
         ) as found:
@@ -196,12 +196,12 @@ class CachedFeatures:
     """
 
     def __init__(
-        self, photos: Photos, network: Network, folder: Path, check: Callable[[], None]
+        self, photos: PhotoInputs, network: Network, folder: Path, check: Callable[[], None]
     ) -> None:
         """`check` is called after every batch and may raise."""
         self.config = photos.config
-        self.engine = replace(photos.engine, precision="fp32")
-        width, processes = network.head.in_features, self.engine.processes
+        self.compute = replace(photos.compute, precision="fp32")
+        width, processes = network.head.in_features, self.compute.processes
         need = (len(photos.train) + len(photos.val)) * width * 2
         shared = processes.size > 1
         place = folder if shared or need > self.config.cache_gb * 2**30 else None
@@ -238,10 +238,12 @@ class CachedFeatures:
 
     def validation(self) -> Iterator[Pair]:
         """The validation images, in store order."""
-        return self._pairs(self.val, _share(len(self.val.rows), self.config, self.engine.processes))
+        return self._pairs(
+            self.val, _share(len(self.val.rows), self.config, self.compute.processes)
+        )
 
     def _pairs(self, cached: Cached, parts: Iterable[np.ndarray]) -> Iterator[Pair]:
-        device = self.engine.device
+        device = self.compute.device
         for part in parts:
             rows = cached.rows[part]
             features = torch.from_numpy(cached.features[rows]).to(device)
@@ -263,12 +265,12 @@ def _allocate(rows: int, width: int, folder: Path | None, processes: Processes) 
         with writing(folder), tempfile.TemporaryFile(dir=folder) as file:
             return _mapped(file, rows, width)
     path = folder / ".frozen.tmp"
-    if processes.writes:
+    if processes.is_main:
         _make(path, rows, width)
     processes.wait()
     shared = np.memmap(path, dtype=np.float16, mode="r+", shape=(rows, width))
     processes.wait()
-    if processes.writes:
+    if processes.is_main:
         path.unlink()
     return shared
 
@@ -288,13 +290,13 @@ def _mapped(file: IO[bytes], rows: int, width: int) -> np.ndarray:
 
 
 def _extract(
-    photos: Photos,
+    photos: PhotoInputs,
     table: ImageTable,
     network: Network,
     out: np.ndarray,
     done: Callable[[int], None],
 ) -> Cached:
-    processes = photos.engine.processes
+    processes = photos.compute.processes
     readable = torch.zeros(len(table), dtype=torch.int32)
     parts = _share(len(table), photos.config, processes)
     with (
@@ -302,7 +304,7 @@ def _extract(
         contextlib.closing(photos.batches(table, photos.transform, parts)) as found,
     ):
         for rows, inputs, _ in found:
-            with photos.engine.autocast():
+            with photos.compute.autocast():
                 features = network.features(inputs)
             out[rows] = features.half().cpu().numpy()
             readable[rows] = 1

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from catalog.errors import ConfigError, ShelfsortError
 from stage1_cnn.config import Stage1Config
-from stage1_cnn.device import Engine
+from stage1_cnn.device import Compute
 from stage1_cnn.networks.landmarks import LandmarkLoss
 from stage1_cnn.training.ema import Ema
 
@@ -66,7 +66,7 @@ class Learner:
         self,
         module: nn.Module,
         config: Stage1Config,
-        engine: Engine,
+        compute: Compute,
         *,
         lr: float,
         schedule: Schedule,
@@ -77,7 +77,7 @@ class Learner:
         """`depths` are those of `blocks.depths` (none: one learning rate), `shares` float32 [K] the
         categories' shares of the training photos, for the logit adjustment; `average` keeps a
         moving average where the configuration asks for one."""
-        self.module, self.engine, self.schedule, self.steps = module, engine, schedule, 0
+        self.module, self.compute, self.schedule, self.steps = module, compute, schedule, 0
         self.clip_norm, self.smoothing = config.clip_norm or math.inf, config.label_smoothing
         self.offset = None
         if config.logit_adjustment and shares is not None:
@@ -85,11 +85,11 @@ class Learner:
                 min=1e-12
             ).log()  # of a category without photos none: label smoothing would lift its raw score
             self.offset = config.logit_adjustment * torch.where(shares > 0, logs, 0).to(
-                engine.device
+                compute.device
             )
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.parameters, config, lr, depths or {})
-        self.scaler = torch.amp.GradScaler(engine.device.type, enabled=engine.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16")
         self.ema = Ema(module, config.ema_decay) if average and config.ema_decay else None
         branch = (
             getattr(getattr(module, "backbone", None), "landmarks", None)
@@ -105,14 +105,14 @@ class Learner:
     def distribute(self, compiled: str) -> None:
         """From here on steps go through DistributedDataParallel (of several processes) and
         torch.compile (`Stage1Config`)."""
-        if self.engine.processes.size > 1:
-            own = [self.engine.device] if self.engine.device.type == "cuda" else None
+        if self.compute.processes.size > 1:
+            own = [self.compute.device] if self.compute.device.type == "cuda" else None
             self.forward = self.shared = DistributedDataParallel(
                 self.module, device_ids=own, gradient_as_bucket_view=True
             )
-        if compiled == "graphs" and self.engine.device.type != "cuda":
+        if compiled == "graphs" and self.compute.device.type != "cuda":
             raise ConfigError(
-                f"stage1.compile: CUDA graphs need a GPU, found {self.engine.device.type}; expected none or plain"
+                f"stage1.compile: CUDA graphs need a GPU, found {self.compute.device.type}; expected none or plain"
             )
         if compiled != "none":
             self.forward = torch.compile(
@@ -131,13 +131,13 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = group["top_lr"] * self.schedule(self.steps)
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), dtype=torch.float64, device=self.engine.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.compute.device)
         for number, pair in enumerate(parts, 1):
             with self._together(number == len(parts)):
                 loss = self._loss(*pair)
                 # DistributedDataParallel averages the processes' gradients; the mean over all
                 # images is wanted
-                self.scaler.scale(loss * (self.engine.processes.size / images)).backward()
+                self.scaler.scale(loss * (self.compute.processes.size / images)).backward()
             total += loss.detach()
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
@@ -151,7 +151,7 @@ class Learner:
     def _loss(
         self, inputs: torch.Tensor, labels: torch.Tensor, points: torch.Tensor | None = None
     ) -> torch.Tensor:
-        with self.engine.autocast():
+        with self.compute.autocast():
             logits = self.forward(inputs).float()
         logits = logits if self.offset is None else logits + self.offset
         loss = cross_entropy(logits, labels, reduction="sum", label_smoothing=self.smoothing)
@@ -218,7 +218,7 @@ def train_steps(
     with contextlib.closing(pairs):
         while batch := list(islice(pairs, parts)):
             sizes = [len(labels) for _, labels, *_ in batch]
-            images, short = learner.engine.processes.total([sum(sizes), norm and min(sizes) < 2])
+            images, short = learner.compute.processes.total([sum(sizes), norm and min(sizes) < 2])
             mix = prepare()
             if images > 1 and not short:
                 tally.loss = tally.loss + learner.step(
@@ -257,14 +257,14 @@ def make_optimizer(
     return torch.optim.AdamW(options, lr=lr, fused=True)
 
 
-def evaluate(module: nn.Module, pairs: Iterable[Pair], engine: Engine) -> Metrics | None:
+def evaluate(module: nn.Module, pairs: Iterable[Pair], compute: Compute) -> Metrics | None:
     """Loss without smoothing, top-1 and top-5 in evaluation mode, over the pairs of all processes;
     None where there are none."""
     module.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=engine.device)
+    sums = torch.zeros(4, dtype=torch.float64, device=compute.device)
     with torch.inference_mode():
         for inputs, labels, *_ in pairs:
-            with engine.autocast():
+            with compute.autocast():
                 logits = module(inputs).float()
             hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
             loss = cross_entropy(logits, labels, reduction="sum")
@@ -276,7 +276,7 @@ def evaluate(module: nn.Module, pairs: Iterable[Pair], engine: Engine) -> Metric
                     hits.new_tensor(len(labels), dtype=torch.int64),
                 ]
             ).double()
-    images = int(engine.processes.reduce(sums)[3])
+    images = int(compute.processes.reduce(sums)[3])
     if not images:
         return None
     loss, top1, top5 = (sums[:3] / images).tolist()

@@ -28,12 +28,12 @@ from catalog.progress import progress
 from catalog.store.reader import Store
 from stage1_cnn import checkpoint
 from stage1_cnn.config import Augment, Stage1Config
-from stage1_cnn.device import choose_engine, keep_memory
+from stage1_cnn.device import choose_compute, keep_memory
 from stage1_cnn.mixing import Mixing
 from stage1_cnn.networks.backbones import Network, build, check_size, synchronised
 from stage1_cnn.networks.blocks import depths, set_drop_path
-from stage1_cnn.processes import ALONE, Processes
-from stage1_cnn.training.inputs import CachedFeatures, Photos
+from stage1_cnn.processes import SINGLE_PROCESS, Processes
+from stage1_cnn.training.inputs import CachedFeatures, PhotoInputs
 from stage1_cnn.training.interrupt import Interrupt
 from stage1_cnn.training.journal import Journal
 from stage1_cnn.training.learner import (
@@ -68,10 +68,12 @@ class Summary:
     seconds: float
 
 
-def check_training(config: Stage1Config, classes: int, processes: Processes = ALONE) -> None:
+def check_training(
+    config: Stage1Config, classes: int, processes: Processes = SINGLE_PROCESS
+) -> None:
     """Raises ConfigError where `train_stage1` would before its first step: on what the machine or
     the network can't do, and on files that can't be read."""
-    choose_engine(config.device, config.precision, processes)
+    choose_compute(config.device, config.precision, processes)
     check_batch(config, processes)
     network = build(
         config.backbone, classes, width=config.width, weights=config.weights, seed=config.seed
@@ -87,7 +89,7 @@ def train_stage1(
     config: Stage1Config,
     folder: Path,
     made_from: dict[str, Any],
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     cut: Cut | None = None,
 ) -> Summary:
     """Trains, or goes on training, into `folder` (RUN/stage1); returns at once where it is
@@ -105,9 +107,9 @@ def train_stage1(
         return found
     with Interrupt() as interrupt:
         trainer = Trainer(store, config, folder, made_from, interrupt, processes, cut)
-        with trainer.engine.exactly(config.deterministic):
+        with trainer.compute.determinism(config.deterministic):
             summary = trainer.run()
-    if processes.writes:
+    if processes.is_main:
         write_json(path, asdict(summary))
         (folder / checkpoint.BEFORE).unlink(missing_ok=True)
     return summary
@@ -124,7 +126,7 @@ class Trainer:
         folder: Path,
         made_from: dict[str, Any],
         interrupt: Interrupt,
-        processes: Processes = ALONE,
+        processes: Processes = SINGLE_PROCESS,
         cut: Cut | None = None,
     ) -> None:
         self.config, self.folder, self.made_from, self.interrupt = (
@@ -133,17 +135,17 @@ class Trainer:
             made_from,
             interrupt,
         )
-        self.engine, self.processes = (
-            choose_engine(config.device, config.precision, processes),
+        self.compute, self.processes = (
+            choose_compute(config.device, config.precision, processes),
             processes,
         )
-        if self.engine.device.type == "cpu":
+        if self.compute.device.type == "cpu":
             keep_memory()
         self.taxonomy = store.taxonomy
         train, val = (cut or _all_fit)(store)
         self.resumed = self._read_last()
         transform = EvalTransform.from_json(self.resumed["transform"]) if self.resumed else None
-        self.photos = Photos(store, train, val, config, self.engine, transform)
+        self.photos = PhotoInputs(store, train, val, config, self.compute, transform)
         check_batch(config, processes)
         if len(self.photos) < 2:
             raise ShelfsortError(
@@ -163,7 +165,7 @@ class Trainer:
             return {}
         path = self.folder / checkpoint.LAST
         require_same(path, self.made_from, content["made_from"], "stage1")
-        if changes := differences(now := self.engine.to_json(), content.get("computed_with", now)):
+        if changes := differences(now := self.compute.to_json(), content.get("computed_with", now)):
             _log.warning(
                 "%s: %s; the training goes on, but not as if undisturbed", path, "; ".join(changes)
             )
@@ -193,12 +195,12 @@ class Trainer:
         if config.weights != "none":
             network.freeze_norm(config.batch_norm)
         if (
-            self.engine.device.type == "cuda"
+            self.compute.device.type == "cuda"
             and self.processes.size > 1
             and not network.norm_frozen
         ):
             network = synchronised(network, config.backbone)
-        network.to(self.engine.device, memory_format=torch.channels_last)
+        network.to(self.compute.device, memory_format=torch.channels_last)
         check_size(network, config.backbone, config.size)
         check_size(network, config.backbone, config.fit_size)
         return network
@@ -211,7 +213,7 @@ class Trainer:
             )
         if not len(self.photos.val):
             _log.warning("val_a has no images: the last epoch is kept as the best")
-        self.journal = Journal(self.folder, self.history) if self.processes.writes else None
+        self.journal = Journal(self.folder, self.history) if self.processes.is_main else None
         with contextlib.closing(self.journal) if self.journal else contextlib.nullcontext():
             for phase in phases_of(self.config):
                 self._run_phase(phase)
@@ -231,7 +233,7 @@ class Trainer:
         self.learner = self._make_learner(network.head if frozen else network)
         self.mixing = Mixing(Augment() if frozen else self.config.augment, len(self.taxonomy))
         while not self._finished():
-            with self.engine.fork_generators():
+            with self.compute.fork_generators():
                 self._run_epoch()
 
     def _finished(self) -> bool:
@@ -246,7 +248,7 @@ class Trainer:
         learner = Learner(
             module,
             config,
-            self.source.engine,
+            self.source.compute,
             lr=self.phase.lr,
             schedule=schedule,
             depths=depths(self.network.backbone),
@@ -290,11 +292,11 @@ class Trainer:
             self.journal.add(line)
         self.epoch, self.tally = self.epoch + 1, Tally()
         self.best = line if best else self.best
-        if self.processes.writes and best:
+        if self.processes.is_main and best:
             checkpoint.save(self.folder / "best.pt", self._content())
-        if self.processes.writes and self.config.keep_epochs:
+        if self.processes.is_main and self.config.keep_epochs:
             checkpoint.save(self.folder / f"{self.phase.name}-{self.epoch:02d}.pt", self._content())
-        if self.processes.writes and self.phase.name == "head" and self._finished():
+        if self.processes.is_main and self.phase.name == "head" and self._finished():
             checkpoint.save(self.folder / "head.pt", self._content())
 
     def _told(self, value: bool) -> bool:
@@ -306,7 +308,7 @@ class Trainer:
         content, self.resumed = self.resumed, {}  # of use once, and as large as the network
         if content.get("phase") != self.phase.name or not content["step"]:
             return Tally()
-        tally = content["tally"] if self.processes.writes else content["tally"] | {"loss": 0.0}
+        tally = content["tally"] if self.processes.is_main else content["tally"] | {"loss": 0.0}
         return Tally(content["step"], **tally)
 
     def _seeds(self) -> np.random.Generator:
@@ -329,7 +331,7 @@ class Trainer:
             for images in done:
                 bar.update(images)
                 due = (
-                    self.processes.writes
+                    self.processes.is_main
                     and time.monotonic() - self.saved >= 60 * self.config.save_minutes
                 )
                 stop, save = self.processes.total([self.interrupt.requested, due])
@@ -350,7 +352,7 @@ class Trainer:
                 self.processes.rank,
             ]
         )
-        self.engine.seed(int(seeds.integers(2**63)))
+        self.compute.seed(int(seeds.integers(2**63)))
         return self.mixing
 
     def _validate(self) -> Metrics | None:
@@ -361,7 +363,7 @@ class Trainer:
                     self._save_last()
                     raise KeyboardInterrupt
 
-        return evaluate(self.learner.judged, watched(), self.source.engine)
+        return evaluate(self.learner.judged, watched(), self.source.compute)
 
     def _losses(self) -> float:
         """Sum of the epoch's losses in all processes, so far."""
@@ -402,9 +404,9 @@ class Trainer:
             "history": self.history,
             "best": self.best,
             "seconds": self._seconds(),
-            "computed_with": self.engine.to_json(),
+            "computed_with": self.compute.to_json(),
         }
-        if self.processes.writes:
+        if self.processes.is_main:
             checkpoint.save_last(self.folder, {**self._content(judged=False), **resume})
         self.saved = time.monotonic()
 
@@ -417,7 +419,7 @@ class Trainer:
             self.processes.union(self.photos.unreadable)
         )  # and so the one that writes has written
         checksum = sha256_file(self.folder / "best.pt")
-        computed_with = self.engine.to_json()
+        computed_with = self.compute.to_json()
         return Summary(
             self.made_from,
             checksum,

@@ -240,7 +240,7 @@ def _rising(trainer: Trainer, interrupt: Interrupt) -> Iterator[tuple[float, flo
     """Steps of a growing rate, and their losses, smoothed over ten steps."""
     config, network, photos = trainer.config, trainer.network, trainer.photos
     network.freeze(config.trainable_blocks)
-    learner = Learner(network, config, trainer.engine, lr=HIGHEST, schedule=_growth)  # type: ignore[arg-type]
+    learner = Learner(network, config, trainer.compute, lr=HIGHEST, schedule=_growth)  # type: ignore[arg-type]
     rng, tally, smooth, least, seen = (
         np.random.default_rng(config.seed),
         Tally(),
@@ -255,8 +255,8 @@ def _rising(trainer: Trainer, interrupt: Interrupt) -> Iterator[tuple[float, flo
     parts = parts_of(
         order[: STEPS * config.batch_size], config.batch_size, config.accumulate, trainer.processes
     )
-    with trainer.engine.fork_generators():
-        trainer.engine.seed(config.seed)
+    with trainer.compute.fork_generators():
+        trainer.compute.seed(config.seed)
         for step, images in enumerate(
             train_steps(learner, photos.training(parts, 1), tally, parts=config.accumulate), 1
         ):
