@@ -11,7 +11,7 @@ from catalog.image_table import ImageTable
 from catalog.progress import progress
 from catalog.store.reader import Store
 from features.schema import FEATURE_DTYPE, SCHEMA
-from features.store import FeatureWriter
+from features.writer import FeatureWriter
 from stage1_cnn.dataset import batches
 from stage1_cnn.device import decode_threads
 from stage1_cnn.predict import Predictor

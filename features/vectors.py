@@ -10,7 +10,7 @@ import numpy as np
 
 from catalog.errors import ShelfsortError
 from features.schema import FEATURE_DTYPE
-from features.store import runs_of
+from features.store import consecutive_runs
 from stage1_cnn.head import Head
 
 
@@ -74,7 +74,7 @@ class VectorFile:
         """Vectors float16 [n, D] of some images int64 [n]. Raises ShelfsortError where one is
         missing or beyond float16."""
         rows, back = np.unique(self.rows(image_id), return_inverse=True)
-        parts = [self._file["features"][run[0] : run[-1] + 1] for run in runs_of(rows)]
+        parts = [self._file["features"][run[0] : run[-1] + 1] for run in consecutive_runs(rows)]
         with np.errstate(over="ignore"):
             vectors = np.concatenate([np.zeros((0, self.width)), *parts])[back].astype(
                 FEATURE_DTYPE

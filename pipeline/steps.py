@@ -22,7 +22,8 @@ from catalog.artifacts import read_sealed, require_same, sha256_file, write_json
 from catalog.errors import ConfigError
 from catalog.labels import read_labels
 from catalog.parallel import cores
-from features.store import FeatureStore, discard
+from features.store import FeatureStore
+from features.writer import discard
 from pipeline.config import FileView, RunConfig, TextView
 from pipeline.run_folder import Run
 from stage1_cnn.config import Stage1Config

@@ -16,7 +16,8 @@ from catalog.lock import run_lock
 from catalog.taxonomy import Category, Taxonomy
 from features.extract import extract, made_from
 from features.similar import SHORTLIST, SimilarIndex, build
-from features.store import FeatureStore, discard
+from features.store import FeatureStore
+from features.writer import discard
 from pipeline.run_folder import Run
 from stage1_cnn.dataset import decode_all
 from stage1_cnn.predict import Predictor
