@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import functools
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -86,9 +85,6 @@ def choose_compute(
 
     Raises ConfigError where the machine lacks what was asked for.
     """
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # stage1.deterministic needs it before the first product there
     chosen = _device(device, processes)
     return Compute(
         chosen, _precision("stage1", precision, chosen, _fastest_precision(chosen)), processes

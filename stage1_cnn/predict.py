@@ -12,7 +12,7 @@ from catalog.artifacts import sha256_file
 from catalog.errors import ArtifactError, ConfigError
 from catalog.taxonomy import Taxonomy
 from stage1_cnn import checkpoint
-from stage1_cnn.device import Compute, inference_compute, keep_memory
+from stage1_cnn.device import Compute, inference_compute
 from stage1_cnn.head import Head
 from stage1_cnn.networks.backbones import Network, build
 from stage1_cnn.networks.landmarks import LandmarkVgg16
@@ -26,8 +26,6 @@ class Predictor:
     runtime = "torch"
 
     def __init__(self, network: Network, content: dict, compute: Compute, fingerprint: str) -> None:
-        if compute.device.type == "cpu":
-            keep_memory()
         self.compute, self.fingerprint = compute, fingerprint
         self.made_from: dict = content["made_from"]
         self.taxonomy = Taxonomy.from_json(content["taxonomy"])

@@ -18,6 +18,7 @@ from catalog.errors import ShelfsortError
 from catalog.image_table import ImageTable
 from catalog.store.reader import Store
 from features.extract import Block, blocks_of
+from pipeline.networks import open_network
 from pipeline.run_folder import Run
 from pipeline.scoring.workers import require_files
 from stage1_cnn.predict import Predictor
@@ -127,4 +128,4 @@ def _opened(
     checkpoint: Path, store: Path, device: str, precision: str
 ) -> tuple[Predictor, ImageTable]:
     """Network and table, once a process."""
-    return Predictor.open(checkpoint, device=device, precision=precision), Store(store).images()
+    return open_network(checkpoint, device=device, precision=precision), Store(store).images()

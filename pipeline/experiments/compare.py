@@ -163,9 +163,9 @@ def _trained(
 def _judge(part: Run, device: str, precision: str) -> dict[str, Any]:
     """The best checkpoint's answers on validation, as counts."""
     from features.extract import blocks_of
-    from stage1_cnn.predict import Predictor
+    from pipeline.networks import open_network
 
-    predictor = Predictor.open(part.checkpoint, device=device, precision=precision)
+    predictor = open_network(part.checkpoint, device=device, precision=precision)
     table, seen, answers, ranks, done = part.store.images(*SPLITS), [], [], [], 0
     for features, unreadable in blocks_of(predictor, part.store, table, _BATCH):
         kept = np.setdiff1d(np.arange(len(features)), list(unreadable))

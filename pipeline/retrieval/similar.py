@@ -18,6 +18,7 @@ from features.extract import extract, made_from
 from features.similar import SHORTLIST, SimilarIndex, build
 from features.store import FeatureStore
 from features.writer import discard
+from pipeline.networks import open_network
 from pipeline.run_folder import Run
 from stage1_cnn.dataset import decode_all
 from stage1_cnn.predict import Predictor
@@ -57,7 +58,7 @@ class Finder:
         """
         run.require_features()
         folder = run.folder / "similar"
-        predictor = Predictor.open(run.checkpoint, **LOOK_UPS)
+        predictor = open_network(run.checkpoint, **LOOK_UPS)
         features = run.features
         if features.computed_with != predictor.computed_with:
             features = FeatureStore(folder / "features.h5")

@@ -28,7 +28,7 @@ from catalog.progress import progress
 from catalog.store.reader import Store
 from stage1_cnn import checkpoint
 from stage1_cnn.config import Augment, Stage1Config
-from stage1_cnn.device import choose_compute, keep_memory
+from stage1_cnn.device import choose_compute
 from stage1_cnn.mixing import Mixing
 from stage1_cnn.networks.backbones import Network, build, check_size, synchronised
 from stage1_cnn.networks.blocks import depths, set_drop_path
@@ -139,8 +139,6 @@ class Trainer:
             choose_compute(config.device, config.precision, processes),
             processes,
         )
-        if self.compute.device.type == "cpu":
-            keep_memory()
         self.taxonomy = store.taxonomy
         train, val = (cut or _all_fit)(store)
         self.resumed = self._read_last()
