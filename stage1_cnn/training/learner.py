@@ -120,7 +120,7 @@ class Learner:
             )
 
     @property
-    def judged(self) -> nn.Module:
+    def validated(self) -> nn.Module:
         """What is validated and kept: the average where there is one."""
         return self.ema.module if self.ema else self.module
 

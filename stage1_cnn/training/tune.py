@@ -30,7 +30,7 @@ from stage1_cnn.config import Stage1Config
 from stage1_cnn.training.interrupt import Interrupt
 from stage1_cnn.training.learner import Learner, Tally, train_steps
 from stage1_cnn.training.plan import parts_of
-from stage1_cnn.training.trainer import Cut, Trainer, train_stage1
+from stage1_cnn.training.trainer import Partition, Trainer, train_stage1
 
 RATES = (1e-5, 3.3e-5, 1e-4, 3.3e-4, 1e-3)
 BLOCKS = (0, 1, 2)
@@ -132,13 +132,13 @@ class Search:
         config = self.config.model_copy(
             update={"lr": trial.lr, "trainable_blocks": trial.trainable_blocks}
         )
-        cut = self._cut(trial.validation_share)
+        partition = self._partition(trial.validation_share)
         if config.weights != "none" and config.head_epochs and not (folder / "last.pt").exists():
             head = checkpoint.load(self.head(trial.validation_share) / "last.pt", resume=True)
             checkpoint.save(
                 folder / "last.pt", {**head, "made_from": made_from, "best": None, "seconds": 0.0}
             )
-        summary = train_stage1(self.store, config, folder, made_from, cut=cut)
+        summary = train_stage1(self.store, config, folder, made_from, partition=partition)
         lines = [
             json.loads(line)
             for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -175,11 +175,11 @@ class Search:
             self.made_from | {"share": share},
         )
         _claim(folder, made_from)
-        train_stage1(self.store, config, folder, made_from, cut=self._cut(share))
+        train_stage1(self.store, config, folder, made_from, partition=self._partition(share))
         return folder
 
-    def _cut(self, share: float | None) -> Cut:
-        def cut(store: Store) -> tuple[ImageTable, ImageTable]:
+    def _partition(self, share: float | None) -> Partition:
+        def partition(store: Store) -> tuple[ImageTable, ImageTable]:
             train, val = store.images("train"), store.images("val_a")
             train, val = train[train.fit], val[val.fit]
             if not len(val):
@@ -197,7 +197,7 @@ class Search:
                 train = train[np.sort(np.argsort(place, kind="stable")[: self.photos])]
             return train, val
 
-        return cut
+        return partition
 
     def range_test(self) -> list[tuple[float, float]]:
         """Learning rate and loss of each step, while the rate rises from LOWEST to HIGHEST (Smith
@@ -219,7 +219,7 @@ class Search:
                 folder,
                 self.made_from | {"share": None},
                 interrupt,
-                cut=self._cut(None),
+                partition=self._partition(None),
             )
             rows = list(_rising(trainer, interrupt))
         write_text(

@@ -225,11 +225,11 @@ def test_the_average_is_what_is_judged_and_restored() -> None:
     module, config = linear(), Stage1Config(ema_decay=0.9)
     run = Learner(module, config, COMPUTE, lr=0.1, schedule=Schedule(10, 0), average=True)
     run.step([(torch.rand(4, 4), torch.arange(4) % 3)])
-    assert not torch.equal(run.judged.weight, module.weight)
+    assert not torch.equal(run.validated.weight, module.weight)
     again = Learner(linear(), config, COMPUTE, lr=0.1, schedule=Schedule(10, 0), average=True)
     again.restore(run.state())
-    assert torch.equal(again.judged.weight, run.judged.weight)
-    assert learner(module).judged is module
+    assert torch.equal(again.validated.weight, run.validated.weight)
+    assert learner(module).validated is module
 
 
 def test_batch_norm_passes_over_a_part_of_one() -> None:
