@@ -128,7 +128,7 @@ class FeatureWriter:
         return file
 
     def _try_space(self, size: int) -> None:
-        """Reserves the space of the whole file, while there is no HDF5 file yet that could break."""
+        """Reserves the space of the whole file before there is an HDF5 file that could break."""
         try:
             self.partial.write_bytes(b"")
             _grow(self.partial, size)

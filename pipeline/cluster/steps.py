@@ -4,7 +4,7 @@ that all workers share."""
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor
 from functools import lru_cache, partial
 from pathlib import Path
@@ -65,7 +65,7 @@ def training(client: Client, run: Run) -> Iterator[None]:
 
 def extraction(
     client: Client, part: Run, size: int, device: str, precision: str
-) -> Callable[[int], Iterator[Block]]:
+) -> Callable[[int], Generator[Block, None, None]]:
     """What makes the blocks of features.h5 on the workers, in batches of `size`, for
     `features.extract.extract`. All compute in one `precision`, that of the client: what `auto` is
     depends on the machine."""
@@ -80,7 +80,7 @@ def extraction(
 
 def _blocks(
     client: Client, task: Callable[..., Block], rows: int, each: int, start: int
-) -> Iterator[Block]:
+) -> Generator[Block, None, None]:
     """The blocks from row `start` on, in order, two a worker under way."""
     waiting: deque[Future] = deque()
     try:
