@@ -33,9 +33,8 @@ from catalog.sources.photo_list import Photos
 from catalog.sources.source import ProductSource
 from features.neighbours import unit
 from pipeline.config import ScoreConfig
-from pipeline.retrieval.similar import photo_features
 from pipeline.scoring.lanes import ordered
-from stage1_cnn.predict import Predictor
+from stage1_cnn.predict import Predictor, photo_features
 
 SCHEMA = 2
 TABLE = pyarrow.schema(

@@ -52,7 +52,8 @@ def check_name(name: str) -> str:
 def _check_timm(name: str) -> str:
     if importlib.util.find_spec("timm") is None:
         raise ConfigError(
-            f"stage1.backbone: {name} needs the package timm; install it with: pip install 'shelfsort[backbones]'"
+            f"stage1.backbone: {name} needs the package timm; "
+            "install it with: pip install 'shelfsort[backbones]'"
         )
     import timm
 
@@ -60,7 +61,8 @@ def _check_timm(name: str) -> str:
     if not timm.is_model(own.partition(".")[0]):
         near = _nearest(own, timm.list_models()) or "mobilenetv1_100"
         raise ConfigError(
-            f"stage1.backbone: timm has no network {own!r}; expected one that it has, such as {near}"
+            f"stage1.backbone: timm has no network {own!r}; "
+            f"expected one that it has, such as {near}"
         )
     return name
 
@@ -80,7 +82,8 @@ def make(name: str, width: float = 1.0) -> Architecture:
         module = _WITH_WIDTH[name](width)
     elif width != 1:
         raise ConfigError(
-            f"stage1.width: {name} comes in one width; expected 1, or one of {', '.join(_WITH_WIDTH)}"
+            f"stage1.width: {name} comes in one width; "
+            f"expected 1, or one of {', '.join(_WITH_WIDTH)}"
         )
     elif name.startswith(TIMM):
         import timm
@@ -95,11 +98,12 @@ def make(name: str, width: float = 1.0) -> Architecture:
 def _classifier(name: str, module: nn.Module) -> tuple[str, nn.Linear]:
     found = list(module.named_modules())
     if name.startswith(TIMM):
-        layer = module.get_classifier()
+        layer = module.get_classifier()  # type: ignore[operator]  # a method of timm's networks
         found = [pair for pair in found if pair[1] is layer] or [("", layer)]
     if not isinstance(found[-1][1], nn.Linear):
         last = type(found[-1][1]).__name__
         raise ConfigError(
-            f"stage1.backbone: {name} ends in {last}, expected a linear layer that the head can replace"
+            f"stage1.backbone: {name} ends in {last}, "
+            "expected a linear layer that the head can replace"
         )
     return found[-1]

@@ -70,14 +70,21 @@ class Network(nn.Module):
         keeps those that were folded into the filters (means 0, variances 1, as quantised releases
         have them), which batch statistics would wreck."""
         norms = self._batch_norms()
-        folded = bool(norms) and all(
-            (n.running_mean == 0).all() and (n.running_var == 1).all() for n in norms
-        )
+        folded = bool(norms) and all(map(_is_folded, norms))
         self.norm_frozen = choice == "frozen" or (choice == "auto" and folded)
         self.train(self.training)
 
     def _batch_norms(self) -> list[_BatchNorm]:
         return [module for module in self.backbone.modules() if isinstance(module, _BatchNorm)]
+
+
+def _is_folded(norm: _BatchNorm) -> bool:
+    mean, variance = norm.running_mean, norm.running_var
+    return (
+        mean is not None
+        and variance is not None
+        and bool((mean == 0).all() and (variance == 1).all())
+    )
 
 
 def build(
@@ -155,7 +162,7 @@ def _imagenet_of_timm(name: str) -> tuple[str, Mapping[str, torch.Tensor]]:
         raise ConfigError(
             f"stage1.weights: timm has no ImageNet weights for {own}; expected none, or a file"
         )
-    source = f"https://huggingface.co/{known.hf_hub_id}" if known.hf_hub_id else known.url
+    source = f"https://huggingface.co/{known.hf_hub_id}" if known.hf_hub_id else str(known.url)
     try:
         return source, timm.create_model(own, pretrained=True).state_dict()
     except (OSError, RuntimeError, ValueError) as error:
@@ -165,7 +172,8 @@ def _imagenet_of_timm(name: str) -> tuple[str, Mapping[str, torch.Tensor]]:
 def _not_downloaded(name: str, source: str, error: Exception) -> ConfigError:
     return ConfigError(
         f"stage1.weights: the ImageNet weights of {name} could not be downloaded ({error}); "
-        f"fetch {source} yourself and set stage1.weights=FILE, or train from nothing with stage1.weights=none"
+        f"fetch {source} yourself and set stage1.weights=FILE, "
+        "or train from nothing with stage1.weights=none"
     )
 
 
@@ -187,7 +195,8 @@ def _from_file(path: Path, name: str) -> tuple[str, Mapping[str, torch.Tensor]]:
         trained = content.get("config", {}).get("backbone")
         if trained != name:
             raise ConfigError(
-                f"stage1.weights: {path} is a checkpoint of {trained}, expected {name} (stage1.backbone)"
+                f"stage1.weights: {path} is a checkpoint of {trained}, "
+                f"expected {name} (stage1.backbone)"
             )
         content = {
             k.removeprefix("backbone."): v
