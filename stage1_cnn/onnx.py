@@ -85,8 +85,8 @@ def head_arrays(predictor: Predictor, view: int) -> dict[str, np.ndarray]:
 
 
 class OnnxPredictor(Predictor):
-    """The same network run by ONNX Runtime, which is faster than PyTorch in fp32 on a processor; one
-    thread per call, for lanes.
+    """The same network run by ONNX Runtime: faster than PyTorch in fp32 on a processor. One thread
+    per call, for lanes.
 
     Features may differ from PyTorch's in the last bit. Raises ConfigError on a GPU and in another
     precision, ShelfsortError if a package is missing.
@@ -115,9 +115,9 @@ class OnnxPredictor(Predictor):
         options.intra_op_num_threads = 1
         with tempfile.TemporaryDirectory() as folder:
             save_onnx(self, Path(folder) / "network.onnx")
-            content = (Path(folder) / "network.onnx").read_bytes()
+            serialised = (Path(folder) / "network.onnx").read_bytes()
         self._session = onnxruntime.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"]
+            serialised, options, providers=["CPUExecutionProvider"]
         )
 
     def features(self, pixels: torch.Tensor) -> np.ndarray:

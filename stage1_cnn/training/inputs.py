@@ -1,15 +1,14 @@
-"""What a phase trains on: photos through the whole network, or cached features through the head
-alone.
+"""What a phase trains on: photos for the whole network, or cached features for the head.
 
-Both give the same: pairs of inputs and labels on the device, for training places in given parts and
-for validation. Of several processes each has its own share of every step and of the validation
-rows.
+Both yield pairs of inputs and labels on the device: for training, of the sample indices in given
+parts; for validation, in store order. Each of several processes has its own share of every step and
+of the validation rows.
 """
 
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -32,11 +31,11 @@ from stage1_cnn.transforms import EvalTransform, Moments, Normaliser, TrainTrans
 
 _log = logging.getLogger(__name__)
 _MEASURED = 10_000
-"""Training photos, evenly spread over the store, that `train_mean` is measured on."""
+"""Training photos, evenly spread over the store, that `train_mean` is computed from."""
 
 
 class PhotoInputs:
-    """Photos of the store, augmented for training, plain for validation; unreadable ones are left
+    """Photos of the store, augmented for training, plain for validation. Unreadable ones are left
     out and counted."""
 
     def __init__(
@@ -48,14 +47,9 @@ class PhotoInputs:
         compute: Compute,
         transform: EvalTransform | None = None,
     ) -> None:
-        """`transform` is the one of evaluation; where None it follows from the configuration."""
-        self.store, self.train, self.val, self.config, self.compute = (
-            store,
-            train,
-            val,
-            config,
-            compute,
-        )
+        """`transform` is the one of evaluation, by default the configuration's."""
+        self.store, self.train, self.val = store, train, val
+        self.config, self.compute = config, compute
         self.unreadable: set[int] = set()
         measured = transform is None and config.normalisation == "train_mean"
         self.transform = transform or EvalTransform.from_config(
@@ -72,93 +66,87 @@ class PhotoInputs:
 
     @property
     def steps(self) -> int:
-        """Steps an epoch, of whole batches: batch norm suffers from a small rest. Other images are
-        left out every epoch."""
+        """Steps per epoch, of whole batches, as batch norm suffers from a small last one. Each
+        epoch leaves out other images."""
         return max(1, len(self.sampler) // self.config.batch_size)
 
-    def training(self, parts: Iterable[np.ndarray], epoch: int) -> Iterator[Pair]:
-        """Pairs of inputs float32 [B, 3, H, W] and labels, and landmarks where there are any, a
-        part each; one without readable image is empty."""
+    def training(self, parts: Iterable[np.ndarray], epoch: int) -> Generator[Pair, None, None]:
+        """Inputs float32 [B, 3, H, W], labels, and landmarks if there are any, one pair per part;
+        empty if no image of a part is readable."""
         config = self.config
         transform = TrainTransform(
             self.fitted, config.augment, config.seed, epoch, config.sampling == "levelled"
         )
         return self._pairs(self.train, transform, parts)
 
-    def validation(self) -> Iterator[Pair]:
+    def validation(self) -> Generator[Pair, None, None]:
         """The validation images, in store order."""
-        return self._pairs(
-            self.val, self.transform, _share(len(self.val), self.config, self.compute.processes)
-        )
+        parts = _share(len(self.val), self.config, self.compute.processes)
+        return self._pairs(self.val, self.transform, parts)
 
     def _pairs(
         self, table: ImageTable, transform: Transform, parts: Iterable[np.ndarray]
-    ) -> Iterator[Pair]:
-        with contextlib.closing(self._readable(table, transform, parts)) as found:
-            for batch in found:
+    ) -> Generator[Pair, None, None]:
+        with contextlib.closing(self._readable(table, transform, parts)) as batches:
+            for batch in batches:
                 pair = self._on_device(table, transform, batch)
-                yield (
-                    pair
-                    if self.landmarks is None
-                    else (*pair, self._points(self.landmarks, table, transform, batch))
-                )
+                if self.landmarks is None:
+                    yield pair
+                else:
+                    yield *pair, self._points(self.landmarks, table, transform, batch)
 
     def _points(
         self, landmarks: Landmarks, table: ImageTable, transform: Transform, batch: Batch
     ) -> torch.Tensor:
         image_id = table.image_id[batch.rows]
-        return torch.from_numpy(
-            transform.points(landmarks.of(image_id), image_id, batch.repeats)
-        ).to(self.compute.device)
+        points = transform.points(landmarks.of(image_id), image_id, batch.repeats)
+        return torch.from_numpy(points).to(self.compute.device)
 
     def _on_device(
         self, table: ImageTable, transform: Transform, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
         changes = transform.changes(table.image_id[batch.rows], batch.repeats)
-        return self.normaliser(batch.pixels, changes), batch.labels.to(
-            self.compute.device, non_blocking=True
-        )
+        labels = batch.labels.to(self.compute.device, non_blocking=True)
+        return self.normaliser(batch.pixels, changes), labels
 
     def batches(
         self, table: ImageTable, transform: Transform, parts: Iterable[np.ndarray]
-    ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
-        """Readable rows of `table` (int64), inputs and labels on the device, a part each."""
+    ) -> Generator[tuple[np.ndarray, torch.Tensor, torch.Tensor], None, None]:
+        """Readable rows of `table` (int64), inputs and labels on the device, for each part."""
         for batch in self._readable(table, transform, parts):
             yield batch.rows, *self._on_device(table, transform, batch)
 
     def _readable(
         self, table: ImageTable, transform: Transform, parts: Iterable[np.ndarray]
-    ) -> Iterator[Batch]:
-        """Batches without their unreadable images, which are noted."""
+    ) -> Generator[Batch, None, None]:
+        """Batches without their unreadable images, which are logged."""
         workers = decode_threads(
             self.config.workers, self.compute.device, self.compute.processes.local_size
         )
         pin = self.compute.device.type == "cuda"
-        with contextlib.closing(
-            stream(self.store, table, transform, parts, workers=workers, pin_memory=pin)
-        ) as found:
-            for batch in found:
+        batches = stream(self.store, table, transform, parts, workers=workers, pin_memory=pin)
+        with contextlib.closing(batches):
+            for batch in batches:
                 if not batch.reasons:
                     yield batch
                     continue
-                self._note(table, batch.reasons)
-                kept, whole = batch.readable, torch.from_numpy(batch.readable)
+                self._log_unreadable(table, batch.reasons)
+                kept, tensor = batch.readable, torch.from_numpy(batch.readable)
                 yield Batch(
                     batch.rows[kept],
                     batch.repeats[kept],
-                    batch.pixels[whole],
-                    batch.labels[whole],
+                    batch.pixels[tensor],
+                    batch.labels[tensor],
                     batch.readable[kept],
                     {},
                 )
 
     def _moments(self) -> Moments:
-        """Mean and standard deviation of each channel over training photos, at the size that the
-        network sees."""
+        """Mean and standard deviation of each channel over training photos, at the network's input
+        size."""
         plain = EvalTransform(*self.config.size, (0.0,) * 3, (1.0,) * 3)
-        rows = np.unique(
-            np.linspace(0, len(self.train) - 1, min(len(self.train), _MEASURED)).astype(np.int64)
-        )
+        count = min(len(self.train), _MEASURED)
+        rows = np.unique(np.linspace(0, len(self.train) - 1, count).astype(np.int64))
         sums, pixels = np.zeros((2, 3)), 0
         for batch in self._readable(self.train, plain, in_parts(rows, self.config.batch_size)):
             values = batch.pixels.double() / 255
@@ -168,7 +156,7 @@ class PhotoInputs:
         deviation = np.sqrt(np.maximum(square - mean**2, 1e-6))
         return tuple(mean.round(4).tolist()), tuple(deviation.round(4).tolist())
 
-    def _note(self, table: ImageTable, reasons: dict[int, str]) -> None:
+    def _log_unreadable(self, table: ImageTable, reasons: dict[int, str]) -> None:
         for row, reason in reasons.items():
             image_id = int(table.image_id[row])
             if image_id not in self.unreadable:
@@ -178,8 +166,8 @@ class PhotoInputs:
 
 @dataclass(frozen=True)
 class Cached:
-    """Features of the frozen backbone, float16 [N, D], with labels int64 [N], and the rows that are
-    readable."""
+    """Features of the frozen backbone, float16 [N, D], labels int64 [N], and the readable rows,
+    int64."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -187,12 +175,12 @@ class Cached:
 
 
 class CachedFeatures:
-    """The frozen backbone's features of all training and validation images, computed once; the head
-    trains on them.
+    """The frozen backbone's features of all training and validation images, computed once for the
+    head to train on.
 
-    Features are rounded to float16 as in features.h5. Beyond `cache_gb` they lie in a temporary
-    file without a name in `folder`, which vanishes with the process; several processes share such a
-    file, each filling in its share.
+    They are rounded to float16 as in features.h5. Beyond `cache_gb` they lie in an unnamed
+    temporary file in `folder`, which vanishes with the process; several processes share such a
+    file, and each computes its share.
     """
 
     def __init__(
@@ -202,25 +190,22 @@ class CachedFeatures:
         self.config = photos.config
         self.compute = replace(photos.compute, precision="fp32")
         width, processes = network.head.in_features, self.compute.processes
-        need = (len(photos.train) + len(photos.val)) * width * 2
+        images = len(photos.train) + len(photos.val)
         shared = processes.size > 1
-        place = folder if shared or need > self.config.cache_gb * 2**30 else None
+        in_file = shared or images * width * 2 > self.config.cache_gb * 2**30
         network.eval()
-        with progress(
-            (len(photos.train) + len(photos.val)) // processes.size, "frozen features", "img"
-        ) as bar:
+        with progress(images // processes.size, "frozen features", "img") as bar:
 
-            def done(images: int) -> None:
-                bar.update(images)
+            def done(count: int) -> None:
+                bar.update(count)
                 if not shared:
                     check()
 
-            self.train, self.val = (
-                _extract(
-                    photos, table, network, _allocate(len(table), width, place, processes), done
-                )
-                for table in (photos.train, photos.val)
-            )
+            def extract(table: ImageTable) -> Cached:
+                out = _allocate(len(table), width, folder if in_file else None, processes)
+                return _extract(photos, table, network, out, done)
+
+            self.train, self.val = extract(photos.train), extract(photos.val)
         self.sampler = Sampler(self.train.labels[self.train.rows], self.train.rows, self.config)
 
     def __len__(self) -> int:
@@ -229,20 +214,25 @@ class CachedFeatures:
 
     @property
     def steps(self) -> int:
-        """Steps an epoch, the last one may be smaller."""
+        """Steps per epoch; the last one may be smaller."""
         return -(-len(self.sampler) // self.config.batch_size)
 
-    def training(self, parts: Iterable[np.ndarray], epoch: int) -> Iterator[Pair]:
-        """Pairs of features float32 [B, D] and labels, a part each; repeats are all alike."""
-        return self._pairs(self.train, (places % max(1, len(self)) for places in parts))
+    def training(
+        self,
+        parts: Iterable[np.ndarray],
+        epoch: int,  # noqa: ARG002
+    ) -> Generator[Pair, None, None]:
+        """Features float32 [B, D] and labels, one pair per part; the same in every repeat and
+        epoch."""
+        return self._pairs(self.train, (samples % max(1, len(self)) for samples in parts))
 
-    def validation(self) -> Iterator[Pair]:
+    def validation(self) -> Generator[Pair, None, None]:
         """The validation images, in store order."""
         return self._pairs(
             self.val, _share(len(self.val.rows), self.config, self.compute.processes)
         )
 
-    def _pairs(self, cached: Cached, parts: Iterable[np.ndarray]) -> Iterator[Pair]:
+    def _pairs(self, cached: Cached, parts: Iterable[np.ndarray]) -> Generator[Pair, None, None]:
         device = self.compute.device
         for part in parts:
             rows = cached.rows[part]
@@ -251,13 +241,14 @@ class CachedFeatures:
 
 
 def _share(rows: int, config: Stage1Config, processes: Processes) -> Iterator[np.ndarray]:
-    """This process's share of `rows`, in order, in parts of a batch."""
+    """This process's share of `rows`, in order, in parts of a batch's size."""
     own = np.array_split(np.arange(rows), processes.size)[processes.rank]
     return in_parts(own, max(1, config.batch_size // processes.size))
 
 
 def _allocate(rows: int, width: int, folder: Path | None, processes: Processes) -> np.ndarray:
-    """Room for features float16 [rows, width]. Raises ShelfsortError where the disk has none."""
+    """Memory for features float16 [rows, width], in a file if `folder` is given. Raises
+    ShelfsortError if the disk is full."""
     if folder is None or rows == 0:
         return np.zeros((rows, width), dtype=np.float16)
     folder.mkdir(parents=True, exist_ok=True)
@@ -299,15 +290,13 @@ def _extract(
     processes = photos.compute.processes
     readable = torch.zeros(len(table), dtype=torch.int32)
     parts = _share(len(table), photos.config, processes)
-    with (
-        torch.inference_mode(),
-        contextlib.closing(photos.batches(table, photos.transform, parts)) as found,
-    ):
-        for rows, inputs, _ in found:
+    batches = photos.batches(table, photos.transform, parts)
+    with torch.inference_mode(), contextlib.closing(batches):
+        for rows, inputs, _ in batches:
             with photos.compute.autocast():
                 features = network.features(inputs)
             out[rows] = features.half().cpu().numpy()
             readable[rows] = 1
             done(len(rows))
-    rows = np.flatnonzero(processes.reduce(readable).numpy())  # and so all have written
+    rows = np.flatnonzero(processes.reduce(readable).numpy())  # after which all have written
     return Cached(out, table.class_index.astype(np.int64), rows)

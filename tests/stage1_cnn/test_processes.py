@@ -137,7 +137,7 @@ def test_a_batch_too_small_for_so_many_is_an_error(
 ) -> None:
     config = config.model_copy(update={"batch_size": 7, "accumulate": 4})
     with pytest.raises(
-        ConfigError, match=r"7 images a step in 1 processes x 4 parts, expected at least 8"
+        ConfigError, match=r"7 images per step in 1 processes x 4 parts, expected at least 8"
     ):
         Trainer(store, config, tmp_path, MADE_FROM, Interrupt())
 

@@ -251,7 +251,7 @@ def test_gradients_travel_with_the_last_part_alone(compiled: str) -> None:
         run.distribute(compiled)
         found = []
         for last in (False, True):
-            with run._together(last):
+            with run._synchronised(last):
                 found.append(run.shared.require_backward_grad_sync)
     finally:
         distributed.destroy_process_group()
