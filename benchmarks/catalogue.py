@@ -15,7 +15,7 @@ import numpy as np
 from catalog.image_table import POSITIONS, ImageTable
 from catalog.splits import SPLITS, deal
 from catalog.taxonomy import Category, Taxonomy
-from features.store import FeatureWriter
+from features.writer import FeatureWriter
 from stage1_cnn.head import Head
 
 SIBLINGS = 10

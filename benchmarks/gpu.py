@@ -23,9 +23,9 @@ from benchmarks.photos import write_store
 from catalog.store.reader import Store
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.dataset import in_parts
-from stage1_cnn.device import Engine, choose_engine
+from stage1_cnn.device import Compute, choose_compute
 from stage1_cnn.networks.backbones import Network, build
-from stage1_cnn.training.inputs import Photos
+from stage1_cnn.training.inputs import PhotoInputs
 from stage1_cnn.training.learner import Learner, Pair, Schedule, Tally, train_steps
 
 
@@ -60,29 +60,29 @@ def main() -> None:
     elif not torch.cuda.is_available():
         print("no usable GPU here: nothing measured (--smoke runs on a CPU)")
         return
-    engine = choose_engine()
+    compute = choose_compute()
     compiled = "none" if options.no_compile else "graphs" if options.graphs else "plain"
     config = Stage1Config(
         backbone=backbone, weights="none", image_size=side, batch_size=options.batch
     )
-    print(f"{engine.to_json()}, {backbone} at {side}, batch {options.batch}, compile {compiled}")
-    with tempfile.TemporaryDirectory() as folder, engine.exactly(False):
+    print(f"{compute.to_json()}, {backbone} at {side}, batch {options.batch}, compile {compiled}")
+    with tempfile.TemporaryDirectory() as folder, compute.determinism(False):
         store = write_store(Path(folder), products=options.photos, side=own)
-        figures = measure(store, config, engine, options.steps, options.rounds, compiled)
-    about = {"device": engine.to_json()["device"], "batch": options.batch, "compile": compiled}
-    record.save(options.json, about | figures, precision=engine.precision, rounds=options.rounds)
+        figures = measure(store, config, compute, options.steps, options.rounds, compiled)
+    about = {"device": compute.to_json()["device"], "batch": options.batch, "compile": compiled}
+    record.save(options.json, about | figures, precision=compute.precision, rounds=options.rounds)
 
 
 def measure(
-    store: Store, config: Stage1Config, engine: Engine, steps: int, rounds: int, compiled: str
+    store: Store, config: Stage1Config, compute: Compute, steps: int, rounds: int, compiled: str
 ) -> dict[str, Any]:
     """Both jobs, from the store and bare: images/s."""
     table = store.images("train")
-    photos = Photos(store, table, table, config, engine)
+    photos = PhotoInputs(store, table, table, config, compute)
     network = build(config.backbone, len(store.taxonomy)).to(
-        engine.device, memory_format=torch.channels_last
+        compute.device, memory_format=torch.channels_last
     )
-    learner = Learner(network, config, engine, lr=1e-4, schedule=Schedule(10**6, 0))
+    learner = Learner(network, config, compute, lr=1e-4, schedule=Schedule(10**6, 0))
     learner.distribute(compiled)
     inputs, labels = next(photos.training([np.arange(config.batch_size) % len(table)], 1))
     jobs = {
@@ -91,13 +91,15 @@ def measure(
             lambda: train(learner, bare(inputs, labels, steps)),
         ),
         "extraction": (
-            lambda: extract(network, engine, islice(endless(photos, plain=True), steps)),
-            lambda: extract(network, engine, bare(inputs, labels, steps)),
+            lambda: extract(network, compute, islice(endless(photos, plain=True), steps)),
+            lambda: extract(network, compute, bare(inputs, labels, steps)),
         ),
     }
     figures: dict[str, Any] = {}
     for name, (from_store, in_memory) in jobs.items():
-        rates = [(rate(engine, from_store), rate(engine, in_memory)) for _ in range(rounds + 1)][1:]
+        rates = [(rate(compute, from_store), rate(compute, in_memory)) for _ in range(rounds + 1)][
+            1:
+        ]
         figures[name] = {
             "stored": record.over_rounds([stored for stored, _ in rates]),
             "bare": record.over_rounds([alone for _, alone in rates]),
@@ -109,13 +111,13 @@ def measure(
             flush=True,
         )
     print("published, training: A100 2,470 images/s (AMP, 224 px), H100 about 7,000 (MLPerf)")
-    if engine.device.type == "cuda":
-        figures["gib"] = torch.cuda.max_memory_allocated(engine.device) / 2**30
+    if compute.device.type == "cuda":
+        figures["gib"] = torch.cuda.max_memory_allocated(compute.device) / 2**30
         print(f"most memory: {figures['gib']:.1f} GiB")
     return figures
 
 
-def endless(photos: Photos, plain: bool = False) -> Iterator[Pair]:
+def endless(photos: PhotoInputs, plain: bool = False) -> Iterator[Pair]:
     """Batches from the store, as in training, or as in extraction."""
     epoch, size = 0, photos.config.batch_size
     while True:
@@ -143,23 +145,23 @@ def train(learner: Learner, pairs: Iterator[Pair]) -> int:
     return sum(train_steps(learner, (pair for pair in pairs), Tally()))
 
 
-def extract(network: Network, engine: Engine, pairs: Iterator[Pair]) -> int:
+def extract(network: Network, compute: Compute, pairs: Iterator[Pair]) -> int:
     """Images whose features were computed and brought back, as for features.h5."""
     network.eval()
     images = 0
     with torch.inference_mode():
         for inputs, _ in pairs:
-            with engine.autocast():
+            with compute.autocast():
                 images += len(network.features(inputs).half().cpu())
     return images
 
 
-def rate(engine: Engine, run: Callable[[], int]) -> float:
+def rate(compute: Compute, run: Callable[[], int]) -> float:
     """Images a second."""
     started = time.perf_counter()
     images = run()
-    if engine.device.type == "cuda":
-        torch.cuda.synchronize(engine.device)
+    if compute.device.type == "cuda":
+        torch.cuda.synchronize(compute.device)
     return images / (time.perf_counter() - started)
 
 

@@ -23,7 +23,7 @@ import torch
 from benchmarks import record
 from catalog.parallel import cores
 from stage1_cnn.config import Stage1Config
-from stage1_cnn.device import choose_engine, keep_memory, one_thread
+from stage1_cnn.device import choose_compute, keep_memory, one_thread
 from stage1_cnn.networks.backbones import Network, build
 from stage1_cnn.training.learner import Learner, Schedule
 
@@ -51,7 +51,7 @@ def main() -> None:
     options.rounds = 1 if options.smoke else options.rounds
     figures = {name: compare(name, options.rounds, options.smoke) for name in cases}
     record.save(
-        options.json, figures, precision=choose_engine("cpu").precision, rounds=options.rounds
+        options.json, figures, precision=choose_compute("cpu").precision, rounds=options.rounds
     )
 
 
@@ -103,10 +103,13 @@ def measure(kept: bool, name: str, side: int, batch: int, scored: int) -> dict[s
     """Images/s of training and of scoring, and the most memory."""
     if kept:
         keep_memory()
-    engine, network = choose_engine("cpu"), build(name, 1000).to(memory_format=torch.channels_last)
+    compute, network = (
+        choose_compute("cpu"),
+        build(name, 1000).to(memory_format=torch.channels_last),
+    )
     labels = torch.randint(1000, (batch,))
     learner = Learner(
-        network, Stage1Config(backbone=name), engine, lr=1e-4, schedule=Schedule(100, 0)
+        network, Stage1Config(backbone=name), compute, lr=1e-4, schedule=Schedule(100, 0)
     )
     training = batch / seconds(partial(learner.step, [(photos(batch, side), labels)]))
     network.eval()

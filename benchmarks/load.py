@@ -28,7 +28,8 @@ from catalog.splits import SPLITS, deal, select
 from catalog.store.ingest import ingest as ingest_dump
 from catalog.store.reader import Store
 from catalog.taxonomy import COLUMNS
-from features.store import FeatureStore, FeatureWriter
+from features.store import FeatureStore
+from features.writer import FeatureWriter
 from pipeline.evaluation.evaluate import save_evaluation
 from pipeline.evaluation.measures import SYSTEMS, measure
 from pipeline.evaluation.near_twins import SAMPLE, twin_figures

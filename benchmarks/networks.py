@@ -22,7 +22,7 @@ from pipeline import steps
 from pipeline.config import load_config
 from pipeline.experiments.compare import compare, markdown
 from pipeline.run_folder import Run
-from stage1_cnn.device import choose_engine
+from stage1_cnn.device import choose_compute
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "small"
 
@@ -67,7 +67,7 @@ def main() -> None:
             "categories": len(run.store.taxonomy),
             "train_images": len(run.store.images("train")),
         }
-        precision = choose_engine().precision
+        precision = choose_compute().precision
         record.save(
             options.json,
             about | {"rows": [asdict(row) for row in rows]},

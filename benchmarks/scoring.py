@@ -167,8 +167,8 @@ def speed(backbone: str, folder: Path, count: int, rounds: int) -> dict[str, Any
     median = {way: statistics.median(rate) for way, rate in rates.items()}
     best = max(("one stream", "a stream a core"), key=median.__getitem__)
     ratio = median["end to end"] / median[best]
-    engine = model.predictors[0].engine
-    what = f"{backbone} at {size}, {engine.precision}, {cores()} cores, {images} images, medians of {rounds}"
+    compute = model.predictors[0].compute
+    what = f"{backbone} at {size}, {compute.precision}, {cores()} cores, {images} images, medians of {rounds}"
     print(
         f"{what}: end to end {median['end to end']:.1f} img/s = {ratio:.1%} of bare ({best}); goal {goal:.0%}",
         flush=True,
@@ -182,7 +182,7 @@ def speed(backbone: str, folder: Path, count: int, rounds: int) -> dict[str, Any
         "pixels": size,
         "photo_pixels": side,
         "images": images,
-        "precision": engine.precision,
+        "precision": compute.precision,
         "goal": goal,
         "best": best,
         "images_per_second": {way: record.over_rounds(values) for way, values in rates.items()},
@@ -191,7 +191,7 @@ def speed(backbone: str, folder: Path, count: int, rounds: int) -> dict[str, Any
 
 def decoded(model: Model, source: ProductSource) -> Iterator[torch.Tensor]:
     """The first photos of the dump as the network takes them, in batches."""
-    size = ScoreConfig().on(model.predictors[0].engine.device.type).batch_size
+    size = ScoreConfig().on(model.predictors[0].compute.device.type).batch_size
     photos = list(
         itertools.islice(
             (photo for row in range(len(source)) for photo in source.read(row)), BARE * size

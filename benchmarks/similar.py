@@ -21,7 +21,8 @@ from benchmarks import record
 from catalog.image_table import POSITIONS, ImageTable
 from features.neighbours import unit
 from features.similar import SimilarIndex, build
-from features.store import FeatureStore, FeatureWriter
+from features.store import FeatureStore
+from features.writer import FeatureWriter
 from stage1_cnn.head import Head
 
 _BLOCK = 8192

@@ -24,9 +24,9 @@ from benchmarks.photos import write_store
 from catalog.store.reader import Store
 from stage1_cnn.config import Augment, Stage1Config
 from stage1_cnn.dataset import in_parts
-from stage1_cnn.device import Engine, choose_engine
+from stage1_cnn.device import Compute, choose_compute
 from stage1_cnn.networks.backbones import Network, build
-from stage1_cnn.training.inputs import CachedFeatures, Photos
+from stage1_cnn.training.inputs import CachedFeatures, PhotoInputs
 from stage1_cnn.training.learner import (
     Learner,
     Pair,
@@ -70,34 +70,34 @@ def main() -> None:
         figures["head"] = head_ratio(
             store, options.weights, 32 if options.smoke else 64, rounds, Path(folder)
         )
-    record.save(options.json, figures, precision=choose_engine().precision, rounds=options.rounds)
+    record.save(options.json, figures, precision=choose_compute().precision, rounds=options.rounds)
 
 
 def step_ratio(backbone: str, side: int, batch: int, steps: int, rounds: int) -> dict[str, Any]:
     """The trainer's steps a second over the bare loop's."""
-    engine, config = (
-        choose_engine(),
+    compute, config = (
+        choose_compute(),
         Stage1Config(backbone=backbone, image_size=side, batch_size=batch),
     )
-    inputs = torch.randn(batch, 3, side, side).to(engine.device, memory_format=torch.channels_last)
-    labels = torch.randint(CLASSES, (batch,), device=engine.device)
+    inputs = torch.randn(batch, 3, side, side).to(compute.device, memory_format=torch.channels_last)
+    labels = torch.randint(CLASSES, (batch,), device=compute.device)
     networks = [
-        build(backbone, CLASSES).to(engine.device, memory_format=torch.channels_last).train()
+        build(backbone, CLASSES).to(compute.device, memory_format=torch.channels_last).train()
         for _ in range(2)
     ]
-    learner = Learner(networks[0], config, engine, lr=1e-4, schedule=Schedule(10**6, 0))
+    learner = Learner(networks[0], config, compute, lr=1e-4, schedule=Schedule(10**6, 0))
     optimizer = make_optimizer(networks[1].parameters(), config, 1e-4, {})
     ratios = []
     for number in range(rounds + 1):
-        ours = seconds(engine, lambda: trainer_steps(learner, inputs, labels, steps))
+        ours = seconds(compute, lambda: trainer_steps(learner, inputs, labels, steps))
         bare = seconds(
-            engine, lambda: bare_steps(networks[1], optimizer, engine, inputs, labels, steps)
+            compute, lambda: bare_steps(networks[1], optimizer, compute, inputs, labels, steps)
         )
         if number:
             ratios.append(bare / ours)
     rate = steps * batch / bare
     found = f"{statistics.median(ratios):.3f} of {[round(r, 3) for r in ratios]}"
-    title = f"{backbone} at {side}, batch {batch}, {engine.precision}"
+    title = f"{backbone} at {side}, batch {batch}, {compute.precision}"
     print(f"{title}: trainer / bare loop {found} (claim 0.95; {rate:.1f} images/s)", flush=True)
     return {
         "backbone": backbone,
@@ -108,12 +108,12 @@ def step_ratio(backbone: str, side: int, batch: int, steps: int, rounds: int) ->
     }
 
 
-def seconds(engine: Engine, run: object) -> float:
+def seconds(compute: Compute, run: object) -> float:
     """How long `run` takes, the device's queue included."""
     started = time.perf_counter()
     run()
-    if engine.device.type == "cuda":
-        torch.cuda.synchronize(engine.device)
+    if compute.device.type == "cuda":
+        torch.cuda.synchronize(compute.device)
     return time.perf_counter() - started
 
 
@@ -132,7 +132,7 @@ def in_memory(inputs: torch.Tensor, labels: torch.Tensor, steps: int) -> Iterato
 def bare_steps(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    engine: Engine,
+    compute: Compute,
     inputs: torch.Tensor,
     labels: torch.Tensor,
     steps: int,
@@ -140,7 +140,7 @@ def bare_steps(
     """The least that trains."""
     for _ in range(steps):
         optimizer.zero_grad(set_to_none=True)
-        with engine.autocast():
+        with compute.autocast():
             loss = nn.functional.cross_entropy(network(inputs), labels)
         loss.backward()
         optimizer.step()
@@ -158,14 +158,14 @@ def head_ratio(store: Store, weights: str, side: int, rounds: int, folder: Path)
         head_lr=3e-3,
         label_smoothing=0,
     )
-    engine = choose_engine()
-    photos = Photos(store, train[train.fit], val[val.fit], config, engine)
+    compute = choose_compute()
+    photos = PhotoInputs(store, train[train.fit], val[val.fit], config, compute)
     ratios, top1 = [], {}
     for _ in range(rounds):
         spent = {}
         for name in ("frozen", "cached"):
             network = build("resnet18", len(store.taxonomy), weights=weights)
-            network.to(engine.device, memory_format=torch.channels_last).freeze(0)
+            network.to(compute.device, memory_format=torch.channels_last).freeze(0)
             started = time.perf_counter()
             source = (
                 CachedFeatures(photos, network, folder, lambda: None)
@@ -189,14 +189,14 @@ def head_ratio(store: Store, weights: str, side: int, rounds: int, folder: Path)
 
 
 def train_head(
-    network: Network, source: Photos | CachedFeatures, config: Stage1Config, cached: bool
+    network: Network, source: PhotoInputs | CachedFeatures, config: Stage1Config, cached: bool
 ) -> float:
     """Twelve epochs; top-1 on val_a."""
     module, steps = network.head if cached else network, len(source) // config.batch_size
     learner = Learner(
         module,
         config,
-        source.engine,
+        source.compute,
         lr=config.head_lr,
         schedule=Schedule(EPOCHS * steps, steps // 2),
     )
@@ -206,7 +206,7 @@ def train_head(
             learner, source.training(in_parts(order, config.batch_size), epoch), Tally()
         ):
             pass
-    return evaluate(module, source.validation(), source.engine).top1
+    return evaluate(module, source.validation(), source.compute).top1
 
 
 if __name__ == "__main__":

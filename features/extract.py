@@ -1,7 +1,7 @@
-"""Every usable image of a store through the network, into features.h5."""
+"""Extracts the features of every usable image of a store into features.h5."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from catalog.image_table import ImageTable
 from catalog.progress import progress
 from catalog.store.reader import Store
 from features.schema import FEATURE_DTYPE, SCHEMA
-from features.store import FeatureWriter
+from features.writer import FeatureWriter
 from stage1_cnn.dataset import batches
 from stage1_cnn.device import decode_threads
 from stage1_cnn.predict import Predictor
@@ -24,28 +24,28 @@ def made_from(predictor: Predictor, store: str) -> dict:
         "schema": SCHEMA,
         "checkpoint": predictor.fingerprint,
         "transform": predictor.transform.to_json(),
-        "precision": predictor.engine.precision,
+        "precision": predictor.compute.precision,
         "store": store,
         "dtype": FEATURE_DTYPE.__name__,
     }
 
 
 Block = tuple[np.ndarray, dict[int, str]]
-"""Features float16 [B, D] of some rows in store order, and row within the block -> why a photo
-can't be read."""
+"""Features float16 [B, D] of some rows in store order, and row within the block -> why its photo is
+unreadable."""
 
 
 def blocks_of(
     predictor: Predictor, store: Store, table: ImageTable, batch_size: int
-) -> Iterator[Block]:
-    """The features of all rows of `table`, a batch at a time."""
-    device = predictor.engine.device
+) -> Generator[Block, None, None]:
+    """The features of all rows of `table`, one block per batch."""
+    device = predictor.compute.device
     workers, pin = decode_threads("auto", device), device.type == "cuda"
     read = batches(
         store, table, predictor.transform, batch_size=batch_size, workers=workers, pin_memory=pin
     )
-    with contextlib.closing(read) as found:
-        for batch in found:
+    with contextlib.closing(read):
+        for batch in read:
             errors = {row - int(batch.rows[0]): reason for row, reason in batch.reasons.items()}
             yield predictor.features(batch.pixels), errors
 
@@ -56,36 +56,32 @@ def extract(
     path: Path,
     *,
     batch_size: int,
-    elsewhere: Callable[[int], Iterator[Block]] | None = None,
+    elsewhere: Callable[[int], Generator[Block, None, None]] | None = None,
 ) -> int:
     """Writes the features of all splits to `path` and returns the number of unreadable images.
-    Interrupted, it resumes. Raises ShelfsortError where features are not finite.
+    After an interruption it resumes. Raises ShelfsortError if features are not finite.
 
-    `elsewhere`: takes the first row that is missing and gives the blocks from there on, where
-    another than this process makes them.
+    `elsewhere` takes the first missing row and returns the blocks from there on, if other processes
+    compute them.
     """
     table = store.images()
     origin = made_from(predictor, store.fingerprint)
-    head = predictor.head
-    computed_with = predictor.computed_with
+    head, precision = predictor.head, predictor.compute.precision
     unreadable = 0
     with FeatureWriter(
-        path, table, head.weight.shape[1], len(head.bias), origin, computed_with
+        path, table, predictor.width, len(head.bias), origin, predictor.computed_with
     ) as writer:
         start = writer.cursor
-        blocks = (
-            elsewhere(start)
-            if elsewhere
-            else blocks_of(predictor, store, table[start:], batch_size)
-        )
+        if elsewhere:
+            blocks = elsewhere(start)
+        else:
+            blocks = blocks_of(predictor, store, table[start:], batch_size)
         with (
-            contextlib.closing(blocks) as found,
+            contextlib.closing(blocks),
             progress(len(table), "features", "img", initial=start) as bar,
         ):
-            for features, errors in found:
-                _require_finite(
-                    features, errors, table[writer.cursor :], predictor.engine.precision
-                )
+            for features, errors in blocks:
+                _require_finite(features, errors, table[writer.cursor :], precision)
                 writer.write(features, errors)
                 unreadable += len(errors)
                 bar.update(len(features))
@@ -99,8 +95,9 @@ def _require_finite(
     bad = ~np.isfinite(features).all(axis=1)
     bad[list(errors)] = False
     if bad.any():
+        image_id = table.image_id[bad.argmax()]
         wider = "" if precision == "fp32" else "set features.precision=fp32, or "
-        found = f"the features of image {table.image_id[bad.argmax()]} are not finite as float16, computed in {precision}"
         raise ShelfsortError(
-            f"{found}; expected -65504 to 65504: {wider}train stage 1 again with a lower stage1.lr"
+            f"the features of image {image_id} are not finite as float16, computed in {precision}; "
+            f"expected -65504 to 65504: {wider}train stage 1 again with a lower stage1.lr"
         )

@@ -1,9 +1,8 @@
-"""How alike a photo is to the fitted photos of some classes: cosines to their nearest and to all of
-them.
+"""Cosines of a photo to the fitted photos of some classes: the nearest ones, and the mean over all.
 
-To what belongs to the store the bank never answers with the photo itself, its product, or (as only
-fitted photos are in it) a copy of them. Photos from elsewhere are a STRANGER's, whatever their id:
-to them all of it answers.
+A photo of the store is never compared with itself, its product, or (as only fitted photos are in
+the bank) a copy of them. Photos from outside have product id STRANGER, whatever their own id, and
+are compared with all.
 """
 
 from collections.abc import Iterator
@@ -13,12 +12,12 @@ from functools import cached_property
 import numpy as np
 
 STRANGER = -1
-"""Product id of what is none of the bank's products; those of a store are 0 or more."""
+"""Product id of a photo of none of the bank's products; those of a store are 0 or more."""
 NEAREST = 5
-"""Cosines kept of each class."""
+"""Cosines kept per class."""
 
 _PAIRS = 2**24
-"""Cosines computed at once."""
+"""Limit of cosines computed at once."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +96,14 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _by_class(classes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each class that occurs, and its places."""
+    """Each class that occurs, and its positions."""
     order = np.argsort(classes, kind="stable")
     present, starts = np.unique(classes[order], return_index=True)
     yield from zip(present.tolist(), np.split(order, starts)[1:], strict=True)
 
 
 def _highest(cosines: np.ndarray) -> np.ndarray:
-    """The highest NEAREST of each row, descending; NaN in the place of -inf."""
+    """The NEAREST highest of each row, descending; NaN instead of -inf."""
     if cosines.shape[1] > NEAREST:
         cosines = np.partition(cosines, -NEAREST, axis=1)[:, -NEAREST:]
     highest = np.sort(cosines, axis=1)[:, ::-1]

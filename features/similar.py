@@ -1,10 +1,10 @@
-"""The most alike images of a whole features.h5, by the cosine of their bottleneck features:
-similar/ in the run.
+"""Index of a features.h5 for the images most similar to a query, by the cosine of their bottleneck
+features: similar/ in the run.
 
-A linear projection onto the features' own main directions (uncentred, so that products stand for
-cosines) is kept as int8 codes, a byte a direction, memory-mapped. A query is multiplied with all
-codes, block by block, and the best of them are ranked again by their exact cosines, from
-features.h5. The index is made from features.h5 alone and knows it.
+Unit features are projected onto their principal directions (uncentred, so that dot products
+approximate cosines) and kept as int8 codes, one byte per direction, memory-mapped. A query is
+multiplied with all codes, block by block, and the best are ranked again by their exact cosines,
+from features.h5. The index is made from features.h5 alone and records it.
 """
 
 import math
@@ -16,6 +16,7 @@ import numpy as np
 import xxhash
 from scipy.linalg import eigh
 
+from catalog.arrays import read_npz, write_npz
 from catalog.artifacts import atomic_path, read_json, require_same, reserve, write_json
 from catalog.errors import ArtifactError
 from catalog.progress import progress
@@ -26,7 +27,7 @@ from features.store import FeatureStore
 SCHEMA = 1
 DIRECTIONS = 512
 SHORTLIST = 500
-"""Images of each query that are ranked by their exact cosine, at least."""
+"""Images per query that are ranked by their exact cosine, by default."""
 
 _FILES = ("codes.npy", "projection.npz")
 _SAMPLE = 20_000
@@ -35,8 +36,8 @@ _WRITE_BLOCK, _BLOCK, _QUERIES = 4096, 1024, 16
 
 @dataclass(frozen=True)
 class SimilarIndex:
-    """`codes` int8 [N, C], a row a feature row; `directions` float32 [D, C], already divided by
-    each direction's step, for queries."""
+    """`codes` int8 [N, C], one row per feature row; `directions` float32 [D, C], each multiplied by
+    the step of its codes, for queries."""
 
     store: FeatureStore
     codes: np.ndarray
@@ -44,10 +45,10 @@ class SimilarIndex:
 
     @classmethod
     def open(cls, folder: Path, store: FeatureStore) -> "SimilarIndex":
-        """Opens what `build` wrote. Reads the codes once, to check them, which also brings them
-        into memory.
+        """Opens what `build` wrote. Reads the codes once to check them, which also fills the page
+        cache.
 
-        Raises ArtifactError where a file is missing or damaged, or from another features.h5.
+        Raises ArtifactError if a file is missing, damaged, or made from another features.h5.
         """
         manifest = read_json(folder / "manifest.json", "similar")
         require_same(folder, made_from(store), manifest.get("made_from", {}), "similar")
@@ -55,45 +56,36 @@ class SimilarIndex:
             if not (folder / name).exists():
                 raise ArtifactError(folder / name, "no such file", "similar")
             if manifest["files"].get(name) != _checksum(folder / name):
-                raise ArtifactError(
-                    folder / name,
-                    "its checksum is not the one in the manifest; the file is damaged",
-                    "similar",
-                )
-        with np.load(folder / "projection.npz", allow_pickle=False) as arrays:
-            return cls(store, np.load(folder / "codes.npy", mmap_mode="r"), arrays["directions"])
+                problem = "its checksum is not the one in the manifest; the file is damaged"
+                raise ArtifactError(folder / name, problem, "similar")
+        directions = read_npz(folder / "projection.npz", "similar")["directions"]
+        return cls(store, np.load(folder / "codes.npy", mmap_mode="r"), directions)
 
     def nearest(
         self, queries: np.ndarray, shortlist: int = SHORTLIST
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Feature rows int64 [Q, S] of the images most alike to queries [Q, D], and their exact
-        cosines float32 [Q, S], the highest first. An image that could not be read is never found
-        (its cosine is -inf, where there are too few others)."""
+        """Feature rows int64 [Q, S] of the images most similar to queries [Q, D], and their exact
+        cosines float32 [Q, S], highest first. Unreadable images come last, with a cosine of -inf,
+        and only if there are too few others."""
         queries = unit(queries)
-        found = [
-            self._nearest(queries[start : start + _QUERIES], shortlist)
-            for start in range(0, len(queries), _QUERIES)
-        ]
-        return np.concatenate([rows for rows, _ in found]), np.concatenate(
-            [cosines for _, cosines in found]
-        )
+        rows, cosines = [], []
+        for start in range(0, len(queries), _QUERIES):
+            batch_rows, batch_cosines = self._nearest(queries[start : start + _QUERIES], shortlist)
+            rows.append(batch_rows)
+            cosines.append(batch_cosines)
+        return np.concatenate(rows), np.concatenate(cosines)
 
     def _nearest(self, queries: np.ndarray, shortlist: int) -> tuple[np.ndarray, np.ndarray]:
         scores = self._scores(queries)
         shortlist = min(shortlist, scores.shape[1])
-        rows = (
-            np.argpartition(-scores, shortlist - 1, axis=1)[:, :shortlist]
-            if shortlist < scores.shape[1]
-            else None
-        )
-        rows = np.tile(np.arange(shortlist), (len(queries), 1)) if rows is None else rows
-        distinct, place = np.unique(rows, return_inverse=True)
-        vectors = unit(self.store.features_at(distinct))
+        if shortlist < scores.shape[1]:
+            rows = np.argpartition(-scores, shortlist - 1, axis=1)[:, :shortlist]
+        else:
+            rows = np.tile(np.arange(shortlist), (len(queries), 1))
+        distinct, inverse = np.unique(rows, return_inverse=True)
+        vectors, vector_rows = unit(self.store.features_at(distinct)), inverse.reshape(rows.shape)
         exact = np.stack(
-            [
-                vectors[p] @ query
-                for p, query in zip(place.reshape(rows.shape), queries, strict=True)
-            ]
+            [vectors[own] @ query for own, query in zip(vector_rows, queries, strict=True)]
         )
         exact[self.store.status[rows] != schema.DONE] = -np.inf
         order = np.argsort(-exact, axis=1, kind="stable")
@@ -104,9 +96,8 @@ class SimilarIndex:
         projected = np.ascontiguousarray((queries @ self.directions).T)
         scores = np.empty((len(queries), len(self.codes)), dtype=np.float32)
         for start in range(0, len(self.codes), _BLOCK):  # a block fits the cache of a core
-            scores[:, start : start + _BLOCK] = (
-                self.codes[start : start + _BLOCK].astype(np.float32) @ projected
-            ).T
+            block = self.codes[start : start + _BLOCK].astype(np.float32)
+            scores[:, start : start + _BLOCK] = (block @ projected).T
         scores[:, self.store.status != schema.DONE] = -np.inf
         return scores
 
@@ -122,10 +113,9 @@ def made_from(store: FeatureStore) -> dict[str, Any]:
 
 
 def build(folder: Path, store: FeatureStore) -> None:
-    """Writes codes.npy, projection.npz and, last, manifest.json into `folder`. Takes one pass over
+    """Writes codes.npy, projection.npz and, last, manifest.json into `folder`, in one pass over
     features.h5."""
-    sample = _sample(store)
-    components, step = _projection(sample)
+    components, step = _projection(_sample(store))
     (folder / "manifest.json").unlink(missing_ok=True)
     with atomic_path(folder / "codes.npy") as temporary:
         shape = (len(store), components.shape[1])
@@ -135,48 +125,39 @@ def build(folder: Path, store: FeatureStore) -> None:
         with progress(len(store), "index", "image") as bar:
             for start in range(0, len(store), _WRITE_BLOCK):
                 vectors = unit(store.features(slice(start, start + _WRITE_BLOCK)))
-                codes[start : start + len(vectors)] = np.rint(vectors @ components / step).clip(
-                    -127, 127
-                )
+                rounded = np.rint(vectors @ components / step).clip(-127, 127)
+                codes[start : start + len(vectors)] = rounded
                 bar.update(len(vectors))
         codes.flush()
-    with atomic_path(folder / "projection.npz") as temporary, open(temporary, "wb") as file:
-        np.savez(file, directions=components * step)
-    write_json(
-        folder / "manifest.json",
-        {
-            "made_from": made_from(store),
-            "files": {name: _checksum(folder / name) for name in _FILES},
-        },
-    )
+    write_npz(folder / "projection.npz", directions=components * step)
+    checksums = {name: _checksum(folder / name) for name in _FILES}
+    write_json(folder / "manifest.json", {"made_from": made_from(store), "files": checksums})
 
 
 def _sample(store: FeatureStore) -> np.ndarray:
-    """Unit vectors of up to about _SAMPLE images, whole chunks from all over the file."""
+    """Unit vectors of about _SAMPLE images at most: whole chunks, evenly spread over the file."""
     size = schema.chunk_rows(store.width)
     chunks = math.ceil(len(store) / size)
-    wanted = np.unique(
-        np.linspace(0, chunks - 1, min(chunks, math.ceil(_SAMPLE / size))).round().astype(int)
-    )
-    parts = [store.features(slice(c * size, (c + 1) * size)) for c in wanted.tolist()]
-    return unit(np.concatenate(parts))
+    count = min(chunks, math.ceil(_SAMPLE / size))
+    chosen = np.unique(np.linspace(0, chunks - 1, count).round().astype(int))
+    vectors = [store.features(slice(c * size, (c + 1) * size)) for c in chosen.tolist()]
+    return unit(np.concatenate(vectors))
 
 
 def _projection(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The directions float32 [D, C] that hold most of the sample's length, of unit length, and the
-    step of each one's codes."""
+    """The principal directions of the sample, unit vectors float32 [D, C], and the step of each
+    one's codes, float32 [C]."""
     width = sample.shape[1]
     count = min(DIRECTIONS, width)
-    components = eigh(sample.T @ sample, subset_by_index=(width - count, width - 1))[1][
-        :, ::-1
-    ].astype(np.float32)
+    _, vectors = eigh(sample.T @ sample, subset_by_index=(width - count, width - 1))
+    components = vectors[:, ::-1].astype(np.float32)
     largest = np.abs(sample @ components).max(axis=0)
     return components, np.maximum(largest, 1e-9).astype(np.float32) / 127
 
 
 def _checksum(path: Path) -> str:
-    """xxh3_128 of a file: verified at every opening, where a sha256 of some hundred megabytes would
-    be felt."""
+    """xxh3_128 of a file: it is checked at every opening, and a sha256 of some hundred megabytes
+    would take noticeably long."""
     digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
         while block := file.read(2**22):

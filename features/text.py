@@ -1,8 +1,8 @@
-"""Vectors of the products' texts: TF-IDF of their words and pairs of words, reduced by a truncated
-SVD to unit vectors.
+"""Vectors of the products' texts: TF-IDF of words and word pairs, reduced by a truncated SVD to
+unit vectors.
 
-Fitted on products of the train split alone. On disk, without pickles: text.json, the vocabulary,
-written last, and text.npz.
+Fitted on products of the train split only. On disk, without pickles: text.npz and, written last,
+text.json with the vocabulary.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,8 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from catalog.arithmetic import one_blas_thread
-from catalog.artifacts import atomic_path, read_sealed, sha256_file, write_sealed
+from catalog.arrays import read_npz, write_npz
+from catalog.artifacts import read_sealed, sha256_file, write_sealed
 from catalog.errors import ArtifactError, ShelfsortError
 from features.linear_head import fit_head, sample
 from features.neighbours import unit
@@ -37,8 +38,8 @@ _MOST_WORDS = 100_000
 
 @dataclass(frozen=True)
 class TextModel:
-    """`words` [W] (single and in pairs), their `idf` float32 [W], `directions` float32 [W, D],
-    `head` for the K classes."""
+    """`words` [W] (single words and pairs), their `idf` float32 [W], `directions` float32 [W, D],
+    and the `head` for the K classes."""
 
     words: tuple[str, ...]
     idf: np.ndarray
@@ -50,20 +51,22 @@ class TextModel:
     def fit(
         cls, texts: Sequence[str], class_index: np.ndarray, classes: int, components: int, seed: int
     ) -> "TextModel":
-        """Fits on labelled products. Raises ShelfsortError where no word stands in two of their
+        """Fits on labelled products. Raises ShelfsortError if no word occurs in two of their
         texts."""
         vectoriser = TfidfVectorizer(**_WORDS, min_df=2, max_features=_MOST_WORDS)
         try:
             counts = vectoriser.fit_transform(texts)
         except ValueError as error:
             known = sum(map(bool, texts))
-            detail = f"{known} of the train split's {len(texts)} products have a text, and no word stands in two of them"
-            remedy = "name their field in catalog.text and rebuild the store (step ingest)"
-            raise ShelfsortError(f"a view of texts: {detail}; {remedy}") from error
+            raise ShelfsortError(
+                f"a view of texts: {known} of the train split's {len(texts)} products have a text, "
+                "and no word occurs in two of them; name their field in catalog.text and rebuild "
+                "the store (step ingest)"
+            ) from error
         words = vectoriser.get_feature_names_out().tolist()
-        found = min(components, *counts.shape)
+        rank = min(components, *counts.shape)
         directions = np.zeros((len(words), components), dtype=np.float32)
-        directions[:, :found] = TruncatedSVD(found, random_state=seed).fit(counts).components_.T
+        directions[:, :rank] = TruncatedSVD(rank, random_state=seed).fit(counts).components_.T
         rows = sample(np.arange(len(texts)), classes, seed)
         head = fit_head(unit(counts[rows] @ directions), class_index[rows], classes)
         return cls(tuple(words), vectoriser.idf_.astype(np.float32), directions, head)
@@ -74,7 +77,7 @@ class TextModel:
         return self.directions.shape[1]
 
     def features(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors float16 [N, D] of unit length; zero where a text is empty, or has no known word."""
+        """Unit vectors float16 [N, D]; zero for a text without known words."""
         if not len(texts):
             return np.zeros((0, self.width), dtype=FEATURE_DTYPE)
         return unit(self._vectoriser.transform(texts) @ self.directions).astype(FEATURE_DTYPE)
@@ -87,14 +90,13 @@ class TextModel:
 
     def save(self, folder: Path, made_from: dict[str, Any]) -> None:
         """Writes both files, each atomically."""
-        with atomic_path(folder / ARRAYS) as temporary, open(temporary, "wb") as file:
-            np.savez(
-                file,
-                idf=self.idf,
-                directions=self.directions,
-                weight=self.head.weight,
-                bias=self.head.bias,
-            )
+        write_npz(
+            folder / ARRAYS,
+            idf=self.idf,
+            directions=self.directions,
+            weight=self.head.weight,
+            bias=self.head.bias,
+        )
         content = {
             "schema": SCHEMA,
             "made_from": made_from,
@@ -105,13 +107,12 @@ class TextModel:
 
     @classmethod
     def open(cls, folder: Path) -> "TextModel":
-        """Reads what `save` wrote. Raises ArtifactError where a file is missing or damaged."""
+        """Reads what `save` wrote. Raises ArtifactError if a file is missing or damaged."""
         content = read_sealed(folder / VOCABULARY, "features", SCHEMA)
         path = folder / ARRAYS
         if not path.exists() or sha256_file(path) != content[ARRAYS]:
-            raise ArtifactError(
-                path, f"is missing, or not the one that {VOCABULARY} names", "features"
-            )
-        with np.load(path, allow_pickle=False) as arrays:
-            head = Head(arrays["weight"], arrays["bias"])
-            return cls(tuple(content["words"]), arrays["idf"], arrays["directions"], head)
+            problem = f"is missing, or not the one that {VOCABULARY} names"
+            raise ArtifactError(path, problem, "features")
+        arrays = read_npz(path, "features")
+        head = Head(arrays["weight"], arrays["bias"])
+        return cls(tuple(content["words"]), arrays["idf"], arrays["directions"], head)

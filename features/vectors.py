@@ -1,4 +1,4 @@
-"""Vectors of images that were made elsewhere: an HDF5 file with `image_id` int64 [N] and `features`
+"""Vectors of images that come from the user: an HDF5 file with `image_id` int64 [N] and `features`
 float [N, D]."""
 
 from dataclasses import dataclass
@@ -8,15 +8,21 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from catalog.arrays import find_rows
 from catalog.errors import ShelfsortError
 from features.schema import FEATURE_DTYPE
-from features.store import runs_of
+from features.store import consecutive_runs
 from stage1_cnn.head import Head
 
 
 class VectorFile:
-    """Looks vectors up by image id, whatever the order of the file; a context manager. Raises
-    ShelfsortError where the file is not in the format."""
+    """Looks vectors up by image id, in whatever order the file has them; a context manager.
+
+    Raises ShelfsortError if the file is not in the format.
+
+        with VectorFile("vectors.h5") as file:
+            vectors = file.features(table.image_id)
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -47,58 +53,53 @@ class VectorFile:
         return self._file["features"].shape[1]
 
     @cached_property
-    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
-        """The ids, ascending, and the row of each."""
+    def _ids(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ids in the order of the file, and the rows in ascending order of the ids."""
         ids = self._file["image_id"][:].astype(np.int64)
         order = np.argsort(ids, kind="stable")
-        ids = ids[order]
-        if (repeated := ids[1:] == ids[:-1]).any():
-            raise ShelfsortError(
-                f"{self.path}: image {ids[1:][repeated][0]} stands there twice, expected each image once"
-            )
+        ascending = ids[order]
+        if len(repeated := ascending[1:][ascending[1:] == ascending[:-1]]):
+            problem = f"image {repeated[0]} occurs twice, expected each image once"
+            raise ShelfsortError(f"{self.path}: {problem}")
         return ids, order
 
     def rows(self, image_id: np.ndarray) -> np.ndarray:
-        """The row of each image. Raises ShelfsortError where one is missing."""
-        ids, row = self._sorted
-        place = np.searchsorted(ids, image_id).clip(max=len(ids) - 1)
-        missing = image_id[ids[place] != image_id] if len(ids) else image_id
-        if len(missing):
-            detail = f"holds no vector of image {missing[0]}, expected one of every image"
-            raise ShelfsortError(
-                f"{self.path}: {detail} (zeros, where there is nothing to be known)"
-            )
-        return row[place]
+        """The row of each image. Raises ShelfsortError if one is missing."""
+        ids, order = self._ids
+        rows = find_rows(ids, image_id, order)
+        if len(missing := image_id[rows < 0]):
+            problem = f"holds no vector of image {missing[0]}, expected one of every image"
+            raise ShelfsortError(f"{self.path}: {problem} (zeros if nothing is known of it)")
+        return rows
 
     def features(self, image_id: np.ndarray) -> np.ndarray:
-        """Vectors float16 [n, D] of some images int64 [n]. Raises ShelfsortError where one is
-        missing or beyond float16."""
-        rows, back = np.unique(self.rows(image_id), return_inverse=True)
-        parts = [self._file["features"][run[0] : run[-1] + 1] for run in runs_of(rows)]
+        """Vectors float16 [n, D] of some images int64 [n]. Raises ShelfsortError if one is missing
+        or beyond float16."""
+        rows, inverse = np.unique(self.rows(image_id), return_inverse=True)
+        runs = [self._file["features"][run[0] : run[-1] + 1] for run in consecutive_runs(rows)]
+        given = np.concatenate([np.zeros((0, self.width)), *runs])[inverse]
         with np.errstate(over="ignore"):
-            vectors = np.concatenate([np.zeros((0, self.width)), *parts])[back].astype(
-                FEATURE_DTYPE
-            )
+            vectors = given.astype(FEATURE_DTYPE)
         if len(bad := image_id[~np.isfinite(vectors).all(axis=1)]):
-            raise ShelfsortError(
-                f"{self.path}: the vector of image {bad[0]} is not finite as float16, expected -65504 to 65504"
-            )
+            problem = f"the vector of image {bad[0]} is not finite as float16"
+            raise ShelfsortError(f"{self.path}: {problem}, expected -65504 to 65504")
         return vectors
 
 
 @dataclass(frozen=True)
 class GivenVectors:
-    """A view of images to be scored: the file with their vectors, and the head that was fitted on
-    the store's."""
+    """A view of images to be scored: the file of their vectors, and the head that was fitted on
+    those of the store."""
 
     file: VectorFile
     head: Head
 
     def __post_init__(self) -> None:
-        """Raises ShelfsortError where the vectors are not as long as the store's."""
-        if self.file.width != self.head.weight.shape[1]:
-            detail = f"vectors of length {self.file.width}, expected {self.head.weight.shape[1]} as in training"
-            raise ShelfsortError(f"{self.file.path}: {detail}")
+        """Raises ShelfsortError if the vectors are not as long as the store's."""
+        found, expected = self.file.width, self.head.weight.shape[1]
+        if found != expected:
+            problem = f"vectors of length {found}, expected {expected} as in training"
+            raise ShelfsortError(f"{self.file.path}: {problem}")
 
     @property
     def width(self) -> int:

@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. Exit code 0 well, 2 a user's error, 1 a bug, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(words)
-    _keep_to_quota()
+    _set_environment()
     logging.basicConfig(
         level=logging.DEBUG if options.debug else logging.WARNING,
         format="%(levelname)s %(message)s",
@@ -168,9 +168,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BUG
 
 
-def _keep_to_quota() -> None:
-    """Arithmetic takes a thread for each processor of the machine, more than a container's quota
-    may grant; its libraries read this when they are loaded, which is later."""
+def _set_environment() -> None:
+    """What libraries read when they are loaded, which is later. By default arithmetic takes a
+    thread for each processor of the machine, more than a container's quota may grant; and cuBLAS
+    repeats its results to the bit (`stage1.deterministic`) only with a workspace of fixed size."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if quota() < math.inf:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
 

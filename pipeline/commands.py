@@ -46,13 +46,15 @@ def stage1(options: argparse.Namespace) -> None:
         _step(options, "stage1")
         return
     from pipeline import steps
-    from stage1_cnn.processes import joined
+    from stage1_cnn.processes import process_group
 
-    with joined(int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])) as processes:
+    with process_group(
+        int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    ) as processes:
         if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
             not_begun = processes.total([(options.run / "stage1" / "summary.json").exists()])[0] > 0
             options.rebuild = options.rebuild and not_begun
-        if processes.writes:
+        if processes.is_main:
             _step(options, "stage1", processes=processes)
         else:
             steps.stage1(*_loaded(options), options.rebuild, _silent, processes)

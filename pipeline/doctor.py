@@ -223,13 +223,13 @@ def _pretrained() -> Answer:
 
 
 def _bf16() -> Answer:
-    from stage1_cnn.device import choose_engine
+    from stage1_cnn.device import choose_compute
 
-    engine = choose_engine()
-    native = engine.precision == "bf16"
+    compute = choose_compute()
+    native = compute.precision == "bf16"
     return (
         native or None,
-        f"{engine.device.type} {'has' if native else 'lacks'} it: stage1.precision auto is {engine.precision}",
+        f"{compute.device.type} {'has' if native else 'lacks'} it: stage1.precision auto is {compute.precision}",
     )
 
 

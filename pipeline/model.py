@@ -22,6 +22,7 @@ from catalog.taxonomy import Taxonomy
 from features.linear_head import load_head
 from features.text import TextModel
 from features.vectors import GivenVectors, VectorFile
+from pipeline.networks import open_network
 from pipeline.run_folder import Run
 from stage1_cnn.dataset import decode_all, padded
 from stage1_cnn.onnx import OnnxPredictor
@@ -67,7 +68,9 @@ class Model:
                 found = {"text": part.text_checksum()}
             else:
                 predictors.append(
-                    network := kind.open(part.checkpoint, device=device, precision=precision)
+                    network := open_network(
+                        part.checkpoint, device=device, precision=precision, kind=kind
+                    )
                 )
                 found = {
                     "checkpoint": network.fingerprint,

@@ -13,7 +13,8 @@ import yaml
 from catalog.artifacts import read_json, require_same, sha256_file, write_text
 from catalog.errors import ArtifactError
 from catalog.store.reader import Store
-from features.store import NO_NETWORK, FeatureStore
+from features.schema import NO_NETWORK
+from features.store import FeatureStore
 from pipeline.config import RunConfig
 
 STAGE1 = "stage1"

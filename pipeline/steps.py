@@ -22,7 +22,8 @@ from catalog.artifacts import read_sealed, require_same, sha256_file, write_json
 from catalog.errors import ConfigError
 from catalog.labels import read_labels
 from catalog.parallel import cores
-from features.store import FeatureStore, discard
+from features.store import FeatureStore
+from features.writer import discard
 from pipeline.config import FileView, RunConfig, TextView
 from pipeline.run_folder import Run
 from stage1_cnn.config import Stage1Config
@@ -116,15 +117,16 @@ def train(
     if not rebuild and part.current(part.stage1 / "summary.json", made_from, "stage1"):
         say(f"{name}: current ({part.checkpoint})")
         return
-    from stage1_cnn.processes import ALONE
+    from pipeline.networks import prepare_training
+    from stage1_cnn.processes import SINGLE_PROCESS
     from stage1_cnn.training.trainer import check_training, train_stage1
 
-    processes = processes or ALONE
+    processes = processes or SINGLE_PROCESS
     part.store.verify()
     if rebuild:
         check_training(config, len(part.store.taxonomy), processes)
         _require_outside(part.stage1, config)
-        if processes.writes:
+        if processes.is_main:
             for file in (
                 "last.pt",
                 "before.pt",
@@ -133,6 +135,7 @@ def train(
                 (part.stage1 / file).unlink(missing_ok=True)
             shutil.rmtree(part.stage1, ignore_errors=True)
         processes.wait()
+    prepare_training(config, processes)
     summary = train_stage1(part.store, config, part.stage1, made_from, processes)
     best, images = summary.best, summary.images["val_a"]
     judged = "val_a has no images"
@@ -209,12 +212,12 @@ def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say, workers: Wor
         say(f"features: current ({part.features_path}: {len(part.features)} images, {how})")
         return
     from features.extract import extract
-    from stage1_cnn.predict import Predictor
+    from pipeline.networks import open_network
 
     started = time.perf_counter()
     part.store.verify()
     part.stage1_checksum()  # its best.pt may be one of a training that was stopped
-    predictor = Predictor.open(
+    predictor = open_network(
         part.checkpoint, device=config.stage1.device, precision=config.features.precision
     )
     size = config.features.batch_size
@@ -223,7 +226,7 @@ def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say, workers: Wor
         if workers:
             from pipeline.cluster.steps import extraction
 
-            precision = predictor.engine.precision
+            precision = predictor.compute.precision
             elsewhere = extraction(
                 stack.enter_context(workers()), part, size, config.stage1.device, precision
             )
@@ -233,7 +236,7 @@ def _extract(part: Run, config: RunConfig, rebuild: bool, say: Say, workers: Wor
             predictor, part.store, part.features_path, batch_size=size, elsewhere=elsewhere
         )
     seconds, n = time.perf_counter() - started, len(part.features)
-    rate = f"{n} images x {part.features.width} in {seconds:.1f} s ({n / seconds:.0f} img/s, {predictor.engine.precision})"
+    rate = f"{n} images x {part.features.width} in {seconds:.1f} s ({n / seconds:.0f} img/s, {predictor.compute.precision})"
     say(f"features: {rate}, {unreadable} unreadable -> {part.features_path}")
 
 
@@ -337,6 +340,7 @@ def tune_stage1(
     """Short runs over learning rates, trainable blocks and validation shares, judged on val_a ->
     tune/stage1.csv, .svg."""
     from pipeline.experiments.tune_figure import draw
+    from pipeline.networks import prepare_training
     from stage1_cnn.training.tune import Search, steepest
 
     folder = run.folder / "tune" / "stage1"
@@ -348,6 +352,7 @@ def tune_stage1(
         epochs=epochs,
         photos=photos,
     )
+    prepare_training(config.stage1)
     range_rows = search.range_test()
     advised = steepest(range_rows)
     rows = [
@@ -493,12 +498,12 @@ def lookalikes(
     """A dump or other source against a list of images -> lookalikes-*.parquet: each product's
     nearest listed image."""
     from catalog.sources.source import open_source
+    from pipeline.networks import open_network
     from pipeline.retrieval.lookalikes import ListedImages, find_lookalikes
     from pipeline.retrieval.similar import LOOK_UPS
-    from stage1_cnn.predict import Predictor
 
     run.stage1_checksum()
-    predictor = Predictor.open(run.checkpoint, **LOOK_UPS)
+    predictor = open_network(run.checkpoint, **LOOK_UPS)
     images = ListedImages.read(listed, predictor)
     started = time.perf_counter()
     source = open_source(paths, out / "dumps")

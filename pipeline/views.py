@@ -11,9 +11,9 @@ from catalog.artifacts import sha256_file
 from catalog.image_table import ImageTable
 from features.linear_head import fit_head, sample, save_head
 from features.schema import FEATURE_DTYPE, SCHEMA
-from features.store import discard, write_features
 from features.text import TextModel
 from features.vectors import VectorFile
+from features.writer import discard, write_features
 from pipeline.config import FileView, TextView
 from pipeline.run_folder import Run
 from stage1_cnn.head import Head

@@ -2,7 +2,7 @@
 without pickles.
 
 best.pt, head.pt and last.pt have the keys of docs/formats.md; each scores alone. last.pt also
-resumes the training, and before.pt, the last.pt before it, does so where last.pt is damaged.
+resumes the training, and before.pt, the previous last.pt, does so if last.pt is damaged.
 """
 
 import logging
@@ -44,21 +44,20 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """As a file object, since torch writes the name of a path it is given, with this process's pid,
+    """Passes torch a file object, as it would write the path's name, which has this process's pid,
     into the file."""
     with open(path, "wb") as file:
         try:
             torch.save({"schema": SCHEMA, **content}, file)
         except RuntimeError as error:
-            if isinstance(
-                error.__context__, OSError
-            ):  # the disk is full: torch tells of its own positions only
+            # A full disk, of which torch reports nothing but positions of its own.
+            if isinstance(error.__context__, OSError):
                 raise error.__context__ from error
             raise
 
 
 def save_last(folder: Path, content: dict[str, Any]) -> None:
-    """Writes last.pt; the one that was there becomes before.pt."""
+    """Writes last.pt; the previous one becomes before.pt."""
     with atomic_path(folder / LAST) as temporary:
         _write(temporary, content)
         if (folder / LAST).exists():
@@ -70,10 +69,10 @@ def save_last(folder: Path, content: dict[str, Any]) -> None:
 
 
 def load_last(folder: Path) -> dict[str, Any] | None:
-    """What a training goes on from: last.pt, or before.pt where last.pt is damaged; None where
-    there is no last.pt.
+    """What a training resumes from: last.pt, or before.pt if last.pt is damaged; None if there is
+    no last.pt.
 
-    Raises ArtifactError where both are damaged.
+    Raises ArtifactError if both are damaged.
     """
     last, before = folder / LAST, folder / BEFORE
     try:
@@ -88,14 +87,16 @@ def load_last(folder: Path) -> dict[str, Any] | None:
 
 
 def load(path: Path, *, resume: bool = False) -> dict[str, Any]:
-    """Reads a checkpoint onto the processor; with `resume`, one that can go on training.
+    """Reads a checkpoint onto the processor; with `resume`, one that a training can resume from.
 
-    Raises ArtifactError where the file is missing, damaged, of another schema, or more than tensors
-    and plain values.
+    Raises ArtifactError if the file is missing, damaged, of another schema, or holds more than
+    tensors and plain values.
+
+        network.load_state_dict(load(run / "stage1" / "best.pt")["network"])
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():  # torch does not check the sums that it writes
+            if damaged := archive.testzip():  # torch does not verify the checksums it writes
                 raise ArtifactError(path, f"damaged (checksum of {damaged})", "stage1")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

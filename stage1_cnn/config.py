@@ -57,8 +57,8 @@ class Augment(Section):
     colour: float = Field(default=0.2, ge=0, lt=1)
     """Brightness, contrast and saturation are each multiplied by 1 - colour to 1 + colour."""
     rotate: float = Field(default=0, ge=0, le=180)
-    """Most degrees by which a photo is turned, either way. What comes into sight is the edge, drawn
-    out."""
+    """Largest rotation of a photo, degrees, either way. Uncovered areas repeat edge pixels (border
+    padding)."""
     shift: float = Field(default=0, ge=0, lt=1)
     """Largest share of its width, and of its height, by which a photo is moved."""
     shear: float = Field(default=0, ge=0, lt=90)
@@ -84,7 +84,7 @@ class Augment(Section):
 
 
 class Stage1Config(Section):
-    """Section `stage1`: the defaults are the published recipe, head first, then the whole network."""
+    """Section `stage1`. The defaults are the published recipe: the head, then the whole network."""
 
     backbone: str = "resnet50"
     """A network by its name in torchvision; `efficientnet_lite0`, `1`, `2`; `vanilla`; or
@@ -199,7 +199,8 @@ class Stage1Config(Section):
     def _one_remedy(self) -> "Stage1Config":
         if self.logit_adjustment and self.sampling != "natural":
             raise ValueError(
-                f"logit_adjustment and sampling={self.sampling} both make up for small categories: choose one"
+                f"logit_adjustment and sampling={self.sampling} both make up for small categories: "
+                "choose one"
             )
         return self
 
@@ -207,21 +208,25 @@ class Stage1Config(Section):
     def _landmarks_seen(self) -> "Stage1Config":
         if self.landmarks and self.backbone != "vgg16_landmarks":
             raise ValueError(
-                f"landmarks are of no use to {self.backbone}; expected backbone vgg16_landmarks, or landmarks null"
+                f"{self.backbone} does not use landmarks; "
+                "expected backbone vgg16_landmarks, or landmarks null"
             )
         if self.landmarks and (
             self.augment.mixup or self.augment.cutmix or self.sampling == "levelled"
         ):
             raise ValueError(
-                "landmarks can't follow photos that are blended or levelled: turn mixup, cutmix and levelled off"
+                "landmarks can't follow photos that are blended or levelled: "
+                "turn mixup, cutmix and levelled off"
             )
         return self
 
     @model_validator(mode="after")
     def _graphs_run_once_a_step(self) -> "Stage1Config":
         if self.compile == "graphs" and self.accumulate > 1:
-            problem = f"accumulate={self.accumulate} adds up the gradients of parts, which the next part's CUDA graph overwrites"
-            raise ValueError(f"{problem}: set accumulate=1, or compile=plain")
+            raise ValueError(
+                f"accumulate={self.accumulate} adds up the gradients of parts, which the next "
+                "part's CUDA graph overwrites: set accumulate=1, or compile=plain"
+            )
         return self
 
     @property

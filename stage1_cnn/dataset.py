@@ -1,15 +1,14 @@
 """Batches of decoded photos from the store, decoded ahead by threads.
 
-Threads are enough: the JPEG decoder and the resize release the interpreter's lock. Memory is
-bounded by the batches in flight; the image table stays arrays, no Python object a sample. An image
-that can't be decoded keeps its row, marked with the reason.
+Threads are enough, as the JPEG decoder and the resize release the interpreter's lock. Memory is
+bounded by the batches in flight; the image table stays arrays, with no Python object per sample. An
+image that can't be decoded keeps its row, marked with the reason.
 """
 
 import copy
 import threading
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,6 +18,7 @@ import torch
 from catalog.errors import ImageError
 from catalog.image_table import ImageTable
 from catalog.images import decode
+from catalog.parallel import in_order
 from stage1_cnn.device import one_thread, threads_restored
 from stage1_cnn.transforms import EvalTransform, TrainTransform
 
@@ -29,7 +29,7 @@ class Blobs(Protocol):
     """Where the bytes come from: `catalog.store.reader.Store`, or anything that copies into an
     independent reader."""
 
-    def read(self, image_ids: Sequence[int]) -> list[bytes]:
+    def read(self, image_ids: Sequence[int] | np.ndarray) -> list[bytes]:
         """The bytes of some images, in the order asked."""
 
 
@@ -50,51 +50,45 @@ class Batch:
         return len(self.rows)
 
 
-def load(store: Blobs, table: ImageTable, places: np.ndarray, transform: Transform) -> Batch:
-    """Reads, decodes and transforms some rows of `table`, or repeats of them (places as in
+def load(store: Blobs, table: ImageTable, samples: np.ndarray, transform: Transform) -> Batch:
+    """Reads, decodes and transforms some rows of `table`, or repeats of them (sample indices as in
     `sampler`).
 
-    Raises ArtifactError where the store lacks one.
+    Raises ArtifactError if the store lacks one.
     """
-    repeats, rows = np.divmod(places, max(1, len(table)))
-    room = transform.room(len(rows))
-    photos, readable, errors = decode_all(store.read(table.image_id[rows]), room)
+    repeats, rows = np.divmod(samples, max(1, len(table)))
+    image_id, out = table.image_id[rows], transform.room(len(rows))
+    photos, readable, errors = decode_all(store.read(image_id), out)
     labels = torch.from_numpy(table.class_index[rows].astype(np.int64))
-    pixels = padded(
-        transform(photos, table.image_id[rows][readable], repeats[readable], room), readable
-    )
-    return Batch(
-        rows,
-        repeats,
-        pixels,
-        labels,
-        readable,
-        {int(rows[place]): str(error) for place, error in errors.items()},
-    )
+    pixels = transform(photos, image_id[readable], repeats[readable], out)
+    reasons = {int(rows[index]): str(error) for index, error in errors.items()}
+    return Batch(rows, repeats, padded(pixels, readable), labels, readable, reasons)
 
 
 def decode_all(
-    blobs: Sequence[bytes | ImageError], room: np.ndarray | None = None
+    blobs: Sequence[bytes | ImageError], out: np.ndarray | None = None
 ) -> tuple[list[np.ndarray], np.ndarray, dict[int, ImageError]]:
-    """The photos that can be decoded, uint8 [H, W, 3] each; which of the B those are, bool [B]; and
-    place -> why not. What could not even be read comes as its error. The n-th photo lies in
-    `room[n]` where it fits (as `decode`)."""
-    photos, readable, errors = [], np.ones(len(blobs), dtype=bool), {}
-    for place, data in enumerate(blobs):
+    """The photos that can be decoded, uint8 [H, W, 3] each; whether each of the B is, bool [B]; and
+    the errors of the others, by index. What could not even be read is given as its error. The n-th
+    decoded photo lies in `out[n]` if it fits (as `decode`)."""
+    photos: list[np.ndarray] = []
+    readable = np.ones(len(blobs), dtype=bool)
+    errors: dict[int, ImageError] = {}
+    for index, data in enumerate(blobs):
         try:
             if isinstance(data, ImageError):
                 raise data
-            photos.append(decode(data, out=None if room is None else room[len(photos)]))
+            photos.append(decode(data, out=None if out is None else out[len(photos)]))
         except ImageError as error:
-            readable[place] = False
-            errors[place] = error
+            readable[index] = False
+            errors[index] = error
     return photos, readable, errors
 
 
 def padded(pixels: torch.Tensor, readable: np.ndarray) -> torch.Tensor:
-    """The readable images' pixels as a whole batch, uint8 [B, 3, H, W] in channels_last: 0 where an
-    image is not readable, so that a batch keeps its size, and with it the arithmetic of its other
-    images."""
+    """The readable images' pixels as a whole batch, uint8 [B, 3, H, W] in channels_last, with zeros
+    for unreadable images, so that a batch keeps its size, and with it the arithmetic of the
+    others."""
     if readable.all():
         return pixels
     whole = torch.zeros((len(readable), *pixels.shape[1:]), dtype=torch.uint8)
@@ -111,8 +105,8 @@ def batches(
     order: np.ndarray | None = None,
     workers: int = 0,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
-    """As `stream`: the rows `order` (int64; all, in store order, where None) in batches of
+) -> Generator[Batch, None, None]:
+    """As `stream`: the rows `order` (int64; by default all, in store order) in batches of
     `batch_size`, the last one smaller."""
     order = np.arange(len(table)) if order is None else order
     return stream(
@@ -133,15 +127,19 @@ def stream(
     *,
     workers: int,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
-    """A batch a part: the places of its photos, int64.
+) -> Generator[Batch, None, None]:
+    """One batch per part; a part is the sample indices of its photos, int64.
 
     `workers` threads decode ahead, each with its own connection; 0 decodes in the calling thread.
-    Batches and their content don't depend on `workers`. Close the iterator to stop early.
+    Batches and their content don't depend on `workers`. Close the generator to stop early.
     `pin_memory` is for copies to a GPU.
+
+        with contextlib.closing(stream(store, table, transform, parts, workers=2)) as batches:
+            for batch in batches:
+                ...
     """
     if workers == 0:
-        yield from (_pinned(load(store, table, places, transform), pin_memory) for places in parts)
+        yield from (_pinned(load(store, table, part, transform), pin_memory) for part in parts)
         return
     own = threading.local()
 
@@ -149,26 +147,14 @@ def stream(
         own.store = copy.copy(store)
         one_thread()
 
-    def job(places: np.ndarray) -> Batch:
-        return _pinned(load(own.store, table, places, transform), pin_memory)
+    def job(samples: np.ndarray) -> Batch:
+        return _pinned(load(own.store, table, samples, transform), pin_memory)
 
-    with threads_restored():
-        pool = ThreadPoolExecutor(workers, "decode", initializer=start)
-        pending: deque[Future[Batch]] = deque()
-        try:
-            for places in parts:
-                pending.append(pool.submit(job, places))
-                if len(pending) > 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with threads_restored(), ThreadPoolExecutor(workers, "decode", initializer=start) as pool:
+        yield from in_order(lambda part: pool.submit(job, part), parts, 2 * workers + 1)
 
 
 def _pinned(batch: Batch, pin: bool) -> Batch:
-    return (
-        replace(batch, pixels=batch.pixels.pin_memory(), labels=batch.labels.pin_memory())
-        if pin
-        else batch
-    )
+    if not pin:
+        return batch
+    return replace(batch, pixels=batch.pixels.pin_memory(), labels=batch.labels.pin_memory())

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import functools
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -13,21 +12,21 @@ import torch
 
 from catalog.errors import ConfigError
 from catalog.parallel import cores
-from stage1_cnn.processes import ALONE, Processes
+from stage1_cnn.processes import SINGLE_PROCESS, Processes
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-"""Of glibc's mallopt."""
+"""Parameters of glibc's mallopt."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Engine:
-    """A device, the precision of the network's arithmetic on it (`fp32`, `bf16`, `fp16`), and who
-    shares the work."""
+class Compute:
+    """What a network is computed with: a device, the precision of the arithmetic on it (`fp32`,
+    `bf16`, `fp16`), and the processes that share the work."""
 
     device: torch.device
     precision: str
-    processes: Processes = ALONE
+    processes: Processes = SINGLE_PROCESS
 
     def autocast(self) -> AbstractContextManager:
         """The context in which the network's forward pass runs."""
@@ -36,8 +35,7 @@ class Engine:
         )
 
     def fork_generators(self) -> AbstractContextManager:
-        """Inside, the default generators (dropout reads them) may be seeded; outside nothing
-        changes."""
+        """Restores the default generators, which dropout draws from, on exit."""
         return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
 
     def seed(self, seed: int) -> None:
@@ -48,11 +46,11 @@ class Engine:
                 torch.cuda.manual_seed(seed)
 
     @contextlib.contextmanager
-    def exactly(self, deterministic: bool) -> Iterator[None]:
-        """Inside, only algorithms that give the same bits each time, where `deterministic`; else
-        the fastest for each size.
+    def determinism(self, deterministic: bool) -> Iterator[None]:
+        """If `deterministic`, allows only algorithms that give the same bits each time; else picks
+        the fastest for each size. Restores what was set on exit.
 
-        Raises ConfigError where a network needs one that has no such variant on this device.
+        Raises ConfigError if a network needs an operation without such an algorithm.
         """
         before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
         torch.use_deterministic_algorithms(deterministic)
@@ -60,15 +58,12 @@ class Engine:
         try:
             yield
         except RuntimeError as error:
-            operation, found, _ = str(error).partition(
-                " does not have a deterministic implementation"
-            )
-            if not found:
+            reason = " does not have a deterministic implementation"
+            operation, known, _ = str(error).partition(reason)
+            if not known:
                 raise
-            problem = (
-                f"expected false, since {operation}, which the network needs, has no such variant"
-            )
-            raise ConfigError(f"stage1.deterministic: {problem}") from error
+            problem = f"{operation}, which the network needs, has no such variant"
+            raise ConfigError(f"stage1.deterministic: expected false, since {problem}") from error
         finally:
             torch.use_deterministic_algorithms(before[0])
             torch.backends.cudnn.benchmark = before[1]
@@ -79,32 +74,28 @@ class Engine:
         return {"device": name, "precision": self.precision}
 
 
-def choose_engine(
-    device: str = "auto", precision: str = "auto", processes: Processes = ALONE
-) -> Engine:
-    """What stage 1 trains with: resolves `auto`; of several processes each takes a GPU of its own.
+def choose_compute(
+    device: str = "auto", precision: str = "auto", processes: Processes = SINGLE_PROCESS
+) -> Compute:
+    """What stage 1 trains with: resolves `auto`; each of several processes takes its own GPU.
 
-    Raises ConfigError where the machine lacks what was asked for.
+    Raises ConfigError if the machine lacks what was asked for.
     """
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # stage1.deterministic needs it before the first product there
     chosen = _device(device, processes)
-    return Engine(
-        chosen, _precision("stage1", precision, chosen, _fastest_precision(chosen)), processes
-    )
+    fastest = _fastest_precision(chosen)
+    return Compute(chosen, _precision("stage1", precision, chosen, fastest), processes)
 
 
-def inference_engine(device: str = "auto", precision: str = "auto") -> Engine:
-    """What answers are computed with, whatever stage 1 was trained in: `auto` is fp32 on a
-    processor, so that any machine and runtime answers alike, and on a GPU what training takes
-    there.
+def inference_compute(device: str = "auto", precision: str = "auto") -> Compute:
+    """What answers are computed with, whatever precision stage 1 was trained in: `auto` is fp32 on
+    a processor, so that any machine and runtime gives the same answers, and on a GPU the precision
+    that training takes there.
 
-    Raises ConfigError where the machine lacks what was asked for.
+    Raises ConfigError if the machine lacks what was asked for.
     """
-    chosen = _device(device, ALONE)
+    chosen = _device(device, SINGLE_PROCESS)
     default = "fp32" if chosen.type == "cpu" else _fastest_precision(chosen)
-    return Engine(chosen, _precision("features", precision, chosen, default))
+    return Compute(chosen, _precision("features", precision, chosen, default))
 
 
 def _device(device: str, processes: Processes) -> torch.device:
@@ -144,40 +135,34 @@ def _precision(section: str, asked: str, device: torch.device, default: str) -> 
 def _fastest_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-    return (
-        "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
-    )  # emulated bf16 is slower than fp32
+    # Emulated bf16 is slower than fp32.
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
 @functools.cache
 def keep_memory() -> None:
-    """Has glibc keep the memory that is freed, in one heap for all threads, for as long as the
-    process lives.
+    """Makes glibc keep freed memory, in one heap for all threads, as long as the process lives.
 
     By default it returns a batch's activations to the system, which then hands them out again page
-    by page, zeroed: up to a quarter of a network's time on a processor (`benchmarks.heap`).
-    Elsewhere than on glibc nothing changes.
+    by page, zeroed: up to a quarter of a network's time on a processor (`benchmarks.heap`). No
+    effect without glibc. The front calls this for networks (pipeline/networks.py), no library.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in (
-            (_M_MMAP_MAX, 0),
-            (_M_TRIM_THRESHOLD, 2**31 - 1),
-            (_M_ARENA_MAX, 1),
-        ):
-            mallopt(parameter, value)
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def one_thread() -> None:
-    """Makes the arithmetic of the calling thread single-threaded, for threads that share the cores
-    among themselves."""
+    """Makes the arithmetic of the calling thread single-threaded, for threads that share the
+    cores."""
     torch.set_num_threads(1)
 
 
 @contextlib.contextmanager
 def threads_restored() -> Iterator[None]:
-    """PyTorch's number of threads is afterwards what it was before: `one_thread` also sets what
-    later threads begin with."""
+    """Restores torch.get_num_threads() on exit: `one_thread` also changes it for later threads."""
     threads = torch.get_num_threads()
     try:
         yield
@@ -186,11 +171,11 @@ def threads_restored() -> Iterator[None]:
 
 
 def decode_threads(workers: int | str, device: torch.device, processes: int = 1) -> int:
-    """Threads that decode beside the arithmetic; `auto` takes the cores that PyTorch's own threads
-    leave, never more, and only its part of them where `processes` share the machine.
+    """Number of threads that decode besides the arithmetic; `auto` takes the cores that PyTorch's
+    own threads leave, divided by the `processes` that share the machine.
 
-    Where they leave none, 0: decoding between the steps, since a thread too many slows all the
-    computing ones.
+    0 if they leave none: decoding between the steps, since one thread too many slows down all that
+    compute.
     """
     if workers != "auto":
         return int(workers)

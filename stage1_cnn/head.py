@@ -1,16 +1,16 @@
-"""Stage 1's last layer in numpy: logits are computed from the stored features, in float32, in
-evaluation and scoring alike."""
+"""Stage 1's last layer in numpy: evaluation and scoring both compute logits in float32 from the
+features as they are stored."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 _CACHED = 2**16
-"""Scores at once: as many as stay in the processor's cache."""
+"""Scores per block: as many as stay in the processor's cache."""
 
 
 class Head(NamedTuple):
-    """The linear layer of a network: weight float32 [K, D], bias float32 [K]."""
+    """The last layer of a network, linear: weight float32 [K, D], bias float32 [K]."""
 
     weight: np.ndarray
     bias: np.ndarray

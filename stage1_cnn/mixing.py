@@ -1,4 +1,4 @@
-"""Mixup (Zhang et al. 2017) and CutMix (Yun et al. 2019): photos of a batch blended in pairs, on
+"""Mixup (Zhang et al. 2017) and CutMix (Yun et al. 2019): blends photos of a batch in pairs, on
 the device."""
 
 import torch
@@ -17,7 +17,7 @@ class Mixing:
     def __call__(
         self, inputs: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and labels int64 [B] -> inputs and targets float32 [B, K]; both unchanged where
+        """Inputs and labels int64 [B] -> inputs and targets float32 [B, K]; both unchanged if
         neither is on."""
         if not self.choices or not len(labels):
             return inputs, labels

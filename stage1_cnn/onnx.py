@@ -1,9 +1,10 @@
-"""A trained network in other forms: ONNX from uint8 pixels to bottleneck features, run by ONNX
-Runtime or by others, and safetensors."""
+"""A trained network in other formats: ONNX, from uint8 pixels to bottleneck features, and
+safetensors."""
 
 import importlib.util
 import tempfile
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,22 +12,28 @@ from safetensors.torch import save_file
 from torch import nn
 
 from catalog.errors import ConfigError, ShelfsortError
+from stage1_cnn.device import Compute
+from stage1_cnn.networks.backbones import Network
 from stage1_cnn.predict import Predictor
 
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
 
 def require_packages(what: str) -> None:
-    """Raises ShelfsortError where a package of the extra `export` is not installed."""
+    """Raises ShelfsortError if a package of the extra `export` is not installed."""
     if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
         raise ShelfsortError(
-            f"{what} needs the package {missing[0]}; install it with: pip install 'shelfsort[export]'"
+            f"{what} needs the package {missing[0]}; "
+            "install it with: pip install 'shelfsort[export]'"
         )
 
 
 class FromPixels(nn.Module):
-    """uint8 [B, H, W, 3] photos of the network's own size -> features float32 [B, D]: what
-    Normaliser and backbone do."""
+    """uint8 [B, H, W, 3] photos of the network's own size -> features float32 [B, D]: Normaliser
+    and backbone in one."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
@@ -36,6 +43,7 @@ class FromPixels(nn.Module):
         self.register_buffer("scale", 1 / torch.tensor(transform.std).view(1, 3, 1, 1))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """As the class says."""
         return self.backbone(
             (pixels.permute(0, 3, 1, 2).float() * (1 / 255) - self.centre) * self.scale
         )
@@ -50,14 +58,17 @@ def save_onnx(predictor: Predictor, path: Path) -> None:
     pixels = torch.zeros(
         (2, predictor.transform.height, predictor.transform.width, 3), dtype=torch.uint8
     )
-    program = torch.onnx.export(
-        FromPixels(predictor).eval(),
-        (pixels,),
-        dynamo=True,
-        verbose=False,
-        input_names=["pixels"],
-        output_names=["features"],
-        dynamic_shapes={"pixels": {0: torch.export.Dim("images")}},
+    program = cast(  # None only without dynamo
+        "torch.onnx.ONNXProgram",
+        torch.onnx.export(
+            FromPixels(predictor).eval(),
+            (pixels,),
+            dynamo=True,
+            verbose=False,
+            input_names=["pixels"],
+            output_names=["features"],
+            dynamic_shapes={"pixels": {0: torch.export.Dim("images")}},
+        ),
     )
     program.save(path, external_data=False)
 
@@ -74,25 +85,28 @@ def head_arrays(predictor: Predictor, view: int) -> dict[str, np.ndarray]:
 
 
 class OnnxPredictor(Predictor):
-    """The same network by ONNX Runtime: fp32 on a processor, where that is faster than PyTorch; one
-    thread a call, for lanes.
+    """The same network run by ONNX Runtime: faster than PyTorch in fp32 on a processor. One thread
+    per call, for lanes.
 
     Features may differ from PyTorch's in the last bit. Raises ConfigError on a GPU and in another
-    precision, ShelfsortError where a package is missing.
+    precision, ShelfsortError if a package is missing.
     """
 
     runtime = "onnx"
 
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)
-        if self.engine.device.type != "cpu":
+    def __init__(
+        self, network: Network, content: dict[str, Any], compute: Compute, fingerprint: str
+    ) -> None:
+        super().__init__(network, content, compute, fingerprint)
+        if self.compute.device.type != "cpu":
             raise ConfigError(
-                f"score.runtime: onnx runs on a processor, found {self.engine.device}; set stage1.device to cpu"
+                f"score.runtime: onnx runs on a processor, found {self.compute.device}; "
+                "set stage1.device to cpu"
             )
-        if self.engine.precision != "fp32":
-            found = f"features.precision is {self.engine.precision}"
+        if self.compute.precision != "fp32":
             raise ConfigError(
-                f"score.runtime: onnx computes in fp32, {found}; set it to fp32, or score.runtime to torch"
+                "score.runtime: onnx computes in fp32, features.precision is "
+                f"{self.compute.precision}; set it to fp32, or score.runtime to torch"
             )
         require_packages("score.runtime: onnx")
         import onnxruntime
@@ -101,9 +115,9 @@ class OnnxPredictor(Predictor):
         options.intra_op_num_threads = 1
         with tempfile.TemporaryDirectory() as folder:
             save_onnx(self, Path(folder) / "network.onnx")
-            content = (Path(folder) / "network.onnx").read_bytes()
+            serialised = (Path(folder) / "network.onnx").read_bytes()
         self._session = onnxruntime.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"]
+            serialised, options, providers=["CPUExecutionProvider"]
         )
 
     def features(self, pixels: torch.Tensor) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""RandAugment and TrivialAugment: operations drawn at random from a fixed list, each image from its
-own numbers.
+"""RandAugment and TrivialAugment: operations drawn at random from a fixed list, for each image from
+numbers of its own.
 
-torchvision has both, but they draw from the one default generator, which decoding threads would
-race for.
+torchvision has both, but they draw from the default generator, on which decoding threads would
+race.
 """
 
 import math
@@ -31,11 +31,11 @@ def _posterize(image: torch.Tensor, lost: float) -> torch.Tensor:
     return F.posterize(image, 8 - round(abs(lost)))
 
 
-# Operation, its strongest magnitude in RandAugment and in TrivialAugment ("wide"), as torchvision
-# has them. A magnitude is as
-# likely negative; shifts are shares of the side in the one, pixels (of 224) in the other.
+# Operation, and its largest magnitude in RandAugment and in TrivialAugment ("wide"), as in
+# torchvision. Magnitudes are negative half of the time; torchvision gives shifts as shares of the
+# side for the one, as pixels of 224 for the other.
 _OPERATIONS: tuple[tuple[Operation, float, float], ...] = (
-    (lambda image, size: image, 0, 0),
+    (lambda image, _: image, 0, 0),
     (lambda image, size: _affine(image, shear=(size, 0)), 0.3, 0.99),
     (lambda image, size: _affine(image, shear=(0, size)), 0.3, 0.99),
     (lambda image, size: _affine(image, shift=(size * image.shape[2], 0)), 150 / 331, 32 / 224),
@@ -47,19 +47,19 @@ _OPERATIONS: tuple[tuple[Operation, float, float], ...] = (
     (lambda image, size: F.adjust_sharpness(image, 1 + size), 0.9, 0.99),
     (_posterize, 4, 6),
     (lambda image, size: F.solarize(image, 255 * (1 - abs(size))), 1, 1),
-    (lambda image, size: F.autocontrast(image), 0, 0),
-    (lambda image, size: F.equalize(image), 0, 0),
+    (lambda image, _: F.autocontrast(image), 0, 0),
+    (lambda image, _: F.equalize(image), 0, 0),
 )
 
 
 def draws_needed(augment: Augment) -> int:
-    """Random numbers that `apply` takes for one image."""
+    """Number of random numbers that `apply` takes per image."""
     return {"none": 0, "randaugment": 2 * augment.operations, "trivialaugment": 3}[augment.policy]
 
 
 def apply(augment: Augment, image: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
-    """uint8 [3, H, W] -> the same, changed by the policy; `draws` are `draws_needed` numbers in [0,
-    1)."""
+    """uint8 [3, H, W] -> the same, changed by the policy; `draws` are `draws_needed` numbers in
+    [0, 1)."""
     if augment.policy == "trivialaugment":
         operation, _, most = _OPERATIONS[int(draws[0] * len(_OPERATIONS))]
         return operation(image, most * math.floor(draws[2] * 31) / 30 * _sign(draws[1]))

@@ -1,59 +1,63 @@
-"""A trained network as a function from pixels to bottleneck features: all that scoring needs, from
-one checkpoint."""
+"""A trained network as a function from pixels to bottleneck features: all that scoring needs of
+stage 1, from one checkpoint."""
 
 import contextlib
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from catalog.artifacts import sha256_file
-from catalog.errors import ArtifactError, ConfigError
+from catalog.errors import ArtifactError, ConfigError, ImageError
 from catalog.taxonomy import Taxonomy
 from stage1_cnn import checkpoint
-from stage1_cnn.device import Engine, inference_engine, keep_memory
+from stage1_cnn.dataset import decode_all
+from stage1_cnn.device import Compute, inference_compute
 from stage1_cnn.head import Head
 from stage1_cnn.networks.backbones import Network, build
 from stage1_cnn.networks.landmarks import LandmarkVgg16
 from stage1_cnn.transforms import EvalTransform, Normaliser
 
+_BATCH = 64
+
 
 class Predictor:
-    """Features of photos. `taxonomy`, `transform`, `head`, `train_images` (int64 [K]) and
-    `fingerprint` (sha256 of the file) are the checkpoint's."""
+    """Computes features of photos. `taxonomy`, `transform`, `head`, `train_images` (int64 [K]) and
+    `fingerprint` (sha256 of the file) are the checkpoint's.
+
+        predictor = Predictor.open(run / "stage1" / "best.pt")
+        features = predictor.features(predictor.transform([photo]))
+        log_probs = predictor.head.log_probs(features)
+    """
 
     runtime = "torch"
 
-    def __init__(self, network: Network, content: dict, engine: Engine, fingerprint: str) -> None:
-        if engine.device.type == "cpu":
-            keep_memory()
-        self.engine, self.fingerprint = engine, fingerprint
+    def __init__(self, network: Network, content: dict, compute: Compute, fingerprint: str) -> None:
+        self.compute, self.fingerprint = compute, fingerprint
         self.made_from: dict = content["made_from"]
         self.taxonomy = Taxonomy.from_json(content["taxonomy"])
         self.transform = EvalTransform.from_json(content["transform"])
         self.train_images: np.ndarray = content["train_images"].numpy()
         weight, bias = network.head.weight.detach(), network.head.bias.detach()
         self.head = Head(weight.float().numpy().copy(), bias.float().numpy().copy())
-        self.network = (
-            network.eval()
-            .requires_grad_(False)
-            .to(engine.device, memory_format=torch.channels_last)
-        )
-        self._normaliser = Normaliser(self.transform, engine.device)
-        # Threads share a GPU by turns, so that one batch at a time has its activations there; on
-        # the processor each has a core.
-        self._turn = threading.Lock() if engine.device.type == "cuda" else contextlib.nullcontext()
+        frozen = network.eval().requires_grad_(False)
+        self.network = frozen.to(compute.device).to(memory_format=torch.channels_last)
+        self._normaliser = Normaliser(self.transform, compute.device)
+        # Threads take turns on a GPU, so that one batch at a time has its activations there; on the
+        # processor each has a core.
+        self._turn = threading.Lock() if compute.device.type == "cuda" else contextlib.nullcontext()
 
     @classmethod
     def open(cls, path: Path, *, device: str = "auto", precision: str = "auto") -> "Predictor":
-        """Reads best.pt, head.pt or last.pt; `precision` is `features.precision`, whatever the
-        network was trained in.
+        """Reads best.pt, head.pt or last.pt; `precision` is `features.precision`, independent of
+        the training's.
 
-        Raises ArtifactError where it is missing, damaged or does not fit its own network,
-        ConfigError where the machine lacks the device or precision asked for.
+        Raises ArtifactError if the file is missing, damaged or does not fit its own network,
+        ConfigError if the machine lacks the device or precision asked for.
         """
-        engine = inference_engine(device, precision)
+        compute = inference_compute(device, precision)
         content = checkpoint.load(path)
         config = content["config"]
         network = build(
@@ -67,13 +71,13 @@ class Predictor:
             reason = str(error).splitlines()[1].strip()
             problem = f"its weights do not fit its network ({reason})"
             raise ArtifactError(path, problem, "stage1") from error
-        return cls(network, content, engine, sha256_file(path))
+        return cls(network, content, compute, sha256_file(path))
 
     @property
     def computed_with(self) -> dict[str, str]:
         """Device, precision and runtime of the arithmetic, as features.h5 and the second stage
         record them."""
-        return self.engine.to_json() | {"runtime": self.runtime}
+        return self.compute.to_json() | {"runtime": self.runtime}
 
     @property
     def width(self) -> int:
@@ -82,20 +86,41 @@ class Predictor:
 
     def features(self, pixels: torch.Tensor) -> np.ndarray:
         """uint8 [B, 3, H, W] from `transform` -> bottleneck features float16 [B, D]."""
-        with self._turn, torch.inference_mode(), self.engine.autocast():
+        with self._turn, torch.inference_mode(), self.compute.autocast():
             features = self.network.features(self._normaliser(pixels)).half()
         return features.cpu().numpy()
 
-    def look(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [B, 3, H, W] from `transform` -> heat maps of the landmarks and the attention map,
-        as LandmarkVgg16.look.
+    def attention_maps(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [B, 3, H, W] from `transform` -> heat maps of the landmarks, and attention maps, as
+        LandmarkVgg16.attention_maps.
 
-        Raises ConfigError where the network has none.
+        Raises ConfigError if the network has none.
         """
         if not isinstance(self.network.backbone, LandmarkVgg16):
             raise ConfigError(
-                "attention: this network has no attention map; expected one of stage1.backbone vgg16_landmarks"
+                "attention: this network has no attention map; "
+                "expected one of stage1.backbone vgg16_landmarks"
             )
-        with self._turn, torch.inference_mode(), self.engine.autocast():
-            maps, attention = self.network.backbone.look(self._normaliser(pixels))
+        with self._turn, torch.inference_mode(), self.compute.autocast():
+            maps, attention = self.network.backbone.attention_maps(self._normaliser(pixels))
         return maps.float().cpu().numpy(), attention.float().cpu().numpy()
+
+
+def photo_features(
+    predictor: Predictor, photos: Sequence[bytes | ImageError], batch_size: int = _BATCH
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """Features of B photos, encoded or given as the error of reading them.
+
+    Returns features float16 [R, D] of the R readable ones, whether each is readable, bool [B], and
+    the reasons of the others, by index.
+    """
+    features = [np.zeros((0, predictor.width), dtype=np.float16)]
+    readable = np.ones(len(photos), dtype=bool)
+    reasons: dict[int, str] = {}
+    for start in range(0, len(photos), batch_size):
+        batch = slice(start, start + batch_size)
+        decoded, readable[batch], errors = decode_all(photos[batch])
+        reasons |= {start + index: str(error) for index, error in errors.items()}
+        if decoded:
+            features.append(predictor.features(predictor.transform(decoded)))
+    return np.concatenate(features), readable, reasons

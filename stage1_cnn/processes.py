@@ -1,8 +1,7 @@
-"""The processes that train one network together (DistributedDataParallel), or the one that trains
-alone.
+"""The processes that train one network together (DistributedDataParallel), or the single one.
 
-Small numbers travel between processors (gloo), so that agreeing on a step never waits for a GPU;
-tensors go by the device's way.
+Small numbers are exchanged between processors (gloo), so that agreeing on a step never waits for a
+GPU; tensors go by the backend of their device.
 """
 
 import contextlib
@@ -14,12 +13,12 @@ import torch
 from torch import distributed
 
 _PATIENCE = datetime.timedelta(hours=2)
-"""Longest wait for another process: one of them may read a whole disk more than the others."""
+"""Longest wait for another process: one may have to read a whole disk more than the others."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's number among `size`, and among the `local_size` of this machine."""
+    """This process's rank among `size`, and among the `local_size` of this machine."""
 
     rank: int = 0
     size: int = 1
@@ -27,8 +26,8 @@ class Processes:
     local_size: int = 1
 
     @property
-    def writes(self) -> bool:
-        """Whether this is the one process that writes files."""
+    def is_main(self) -> bool:
+        """Whether this is the process that writes the files."""
         return self.rank == 0
 
     def total(self, values: Sequence[float]) -> list[float]:
@@ -36,13 +35,13 @@ class Processes:
         return self.reduce(torch.tensor(values, dtype=torch.float64)).tolist()
 
     def reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor, in place its sum over all processes."""
+        """Replaces the tensor by its sum over all processes, and returns it."""
         if self.size > 1:
             distributed.all_reduce(tensor)
         return tensor
 
     def union(self, values: set[int]) -> set[int]:
-        """The members of every process's set."""
+        """The union of all processes' sets."""
         if self.size == 1:
             return values
         sets: list[set[int]] = [set()] * self.size
@@ -50,19 +49,19 @@ class Processes:
         return set().union(*sets)
 
     def wait(self) -> None:
-        """Returns once every process has come here."""
+        """Returns when every process has called it (a barrier)."""
         self.total([0])
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 
 
 @contextlib.contextmanager
-def joined(local_rank: int, local_size: int) -> Iterator[Processes]:
-    """Joins the processes that torchrun started (it tells torch of rank, size and address), and
-    leaves them at the end."""
+def process_group(local_rank: int, local_size: int) -> Iterator[Processes]:
+    """Joins the processes that torchrun started (torch reads rank, size and address from the
+    environment), and leaves them on exit."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    if local_rank < torch.cuda.device_count():  # `choose_engine` names it where there are too few
+    if local_rank < torch.cuda.device_count():  # else `choose_compute` says that there are too few
         torch.cuda.set_device(local_rank)
     distributed.init_process_group(backend, timeout=_PATIENCE)
     try:

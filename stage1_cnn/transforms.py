@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
+from catalog.arrays import splitmix64
 from catalog.errors import ConfigError
 from stage1_cnn import policies
 from stage1_cnn.config import Augment, Stage1Config
@@ -116,8 +117,8 @@ class EvalTransform:
     def __call__(
         self,
         images: Sequence[np.ndarray],
-        image_ids: np.ndarray | None = None,
-        repeats: np.ndarray | None = None,
+        image_ids: np.ndarray | None = None,  # noqa: ARG002
+        repeats: np.ndarray | None = None,  # noqa: ARG002
         room: np.ndarray | None = None,
     ) -> torch.Tensor:
         """uint8 [H, W, 3] photos of any sizes -> uint8 [B, 3, height, width] in channels_last; the
@@ -148,11 +149,16 @@ class EvalTransform:
         resized = interpolate(photos, (self.height, self.width), mode="bilinear", antialias=True)
         return resized.permute(0, 2, 3, 1).numpy()
 
-    def changes(self, image_ids: np.ndarray, repeats: np.ndarray) -> Changes:
-        """None: evaluation leaves photos alone."""
+    def changes(self, image_ids: np.ndarray, repeats: np.ndarray) -> Changes:  # noqa: ARG002
+        """None, as evaluation leaves photos alone."""
         return NO_CHANGES
 
-    def points(self, points: np.ndarray, image_ids: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+    def points(
+        self,
+        points: np.ndarray,
+        image_ids: np.ndarray,  # noqa: ARG002
+        repeats: np.ndarray,  # noqa: ARG002
+    ) -> np.ndarray:
         """The landmarks as they are, float32 [B, L, 3]."""
         return points
 
@@ -392,17 +398,11 @@ def uniforms(
 
     The generator is splitmix64 (Steele, Lea, Flood 2014), keyed by image.
     """
-    key = _scramble(_scramble(_scramble(np.uint64([seed])) ^ np.uint64(epoch)) ^ np.uint64(stream))
-    key = _scramble(key ^ np.asarray(image_ids).astype(np.uint64))
+    key = splitmix64(np.array([seed], dtype=np.uint64))
+    key = splitmix64(splitmix64(key ^ np.uint64(epoch)) ^ np.uint64(stream))
+    key = splitmix64(key ^ np.asarray(image_ids).astype(np.uint64))
     if repeats is not None and repeats.any():
-        key = np.where(repeats > 0, _scramble(key ^ repeats.astype(np.uint64)), key)
+        key = np.where(repeats > 0, splitmix64(key ^ repeats.astype(np.uint64)), key)
     key = key[:, None]
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return (_scramble(key + steps) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _scramble(values: np.ndarray) -> np.ndarray:
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    return (splitmix64(key + steps) >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -4,7 +4,7 @@ that all workers share."""
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from catalog.errors import ShelfsortError
 from catalog.image_table import ImageTable
 from catalog.store.reader import Store
 from features.extract import Block, blocks_of
+from pipeline.networks import open_network
 from pipeline.run_folder import Run
 from pipeline.scoring.workers import require_files
 from stage1_cnn.predict import Predictor
@@ -64,7 +65,7 @@ def training(client: Client, run: Run) -> Iterator[None]:
 
 def extraction(
     client: Client, part: Run, size: int, device: str, precision: str
-) -> Callable[[int], Iterator[Block]]:
+) -> Callable[[int], Generator[Block, None, None]]:
     """What makes the blocks of features.h5 on the workers, in batches of `size`, for
     `features.extract.extract`. All compute in one `precision`, that of the client: what `auto` is
     depends on the machine."""
@@ -79,7 +80,7 @@ def extraction(
 
 def _blocks(
     client: Client, task: Callable[..., Block], rows: int, each: int, start: int
-) -> Iterator[Block]:
+) -> Generator[Block, None, None]:
     """The blocks from row `start` on, in order, two a worker under way."""
     waiting: deque[Future] = deque()
     try:
@@ -127,4 +128,4 @@ def _opened(
     checkpoint: Path, store: Path, device: str, precision: str
 ) -> tuple[Predictor, ImageTable]:
     """Network and table, once a process."""
-    return Predictor.open(checkpoint, device=device, precision=precision), Store(store).images()
+    return open_network(checkpoint, device=device, precision=precision), Store(store).images()

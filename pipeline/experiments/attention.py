@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 
 from catalog.artifacts import atomic_path
 from catalog.errors import ShelfsortError
+from pipeline.networks import open_network
 from pipeline.report.figures import STYLE, WRONG
 from pipeline.run_folder import Run
 from stage1_cnn.dataset import decode_all
-from stage1_cnn.predict import Predictor
 
 
 def draw_attention(run: Run, out: Path, products: int = 4) -> Path:
@@ -21,7 +21,7 @@ def draw_attention(run: Run, out: Path, products: int = 4) -> Path:
     Raises ConfigError where the network has no attention map, ShelfsortError where val_a has no
     readable photo.
     """
-    predictor = Predictor.open(run.checkpoint, device="cpu", precision="fp32")
+    predictor = open_network(run.checkpoint, device="cpu", precision="fp32")
     table = run.store.images("val_a")
     first = np.unique(table.product_id, return_index=True)[1]
     first = (
@@ -32,7 +32,7 @@ def draw_attention(run: Run, out: Path, products: int = 4) -> Path:
     photos, _, _ = decode_all(run.store.read(table.image_id[first]))
     if not photos:
         raise ShelfsortError(f"{run.store.path}: no readable photo on val_a")
-    maps, attention = predictor.look(predictor.transform(photos))
+    maps, attention = predictor.attention_maps(predictor.transform(photos))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3 * len(photos), 6.4), layout="constrained")
         axes = figure.subplots(2, len(photos), squeeze=False)

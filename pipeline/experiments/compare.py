@@ -132,13 +132,13 @@ def _trained(
     precision: str,
     say: Callable[[str], None],
 ) -> Trained:
-    from stage1_cnn.device import inference_engine
+    from stage1_cnn.device import inference_compute
 
     part = Run(folder, run)
     train(part, config, rebuild, say, f"{folder.parent.name}, seed {config.seed}")
     path, precision = (
         folder / "validation.json",
-        inference_engine(config.device, precision).precision,
+        inference_compute(config.device, precision).precision,
     )
     made_from = {
         "schema": SCHEMA,
@@ -163,9 +163,9 @@ def _trained(
 def _judge(part: Run, device: str, precision: str) -> dict[str, Any]:
     """The best checkpoint's answers on validation, as counts."""
     from features.extract import blocks_of
-    from stage1_cnn.predict import Predictor
+    from pipeline.networks import open_network
 
-    predictor = Predictor.open(part.checkpoint, device=device, precision=precision)
+    predictor = open_network(part.checkpoint, device=device, precision=precision)
     table, seen, answers, ranks, done = part.store.images(*SPLITS), [], [], [], 0
     for features, unreadable in blocks_of(predictor, part.store, table, _BATCH):
         kept = np.setdiff1d(np.arange(len(features)), list(unreadable))

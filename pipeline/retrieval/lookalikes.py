@@ -33,9 +33,8 @@ from catalog.sources.photo_list import Photos
 from catalog.sources.source import ProductSource
 from features.neighbours import unit
 from pipeline.config import ScoreConfig
-from pipeline.retrieval.similar import photo_features
 from pipeline.scoring.lanes import ordered
-from stage1_cnn.predict import Predictor
+from stage1_cnn.predict import Predictor, photo_features
 
 SCHEMA = 2
 TABLE = pyarrow.schema(
@@ -131,7 +130,7 @@ def find_lookalikes(
 
     Raises ArtifactError where `out` holds parts of another model, source, list or threshold.
     """
-    config = config.on(predictor.engine.device.type)
+    config = config.on(predictor.compute.device.type)
     origin = {
         "schema": SCHEMA,
         "dump": source.fingerprint,

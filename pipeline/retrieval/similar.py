@@ -9,17 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from catalog.errors import ImageError, ShelfsortError
+from catalog.errors import ShelfsortError
 from catalog.files import read_file
 from catalog.image_table import POSITIONS
 from catalog.lock import run_lock
 from catalog.taxonomy import Category, Taxonomy
 from features.extract import extract, made_from
 from features.similar import SHORTLIST, SimilarIndex, build
-from features.store import FeatureStore, discard
+from features.store import FeatureStore
+from features.writer import discard
+from pipeline.networks import open_network
 from pipeline.run_folder import Run
-from stage1_cnn.dataset import decode_all
-from stage1_cnn.predict import Predictor
+from stage1_cnn.predict import Predictor, photo_features
 
 LOOK_UPS = {"device": "cpu", "precision": "fp32"}
 """How look-ups compute, whatever the run does: in less a copy of a photo may be less like it than
@@ -56,7 +57,7 @@ class Finder:
         """
         run.require_features()
         folder = run.folder / "similar"
-        predictor = Predictor.open(run.checkpoint, **LOOK_UPS)
+        predictor = open_network(run.checkpoint, **LOOK_UPS)
         features = run.features
         if features.computed_with != predictor.computed_with:
             features = FeatureStore(folder / "features.h5")
@@ -98,26 +99,6 @@ def _extract_again(predictor: Predictor, run: Run, path: Path, rebuild: bool) ->
         discard(path)
     if not path.exists():
         extract(predictor, run.store, path, batch_size=_BATCH)
-
-
-def photo_features(
-    predictor: Predictor, images: Sequence[bytes | ImageError], batch_size: int = _BATCH
-) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Features float16 [R, D] of the R readable ones of B images, which those are (bool [B]), and
-    place -> why not."""
-    features, readable, reasons = (
-        [np.zeros((0, predictor.width), dtype=np.float16)],
-        np.ones(len(images), dtype=bool),
-        {},
-    )
-    for start in range(0, len(images), batch_size):
-        photos, readable[start : start + batch_size], errors = decode_all(
-            images[start : start + batch_size]
-        )
-        reasons |= {start + place: str(error) for place, error in errors.items()}
-        if photos:
-            features.append(predictor.features(predictor.transform(photos)))
-    return np.concatenate(features), readable, reasons
 
 
 def find_similar(

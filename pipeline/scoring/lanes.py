@@ -116,7 +116,7 @@ class Lanes:
     def __call__(self, tasks: Iterable[Task], config: ScoreConfig) -> Iterator[Part]:
         """Parts in the order of the tasks; groups of the next task are under way before a task is
         finished."""
-        config = config.on(self.model.predictors[0].engine.device.type)
+        config = config.on(self.model.predictors[0].compute.device.type)
         waiting: deque[tuple[Task, int]] = deque()
 
         def groups() -> Iterator[Group]:

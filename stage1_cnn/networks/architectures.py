@@ -147,7 +147,7 @@ def _make_timm(own: str) -> nn.Module:
 def _split(name: str, module: nn.Module) -> Architecture:
     found = list(module.named_modules())
     if in_timm(name):
-        layer = module.get_classifier()
+        layer = module.get_classifier()  # type: ignore[operator]  # a method of timm's networks
         if isinstance(layer, nn.Identity):  # pretrained without categories, such as DINOv2
             return Architecture(module, "", module.head_hidden_size)
         found = [pair for pair in found if pair[1] is layer] or [("", layer)]

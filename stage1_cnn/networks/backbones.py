@@ -58,14 +58,21 @@ class Network(nn.Module):
         keeps those that were folded into the filters (means 0, variances 1, as quantised releases
         have them), which batch statistics would wreck."""
         norms = self._batch_norms()
-        folded = bool(norms) and all(
-            (n.running_mean == 0).all() and (n.running_var == 1).all() for n in norms
-        )
+        folded = bool(norms) and all(map(_is_folded, norms))
         self.norm_frozen = choice == "frozen" or (choice == "auto" and folded)
         self.train(self.training)
 
     def _batch_norms(self) -> list[_BatchNorm]:
         return [module for module in self.backbone.modules() if isinstance(module, _BatchNorm)]
+
+
+def _is_folded(norm: _BatchNorm) -> bool:
+    mean, variance = norm.running_mean, norm.running_var
+    return (
+        mean is not None
+        and variance is not None
+        and bool((mean == 0).all() and (variance == 1).all())
+    )
 
 
 def build(

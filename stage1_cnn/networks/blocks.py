@@ -16,7 +16,8 @@ def blocks(backbone: nn.Module) -> list[list[nn.Module]]:
 
     A normalisation layer that stands alone belongs to the block before it.
     """
-    total, found = _weights(backbone), []
+    total = _weights(backbone)
+    found: list[list[nn.Module]] = []
     for module in _parts(backbone, total):
         if found and all(parameter.ndim < 2 for parameter in module.parameters()):
             found[-1].append(module)

@@ -1,4 +1,4 @@
-"""The plain network that product-photo papers measure theirs against."""
+"""The plain network that papers on product photos use as their baseline."""
 
 from itertools import pairwise
 
@@ -7,7 +7,7 @@ from torch import nn
 
 class Vanilla(nn.Sequential):
     """Three 3x3 convolutions of 512, 1,024 and 2,048 filters times `width`, max-pool 3 after each;
-    then the mean over all places, dropout 0.4, and a linear layer: float32 [B, 3, H, W] -> [B,
+    then global average pooling, dropout 0.4, and a linear layer: float32 [B, 3, H, W] -> [B,
     classes], both sides 27 pixels or more."""
 
     def __init__(self, width: float = 1.0, classes: int = 1000) -> None:
@@ -25,5 +25,6 @@ class Vanilla(nn.Sequential):
 def _convolution(before: int, after: int) -> nn.Module:
     layer = nn.Conv2d(before, after, 3, padding=1)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return nn.Sequential(layer, nn.ReLU(inplace=True), nn.MaxPool2d(3))

@@ -1,5 +1,5 @@
-"""A moving average of a network's weights: often better than the weights themselves, and validated
-in their place."""
+"""An exponential moving average of a network's weights: often better than the weights themselves,
+and validated in their place."""
 
 import copy
 from typing import Any
@@ -10,8 +10,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Ema:
-    """`module`, in evaluation mode, holds the average. Early steps count for more (decay (1 + n) /
-    (10 + n) at most), so that the average is of use in short trainings too."""
+    """`module`, in evaluation mode, holds the average. Early steps count for more (decay at most
+    (1 + n) / (10 + n)), so that the average is useful in short trainings too."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay, self.steps = decay, 0
@@ -19,21 +19,20 @@ class Ema:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Takes in the weights after one more step; what is no fraction (batch norm's counter) is
-        copied."""
+        """Includes the weights after one more step; integers (batch norm's counter) are copied."""
         self.steps += 1
         pairs = list(
             zip(self.module.state_dict().values(), module.state_dict().values(), strict=True)
         )
-        fractions = [pair for pair in pairs if pair[0].is_floating_point()]
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
         average_all = get_ema_multi_avg_fn(min(self.decay, (1 + self.steps) / (10 + self.steps)))
-        average_all(*map(list, zip(*fractions, strict=True)), None)
+        average_all(*map(list, zip(*floats, strict=True)), None)
         for average, value in pairs:
             if not average.is_floating_point():
                 average.copy_(value)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on from here."""
+        """What a checkpoint needs to resume from here."""
         return {"steps": self.steps, "network": self.module.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -1,15 +1,14 @@
-"""What a phase trains on: photos through the whole network, or cached features through the head
-alone.
+"""What a phase trains on: photos for the whole network, or cached features for the head.
 
-Both give the same: pairs of inputs and labels on the device, for training places in given parts and
-for validation. Of several processes each has its own share of every step and of the validation
-rows.
+Both yield pairs of inputs and labels on the device: for training, of the sample indices in given
+parts; for validation, in store order. Each of several processes has its own share of every step and
+of the validation rows.
 """
 
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -23,7 +22,7 @@ from catalog.landmarks import Landmarks, read_landmarks
 from catalog.progress import progress
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.dataset import Batch, Blobs, Transform, in_parts, stream
-from stage1_cnn.device import Engine, decode_threads
+from stage1_cnn.device import Compute, decode_threads
 from stage1_cnn.networks.backbones import Network
 from stage1_cnn.processes import Processes
 from stage1_cnn.sampler import Sampler
@@ -35,8 +34,8 @@ _MEASURED = 10_000
 """Training photos, evenly spread over the store, that their mean is measured on."""
 
 
-class Photos:
-    """Photos of the store, augmented for training, plain for validation; unreadable ones are left
+class PhotoInputs:
+    """Photos of the store, augmented for training, plain for validation. Unreadable ones are left
     out and counted."""
 
     def __init__(
@@ -45,24 +44,19 @@ class Photos:
         train: ImageTable,
         val: ImageTable,
         config: Stage1Config,
-        engine: Engine,
+        compute: Compute,
         transform: EvalTransform | None = None,
     ) -> None:
-        """`transform` is the one of evaluation; where None it follows from the configuration."""
-        self.store, self.train, self.val, self.config, self.engine = (
-            store,
-            train,
-            val,
-            config,
-            engine,
-        )
+        """`transform` is the one of evaluation, by default the configuration's."""
+        self.store, self.train, self.val = store, train, val
+        self.config, self.compute = config, compute
         self.unreadable: set[int] = set()
         measured = transform is None and config.normalisation in ("train_mean", "mean_image")
         self.transform = transform or EvalTransform.from_config(
             config, self._moments() if measured else None
         )
         self.fitted = replace(self.transform, height=config.fit_size[0], width=config.fit_size[1])
-        self.normaliser = Normaliser(self.transform, engine.device)
+        self.normaliser = Normaliser(self.transform, compute.device)
         self.sampler = Sampler(train.class_index, train.image_id, config)
         self.landmarks = read_landmarks(config.landmarks) if config.landmarks else None
 
@@ -72,82 +66,77 @@ class Photos:
 
     @property
     def steps(self) -> int:
-        """Steps an epoch, of whole batches: batch norm suffers from a small rest. Other images are
-        left out every epoch."""
+        """Steps per epoch, of whole batches, as batch norm suffers from a small last one. Each
+        epoch leaves out other images."""
         return max(1, len(self.sampler) // self.config.batch_size)
 
-    def training(self, parts: Iterable[np.ndarray], epoch: int) -> Iterator[Pair]:
-        """Pairs of inputs float32 [B, 3, H, W] and labels, and landmarks where there are any, a
-        part each; one without readable image is empty."""
+    def training(self, parts: Iterable[np.ndarray], epoch: int) -> Generator[Pair, None, None]:
+        """Inputs float32 [B, 3, H, W], labels, and landmarks if there are any, one pair per part;
+        empty if no image of a part is readable."""
         config = self.config
         transform = TrainTransform(
             self.fitted, config.augment, config.seed, epoch, config.sampling == "levelled"
         )
         return self._pairs(self.train, transform, parts)
 
-    def validation(self) -> Iterator[Pair]:
+    def validation(self) -> Generator[Pair, None, None]:
         """The validation images, in store order."""
-        return self._pairs(
-            self.val, self.transform, _share(len(self.val), self.config, self.engine.processes)
-        )
+        parts = _share(len(self.val), self.config, self.compute.processes)
+        return self._pairs(self.val, self.transform, parts)
 
     def _pairs(
         self, table: ImageTable, transform: Transform, parts: Iterable[np.ndarray]
-    ) -> Iterator[Pair]:
-        with contextlib.closing(self._readable(table, transform, parts)) as found:
-            for batch in found:
+    ) -> Generator[Pair, None, None]:
+        with contextlib.closing(self._readable(table, transform, parts)) as batches:
+            for batch in batches:
                 pair = self._on_device(table, transform, batch)
-                yield (
-                    pair
-                    if self.landmarks is None
-                    else (*pair, self._points(self.landmarks, table, transform, batch))
-                )
+                if self.landmarks is None:
+                    yield pair
+                else:
+                    yield *pair, self._points(self.landmarks, table, transform, batch)
 
     def _points(
         self, landmarks: Landmarks, table: ImageTable, transform: Transform, batch: Batch
     ) -> torch.Tensor:
         image_id = table.image_id[batch.rows]
-        return torch.from_numpy(
-            transform.points(landmarks.of(image_id), image_id, batch.repeats)
-        ).to(self.engine.device)
+        points = transform.points(landmarks.of(image_id), image_id, batch.repeats)
+        return torch.from_numpy(points).to(self.compute.device)
 
     def _on_device(
         self, table: ImageTable, transform: Transform, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
         changes = transform.changes(table.image_id[batch.rows], batch.repeats)
-        return self.normaliser(batch.pixels, changes), batch.labels.to(
-            self.engine.device, non_blocking=True
-        )
+        labels = batch.labels.to(self.compute.device, non_blocking=True)
+        return self.normaliser(batch.pixels, changes), labels
 
     def batches(
         self, table: ImageTable, transform: Transform, parts: Iterable[np.ndarray]
-    ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
-        """Readable rows of `table` (int64), inputs and labels on the device, a part each."""
+    ) -> Generator[tuple[np.ndarray, torch.Tensor, torch.Tensor], None, None]:
+        """Readable rows of `table` (int64), inputs and labels on the device, for each part."""
         for batch in self._readable(table, transform, parts):
             yield batch.rows, *self._on_device(table, transform, batch)
 
     def _readable(
         self, table: ImageTable, transform: Transform, parts: Iterable[np.ndarray]
-    ) -> Iterator[Batch]:
-        """Batches without their unreadable images, which are noted."""
+    ) -> Generator[Batch, None, None]:
+        """Batches without their unreadable images, which are logged."""
         workers = decode_threads(
-            self.config.workers, self.engine.device, self.engine.processes.local_size
+            self.config.workers, self.compute.device, self.compute.processes.local_size
         )
-        pin = self.engine.device.type == "cuda"
-        with contextlib.closing(
-            stream(self.store, table, transform, parts, workers=workers, pin_memory=pin)
-        ) as found:
-            for batch in found:
+        pin = self.compute.device.type == "cuda"
+        batches = stream(self.store, table, transform, parts, workers=workers, pin_memory=pin)
+        with contextlib.closing(batches):
+            for batch in batches:
                 if not batch.reasons:
                     yield batch
                     continue
-                self._note(table, batch.reasons)
-                kept, whole = batch.readable, torch.from_numpy(batch.readable)
+                self._log_unreadable(table, batch.reasons)
+                kept, tensor = batch.readable, torch.from_numpy(batch.readable)
                 yield Batch(
                     batch.rows[kept],
                     batch.repeats[kept],
-                    batch.pixels[whole],
-                    batch.labels[whole],
+                    batch.pixels[tensor],
+                    batch.labels[tensor],
                     batch.readable[kept],
                     {},
                 )
@@ -155,9 +144,8 @@ class Photos:
     def _moments(self) -> Moments:
         """Means of training photos, and the deviation from them, at the size that the network sees."""
         plain = EvalTransform(*self.config.size, (0.0,) * 3, (1.0,) * 3)
-        rows = np.unique(
-            np.linspace(0, len(self.train) - 1, min(len(self.train), _MEASURED)).astype(np.int64)
-        )
+        count = min(len(self.train), _MEASURED)
+        rows = np.unique(np.linspace(0, len(self.train) - 1, count).astype(np.int64))
         sums, images = torch.zeros(2, 3, *self.config.size, dtype=torch.float64), 0
         for batch in self._readable(self.train, plain, in_parts(rows, self.config.batch_size)):
             values = batch.pixels.double() / 255
@@ -174,7 +162,7 @@ class Photos:
             (image - mean).float() if each else None,
         )
 
-    def _note(self, table: ImageTable, reasons: dict[int, str]) -> None:
+    def _log_unreadable(self, table: ImageTable, reasons: dict[int, str]) -> None:
         for row, reason in reasons.items():
             image_id = int(table.image_id[row])
             if image_id not in self.unreadable:
@@ -184,8 +172,8 @@ class Photos:
 
 @dataclass(frozen=True)
 class Cached:
-    """Features of the frozen backbone, float16 [N, D], with labels int64 [N], and the rows that are
-    readable."""
+    """Features of the frozen backbone, float16 [N, D], labels int64 [N], and the readable rows,
+    int64."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -193,40 +181,37 @@ class Cached:
 
 
 class CachedFeatures:
-    """The frozen backbone's features of all training and validation images, computed once; the head
-    trains on them.
+    """The frozen backbone's features of all training and validation images, computed once for the
+    head to train on.
 
-    Features are rounded to float16 as in features.h5. Beyond `cache_gb` they lie in a temporary
-    file without a name in `folder`, which vanishes with the process; several processes share such a
-    file, each filling in its share.
+    They are rounded to float16 as in features.h5. Beyond `cache_gb` they lie in an unnamed
+    temporary file in `folder`, which vanishes with the process; several processes share such a
+    file, and each computes its share.
     """
 
     def __init__(
-        self, photos: Photos, network: Network, folder: Path, check: Callable[[], None]
+        self, photos: PhotoInputs, network: Network, folder: Path, check: Callable[[], None]
     ) -> None:
         """`check` is called after every batch and may raise."""
         self.config = photos.config
-        self.engine = replace(photos.engine, precision="fp32")
-        width, processes = network.head.in_features, self.engine.processes
-        need = (len(photos.train) + len(photos.val)) * width * 2
+        self.compute = replace(photos.compute, precision="fp32")
+        width, processes = network.head.in_features, self.compute.processes
+        images = len(photos.train) + len(photos.val)
         shared = processes.size > 1
-        place = folder if shared or need > self.config.cache_gb * 2**30 else None
+        in_file = shared or images * width * 2 > self.config.cache_gb * 2**30
         network.eval()
-        with progress(
-            (len(photos.train) + len(photos.val)) // processes.size, "frozen features", "img"
-        ) as bar:
+        with progress(images // processes.size, "frozen features", "img") as bar:
 
-            def done(images: int) -> None:
-                bar.update(images)
+            def done(count: int) -> None:
+                bar.update(count)
                 if not shared:
                     check()
 
-            self.train, self.val = (
-                _extract(
-                    photos, table, network, _allocate(len(table), width, place, processes), done
-                )
-                for table in (photos.train, photos.val)
-            )
+            def extract(table: ImageTable) -> Cached:
+                out = _allocate(len(table), width, folder if in_file else None, processes)
+                return _extract(photos, table, network, out, done)
+
+            self.train, self.val = extract(photos.train), extract(photos.val)
         self.sampler = Sampler(self.train.labels[self.train.rows], self.train.rows, self.config)
 
     def __len__(self) -> int:
@@ -235,19 +220,26 @@ class CachedFeatures:
 
     @property
     def steps(self) -> int:
-        """Steps an epoch, the last one may be smaller."""
+        """Steps per epoch; the last one may be smaller."""
         return -(-len(self.sampler) // self.config.batch_size)
 
-    def training(self, parts: Iterable[np.ndarray], epoch: int) -> Iterator[Pair]:
-        """Pairs of features float32 [B, D] and labels, a part each; repeats are all alike."""
-        return self._pairs(self.train, (places % max(1, len(self)) for places in parts))
+    def training(
+        self,
+        parts: Iterable[np.ndarray],
+        epoch: int,  # noqa: ARG002
+    ) -> Generator[Pair, None, None]:
+        """Features float32 [B, D] and labels, one pair per part; the same in every repeat and
+        epoch."""
+        return self._pairs(self.train, (samples % max(1, len(self)) for samples in parts))
 
-    def validation(self) -> Iterator[Pair]:
+    def validation(self) -> Generator[Pair, None, None]:
         """The validation images, in store order."""
-        return self._pairs(self.val, _share(len(self.val.rows), self.config, self.engine.processes))
+        return self._pairs(
+            self.val, _share(len(self.val.rows), self.config, self.compute.processes)
+        )
 
-    def _pairs(self, cached: Cached, parts: Iterable[np.ndarray]) -> Iterator[Pair]:
-        device = self.engine.device
+    def _pairs(self, cached: Cached, parts: Iterable[np.ndarray]) -> Generator[Pair, None, None]:
+        device = self.compute.device
         for part in parts:
             rows = cached.rows[part]
             features = torch.from_numpy(cached.features[rows]).to(device)
@@ -255,13 +247,14 @@ class CachedFeatures:
 
 
 def _share(rows: int, config: Stage1Config, processes: Processes) -> Iterator[np.ndarray]:
-    """This process's share of `rows`, in order, in parts of a batch."""
+    """This process's share of `rows`, in order, in parts of a batch's size."""
     own = np.array_split(np.arange(rows), processes.size)[processes.rank]
     return in_parts(own, max(1, config.batch_size // processes.size))
 
 
 def _allocate(rows: int, width: int, folder: Path | None, processes: Processes) -> np.ndarray:
-    """Room for features float16 [rows, width]. Raises ShelfsortError where the disk has none."""
+    """Memory for features float16 [rows, width], in a file if `folder` is given. Raises
+    ShelfsortError if the disk is full."""
     if folder is None or rows == 0:
         return np.zeros((rows, width), dtype=np.float16)
     folder.mkdir(parents=True, exist_ok=True)
@@ -269,12 +262,12 @@ def _allocate(rows: int, width: int, folder: Path | None, processes: Processes) 
         with writing(folder), tempfile.TemporaryFile(dir=folder) as file:
             return _mapped(file, rows, width)
     path = folder / ".frozen.tmp"
-    if processes.writes:
+    if processes.is_main:
         _make(path, rows, width)
     processes.wait()
     shared = np.memmap(path, dtype=np.float16, mode="r+", shape=(rows, width))
     processes.wait()
-    if processes.writes:
+    if processes.is_main:
         path.unlink()
     return shared
 
@@ -294,24 +287,22 @@ def _mapped(file: IO[bytes], rows: int, width: int) -> np.ndarray:
 
 
 def _extract(
-    photos: Photos,
+    photos: PhotoInputs,
     table: ImageTable,
     network: Network,
     out: np.ndarray,
     done: Callable[[int], None],
 ) -> Cached:
-    processes = photos.engine.processes
+    processes = photos.compute.processes
     readable = torch.zeros(len(table), dtype=torch.int32)
     parts = _share(len(table), photos.config, processes)
-    with (
-        torch.inference_mode(),
-        contextlib.closing(photos.batches(table, photos.transform, parts)) as found,
-    ):
-        for rows, inputs, _ in found:
-            with photos.engine.autocast():
+    batches = photos.batches(table, photos.transform, parts)
+    with torch.inference_mode(), contextlib.closing(batches):
+        for rows, inputs, _ in batches:
+            with photos.compute.autocast():
                 features = network.features(inputs)
             out[rows] = features.half().cpu().numpy()
             readable[rows] = 1
             done(len(rows))
-    rows = np.flatnonzero(processes.reduce(readable).numpy())  # and so all have written
+    rows = np.flatnonzero(processes.reduce(readable).numpy())  # after which all have written
     return Cached(out, table.class_index.astype(np.int64), rows)

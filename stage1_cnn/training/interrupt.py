@@ -1,4 +1,4 @@
-"""Control-C that lets the running step end."""
+"""Control-C that lets the current step finish."""
 
 import signal
 import threading
@@ -6,18 +6,22 @@ from types import FrameType
 
 
 class Interrupt:
-    """Context manager: inside, the first SIGINT only sets `requested`, the second raises
-    KeyboardInterrupt at once."""
+    """A context manager: inside, the first SIGINT only sets `requested`, the second raises
+    KeyboardInterrupt at once. No effect outside of the main thread, which alone can have handlers.
+
+        with Interrupt() as interrupt:
+            for step in steps:
+                interrupt.check()
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self._main = threading.current_thread() is threading.main_thread()
+        self._before = signal.getsignal(signal.SIGINT)
 
     def __enter__(self) -> "Interrupt":
-        self._main = (
-            threading.current_thread() is threading.main_thread()
-        )  # others can't have handlers
         if self._main:
-            self._before = signal.signal(signal.SIGINT, self._handle)
+            signal.signal(signal.SIGINT, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -25,10 +29,10 @@ class Interrupt:
             signal.signal(signal.SIGINT, self._before)
 
     def check(self) -> None:
-        """Raises KeyboardInterrupt where one was requested."""
+        """Raises KeyboardInterrupt if one was requested."""
         if self.requested:
             raise KeyboardInterrupt
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
         self.check()
         self.requested = True

@@ -1,5 +1,5 @@
-"""metrics.jsonl and TensorBoard scalars: a line an epoch, exactly the epochs that the checkpoint
-knows."""
+"""metrics.jsonl and TensorBoard scalars: one line per epoch, of exactly the epochs that the
+checkpoint knows."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from catalog.artifacts import write_text, writing
 
 
 class Journal:
-    """Writes both; a restart writes them anew from the checkpoint's history, so that a lost epoch
+    """Writes both; a restart rewrites them from the checkpoint's history, so that a lost epoch
     leaves no line."""
 
     def __init__(self, folder: Path, history: list[dict[str, Any]]) -> None:
@@ -24,7 +24,7 @@ class Journal:
             self._draw(epoch, metrics)
 
     def add(self, metrics: dict[str, Any]) -> None:
-        """One more epoch."""
+        """Adds an epoch."""
         self.epochs += 1
         with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(_line(metrics))
@@ -33,11 +33,11 @@ class Journal:
             self.board.flush()
 
     def close(self) -> None:
-        """Ends TensorBoard's thread."""
+        """Stops TensorBoard's thread."""
         self.board.close()
 
     def _draw(self, epoch: int, metrics: dict[str, Any]) -> None:
-        """One scalar a metric, over the epochs of both phases."""
+        """One scalar per metric, over the epochs of both phases."""
         for key, value in metrics.items():
             if isinstance(value, float):
                 self.board.add_scalar(f"stage1/{key}", value, epoch)

@@ -1,10 +1,10 @@
-"""What every phase shares: one optimisation step, its schedule, and evaluation. Knows nothing of
-files or images."""
+"""What all phases share: the optimisation step, its schedule, and evaluation; without files or
+images."""
 
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -17,20 +17,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from catalog.errors import ConfigError, ShelfsortError
 from stage1_cnn.config import Stage1Config
-from stage1_cnn.device import Engine
+from stage1_cnn.device import Compute
 from stage1_cnn.networks.landmarks import LandmarkLoss
 from stage1_cnn.training.ema import Ema
 
 Pair = tuple[torch.Tensor, ...]
-"""On a module's device: its inputs, labels int64 [B] or mixed targets float32 [B, K], perhaps
-landmarks float32 [B, 8, 3]."""
+"""Inputs of a module, labels int64 [B] or mixed targets float32 [B, K], and optionally landmarks
+float32 [B, 8, 3]; on its device."""
 Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Cross-entropy, share of first guesses and of first five guesses that are right, over `images`
-    images."""
+    """Mean cross-entropy, top-1 and top-5 accuracy over `images` images."""
 
     loss: float
     top1: float
@@ -40,8 +39,8 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up over `warmup` steps, then a cosine to 0 at `steps`, or no change where
-    `constant`: the factor of the highest learning rate."""
+    """Factor of the highest learning rate: linear warm-up over `warmup` steps, then a cosine to 0
+    at `steps`, or no change if `constant`."""
 
     steps: int
     warmup: int
@@ -66,7 +65,7 @@ class Learner:
         self,
         module: nn.Module,
         config: Stage1Config,
-        engine: Engine,
+        compute: Compute,
         *,
         lr: float,
         schedule: Schedule,
@@ -74,70 +73,62 @@ class Learner:
         shares: torch.Tensor | None = None,
         average: bool = False,
     ) -> None:
-        """`depths` are those of `blocks.depths` (none: one learning rate), `shares` float32 [K] the
-        categories' shares of the training photos, for the logit adjustment; `average` keeps a
-        moving average where the configuration asks for one."""
-        self.module, self.engine, self.schedule, self.steps = module, engine, schedule, 0
+        """`depths` as from `blocks.depths` (by default one learning rate for all); `shares` float32
+        [K], the categories' shares of the training photos, for the logit adjustment; `average`
+        keeps a moving average if the configuration asks for one."""
+        self.module, self.compute, self.schedule, self.steps = module, compute, schedule, 0
         self.clip_norm, self.smoothing = config.clip_norm or math.inf, config.label_smoothing
         self.offset = None
         if config.logit_adjustment and shares is not None:
-            logs = shares.clamp(
-                min=1e-12
-            ).log()  # of a category without photos none: label smoothing would lift its raw score
-            self.offset = config.logit_adjustment * torch.where(shares > 0, logs, 0).to(
-                engine.device
-            )
+            # 0 for a category without photos, whose raw score label smoothing would raise.
+            logs = torch.where(shares > 0, shares.clamp(min=1e-12).log(), 0)
+            self.offset = config.logit_adjustment * logs.to(compute.device)
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.parameters, config, lr, depths or {})
-        self.scaler = torch.amp.GradScaler(engine.device.type, enabled=engine.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16")
         self.ema = Ema(module, config.ema_decay) if average and config.ema_decay else None
-        branch = (
-            getattr(getattr(module, "backbone", None), "landmarks", None)
-            if config.landmarks
-            else None
-        )
-        self.landmark_loss = (
-            LandmarkLoss(branch, config.landmark_weight) if branch is not None else None
-        )
-        self.forward = module
+        self.landmark_loss = None
+        branch = getattr(getattr(module, "backbone", None), "landmarks", None)
+        if config.landmarks and branch is not None:
+            self.landmark_loss = LandmarkLoss(branch, config.landmark_weight)
+        self.forward: Callable[[torch.Tensor], torch.Tensor] = module
         self.shared: DistributedDataParallel | None = None
 
     def distribute(self, compiled: str) -> None:
-        """From here on steps go through DistributedDataParallel (of several processes) and
-        torch.compile (`Stage1Config`)."""
-        if self.engine.processes.size > 1:
-            own = [self.engine.device] if self.engine.device.type == "cuda" else None
+        """Makes later steps go through DistributedDataParallel if there are several processes, and
+        through torch.compile as `Stage1Config.compile` says."""
+        if self.compute.processes.size > 1:
+            own = [self.compute.device] if self.compute.device.type == "cuda" else None
             self.forward = self.shared = DistributedDataParallel(
                 self.module, device_ids=own, gradient_as_bucket_view=True
             )
-        if compiled == "graphs" and self.engine.device.type != "cuda":
+        if compiled == "graphs" and self.compute.device.type != "cuda":
             raise ConfigError(
-                f"stage1.compile: CUDA graphs need a GPU, found {self.engine.device.type}; expected none or plain"
+                f"stage1.compile: CUDA graphs need a GPU, found {self.compute.device.type}; "
+                "expected none or plain"
             )
         if compiled != "none":
-            self.forward = torch.compile(
-                self.forward, mode="reduce-overhead" if compiled == "graphs" else "default"
-            )
+            mode = "reduce-overhead" if compiled == "graphs" else "default"
+            self.forward = torch.compile(self.forward, mode=mode)
 
     @property
-    def judged(self) -> nn.Module:
-        """What is validated and kept: the average where there is one."""
+    def validated(self) -> nn.Module:
+        """What is validated and saved: the average if there is one."""
         return self.ema.module if self.ema else self.module
 
     def step(self, parts: Sequence[Pair], images: int | None = None) -> torch.Tensor:
-        """One step on the parts of a batch that has `images` in all processes; the sum of this
-        one's losses, on the device."""
+        """Takes one step on the parts of a batch that has `images` in all processes; returns the
+        sum of this process's losses, on the device."""
         images = sum(len(labels) for _, labels, *_ in parts) if images is None else images
         for group in self.optimizer.param_groups:
             group["lr"] = group["top_lr"] * self.schedule(self.steps)
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), dtype=torch.float64, device=self.engine.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.compute.device)
         for number, pair in enumerate(parts, 1):
-            with self._together(number == len(parts)):
+            with self._synchronised(number == len(parts)):
                 loss = self._loss(*pair)
-                # DistributedDataParallel averages the processes' gradients; the mean over all
-                # images is wanted
-                self.scaler.scale(loss * (self.engine.processes.size / images)).backward()
+                # DistributedDataParallel averages over processes; here it is over images.
+                self.scaler.scale(loss * (self.compute.processes.size / images)).backward()
             total += loss.detach()
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
@@ -151,25 +142,25 @@ class Learner:
     def _loss(
         self, inputs: torch.Tensor, labels: torch.Tensor, points: torch.Tensor | None = None
     ) -> torch.Tensor:
-        with self.engine.autocast():
+        with self.compute.autocast():
             logits = self.forward(inputs).float()
         logits = logits if self.offset is None else logits + self.offset
         loss = cross_entropy(logits, labels, reduction="sum", label_smoothing=self.smoothing)
-        return (
-            loss + self.landmark_loss(points) if self.landmark_loss and points is not None else loss
-        )
+        if self.landmark_loss is None or points is None:
+            return loss
+        return loss + self.landmark_loss(points)
 
-    def _together(self, last: bool) -> contextlib.AbstractContextManager:
-        """Gradients travel once a step, with the last part."""
+    def _synchronised(self, last: bool) -> contextlib.AbstractContextManager:
+        """Gradients are exchanged once per step, with the last part."""
         return self.shared.no_sync() if self.shared and not last else contextlib.nullcontext()
 
     @property
     def lr(self) -> float:
-        """Learning rate of the last step, the head's where blocks have their own."""
+        """Learning rate of the last step; the head's if blocks have their own."""
         return max(group["lr"] for group in self.optimizer.param_groups)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on from here."""
+        """What a checkpoint needs to resume from here."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": {"step": self.steps},
@@ -180,7 +171,7 @@ class Learner:
     def restore(self, state: dict[str, Any]) -> None:
         """Inverse of state."""
         self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:  # empty where the training was begun in another precision than fp16
+        if state["scaler"]:  # empty if the training began in another precision
             self.scaler.load_state_dict(state["scaler"])
         self.steps = state["scheduler"]["step"]
         if self.ema:
@@ -189,8 +180,8 @@ class Learner:
 
 @dataclass
 class Tally:
-    """How far an epoch is: steps and images done by all processes, and the sum of this one's losses
-    (on the device until it is read)."""
+    """How far an epoch is: steps and images done by all processes, and the sum of this process's
+    losses (on the device until it is read)."""
 
     step: int = 0
     images: int = 0
@@ -199,17 +190,17 @@ class Tally:
 
 def train_steps(
     learner: Learner,
-    pairs: Iterator[Pair],
+    pairs: Generator[Pair, None, None],
     tally: Tally,
     *,
     parts: int = 1,
-    prepare: Callable[[], Mix] = lambda: _as_they_are,
-) -> Iterator[int]:
-    """A step a batch of `parts` pairs; yields its images once `tally` counts it.
+    prepare: Callable[[], Mix] = lambda: _unmixed,
+) -> Generator[int, None, None]:
+    """Takes one step per batch of `parts` pairs; yields its number of images once counted.
 
-    `prepare` is called before each step and returns what mixes the photos of its parts. A step is
-    passed over, by all processes, where it has a single image or none, or one of its parts, while
-    batch norm learns.
+    `prepare` is called before each step and returns what mixes the photos of its parts. All
+    processes skip a step of fewer than two images; while batch norm trains, also one with a part of
+    fewer than two.
     """
     learner.module.train()
     norm = any(
@@ -218,7 +209,7 @@ def train_steps(
     with contextlib.closing(pairs):
         while batch := list(islice(pairs, parts)):
             sizes = [len(labels) for _, labels, *_ in batch]
-            images, short = learner.engine.processes.total([sum(sizes), norm and min(sizes) < 2])
+            images, short = learner.compute.processes.total([sum(sizes), norm and min(sizes) < 2])
             mix = prepare()
             if images > 1 and not short:
                 tally.loss = tally.loss + learner.step(
@@ -229,7 +220,7 @@ def train_steps(
             yield int(images)
 
 
-def _as_they_are(inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _unmixed(inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return inputs, labels
 
 
@@ -239,8 +230,8 @@ def make_optimizer(
     lr: float,
     depths: Mapping[nn.Parameter, int],
 ) -> torch.optim.Optimizer:
-    """AdamW or SGD; vectors (biases, normalisation layers) have no weight decay, deeper blocks a
-    lower learning rate."""
+    """AdamW or SGD; vectors (biases, normalisation layers) get no weight decay, and blocks farther
+    from the head a lower learning rate."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     for parameter in parameters:
         groups[config.layer_decay ** depths.get(parameter, 0), parameter.ndim > 1].append(parameter)
@@ -257,26 +248,20 @@ def make_optimizer(
     return torch.optim.AdamW(options, lr=lr, fused=True)
 
 
-def evaluate(module: nn.Module, pairs: Iterable[Pair], engine: Engine) -> Metrics | None:
+def evaluate(module: nn.Module, pairs: Iterable[Pair], compute: Compute) -> Metrics | None:
     """Loss without smoothing, top-1 and top-5 in evaluation mode, over the pairs of all processes;
-    None where there are none."""
+    None if there are none."""
     module.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=engine.device)
+    sums = torch.zeros(4, dtype=torch.float64, device=compute.device)
     with torch.inference_mode():
         for inputs, labels, *_ in pairs:
-            with engine.autocast():
+            with compute.autocast():
                 logits = module(inputs).float()
             hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
             loss = cross_entropy(logits, labels, reduction="sum")
-            sums += torch.stack(
-                [
-                    loss,
-                    hits[:, 0].sum(),
-                    hits.sum(),
-                    hits.new_tensor(len(labels), dtype=torch.int64),
-                ]
-            ).double()
-    images = int(engine.processes.reduce(sums)[3])
+            count = hits.new_tensor(len(labels), dtype=torch.int64)
+            sums += torch.stack([loss, hits[:, 0].sum(), hits.sum(), count]).double()
+    images = int(compute.processes.reduce(sums)[3])
     if not images:
         return None
     loss, top1, top5 = (sums[:3] / images).tolist()
@@ -284,8 +269,8 @@ def evaluate(module: nn.Module, pairs: Iterable[Pair], engine: Engine) -> Metric
 
 
 def require_finite(loss: float, place: str) -> float:
-    """The loss itself. Raises ShelfsortError where it is not a number, since nothing after that can
-    be right."""
+    """Returns the loss. Raises ShelfsortError if it is not finite, as nothing after that can be
+    right."""
     if not math.isfinite(loss):
         advice = "lower stage1.lr and stage1.head_lr, or set stage1.precision=fp32"
         raise ShelfsortError(

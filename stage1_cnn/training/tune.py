@@ -1,10 +1,10 @@
-"""Search for stage 1's learning rate, and for what the published system tuned beside it, on short
-runs judged on val_a.
+"""Search for stage 1's learning rate, and for what else the published system tuned, by short
+trainings validated on val_a.
 
-In: the store's train and val_a, never another split. On disk, in the given folder: a folder a trial
-(metrics.jsonl, trial.json) and range/range.csv, each beside made_from.json. The head is trained
-once and every trial fine-tunes from it. Interrupted, the same call goes on; what another search
-left is made anew.
+In: the store's train and val_a, never another split. On disk, in the given folder: one folder per
+trial (metrics.jsonl, trial.json) and range/range.csv, each with a made_from.json. The head is
+trained once and every trial fine-tunes from it. After an interruption the same call goes on; what
+another search left is removed.
 """
 
 import json
@@ -30,7 +30,7 @@ from stage1_cnn.config import Stage1Config
 from stage1_cnn.training.interrupt import Interrupt
 from stage1_cnn.training.learner import Learner, Tally, train_steps
 from stage1_cnn.training.plan import parts_of
-from stage1_cnn.training.trainer import Cut, Trainer, train_stage1
+from stage1_cnn.training.trainer import Partition, Trainer, train_stage1
 
 RATES = (1e-5, 3.3e-5, 1e-4, 3.3e-4, 1e-3)
 BLOCKS = (0, 1, 2)
@@ -41,9 +41,10 @@ LOWEST, HIGHEST, STEPS = 1e-7, 1.0, 100
 
 @dataclass(frozen=True)
 class Trial:
-    """One short run: what it varies (`lr`, `trainable_blocks`, `validation_share`), and its values.
+    """One short training: what it varies (`lr`, `trainable_blocks`, `validation_share`), and its
+    values.
 
-    The share is that of train and val_a together which is held out from fitting; None fits all of
+    `validation_share` is the share of train and val_a together that is held out; None fits all of
     train.
     """
 
@@ -54,15 +55,15 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         value = getattr(self, self.what)
         return f"{self.what}-{value:g}" if isinstance(value, float) else f"{self.what}-{value}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trial's best epoch of fine-tuning on val_a, images: top-1 of `val_images` with its 95%
-    interval, and the loss. For the interval each product counts as one item, as its images are
+    """A trial's best epoch of fine-tuning on val_a: top-1 over `val_images` images with its 95%
+    interval, and the loss. The interval counts each product as one item, as its images tend to be
     right or wrong together."""
 
     trial: Trial
@@ -78,7 +79,7 @@ class Outcome:
 
 class Search:
     """The trials of one search: `epochs` of fine-tuning each, on `photos` of the training photos
-    (all where None)."""
+    (None: all)."""
 
     def __init__(
         self,
@@ -95,7 +96,7 @@ class Search:
         self.made_from = made_from | {"epochs": epochs, "photos": photos}
 
     def run(self) -> list[Outcome]:
-        """Learning rates first; then, at the best of them, blocks and shares."""
+        """Tries learning rates first; then, at the best of them, blocks and shares."""
         blocks = self.config.trainable_blocks
         trials = [Trial("lr", rate, blocks) for rate in RATES]
         with progress(len(RATES) + len(BLOCKS) + len(SHARES), "trials", "run") as bar:
@@ -115,7 +116,7 @@ class Search:
         return out
 
     def _outcome(self, trial: Trial) -> Outcome:
-        """The outcome of a trial, from trial.json where it is there."""
+        """The outcome of a trial, from trial.json if that exists."""
         folder = self.folder / trial.name
         path, made_from = folder / "trial.json", self.made_from | {"trial": asdict(trial)}
         _claim(folder, made_from)
@@ -132,13 +133,13 @@ class Search:
         config = self.config.model_copy(
             update={"lr": trial.lr, "trainable_blocks": trial.trainable_blocks}
         )
-        cut = self._cut(trial.validation_share)
+        partition = self._partition(trial.validation_share)
         if config.weights != "none" and config.head_epochs and not (folder / "last.pt").exists():
             head = checkpoint.load(self.head(trial.validation_share) / "last.pt", resume=True)
             checkpoint.save(
                 folder / "last.pt", {**head, "made_from": made_from, "best": None, "seconds": 0.0}
             )
-        summary = train_stage1(self.store, config, folder, made_from, cut=cut)
+        summary = train_stage1(self.store, config, folder, made_from, partition=partition)
         lines = [
             json.loads(line)
             for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -163,52 +164,51 @@ class Search:
 
     @cached_property
     def _independent(self) -> float:
-        """The effective number of val_a's products."""
+        """The effective number of independent products in val_a."""
         table = self.store.images("val_a")
         return effective_groups(self.store.groups_of(table.product_id[table.fit], "val_a"))
 
     def head(self, share: float | None = None) -> Path:
-        """The folder of a training that ended with its head phase."""
+        """Trains the head alone; returns the folder of that training."""
         folder = self.folder / "heads" / ("all" if share is None else f"{share:g}")
         config, made_from = (
             self.config.model_copy(update={"epochs": 0}),
             self.made_from | {"share": share},
         )
         _claim(folder, made_from)
-        train_stage1(self.store, config, folder, made_from, cut=self._cut(share))
+        train_stage1(self.store, config, folder, made_from, partition=self._partition(share))
         return folder
 
-    def _cut(self, share: float | None) -> Cut:
-        def cut(store: Store) -> tuple[ImageTable, ImageTable]:
+    def _partition(self, share: float | None) -> Partition:
+        def partition(store: Store) -> tuple[ImageTable, ImageTable]:
             train, val = store.images("train"), store.images("val_a")
             train, val = train[train.fit], val[val.fit]
             if not len(val):
                 raise ShelfsortError(
-                    f"{store.path}: val_a has no images, and trials are judged on it"
+                    f"{store.path}: val_a has no images, and trials are validated on it"
                 )
-            place = sample_hash(train.product_id, "stage 1 trials", self.config.seed)
+            order = sample_hash(train.product_id, "stage 1 trials", self.config.seed)
             if share is not None:
-                kept = (
-                    (1 - share) * (len(train) + len(val)) / max(1, len(train))
-                )  # val_a is a part of what is held out
-                inside = place < np.uint64(min(1.0, kept) * (2**64 - 2**11))
-                train, place = train[inside], place[inside]
+                # val_a is part of what is held out
+                kept = (1 - share) * (len(train) + len(val)) / max(1, len(train))
+                inside = order < np.uint64(min(1.0, kept) * (2**64 - 2**11))
+                train, order = train[inside], order[inside]
             if self.photos is not None and len(train) > self.photos:
-                train = train[np.sort(np.argsort(place, kind="stable")[: self.photos])]
+                train = train[np.sort(np.argsort(order, kind="stable")[: self.photos])]
             return train, val
 
-        return cut
+        return partition
 
     def range_test(self) -> list[tuple[float, float]]:
-        """Learning rate and loss of each step, while the rate rises from LOWEST to HIGHEST (Smith
-        2017); it ends where the loss is four times its least. To be run first: the trials clear
-        away what both start from."""
+        """Learning rate and loss of each step while the rate rises from LOWEST to HIGHEST (Smith
+        2017); ends when the loss is four times its minimum. Call it before `run`, which removes the
+        head that both start from."""
         path = self.folder / "range" / "range.csv"
         _claim(path.parent, self.made_from)
         if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines()[1:]
             return [
-                tuple(map(float, line.split(",")))
-                for line in path.read_text(encoding="utf-8").splitlines()[1:]
+                (float(rate), float(loss)) for rate, loss in (line.split(",") for line in lines)
             ]
         pretrained = self.config.weights != "none" and self.config.head_epochs
         folder = self.head() if pretrained else self.folder / "heads" / "none"
@@ -219,7 +219,7 @@ class Search:
                 folder,
                 self.made_from | {"share": None},
                 interrupt,
-                cut=self._cut(None),
+                partition=self._partition(None),
             )
             rows = list(_rising(trainer, interrupt))
         write_text(
@@ -229,7 +229,7 @@ class Search:
 
 
 def _claim(folder: Path, made_from: dict[str, Any]) -> None:
-    """Notes in a folder what it is made from; what was made from something else is removed first."""
+    """Records in a folder what it is made from; removes first what was made from something else."""
     path, plain = folder / "made_from.json", json.loads(json.dumps(made_from))
     if not path.exists() or read_json(path, "tune") != plain:
         shutil.rmtree(folder, ignore_errors=True)
@@ -237,17 +237,12 @@ def _claim(folder: Path, made_from: dict[str, Any]) -> None:
 
 
 def _rising(trainer: Trainer, interrupt: Interrupt) -> Iterator[tuple[float, float]]:
-    """Steps of a growing rate, and their losses, smoothed over ten steps."""
+    """The learning rates of steps with rising rates, and their losses, smoothed over ten steps."""
     config, network, photos = trainer.config, trainer.network, trainer.photos
     network.freeze(config.trainable_blocks)
-    learner = Learner(network, config, trainer.engine, lr=HIGHEST, schedule=_growth)  # type: ignore[arg-type]
-    rng, tally, smooth, least, seen = (
-        np.random.default_rng(config.seed),
-        Tally(),
-        0.0,
-        math.inf,
-        0.0,
-    )
+    learner = Learner(network, config, trainer.compute, lr=HIGHEST, schedule=_growth)  # type: ignore[arg-type]
+    rng, tally = np.random.default_rng(config.seed), Tally()
+    smooth, least, seen = 0.0, math.inf, 0.0
     rounds = -(-STEPS // photos.steps)
     order = np.concatenate(
         [photos.sampler.order(rng)[: photos.steps * config.batch_size] for _ in range(rounds)]
@@ -255,19 +250,19 @@ def _rising(trainer: Trainer, interrupt: Interrupt) -> Iterator[tuple[float, flo
     parts = parts_of(
         order[: STEPS * config.batch_size], config.batch_size, config.accumulate, trainer.processes
     )
-    with trainer.engine.fork_generators():
-        trainer.engine.seed(config.seed)
+    with trainer.compute.fork_generators():
+        trainer.compute.seed(config.seed)
         for step, images in enumerate(
             train_steps(learner, photos.training(parts, 1), tally, parts=config.accumulate), 1
         ):
             interrupt.check()
             loss = (float(tally.loss) - seen) / max(1, images)
             smooth, seen = 0.9 * smooth + 0.1 * loss, float(tally.loss)
-            found = smooth / (1 - 0.9**step)
-            least = min(least, found)
-            if not found < 4 * least:
+            unbiased = smooth / (1 - 0.9**step)
+            least = min(least, unbiased)
+            if not unbiased < 4 * least:
                 return
-            yield learner.lr, found
+            yield learner.lr, unbiased
 
 
 def _growth(step: int) -> float:
@@ -275,7 +270,7 @@ def _growth(step: int) -> float:
 
 
 def steepest(rows: Sequence[tuple[float, float]]) -> float | None:
-    """The rate at which a range test's loss falls fastest; None where it was too short to tell."""
+    """The rate at which a range test's loss falls fastest; None if it has fewer than five steps."""
     if len(rows) < 5:
         return None
     rates, losses = np.array(rows).T

@@ -8,7 +8,7 @@ import numpy as np
 
 from catalog.image_table import POSITIONS, ImageTable
 from catalog.splits import SPLITS
-from features.store import FeatureWriter
+from features.writer import FeatureWriter
 from stage1_cnn.head import Head
 
 CLASSES, WIDTH, BATCH = 4, 6, 16

@@ -16,7 +16,7 @@ from catalog.store.reader import Store
 from features import schema
 from features.extract import extract, made_from
 from features.store import FeatureStore
-from stage1_cnn.device import inference_engine
+from stage1_cnn.device import inference_compute
 from stage1_cnn.predict import Predictor
 
 
@@ -85,7 +85,7 @@ def test_features_beyond_float16_are_refused(
         ("fp32", ": train stage 1 again"),
         ("bf16", r": set features\.precision=fp32, or train stage 1"),
     ):
-        loud.engine = inference_engine("cpu", precision)
+        loud.compute = inference_compute("cpu", precision)
         with pytest.raises(
             ShelfsortError,
             match=rf"features of image {first} are not finite .* in {precision}; .*{remedy}",

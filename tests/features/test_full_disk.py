@@ -22,9 +22,9 @@ def said(call: Callable[[], object]) -> None:
         print(error, list(folder.iterdir()))
 """
 _HEAD_PHASE = """
-from stage1_cnn.processes import ALONE, Processes
+from stage1_cnn.processes import SINGLE_PROCESS, Processes
 from stage1_cnn.training.inputs import _allocate
-for processes in (ALONE, Processes(size=2)):
+for processes in (SINGLE_PROCESS, Processes(size=2)):
     said(lambda: _allocate(20000, 2048, folder, processes).fill(1))
 """
 _INDEX = """

@@ -16,7 +16,8 @@ import pytest
 from catalog.errors import ArtifactError
 from catalog.splits import SPLITS
 from features import schema
-from features.store import FeatureStore, FeatureWriter
+from features.store import FeatureStore
+from features.writer import FeatureWriter
 from tests.features.rows import CLASSES, COMPUTED_WITH, EMPTY, MADE_FROM, WIDTH, Made, make_rows
 
 ROOT = Path(__file__).parents[2]
@@ -168,7 +169,7 @@ def test_a_long_reason_is_cut_between_two_characters(
 _WRITER = """
 import sys, time
 from pathlib import Path
-from features.store import FeatureWriter
+from features.writer import FeatureWriter
 from tests.features.rows import *
 made = make_rows()
 with FeatureWriter(Path(sys.argv[1]), made.table, WIDTH, CLASSES, MADE_FROM, COMPUTED_WITH) as writer:

@@ -30,7 +30,7 @@ def test_vectors_are_found_by_image_id(tmp_path: Path) -> None:
     ("ids", "features", "message"),
     [
         ([1, 3], [[1.0], [2.0]], "holds no vector of image 2, expected one of every image"),
-        ([1, 2, 2], [[1.0]] * 3, "image 2 stands there twice"),
+        ([1, 2, 2], [[1.0]] * 3, "image 2 occurs twice"),
         ([1, 2], [[1.0], [np.nan]], "the vector of image 2 is not finite as float16"),
         ([1, 2], [[1.0], [1e5]], "the vector of image 2 is not finite as float16"),
         (

@@ -76,6 +76,13 @@ def test_threads_follow_a_containers_quota_unless_told_otherwise(
     assert asked or "torch uses 1 on " in done.stdout
 
 
+def test_every_command_can_be_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+    main(["config"])
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [[], ["nonsense"], ["stage1"], ["predict", "--run", "x"], ["report", "--run", "x", "--bad"]],

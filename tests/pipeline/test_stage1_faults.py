@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features.store import FeatureWriter
+from features.writer import FeatureWriter
 from pipeline.cli import main
 from tests.pipeline.tiny import Tiny, snapshot
 

@@ -11,7 +11,7 @@ from torch import nn
 from catalog.store.reader import Store
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.networks.backbones import Network, build
-from stage1_cnn.processes import ALONE, Processes, joined
+from stage1_cnn.processes import SINGLE_PROCESS, Processes, process_group
 from stage1_cnn.training import trainer as phases
 from stage1_cnn.training.interrupt import Interrupt
 
@@ -28,7 +28,11 @@ def build_with_group_norm(*arguments: object, **options: object) -> Network:
 
 
 def train(
-    store: Path, folder: Path, config: Stage1Config, norm: str, processes: Processes = ALONE
+    store: Path,
+    folder: Path,
+    config: Stage1Config,
+    norm: str,
+    processes: Processes = SINGLE_PROCESS,
 ) -> None:
     """Trains into `folder`, without the summary at the end."""
     phases.build = build_with_group_norm if norm == "group" else build
@@ -41,9 +45,9 @@ def main() -> None:
     store, folder, config, *norm = sys.argv[1:]
     shared = "LOCAL_RANK" in os.environ
     with (
-        joined(int(os.environ["LOCAL_RANK"]), 2)
+        process_group(int(os.environ["LOCAL_RANK"]), 2)
         if shared
-        else contextlib.nullcontext(ALONE) as processes
+        else contextlib.nullcontext(SINGLE_PROCESS) as processes
     ):
         train(
             Path(store),

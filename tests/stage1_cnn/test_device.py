@@ -1,4 +1,3 @@
-import os
 import platform
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import torch
 
 from catalog.errors import ConfigError
 from catalog.parallel import cores
-from stage1_cnn.device import choose_engine, decode_threads, inference_engine
+from stage1_cnn.device import choose_compute, decode_threads, inference_compute
 
 
 def test_threads_never_exceed_the_cores() -> None:
@@ -33,9 +32,9 @@ def test_threads_never_exceed_the_cores() -> None:
 )
 def test_what_the_machine_lacks_is_named(device: str, precision: str) -> None:
     with pytest.raises(ConfigError, match=r"stage1\.(device|precision): "):
-        choose_engine(device, precision)
+        choose_compute(device, precision)
     with pytest.raises(ConfigError, match=r"stage1\.device: |features\.precision: "):
-        inference_engine(device, precision)
+        inference_compute(device, precision)
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -43,34 +42,34 @@ def test_on_a_processor_answers_are_in_fp32_whatever_it_trains_in(
     native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
-    assert choose_engine("cpu").precision == ("bf16" if native else "fp32")
+    assert choose_compute("cpu").precision == ("bf16" if native else "fp32")
     assert (
-        inference_engine("cpu").precision == "fp32"
-        and inference_engine("cpu", "bf16").precision == "bf16"
+        inference_compute("cpu").precision == "fp32"
+        and inference_compute("cpu", "bf16").precision == "bf16"
     )
 
 
 def test_seeding_stays_inside() -> None:
-    engine = choose_engine("cpu", "fp32")
+    compute = choose_compute("cpu", "fp32")
     torch.default_generator.manual_seed(5)
     expected = torch.rand(1).item()
     torch.default_generator.manual_seed(5)
-    with engine.fork_generators():
-        engine.seed(1)
+    with compute.fork_generators():
+        compute.seed(1)
         first = torch.rand(1).item()
-        engine.seed(1)
+        compute.seed(1)
         assert torch.rand(1).item() == first
     assert torch.rand(1).item() == expected
 
 
 def test_arithmetic_that_cannot_be_repeated_is_named() -> None:
-    engine = choose_engine("cpu", "fp32")
+    compute = choose_compute("cpu", "fp32")
     with (
         pytest.raises(ConfigError, match=r"^stage1\.deterministic: expected false, since put_, "),
-        engine.exactly(True),
+        compute.determinism(True),
     ):
         torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
-    with pytest.raises(RuntimeError, match="size"), engine.exactly(True):
+    with pytest.raises(RuntimeError, match="size"), compute.determinism(True):
         torch.zeros(2) + torch.zeros(3)
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -103,10 +102,3 @@ def test_memory_is_kept_from_batch_to_batch() -> None:
     )
     assert default > 20 * 9_000
     assert kept < default / 4
-
-
-def test_every_command_can_be_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
-    del os.environ["CUBLAS_WORKSPACE_CONFIG"]
-    choose_engine("cpu", "fp32")
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from catalog.image_table import ImageTable
 from stage1_cnn.config import Stage1Config
-from stage1_cnn.device import Engine
+from stage1_cnn.device import Compute
 from stage1_cnn.training.plan import parts_of
-from stage1_cnn.processes import ALONE
-from stage1_cnn.training.inputs import Photos
+from stage1_cnn.processes import SINGLE_PROCESS
+from stage1_cnn.training.inputs import PhotoInputs
 from tests.conftest import jpeg
 
 ROWS, BLOBS, EPOCHS = int(sys.argv[1]), [jpeg(number, side=8) for number in range(16)], 3
@@ -33,12 +33,12 @@ torch.set_num_threads(1)
 rows = np.arange(ROWS, dtype=np.int64)
 table = ImageTable(rows, rows, (rows % 5000).astype(np.int32), np.zeros(ROWS, np.uint8), np.ones(ROWS, bool))
 config = Stage1Config(image_size=8, batch_size=256, workers=1, sampling="levelled", shuffle_block=64)
-photos = Photos(Few(), table, table[:10], config, Engine(torch.device("cpu"), "fp32"))
+photos = PhotoInputs(Few(), table, table[:10], config, Compute(torch.device("cpu"), "fp32"))
 for epoch in range(EPOCHS):
     with open("/proc/self/clear_refs", "w") as clear:
         clear.write("5")  # the peak counts anew
     order, images = photos.sampler.order(np.random.default_rng(epoch)), 0
-    for inputs, _ in photos.training(parts_of(order, 256, 1, ALONE), epoch + 1):
+    for inputs, _ in photos.training(parts_of(order, 256, 1, SINGLE_PROCESS), epoch + 1):
         images += len(inputs)
     print(images, peak(), flush=True)
 """

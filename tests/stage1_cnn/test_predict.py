@@ -85,7 +85,7 @@ def test_bf16_differs_by_rounding_only(path: Path, store: Store) -> None:
         [decode(data) for data in store.read(store.images("train").image_id[:4])]
     )
     one, other = (predictor.features(pixels).astype(np.float32) for predictor in (exact, rounded))
-    assert rounded.engine.precision == "bf16"
+    assert rounded.compute.precision == "bf16"
     assert not np.array_equal(one, other)
     assert all(np.corrcoef(a, b)[0, 1] > 0.97 for a, b in zip(one, other, strict=True))
 

@@ -15,8 +15,8 @@ from catalog.errors import ConfigError
 from catalog.store.reader import Store
 from stage1_cnn import checkpoint
 from stage1_cnn.config import Stage1Config
-from stage1_cnn.device import choose_engine
-from stage1_cnn.processes import ALONE, Processes, joined
+from stage1_cnn.device import choose_compute
+from stage1_cnn.processes import SINGLE_PROCESS, Processes, process_group
 from stage1_cnn.training.interrupt import Interrupt
 from stage1_cnn.training.trainer import Trainer
 from tests.stage1_cnn.child import MADE_FROM, train
@@ -137,15 +137,15 @@ def test_a_batch_too_small_for_so_many_is_an_error(
 ) -> None:
     config = config.model_copy(update={"batch_size": 7, "accumulate": 4})
     with pytest.raises(
-        ConfigError, match=r"7 images a step in 1 processes x 4 parts, expected at least 8"
+        ConfigError, match=r"7 images per step in 1 processes x 4 parts, expected at least 8"
     ):
         Trainer(store, config, tmp_path, MADE_FROM, Interrupt())
 
 
 def test_alone_nothing_is_asked_of_others() -> None:
-    assert ALONE.writes
-    assert ALONE.total([1, 2.5]) == [1, 2.5]
-    assert not Processes(rank=1, size=2).writes
+    assert SINGLE_PROCESS.is_main
+    assert SINGLE_PROCESS.total([1, 2.5]) == [1, 2.5]
+    assert not Processes(rank=1, size=2).is_main
 
 
 def test_more_processes_than_gpus_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_more_processes_than_gpus_are_told_so(monkeypatch: pytest.MonkeyPatch) -
     ):
         monkeypatch.setenv(name, str(value))
     gpus = torch.cuda.device_count()
-    with joined(gpus, gpus + 1) as processes:
+    with process_group(gpus, gpus + 1) as processes:
         last = dataclasses.replace(processes, size=gpus + 1)
         expected = (
             rf"a GPU for each of {gpus + 1} processes asked for, found {gpus} usable GPUs"
@@ -167,4 +167,4 @@ def test_more_processes_than_gpus_are_told_so(monkeypatch: pytest.MonkeyPatch) -
             else "cuda asked for"
         )
         with pytest.raises(ConfigError, match=expected):
-            choose_engine("cuda", processes=last)
+            choose_compute("cuda", processes=last)

@@ -15,7 +15,8 @@ import numpy as np
 from catalog.image_table import POSITIONS, ImageTable
 from catalog.splits import SPLITS
 from catalog.taxonomy import Category, Taxonomy
-from features.store import FeatureStore, FeatureWriter
+from features.store import FeatureStore
+from features.writer import FeatureWriter
 from stage1_cnn.head import Head
 from stage2_xgb.config import BoosterConfig, ConfusionConfig, Stage2Config
 from stage2_xgb.dataset import Views

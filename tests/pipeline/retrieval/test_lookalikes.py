@@ -18,7 +18,7 @@ from pipeline.config import ScoreConfig
 from pipeline.retrieval.lookalikes import ListedImages, LookalikeTotals, find_lookalikes
 from pipeline.retrieval.similar import LOOK_UPS
 from stage1_cnn.checkpoint import load
-from stage1_cnn.device import inference_engine
+from stage1_cnn.device import inference_compute
 from stage1_cnn.networks.backbones import Network
 from stage1_cnn.predict import Predictor
 from tests.catalog.served import served
@@ -42,7 +42,7 @@ def predictor(tiny: Tiny) -> Predictor:
     network = Network(
         nn.Sequential(patches, nn.Flatten()), nn.Linear(48 * 8 * 8, len(tiny.run.store.taxonomy))
     )
-    return Predictor(network, load(tiny.run.checkpoint), inference_engine(**LOOK_UPS), "patches")
+    return Predictor(network, load(tiny.run.checkpoint), inference_compute(**LOOK_UPS), "patches")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from catalog.store.ingest import ingest
 from catalog.store.reader import Store
 from catalog.synthetic.dump import SyntheticSpec, landmarks, picture, write_dump, write_landmarks_of
 from stage1_cnn.config import Augment, Stage1Config
-from stage1_cnn.device import choose_engine
+from stage1_cnn.device import choose_compute
 from stage1_cnn.networks.backbones import build
 from stage1_cnn.networks.landmarks import LandmarkVgg16, heat, landmark_error, landmark_loss
 from stage1_cnn.predict import Predictor
@@ -47,7 +47,7 @@ def check_step(name: str, side: int, **options: object) -> None:
     network = build(name, 5)
     config = Stage1Config(backbone=name, image_size=side, **options)
     learner = Learner(
-        network, config, choose_engine("cpu", "fp32"), lr=1e-4, schedule=Schedule(1, 0)
+        network, config, choose_compute("cpu", "fp32"), lr=1e-4, schedule=Schedule(1, 0)
     )
     images, points = torch.rand(2, 3, side, side), torch.rand(2, 8, 3)
     extra = (points,) if options else ()
@@ -59,7 +59,7 @@ def check_step(name: str, side: int, **options: object) -> None:
     )
     assert network.eval()(images).shape == (2, 5)
     if options:
-        maps, attention = network.backbone.look(images)
+        maps, attention = network.backbone.attention_maps(images)
         assert (maps.shape, attention.shape) == ((2, 8, side, side), (2, 1, side // 8, side // 8))
 
 
@@ -87,7 +87,7 @@ def test_a_step_of_the_landmark_network_at_the_real_size() -> None:
 def test_shapes_and_attention() -> None:
     network = LandmarkVgg16(0.1, 3).eval()
     images = torch.rand(2, 3, 64, 48)
-    maps, attention = network.look(images)
+    maps, attention = network.attention_maps(images)
     assert (maps.shape, attention.shape) == ((2, 8, 64, 48), (2, 1, 8, 6))
     assert maps.amax((2, 3)).allclose(torch.ones(2, 8)) and maps.min() >= 0
     assert attention.min() > 0 and attention.max() < 1
@@ -100,7 +100,7 @@ def test_shapes_and_attention() -> None:
 def test_without_landmarks_attention_is_learnt_from_the_categories() -> None:
     network = build("vgg16_landmarks", 3, width=0.1)
     learner = Learner(
-        network, CONFIG, choose_engine("cpu", "fp32"), lr=1e-4, schedule=Schedule(1, 0)
+        network, CONFIG, choose_compute("cpu", "fp32"), lr=1e-4, schedule=Schedule(1, 0)
     )
     learner.step([(torch.rand(2, 3, 64, 64), torch.tensor([0, 2]))])
     assert learner.landmark_loss is None
@@ -195,7 +195,7 @@ def test_it_trains_with_and_without_and_its_checkpoint_looks(
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("with", "without")]
     assert lines[0] != lines[1], "the landmarks change what is learnt"
     predictor = Predictor.open(tmp_path / "with" / "best.pt", device="cpu", precision="fp32")
-    maps, attention = predictor.look(torch.zeros(3, 3, 64, 64, dtype=torch.uint8))
+    maps, attention = predictor.attention_maps(torch.zeros(3, 3, 64, 64, dtype=torch.uint8))
     assert (maps.shape, attention.shape) == ((3, 8, 64, 64), (3, 1, 8, 8))
     assert max(losses) < 10, "the loss of validation is of the categories alone"
 
@@ -257,7 +257,7 @@ def test_the_landmark_loss_lowers_the_landmark_error(tmp_path: Path) -> None:
         config = CONFIG.model_copy(update={"landmarks": given, "epochs": 6, "width": 0.25})
         train_stage1(store, config, tmp_path / name, {})
         predictor = Predictor.open(tmp_path / name / "last.pt", device="cpu", precision="fp32")
-        maps, _ = predictor.look(predictor.transform(photos))
+        maps, _ = predictor.attention_maps(predictor.transform(photos))
         errors[name] = float(landmark_error(torch.from_numpy(maps), points).mean())
     print(f"mean landmark error on {len(table)} photos, shares of the side: {errors}")
     assert errors["with"] < 0.5 * errors["without"]

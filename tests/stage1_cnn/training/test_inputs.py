@@ -7,17 +7,19 @@ import torch
 from catalog.store.reader import Store
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.dataset import Blobs, in_parts
-from stage1_cnn.device import choose_engine
+from stage1_cnn.device import choose_compute
 from stage1_cnn.networks.backbones import Network, build
-from stage1_cnn.training.inputs import CachedFeatures, Photos
+from stage1_cnn.training.inputs import CachedFeatures, PhotoInputs
 from stage1_cnn.training.learner import evaluate
 from tests.stage1_cnn.conftest import Cut
 
-ENGINE = choose_engine("cpu", "fp32")
+COMPUTE = choose_compute("cpu", "fp32")
 
 
-def photos(store: Store, config: Stage1Config, source: Blobs | None = None) -> Photos:
-    return Photos(source or store, store.images("train"), store.images("val_a"), config, ENGINE)
+def photos(store: Store, config: Stage1Config, source: Blobs | None = None) -> PhotoInputs:
+    return PhotoInputs(
+        source or store, store.images("train"), store.images("val_a"), config, COMPUTE
+    )
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def frozen(config: Stage1Config) -> Network:
     return network
 
 
-def cache(source: Photos, network: Network, folder: Path) -> CachedFeatures:
+def cache(source: PhotoInputs, network: Network, folder: Path) -> CachedFeatures:
     return CachedFeatures(source, network, folder, lambda: None)
 
 
@@ -39,8 +41,8 @@ def test_cached_features_are_those_of_the_frozen_network(
     source = photos(store, config)
     cached = cache(source, frozen, tmp_path)
     plain, fast = (
-        evaluate(frozen, source.validation(), ENGINE),
-        evaluate(frozen.head, cached.validation(), ENGINE),
+        evaluate(frozen, source.validation(), COMPUTE),
+        evaluate(frozen.head, cached.validation(), COMPUTE),
     )
     assert fast.loss == pytest.approx(plain.loss, rel=1e-3)
     assert (fast.top1, fast.images) == (plain.top1, plain.images)
@@ -101,7 +103,7 @@ def test_train_mean_is_measured_on_the_training_photos(store: Store, config: Sta
     inputs = torch.cat([found for found, _ in pairs])
     torch.testing.assert_close(inputs.mean((0, 2, 3)), torch.zeros(3), atol=1e-3, rtol=0)
     torch.testing.assert_close(inputs.std((0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
-    again = Photos(store, source.train, source.val, config, ENGINE, source.transform)
+    again = PhotoInputs(store, source.train, source.val, config, COMPUTE, source.transform)
     assert again.transform is source.transform, "a resumed training keeps what it measured"
 
 

@@ -8,16 +8,16 @@ from torch import distributed, nn
 
 from catalog.errors import ConfigError, ShelfsortError
 from stage1_cnn.config import Stage1Config
-from stage1_cnn.device import Engine, choose_engine
+from stage1_cnn.device import Compute, choose_compute
 from stage1_cnn.processes import Processes
 from stage1_cnn.training.learner import Learner, Schedule, Tally, evaluate, train_steps
 
-ENGINE = choose_engine("cpu", "fp32")
+COMPUTE = choose_compute("cpu", "fp32")
 
 
 def learner(module: nn.Module, *, lr: float = 0.1, steps: int = 100, **options: object) -> Learner:
     config = Stage1Config(**{"label_smoothing": 0, "weight_decay": 0, **options})
-    return Learner(module, config, ENGINE, lr=lr, schedule=Schedule(steps, 0))
+    return Learner(module, config, COMPUTE, lr=lr, schedule=Schedule(steps, 0))
 
 
 def linear() -> nn.Linear:
@@ -48,7 +48,7 @@ def test_a_constant_schedule_stays_where_the_warm_up_ends() -> None:
 def test_evaluate_counts_first_and_first_five() -> None:
     logits = torch.tensor([[9.0, 5, 4, 3, 2, 1], [5, 9, 4, 3, 2, 1], [5, 4, 3, 2, 1, 0]])
     labels = torch.tensor([0, 0, 5])
-    metrics = evaluate(nn.Identity(), [(logits[:2], labels[:2]), (logits[2:], labels[2:])], ENGINE)
+    metrics = evaluate(nn.Identity(), [(logits[:2], labels[:2]), (logits[2:], labels[2:])], COMPUTE)
     assert (metrics.top1, metrics.top5, metrics.images) == (
         pytest.approx(1 / 3),
         pytest.approx(2 / 3),
@@ -60,9 +60,10 @@ def test_evaluate_counts_first_and_first_five() -> None:
 
 def test_evaluate_with_few_categories_or_no_images() -> None:
     assert (
-        evaluate(nn.Identity(), [(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))], ENGINE).top5 == 1
+        evaluate(nn.Identity(), [(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))], COMPUTE).top5
+        == 1
     )
-    assert evaluate(nn.Identity(), [], ENGINE) is None
+    assert evaluate(nn.Identity(), [], COMPUTE) is None
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -139,7 +140,7 @@ def test_another_precision_goes_on(precisions: tuple[str, str]) -> None:
         Learner(
             linear(),
             Stage1Config(),
-            Engine(ENGINE.device, precision),
+            Compute(COMPUTE.device, precision),
             lr=0.1,
             schedule=Schedule(10, 0),
         )
@@ -164,7 +165,7 @@ def iter_closing(pairs: list) -> object:
 
 def test_a_lost_network_is_an_error() -> None:
     with pytest.raises(ShelfsortError, match=r"loss became nan .*lower stage1\.lr"):
-        evaluate(nn.Identity(), [(torch.full((1, 3), math.nan), torch.tensor([0]))], ENGINE)
+        evaluate(nn.Identity(), [(torch.full((1, 3), math.nan), torch.tensor([0]))], COMPUTE)
 
 
 def test_parts_of_a_step_add_up() -> None:
@@ -182,7 +183,7 @@ def test_deeper_parameters_learn_slower() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
     depths = dict.fromkeys(module[0].parameters(), 2)
     config = Stage1Config(layer_decay=0.5)
-    run = Learner(module, config, ENGINE, lr=0.1, schedule=Schedule(10, 0), depths=depths)
+    run = Learner(module, config, COMPUTE, lr=0.1, schedule=Schedule(10, 0), depths=depths)
     rates = {p: group["top_lr"] for group in run.optimizer.param_groups for p in group["params"]}
     assert rates[module[0].weight] == rates[module[0].bias] == pytest.approx(0.025)
     assert rates[module[1].weight] == 0.1
@@ -196,7 +197,7 @@ def test_logit_adjustment_is_that_of_the_paper() -> None:
     expected = nn.functional.cross_entropy(
         module(inputs) + 1.5 * shares.log(), labels, reduction="sum"
     ).item()
-    run = Learner(module, config, ENGINE, lr=0.1, schedule=Schedule(10, 0), shares=shares)
+    run = Learner(module, config, COMPUTE, lr=0.1, schedule=Schedule(10, 0), shares=shares)
     assert float(run.step([(inputs, labels)])) == pytest.approx(expected, rel=1e-6)
 
 
@@ -210,7 +211,7 @@ def test_a_category_without_photos_is_never_the_answer() -> None:
     run = Learner(
         module,
         config,
-        ENGINE,
+        COMPUTE,
         lr=1.0,
         schedule=Schedule(300, 0, True),
         shares=torch.tensor([0.5, 0.5, 0.0]),
@@ -222,13 +223,13 @@ def test_a_category_without_photos_is_never_the_answer() -> None:
 
 def test_the_average_is_what_is_judged_and_restored() -> None:
     module, config = linear(), Stage1Config(ema_decay=0.9)
-    run = Learner(module, config, ENGINE, lr=0.1, schedule=Schedule(10, 0), average=True)
+    run = Learner(module, config, COMPUTE, lr=0.1, schedule=Schedule(10, 0), average=True)
     run.step([(torch.rand(4, 4), torch.arange(4) % 3)])
-    assert not torch.equal(run.judged.weight, module.weight)
-    again = Learner(linear(), config, ENGINE, lr=0.1, schedule=Schedule(10, 0), average=True)
+    assert not torch.equal(run.validated.weight, module.weight)
+    again = Learner(linear(), config, COMPUTE, lr=0.1, schedule=Schedule(10, 0), average=True)
     again.restore(run.state())
-    assert torch.equal(again.judged.weight, run.judged.weight)
-    assert learner(module).judged is module
+    assert torch.equal(again.validated.weight, run.validated.weight)
+    assert learner(module).validated is module
 
 
 def test_batch_norm_passes_over_a_part_of_one() -> None:
@@ -245,12 +246,12 @@ def test_gradients_travel_with_the_last_part_alone(compiled: str) -> None:
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
     distributed.init_process_group("gloo", init_method=address, rank=0, world_size=1)
     try:
-        engine = dataclasses.replace(ENGINE, processes=Processes(size=2))
-        run = Learner(linear(), Stage1Config(), engine, lr=0.1, schedule=Schedule(10, 0))
+        compute = dataclasses.replace(COMPUTE, processes=Processes(size=2))
+        run = Learner(linear(), Stage1Config(), compute, lr=0.1, schedule=Schedule(10, 0))
         run.distribute(compiled)
         found = []
         for last in (False, True):
-            with run._together(last):
+            with run._synchronised(last):
                 found.append(run.shared.require_backward_grad_sync)
     finally:
         distributed.destroy_process_group()

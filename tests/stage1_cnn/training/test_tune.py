@@ -55,11 +55,11 @@ def test_photos_are_limited_and_shares_held_out(
     _, outcomes = searched
     assert {outcome.train_images for outcome in outcomes} == {64}
     whole = search(store, config, Path("unused"), photos=None)
-    train, val = whole._cut(0.3)(store)
+    train, val = whole._partition(0.3)(store)
     assert len(train) == pytest.approx(0.7 * (112 + 8), abs=12)
     assert np.isin(train.image_id, store.images("train").image_id).all()
     assert np.array_equal(val.image_id, store.images("val_a").image_id)
-    assert len(whole._cut(None)(store)[0]) == 112
+    assert len(whole._partition(None)(store)[0]) == 112
 
 
 def test_only_the_results_stay(searched: tuple[Path, list[Outcome]]) -> None:

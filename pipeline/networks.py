@@ -1,0 +1,30 @@
+"""Stage 1's network as commands and workers use it: on a processor, the memory that a batch frees
+stays with the process (`keep_memory`), a choice for the whole process that no library makes."""
+
+from pathlib import Path
+
+from stage1_cnn.config import Stage1Config
+from stage1_cnn.device import choose_compute, keep_memory
+from stage1_cnn.predict import Predictor
+from stage1_cnn.processes import SINGLE_PROCESS, Processes
+
+
+def open_network(
+    checkpoint: Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    kind: type[Predictor] = Predictor,
+) -> Predictor:
+    """As `Predictor.open`, of the class `kind`."""
+    predictor = kind.open(checkpoint, device=device, precision=precision)
+    if predictor.compute.device.type == "cpu":
+        keep_memory()
+    return predictor
+
+
+def prepare_training(config: Stage1Config, processes: Processes = SINGLE_PROCESS) -> None:
+    """To be called before a training. Raises ConfigError if the machine lacks device or
+    precision."""
+    if choose_compute(config.device, config.precision, processes).device.type == "cpu":
+        keep_memory()
