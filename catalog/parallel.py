@@ -1,5 +1,4 @@
-"""Parallel work: how many processors there are to share, which everything parallel asks, and results
-in order."""
+"""Parallel work: the number of usable processors, and results in the order of their tasks."""
 
 import math
 import os
