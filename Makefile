@@ -106,8 +106,10 @@ test-bf16: setup ## all quick tests, with stage 1 trained in bf16 whatever the p
 test-slow: setup ## the tests that need minutes, then test-bf16
 	$(PYTEST) -m slow; slow=$$?; $(MAKE) test-bf16 && exit $$slow
 
-lint: setup ## ruff, and who may import whom
+lint: setup ## ruff, types, and who may import whom
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 	.venv/bin/lint-imports
 
 BENCHMARKS = $(filter-out agreement catalogue photos record render run_results stage2_rows,$(basename $(notdir $(wildcard benchmarks/*.py))))
@@ -119,5 +121,5 @@ doctor: setup ## check this machine and its packages
 	$(SHELFSORT) doctor
 
 clean: ## remove the demo run and all caches; .venv and other runs stay
-	rm -rf runs/demo build dist shelfsort.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf runs/demo build dist shelfsort.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -119,8 +119,10 @@ def agreement(
             continue
         figures[name] = line = compared(first, found)
         print(
-            f"{name} against {reference}: {line['products']} products, the same category {line['same']:.2%}, confidences within "
-            f"{line['most_of_99']:.5f} for 99%, {line['most']:.5f} for all, within 1e-2 {line['within']:.2%}",
+            f"{name} against {reference}: {line['products']} products, "
+            f"the same category {line['same']:.2%}, confidences within "
+            f"{line['most_of_99']:.5f} for 99%, {line['most']:.5f} for all, "
+            f"within 1e-2 {line['within']:.2%}",
             flush=True,
         )
     return {"reference": reference, "computed_with": run.features.computed_with, "ways": figures}

@@ -107,7 +107,8 @@ def measure(
         }
         stored, alone, ratio = (figure["median"] for figure in figures[name].values())
         print(
-            f"{name}: from the store {stored:.0f} images/s, bare {alone:.0f}, ratio {ratio:.3f} (goal 0.9)",
+            f"{name}: from the store {stored:.0f} images/s, bare {alone:.0f}, "
+            f"ratio {ratio:.3f} (goal 0.9)",
             flush=True,
         )
     print("published, training: A100 2,470 images/s (AMP, 224 px), H100 about 7,000 (MLPerf)")

@@ -1,9 +1,10 @@
 """The networks of configs/small side by side (`shelfsort compare`) on some categories of a dump:
 which learns most, and how fast.
 
-    python -m benchmarks.networks --data DIR --out runs/photos30   # DIR with train.bson and category_names.csv
+    python -m benchmarks.networks --data DIR --out runs/photos30
 
-Without --data products are drawn. Test is not read. Interrupted, the same command goes on.
+DIR holds train.bson and category_names.csv. Without --data products are drawn. Test is not read.
+Interrupted, the same command goes on.
 """
 
 import argparse
@@ -58,9 +59,10 @@ def main() -> None:
             name: load_config(CONFIGS / f"{name}.yaml", smoke).stage1 for name in options.networks
         }
         rows = compare(run, configs, options.repeats)
-        what = f"{len(run.store.taxonomy)} categories, {len(run.store.images('train'))} training photos"
+        photos = len(run.store.images("train"))
         print(
-            f"{what}, top-1 on {rows[0].images} images of validation, {options.repeats} trainings each"
+            f"{len(run.store.taxonomy)} categories, {photos} training photos, "
+            f"top-1 on {rows[0].images} images of validation, {options.repeats} trainings each"
         )
         print(markdown(rows))
         about = {

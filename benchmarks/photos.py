@@ -37,7 +37,7 @@ def write_store(
 
 
 def write_folders(store: Store, table: ImageTable, folder: Path) -> Path:
-    """The photos of `table` as files, a folder a category, as torchvision's ImageFolder reads them."""
+    """The photos of `table` as files in one folder per category, as torchvision's ImageFolder."""
     for start in range(0, len(table), 500):
         part = table[start : start + 500]
         for image_id, class_index, data in zip(

@@ -168,14 +168,19 @@ def speed(backbone: str, folder: Path, count: int, rounds: int) -> dict[str, Any
     best = max(("one stream", "a stream a core"), key=median.__getitem__)
     ratio = median["end to end"] / median[best]
     compute = model.predictors[0].compute
-    what = f"{backbone} at {size}, {compute.precision}, {cores()} cores, {images} images, medians of {rounds}"
+    what = (
+        f"{backbone} at {size}, {compute.precision}, {cores()} cores, {images} images, "
+        f"medians of {rounds}"
+    )
     print(
-        f"{what}: end to end {median['end to end']:.1f} img/s = {ratio:.1%} of bare ({best}); goal {goal:.0%}",
+        f"{what}: end to end {median['end to end']:.1f} img/s = {ratio:.1%} of bare ({best}); "
+        f"goal {goal:.0%}",
         flush=True,
     )
     other = median["by ONNX Runtime"]
     print(
-        f"  by ONNX Runtime in fp32 {other:.1f} img/s, {other / median['end to end']:.2f} times that",
+        f"  by ONNX Runtime in fp32 {other:.1f} img/s, "
+        f"{other / median['end to end']:.2f} times that",
         flush=True,
     )
     return {

@@ -31,7 +31,7 @@ _TOP = 10
 
 
 def write(path: Path, images: int, width: int, seed: int = 0) -> None:
-    """A features.h5 of `images` rows, in groups of _GROUP that share two thirds of their variance."""
+    """A features.h5 of `images` rows, in groups of _GROUP that share 2/3 of their variance."""
     rng = np.random.default_rng(seed)
     spread = np.arange(1, width + 1, dtype=np.float32) ** -0.6
     constant = np.zeros(width, dtype=np.float32)
@@ -119,7 +119,8 @@ def run(folder: Path, images: int, width: int, queries: int) -> dict[str, Any]:
     before = memory()
     wall, processor, index = timed(SimilarIndex.open, folder / "similar", FeatureStore(path))
     print(
-        f"loading: {wall:.2f} s, {processor:.2f} s of processor; peak memory {before:.0f} -> {memory():.0f} MB",
+        f"loading: {wall:.2f} s, {processor:.2f} s of processor; "
+        f"peak memory {before:.0f} -> {memory():.0f} MB",
         flush=True,
     )
     figures |= {"load_seconds": wall, "query_seconds": {}}
@@ -137,7 +138,8 @@ def run(folder: Path, images: int, width: int, queries: int) -> dict[str, Any]:
         ]
         wall, processor = (float(np.median([s[i] for s in seconds])) for i in (0, 1))
         print(
-            f"{batch:2d} photos at once: {wall:.3f} s, {processor:.3f} s of processor (median of {len(seconds)})",
+            f"{batch:2d} photos at once: {wall:.3f} s, {processor:.3f} s of processor "
+            f"(median of {len(seconds)})",
             flush=True,
         )
         figures["query_seconds"][str(batch)] = record.over_rounds([wall for wall, _, _ in seconds])

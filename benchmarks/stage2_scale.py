@@ -31,7 +31,7 @@ from stage2_xgb.refine import refine
 
 
 def main() -> None:
-    """Prints the time of each part, the peak memory of training, and the bundle's size and speed."""
+    """Prints the time of each part, the peak memory of training, the bundle's size and speed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -63,13 +63,15 @@ def main() -> None:
                     "seconds": summary.seconds,
                 }
                 print(
-                    f"{name}: {summary.models} models, {seconds[name]:.3f} s a model; {summary.seconds}",
+                    f"{name}: {summary.models} models, {seconds[name]:.3f} s a model; "
+                    f"{summary.seconds}",
                     flush=True,
                 )
             ratios.append(seconds["published"] / seconds["ours"])
             rounds.append(parts)
         print(
-            f"published / ours, seconds a model: median {statistics.median(ratios):.1f} of {[round(r, 1) for r in ratios]}"
+            f"published / ours, seconds a model: median {statistics.median(ratios):.1f} "
+            f"of {[round(r, 1) for r in ratios]}"
         )
         figures = {"width": options.width, "ratio": record.over_rounds(ratios), "rounds": rounds}
         record.save(options.json, figures, rounds=options.rounds)

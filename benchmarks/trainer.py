@@ -178,7 +178,8 @@ def head_ratio(store: Store, weights: str, side: int, rounds: int, folder: Path)
     apart = 100 * abs(top1["cached"] - top1["frozen"])
     found = f"{statistics.median(ratios):.1f} of {[round(r, 1) for r in ratios]}"
     print(
-        f"{EPOCHS} head epochs, {len(photos)} photos: frozen forward / cached {found} (claim 8; {spent['frozen']:.1f} s)"
+        f"{EPOCHS} head epochs, {len(photos)} photos: frozen forward / cached {found} "
+        f"(claim 8; {spent['frozen']:.1f} s)"
     )
     both = f"cached {top1['cached']:.4f}, frozen {top1['frozen']:.4f}"
     print(

@@ -1,5 +1,4 @@
-"""Parallel work: how many processors there are to be shared, which all of it asks, and its results
-in order."""
+"""Parallel work: the number of usable processors, and results in the order of their tasks."""
 
 import math
 import os

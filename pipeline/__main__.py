@@ -1,7 +1,22 @@
-"""`python -m pipeline` is `shelfsort`."""
+"""The command `shelfsort`, which `python -m pipeline` is too."""
 
 import sys
 
-from pipeline.cli import main
+from pipeline.installation import require_own_packages
 
-sys.exit(main())
+
+def main() -> int:
+    """Refuses to run with packages of others (exit code 2), then leaves all to `pipeline.cli`,
+    which is imported only now, as it imports them."""
+    try:
+        require_own_packages()
+    except ImportError as error:
+        print(f"shelfsort: {error}", file=sys.stderr)
+        return 2
+    from pipeline import cli
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -97,6 +97,9 @@ COMMANDS = {
         "prints the whole configuration, of a run or with every default",
         (flags.settings, flags.config),
     ),
+    "configs": Command(
+        commands.configs, "lists the configurations that --config takes by name", ()
+    ),
     "synthetic": Command(
         commands.synthetic, "writes a synthetic dump to try things with", (flags.synthetic,)
     ),

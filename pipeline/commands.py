@@ -269,6 +269,15 @@ def config(options: argparse.Namespace) -> None:
     print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
 
 
+def configs(_options: argparse.Namespace) -> None:
+    from pipeline.shipped import CONFIGS, shipped_configs
+
+    found = list(shipped_configs())
+    width = max(len(name) for name, _ in found)
+    print("\n".join(f"{name:<{width}}  {purpose}" for name, purpose in found))
+    print(f"The files: {CONFIGS.resolve()}")
+
+
 def synthetic(options: argparse.Namespace) -> None:
     from pipeline.demo import write_synthetic
 

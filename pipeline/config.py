@@ -173,6 +173,11 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        problem = (
+            "no such file, and no configuration of that name; list them with: shelfsort configs"
+        )
+        raise ConfigError(f"{path}: {problem}") from error
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

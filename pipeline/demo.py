@@ -20,8 +20,8 @@ from catalog.synthetic.dump import (
 from pipeline import steps
 from pipeline.config import RunConfig, load_config
 from pipeline.run_folder import Run
+from pipeline.shipped import CONFIGS
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 _TEST_SEED = 1_000_003
 
 

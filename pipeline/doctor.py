@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 from catalog.parallel import cores
+from pipeline import installation
 
 Answer = tuple[bool | None, str]
 
@@ -99,6 +100,12 @@ def _python() -> Answer:
         3,
         11,
     ), f"{platform.python_version()} on {platform.platform()}, {sys.executable}"
+
+
+def _code() -> Answer:
+    installation.require_own_packages()
+    found = installation.version() or "not installed"
+    return True, f"shelfsort {found}, revision {installation.revision()}, of {installation.ROOT}"
 
 
 def _packages() -> Answer:
@@ -265,6 +272,11 @@ def _disk() -> Answer:
 
 PROBES: tuple[tuple[str, Callable[[], Answer], str], ...] = (
     ("python", _python, "make setup PYTHON=/path/to/python3.11, or a later one"),
+    (
+        "code",
+        _code,
+        "a package of the same name hides one of shelfsort's: give it an environment of its own",
+    ),
     ("packages", _packages, "make setup, which installs the tested versions of constraints.txt"),
     (
         "torchvision",

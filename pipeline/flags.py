@@ -5,6 +5,8 @@ import argparse
 from argparse import ArgumentParser
 from pathlib import Path
 
+from pipeline.shipped import config_path
+
 
 def _positive(text: str) -> int:
     if (value := int(text)) < 1:
@@ -28,9 +30,9 @@ def settings(sub: ArgumentParser) -> None:
     """The configuration."""
     sub.add_argument(
         "--config",
-        type=Path,
-        metavar="FILE",
-        help="YAML file; by default the run's own config.yaml",
+        type=config_path,
+        metavar="CONFIG",
+        help="YAML file, or a name that `shelfsort configs` lists; by default the run's config.yaml",
     )
     _overrides(sub, "override one key, such as stage1.lr=3e-4")
 
@@ -213,9 +215,9 @@ def compare(sub: ArgumentParser) -> None:
     sub.add_argument(
         "configs",
         nargs="+",
-        type=Path,
+        type=config_path,
         metavar="CONFIG",
-        help="a YAML file a network; section stage1 counts",
+        help="one YAML file per network, or name of `shelfsort configs`; section stage1 counts",
     )
     sub.add_argument(
         "--repeats",

@@ -44,7 +44,9 @@ def same_command(arguments: Sequence[str]) -> str:
     if not processes:
         return shlex.join(["shelfsort", *words])
     words = [re.sub(r"^--run(?=$|=)", "--run-folder", word) for word in words]
-    return shlex.join(["torchrun", f"--nproc-per-node={processes}", "-m", "pipeline", *words])
+    return shlex.join(
+        ["torchrun", f"--nproc-per-node={processes}", "--no-python", "shelfsort", *words]
+    )
 
 
 def _run_of(path: str | Path, options: argparse.Namespace) -> Run:

@@ -1,7 +1,6 @@
 """A run directory: where each artefact lies, and whether it is current."""
 
 import shlex
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from catalog.store.reader import Store
 from features.schema import NO_NETWORK
 from features.store import FeatureStore
 from pipeline.config import RunConfig
+from pipeline.installation import revision
 
 STAGE1 = "stage1"
 """Name of the first view."""
@@ -167,20 +167,3 @@ class Run:
         """Writes config.yaml: the resolved configuration and the code's revision."""
         value = {"revision": revision(), **config.model_dump(mode="json")}
         write_text(self.folder / "config.yaml", yaml.safe_dump(value, sort_keys=False))
-
-
-def revision() -> str:
-    """git revision of the code, with `+` where it was changed since; `unknown` outside a checkout."""
-    try:
-        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-        result = subprocess.run(
-            command,
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return result.stdout.strip()

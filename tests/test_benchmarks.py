@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.record import FIELDS, own_command
-from pipeline.run_folder import revision
+from pipeline.installation import revision
 
 SAYS = {
     "networks": ["4 categories", "| vanilla | vanilla |", "images of validation"],

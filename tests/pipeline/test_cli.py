@@ -97,7 +97,10 @@ def test_wrong_arguments_exit_2(arguments: list[str], capsys: pytest.CaptureFixt
     ("arguments", "expected"),
     [
         (["config", "--set", "stage1.lrr=1"], "--set: stage1.lrr: unknown key"),
-        (["config", "--config", "absent.yaml"], "absent.yaml: can't be read"),
+        (
+            ["config", "--config", "absent.yaml"],
+            "absent.yaml: no such file, and no configuration of that name",
+        ),
         (
             ["stage1", "--run", "RUN"],
             "RUN/store.sqlite: no such file; rebuild it with: shelfsort ingest",

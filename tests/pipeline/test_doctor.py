@@ -39,10 +39,14 @@ def test_nothing_fails_where_the_tests_run(healthy: dict[str, Finding]) -> None:
 
 def test_every_probe_reports_once(healthy: dict[str, Finding]) -> None:
     assert list(healthy) == [
-        *("python", "packages", "torchvision", "bson", "jpeg", "xgboost", "hdf5", "sqlite"),
-        *("gpu", "bf16", "threads", "allocator", "pretrained", "disk"),
+        *("python", "code", "packages", "torchvision", "bson", "jpeg", "xgboost", "hdf5"),
+        *("sqlite", "gpu", "bf16", "threads", "allocator", "pretrained", "disk"),
     ]
     assert all(finding.detail and finding.remedy for finding in healthy.values())
+
+
+def test_it_says_whose_code_runs(healthy: dict[str, Finding]) -> None:
+    assert healthy["code"].detail.endswith(f"of {ROOT}")
 
 
 def test_the_real_work_was_done(healthy: dict[str, Finding]) -> None:

@@ -130,5 +130,5 @@ def test_of_processes_of_torchrun_it_is_torchruns(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     error = ArtifactError(Path("a/stage1/summary.json"), "of other settings", "stage1")
     assert printed(error, "stage1 --run-folder a").endswith(
-        "torchrun --nproc-per-node=2 -m pipeline stage1 --run-folder a --rebuild"
+        "torchrun --nproc-per-node=2 --no-python shelfsort stage1 --run-folder a --rebuild"
     )

@@ -1,0 +1,59 @@
+"""This installation: where its code lies, whether other code stands in for it, and its revision.
+
+Imports nothing of shelfsort, as it runs before anyone knows whose `catalog` that would be.
+"""
+
+import subprocess
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+"""Folder of the five packages: a checkout, or site-packages."""
+PACKAGES = ("catalog", "stage1_cnn", "features", "stage2_xgb", "pipeline")
+
+
+def require_own_packages(root: Path = ROOT) -> None:
+    """Raises ImportError if Python would import a package of ours from outside `root`.
+
+    The names are common words: a folder `features` in the working folder or in PYTHONPATH comes
+    before the installed one.
+    """
+    for name in PACKAGES:
+        spec = find_spec(name)
+        expected = root / name / "__init__.py"
+        if spec is None:
+            raise ImportError(f"{expected}: no such file; install shelfsort again")
+        origin = spec.origin or next(iter(spec.submodule_search_locations or ()), name)
+        if Path(origin).resolve() != expected.resolve():
+            raise ImportError(
+                f"{origin}: stands in for shelfsort's package {name}, expected {expected}; "
+                "rename it, or remove its folder from PYTHONPATH, "
+                "or install shelfsort into an environment of its own"
+            )
+
+
+def version() -> str | None:
+    """The installed version; None if the code runs without having been installed."""
+    try:
+        return metadata.version("shelfsort")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def revision(root: Path = ROOT) -> str:
+    """git revision of the code, with `+` if it was changed since; outside a checkout the version.
+
+    A repository around `root`, such as that of a project with shelfsort in its `.venv`, is not
+    the code's own.
+    """
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    if (root / ".git").exists():
+        try:
+            result = subprocess.run(
+                command, cwd=root, capture_output=True, text=True, timeout=10, check=True
+            )
+            return result.stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return "unknown"
+    return version() or "unknown"

@@ -1,0 +1,47 @@
+"""Whose code runs, and of which revision."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.installation import ROOT, require_own_packages, revision, version
+
+
+def git(folder: Path, *words: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    command = ["git", *identity, *words]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A repository with one commit."""
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "code.py").write_text("first\n")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "first")
+    return tmp_path
+
+
+def test_our_packages_are_our_own() -> None:
+    require_own_packages()
+
+
+def test_packages_elsewhere_are_refused(tmp_path: Path) -> None:
+    expected = f"^{ROOT / 'catalog' / '__init__.py'}: stands in for shelfsort's package catalog"
+    with pytest.raises(ImportError, match=expected):
+        require_own_packages(tmp_path)
+
+
+def test_the_revision_is_the_checkouts(checkout: Path) -> None:
+    commit = git(checkout, "rev-parse", "--short=12", "HEAD").strip()
+    assert revision(checkout) == commit
+    (checkout / "code.py").write_text("second\n")
+    assert revision(checkout) == f"{commit}+"
+
+
+def test_a_repository_around_the_code_is_not_its_revision(checkout: Path) -> None:
+    packages = checkout / ".venv" / "site-packages"
+    packages.mkdir(parents=True)
+    assert revision(packages) == (version() or "unknown")
