@@ -117,8 +117,8 @@ class EvalTransform:
     def __call__(
         self,
         images: Sequence[np.ndarray],
-        image_ids: np.ndarray | None = None,  # noqa: ARG002
-        repeats: np.ndarray | None = None,  # noqa: ARG002
+        _image_ids: np.ndarray | None = None,
+        _repeats: np.ndarray | None = None,
         room: np.ndarray | None = None,
     ) -> torch.Tensor:
         """uint8 [H, W, 3] photos of any sizes -> uint8 [B, 3, height, width] in channels_last; the
@@ -149,15 +149,15 @@ class EvalTransform:
         resized = interpolate(photos, (self.height, self.width), mode="bilinear", antialias=True)
         return resized.permute(0, 2, 3, 1).numpy()
 
-    def changes(self, image_ids: np.ndarray, repeats: np.ndarray) -> Changes:  # noqa: ARG002
+    def changes(self, _image_ids: np.ndarray, _repeats: np.ndarray) -> Changes:
         """None, as evaluation leaves photos alone."""
         return NO_CHANGES
 
     def points(
         self,
         points: np.ndarray,
-        image_ids: np.ndarray,  # noqa: ARG002
-        repeats: np.ndarray,  # noqa: ARG002
+        _image_ids: np.ndarray,
+        _repeats: np.ndarray,
     ) -> np.ndarray:
         """The landmarks as they are, float32 [B, L, 3]."""
         return points

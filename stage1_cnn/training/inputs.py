@@ -226,7 +226,7 @@ class CachedFeatures:
     def training(
         self,
         parts: Iterable[np.ndarray],
-        epoch: int,  # noqa: ARG002
+        _epoch: int,
     ) -> Generator[Pair, None, None]:
         """Features float32 [B, D] and labels, one pair per part; the same in every repeat and
         epoch."""
