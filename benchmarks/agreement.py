@@ -28,11 +28,11 @@ from catalog.errors import ImageError
 from catalog.parallel import cores
 from catalog.sources.source import open_source
 from pipeline import steps
+from pipeline.cluster.client import connect
 from pipeline.config import RunConfig, load_config
-from pipeline.exchange.export import export
+from pipeline.exchange.export import export_model
 from pipeline.model import Model, predict_files
 from pipeline.run_folder import Run
-from pipeline.scoring.workers import connect
 
 _BATCH = 64
 
@@ -196,7 +196,7 @@ def predictions(
 
 def read_elsewhere(run: Run, dump: Path, folder: Path) -> pandas.DataFrame:
     """By the exported folder's own reader."""
-    export(run, folder / "model")
+    export_model(run, folder / "model")
     spec = importlib.util.spec_from_file_location("exported_reader", folder / "model" / "reader.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

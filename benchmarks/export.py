@@ -21,7 +21,7 @@ from benchmarks import record
 from benchmarks.scoring import make_dump, make_run
 from catalog.images import decode
 from catalog.sources.source import open_source
-from pipeline.exchange.export import export
+from pipeline.exchange.export import export_model
 from pipeline.model import Model, image_table
 from pipeline.run_folder import Run
 from stage2_xgb.items import pool
@@ -64,7 +64,7 @@ def main() -> None:
 
 def against(run: Run, dump: Path, count: int, folder: Path) -> dict[str, Any]:
     """Exports a run and compares it with that, on `count` photos of a dump; what it prints."""
-    export(run, folder / "model")
+    export_model(run, folder / "model")
     sys.path.insert(0, str(folder / "model"))
     reader = importlib.import_module("reader")
     source = open_source([dump], folder / "dumps")

@@ -20,7 +20,7 @@ from catalog.synthetic.dump import SyntheticSpec, write_categories, write_dump
 from catalog.taxonomy import Taxonomy
 from pipeline import steps
 from pipeline.config import load_config
-from pipeline.experiments.compare import compare, markdown
+from pipeline.experiments.compare import compare_networks, markdown
 from pipeline.run_folder import Run
 from stage1_cnn.device import choose_engine
 
@@ -57,7 +57,7 @@ def main() -> None:
         configs = {
             name: load_config(CONFIGS / f"{name}.yaml", smoke).stage1 for name in options.networks
         }
-        rows = compare(run, configs, options.repeats)
+        rows = compare_networks(run, configs, options.repeats)
         what = f"{len(run.store.taxonomy)} categories, {len(run.store.images('train'))} training photos"
         print(
             f"{what}, top-1 on {rows[0].images} images of validation, {options.repeats} trainings each"

@@ -18,7 +18,7 @@ from benchmarks import record
 from features.store import FeatureStore
 from pipeline.config import load_config
 from pipeline.run_folder import Run
-from pipeline.steps import class_mixes
+from pipeline.second_stage import class_mixes
 from stage1_cnn.head import normalise
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.config import Stage2Config

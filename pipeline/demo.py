@@ -36,8 +36,8 @@ def write_synthetic(
     titles: bool = False,
 ) -> None:
     """Writes train.bson, category_names.csv, landmarks.csv (of the photos in train.bson), and
-    test.bson (a quarter as large, unlabelled) with test_labels.csv, unless they are there as
-    asked."""
+    test.bson (a quarter as large, unlabelled) with test_labels.csv, unless they are there with
+    these settings."""
     train = SyntheticSpec(
         categories=categories,
         products=products,
@@ -49,12 +49,12 @@ def write_synthetic(
     test = replace(
         train, products=max(1, products // 4), seed=seed + _TEST_SEED, first_product_id=1 + products
     )
-    note, asked = out / "synthetic.json", asdict(train)
+    settings_path, settings = out / "synthetic.json", asdict(train)
     try:
-        made = read_json(note, "synthetic")
+        made = read_json(settings_path, "synthetic")
     except ArtifactError:  # none yet, or damaged
         made = None
-    if made != asked:
+    if made != settings:
         for name in ("synthetic.json", "train.bson", "test.bson"):
             (out / name).unlink(missing_ok=True)
     write_categories(out / "category_names.csv", train)
@@ -63,11 +63,11 @@ def write_synthetic(
             write_dump(out / name, spec, labelled=labelled)
     write_labels(out / "test_labels.csv", test)
     write_landmarks_of(out / "landmarks.csv", train)
-    write_json(note, asked)
+    write_json(settings_path, settings)
 
 
-def demo(folder: Path, overrides: Sequence[str]) -> None:
-    """Runs everything into `folder`; a second call repeats nothing."""
+def run_demo(folder: Path, overrides: Sequence[str]) -> None:
+    """Runs every step in `folder`; a second call repeats nothing that is current."""
     started = time.perf_counter()
     with run_lock(folder):
         _pretrain(Run(folder / "pretraining"))
@@ -78,7 +78,7 @@ def demo(folder: Path, overrides: Sequence[str]) -> None:
 
 
 def _pretrain(run: Run) -> None:
-    """A small network learns other synthetic categories: the demo's stand-in for ImageNet weights."""
+    """A small network learns other synthetic categories: these weights stand in for ImageNet's."""
     config = load_config(CONFIGS / "pretrain.yaml")
     data = run.folder / "data"
     write_synthetic(

@@ -1,4 +1,4 @@
-"""What makes a missing, damaged or outdated artefact again: a whole command, to be pasted.
+"""The command that rebuilds a missing, damaged or outdated artefact, complete enough to be pasted.
 
 Library code names a step (`catalog.errors.ArtifactError`); only the front knows the run folder and
 the command that is running.
@@ -16,7 +16,7 @@ from pipeline.run_folder import Run
 
 
 def with_remedy(error: ArtifactError, options: argparse.Namespace, arguments: Sequence[str]) -> str:
-    """The error's sentence and the command that makes the artefact again.
+    """The error's sentence and the command that rebuilds the artefact.
 
     `options` are the parsed `arguments` of the command that met the error.
     """
@@ -37,8 +37,8 @@ def remedy(error: ArtifactError, options: argparse.Namespace, arguments: Sequenc
 
 
 def same_command(arguments: Sequence[str]) -> str:
-    """The running command, torchrun's if it started this process. Without --rebuild, which would
-    begin anew."""
+    """The running command, torchrun's if it started this process; without --rebuild, which would
+    start over."""
     processes = os.environ.get("LOCAL_WORLD_SIZE")
     words = [word for word in arguments if not (len(word) > 3 and "--rebuild".startswith(word))]
     if not processes:
@@ -73,7 +73,8 @@ def _step(error: ArtifactError, run: Run) -> str:
 
 
 def _configuration(step: str, options: argparse.Namespace) -> list[str]:
-    """What the running command was told about that step: its settings, but for the run's own."""
+    """The options of the running command that concern that step; the rest is in the run's
+    config.yaml."""
     sections = ("catalog" if step == "ingest" else step, "views")
     words = ["--config", str(options.config)] if getattr(options, "config", None) else []
     for setting in getattr(options, "set", []):
@@ -83,8 +84,8 @@ def _configuration(step: str, options: argparse.Namespace) -> list[str]:
 
 
 def _to_remove(error: ArtifactError, run: Run, options: argparse.Namespace) -> Path | None:
-    """What must go first, as the running command keeps it: a network of `compare`, a trial of
-    `tune`, a folder of predictions."""
+    """What has to be removed, since the running command would keep it: a network of `compare`, a
+    trial of `tune`, a folder of predictions."""
     match _parts(error.path, run):
         case ("compare", network, seed, *_):
             return run.folder / "compare" / network / seed
@@ -94,7 +95,7 @@ def _to_remove(error: ArtifactError, run: Run, options: argparse.Namespace) -> P
 
 
 def _ingest_words(run: Run) -> list[str]:
-    """The dump and the category names, as far as the store tells."""
+    """The dump and the category names, as far as the store knows them."""
     try:
         dumps = run.store.dump_sources()
         named = any(category.level1 for category in run.store.taxonomy.categories)

@@ -3,15 +3,17 @@ one checkpoint."""
 
 import contextlib
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from catalog.artifacts import sha256_file
-from catalog.errors import ArtifactError, ConfigError
+from catalog.errors import ArtifactError, ConfigError, ImageError
 from catalog.taxonomy import Taxonomy
 from stage1_cnn import checkpoint
+from stage1_cnn.dataset import decode_all
 from stage1_cnn.device import Engine, inference_engine, keep_memory
 from stage1_cnn.head import Head
 from stage1_cnn.networks.backbones import Network, build
@@ -99,3 +101,23 @@ class Predictor:
         with self._turn, torch.inference_mode(), self.engine.autocast():
             maps, attention = self.network.backbone.look(self._normaliser(pixels))
         return maps.float().cpu().numpy(), attention.float().cpu().numpy()
+
+
+def photo_features(
+    predictor: Predictor, images: Sequence[bytes | ImageError], batch_size: int = 64
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """Features of B images that may be unreadable.
+
+    Returns features float16 [R, D] of the R readable ones; which those are, bool [B]; and, per row
+    of the others, why not.
+    """
+    features = [np.zeros((0, predictor.width), dtype=np.float16)]
+    readable = np.ones(len(images), dtype=bool)
+    reasons: dict[int, str] = {}
+    for start in range(0, len(images), batch_size):
+        batch = slice(start, start + batch_size)
+        photos, readable[batch], errors = decode_all(images[batch])
+        reasons |= {start + row: str(error) for row, error in errors.items()}
+        if photos:
+            features.append(predictor.features(predictor.transform(photos)))
+    return np.concatenate(features), readable, reasons

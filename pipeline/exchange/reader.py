@@ -41,7 +41,8 @@ class Model:
             path = FOLDER / name
             if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
                 raise ValueError(
-                    f"{path}: missing, or its sha256 is not the one in manifest.json; export the model again"
+                    f"{path}: missing, or its sha256 is not the one in manifest.json; export the "
+                    "model again"
                 )
         self.categories = json.loads((FOLDER / "taxonomy.json").read_text(encoding="utf-8"))[
             "categories"

@@ -1,5 +1,6 @@
-"""Products of the catalogue that look like some photos: `shelfsort similar`. The index lies in
-RUN/similar/."""
+"""`shelfsort similar`: products of the catalogue that look like some photos.
+
+On disk, in RUN/similar/: the index, and features.h5 if the run's own features are not in fp32."""
 
 import csv
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catalog.errors import ImageError, ShelfsortError
+from catalog.errors import ShelfsortError
 from catalog.files import read_file
 from catalog.image_table import POSITIONS
 from catalog.lock import run_lock
@@ -18,20 +19,19 @@ from features.extract import extract, made_from
 from features.similar import SHORTLIST, SimilarIndex, build
 from features.store import FeatureStore, discard
 from pipeline.run_folder import Run
-from stage1_cnn.dataset import decode_all
-from stage1_cnn.predict import Predictor
+from stage1_cnn.predict import Predictor, photo_features
 
 LOOK_UPS = {"device": "cpu", "precision": "fp32"}
-"""How look-ups compute, whatever the run does: in less a copy of a photo may be less like it than
-another photo is."""
+"""How look-ups compute, whatever the run does: with less precision, a copy of a photo may come
+after other photos."""
 COLUMNS = ("product_id", "position", "cosine", "category_id", "level1", "level2", "level3")
 _BATCH = 64
 
 
 @dataclass(frozen=True)
 class SimilarProduct:
-    """A product of the catalogue: its image that is most alike, by position, and how alike (1 is
-    the same direction)."""
+    """A product of the catalogue, the position of its most similar image, and the cosine of the
+    two images' features (1: the same direction)."""
 
     product_id: int
     position: int
@@ -49,9 +49,9 @@ class Finder:
 
     @classmethod
     def open(cls, run: Run, *, rebuild: bool = False) -> "Finder":
-        """Opens the run's index, after making it where there is none yet or `rebuild` asks for it.
+        """Opens the run's index; builds it first if there is none, or if `rebuild`.
 
-        Raises ArtifactError where the features are not the checkpoint's, or the index is not the
+        Raises ArtifactError if the features are not the checkpoint's, or the index is not the
         features'.
         """
         run.require_features()
@@ -69,8 +69,8 @@ class Finder:
         return cls(predictor, SimilarIndex.open(folder, features), run.store.taxonomy)
 
     def products(self, queries: np.ndarray, top: int) -> list[SimilarProduct]:
-        """The `top` products most alike to features [Q, D] of the photos of one product, the likest
-        first. A product counts by the most alike pair of images."""
+        """The `top` products most similar to the features [Q, D] of one product's photos, the most
+        similar first. Of two products the most similar pair of images counts."""
         table, shortlist = self.index.store.table, max(SHORTLIST, 4 * top)
         while True:
             rows, cosines = (x.ravel() for x in self.index.nearest(queries, shortlist))
@@ -91,7 +91,7 @@ class Finder:
 
 
 def _extract_again(predictor: Predictor, run: Run, path: Path, rebuild: bool) -> None:
-    """Features for look-ups of a run whose own are of another precision or device. Interrupted, it
+    """Features for look-ups, if the run's own are of another precision or device. Interrupted, it
     resumes."""
     run.store.verify()
     if rebuild:
@@ -100,33 +100,13 @@ def _extract_again(predictor: Predictor, run: Run, path: Path, rebuild: bool) ->
         extract(predictor, run.store, path, batch_size=_BATCH)
 
 
-def photo_features(
-    predictor: Predictor, images: Sequence[bytes | ImageError], batch_size: int = _BATCH
-) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Features float16 [R, D] of the R readable ones of B images, which those are (bool [B]), and
-    place -> why not."""
-    features, readable, reasons = (
-        [np.zeros((0, predictor.width), dtype=np.float16)],
-        np.ones(len(images), dtype=bool),
-        {},
-    )
-    for start in range(0, len(images), batch_size):
-        photos, readable[start : start + batch_size], errors = decode_all(
-            images[start : start + batch_size]
-        )
-        reasons |= {start + place: str(error) for place, error in errors.items()}
-        if photos:
-            features.append(predictor.features(predictor.transform(photos)))
-    return np.concatenate(features), readable, reasons
-
-
 def find_similar(
     finder: Finder, paths: Sequence[str | Path], top: int
 ) -> tuple[list[SimilarProduct], dict[str, str]]:
-    """Products like the one in the photos, files or URLs, and the photos that are left out with the
-    reason.
+    """Products that look like the one in the photos, files or URLs; and path -> reason for photos
+    that are left out.
 
-    Raises ShelfsortError where none can be read as an image.
+    Raises ShelfsortError if none can be read as an image.
     """
     features, _, reasons = photo_features(finder.predictor, [read_file(path) for path in paths])
     unreadable = {str(paths[place]): reason for place, reason in reasons.items()}
@@ -136,16 +116,14 @@ def find_similar(
 
 
 def table_text(found: Sequence[SimilarProduct]) -> str:
-    """For a terminal: a line a product."""
+    """For a terminal: one line per product."""
     width = max((len(str(p.product_id)) for p in found), default=0)
     lines = [f"{'cosine':>6s}  {'product':>{width}s}  image  category"]
     for p in found:
-        names = " > ".join(
-            name for name in (p.category.level1, p.category.level2, p.category.level3) if name
-        )
-        lines.append(
-            f"{p.cosine:6.3f}  {p.product_id:>{width}d}  {p.position:5d}  {p.category.category_id}  {names}".rstrip()
-        )
+        levels = (p.category.level1, p.category.level2, p.category.level3)
+        names = " > ".join(name for name in levels if name)
+        image = f"{p.cosine:6.3f}  {p.product_id:>{width}d}  {p.position:5d}"
+        lines.append(f"{image}  {p.category.category_id}  {names}".rstrip())
     return "\n".join(lines)
 
 

@@ -13,10 +13,9 @@ from catalog.parallel import cores
 from features import schema
 from features.store import FeatureStore
 from pipeline.model import Model
-from pipeline.retrieval.similar import photo_features
 from pipeline.run_folder import Run
 from pipeline.scoring.lanes import ordered
-from stage1_cnn.predict import Predictor
+from stage1_cnn.predict import Predictor, photo_features
 from stage2_xgb.items import Pooled, pool
 
 PHOTOS = 256

@@ -11,12 +11,13 @@ import pandas
 
 from catalog.artifacts import sha256_file
 from catalog.sources.source import open_source
+from pipeline.cluster.client import connect
 from pipeline.config import ScoreConfig
 from pipeline.model import Model
 from pipeline.scoring.lanes import Engine, Lanes
 from pipeline.scoring.score import Scorer, Totals
 from pipeline.scoring.score import score as score_source
-from pipeline.scoring.workers import ModelPlace, Workers, connect
+from pipeline.scoring.workers import ModelPlace, Workers
 from tests.pipeline.tiny import Tiny, documents, same, write_dump
 
 CONFIG = ScoreConfig(part_mb=1, batch_size=50)

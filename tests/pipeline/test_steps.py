@@ -15,6 +15,7 @@ from pipeline.config import load_config
 from pipeline.demo import write_synthetic
 from pipeline.evaluation.evaluate import published
 from pipeline.model import Model
+from pipeline.second_stage import class_mixes
 from stage2_xgb.bundle import Bundle
 from tests.pipeline.tiny import Tiny, snapshot
 
@@ -54,6 +55,7 @@ def test_a_second_call_says_current_and_changes_nothing(
         "view small: current",
         "features: current",
         "stage2: current",
+        "evaluate: current",
     ):
         assert part in text
     after = snapshot(tiny.folder)
@@ -142,7 +144,13 @@ def test_another_stage_2_is_noticed_by_evaluate(copy: Tiny, capsys: pytest.Captu
     settings = ["--set", "stage2.seed=9", "--set", "stage2.components=8"]
     assert main(["stage2", "--run", str(copy.folder), *settings, "--rebuild"]) == 0
     before = (copy.folder / "evaluation" / "items.parquet").read_bytes()
-    assert main(["evaluate", "--run", str(copy.folder)]) == 0
+    assert main(["evaluate", "--run", str(copy.folder)]) == 2
+    problem = f"{copy.folder}/evaluation/metrics.json: made from something else: stage2 was"
+    remedy = f"rebuild it with: shelfsort evaluate --run {copy.folder} --rebuild"
+    error = capsys.readouterr().err
+    assert problem in error and remedy in error
+    assert (copy.folder / "evaluation" / "items.parquet").read_bytes() == before
+    assert main(["evaluate", "--run", str(copy.folder), "--rebuild"]) == 0
     assert (copy.folder / "evaluation" / "items.parquet").read_bytes() != before
 
 
@@ -239,7 +247,7 @@ def test_what_cannot_be_made_removes_nothing(
 def test_the_mix_that_stage_1_was_shown_is_what_its_sampling_made_of_the_store(copy: Tiny) -> None:
     table = copy.run.store.images("train")
     sizes = np.bincount(table.class_index[table.fit], minlength=8)
-    np.testing.assert_array_equal(steps.class_mixes(copy.run).train, sizes)
+    np.testing.assert_array_equal(class_mixes(copy.run).train, sizes)
     path = copy.folder / "stage1" / "summary.json"
     plain = json.loads(path.read_text())
     for changes, expected in (
@@ -249,7 +257,7 @@ def test_the_mix_that_stage_1_was_shown_is_what_its_sampling_made_of_the_store(c
         path.write_text(
             json.dumps(plain | {"made_from": {"config": plain["made_from"]["config"] | changes}})
         )
-        shown = steps.class_mixes(copy.run).train
+        shown = class_mixes(copy.run).train
         np.testing.assert_allclose(shown / shown.sum(), expected / expected.sum())
 
 
@@ -295,6 +303,14 @@ def test_too_few_products_for_val_a(tmp_path: Path, capsys: pytest.CaptureFixtur
         == 0
     )
     assert "best finetune epoch 3: val_a has no images" in capsys.readouterr().out
+
+
+def test_an_evaluation_without_its_last_file_is_not_current(copy: Tiny) -> None:
+    summary = copy.folder / "evaluation" / "summary.txt"
+    summary.unlink()
+    said: list[str] = []
+    steps.evaluate(copy.run, copy.config, rebuild=False, say=said.append)
+    assert "current" not in said[0] and summary.read_text() == said[0] + "\n"
 
 
 def test_evaluate_prints_every_headline(tiny: Tiny) -> None:

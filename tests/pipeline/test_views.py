@@ -18,7 +18,7 @@ from features.text import TextModel
 from pipeline import steps
 from pipeline.cli import main
 from pipeline.config import load_config
-from pipeline.exchange.export import export
+from pipeline.exchange.export import export_model
 from pipeline.model import Model, predict_files
 from pipeline.scoring.score import score
 from pipeline.scoring.workers import Workers
@@ -53,7 +53,7 @@ def with_view(plain: Tiny, folder: Path, *settings: str) -> Tiny:
     config = load_config(copy.folder / "config.yaml", settings)
     steps.features(copy.run, config, rebuild=False)
     steps.stage2(copy.run, config, rebuild=True)
-    steps.evaluate(copy.run, config, rebuild=False)
+    steps.evaluate(copy.run, config, rebuild=True)
     copy.run.save_config(config)
     return copy
 
@@ -223,11 +223,11 @@ def test_a_single_product_needs_its_title(titled: Tiny, reader: Model, tmp_path:
 def test_what_cannot_read_texts_says_so(titled: Tiny, tmp_path: Path) -> None:
     with pytest.raises(
         ShelfsortError,
-        match="view title reads texts, an exported model photos alone; train without it",
+        match="view title reads texts, but an exported model reads photos alone; train without it",
     ):
-        export(titled.run, tmp_path / "model")
+        export_model(titled.run, tmp_path / "model")
     with pytest.raises(
-        ConfigError, match="view title is of the products' texts: name their field in catalog"
+        ConfigError, match="view title reads the products' texts: name their field in catalog"
     ):
         load_config(None, [TITLE])
 
@@ -282,7 +282,7 @@ def test_vectors_made_elsewhere_are_a_view(
     assert through.mean() > without.mean() + 0.1
     with pytest.raises(
         ShelfsortError,
-        match="view made is a file of vectors, which other photos than the store's lack",
+        match="view made is a file of vectors, which has none of new photos",
     ):
         Model.open(made.run)
     assert score_with_vectors(plain, made, tmp_path, capsys) > 0.1

@@ -19,7 +19,7 @@ from catalog.artifacts import sha256_file
 from catalog.errors import ArtifactError, ShelfsortError
 from catalog.images import decode
 from pipeline.cli import main
-from pipeline.exchange.export import ANSWERS, export
+from pipeline.exchange.export import ANSWERS, export_model
 from pipeline.model import Model, predict_files
 from stage1_cnn.transforms import EvalTransform
 from tests.pipeline.score_helpers import predictions, score, scorer
@@ -57,7 +57,7 @@ sys.meta_path.insert(0, Guard())
 def exported(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny run, exported. Only to be read."""
     out = tmp_path_factory.mktemp("export") / "model"
-    export(tiny.run, out)
+    export_model(tiny.run, out)
     return out
 
 
@@ -171,12 +171,12 @@ def test_what_cannot_be_exported(
     tiny: Tiny, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     with pytest.raises(ShelfsortError, match="exists, expected the name of a new folder"):
-        export(tiny.run, exported)
+        export_model(tiny.run, exported)
     own = tiny.copy(tmp_path / "run")
     booster = own.folder / "stage2" / "reranker.ubj"
     booster.write_bytes(booster.read_bytes()[:-1])
     with pytest.raises(ArtifactError, match=r"reranker\.ubj: its sha256 is not"):
-        export(own.run, tmp_path / "out")
+        export_model(own.run, tmp_path / "out")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
     assert main(["export", "--run", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     assert "no such file" in capsys.readouterr().err

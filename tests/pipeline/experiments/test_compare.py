@@ -13,7 +13,7 @@ from catalog.artifacts import read_json
 from catalog.errors import ArtifactError, ConfigError
 from pipeline.cli import main
 from pipeline.experiments import compare as module
-from pipeline.experiments.compare import classification_report, compare, markdown
+from pipeline.experiments.compare import classification_report, compare_networks, markdown
 from pipeline.run_folder import Run
 from stage1_cnn.config import Stage1Config
 from tests.conftest import PRECISION, SmallDump
@@ -119,13 +119,13 @@ def test_other_settings_are_refused_until_rebuilt(compared: tuple[Path, list[str
     size = {"width": 0.03, "image_size": 32, "epochs": 1, "batch_size": 16}
     other = Stage1Config(backbone="vanilla", weights="none", precision=PRECISION, **size)
     with pytest.raises(ArtifactError, match=r"config\.width was 0\.02, is now 0\.03"):
-        compare(run, {"plain": other}, 1)
+        compare_networks(run, {"plain": other}, 1)
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b"])
 def test_a_name_must_be_good_for_a_folder(compared: tuple[Path, list[str]], name: str) -> None:
     with pytest.raises(ConfigError, match="can't name a folder"):
-        compare(Run(compared[0]), {name: Stage1Config()}, 1)
+        compare_networks(Run(compared[0]), {name: Stage1Config()}, 1)
 
 
 def test_networks_answer_in_one_precision_whatever_they_are_trained_in(
@@ -149,7 +149,7 @@ def test_one_name_twice_is_refused(
 ) -> None:
     _, command = compared
     assert main([*command[:2], command[1], *command[3:]]) == 2
-    assert "two configurations have one file name" in capsys.readouterr().err
+    assert "two configurations have the same file name" in capsys.readouterr().err
 
 
 def test_classification_report_by_hand(compared: tuple[Path, list[str]]) -> None:

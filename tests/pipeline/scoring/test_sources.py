@@ -17,10 +17,10 @@ from catalog.errors import ShelfsortError
 from catalog.sources.photo_list import PhotoList, read_folder, read_table
 from catalog.sources.source import open_source
 from pipeline.cli import main
-from pipeline.exchange.image_folder import pack as pack_folder
+from pipeline.cluster.client import missing_files
+from pipeline.exchange.image_folder import pack_tree
 from pipeline.model import Model, predict_files
 from pipeline.scoring.score import score as score_source
-from pipeline.scoring.workers import missing_files
 from tests.catalog.served import served
 from tests.conftest import jpeg
 from tests.pipeline.score_helpers import CONFIG, predictions, rejects, score, scorer
@@ -229,7 +229,7 @@ def test_names_that_are_not_utf_8(tiny: Tiny, model: Model, shop: Path, tmp_path
         rf"{tmp_path}/\xe9/../photos/tea.jpg",
         0,
     )
-    pack_folder(tmp_path, tmp_path / "dump")
+    pack_tree(tmp_path, tmp_path / "dump")
     assert len(list(documents(tmp_path / "dump" / "train.bson"))) == 2
 
 

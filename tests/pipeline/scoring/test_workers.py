@@ -8,9 +8,10 @@ import pytest
 
 from catalog.errors import ShelfsortError
 from catalog.sources.source import open_source
+from pipeline.cluster.client import connect
 from pipeline.model import Model
 from pipeline.scoring.score import Totals
-from pipeline.scoring.workers import SentModel, Workers, connect
+from pipeline.scoring.workers import SentModel, Workers
 from tests.pipeline.score_helpers import (
     CONFIG,
     assert_the_others_stand,
