@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from catalog.arrays import write_npz
 from catalog.artifacts import sha256_file, write_json
 from catalog.errors import ShelfsortError
@@ -95,7 +93,7 @@ def _write(run: Run, model: Model, networks: dict[str, Predictor], out: Path) ->
         _copy(_ROOT / name, out / "code" / name)
     _copy(Path(__file__).with_name("reader.py"), out / "reader.py")
     views: list[dict[str, Any]] = []
-    heads: dict[str, np.ndarray] = {}
+    heads: dict[str, Any] = {}
     for number, (name, network) in enumerate(networks.items()):
         save_onnx(network, out / f"{name}.onnx")
         save_safetensors(network, out / f"{name}.safetensors")
