@@ -23,7 +23,7 @@ from catalog.images import decode
 from catalog.sources.source import open_source
 from pipeline.exchange.export import export_model
 from pipeline.model import Model, image_table
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from stage2_xgb.items import pool
 
 BATCH = 64
@@ -51,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if options.of:
-            run, dump, name = Run(options.of[0]), options.of[1], options.of[0].name
+            run, dump, name = RunFolder(options.of[0]), options.of[1], options.of[0].name
         else:
             run, dump = (
                 make_run(folder, *network, 180),
@@ -62,7 +62,7 @@ def main() -> None:
     record.save(options.json, {name: figures}, precision="fp32")
 
 
-def against(run: Run, dump: Path, count: int, folder: Path) -> dict[str, Any]:
+def against(run: RunFolder, dump: Path, count: int, folder: Path) -> dict[str, Any]:
     """Exports a run and compares it with that, on `count` photos of a dump; what it prints."""
     export_model(run, folder / "model")
     sys.path.insert(0, str(folder / "model"))

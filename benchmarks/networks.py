@@ -21,7 +21,7 @@ from catalog.taxonomy import Taxonomy
 from pipeline import steps
 from pipeline.config import load_config
 from pipeline.experiments.compare import compare_networks, markdown
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from stage1_cnn.device import choose_engine
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "small"
@@ -76,9 +76,9 @@ def main() -> None:
         )
 
 
-def ingest(folder: Path, options: argparse.Namespace) -> Run:
+def ingest(folder: Path, options: argparse.Namespace) -> RunFolder:
     """A run with the first categories of the dump."""
-    run, data = Run(folder), folder / "data"
+    run, data = RunFolder(folder), folder / "data"
     if not (data / "train.bson").exists():
         data.mkdir(parents=True, exist_ok=True)
         if options.data:

@@ -34,7 +34,7 @@ from pipeline import steps
 from pipeline.config import ScoreConfig, load_config
 from pipeline.demo import write_synthetic
 from pipeline.model import Model
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from pipeline.scoring.lanes import Lanes, ordered
 from pipeline.scoring.score import Scorer, score
 
@@ -104,10 +104,10 @@ def main() -> None:
         )
 
 
-def make_run(folder: Path, backbone: str, size: int, side: int) -> Run:
+def make_run(folder: Path, backbone: str, size: int, side: int) -> RunFolder:
     """A run of a network that has hardly learnt anything: accuracy does not matter here."""
     if (folder / "run" / "stage2" / "coverage.json").exists():
-        return Run(folder / "run")
+        return RunFolder(folder / "run")
     write_synthetic(folder / "data", products=160, categories=8, side=side, seed=0)
     settings = (
         f"stage1.backbone={backbone}",
@@ -116,7 +116,7 @@ def make_run(folder: Path, backbone: str, size: int, side: int) -> Run:
         "stage1.epochs=1",
         "jobs=1",
     )
-    run, config = Run(folder / "run"), load_config(None, settings)
+    run, config = RunFolder(folder / "run"), load_config(None, settings)
     quiet: Callable[[str], None] = lambda _: None  # noqa: E731
     names = folder / "data" / "category_names.csv"
     steps.ingest(
@@ -263,7 +263,7 @@ def peak_of(run: Path, dump: Path) -> float:
     """Scores, and returns the most memory that this process ever held, MB."""
     import resource
 
-    end_to_end(Model.open(Run(run)), dump, dump.parent)
+    end_to_end(Model.open(RunFolder(run)), dump, dump.parent)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -15,15 +15,15 @@ from catalog.lock import run_lock
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
-    from pipeline.run_folder import Run, Workers
+    from pipeline.run_folder import RunFolder, Workers
 
 
-def _load(options: argparse.Namespace) -> "tuple[Run, RunConfig]":
+def _load(options: argparse.Namespace) -> "tuple[RunFolder, RunConfig]":
     """The run and its configuration: --config, or else the run's own config.yaml, and --set."""
     from pipeline.config import load_config
-    from pipeline.run_folder import Run
+    from pipeline.run_folder import RunFolder
 
-    run = Run(options.run)
+    run = RunFolder(options.run)
     own = options.run / "config.yaml"
     path = options.config or (own if own.exists() else None)
     return run, load_config(path, options.set)
@@ -118,10 +118,10 @@ def tune(options: argparse.Namespace) -> None:
 def unpack(options: argparse.Namespace) -> None:
     """The store's photos as an ImageFolder tree or WebDataset shards."""
     from pipeline.exchange.image_folder import write_shards, write_tree
-    from pipeline.run_folder import Run
+    from pipeline.run_folder import RunFolder
 
     write = write_shards if options.shards else write_tree
-    counts = write(Run(options.run).store, options.out)
+    counts = write(RunFolder(options.run).store, options.out)
     photos = ", ".join(f"{split} {n}" for split, n in counts.items())
     print(f"unpack: {photos} photos -> {options.out}")
 
@@ -139,9 +139,9 @@ def compare(options: argparse.Namespace) -> None:
     """Trains several networks on one store and prints how they compare on validation."""
     from pipeline.config import load_config
     from pipeline.experiments.compare import compare_networks, markdown
-    from pipeline.run_folder import Run
+    from pipeline.run_folder import RunFolder
 
-    run = Run(options.run)
+    run = RunFolder(options.run)
     loaded = {path.stem: load_config(path, options.set) for path in options.configs}
     if len(loaded) < len(options.configs):
         raise ShelfsortError(
@@ -169,9 +169,9 @@ def compare(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     """The page of one run, or of several side by side."""
     from pipeline import steps
-    from pipeline.run_folder import Run
+    from pipeline.run_folder import RunFolder
 
-    runs = [Run(folder) for folder in ([options.run] if options.run else []) + options.runs]
+    runs = [RunFolder(folder) for folder in ([options.run] if options.run else []) + options.runs]
     if not runs:
         raise ShelfsortError("no run given, expected shelfsort report DIR, or --run DIR")
     steps.report(runs[0], runs[1:])
@@ -187,9 +187,9 @@ def plot(options: argparse.Namespace) -> None:
     out = options.out or run / "report" / "figures" / f"{options.figure}.svg"
     if options.figure == "attention":
         from pipeline.experiments.attention import draw_attention
-        from pipeline.run_folder import Run
+        from pipeline.run_folder import RunFolder
 
-        print(draw_attention(Run(run), out))
+        print(draw_attention(RunFolder(run), out))
     else:
         print(plot(options.figure, run, out))
 
@@ -245,10 +245,10 @@ def export(options: argparse.Namespace) -> None:
     """Both stages as a folder that stands alone."""
     from pipeline.exchange.export import export_model
     from pipeline.model import Model
-    from pipeline.run_folder import Run
+    from pipeline.run_folder import RunFolder
     from pipeline.scoring.agreement import warn_of_other_arithmetic
 
-    run = Run(options.run)
+    run = RunFolder(options.run)
     exported = export_model(run, options.out)
     size = f"{exported.files} files, {exported.size / 1e6:.1f} MB"
     print(f"export: {size} -> {options.out}, to be read by its reader.py")

@@ -19,7 +19,7 @@ from catalog.synthetic.dump import (
 )
 from pipeline import steps
 from pipeline.config import RunConfig, load_config
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 _TEST_SEED, _PRETRAIN_SEED = 1_000_003, 2_000_003
@@ -70,14 +70,14 @@ def run_demo(folder: Path, overrides: Sequence[str]) -> None:
     """Runs every step in `folder`; a second call repeats nothing that is current."""
     started = time.perf_counter()
     with run_lock(folder):
-        _pretrain(Run(folder / "pretraining"))
+        _pretrain(RunFolder(folder / "pretraining"))
         weights = folder / "pretraining" / "stage1" / "best.pt"
         config = load_config(CONFIGS / "demo.yaml", [f"stage1.weights={weights}", *overrides])
-        _run(Run(folder), config)
+        _run(RunFolder(folder), config)
     print(f"demo: {time.perf_counter() - started:.0f} s in all")
 
 
-def _pretrain(run: Run) -> None:
+def _pretrain(run: RunFolder) -> None:
     """A small network learns other synthetic categories: these weights stand in for ImageNet's."""
     config = load_config(CONFIGS / "pretrain.yaml")
     data = run.folder / "data"
@@ -91,7 +91,7 @@ def _pretrain(run: Run) -> None:
     run.save_config(config)
 
 
-def _run(run: Run, config: RunConfig) -> None:
+def _run(run: RunFolder, config: RunConfig) -> None:
     data, out = run.folder / "data", run.folder / "predictions"
     write_synthetic(data, products=3000, categories=24, side=48, seed=config.stage1.seed)
     steps.ingest(

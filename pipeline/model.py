@@ -22,7 +22,7 @@ from catalog.taxonomy import Taxonomy
 from features.linear_head import load_head
 from features.text import TextModel
 from features.vectors import GivenVectors, VectorFile
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from stage1_cnn.dataset import decode_all, padded
 from stage1_cnn.onnx import OnnxPredictor
 from stage1_cnn.predict import Predictor
@@ -40,7 +40,7 @@ class Model:
     """Both stages of a run, ready to answer. `predictors` make the features of the views; the first
     is stage 1's network.
 
-        model = Model.open(Run(Path("runs/first")))
+        model = Model.open(RunFolder(Path("runs/first")))
         prediction = predict_files(model, ["front.jpg", "back.jpg"], top=5)
     """
 
@@ -50,7 +50,7 @@ class Model:
     @classmethod
     def open(
         cls,
-        run: Run,
+        run: RunFolder,
         device: str = "auto",
         precision: str = "auto",
         runtime: str = "torch",
@@ -194,7 +194,7 @@ def _require_file_views(bundle: Bundle, vectors: Mapping[str, str]) -> None:
 
 
 def _given(
-    run: Run, name: str, origin: Mapping[str, Any], vectors: Mapping[str, str]
+    run: RunFolder, name: str, origin: Mapping[str, Any], vectors: Mapping[str, str]
 ) -> GivenVectors:
     """A view whose vectors are in a file."""
     if name not in vectors:

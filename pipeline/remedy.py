@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from catalog.errors import ArtifactError, ShelfsortError
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 
 
 def with_remedy(error: ArtifactError, options: argparse.Namespace, arguments: Sequence[str]) -> str:
@@ -47,21 +47,21 @@ def same_command(arguments: Sequence[str]) -> str:
     return shlex.join(["torchrun", f"--nproc-per-node={processes}", "-m", "pipeline", *words])
 
 
-def _run_of(path: str | Path, options: argparse.Namespace) -> Run:
+def _run_of(path: str | Path, options: argparse.Namespace) -> RunFolder:
     """The run that a file belongs to; the command's first, if it lies in none of them."""
     folders = [getattr(options, "run", None), getattr(options, "folder", None)]
     folders += getattr(options, "runs", [])
-    runs = [Run(folder) for folder in folders if folder]
+    runs = [RunFolder(folder) for folder in folders if folder]
     return next((run for run in runs if _parts(path, run)), runs[0])
 
 
-def _parts(path: str | Path, run: Run) -> tuple[str, ...]:
+def _parts(path: str | Path, run: RunFolder) -> tuple[str, ...]:
     """The path within the run, empty if it is not in there."""
     file, folder = Path(path).absolute(), run.folder.absolute()
     return file.relative_to(folder).parts if file.is_relative_to(folder) else ()
 
 
-def _step(error: ArtifactError, run: Run) -> str:
+def _step(error: ArtifactError, run: RunFolder) -> str:
     """The command that makes the file: networks of further views are trained by `features`,
     features in fp32 for look-ups are extracted by `similar`."""
     match error.step, _parts(error.path, run):
@@ -83,7 +83,7 @@ def _configuration(step: str, options: argparse.Namespace) -> list[str]:
     return words
 
 
-def _to_remove(error: ArtifactError, run: Run, options: argparse.Namespace) -> Path | None:
+def _to_remove(error: ArtifactError, run: RunFolder, options: argparse.Namespace) -> Path | None:
     """What has to be removed, since the running command would keep it: a network of `compare`, a
     trial of `tune`, a folder of predictions."""
     match _parts(error.path, run):
@@ -94,7 +94,7 @@ def _to_remove(error: ArtifactError, run: Run, options: argparse.Namespace) -> P
     return options.out if error.step == "score" else None
 
 
-def _ingest_words(run: Run) -> list[str]:
+def _ingest_words(run: RunFolder) -> list[str]:
     """The dump and the category names, as far as the store knows them."""
     try:
         dumps = run.store.dump_sources()

@@ -30,16 +30,16 @@ Workers = Callable[[], "AbstractContextManager[Client]"] | None
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """The paths of a run, and what is read there. A view within it, and a training of `compare`, is
     a folder of the same layout.
 
-        run = Run(Path("runs/first"))
+        run = RunFolder(Path("runs/first"))
         run.view("title").features_path  # runs/first/views/title/features.h5
     """
 
     folder: Path
-    whole: "Run | None" = None
+    whole: "RunFolder | None" = None
     """The run that this folder is a view or a training of, whose store it uses."""
 
     @property
@@ -102,10 +102,10 @@ class Run:
         """The bottleneck features."""
         return FeatureStore(self.features_path)
 
-    def view(self, name: str) -> "Run":
+    def view(self, name: str) -> "RunFolder":
         """A view: `stage1` is the run itself, others have a folder of their own with checkpoint and
         features."""
-        return self if name == STAGE1 else Run(self.folder / "views" / name, self)
+        return self if name == STAGE1 else RunFolder(self.folder / "views" / name, self)
 
     def command(self, step: str, *words: str) -> str:
         """A command on this run, for messages, quoted for the shell."""

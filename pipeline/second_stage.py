@@ -17,14 +17,16 @@ from catalog.errors import ConfigError
 from catalog.parallel import cores
 from features.store import FeatureStore
 from pipeline.config import RunConfig
-from pipeline.run_folder import Run, Say, Workers
+from pipeline.run_folder import RunFolder, Say, Workers
 from stage1_cnn.config import Stage1Config
 
 if TYPE_CHECKING:
     from stage2_xgb.fit import ClassMixes
 
 
-def current_features(run: Run, config: RunConfig, names: Iterable[str]) -> dict[str, FeatureStore]:
+def current_features(
+    run: RunFolder, config: RunConfig, names: Iterable[str]
+) -> dict[str, FeatureStore]:
     """The features of some views, by name.
 
     Raises ArtifactError if they are of another store or network than the run's, or computed in
@@ -47,7 +49,9 @@ def views_origin(views: Mapping[str, FeatureStore]) -> dict[str, dict[str, Any]]
     }
 
 
-def stage2_origin(run: Run, config: RunConfig, views: Mapping[str, FeatureStore]) -> dict[str, Any]:
+def stage2_origin(
+    run: RunFolder, config: RunConfig, views: Mapping[str, FeatureStore]
+) -> dict[str, Any]:
     """What stage 2 is made from. Raises ConfigError if the file of class weights is missing."""
     settings = config.stage2.model_dump(mode="json")
     if isinstance(target := config.stage2.target_prior, Path):
@@ -74,7 +78,7 @@ def _weights_checksum(path: Path) -> str:
 
 
 def fit(
-    run: Run,
+    run: RunFolder,
     config: RunConfig,
     views: Mapping[str, FeatureStore],
     made_from: dict[str, Any],
@@ -108,7 +112,7 @@ def fit(
     say(summary.text())
 
 
-def measure_coverage(run: Run, config: RunConfig, views: Mapping[str, FeatureStore]) -> None:
+def measure_coverage(run: RunFolder, config: RunConfig, views: Mapping[str, FeatureStore]) -> None:
     """Measures what each confidence threshold costs, unless that is current. Raises ArtifactError
     if stage 2 is damaged."""
     from pipeline.scoring import coverage
@@ -122,7 +126,7 @@ def measure_coverage(run: Run, config: RunConfig, views: Mapping[str, FeatureSto
         coverage.save(run.stage2, coverage.measure(stores, bundle, target, config.stage2))
 
 
-def class_mixes(run: Run) -> "ClassMixes":
+def class_mixes(run: RunFolder) -> "ClassMixes":
     """Images and products per class in the catalogue, and the mix that stage 1's outputs imply.
 
     The latter is what an epoch of its training shows: sampling changes it, a logit adjustment takes

@@ -35,7 +35,7 @@ from catalog.labels import read_labels
 from catalog.parallel import cores
 from pipeline import second_stage, training
 from pipeline.config import FileView, RunConfig, TextView
-from pipeline.run_folder import Run, Say, Workers
+from pipeline.run_folder import RunFolder, Say, Workers
 
 if TYPE_CHECKING:
     from catalog.store.ingest import IngestSummary
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def ingest(
-    run: Run,
+    run: RunFolder,
     config: RunConfig,
     dumps: Sequence[str],
     categories: Path | None,
@@ -85,7 +85,7 @@ def ingest(
 
 
 def stage1(
-    run: Run,
+    run: RunFolder,
     config: RunConfig,
     rebuild: bool,
     say: Say = print,
@@ -99,7 +99,7 @@ def stage1(
 
 
 def features(
-    run: Run, config: RunConfig, rebuild: bool, say: Say = print, workers: Workers = None
+    run: RunFolder, config: RunConfig, rebuild: bool, say: Say = print, workers: Workers = None
 ) -> None:
     """stage1/best.pt -> features.h5: every photo's bottleneck features.
 
@@ -121,7 +121,7 @@ def features(
 
 
 def stage2(
-    run: Run, config: RunConfig, rebuild: bool, say: Say = print, workers: Workers = None
+    run: RunFolder, config: RunConfig, rebuild: bool, say: Say = print, workers: Workers = None
 ) -> None:
     """features.h5 -> stage2/: the reranker, the reclassifiers of confusable categories, and where
     each of them answers; also what each confidence threshold costs."""
@@ -135,7 +135,7 @@ def stage2(
         say(f"stage2: current ({run.stage2})")
 
 
-def evaluate(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> dict[str, Any]:
+def evaluate(run: RunFolder, config: RunConfig, rebuild: bool, say: Say = print) -> dict[str, Any]:
     """The test split -> evaluation/: accuracy of each stage, with intervals.
 
     Says and returns the figures, as metrics.json holds them, also if they are current.
@@ -172,7 +172,7 @@ def evaluate(run: Run, config: RunConfig, rebuild: bool, say: Say = print) -> di
     return metrics
 
 
-def report(run: Run, others: Sequence[Run], say: Say = print) -> None:
+def report(run: RunFolder, others: Sequence[RunFolder], say: Say = print) -> None:
     """evaluation/ -> report/index.html: one page for analysts, on which `others` are compared with
     the run. It is drawn anew each time: that takes seconds."""
     from pipeline.report.page import write_report
@@ -182,7 +182,7 @@ def report(run: Run, others: Sequence[Run], say: Say = print) -> None:
 
 
 def score(
-    run: Run,
+    run: RunFolder,
     config: RunConfig,
     paths: Sequence[str],
     out: Path,
@@ -209,7 +209,7 @@ def score(
 
 
 def lookalikes(
-    run: Run,
+    run: RunFolder,
     config: RunConfig,
     paths: Sequence[str],
     listed: Path,
@@ -241,7 +241,7 @@ def lookalikes(
 
 
 def _ingest_lines(
-    run: Run, config: RunConfig, summary: "IngestSummary", seconds: float
+    run: RunFolder, config: RunConfig, summary: "IngestSummary", seconds: float
 ) -> Iterator[str]:
     categories = f"{summary.categories_in_use} of {summary.categories} categories"
     size = f"{summary.products} products, {summary.images} images, {categories}"

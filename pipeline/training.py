@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from catalog.artifacts import sha256_file
 from catalog.errors import ConfigError
-from pipeline.run_folder import Run, Say
+from pipeline.run_folder import RunFolder, Say
 from stage1_cnn.config import Stage1Config
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ begun."""
 
 
 def train(
-    run: Run,
+    run: RunFolder,
     config: Stage1Config,
     rebuild: bool,
     say: Say,
@@ -56,7 +56,7 @@ def train(
     say(f"{name}: {run.checkpoint} in {summary.seconds:.0f} s; {_best_epoch(summary)}")
 
 
-def training_origin(run: Run, config: Stage1Config) -> dict[str, Any]:
+def training_origin(run: RunFolder, config: Stage1Config) -> dict[str, Any]:
     """What a training is made from: the store, the settings that shape it, and the content of the
     files that it starts from, which may change under their names."""
     files = {key: sha256_file(path) for key, path in _starting_files(config).items()}

@@ -20,7 +20,7 @@ from features.store import discard, write_features
 from features.text import TextModel
 from features.vectors import VectorFile
 from pipeline.config import FileView, RunConfig, TextView
-from pipeline.run_folder import Run, Say, Workers
+from pipeline.run_folder import RunFolder, Say, Workers
 from stage1_cnn.head import Head
 
 Source = tuple[Head, Callable[[ImageTable], np.ndarray]]
@@ -28,7 +28,7 @@ Source = tuple[Head, Callable[[ImageTable], np.ndarray]]
 
 
 def network_view(
-    view_folder: Run, config: RunConfig, rebuild: bool, say: Say, workers: Workers
+    view_folder: RunFolder, config: RunConfig, rebuild: bool, say: Say, workers: Workers
 ) -> None:
     """stage1/best.pt -> features.h5: every photo's bottleneck features. Interrupted, it resumes.
 
@@ -53,7 +53,7 @@ def network_view(
 
 
 def _extract(
-    view_folder: Run, config: RunConfig, rebuild: bool, workers: Workers
+    view_folder: RunFolder, config: RunConfig, rebuild: bool, workers: Workers
 ) -> tuple[int, str]:
     """Writes features.h5; returns the number of unreadable images, and the precision. A rebuild
     removes nothing before network and workers are known to be usable."""
@@ -84,7 +84,7 @@ def _extract(
     return unreadable, precision
 
 
-def text_view(view_folder: Run, view: TextView, seed: int, rebuild: bool, say: Say) -> None:
+def text_view(view_folder: RunFolder, view: TextView, seed: int, rebuild: bool, say: Say) -> None:
     """The store's texts -> text.json, text.npz and features.h5 of a view."""
     store = view_folder.store
     made_from = {
@@ -117,7 +117,7 @@ def text_view(view_folder: Run, view: TextView, seed: int, rebuild: bool, say: S
     )
 
 
-def file_view(view_folder: Run, view: FileView, seed: int, rebuild: bool, say: Say) -> None:
+def file_view(view_folder: RunFolder, view: FileView, seed: int, rebuild: bool, say: Say) -> None:
     """A file of vectors -> features.h5 of a view, for the images of the store, and head.npz."""
     with VectorFile(view.file) as vectors:
         origin = _origin(view_folder, "file", sha256_file(view.file))
@@ -134,7 +134,7 @@ def file_view(view_folder: Run, view: FileView, seed: int, rebuild: bool, say: S
         _write(view_folder, "file", origin, source, rebuild, say)
 
 
-def _origin(view_folder: Run, kind: str, checksum: str) -> dict[str, Any]:
+def _origin(view_folder: RunFolder, kind: str, checksum: str) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         kind: checksum,
@@ -144,7 +144,7 @@ def _origin(view_folder: Run, kind: str, checksum: str) -> dict[str, Any]:
 
 
 def _write(
-    view_folder: Run,
+    view_folder: RunFolder,
     kind: str,
     origin: dict[str, Any],
     source: Callable[[], Source],

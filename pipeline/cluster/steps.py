@@ -19,7 +19,7 @@ from catalog.image_table import ImageTable
 from catalog.store.reader import Store
 from features.extract import Block, blocks_of
 from pipeline.cluster.client import require_files, sized
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from stage1_cnn.predict import Predictor
 from stage2_xgb.train_reclassifier import RowPicker
 
@@ -54,7 +54,7 @@ def _rows_size(picker: RowPicker) -> int:
 
 
 @contextlib.contextmanager
-def training(client: Client, run: Run) -> Iterator[None]:
+def training(client: Client, run: RunFolder) -> Iterator[None]:
     """Has joblib run stage 2's reclassifiers on the workers, which write them into the run."""
     require_files(client, sized([run.features_path]))
     with joblib.parallel_config(backend="dask", n_jobs=max(1, sum(client.nthreads().values()))):
@@ -62,7 +62,7 @@ def training(client: Client, run: Run) -> Iterator[None]:
 
 
 def extraction(
-    client: Client, view_folder: Run, size: int, device: str, precision: str
+    client: Client, view_folder: RunFolder, size: int, device: str, precision: str
 ) -> Callable[[int], Iterator[Block]]:
     """Computes the blocks of features.h5 on the workers, in batches of `size`; a function from the
     first row to the blocks from there on, for `features.extract.extract`. All workers compute in

@@ -18,7 +18,7 @@ from catalog.arrays import write_npz
 from catalog.artifacts import sha256_file, write_json
 from catalog.errors import ShelfsortError
 from pipeline.model import Model
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from stage1_cnn.onnx import head_arrays, require_packages, save_onnx, save_safetensors
 from stage1_cnn.predict import Predictor
 
@@ -60,7 +60,7 @@ class Exported:
     size: int
 
 
-def export_model(run: Run, out: Path) -> Exported:
+def export_model(run: RunFolder, out: Path) -> Exported:
     """Writes the folder `out`, which must not exist yet; it appears when it is complete.
 
     Raises ShelfsortError if `out` exists, a package of the extra `export` is not installed or a
@@ -84,7 +84,7 @@ def export_model(run: Run, out: Path) -> Exported:
     return Exported(len(sizes), sum(sizes))
 
 
-def _write(run: Run, model: Model, networks: dict[str, Predictor], out: Path) -> None:
+def _write(run: RunFolder, model: Model, networks: dict[str, Predictor], out: Path) -> None:
     (out / "stage2").mkdir(parents=True)
     model.bundle.verify()
     for name in ("manifest.json", *model.bundle.checksums):
@@ -122,7 +122,7 @@ def _write(run: Run, model: Model, networks: dict[str, Predictor], out: Path) ->
     )
 
 
-def _networks(run: Run, model: Model) -> dict[str, Predictor]:
+def _networks(run: RunFolder, model: Model) -> dict[str, Predictor]:
     """The network of each view. Raises ShelfsortError if a view has none."""
     networks = {}
     for name, network in model.networks.items():

@@ -7,12 +7,12 @@ import numpy as np
 
 from catalog.errors import ShelfsortError
 from pipeline.figures import WRONG, new_figure
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from stage1_cnn.dataset import decode_all
 from stage1_cnn.predict import Predictor
 
 
-def draw_attention(run: Run, out: Path, products: int = 4) -> Path:
+def draw_attention(run: RunFolder, out: Path, products: int = 4) -> Path:
     """Draws the first photo of some products, spread over val_a, with its attention map and the
     likeliest position of each landmark.
 

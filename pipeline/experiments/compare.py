@@ -22,7 +22,7 @@ from catalog.intervals import Shares, clustered_shares, wilson
 from catalog.store.reader import Store
 from catalog.taxonomy import Taxonomy
 from pipeline.experiments.compare_figures import draw_confusion, draw_curves
-from pipeline.run_folder import Run, Say
+from pipeline.run_folder import RunFolder, Say
 from pipeline.training import train
 from stage1_cnn.config import Stage1Config
 
@@ -83,7 +83,7 @@ class Row:
 
 
 def compare_networks(
-    run: Run,
+    run: RunFolder,
     configs: Mapping[str, Stage1Config],
     repeats: int,
     rebuild: bool = False,
@@ -134,12 +134,12 @@ def _write_comparison(
 
 
 def _trained(
-    run: Run, folder: Path, config: Stage1Config, rebuild: bool, precision: str, say: Say
+    run: RunFolder, folder: Path, config: Stage1Config, rebuild: bool, precision: str, say: Say
 ) -> Trained:
     """One training, and its answers on validation; what is current is read."""
     from stage1_cnn.device import inference_engine
 
-    training_folder = Run(folder, run)
+    training_folder = RunFolder(folder, run)
     train(training_folder, config, rebuild, say, f"{folder.parent.name}, seed {config.seed}")
     path = folder / "validation.json"
     precision = inference_engine(config.device, precision).precision
@@ -166,7 +166,7 @@ def _trained(
     )
 
 
-def _validate(training_folder: Run, device: str, precision: str) -> dict[str, Any]:
+def _validate(training_folder: RunFolder, device: str, precision: str) -> dict[str, Any]:
     """The best checkpoint's answers on validation, as counts."""
     from stage1_cnn.predict import Predictor
 

@@ -12,7 +12,7 @@ from catalog.artifacts import write_text
 from catalog.parallel import cores
 from pipeline.config import RunConfig
 from pipeline.experiments.tune_figure import draw_tuning
-from pipeline.run_folder import Run, Say
+from pipeline.run_folder import RunFolder, Say
 from pipeline.second_stage import class_mixes, current_features
 from pipeline.training import training_origin
 
@@ -37,7 +37,7 @@ _LISTED = 5
 
 
 def tune_stage1(
-    run: Run, config: RunConfig, epochs: int, photos: int | None, say: Say = print
+    run: RunFolder, config: RunConfig, epochs: int, photos: int | None, say: Say = print
 ) -> None:
     """Short trainings over learning rates, trainable blocks and validation shares, judged on
     val_a."""
@@ -74,7 +74,7 @@ def _write_stage1(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
-def tune_stage2(run: Run, config: RunConfig, say: Say = print) -> None:
+def tune_stage2(run: RunFolder, config: RunConfig, say: Say = print) -> None:
     """The published grid over the reclassifiers, cross-validated on reserve and val_a."""
     from stage2_xgb.fit import gather
     from stage2_xgb.tune import search

@@ -18,7 +18,7 @@ from catalog.taxonomy import Category, Taxonomy
 from features.extract import extract, made_from
 from features.similar import SHORTLIST, SimilarIndex, build
 from features.store import FeatureStore, discard
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from stage1_cnn.predict import Predictor, photo_features
 
 LOOK_UPS = {"device": "cpu", "precision": "fp32"}
@@ -48,7 +48,7 @@ class Finder:
     taxonomy: Taxonomy
 
     @classmethod
-    def open(cls, run: Run, *, rebuild: bool = False) -> "Finder":
+    def open(cls, run: RunFolder, *, rebuild: bool = False) -> "Finder":
         """Opens the run's index; builds it first if there is none, or if `rebuild`.
 
         Raises ArtifactError if the features are not the checkpoint's, or the index is not the
@@ -90,7 +90,7 @@ class Finder:
         )
 
 
-def _extract_again(predictor: Predictor, run: Run, path: Path, rebuild: bool) -> None:
+def _extract_again(predictor: Predictor, run: RunFolder, path: Path, rebuild: bool) -> None:
     """Features for look-ups, if the run's own are of another precision or device. Interrupted, it
     resumes."""
     run.store.verify()

@@ -33,7 +33,7 @@ from catalog.errors import ArtifactError, ShelfsortError
 from pipeline.cluster.client import PATIENCE, require_files
 from pipeline.config import ScoreConfig
 from pipeline.model import Model
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from pipeline.scoring.lanes import Lanes, Task
 from pipeline.scoring.parts import Part
 
@@ -65,7 +65,7 @@ class ModelPlace:
 
     def visible(self) -> bool:
         """Whether this machine sees the run folder, with this very model in it."""
-        run = Run(Path(self.folder))
+        run = RunFolder(Path(self.folder))
         found = [
             path.is_file() and sha256_file(path)
             for path in (run.checkpoint, run.stage2 / "manifest.json")
@@ -83,7 +83,7 @@ class SentModel(WorkerPlugin):
 
     def __init__(self, place: ModelPlace) -> None:
         self.name = place.sent_name
-        run = Run(Path(place.folder))
+        run = RunFolder(Path(place.folder))
         views = (
             path
             for name in ("stage1/best.pt", "text.*", "head.npz")
@@ -140,7 +140,7 @@ def _open_model(
         raise ModelNotSeenError(place.folder, problem, "score", resume=True)
     gpus = torch.cuda.device_count()
     spread = place.device in ("auto", "cuda") and gpus > 1 and worker.isdigit()
-    run = Run(sent if sent.exists() else Path(place.folder))
+    run = RunFolder(sent if sent.exists() else Path(place.folder))
     return Model.open(
         run,
         f"cuda:{int(worker) % gpus}" if spread else place.device,

@@ -16,7 +16,7 @@ from catalog.artifacts import read_json
 from catalog.errors import ShelfsortError
 from pipeline import steps
 from pipeline.cluster.steps import extraction, training
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from pipeline.second_stage import class_mixes
 from stage2_xgb.fit import gather
 from stage2_xgb.train_reclassifier import RowPicker
@@ -46,7 +46,7 @@ def test_every_step_makes_the_same(
     steps.ingest(
         run, config, [str(tiny.data / "train.bson")], tiny.data / "category_names.csv", **options
     )
-    assert Run(run.folder).store.fingerprint == tiny.run.store.fingerprint
+    assert RunFolder(run.folder).store.fingerprint == tiny.run.store.fingerprint
     steps.features(run, config, **options)
     for name in ("stage1", "small"):
         with (

@@ -23,7 +23,7 @@ from pipeline.cli import main
 from pipeline.config import RunConfig
 from pipeline.model import Model
 from pipeline.retrieval.similar import Finder
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from pipeline.scoring.agreement import Agreement, measure
 from tests.pipeline.tiny import SETTINGS, Tiny, make
 
@@ -206,7 +206,7 @@ def test_look_ups_are_in_fp32_whatever_the_run_computes_in(
     for place, run in enumerate((tiny_bf16, copy)):
         out = tmp_path / str(place)
         steps.lookalikes(
-            Run(run.folder), run.config, [str(run.data / "test.bson")], listed, 0.9, out
+            RunFolder(run.folder), run.config, [str(run.data / "test.bson")], listed, 0.9, out
         )
         tables.append((out / "lookalikes-00000.parquet").read_bytes())
     assert tables[0] == tables[1]
