@@ -31,7 +31,7 @@ from pipeline import steps
 from pipeline.cluster.client import connect
 from pipeline.config import RunConfig, load_config
 from pipeline.exchange.export import export_model
-from pipeline.model import Model, predict_files
+from pipeline.model import TwoStageModel, predict_files
 from pipeline.run_folder import RunFolder
 
 _BATCH = 64
@@ -175,7 +175,7 @@ def predictions(
     run: RunFolder, config: RunConfig, dump: Path, folder: Path, count: int
 ) -> pandas.DataFrame:
     """By `predict`, of the first products."""
-    model = Model.open(run, config.stage1.device, config.features.precision)
+    model = TwoStageModel.open(run, config.stage1.device, config.features.precision)
     source = open_source([dump], folder / "dumps")
     found = []
     for row in range(min(count, len(source))):

@@ -22,7 +22,7 @@ from benchmarks.scoring import make_dump, make_run
 from catalog.images import decode
 from catalog.sources.source import open_source
 from pipeline.exchange.export import export_model
-from pipeline.model import Model, image_table
+from pipeline.model import TwoStageModel, image_table
 from pipeline.run_folder import RunFolder
 from stage2_xgb.items import pool
 
@@ -72,7 +72,7 @@ def against(run: RunFolder, dump: Path, count: int, folder: Path) -> dict[str, A
     while sum(map(len, products)) < count:
         products.append(source.read(len(products)))
     photos = [photo for product in products for photo in product][:count]
-    ours, theirs = Model.open(run, "cpu", "fp32"), reader.Model()
+    ours, theirs = TwoStageModel.open(run, "cpu", "fp32"), reader.Model()
     return {
         "pixels": same_pixels(reader, ours, photos),
         "photos": compare(theirs, ours, [[photo] for photo in photos], "photos"),
@@ -80,7 +80,7 @@ def against(run: RunFolder, dump: Path, count: int, folder: Path) -> dict[str, A
     }
 
 
-def same_pixels(reader, ours: Model, photos: Sequence[bytes]) -> dict[str, float]:
+def same_pixels(reader, ours: TwoStageModel, photos: Sequence[bytes]) -> dict[str, float]:
     """Whether both decode and resize alike."""
     transform = ours.predictors[0].transform
     differences = []
@@ -96,7 +96,7 @@ def same_pixels(reader, ours: Model, photos: Sequence[bytes]) -> dict[str, float
 
 
 def compare(
-    theirs, ours: Model, products: Sequence[Sequence[bytes]], what: str
+    theirs, ours: TwoStageModel, products: Sequence[Sequence[bytes]], what: str
 ) -> dict[str, float]:
     """Probabilities of both."""
     number = np.repeat(np.arange(len(products)), [len(product) for product in products])

@@ -33,7 +33,7 @@ from catalog.synthetic.dump import SyntheticSpec, products
 from pipeline import steps
 from pipeline.config import ScoreConfig, load_config
 from pipeline.demo import write_synthetic
-from pipeline.model import Model
+from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
 from pipeline.scoring.lanes import Lanes, ordered
 from pipeline.scoring.score import Scorer, score
@@ -140,7 +140,7 @@ def speed(backbone: str, folder: Path, count: int, rounds: int) -> dict[str, Any
     """Bare and end to end in turns, images/s."""
     size, side, goal = CASES[backbone]
     run = make_run(folder, backbone, size, side)
-    model, onnx = Model.open(run), Model.open(run, "cpu", "fp32", "onnx")
+    model, onnx = TwoStageModel.open(run), TwoStageModel.open(run, "cpu", "fp32", "onnx")
     dump = make_dump(folder / "dump.bson", count, side)
     source = open_source([dump], folder / "index")
     batches = list(decoded(model, source))
@@ -189,7 +189,7 @@ def speed(backbone: str, folder: Path, count: int, rounds: int) -> dict[str, Any
     }
 
 
-def decoded(model: Model, source: ProductSource) -> Iterator[torch.Tensor]:
+def decoded(model: TwoStageModel, source: ProductSource) -> Iterator[torch.Tensor]:
     """The first photos of the dump as the network takes them, in batches."""
     size = ScoreConfig().on(model.predictors[0].engine.device.type).batch_size
     photos = list(
@@ -203,19 +203,19 @@ def decoded(model: Model, source: ProductSource) -> Iterator[torch.Tensor]:
         )
 
 
-def bare(model: Model, batches: list[torch.Tensor]) -> None:
+def bare(model: TwoStageModel, batches: list[torch.Tensor]) -> None:
     """The forward alone, with PyTorch's own threads."""
     for batch in batches:
         model.predictors[0].features(batch)
 
 
-def bare_lanes(model: Model, batches: list[torch.Tensor]) -> None:
+def bare_lanes(model: TwoStageModel, batches: list[torch.Tensor]) -> None:
     """The forward alone, a single-threaded stream a core."""
     for _ in ordered(model.predictors[0].features, batches, cores()):
         pass
 
 
-def end_to_end(model: Model, dump: Path, folder: Path) -> None:
+def end_to_end(model: TwoStageModel, dump: Path, folder: Path) -> None:
     """Scan, reading, decoding, both stages, Parquet."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         source = open_source([dump], Path(name) / "dumps")
@@ -263,7 +263,7 @@ def peak_of(run: Path, dump: Path) -> float:
     """Scores, and returns the most memory that this process ever held, MB."""
     import resource
 
-    end_to_end(Model.open(RunFolder(run)), dump, dump.parent)
+    end_to_end(TwoStageModel.open(RunFolder(run)), dump, dump.parent)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -19,7 +19,7 @@ from catalog.parallel import cores
 from catalog.sources.source import open_source
 from catalog.synthetic.dump import SyntheticSpec, products
 from pipeline.config import ScoreConfig
-from pipeline.model import Model
+from pipeline.model import TwoStageModel
 from pipeline.scoring.lanes import Lanes
 from pipeline.scoring.score import Scorer, score
 
@@ -54,7 +54,7 @@ def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
     run = make_run(folder, "shufflenet_v2_x0_5", 32, 32)
     dump, model, process = (
         write_dump(folder / "dump.bson", count),
-        Model.open(run),
+        TwoStageModel.open(run),
         psutil.Process(),
     )
     scorer = Scorer(

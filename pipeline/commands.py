@@ -244,7 +244,7 @@ def similar(options: argparse.Namespace) -> None:
 def export(options: argparse.Namespace) -> None:
     """Both stages as a folder that stands alone."""
     from pipeline.exchange.export import export_model
-    from pipeline.model import Model
+    from pipeline.model import TwoStageModel
     from pipeline.run_folder import RunFolder
     from pipeline.scoring.agreement import warn_of_other_arithmetic
 
@@ -252,16 +252,16 @@ def export(options: argparse.Namespace) -> None:
     exported = export_model(run, options.out)
     size = f"{exported.files} files, {exported.size / 1e6:.1f} MB"
     print(f"export: {size} -> {options.out}, to be read by its reader.py")
-    warn_of_other_arithmetic(run, Model.open(run, "cpu", "fp32", "onnx"))
+    warn_of_other_arithmetic(run, TwoStageModel.open(run, "cpu", "fp32", "onnx"))
 
 
 def predict(options: argparse.Namespace) -> None:
     """The likeliest categories of one product."""
-    from pipeline.model import Model, predict_files
+    from pipeline.model import TwoStageModel, predict_files
     from pipeline.scoring.agreement import warn_of_other_arithmetic
 
     run, config = _load(options)
-    model = Model.open(run, config.stage1.device, config.features.precision)
+    model = TwoStageModel.open(run, config.stage1.device, config.features.precision)
     warn_of_other_arithmetic(run, model, photos=64)
     answer = predict_files(model, options.photo, options.top, options.text)
     for path, reason in answer.unreadable.items():

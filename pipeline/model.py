@@ -1,8 +1,8 @@
 """The only inference path: images of a product -> features -> log-probabilities -> pooled ->
 refined.
 
-Evaluation, scoring and single predictions all end in `Model.answer`; they differ in where the
-features come from.
+Evaluation, scoring and single predictions all end in `refine`, here in `TwoStageModel.answer`; they
+differ in where the features come from.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,11 +36,11 @@ _BLANK = "shows nothing, and the product has other photos"
 
 
 @dataclass
-class Model:
+class TwoStageModel:
     """Both stages of a run, ready to answer. `predictors` make the features of the views; the first
     is stage 1's network.
 
-        model = Model.open(RunFolder(Path("runs/first")))
+        model = TwoStageModel.open(RunFolder(Path("runs/first")))
         prediction = predict_files(model, ["front.jpg", "back.jpg"], top=5)
     """
 
@@ -55,7 +55,7 @@ class Model:
         precision: str = "auto",
         runtime: str = "torch",
         vectors: Mapping[str, str] | None = None,
-    ) -> "Model":
+    ) -> "TwoStageModel":
         """Loads checkpoints and bundle; `vectors` names the file of each view that is one.
 
         Raises ArtifactError if an artefact is missing, damaged, or made from another checkpoint,
@@ -220,7 +220,7 @@ class Answer:
 
 
 def predict_files(
-    model: Model, paths: Sequence[str | Path], top: int, text: str | None = None
+    model: TwoStageModel, paths: Sequence[str | Path], top: int, text: str | None = None
 ) -> Answer:
     """The `top` categories of one product, from its photos (files or URLs) and, if a view reads it,
     its text.

@@ -17,7 +17,7 @@ from typing import Any
 from catalog.arrays import write_npz
 from catalog.artifacts import sha256_file, write_json
 from catalog.errors import ShelfsortError
-from pipeline.model import Model
+from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
 from stage1_cnn.onnx import head_arrays, require_packages, save_onnx, save_safetensors
 from stage1_cnn.predict import Predictor
@@ -69,7 +69,7 @@ def export_model(run: RunFolder, out: Path) -> Exported:
     if out.exists():
         raise ShelfsortError(f"{out}: exists, expected the name of a new folder")
     require_packages("export")
-    model = Model.open(run, "cpu", "fp32")
+    model = TwoStageModel.open(run, "cpu", "fp32")
     networks = _networks(run, model)
     temporary = out.with_name(f".{out.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -84,7 +84,7 @@ def export_model(run: RunFolder, out: Path) -> Exported:
     return Exported(len(sizes), sum(sizes))
 
 
-def _write(run: RunFolder, model: Model, networks: dict[str, Predictor], out: Path) -> None:
+def _write(run: RunFolder, model: TwoStageModel, networks: dict[str, Predictor], out: Path) -> None:
     (out / "stage2").mkdir(parents=True)
     model.bundle.verify()
     for name in ("manifest.json", *model.bundle.checksums):
@@ -122,7 +122,7 @@ def _write(run: RunFolder, model: Model, networks: dict[str, Predictor], out: Pa
     )
 
 
-def _networks(run: RunFolder, model: Model) -> dict[str, Predictor]:
+def _networks(run: RunFolder, model: TwoStageModel) -> dict[str, Predictor]:
     """The network of each view. Raises ShelfsortError if a view has none."""
     networks = {}
     for name, network in model.networks.items():

@@ -12,7 +12,7 @@ from catalog.errors import ArtifactError
 from catalog.parallel import cores
 from features import schema
 from features.store import FeatureStore
-from pipeline.model import Model
+from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
 from pipeline.scoring.lanes import ordered
 from stage1_cnn.predict import Predictor, photo_features
@@ -50,7 +50,7 @@ class Agreement:
         )
 
 
-def warn_of_other_arithmetic(run: RunFolder, model: Model, photos: int = PHOTOS) -> None:
+def warn_of_other_arithmetic(run: RunFolder, model: TwoStageModel, photos: int = PHOTOS) -> None:
     """Logs in what the model computes otherwise than what was evaluated, and how well the two
     agree; nothing where it computes alike."""
     evaluated = model.bundle.made_from.get("computed_with", {})
@@ -71,7 +71,7 @@ def warn_of_other_arithmetic(run: RunFolder, model: Model, photos: int = PHOTOS)
     )
 
 
-def measure(run: RunFolder, model: Model, photos: int = PHOTOS) -> Agreement:
+def measure(run: RunFolder, model: TwoStageModel, photos: int = PHOTOS) -> Agreement:
     """What `model` answers to about so many photos of val_b against what the run's features give.
 
     Raises ArtifactError where the store or the features are not at hand, are others than stage 2's,
@@ -96,7 +96,7 @@ def measure(run: RunFolder, model: Model, photos: int = PHOTOS) -> Agreement:
     return Agreement.between(*answers)
 
 
-def _features(run: RunFolder, model: Model, name: str) -> FeatureStore:
+def _features(run: RunFolder, model: TwoStageModel, name: str) -> FeatureStore:
     part = run.view(name)
     if not run.store_path.exists():
         raise ArtifactError(run.store_path, "no such file; copy the whole run folder", "ingest")

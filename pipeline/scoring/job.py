@@ -12,7 +12,7 @@ from catalog.image_table import image_ids
 from catalog.labels import read_labels
 from catalog.sources.source import ProductSource, open_source
 from pipeline.config import RunConfig
-from pipeline.model import Model
+from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
 from pipeline.scoring import coverage
 from pipeline.scoring.accuracy import compare, labels_in, labels_of
@@ -30,7 +30,7 @@ class ScoreJob:
 
     run: RunFolder
     config: RunConfig
-    model: Model
+    model: TwoStageModel
     checksums: dict[str, str]
     fallback: int
     labels: Path | None
@@ -47,7 +47,7 @@ class ScoreJob:
         config = config.model_copy(
             update={"score": config.score.model_copy(update={"vectors": vectors})}
         )
-        model = Model.open(
+        model = TwoStageModel.open(
             run, config.stage1.device, config.features.precision, config.score.runtime, vectors
         )
         fallback = int(

@@ -32,7 +32,7 @@ from catalog.artifacts import fingerprint, sha256_file
 from catalog.errors import ArtifactError, ShelfsortError
 from pipeline.cluster.client import PATIENCE, require_files
 from pipeline.config import ScoreConfig
-from pipeline.model import Model
+from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
 from pipeline.scoring.lanes import Lanes, Task
 from pipeline.scoring.parts import Part
@@ -132,7 +132,7 @@ def _open_model(
     own_folder: Path,
     runtime: str,
     vectors: tuple[tuple[str, str], ...],
-) -> Model:
+) -> TwoStageModel:
     """The model, once a process."""
     sent = own_folder / place.sent_name
     if not sent.exists() and not place.visible():
@@ -141,7 +141,7 @@ def _open_model(
     gpus = torch.cuda.device_count()
     spread = place.device in ("auto", "cuda") and gpus > 1 and worker.isdigit()
     run = RunFolder(sent if sent.exists() else Path(place.folder))
-    return Model.open(
+    return TwoStageModel.open(
         run,
         f"cuda:{int(worker) % gpus}" if spread else place.device,
         place.precision,

@@ -13,7 +13,7 @@ from catalog.artifacts import sha256_file
 from catalog.sources.source import open_source
 from pipeline.cluster.client import connect
 from pipeline.config import ScoreConfig
-from pipeline.model import Model
+from pipeline.model import TwoStageModel
 from pipeline.scoring.lanes import Engine, Lanes
 from pipeline.scoring.score import Scorer, Totals
 from pipeline.scoring.score import score as score_source
@@ -42,9 +42,9 @@ dataset.decode = deadly
 """
 
 
-def scorer(tiny: Tiny, engine: Engine | Model, **checksums: str) -> Scorer:
+def scorer(tiny: Tiny, engine: Engine | TwoStageModel, **checksums: str) -> Scorer:
     """What scores, with some checksums changed; a bare model scores in this process."""
-    engine = Lanes(engine, 2) if isinstance(engine, Model) else engine
+    engine = Lanes(engine, 2) if isinstance(engine, TwoStageModel) else engine
     return Scorer(
         engine, {"checkpoint": "c", "stage2": "s"} | checksums, FALLBACK, tiny.run.store.digests()
     )

@@ -14,7 +14,7 @@ from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.demo import write_synthetic
 from pipeline.evaluation.evaluate import published
-from pipeline.model import Model
+from pipeline.model import TwoStageModel
 from pipeline.second_stage import class_mixes
 from stage2_xgb.bundle import Bundle
 from tests.pipeline.tiny import Tiny, snapshot
@@ -169,7 +169,7 @@ def test_features_of_another_checkpoint_are_refused(copy: Tiny) -> None:
     with pytest.raises(
         ArtifactError, match=r"no such file|view stage1 is another one now: checkpoint was"
     ):
-        Model.open(copy.run)
+        TwoStageModel.open(copy.run)
 
 
 @pytest.mark.parametrize(

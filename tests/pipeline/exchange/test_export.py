@@ -20,7 +20,7 @@ from catalog.errors import ArtifactError, ShelfsortError
 from catalog.images import decode
 from pipeline.cli import main
 from pipeline.exchange.export import ANSWERS, export_model
-from pipeline.model import Model, predict_files
+from pipeline.model import TwoStageModel, predict_files
 from stage1_cnn.transforms import EvalTransform
 from tests.pipeline.score_helpers import predictions, score, scorer
 from tests.pipeline.tiny import Tiny, documents
@@ -79,7 +79,7 @@ def code_of_the_docs() -> str:
 
 
 def test_the_code_of_the_docs_answers_as_the_fp32_path(
-    tiny: Tiny, model: Model, exported: Path, tmp_path: Path
+    tiny: Tiny, model: TwoStageModel, exported: Path, tmp_path: Path
 ) -> None:
     product = next(d for d in documents(tiny.data / "test.bson") if len(d["imgs"]) >= 2)
     photos = [tmp_path / f"{i}.jpg" for i in range(len(product["imgs"]))]
@@ -95,7 +95,9 @@ def test_the_code_of_the_docs_answers_as_the_fp32_path(
     assert len(code_of_the_docs().splitlines()) <= 30
 
 
-def test_many_products_at_once(tiny: Tiny, model: Model, exported: Path, tmp_path: Path) -> None:
+def test_many_products_at_once(
+    tiny: Tiny, model: TwoStageModel, exported: Path, tmp_path: Path
+) -> None:
     products = [d["imgs"] for d in documents(tiny.data / "test.bson")][:60]
     paths = [
         [tmp_path / f"{n}-{i}.jpg" for i in range(len(images))] for n, images in enumerate(products)
@@ -183,7 +185,7 @@ def test_what_cannot_be_exported(
 
 
 def test_scoring_by_onnx_runtime(
-    tiny: Tiny, model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny: Tiny, model: TwoStageModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     dump, out = tiny.data / "test.bson", tmp_path / "onnx"
     command = ["score", str(dump), "--run", str(tiny.folder), "--out", str(out)]
