@@ -263,10 +263,10 @@ def predict(options: argparse.Namespace) -> None:
     run, config = _load(options)
     model = TwoStageModel.open(run, config.stage1.device, config.features.precision)
     warn_of_other_arithmetic(run, model, photos=64)
-    answer = predict_files(model, options.photo, options.top, options.text)
-    for path, reason in answer.unreadable.items():
+    prediction = predict_files(model, options.photo, options.top, options.text)
+    for path, reason in prediction.unreadable.items():
         print(f"left out {path}: {reason}", file=sys.stderr)
-    for class_index, confidence in zip(answer.classes, answer.confidences, strict=True):
+    for class_index, confidence in zip(prediction.classes, prediction.confidences, strict=True):
         category = model.taxonomy[class_index]
         levels = (category.level1, category.level2, category.level3)
         names = " > ".join(name for name in levels if name)
