@@ -36,7 +36,7 @@ from pipeline.demo import write_synthetic
 from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
 from pipeline.scoring.lanes import Lanes, ordered
-from pipeline.scoring.score import Scorer, score
+from pipeline.scoring.score import Scorer, score_source
 
 CASES = {
     "resnet50": (224, 180, 0.95),
@@ -219,7 +219,7 @@ def end_to_end(model: TwoStageModel, dump: Path, folder: Path) -> None:
     """Scan, reading, decoding, both stages, Parquet."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         source = open_source([dump], Path(name) / "dumps")
-        score(
+        score_source(
             Scorer(Lanes(model, cores()), {}, 0, NO_IMAGES),
             source,
             Path(name),

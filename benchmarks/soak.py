@@ -21,7 +21,7 @@ from catalog.synthetic.dump import SyntheticSpec, products
 from pipeline.config import ScoreConfig
 from pipeline.model import TwoStageModel
 from pipeline.scoring.lanes import Lanes
-from pipeline.scoring.score import Scorer, score
+from pipeline.scoring.score import Scorer, score_source
 
 BAD = (b"", b"no image", b"\xff\xd8\xff broken")
 GROWTH = 0.05
@@ -63,7 +63,7 @@ def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
     started, seen = time.monotonic(), []
     while not seen or seen[-1][0] < seconds:
         with tempfile.TemporaryDirectory(dir=folder) as out:
-            totals = score(
+            totals = score_source(
                 scorer, open_source([dump], Path(out) / "dumps"), Path(out), ScoreConfig(part_mb=1)
             )
         seen.append(

@@ -57,7 +57,7 @@ def ingest(
     `categories` names the categories, `corrections` holds better labels from an analyst. Unlike the
     other steps it also brings a store up to date with a dump that has grown.
     """
-    from catalog.store.ingest import ingest as ingest_dump
+    from catalog.store.ingest import ingest_dump
 
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
@@ -196,7 +196,7 @@ def score(
     Finished parts are kept. Compares the predictions with `labels` if they are given.
     """
     from pipeline.scoring.job import ScoreJob
-    from pipeline.scoring.score import score as score_source
+    from pipeline.scoring.score import score_source
 
     job = ScoreJob.open(run, config, labels)
     started = time.perf_counter()

@@ -15,8 +15,7 @@ from pipeline.cluster.client import connect
 from pipeline.config import ScoreConfig
 from pipeline.model import TwoStageModel
 from pipeline.scoring.lanes import Engine, Lanes
-from pipeline.scoring.score import Scorer, Totals
-from pipeline.scoring.score import score as score_source
+from pipeline.scoring.score import Scorer, Totals, score_source
 from pipeline.scoring.workers import ModelPlace, Workers
 from tests.pipeline.tiny import Tiny, documents, same, write_dump
 

@@ -20,7 +20,7 @@ from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.exchange.export import export_model
 from pipeline.model import TwoStageModel, predict_files
-from pipeline.scoring.score import score
+from pipeline.scoring.score import score_source
 from pipeline.scoring.workers import Workers
 from pipeline.views import file_view, text_view
 from tests.conftest import PRECISION
@@ -185,7 +185,7 @@ def test_a_worker_scores_the_same(
     source = open_source([titled.data / "test.bson"], tmp_path, "title")
     client.run(hide, str(titled.folder))
     for engine, out in ((reader, "here"), (Workers(client, place(titled), source.files), "there")):
-        score(scorer(titled, engine), source, tmp_path / out, CONFIG)
+        score_source(scorer(titled, engine), source, tmp_path / out, CONFIG)
     assert contents(tmp_path / "here") == contents(tmp_path / "there")
 
 

@@ -10,7 +10,7 @@ from torchvision.datasets import ImageFolder
 
 from catalog.config import CatalogConfig
 from catalog.errors import ShelfsortError
-from catalog.store.ingest import ingest
+from catalog.store.ingest import ingest_dump
 from catalog.store.reader import Store
 from catalog.taxonomy import Taxonomy
 from pipeline.cli import main
@@ -50,7 +50,7 @@ def test_packed_again_it_is_the_same_photos_of_the_same_products(
     write_tree(small_store, tmp_path / "tree")
     products, photos = pack_tree(tmp_path / "tree", tmp_path / "dump")
     assert photos == len(list((tmp_path / "tree").rglob("*.jpg")))
-    ingest(
+    ingest_dump(
         tmp_path / "store.sqlite",
         [tmp_path / "dump" / "train.bson"],
         tmp_path / "dump" / "category_names.csv",

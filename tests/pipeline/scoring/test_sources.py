@@ -20,7 +20,7 @@ from pipeline.cli import main
 from pipeline.cluster.client import missing_files
 from pipeline.exchange.image_folder import pack_tree
 from pipeline.model import TwoStageModel, predict_files
-from pipeline.scoring.score import score as score_source
+from pipeline.scoring.score import score_source
 from tests.catalog.served import served
 from tests.conftest import jpeg
 from tests.pipeline.score_helpers import CONFIG, predictions, rejects, score, scorer
