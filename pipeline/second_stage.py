@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from catalog.artifacts import sha256_file
+from catalog.artifacts import require_same, sha256_file
 from catalog.errors import ConfigError
 from catalog.parallel import cores
 from features.store import FeatureStore
@@ -21,6 +21,7 @@ from pipeline.run_folder import RunFolder, Say, Workers
 from stage1_cnn.config import Stage1Config
 
 if TYPE_CHECKING:
+    from stage2_xgb.bundle import Bundle
     from stage2_xgb.fit import ClassMixes
 
 
@@ -41,7 +42,14 @@ def current_features(
     return stores
 
 
-def views_origin(views: Mapping[str, FeatureStore]) -> dict[str, dict[str, Any]]:
+def require_learnt_from(views: Mapping[str, FeatureStore], bundle: "Bundle") -> None:
+    """Raises ArtifactError, naming what differs, unless stage 2 was trained on these features."""
+    expected = _views_origin(views)
+    learnt_from = {key: bundle.made_from.get(key, {}) for key in expected}
+    require_same(bundle.folder, expected, learnt_from, "stage2")
+
+
+def _views_origin(views: Mapping[str, FeatureStore]) -> dict[str, dict[str, Any]]:
     """What the features of the views were made from, and what computed them."""
     return {
         "views": {name: store.made_from for name, store in views.items()},
@@ -56,7 +64,7 @@ def stage2_origin(
     settings = config.stage2.model_dump(mode="json")
     if isinstance(target := config.stage2.target_prior, Path):
         settings["target_prior"] = _weights_checksum(target)  # the content, not the name
-    origin = views_origin(views)
+    origin = _views_origin(views)
     made_from: dict[str, Any] = {
         "views": origin["views"],
         "store": run.store.fingerprint,

@@ -9,8 +9,9 @@
 
     another dump  --score-->  predictions/    the categories of its products, by a finished run
 
-All of it lies in one run folder (`pipeline.run_folder`; docs/formats.md has every file). A step
-takes that folder and the configuration, and says in a line or a few what it did.
+All of it lies in one run folder (`pipeline.run_folder`; docs/formats.md has every file), but for
+predictions, which go where the caller wants them. A step takes that folder and the configuration,
+and says in a few lines what it did.
 
 Each artefact holds `made_from`, what it was made from: fingerprints of its inputs, and the settings
 that shape it. So a step that writes one
@@ -30,7 +31,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catalog.artifacts import read_sealed, require_same, sha256_file, write_json, write_text
+from catalog.artifacts import (
+    read_sealed,
+    require_same,
+    sha256_file,
+    write_json,
+    write_text,
+    writing,
+)
 from catalog.labels import read_labels
 from catalog.parallel import cores
 from pipeline import second_stage, training
@@ -147,10 +155,7 @@ def evaluate(run: RunFolder, config: RunConfig, rebuild: bool, say: Say = print)
     bundle = Bundle.open(run.stage2)
     bundle.verify()  # with a broken file stage 1 would answer, and its accuracy pass for stage 2's
     views = second_stage.current_features(run, config, bundle.made_from["views"])
-    origin = second_stage.views_origin(views)
-    require_same(
-        run.stage2, origin, {key: bundle.made_from.get(key, {}) for key in origin}, "stage2"
-    )
+    second_stage.require_learnt_from(views, bundle)
     made_from = {
         "views": bundle.made_from["views"],
         "stage2": sha256_file(run.stage2 / "manifest.json"),
@@ -164,7 +169,8 @@ def evaluate(run: RunFolder, config: RunConfig, rebuild: bool, say: Say = print)
         say(summary(metrics))
         return metrics
     run.store.verify()
-    summary_path.unlink(missing_ok=True)  # written last, it says that the evaluation is complete
+    with writing(summary_path):  # summary.txt, written last, marks the evaluation as complete
+        summary_path.unlink(missing_ok=True)
     stores = list(views.values())
     metrics = evaluate_test(stores, run.store, bundle, config.evaluate, run.evaluation, made_from)
     write_text(summary_path, summary(metrics) + "\n")
