@@ -98,7 +98,8 @@ def test_wrong_arguments_exit_2(arguments: list[str], capsys: pytest.CaptureFixt
         (["features", "--run", "RUN"], "no such file"),
         (
             ["stage2", "--run", "RUN"],
-            "RUN/features.h5: no such file; rebuild it with: shelfsort features --run 'RUN' --rebuild",
+            "RUN/features.h5: no such file; "
+            "rebuild it with: shelfsort features --run 'RUN' --rebuild",
         ),
         (["evaluate", "--run", "RUN"], "RUN/stage2/manifest.json: no such file"),
         (["stage1", "--run", "RUN/typo"], "RUN/typo: no such run; make one with: shelfsort ingest"),
@@ -148,7 +149,8 @@ def test_a_full_gpu_is_no_bug(
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError(
-            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB.\nMore"
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "
+            "8 GiB.\nMore"
         )
 
     monkeypatch.setattr(steps, step, full)

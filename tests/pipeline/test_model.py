@@ -95,7 +95,8 @@ def test_blank_photos_count_where_the_data_had_them(
     Image.new("RGB", (32, 32), "white").save(blank)
     with closing(sqlite3.connect(own.folder / "store.sqlite")) as connection, connection:
         connection.execute(
-            "UPDATE meta SET value = json_set(value, '$.drop_blank', json('false')) WHERE key = 'settings'"
+            "UPDATE meta SET value = json_set(value, '$.drop_blank', json('false')) "
+            "WHERE key = 'settings'"
         )
     with pytest.raises(ArtifactError, match=r"drop_blank was None, is now False"):
         steps.stage2(own.run, own.config, rebuild=False)

@@ -85,7 +85,10 @@ def test_the_code_of_the_docs_answers_as_the_fp32_path(
     photos = [tmp_path / f"{i}.jpg" for i in range(len(product["imgs"]))]
     for path, image in zip(photos, product["imgs"], strict=True):
         path.write_bytes(image["picture"])
-    where = "\nassert all(str(sys.modules[n].__file__).startswith(str(folder)) for n in ('catalog', 'stage2_xgb', 'reader'))"
+    where = (
+        "\nfor name in ('catalog', 'stage2_xgb', 'reader'):"
+        "\n    assert str(sys.modules[name].__file__).startswith(str(folder))"
+    )
     result = run(code_of_the_docs() + where, exported, *photos)
     assert result.returncode == 0, result.stderr
     rows = [line.split(maxsplit=2) for line in result.stdout.splitlines()]
@@ -160,7 +163,10 @@ def test_every_file_is_in_the_manifest(exported: Path) -> None:
 
 
 def test_a_damaged_folder_is_refused(exported: Path, tmp_path: Path) -> None:
-    code = f"sys.path.insert(0, {str(exported)!r})\nimport reader\nfrom pathlib import Path\nreader.FOLDER = Path(sys.argv[1])\n"
+    code = (
+        f"sys.path.insert(0, {str(exported)!r})\nimport reader\nfrom pathlib import Path\n"
+        "reader.FOLDER = Path(sys.argv[1])\n"
+    )
     (tmp_path / "manifest.json").write_text((exported / "manifest.json").read_text())
     result = run(code + "reader.Model()", tmp_path)
     assert (

@@ -19,8 +19,14 @@ from stage1_cnn.config import Stage1Config
 from tests.conftest import PRECISION, SmallDump
 from tests.pipeline.tiny import snapshot
 
-FIRST = "stage1: {backbone: mobilenet_v3_small, weights: none, image_size: 32, epochs: 2, lr: 2.0e-3, batch_size: 16}\n"
-SECOND = "stage1: {backbone: vanilla, width: 0.02, weights: none, image_size: 32, epochs: 1, batch_size: 16}\n"
+FIRST = (
+    "stage1: {backbone: mobilenet_v3_small, weights: none, image_size: 32, epochs: 2, lr: 2.0e-3, "
+    "batch_size: 16}\n"
+)
+SECOND = (
+    "stage1: {backbone: vanilla, width: 0.02, weights: none, image_size: 32, epochs: 1, "
+    "batch_size: 16}\n"
+)
 
 
 @pytest.fixture(scope="module")
