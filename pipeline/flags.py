@@ -54,15 +54,15 @@ def rebuild(sub: ArgumentParser) -> None:
 
 
 def spread(sub: ArgumentParser) -> None:
-    """Where the work is done."""
-    where = sub.add_mutually_exclusive_group()
-    where.add_argument(
+    """Which processes do the work."""
+    group = sub.add_mutually_exclusive_group()
+    group.add_argument(
         "--workers",
         type=_positive,
         metavar="N",
         help="use N worker processes of dask on this machine",
     )
-    where.add_argument(
+    group.add_argument(
         "--scheduler",
         metavar="ADDRESS",
         help="use the workers of a dask scheduler, such as tcp://host:8786",

@@ -180,7 +180,7 @@ def evaluate(run: RunFolder, config: RunConfig, rebuild: bool, say: Say = print)
 
 def report(run: RunFolder, others: Sequence[RunFolder], say: Say = print) -> None:
     """evaluation/ -> report/index.html: one page for analysts, on which `others` are compared with
-    the run. It is drawn anew each time: that takes seconds."""
+    the run. It is written again each time, which takes seconds."""
     from pipeline.report.page import write_report
 
     page = write_report([run.folder, *(other.folder for other in others)], run.report.parent)

@@ -33,7 +33,7 @@ def train(
 ) -> None:
     """Trains the network of `run`, or resumes its training; does nothing if it is current.
 
-    `name` begins what is said: `stage1`, `view wide`, `resnet50, seed 3`. Raises ArtifactError if
+    `name` begins each message: `stage1`, `view wide`, `resnet50, seed 3`. Raises ArtifactError if
     the network there was made from something else, ConfigError if a file to start from is missing
     or is about to be removed.
     """

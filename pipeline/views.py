@@ -1,5 +1,5 @@
 """The views of stage 2, each made into a features.h5: a network's bottleneck features, the
-products' texts, or vectors from elsewhere.
+products' texts, or vectors that another program computed.
 
 The first view is the run itself, with stage 1's network; a further one has a folder of its own in
 views/. The functions do nothing if the features are current.

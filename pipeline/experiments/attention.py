@@ -1,4 +1,5 @@
-"""The figure `attention`: where a network with landmarks looks, on photos of validation."""
+"""The figure `attention`: attention maps and landmarks of a network that has them, on photos of
+validation."""
 
 from pathlib import Path
 

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.figures import new_figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1c1e22", "#8f959d")
-"""Also told apart by the colour-blind (Okabe, Ito 2008); further networks repeat them, dashed."""
+"""Distinguishable if colour-blind (Okabe, Ito 2008); further networks repeat them, dashed."""
 _PANELS = (
     ("train_loss", "training loss"),
     ("val_loss", "loss on val_a"),

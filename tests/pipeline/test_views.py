@@ -106,7 +106,8 @@ def test_the_fit_reads_titles_of_fitted_train_products_alone(
     with sqlite3.connect(copy.run.store_path) as connection:
         changed = connection.execute(
             """UPDATE products SET text = 'leaked leaked ' || text
-               WHERE split != 'train' OR product_id NOT IN (SELECT product_id FROM images WHERE status = 'ok')"""
+               WHERE split != 'train' OR product_id NOT IN
+               (SELECT product_id FROM images WHERE status = 'ok')"""
         ).rowcount
         connection.execute(
             "UPDATE meta SET value = ? WHERE key = 'content'", (content_of(connection),)
