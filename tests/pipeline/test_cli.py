@@ -139,7 +139,7 @@ def test_a_bug_exits_1_with_a_traceback_and_a_hint(
         ("stage1", "; lower stage1.batch_size, or raise stage1.accumulate"),
         (
             "features",
-            "; lower features.batch_size; where a view is being trained, lower stage1.batch_size",
+            "; lower features.batch_size; if a view is being trained, lower stage1.batch_size",
         ),
         ("evaluate", "; free the GPU, or set stage1.device=cpu"),
     ],
