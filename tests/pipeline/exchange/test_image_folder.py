@@ -121,7 +121,7 @@ def test_a_plain_tree_gets_numbers(tmp_path: Path) -> None:
 
 def test_what_is_no_tree_is_refused(small_store: Store, tmp_path: Path) -> None:
     (tmp_path / "loose.jpg").write_bytes(jpeg(1))
-    with pytest.raises(ShelfsortError, match="lies in no folder, expected a folder a category"):
+    with pytest.raises(ShelfsortError, match="lies in no folder, expected one folder per category"):
         pack_tree(tmp_path, tmp_path / "dump")
     (tmp_path / "shoes").mkdir()
     (tmp_path / "loose.jpg").rename(tmp_path / "shoes" / "1.jpg")
