@@ -28,11 +28,11 @@ from catalog.errors import ImageError
 from catalog.parallel import cores
 from catalog.sources.source import open_source
 from pipeline import steps
+from pipeline.cluster.client import connect
 from pipeline.config import RunConfig, load_config
-from pipeline.exchange.export import export
-from pipeline.model import Model, predict_files
-from pipeline.run_folder import Run
-from pipeline.scoring.workers import connect
+from pipeline.exchange.export import export_model
+from pipeline.model import TwoStageModel, predict_files
+from pipeline.run_folder import RunFolder
 
 _BATCH = 64
 
@@ -59,19 +59,19 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run = _small_run(folder) if options.smoke else Run(options.run)
+        run = _small_run(folder) if options.smoke else RunFolder(options.run)
         dump = options.dump or write_test_split(run, folder / "test.bson")
         figures = agreement(run, dump, folder, options.predict, evaluated=not options.dump)
     record.save(options.json, figures, precision=figures["computed_with"]["precision"])
 
 
-def _small_run(folder: Path) -> Run:
+def _small_run(folder: Path) -> RunFolder:
     run = make_run(folder, "shufflenet_v2_x0_5", 32, 40)
     steps.evaluate(run, load_config(None), rebuild=False, say=lambda _: None)
     return run
 
 
-def write_test_split(run: Run, path: Path) -> Path:
+def write_test_split(run: RunFolder, path: Path) -> Path:
     """The readable photos of the test split as a dump, one document per product."""
     table = run.store.images("test")
     cuts = np.flatnonzero(np.diff(table.product_id)) + 1
@@ -89,7 +89,7 @@ def _readable(photos: Sequence[bytes | ImageError]) -> list[bytes]:
 
 
 def agreement(
-    run: Run, dump: Path, folder: Path, predicted: int, *, evaluated: bool
+    run: RunFolder, dump: Path, folder: Path, predicted: int, *, evaluated: bool
 ) -> dict[str, Any]:
     """Each way's figures against the first: `products`, the share with the `same` category, and by
     how much the confidences of the likeliest category differ: `most_of_99` (of 99% of the
@@ -157,7 +157,7 @@ def answers(
     return pandas.DataFrame(columns, index=np.asarray(product_id))
 
 
-def evaluation(run: Run) -> pandas.DataFrame:
+def evaluation(run: RunFolder) -> pandas.DataFrame:
     """What evaluation/items.parquet has of the test split's products."""
     items = pandas.read_parquet(run.evaluation / "items.parquet").query("unit == 'product'")
     category_id = run.store.taxonomy.category_ids[items["two_stage_class"]]
@@ -165,7 +165,7 @@ def evaluation(run: Run) -> pandas.DataFrame:
 
 
 def scored(
-    run: Run, config: RunConfig, dump: Path, out: Path, workers: steps.Workers = None
+    run: RunFolder, config: RunConfig, dump: Path, out: Path, workers: steps.Workers = None
 ) -> pandas.DataFrame:
     """By the step `score`."""
     steps.score(run, config, [str(dump)], out, workers=workers, say=lambda _: None)
@@ -174,10 +174,10 @@ def scored(
 
 
 def predictions(
-    run: Run, config: RunConfig, dump: Path, folder: Path, count: int
+    run: RunFolder, config: RunConfig, dump: Path, folder: Path, count: int
 ) -> pandas.DataFrame:
     """By `predict`, of the first products."""
-    model = Model.open(run, config.stage1.device, config.features.precision)
+    model = TwoStageModel.open(run, config.stage1.device, config.features.precision)
     source = open_source([dump], folder / "dumps")
     found = []
     for row in range(min(count, len(source))):
@@ -196,9 +196,9 @@ def predictions(
     return answers(*map(np.array, zip(*found, strict=True)))
 
 
-def read_elsewhere(run: Run, dump: Path, folder: Path) -> pandas.DataFrame:
+def read_elsewhere(run: RunFolder, dump: Path, folder: Path) -> pandas.DataFrame:
     """By the exported folder's own reader."""
-    export(run, folder / "model")
+    export_model(run, folder / "model")
     spec = importlib.util.spec_from_file_location("exported_reader", folder / "model" / "reader.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -21,9 +21,9 @@ from benchmarks import record
 from benchmarks.scoring import make_dump, make_run
 from catalog.images import decode
 from catalog.sources.source import open_source
-from pipeline.exchange.export import export
-from pipeline.model import Model, image_table
-from pipeline.run_folder import Run
+from pipeline.exchange.export import export_model
+from pipeline.model import TwoStageModel, image_table
+from pipeline.run_folder import RunFolder
 
 BATCH = 64
 
@@ -50,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if options.of:
-            run, dump, name = Run(options.of[0]), options.of[1], options.of[0].name
+            run, dump, name = RunFolder(options.of[0]), options.of[1], options.of[0].name
         else:
             run, dump = (
                 make_run(folder, *network, 180),
@@ -61,9 +61,9 @@ def main() -> None:
     record.save(options.json, {name: figures}, precision="fp32")
 
 
-def against(run: Run, dump: Path, count: int, folder: Path) -> dict[str, Any]:
+def against(run: RunFolder, dump: Path, count: int, folder: Path) -> dict[str, Any]:
     """Exports a run and compares it with that, on `count` photos of a dump; what it prints."""
-    export(run, folder / "model")
+    export_model(run, folder / "model")
     sys.path.insert(0, str(folder / "model"))
     reader = importlib.import_module("reader")
     source = open_source([dump], folder / "dumps")
@@ -71,7 +71,7 @@ def against(run: Run, dump: Path, count: int, folder: Path) -> dict[str, Any]:
     while sum(map(len, products)) < count:
         products.append(source.read(len(products)))
     photos = [photo for product in products for photo in product][:count]
-    ours, theirs = Model.open(run, "cpu", "fp32"), reader.Model()
+    ours, theirs = TwoStageModel.open(run, "cpu", "fp32"), reader.Model()
     return {
         "pixels": same_pixels(reader, ours, photos),
         "photos": compare(theirs, ours, [[photo] for photo in photos], "photos"),
@@ -79,7 +79,7 @@ def against(run: Run, dump: Path, count: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def same_pixels(reader, ours: Model, photos: Sequence[bytes]) -> dict[str, float]:
+def same_pixels(reader, ours: TwoStageModel, photos: Sequence[bytes]) -> dict[str, float]:
     """Whether both decode and resize alike."""
     transform = ours.predictors[0].transform
     differences = []
@@ -95,7 +95,7 @@ def same_pixels(reader, ours: Model, photos: Sequence[bytes]) -> dict[str, float
 
 
 def compare(
-    theirs, ours: Model, products: Sequence[Sequence[bytes]], what: str
+    theirs, ours: TwoStageModel, products: Sequence[Sequence[bytes]], what: str
 ) -> dict[str, float]:
     """Probabilities of both."""
     number = np.repeat(np.arange(len(products)), [len(product) for product in products])

@@ -25,7 +25,7 @@ from catalog.artifacts import write_json
 from catalog.config import CatalogConfig
 from catalog.sources.dump_index import open_index
 from catalog.splits import SPLITS, deal, select
-from catalog.store.ingest import ingest as ingest_dump
+from catalog.store.ingest import ingest_dump
 from catalog.store.reader import Store
 from catalog.taxonomy import COLUMNS
 from features.store import FeatureStore

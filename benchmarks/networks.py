@@ -21,8 +21,8 @@ from catalog.synthetic.dump import SyntheticSpec, write_categories, write_dump
 from catalog.taxonomy import Taxonomy
 from pipeline import steps
 from pipeline.config import load_config
-from pipeline.experiments.compare import compare, markdown
-from pipeline.run_folder import Run
+from pipeline.experiments.compare import compare_networks, markdown
+from pipeline.run_folder import RunFolder
 from stage1_cnn.device import choose_compute
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "small"
@@ -58,7 +58,7 @@ def main() -> None:
         configs = {
             name: load_config(CONFIGS / f"{name}.yaml", smoke).stage1 for name in options.networks
         }
-        rows = compare(run, configs, options.repeats)
+        rows = compare_networks(run, configs, options.repeats)
         photos = len(run.store.images("train"))
         print(
             f"{len(run.store.taxonomy)} categories, {photos} training photos, "
@@ -78,9 +78,9 @@ def main() -> None:
         )
 
 
-def ingest(folder: Path, options: argparse.Namespace) -> Run:
+def ingest(folder: Path, options: argparse.Namespace) -> RunFolder:
     """A run with the first categories of the dump."""
-    run, data = Run(folder), folder / "data"
+    run, data = RunFolder(folder), folder / "data"
     if not (data / "train.bson").exists():
         data.mkdir(parents=True, exist_ok=True)
         if options.data:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from catalog.config import CatalogConfig
 from catalog.image_table import ImageTable
-from catalog.store.ingest import ingest
+from catalog.store.ingest import ingest_dump
 from catalog.store.reader import Store
 from catalog.synthetic.dump import SyntheticSpec, write_dump
 
@@ -24,7 +24,7 @@ def write_store(
             categories=categories, products=products, side=side, seed=seed, duplicates=0, blanks=0
         ),
     )
-    ingest(
+    ingest_dump(
         folder / "store.sqlite",
         [dump],
         None,

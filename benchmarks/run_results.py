@@ -23,7 +23,7 @@ from catalog.artifacts import read_json
 from catalog.intervals import Estimate
 from catalog.labels import read_labels
 from pipeline.config import RunConfig, load_config
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from pipeline.scoring.accuracy import compare
 
 SUPPORTS = ((1, 4), (5, 9), (10, 29), (30, None))
@@ -43,7 +43,7 @@ _NOT_FIGURES = ("made_from", "settings", "files", "fingerprint", "seconds")
 def main() -> None:
     """Writes the file and prints what moved."""
     options = _options()
-    runs = [Run(path) for path in options.runs]
+    runs = [RunFolder(path) for path in options.runs]
     changed = same_settings(runs, options.config)
     old = options.before or options.json
     before = json.loads(old.read_text())["figures"]["seeds"] if old.exists() else []
@@ -93,7 +93,7 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def same_settings(runs: list[Run], base: Path | None) -> dict[str, Any]:
+def same_settings(runs: list[RunFolder], base: Path | None) -> dict[str, Any]:
     """What the runs' configurations set otherwise than the file `base`, seeds aside. Ends the
     program if the runs differ in that."""
     default = _flat(load_config(base))
@@ -138,7 +138,9 @@ def _without_folder(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and "/" in value else value
 
 
-def commands(name: str, base: Path | None, changed: dict[str, Any], run: Run, scored: bool) -> str:
+def commands(
+    name: str, base: Path | None, changed: dict[str, Any], run: RunFolder, scored: bool
+) -> str:
     """What makes such a run, a command a line; N is the seed."""
     folder = f"runs/{name}"
     seeds = [f"--set {key}=N" for key in _flat(load_config(base)) if key.endswith(".seed")]
@@ -165,7 +167,7 @@ def commands(name: str, base: Path | None, changed: dict[str, Any], run: Run, sc
     return "\n".join(lines)
 
 
-def of_run(run: Run) -> dict[str, Any]:
+def of_run(run: RunFolder) -> dict[str, Any]:
     """The figures of one run."""
     own = yaml.safe_load((run.folder / "config.yaml").read_text())
     ingest, stage1, stage2, metrics = (
@@ -189,7 +191,7 @@ def of_run(run: Run) -> dict[str, Any]:
     }
 
 
-def by_support(run: Run) -> list[dict[str, Any]]:
+def by_support(run: RunFolder) -> list[dict[str, Any]]:
     """Test images and those that each system has right, of categories with so many test images."""
     table = pandas.read_parquet(run.evaluation / "per_category.parquet")
     table = table[(table["unit"] == "image") & (table["support"] > 0)]
@@ -201,7 +203,7 @@ def by_support(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def accuracy_of(run: Run, scored: str, labels: dict[int, int]) -> dict[str, Any]:
+def accuracy_of(run: RunFolder, scored: str, labels: dict[int, int]) -> dict[str, Any]:
     """Top-1 of a scored dump's labelled products, as `shelfsort score --labels` prints it."""
     figures = vars(compare(run.folder / scored, labels))
     return {

@@ -33,10 +33,10 @@ from catalog.synthetic.dump import SyntheticSpec, products
 from pipeline import steps
 from pipeline.config import ScoreConfig, load_config
 from pipeline.demo import write_synthetic
-from pipeline.model import Model
-from pipeline.run_folder import Run
+from pipeline.model import TwoStageModel
+from pipeline.run_folder import RunFolder
 from pipeline.scoring.lanes import Lanes, ordered
-from pipeline.scoring.score import Scorer, score
+from pipeline.scoring.score import Scorer, score_source
 
 CASES = {
     "resnet50": (224, 180, 0.95),
@@ -104,10 +104,10 @@ def main() -> None:
         )
 
 
-def make_run(folder: Path, backbone: str, size: int, side: int) -> Run:
+def make_run(folder: Path, backbone: str, size: int, side: int) -> RunFolder:
     """A run of a network that has hardly learnt anything: accuracy does not matter here."""
     if (folder / "run" / "stage2" / "coverage.json").exists():
-        return Run(folder / "run")
+        return RunFolder(folder / "run")
     write_synthetic(folder / "data", products=160, categories=8, side=side, seed=0)
     settings = (
         f"stage1.backbone={backbone}",
@@ -116,7 +116,7 @@ def make_run(folder: Path, backbone: str, size: int, side: int) -> Run:
         "stage1.epochs=1",
         "jobs=1",
     )
-    run, config = Run(folder / "run"), load_config(None, settings)
+    run, config = RunFolder(folder / "run"), load_config(None, settings)
     quiet: Callable[[str], None] = lambda _: None  # noqa: E731
     names = folder / "data" / "category_names.csv"
     steps.ingest(
@@ -140,7 +140,7 @@ def speed(backbone: str, folder: Path, count: int, rounds: int) -> dict[str, Any
     """Bare and end to end in turns, images/s."""
     size, side, goal = CASES[backbone]
     run = make_run(folder, backbone, size, side)
-    model, onnx = Model.open(run), Model.open(run, "cpu", "fp32", "onnx")
+    model, onnx = TwoStageModel.open(run), TwoStageModel.open(run, "cpu", "fp32", "onnx")
     dump = make_dump(folder / "dump.bson", count, side)
     source = open_source([dump], folder / "index")
     batches = list(decoded(model, source))
@@ -194,7 +194,7 @@ def speed(backbone: str, folder: Path, count: int, rounds: int) -> dict[str, Any
     }
 
 
-def decoded(model: Model, source: ProductSource) -> Iterator[torch.Tensor]:
+def decoded(model: TwoStageModel, source: ProductSource) -> Iterator[torch.Tensor]:
     """The first photos of the dump as the network takes them, in batches."""
     size = ScoreConfig().on(model.predictors[0].compute.device.type).batch_size
     photos = list(
@@ -208,23 +208,23 @@ def decoded(model: Model, source: ProductSource) -> Iterator[torch.Tensor]:
         )
 
 
-def bare(model: Model, batches: list[torch.Tensor]) -> None:
+def bare(model: TwoStageModel, batches: list[torch.Tensor]) -> None:
     """The forward alone, with PyTorch's own threads."""
     for batch in batches:
         model.predictors[0].features(batch)
 
 
-def bare_lanes(model: Model, batches: list[torch.Tensor]) -> None:
+def bare_lanes(model: TwoStageModel, batches: list[torch.Tensor]) -> None:
     """The forward alone, a single-threaded stream a core."""
     for _ in ordered(model.predictors[0].features, batches, cores()):
         pass
 
 
-def end_to_end(model: Model, dump: Path, folder: Path) -> None:
+def end_to_end(model: TwoStageModel, dump: Path, folder: Path) -> None:
     """Scan, reading, decoding, both stages, Parquet."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         source = open_source([dump], Path(name) / "dumps")
-        score(
+        score_source(
             Scorer(Lanes(model, cores()), {}, 0, NO_IMAGES),
             source,
             Path(name),
@@ -268,7 +268,7 @@ def peak_of(run: Path, dump: Path) -> float:
     """Scores, and returns the most memory that this process ever held, MB."""
     import resource
 
-    end_to_end(Model.open(Run(run)), dump, dump.parent)
+    end_to_end(TwoStageModel.open(RunFolder(run)), dump, dump.parent)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -19,9 +19,9 @@ from catalog.parallel import cores
 from catalog.sources.source import open_source
 from catalog.synthetic.dump import SyntheticSpec, products
 from pipeline.config import ScoreConfig
-from pipeline.model import Model
+from pipeline.model import TwoStageModel
 from pipeline.scoring.lanes import Lanes
-from pipeline.scoring.score import Scorer, score
+from pipeline.scoring.score import Scorer, score_source
 
 BAD = (b"", b"no image", b"\xff\xd8\xff broken")
 GROWTH = 0.05
@@ -54,7 +54,7 @@ def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
     run = make_run(folder, "shufflenet_v2_x0_5", 32, 32)
     dump, model, process = (
         write_dump(folder / "dump.bson", count),
-        Model.open(run),
+        TwoStageModel.open(run),
         psutil.Process(),
     )
     scorer = Scorer(
@@ -63,7 +63,7 @@ def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
     started, seen = time.monotonic(), []
     while not seen or seen[-1][0] < seconds:
         with tempfile.TemporaryDirectory(dir=folder) as out:
-            totals = score(
+            totals = score_source(
                 scorer, open_source([dump], Path(out) / "dumps"), Path(out), ScoreConfig(part_mb=1)
             )
         seen.append(

@@ -17,8 +17,8 @@ import numpy as np
 from benchmarks import record
 from features.store import FeatureStore
 from pipeline.config import load_config
-from pipeline.run_folder import Run
-from pipeline.steps import class_mixes
+from pipeline.run_folder import RunFolder
+from pipeline.second_stage import class_mixes
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.dataset import Views
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=2000)
     record.add_option(parser)
     options = parser.parse_args()
-    run = Run(options.run)
+    run = RunFolder(options.run)
     names = list(Bundle.open(run.stage2).made_from["views"])
     config = load_config(run.folder / "config.yaml").stage2.model_copy(update={"published": False})
     stores = [run.view(name).features for name in names]
@@ -71,7 +71,11 @@ def main() -> None:
 
 
 def rows(
-    stores: Sequence[FeatureStore], mixes: ClassMixes, run: Run, config: Stage2Config, unit: str
+    stores: Sequence[FeatureStore],
+    mixes: ClassMixes,
+    run: RunFolder,
+    config: Stage2Config,
+    unit: str,
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     """Name of each row, and each test item's predicted class, true class and product."""
     images = list(Views(stores).blocks("test", fit_only=False))

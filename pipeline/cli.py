@@ -1,4 +1,4 @@
-"""The command line: one screen maps command to function."""
+"""The command line: one table maps each command to its function and options."""
 
 import argparse
 import logging
@@ -16,15 +16,15 @@ from pipeline import commands, flags
 USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
 
 _TRAINING = "lower stage1.batch_size, or raise stage1.accumulate"
-_ELSEWHERE = "free the GPU, or set stage1.device=cpu"
+_NO_GPU = "free the GPU, or set stage1.device=cpu"
 _SMALLER = {
     "stage1": _TRAINING,
     "tune": _TRAINING,
     "compare": _TRAINING,
     "score": "lower score.batch_size",
-    "features": f"lower features.batch_size; where a view is being trained, {_TRAINING}",
+    "features": f"lower features.batch_size; if a view is being trained, {_TRAINING}",
 }
-"""What to do where a GPU's memory is full."""
+"""What to do if a GPU's memory is full."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ RUN = (flags.run, flags.settings)
 STEP = (*RUN, flags.rebuild)
 COMMANDS = {
     "ingest": Command(
-        commands.ingest, "dump -> store: splits, checks, copies photos", (*STEP, flags.ingest)
+        commands.ingest,
+        "dump -> store: deals products to splits, checks photos and copies them",
+        (*STEP, flags.ingest),
     ),
     "stage1": Command(commands.stage1, "store -> stage1: trains the network", STEP),
     "features": Command(
@@ -130,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. Exit code 0 well, 2 a user's error, 1 a bug, 130 interrupted."""
+    """Runs a command. Exit code: 0 success, 2 user error, 1 bug, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(words)
     _set_environment()
@@ -158,36 +160,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if _out_of_memory(error) and not options.debug:
             reason = ". ".join(str(error).split(". ")[:2])
-            print(
-                f"shelfsort {options.command}: {reason}; {_SMALLER.get(options.command, _ELSEWHERE)}",
-                file=sys.stderr,
-            )
+            advice = _SMALLER.get(options.command, _NO_GPU)
+            print(f"shelfsort {options.command}: {reason}; {advice}", file=sys.stderr)
             return USER_ERROR
         traceback.print_exc()
         print(
-            "This is a bug in shelfsort: please report it with the lines above and what `shelfsort doctor` prints.",
+            "This is a bug in shelfsort: please report it with the lines above and what "
+            "`shelfsort doctor` prints.",
             file=sys.stderr,
         )
         return BUG
 
 
 def _set_environment() -> None:
-    """What libraries read when they are loaded, which is later. By default arithmetic takes a
-    thread for each processor of the machine, more than a container's quota may grant; and cuBLAS
-    repeats its results to the bit (`stage1.deterministic`) only with a workspace of fixed size."""
+    """Sets what libraries read when they are loaded, which is later. Limits the threads of
+    arithmetic to a container's quota: by default there is one for each processor of the machine.
+    And cuBLAS repeats its results to the bit (`stage1.deterministic`) only with a workspace of
+    fixed size."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if quota() < math.inf:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether it says that a GPU is full; torch is not imported for that."""
+    """Whether a GPU's memory is full; doesn't import torch to find out."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def _sentence(error: ShelfsortError, options: argparse.Namespace, words: Sequence[str]) -> str:
-    """The error; of an artefact, with the command that makes it again."""
+    """The error; if it is about an artefact, with the command that rebuilds it."""
     if not isinstance(error, ArtifactError):
         return str(error)
     from pipeline.remedy import with_remedy

@@ -1,30 +1,39 @@
-"""What each command does with its options; pipeline/cli.py says which is which."""
+"""What each command does with its options; pipeline/cli.py maps a command's name to its function.
+
+Imports stand in the functions, so that `--help` and a wrong option don't load torch, xgboost and
+dask first; see pipeline/steps.py.
+"""
 
 import argparse
 import functools
 import os
-import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from catalog.errors import ShelfsortError
 from catalog.lock import run_lock
 
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.run_folder import RunFolder, Workers
 
-def _loaded(options: argparse.Namespace) -> tuple:
+
+def _load(options: argparse.Namespace) -> "tuple[RunFolder, RunConfig]":
+    """The run and its configuration: --config, or else the run's own config.yaml, and --set."""
     from pipeline.config import load_config
-    from pipeline.run_folder import Run
+    from pipeline.run_folder import RunFolder
 
-    run = Run(options.run)
+    run = RunFolder(options.run)
     own = options.run / "config.yaml"
     path = options.config or (own if own.exists() else None)
     return run, load_config(path, options.set)
 
 
 def ingest(options: argparse.Namespace) -> None:
+    """The only command that makes a run folder."""
     from pipeline import steps
 
-    run, config = _loaded(options)
+    run, config = _load(options)
     with run_lock(run.folder):
         steps.ingest(
             run,
@@ -39,9 +48,11 @@ def ingest(options: argparse.Namespace) -> None:
 
 
 def stage1(options: argparse.Namespace) -> None:
-    """Under torchrun every process comes here, and one of them locks the run, writes it, and
-    speaks. Started again after one of them died, they go on from the last checkpoint, also where
-    the command said --rebuild and had begun to."""
+    """Under torchrun every process gets here; one of them locks the run, writes and prints.
+
+    Restarted after one of them died, they resume from the last checkpoint, even with --rebuild if
+    that rebuild had begun.
+    """
     if "LOCAL_RANK" not in os.environ:
         _step(options, "stage1")
         return
@@ -57,144 +68,147 @@ def stage1(options: argparse.Namespace) -> None:
         if processes.is_main:
             _step(options, "stage1", processes=processes)
         else:
-            steps.stage1(*_loaded(options), options.rebuild, _silent, processes)
+            run, config = _load(options)
+            steps.stage1(run, config, options.rebuild, _silent, processes)
 
 
-def _silent(line: str) -> None:
+def _silent(_line: str) -> None:
     pass
 
 
 def features(options: argparse.Namespace) -> None:
+    """The step features."""
     _step(options, "features", workers=_workers(options))
 
 
 def stage2(options: argparse.Namespace) -> None:
+    """The step stage2."""
     _step(options, "stage2", workers=_workers(options))
 
 
 def evaluate(options: argparse.Namespace) -> None:
+    """The step evaluate."""
     _step(options, "evaluate")
 
 
 def _step(options: argparse.Namespace, name: str, **more: Any) -> None:
     from pipeline import steps
 
-    run, config = _loaded(options)
+    run, config = _load(options)
     if not run.folder.is_dir():
         raise ShelfsortError(
             f"{run.folder}: no such run; make one with: {run.command('ingest', '--dump', 'FILE')}"
         )
     with run_lock(run.folder):
         getattr(steps, name)(run, config, options.rebuild, **more)
-        run.save_config(
-            config
-        )  # only now: a refused step must not change what the others are checked against
+        # Only now: a refused step must not change what the others are checked against.
+        run.save_config(config)
 
 
 def tune(options: argparse.Namespace) -> None:
-    from pipeline import steps
+    """Searches settings of stage 1 or 2; leaves the run's configuration as it is."""
+    from pipeline.experiments.tune import tune_stage1, tune_stage2
 
-    run, config = _loaded(options)
+    run, config = _load(options)
     with run_lock(run.folder):
         if options.what == "stage1":
-            steps.tune_stage1(run, config, options.epochs, options.photos)
+            tune_stage1(run, config, options.epochs, options.photos)
         else:
-            steps.tune_stage2(run, config)
+            tune_stage2(run, config)
 
 
 def unpack(options: argparse.Namespace) -> None:
+    """The store's photos as an ImageFolder tree or WebDataset shards."""
     from pipeline.exchange.image_folder import write_shards, write_tree
-    from pipeline.run_folder import Run
+    from pipeline.run_folder import RunFolder
 
-    counts = (write_shards if options.shards else write_tree)(Run(options.run).store, options.out)
-    print(
-        f"unpack: {', '.join(f'{split} {n}' for split, n in counts.items())} photos -> {options.out}"
-    )
+    write = write_shards if options.shards else write_tree
+    counts = write(RunFolder(options.run).store, options.out)
+    photos = ", ".join(f"{split} {n}" for split, n in counts.items())
+    print(f"unpack: {photos} photos -> {options.out}")
 
 
 def pack(options: argparse.Namespace) -> None:
-    from pipeline.exchange.image_folder import pack
+    """An ImageFolder tree as a dump to ingest."""
+    from pipeline.exchange.image_folder import pack_tree
 
-    products, photos = pack(options.folder, options.out)
-    print(
-        f"pack: {products} products, {photos} photos -> {options.out / 'train.bson'}, {options.out / 'category_names.csv'}"
-    )
+    products, photos = pack_tree(options.folder, options.out)
+    files = f"{options.out / 'train.bson'}, {options.out / 'category_names.csv'}"
+    print(f"pack: {products} products, {photos} photos -> {files}")
 
 
 def compare(options: argparse.Namespace) -> None:
+    """Trains several networks on one store and prints how they compare on validation."""
     from pipeline.config import load_config
-    from pipeline.experiments.compare import compare, markdown
-    from pipeline.run_folder import Run
+    from pipeline.experiments.compare import compare_networks, markdown
+    from pipeline.run_folder import RunFolder
 
-    run, loaded = (
-        Run(options.run),
-        {path.stem: load_config(path, options.set) for path in options.configs},
-    )
-    configs = {name: config.stage1 for name, config in loaded.items()}
-    precisions = {config.features.precision for config in loaded.values()}
-    if len(configs) < len(options.configs):
+    run = RunFolder(options.run)
+    loaded = {path.stem: load_config(path, options.set) for path in options.configs}
+    if len(loaded) < len(options.configs):
         raise ShelfsortError(
-            "compare: two configurations have one file name, which names the network in the table; rename one"
+            "compare: two configurations have the same file name, which names the network in the "
+            "table; rename one"
         )
+    precisions = sorted({config.features.precision for config in loaded.values()})
     if len(precisions) > 1:
-        found = " and ".join(sorted(precisions))
         raise ShelfsortError(
-            f"compare: features.precision is {found}, expected one for all: --set features.precision=auto"
+            f"compare: features.precision is {' and '.join(precisions)}, expected one for all: "
+            "--set features.precision=auto"
         )
+    networks = {name: config.stage1 for name, config in loaded.items()}
     with run_lock(run.folder):
-        rows = compare(run, configs, options.repeats, options.rebuild, precisions.pop())
+        rows = compare_networks(run, networks, options.repeats, options.rebuild, precisions[0])
     best = next(path for path in options.configs if path.stem == rows[0].network)
     overrides = [word for setting in options.set for word in ("--set", setting)]
-    again = shlex.join(
-        ["shelfsort", "stage1", "--run", str(run.folder), "--config", str(best), *overrides]
-    )
     print(markdown(rows))
-    print(
-        f"compare: top-1, macro F1 and top-5 on {rows[0].images} images of validation -> {run.folder / 'compare'}"
-    )
-    print(f"  the best: {again}; then features, stage2, evaluate on test")
+    measured = f"top-1, macro F1 and top-5 on {rows[0].images} images of validation"
+    print(f"compare: {measured} -> {run.folder / 'compare'}")
+    train_best = run.command("stage1", "--config", str(best), *overrides)
+    print(f"  the best: {train_best}; then features, stage2, evaluate on test")
 
 
 def report(options: argparse.Namespace) -> None:
+    """The page of one run, or of several side by side."""
     from pipeline import steps
-    from pipeline.run_folder import Run
+    from pipeline.run_folder import RunFolder
 
-    runs = [Run(folder) for folder in ([options.run] if options.run else []) + options.runs]
+    runs = [RunFolder(folder) for folder in ([options.run] if options.run else []) + options.runs]
     if not runs:
         raise ShelfsortError("no run given, expected shelfsort report DIR, or --run DIR")
     steps.report(runs[0], runs[1:])
 
 
 def plot(options: argparse.Namespace) -> None:
+    """One figure of a run, as a file."""
     from pipeline.report.figures import plot
 
     run = options.run or options.folder
     if run is None:
         raise ShelfsortError("no run given, expected shelfsort plot FIGURE DIR, or --run DIR")
+    out = options.out or run / "report" / "figures" / f"{options.figure}.svg"
     if options.figure == "attention":
         from pipeline.experiments.attention import draw_attention
-        from pipeline.run_folder import Run
+        from pipeline.run_folder import RunFolder
 
-        print(draw_attention(Run(run), options.out or run / "report" / "figures" / "attention.svg"))
-        return
-    print(
-        plot(
-            options.figure, run, options.out or run / "report" / "figures" / f"{options.figure}.svg"
-        )
-    )
+        print(draw_attention(RunFolder(run), out))
+    else:
+        print(plot(options.figure, run, out))
 
 
 def score(options: argparse.Namespace) -> None:
+    """The categories of all products of a source; with --list, those that look like an image of
+    it."""
     from pipeline import steps
 
     for key, value in (("top", options.top), ("min_confidence", options.min_confidence)):
         options.set += [] if value is None else [f"score.{key}={value}"]
-    for name in ("labels", "workers", "scheduler", "top", "min_confidence") if options.list else ():
-        if getattr(options, name) is not None:
-            raise ShelfsortError(
-                f"--{name.replace('_', '-')} says nothing beside --list; leave it out"
-            )
-    run, config = _loaded(options)
+    if options.list:
+        for name in ("labels", "workers", "scheduler", "top", "min_confidence"):
+            if getattr(options, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise ShelfsortError(f"{option} has no effect with --list; leave it out")
+    run, config = _load(options)
     with run_lock(options.out):
         if options.list:
             steps.lookalikes(
@@ -204,20 +218,21 @@ def score(options: argparse.Namespace) -> None:
         steps.score(run, config, options.source, options.out, options.labels, _workers(options))
 
 
-def _workers(options: argparse.Namespace) -> Any:
-    """What `--workers` or `--scheduler` asks for: opens a client; None where this process is to do
-    it alone."""
+def _workers(options: argparse.Namespace) -> "Workers":
+    """What `--workers` or `--scheduler` asks for: opens a client of them. None without either:
+    this process works alone."""
     if options.workers is None and options.scheduler is None:
         return None
-    from pipeline.scoring.workers import connect
+    from pipeline.cluster.client import connect
 
     return functools.partial(connect, options.workers, options.scheduler)
 
 
 def similar(options: argparse.Namespace) -> None:
+    """Products of the catalogue that look like some photos."""
     from pipeline.retrieval.similar import Finder, find_similar, print_csv, table_text
 
-    run, _ = _loaded(options)
+    run, _ = _load(options)
     finder = Finder.open(run, rebuild=options.rebuild)
     found, unreadable = find_similar(finder, options.photo, options.top)
     for path, reason in unreadable.items():
@@ -229,47 +244,49 @@ def similar(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    from pipeline.exchange.export import export
-    from pipeline.model import Model
-    from pipeline.run_folder import Run
+    """Both stages as a folder that stands alone."""
+    from pipeline.exchange.export import export_model
+    from pipeline.model import TwoStageModel
+    from pipeline.run_folder import RunFolder
     from pipeline.scoring.agreement import warn_of_other_arithmetic
 
-    run = Run(options.run)
-    exported = export(run, options.out)
-    print(
-        f"export: {exported.files} files, {exported.size / 1e6:.1f} MB -> {options.out}, to be read by its reader.py"
-    )
-    warn_of_other_arithmetic(run, Model.open(run, "cpu", "fp32", "onnx"))
+    run = RunFolder(options.run)
+    exported = export_model(run, options.out)
+    size = f"{exported.files} files, {exported.size / 1e6:.1f} MB"
+    print(f"export: {size} -> {options.out}, to be read by its reader.py")
+    warn_of_other_arithmetic(run, TwoStageModel.open(run, "cpu", "fp32", "onnx"))
 
 
 def predict(options: argparse.Namespace) -> None:
-    from pipeline.model import Model, predict_files
+    """The likeliest categories of one product."""
+    from pipeline.model import TwoStageModel, predict_files
     from pipeline.scoring.agreement import warn_of_other_arithmetic
 
-    run, config = _loaded(options)
-    model = Model.open(run, config.stage1.device, config.features.precision)
+    run, config = _load(options)
+    model = TwoStageModel.open(run, config.stage1.device, config.features.precision)
     warn_of_other_arithmetic(run, model, photos=64)
-    answer = predict_files(model, options.photo, options.top, options.text)
-    for path, reason in answer.unreadable.items():
+    prediction = predict_files(model, options.photo, options.top, options.text)
+    for path, reason in prediction.unreadable.items():
         print(f"left out {path}: {reason}", file=sys.stderr)
-    for class_index, confidence in zip(answer.classes, answer.confidences, strict=True):
+    for class_index, confidence in zip(prediction.classes, prediction.confidences, strict=True):
         category = model.taxonomy[class_index]
-        names = " > ".join(
-            name for name in (category.level1, category.level2, category.level3) if name
-        )
+        levels = (category.level1, category.level2, category.level3)
+        names = " > ".join(name for name in levels if name)
         print(f"{confidence:6.1%}  {category.category_id}  {names}")
 
 
 def config(options: argparse.Namespace) -> None:
+    """The whole configuration, as YAML."""
     import yaml
 
     from pipeline.config import load_config
 
-    config = _loaded(options)[1] if options.run else load_config(options.config, options.set)
+    config = _load(options)[1] if options.run else load_config(options.config, options.set)
     print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
 
 
 def configs(_options: argparse.Namespace) -> None:
+    """The configurations that come with shelfsort."""
     from pipeline.shipped import CONFIGS, shipped_configs
 
     found = list(shipped_configs())
@@ -279,6 +296,7 @@ def configs(_options: argparse.Namespace) -> None:
 
 
 def synthetic(options: argparse.Namespace) -> None:
+    """A synthetic dump with its CSV files."""
     from pipeline.demo import write_synthetic
 
     write_synthetic(
@@ -292,12 +310,14 @@ def synthetic(options: argparse.Namespace) -> None:
 
 
 def demo(options: argparse.Namespace) -> None:
-    from pipeline.demo import demo
+    """Every step on synthetic data."""
+    from pipeline.demo import run_demo
 
-    demo(options.run, options.set)
+    run_demo(options.run, options.set)
 
 
-def doctor(options: argparse.Namespace) -> int:
+def doctor(_options: argparse.Namespace) -> int:
+    """Checks the installation; 1 if something fails that shelfsort needs."""
     from pipeline.doctor import checkup, render
 
     findings = checkup()

@@ -1,5 +1,5 @@
-"""The configuration of a run: one YAML file, one pydantic model a package, `--set key=value` on
-top."""
+"""The configuration of a run: one YAML file, one pydantic model per package, and `--set key=value`
+to override a key."""
 
 import difflib
 import re
@@ -18,43 +18,41 @@ from stage2_xgb.config import Stage2Config
 
 
 class EvaluateConfig(Section):
-    """Section `evaluate`: what the figures are over."""
+    """Section `evaluate`: which categories the figures cover."""
 
     min_support: PositiveInt = 5
-    """Least test products of a category in the balanced figures and macro F1; those that share a
-    picture count once."""
+    """Test products that a category needs to count in the balanced figures and macro F1; those that
+    share a picture count once."""
 
 
 class ScoreConfig(Section):
-    """Section `score`: how a dump is cut up and scored."""
+    """Section `score`: how a dump is partitioned and scored."""
 
     part_mb: PositiveInt = 256
-    """About how many megabytes of the dump one part file answers for."""
+    """Approximate size of a part, in megabytes of the dump."""
     batch_size: PositiveInt | None = None
-    """Images through the network at once; null takes 128 on a GPU and 32 on a processor, where more
-    gains nothing."""
+    """Images per batch; null is 128 on a GPU, and 32 on a processor, where more gains nothing."""
     top: PositiveInt = 5
     """Categories listed for each product."""
     min_confidence: float | None = Field(default=None, ge=0, le=1)
-    """Splits the predictions into accepted.parquet, at least so confident, and review.parquet; null
-    writes neither."""
+    """Splits the predictions into accepted.parquet, at least this confident, and review.parquet;
+    null writes neither."""
     runtime: Literal["torch", "onnx"] = "torch"
     """What computes the network: `onnx` is ONNX Runtime in fp32, faster on processors without bf16;
     needs the extra `export`."""
     vectors: dict[str, str] = {}
-    """Of each view that is a file of vectors: the file that has those of the images to be scored.
-    """
+    """For each view that is a file of vectors: the file with the vectors of the images to score."""
     features: bool = False
-    """Writes each product's bottleneck features too, features-*.parquet; a part then needs four
-    bytes a feature and product more memory."""
+    """Also writes each product's bottleneck features, features-*.parquet; a part then needs four
+    more bytes of memory per product and feature."""
 
     def on(self, device: str) -> "ScoreConfig":
-        """With the batch size that suits a kind of device, `cpu` or `cuda`."""
-        return (
-            self
-            if self.batch_size
-            else self.model_copy(update={"batch_size": 128 if device == "cuda" else 32})
-        )
+        """With the batch size for this type of device, `cpu` or `cuda`."""
+        return self.model_copy(update={"batch_size": self.batch_size_on(device)})
+
+    def batch_size_on(self, device: str) -> int:
+        """The batch size on a type of device, `cpu` or `cuda`."""
+        return self.batch_size or (128 if device == "cuda" else 32)
 
 
 class TextView(Section):
@@ -63,11 +61,11 @@ class TextView(Section):
     text: Literal["tfidf"]
     """TF-IDF of words and pairs of words, reduced by a singular value decomposition."""
     components: PositiveInt = 128
-    """Length of a text's vector."""
+    """Length of the vector of a text."""
 
 
 class FileView(Section):
-    """A view made elsewhere."""
+    """A view that another program computed."""
 
     file: str = Field(min_length=1)
     """HDF5 file with a vector of every image in the store (docs/formats.md)."""
@@ -92,10 +90,10 @@ class RunConfig(Section):
     score: ScoreConfig = ScoreConfig()
     """Batch scoring."""
     views: dict[str, dict[str, Any]] = {}
-    """What stage 2 looks through further: name -> for a network what differs from section `stage1`,
+    """Further views of stage 2: name -> for a network, what differs from section `stage1`,
     such as `epochs: 0` (the head phase alone, on the frozen backbone), another backbone, weights or
     image size; `{text: tfidf, components: 128}` for the products' texts (`catalog.text`); `{file:
-    vectors.h5}` for vectors of the images that were made elsewhere."""
+    vectors.h5}` for vectors of the images that another program computed."""
     jobs: PositiveInt | None = None
     """Processes that decode in ingest and train in stage 2; null takes every core that affinity and
     a container's quota leave."""
@@ -121,16 +119,17 @@ class RunConfig(Section):
                 raise ValidationError.from_exception_data("views", faults) from None  # type: ignore[arg-type]
             if "text" in self.views[name] and not self.catalog.text:
                 raise ValueError(
-                    f"view {name} is of the products' texts: name their field in catalog.text"
+                    f"view {name} reads the products' texts: name their field in catalog.text"
                 )
         if self.views and self.stage2.components is None:
             raise ValueError(
-                "stage2.components: null is for a single view; further ones differ in length, expected a number"
+                "stage2.components: null is for a single view; several differ in length, expected "
+                "a number"
             )
         return self
 
     def view(self, name: str) -> Stage1Config | TextView | FileView:
-        """What a view is made by: a network, the texts, or a file."""
+        """The settings of a view, of the type that says what it is: a network, texts, or a file."""
         if name == "stage1":
             return self.stage1
         for key, kind in _KINDS.items():
@@ -151,7 +150,7 @@ def _merged(value: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads a YAML file (all defaults where None) and applies overrides such as `stage1.lr=3e-4`.
+    """Reads a YAML file (all defaults if None) and applies overrides such as `stage1.lr=3e-4`.
 
     Raises ConfigError naming file, key, what was expected and what was found.
     """
@@ -211,7 +210,7 @@ def _put(value: dict[str, Any], keys: list[str], leaf: Any, override: str) -> No
 def _explain(
     error: ValidationError, value: dict[str, Any], path: Path | None, overridden: list[str]
 ) -> str:
-    """A line a key: the file it stands in (or --set), the key, what was expected, what was found."""
+    """One line per key: its file (or --set), the key, what was expected, what was found."""
     faults: dict[str, list[str]] = {}
     found: dict[str, Any] = {}
     for fault in error.errors(include_url=False):
@@ -236,7 +235,7 @@ def _explain(
 
 
 def _unknown(key: str) -> str:
-    """What to say of an unknown key: the one that was likely meant, where there is one."""
+    """The message for an unknown key, with the one that was likely meant, if there is one."""
     section, _, name = key.rpartition(".")
     known = [
         (place.rpartition(".")[0], place.rpartition(".")[2])
@@ -264,14 +263,13 @@ def _keys(value: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _keys(inner, f"{prefix}{key}.")
 
 
-def _place(location: tuple[int | str, ...], value: Any) -> tuple[str, Any]:
+def _place(location: tuple[Any, ...], value: Any) -> tuple[str, Any]:
     """The key of a fault as the user wrote it, without pydantic's names for the members of a union,
     and its value."""
     keys = []
     for part in location:
-        if not (isinstance(value, dict) and part in value) and not (
-            isinstance(value, list) and isinstance(part, int)
-        ):
+        known_key = isinstance(value, dict) and part in value
+        if not known_key and not (isinstance(value, list) and isinstance(part, int)):
             break
         value = value[part]
         keys.append(str(part))

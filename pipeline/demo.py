@@ -19,7 +19,7 @@ from catalog.synthetic.dump import (
 )
 from pipeline import steps
 from pipeline.config import RunConfig, load_config
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from pipeline.shipped import CONFIGS
 
 _TEST_SEED = 1_000_003
@@ -29,20 +29,20 @@ def write_synthetic(
     out: Path, *, products: int, categories: int, side: int, seed: int, titles: bool = False
 ) -> None:
     """Writes train.bson, category_names.csv, landmarks.csv (of the photos in train.bson), and
-    test.bson (a quarter as large, unlabelled) with test_labels.csv, unless they are there as
-    asked."""
+    test.bson (a quarter as large, unlabelled) with test_labels.csv, unless they are there with
+    these settings."""
     train = SyntheticSpec(
         categories=categories, products=products, side=side, seed=seed, titles=titles
     )
     test = replace(
         train, products=max(1, products // 4), seed=seed + _TEST_SEED, first_product_id=1 + products
     )
-    note, asked = out / "synthetic.json", asdict(train)
+    settings_path, settings = out / "synthetic.json", asdict(train)
     try:
-        made = read_json(note, "synthetic")
+        made = read_json(settings_path, "synthetic")
     except ArtifactError:  # none yet, or damaged
         made = None
-    if made != asked:
+    if made != settings:
         for name in ("synthetic.json", "train.bson", "test.bson"):
             (out / name).unlink(missing_ok=True)
     write_categories(out / "category_names.csv", train)
@@ -51,18 +51,18 @@ def write_synthetic(
             write_dump(out / name, spec, labelled=labelled)
     write_labels(out / "test_labels.csv", test)
     write_landmarks_of(out / "landmarks.csv", train)
-    write_json(note, asked)
+    write_json(settings_path, settings)
 
 
-def demo(folder: Path, overrides: Sequence[str]) -> None:
-    """Runs everything into `folder`; a second call repeats nothing."""
+def run_demo(folder: Path, overrides: Sequence[str]) -> None:
+    """Runs every step in `folder`; a second call repeats nothing that is current."""
     started = time.perf_counter()
     with run_lock(folder):
-        _run(Run(folder), load_config(CONFIGS / "demo.yaml", overrides))
+        _run(RunFolder(folder), load_config(CONFIGS / "demo.yaml", overrides))
     print(f"demo: {time.perf_counter() - started:.0f} s in all")
 
 
-def _run(run: Run, config: RunConfig) -> None:
+def _run(run: RunFolder, config: RunConfig) -> None:
     data, out = run.folder / "data", run.folder / "predictions"
     write_synthetic(data, products=3000, categories=24, side=48, seed=config.stage1.seed)
     steps.ingest(

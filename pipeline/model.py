@@ -1,15 +1,15 @@
 """The only inference path: images of a product -> features -> log-probabilities -> pool of experts
 -> refined.
 
-Evaluation, scoring and single predictions all end in `Model.answer`; they differ in where the
-features come from.
+Evaluation, scoring and single predictions all end in `refine`, here in `TwoStageModel.answer`; they
+differ in where the features come from.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from features.linear_head import load_head
 from features.text import TextModel
 from features.vectors import GivenVectors, VectorFile
 from pipeline.networks import open_network
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from stage1_cnn.dataset import decode_all, padded
 from stage1_cnn.onnx import OnnxPredictor
 from stage1_cnn.predict import Predictor
@@ -31,78 +31,83 @@ from stage2_xgb.bundle import Bundle
 from stage2_xgb.items import Pooled
 from stage2_xgb.refine import Refined, refine
 
+View = Predictor | TextModel | GivenVectors
+"""What makes the features of a view: a network, a model of texts, or a file of vectors."""
 _BLANK = "shows nothing, and the product has other photos"
 
 
 @dataclass
-class Model:
-    """Both stages of a run, ready to answer. `predictors` holds stage 1's network and what makes
-    the further views."""
+class TwoStageModel:
+    """Both stages of a run, ready to answer. `predictors` make the features of the views; the first
+    is stage 1's network.
 
-    predictors: tuple[Predictor | TextModel | GivenVectors, ...]
+        model = TwoStageModel.open(RunFolder(Path("runs/first")))
+        prediction = predict_files(model, ["front.jpg", "back.jpg"], top=5)
+    """
+
+    predictors: tuple[View, ...]
     bundle: Bundle
 
     @classmethod
     def open(
         cls,
-        run: Run,
+        run: RunFolder,
         device: str = "auto",
         precision: str = "auto",
         runtime: str = "torch",
         vectors: Mapping[str, str] | None = None,
-    ) -> "Model":
-        """Loads checkpoints and bundle; `vectors` names the file of each view that is one. Raises
-        ArtifactError where an artefact is missing, damaged, or made from another checkpoint,
-        ShelfsortError where a view's file isn't named or a named view has none."""
+    ) -> "TwoStageModel":
+        """Loads checkpoints and bundle; `vectors` names the file of each view that is one.
+
+        Raises ArtifactError if an artefact is missing, damaged, or made from another checkpoint,
+        ShelfsortError if a view's file isn't named, or a file is named for another view.
+        """
         bundle = Bundle.open(run.stage2)
         _require_file_views(bundle, vectors or {})
-        kind = OnnxPredictor if runtime == "onnx" else Predictor
-        predictors: list[Predictor | TextModel | GivenVectors] = []
+        network_type = OnnxPredictor if runtime == "onnx" else Predictor
+        predictors: list[View] = []
         for name, origin in bundle.made_from["views"].items():
-            part = run.view(name)
+            view_folder = run.view(name)
             if "file" in origin:
                 predictors.append(_given(run, name, origin, vectors or {}))
                 continue
+            there_now: dict[str, Any]
             if "text" in origin:
-                predictors.append(TextModel.open(part.folder))
-                found = {"text": part.text_checksum()}
+                predictors.append(TextModel.open(view_folder.folder))
+                there_now = {"text": view_folder.text_checksum()}
             else:
-                predictors.append(
-                    network := open_network(
-                        part.checkpoint, device=device, precision=precision, kind=kind
-                    )
+                network = open_network(
+                    view_folder.checkpoint,
+                    device=device,
+                    precision=precision,
+                    kind=network_type,
                 )
-                found = {
-                    "checkpoint": network.fingerprint,
-                    "transform": network.transform.to_json(),
-                }
-            if changes := differences(found, {key: origin[key] for key in found}):
-                raise ArtifactError(
-                    run.stage2,
-                    f"view {name} is another one now: {'; '.join(changes)}",
-                    "stage2",
-                )
+                predictors.append(network)
+                transform = network.transform.to_json()
+                there_now = {"checkpoint": network.fingerprint, "transform": transform}
+            if changes := differences(there_now, {key: origin[key] for key in there_now}):
+                problem = f"view {name} is another one now: {'; '.join(changes)}"
+                raise ArtifactError(run.stage2, problem, "stage2")
         return cls(tuple(predictors), bundle)
 
     @property
     def taxonomy(self) -> Taxonomy:
         """The categories."""
-        return self.predictors[0].taxonomy
+        return cast("Predictor", self.predictors[0]).taxonomy
 
     @property
     def networks(self) -> dict[str, Predictor | None]:
-        """Of each view its network; None of those that are none."""
-        views = zip(self.bundle.made_from["views"], self.predictors, strict=True)
+        """The network of each view; None for those that have none."""
         return {
             name: predictor if isinstance(predictor, Predictor) else None
-            for name, predictor in views
+            for name, predictor in self._views()
         }
 
     @property
     def text_view(self) -> str | None:
-        """Name of the view that reads the products' texts, if any does."""
-        views = zip(self.bundle.made_from["views"], self.predictors, strict=True)
-        return next((name for name, predictor in views if isinstance(predictor, TextModel)), None)
+        """Name of the view that reads the products' texts, if there is one."""
+        named = (name for name, predictor in self._views() if isinstance(predictor, TextModel))
+        return next(named, None)
 
     @property
     def vector_files(self) -> tuple[VectorFile, ...]:
@@ -111,33 +116,35 @@ class Model:
             predictor.file for predictor in self.predictors if isinstance(predictor, GivenVectors)
         )
 
+    def _views(self) -> Iterator[tuple[str, View]]:
+        return zip(self.bundle.made_from["views"], self.predictors, strict=True)
+
     def features(
         self, images: Sequence[bytes | ImageError], image_id: np.ndarray, texts: Sequence[str] = ()
     ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, dict[int, ImageError]]:
-        """One batch of B images, each decoded once for all views, with their ids int64 [B] and
-        their products' texts: per view the features float16 [R, D] of the R readable ones; which
-        those are, bool [B]; which of these are blank, bool [R]; and place -> why not readable."""
-        photos, readable, errors = decode_all(images)
-        blank = np.array(
-            [self.bundle.drop_blank and is_blank(photo) for photo in photos], dtype=bool
-        )
-        if not photos:
-            return (
-                [np.zeros((0, p.width), dtype=np.float16) for p in self.predictors],
-                readable,
-                blank,
-                errors,
-            )
-        known = list(compress(texts or [""] * len(images), readable))
+        """One batch of B images with their ids, int64 [B], and their products' texts. Each image is
+        decoded once for all views.
 
-        def seen(predictor: Predictor | TextModel | GivenVectors) -> np.ndarray:
+        Returns, per view, the features float16 [R, D] of the R readable images; which those are,
+        bool [B]; which of these are blank, bool [R]; and row -> error of the others.
+        """
+        photos, readable, errors = decode_all(images)
+        drop_blank = self.bundle.drop_blank
+        blank = np.array([drop_blank and is_blank(photo) for photo in photos], dtype=bool)
+        if not photos:
+            empty = [np.zeros((0, p.width), dtype=np.float16) for p in self.predictors]
+            return empty, readable, blank, errors
+        texts_read = list(compress(texts or [""] * len(images), readable))
+
+        def view_features(predictor: View) -> np.ndarray:
             if isinstance(predictor, TextModel):
-                return predictor.features(known)
+                return predictor.features(texts_read)
             if isinstance(predictor, GivenVectors):
                 return predictor.features(image_id[readable])
             return predictor.features(padded(predictor.transform(photos), readable))[readable]
 
-        return [seen(predictor) for predictor in self.predictors], readable, blank, errors
+        features = [view_features(predictor) for predictor in self.predictors]
+        return features, readable, blank, errors
 
     def read(
         self,
@@ -146,69 +153,68 @@ class Model:
         batch_size: int,
         texts: Sequence[str] = (),
     ) -> tuple[Pooled, dict[int, ImageError], np.ndarray]:
-        """Log-probabilities and features of the images that count, a row of `table` each; row ->
-        error of the others: those that can't be read, and blank ones beside others of their
-        product; and which of the images that count are blank, bool. `texts`: the text of each
-        image's product, if a view reads it."""
-        parts, blanks, readable, errors = [], [], np.zeros(len(images), dtype=bool), {}
+        """Log-probabilities and features of the images that count; `table` has one row per image.
+
+        Also returns row -> error of the images that don't count, unreadable ones and blank ones
+        beside others of their product; and which of those that count are blank, bool. `texts`:
+        the text of each image's product, if a view reads it.
+        """
+        batches: list[list[np.ndarray]] = []
+        blanks: list[np.ndarray] = []
+        readable = np.zeros(len(images), dtype=bool)
+        errors: dict[int, ImageError] = {}
         for start in range(0, len(images) or 1, batch_size):
             batch = slice(start, start + batch_size)
-            found, fine, blank, failed = self.features(
+            features, readable[batch], blank_here, failed = self.features(
                 images[batch], table.image_id[batch], texts[batch]
             )
-            parts.append(found)
-            blanks.append(blank)
-            readable[batch] = fine
-            errors |= {start + place: error for place, error in failed.items()}
-        rows = np.flatnonzero(readable)
-        shows_nothing = np.concatenate(blanks)
-        needless = beside_others(shows_nothing, table.product_id[rows])
+            batches.append(features)
+            blanks.append(blank_here)
+            errors |= {start + row: error for row, error in failed.items()}
+        rows, blank = np.flatnonzero(readable), np.concatenate(blanks)
+        needless = beside_others(blank, table.product_id[rows])
         errors |= {row: ImageError("blank", _BLANK) for row in rows[needless].tolist()}
-        features = [
-            np.concatenate([part[v] for part in parts])[~needless]
-            for v in range(len(self.predictors))
-        ]
-        seen = Pooled.images(table[rows[~needless]], features, self.predictors[0].head)
-        return seen, errors, shows_nothing[~needless]
+        counted = [np.concatenate(view)[~needless] for view in zip(*batches, strict=True)]
+        pooled = Pooled.images(table[rows[~needless]], counted, self.predictors[0].head)
+        return pooled, errors, blank[~needless]
 
     def answer(self, images: Pooled, unit: str) -> Refined:
-        """Both stages' opinion of images, or of their products, whose images stand together."""
+        """Both stages' answers for images, or for their products, whose images stand together."""
         return refine(self.bundle, images, unit)
 
 
 def _require_file_views(bundle: Bundle, vectors: Mapping[str, str]) -> None:
-    """Raises ShelfsortError where files of vectors are given for what is no such view."""
+    """Raises ShelfsortError if a file of vectors is given for a view that is none."""
     views = [name for name, origin in bundle.made_from["views"].items() if "file" in origin]
-    if unknown := [name for name in vectors if name not in views]:
-        there = (
-            f"expected {' or '.join(views)}"
-            if views
-            else "its views are no files of vectors; give none"
-        )
+    unknown = [name for name in vectors if name not in views]
+    if unknown:
+        expected = "its views are no files of vectors; give none"
+        if views:
+            expected = f"expected {' or '.join(views)}"
         raise ShelfsortError(
-            f"score.vectors: {bundle.folder} has no view {unknown[0]} that is a file of vectors; {there}"
+            f"score.vectors: {bundle.folder} has no view {unknown[0]} that is a file of vectors; "
+            f"{expected}"
         )
 
 
 def _given(
-    run: Run, name: str, origin: Mapping[str, Any], vectors: Mapping[str, str]
+    run: RunFolder, name: str, origin: Mapping[str, Any], vectors: Mapping[str, str]
 ) -> GivenVectors:
     """A view whose vectors are in a file."""
     if name not in vectors:
+        retrain = run.command("stage2", "--set", "views={}", "--rebuild")
         raise ShelfsortError(
-            f"{run.stage2}: view {name} is a file of vectors, which other photos than the store's lack; score with theirs: --set "
-            f"'score.vectors={{{name}: FILE}}', or train without: {run.command('stage2', '--set', 'views={}', '--rebuild')}"
+            f"{run.stage2}: view {name} is a file of vectors, which has none of new photos; score "
+            f"with a file of theirs: --set 'score.vectors={{{name}: FILE}}', or train without: "
+            f"{retrain}"
         )
-    return GivenVectors(
-        VectorFile(vectors[name]),
-        load_head(run.view(name).view_head, origin),
-    )
+    return GivenVectors(VectorFile(vectors[name]), load_head(run.view(name).view_head, origin))
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A prediction for one product: class indices and confidences, the likeliest first; files left
-    out with their reason."""
+class Prediction:
+    """The answer for one product: class indices and their confidences, the most likely first;
+    stage 1's own answer, and whether stage 2 was asked; file -> reason for photos left out."""
 
     classes: list[int]
     confidences: list[float]
@@ -218,16 +224,17 @@ class Answer:
 
 
 def predict_files(
-    model: Model, paths: Sequence[str | Path], top: int, text: str | None = None
-) -> Answer:
-    """The category of one product, from its photos (files or URLs) and, where a view reads it, its
-    text.
+    model: TwoStageModel, paths: Sequence[str | Path], top: int, text: str | None = None
+) -> Prediction:
+    """The `top` categories of one product, from its photos (files or URLs) and, if a view reads it,
+    its text.
 
-    Raises ShelfsortError where no photo can be read as an image, or the text is wanting.
+    Raises ShelfsortError if no photo can be read as an image, or the text is missing.
     """
     if text is None and model.text_view:
         raise ShelfsortError(
-            f"view {model.text_view} reads the product's text: give it with --text, '' where it has none"
+            f"view {model.text_view} reads the product's text: give it with --text, '' if it has "
+            "none"
         )
     table = image_table(np.arange(len(paths)), np.zeros(len(paths), dtype=np.int64))
     images, errors, _ = model.read(
@@ -238,12 +245,12 @@ def predict_files(
         raise ShelfsortError("; ".join(f"{path}: {reason}" for path, reason in unreadable.items()))
     result = model.answer(images, "product")
     classes, confidences = top_classes(result.two_stage, top)
-    return Answer(
-        classes[0].tolist(),
-        confidences[0].tolist(),
-        int(result.pooled.log_probs[0].argmax()),
-        bool(result.refined[0]),
-        unreadable,
+    return Prediction(
+        classes=classes[0].tolist(),
+        confidences=confidences[0].tolist(),
+        stage1_class=int(result.pooled.log_probs[0].argmax()),
+        refined=bool(result.refined[0]),
+        unreadable=unreadable,
     )
 
 
@@ -254,7 +261,7 @@ def image_table(image_id: np.ndarray, product_id: np.ndarray) -> ImageTable:
 
 
 def top_classes(log_probs: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `top` likeliest classes int64 [N, T] and their confidences float32 [N, T], descending;
-    equal ones by class index."""
+    """The `top` most likely classes int64 [N, T] and their confidences float32 [N, T], descending;
+    ties by class index."""
     order = np.argsort(-log_probs, axis=1, kind="stable")[:, :top]
     return order, np.exp(np.take_along_axis(log_probs, order, axis=1))

@@ -1,4 +1,4 @@
-"""What makes a missing, damaged or outdated artefact again: a whole command, to be pasted.
+"""The command that rebuilds a missing, damaged or outdated artefact, complete enough to be pasted.
 
 Library code names a step (`catalog.errors.ArtifactError`); only the front knows the run folder and
 the command that is running.
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from catalog.errors import ArtifactError, ShelfsortError
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 
 
 def with_remedy(error: ArtifactError, options: argparse.Namespace, arguments: Sequence[str]) -> str:
-    """The error's sentence and the command that makes the artefact again.
+    """The error's sentence and the command that rebuilds the artefact.
 
     `options` are the parsed `arguments` of the command that met the error.
     """
@@ -37,8 +37,8 @@ def remedy(error: ArtifactError, options: argparse.Namespace, arguments: Sequenc
 
 
 def same_command(arguments: Sequence[str]) -> str:
-    """The running command, torchrun's if it started this process. Without --rebuild, which would
-    begin anew."""
+    """The running command, torchrun's if it started this process; without --rebuild, which would
+    start over."""
     processes = os.environ.get("LOCAL_WORLD_SIZE")
     words = [word for word in arguments if not (len(word) > 3 and "--rebuild".startswith(word))]
     if not processes:
@@ -49,21 +49,21 @@ def same_command(arguments: Sequence[str]) -> str:
     )
 
 
-def _run_of(path: str | Path, options: argparse.Namespace) -> Run:
+def _run_of(path: str | Path, options: argparse.Namespace) -> RunFolder:
     """The run that a file belongs to; the command's first, if it lies in none of them."""
     folders = [getattr(options, "run", None), getattr(options, "folder", None)]
     folders += getattr(options, "runs", [])
-    runs = [Run(folder) for folder in folders if folder]
+    runs = [RunFolder(folder) for folder in folders if folder]
     return next((run for run in runs if _parts(path, run)), runs[0])
 
 
-def _parts(path: str | Path, run: Run) -> tuple[str, ...]:
+def _parts(path: str | Path, run: RunFolder) -> tuple[str, ...]:
     """The path within the run, empty if it is not in there."""
     file, folder = Path(path).absolute(), run.folder.absolute()
     return file.relative_to(folder).parts if file.is_relative_to(folder) else ()
 
 
-def _step(error: ArtifactError, run: Run) -> str:
+def _step(error: ArtifactError, run: RunFolder) -> str:
     """The command that makes the file: networks of further views are trained by `features`,
     features in fp32 for look-ups are extracted by `similar`."""
     match error.step, _parts(error.path, run):
@@ -75,7 +75,8 @@ def _step(error: ArtifactError, run: Run) -> str:
 
 
 def _configuration(step: str, options: argparse.Namespace) -> list[str]:
-    """What the running command was told about that step: its settings, but for the run's own."""
+    """The options of the running command that concern that step; the rest is in the run's
+    config.yaml."""
     sections = ("catalog" if step == "ingest" else step, "views")
     words = ["--config", str(options.config)] if getattr(options, "config", None) else []
     for setting in getattr(options, "set", []):
@@ -84,9 +85,9 @@ def _configuration(step: str, options: argparse.Namespace) -> list[str]:
     return words
 
 
-def _to_remove(error: ArtifactError, run: Run, options: argparse.Namespace) -> Path | None:
-    """What must go first, as the running command keeps it: a network of `compare`, a trial of
-    `tune`, a folder of predictions."""
+def _to_remove(error: ArtifactError, run: RunFolder, options: argparse.Namespace) -> Path | None:
+    """What has to be removed, since the running command would keep it: a network of `compare`, a
+    trial of `tune`, a folder of predictions."""
     match _parts(error.path, run):
         case ("compare", network, seed, *_):
             return run.folder / "compare" / network / seed
@@ -95,8 +96,8 @@ def _to_remove(error: ArtifactError, run: Run, options: argparse.Namespace) -> P
     return options.out if error.step == "score" else None
 
 
-def _ingest_words(run: Run) -> list[str]:
-    """The dump and the category names, as far as the store tells."""
+def _ingest_words(run: RunFolder) -> list[str]:
+    """The dump and the category names, as far as the store knows them."""
     try:
         dumps = run.store.dump_sources()
         named = any(category.level1 for category in run.store.taxonomy.categories)

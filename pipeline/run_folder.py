@@ -1,11 +1,11 @@
-"""A run directory: where each artefact lies, and whether it is current."""
+"""A run folder: where each artefact lies, and whether it is current."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -17,17 +17,31 @@ from features.store import FeatureStore
 from pipeline.config import RunConfig
 from pipeline.installation import revision
 
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from distributed import Client
+
 STAGE1 = "stage1"
 """Name of the first view."""
+Say = Callable[[str], None]
+"""Where a step reports what it did, a line at a time."""
+Workers = Callable[[], "AbstractContextManager[Client]"] | None
+"""Opens a client of dask workers for the time of a step; None if this process works alone."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """Paths of one run directory, or of one view within it."""
+class RunFolder:
+    """The paths of a run, and what is read there. A view within it, and a training of `compare`, is
+    a folder of the same layout.
+
+        run = RunFolder(Path("runs/first"))
+        run.view("title").features_path  # runs/first/views/title/features.h5
+    """
 
     folder: Path
-    whole: "Run | None" = None
-    """The run that a view belongs to."""
+    whole: "RunFolder | None" = None
+    """The run that this folder is a view or a training of, whose store it uses."""
 
     @property
     def store_path(self) -> Path:
@@ -56,7 +70,7 @@ class Run:
 
     @property
     def text_model(self) -> Path:
-        """Vocabulary of a view of texts; its other file lies beside."""
+        """Vocabulary of a view of texts; its weights, text.npz, lie beside it."""
         return self.folder / "text.json"
 
     @property
@@ -89,14 +103,10 @@ class Run:
         """The bottleneck features."""
         return FeatureStore(self.features_path)
 
-    def view(self, name: str) -> "Run":
+    def view(self, name: str) -> "RunFolder":
         """A view: `stage1` is the run itself, others have a folder of their own with checkpoint and
         features."""
-        return self if name == STAGE1 else Run(self.folder / "views" / name, self)
-
-    def views(self, names: Iterable[str]) -> list["Run"]:
-        """Several views."""
-        return [self.view(name) for name in names]
+        return self if name == STAGE1 else RunFolder(self.folder / "views" / name, self)
 
     def command(self, step: str, *words: str) -> str:
         """A command on this run, for messages, quoted for the shell."""
@@ -104,8 +114,10 @@ class Run:
         return shlex.join(["shelfsort", step, "--run", str(folder), *words])
 
     def current(self, manifest: Path, made_from: dict[str, Any], step: str) -> bool:
-        """Whether an artefact is there and made from this; False where it is not there. Raises
-        where it is from something else."""
+        """Whether an artefact is there, made from what is there now; False if it isn't there.
+
+        Raises ArtifactError, naming what differs, if it was made from something else.
+        """
         if not manifest.exists():
             return False
         found = read_json(manifest, step).get("made_from", {})
@@ -113,7 +125,7 @@ class Run:
         return True
 
     def stage1_checksum(self) -> str:
-        """sha256 of the checkpoint as its summary has it. Raises ShelfsortError where stage 1 isn't
+        """sha256 of the checkpoint, from its summary. Raises ArtifactError if stage 1 isn't
         finished."""
         summary = self._stage1_summary()
         if not self.checkpoint.exists():
@@ -121,7 +133,7 @@ class Run:
         return summary["checkpoint"]
 
     def stage1_config(self) -> dict[str, Any]:
-        """What shaped stage 1's training; keys that are not there had their default."""
+        """The settings that shaped stage 1's training; missing keys had their defaults."""
         return self._stage1_summary()["made_from"]["config"]
 
     def _stage1_summary(self) -> dict[str, Any]:
@@ -132,25 +144,27 @@ class Run:
         return read_json(path, "stage1")
 
     def text_checksum(self) -> str:
-        """sha256 of the text model's vocabulary, which names its other file's. Raises ArtifactError
-        where it isn't there."""
+        """sha256 of the text model's vocabulary, which holds that of its weights. Raises
+        ArtifactError if it isn't there."""
         if not self.text_model.exists():
             raise ArtifactError(self.text_model, "no such file", "features")
         return sha256_file(self.text_model)
 
     def require_features(self, source: str | None = None) -> None:
-        """Raises ArtifactError unless the features come from the store and the `source` that are
-        there now: a `checkpoint`, a model of `text`, or a `file`; by default of the kind that they
-        were made from."""
+        """Raises ArtifactError unless the features were made from the store and the `source` that
+        are there now: `checkpoint`, `text` (a text model) or `file`; by default the one they name.
+        """
         origin = self.features.made_from
         source = source or next((kind for kind in ("text", "file") if kind in origin), "checkpoint")
-        now = {"store": self.store.fingerprint}
+        there_now = {"store": self.store.fingerprint}
         if source != "file":
-            now[source] = self.stage1_checksum() if source == "checkpoint" else self.text_checksum()
-        self.features.require(origin | now)
+            there_now[source] = (
+                self.stage1_checksum() if source == "checkpoint" else self.text_checksum()
+            )
+        self.features.require(origin | there_now)
 
     def require_precision(self, asked: str) -> None:
-        """Raises ArtifactError where the features were computed in another precision than
+        """Raises ArtifactError if the features were computed in another precision than
         `features.precision` asks for; `auto` is fp32 on a processor and anything else on a GPU."""
         found = self.features.computed_with
         as_auto = (found["precision"] == "fp32") == (found["device"] == "cpu")

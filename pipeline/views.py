@@ -1,6 +1,11 @@
-"""The views of stage 2 that are no networks, each made into a features.h5: the products' texts, and
-vectors from elsewhere."""
+"""The views of stage 2, each made into a features.h5: a network's bottleneck features, the
+products' texts, or vectors that another program computed.
 
+The first view is the run itself, with stage 1's network; a further one has a folder of its own in
+views/. The functions do nothing if the features are current.
+"""
+
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,90 +19,155 @@ from features.schema import FEATURE_DTYPE, SCHEMA
 from features.text import TextModel
 from features.vectors import VectorFile
 from features.writer import discard, write_features
-from pipeline.config import FileView, TextView
-from pipeline.run_folder import Run
+from pipeline.config import FileView, RunConfig, TextView
+from pipeline.run_folder import RunFolder, Say, Workers
 from stage1_cnn.head import Head
 
 Source = tuple[Head, Callable[[ImageTable], np.ndarray]]
-"""A view's head, and what gives the vectors float16 [B, D] of some images."""
+"""A view's head, and a function from B images to their vectors, float16 [B, D]."""
 
 
-def text_view(
-    part: Run, view: TextView, seed: int, rebuild: bool, say: Callable[[str], None]
+def network_view(
+    view_folder: RunFolder, config: RunConfig, rebuild: bool, say: Say, workers: Workers
 ) -> None:
+    """stage1/best.pt -> features.h5: every photo's bottleneck features. Interrupted, it resumes.
+
+    Raises ArtifactError if the features are of another checkpoint or precision.
+    """
+    if view_folder.features_path.exists() and not rebuild:
+        view_folder.require_features("checkpoint")
+        view_folder.require_precision(config.features.precision)
+        made = view_folder.features.computed_with
+        size = f"{len(view_folder.features)} images"
+        how = f"computed in {made['precision']} on {made['device']}"
+        say(f"features: current ({view_folder.features_path}: {size}, {how})")
+        return
+    started = time.perf_counter()
+    view_folder.store.verify()
+    view_folder.stage1_checksum()  # the best.pt there may be one of an interrupted training
+    unreadable, precision = _extract(view_folder, config, rebuild, workers)
+    seconds, n = time.perf_counter() - started, len(view_folder.features)
+    size = f"{n} images x {view_folder.features.width}"
+    rate = f"{seconds:.1f} s ({n / seconds:.0f} img/s, {precision})"
+    say(f"features: {size} in {rate}, {unreadable} unreadable -> {view_folder.features_path}")
+
+
+def _extract(
+    view_folder: RunFolder, config: RunConfig, rebuild: bool, workers: Workers
+) -> tuple[int, str]:
+    """Writes features.h5; returns the number of unreadable images, and the precision. A rebuild
+    removes nothing before network and workers are known to be usable."""
+    from features.extract import extract
+    from pipeline.networks import open_network
+
+    device, size = config.stage1.device, config.features.batch_size
+    predictor = open_network(
+        view_folder.checkpoint, device=device, precision=config.features.precision
+    )
+    precision = predictor.compute.precision
+    with contextlib.ExitStack() as stack:
+        on_workers = None
+        if workers:
+            from pipeline.cluster.steps import extraction
+
+            client = stack.enter_context(workers())
+            on_workers = extraction(client, view_folder, size, device, precision)
+        if rebuild:
+            discard(view_folder.features_path)
+        unreadable = extract(
+            predictor,
+            view_folder.store,
+            view_folder.features_path,
+            batch_size=size,
+            elsewhere=on_workers,
+        )
+    return unreadable, precision
+
+
+def text_view(view_folder: RunFolder, view: TextView, seed: int, rebuild: bool, say: Say) -> None:
     """The store's texts -> text.json, text.npz and features.h5 of a view."""
-    store = part.store
+    store = view_folder.store
     made_from = {
         "store": store.fingerprint,
         "config": view.model_dump(mode="json") | {"seed": seed},
     }
     if rebuild:
-        part.text_model.unlink(missing_ok=True)
-    if not part.current(part.text_model, made_from, "features"):
+        view_folder.text_model.unlink(missing_ok=True)
+    if not view_folder.current(view_folder.text_model, made_from, "features"):
         store.verify()
         train = store.images("train")
-        train = train[train.fit]  # no text of a product whose photos all have precedence elsewhere
+        train = train[train.fit]  # without products whose photos all belong to another split
         products, first = np.unique(train.product_id, return_index=True)
         texts, classes = store.texts(products), len(store.taxonomy)
         TextModel.fit(texts, train.class_index[first], classes, view.components, seed).save(
-            part.folder, made_from
+            view_folder.folder, made_from
         )
 
     def source() -> Source:
-        model = TextModel.open(part.folder)
+        model = TextModel.open(view_folder.folder)
         return model.head, lambda images: model.features(store.texts(images.product_id))
 
-    _write(part, "text", _origin(part, "text", part.text_checksum()), source, rebuild, say)
+    _write(
+        view_folder,
+        "text",
+        _origin(view_folder, "text", view_folder.text_checksum()),
+        source,
+        rebuild,
+        say,
+    )
 
 
-def file_view(
-    part: Run, view: FileView, seed: int, rebuild: bool, say: Callable[[str], None]
-) -> None:
-    """A file of vectors -> features.h5 of a view, the store's images, and head.npz."""
+def file_view(view_folder: RunFolder, view: FileView, seed: int, rebuild: bool, say: Say) -> None:
+    """A file of vectors -> features.h5 of a view, for the images of the store, and head.npz."""
     with VectorFile(view.file) as vectors:
-        origin = _origin(part, "file", sha256_file(view.file))
+        origin = _origin(view_folder, "file", sha256_file(view.file))
 
         def source() -> Source:
-            train, classes = part.store.images("train"), len(part.store.taxonomy)
+            train, classes = view_folder.store.images("train"), len(view_folder.store.taxonomy)
             rows = sample(np.flatnonzero(train.fit), classes, seed)
             head = fit_head(
                 vectors.features(train.image_id[rows]), train.class_index[rows], classes
             )
-            save_head(part.view_head, head, origin)
+            save_head(view_folder.view_head, head, origin)
             return head, lambda images: vectors.features(images.image_id)
 
-        _write(part, "file", origin, source, rebuild, say)
+        _write(view_folder, "file", origin, source, rebuild, say)
 
 
-def _origin(part: Run, kind: str, checksum: str) -> dict[str, Any]:
+def _origin(view_folder: RunFolder, kind: str, checksum: str) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         kind: checksum,
-        "store": part.store.fingerprint,
+        "store": view_folder.store.fingerprint,
         "dtype": FEATURE_DTYPE.__name__,
     }
 
 
 def _write(
-    part: Run,
+    view_folder: RunFolder,
     kind: str,
     origin: dict[str, Any],
     source: Callable[[], Source],
     rebuild: bool,
-    say: Callable[[str], None],
+    say: Say,
 ) -> None:
     if rebuild:
-        discard(part.features_path)
-    if part.features_path.exists():
-        part.features.require(origin)
-        say(f"features: current ({part.features_path}: {len(part.features)} images)")
+        discard(view_folder.features_path)
+    if view_folder.features_path.exists():
+        view_folder.features.require(origin)
+        say(f"features: current ({view_folder.features_path}: {len(view_folder.features)} images)")
         return
     started = time.perf_counter()
     head, vectors = source()
     write_features(
-        part.features_path, part.store.images(), len(part.store.taxonomy), origin, head, vectors
+        view_folder.features_path,
+        view_folder.store.images(),
+        len(view_folder.store.taxonomy),
+        origin,
+        head,
+        vectors,
     )
     seconds = time.perf_counter() - started
-    say(
-        f"features: {len(part.features)} images x {part.features.width} of {kind} in {seconds:.1f} s -> {part.features_path}"
-    )
+    features = view_folder.features
+    size = f"{len(features)} images x {features.width} of {kind}"
+    say(f"features: {size} in {seconds:.1f} s -> {view_folder.features_path}")

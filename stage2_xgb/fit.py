@@ -290,5 +290,6 @@ class Clock:
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
+        """Ends the part `name`, which began where the last one ended."""
         now = time.perf_counter()
         self.laps[name], self._last = round(now - self._last, 3), now

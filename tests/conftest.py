@@ -30,7 +30,7 @@ from hypothesis import settings
 from PIL import Image
 
 from catalog.config import CatalogConfig
-from catalog.store.ingest import ingest
+from catalog.store.ingest import ingest_dump
 from catalog.store.reader import Store
 from catalog.synthetic.dump import SyntheticSpec, write_categories, write_dump
 
@@ -92,7 +92,7 @@ def small_store(small_dump: SmallDump, tmp_path_factory: pytest.TempPathFactory)
     """The store of `small_dump`, without caps. Only to be read."""
     folder = tmp_path_factory.mktemp("small-store")
     path = folder / "store.sqlite"
-    ingest(
+    ingest_dump(
         path,
         [small_dump.path],
         small_dump.categories,

@@ -60,7 +60,7 @@ class IngestSummary:
         return asdict(self)
 
 
-def ingest(
+def ingest_dump(
     store: Path,
     dumps: Sequence[str | Path],
     categories: Path | None,

@@ -1,1 +1,1 @@
-"""Steps on dask workers."""
+"""Work that dask workers do: their client, and the steps ingest, features and stage2."""

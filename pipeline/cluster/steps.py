@@ -18,34 +18,33 @@ from catalog.errors import ShelfsortError
 from catalog.image_table import ImageTable
 from catalog.store.reader import Store
 from features.extract import Block, blocks_of
+from pipeline.cluster.client import require_files, sized
 from pipeline.networks import open_network
-from pipeline.run_folder import Run
-from pipeline.scoring.workers import require_files
+from pipeline.run_folder import RunFolder
 from stage1_cnn.predict import Predictor
 from stage2_xgb.train_reclassifier import RowPicker
 
-GO_ON = "run the same command again without --rebuild"
+RESUME = "run the same command again without --rebuild"
 _BATCHES = 16
-"""Batches that one extraction task does."""
+"""Batches per extraction task."""
 
 
 @contextlib.contextmanager
 def checking(client: Client) -> Iterator[tuple[Executor, int]]:
-    """The workers as an executor for ingest's checks, and how many tasks they do at once. They get
-    the photos themselves, so that they need to see no file. Raises ShelfsortError where one of them
-    died."""
+    """The workers as an executor for ingest's checks, and how many tasks they do at once. They are
+    sent the photos, so they need to see no file. Raises ShelfsortError if one of them died."""
     with client.get_executor(pure=False) as executor:
         try:
             yield executor, max(1, sum(client.nthreads().values()))
         except KilledWorker as error:
-            message = f"a worker died while it checked photos; what was committed is kept, {GO_ON}"
+            message = f"a worker died while it checked photos; what was committed is kept, {RESUME}"
             raise ShelfsortError(f"{message}: {error}") from error
 
 
 @sizeof.register(RowPicker)
 def _rows_size(picker: RowPicker) -> int:
-    """Bytes of what stage 2 trains on: joblib sends an argument once, not with every task, only
-    where dask says it is large."""
+    """Bytes that stage 2 trains on: joblib sends an argument once, and not with every task, only if
+    dask knows that it is large."""
     parts = [picker, picker.items]
     return sum(
         value.nbytes
@@ -56,24 +55,22 @@ def _rows_size(picker: RowPicker) -> int:
 
 
 @contextlib.contextmanager
-def training(client: Client, run: Run) -> Iterator[None]:
+def training(client: Client, run: RunFolder) -> Iterator[None]:
     """Has joblib run stage 2's reclassifiers on the workers, which write them into the run."""
-    require_files(client, [run.features_path])
+    require_files(client, sized([run.features_path]))
     with joblib.parallel_config(backend="dask", n_jobs=max(1, sum(client.nthreads().values()))):
         yield
 
 
 def extraction(
-    client: Client, part: Run, size: int, device: str, precision: str
+    client: Client, view_folder: RunFolder, size: int, device: str, precision: str
 ) -> Callable[[int], Generator[Block, None, None]]:
-    """What makes the blocks of features.h5 on the workers, in batches of `size`, for
-    `features.extract.extract`. All compute in one `precision`, that of the client: what `auto` is
-    depends on the machine."""
-    require_files(
-        client, [part.store_path if part.whole is None else part.whole.store_path, part.checkpoint]
-    )
-    store = part.store
-    files = part.checkpoint.absolute(), store.path.absolute()
+    """Computes the blocks of features.h5 on the workers, in batches of `size`; a function from the
+    first row to the blocks from there on, for `features.extract.extract`. All workers compute in
+    the client's `precision`: what `auto` is depends on the machine."""
+    store = view_folder.store
+    require_files(client, sized([store.path, view_folder.checkpoint]))
+    files = view_folder.checkpoint.absolute(), store.path.absolute()
     task = partial(extract_rows, *files, size, device, precision)
     return partial(_blocks, client, task, len(store.images()), size * _BATCHES)
 
@@ -81,7 +78,8 @@ def extraction(
 def _blocks(
     client: Client, task: Callable[..., Block], rows: int, each: int, start: int
 ) -> Generator[Block, None, None]:
-    """The blocks from row `start` on, in order, two a worker under way."""
+    """The blocks from row `start` on, in order. Two per worker are under way; workers may join or
+    leave at any time."""
     waiting: deque[Future] = deque()
     try:
         for first in range(start, rows, each):
@@ -94,7 +92,7 @@ def _blocks(
             yield waiting.popleft().result()
     except KilledWorker as error:
         raise ShelfsortError(
-            f"a worker died while it extracted features; {GO_ON}: {error}"
+            f"a worker died while it extracted features; {RESUME}: {error}"
         ) from error
     finally:
         client.cancel(list(waiting))
@@ -115,11 +113,13 @@ def extract_rows(
     """Rows first .. last - 1 of a store through a network, in a worker."""
     with _turn:
         predictor, table = _opened(checkpoint, store, device, precision)
-        features, errors, done = [], {}, 0
-        for found, failed in blocks_of(predictor, Store(store), table[first:last], batch_size):
+        features: list[np.ndarray] = []
+        errors: dict[int, str] = {}
+        done = 0
+        for batch, failed in blocks_of(predictor, Store(store), table[first:last], batch_size):
             errors |= {done + row: reason for row, reason in failed.items()}
-            features.append(found)
-            done += len(found)
+            features.append(batch)
+            done += len(batch)
         return np.concatenate(features), errors
 
 
@@ -127,5 +127,5 @@ def extract_rows(
 def _opened(
     checkpoint: Path, store: Path, device: str, precision: str
 ) -> tuple[Predictor, ImageTable]:
-    """Network and table, once a process."""
+    """Network and table, opened once per process."""
     return open_network(checkpoint, device=device, precision=precision), Store(store).images()

@@ -1,23 +1,26 @@
 """A run as a folder that needs neither shelfsort nor PyTorch: networks, stage 2, categories, and a
 reader.
 
-reader.py        `Model`, which reads the rest; `code/`: the modules of shelfsort that stage 2
-answers with, as they are here VIEW.onnx        uint8 pixels -> bottleneck features;
-VIEW.safetensors: the same weights heads.npz stage2/ taxonomy.json manifest.json    made_from,
-views, and the sha256 of every other file; written last
+    reader.py         `Model`, which reads the rest
+    code/             the modules of shelfsort that stage 2 answers with, as they are here
+    VIEW.onnx         uint8 pixels -> bottleneck features
+    VIEW.safetensors  the same weights
+    heads.npz, stage2/, taxonomy.json
+    manifest.json     made_from, views, and the sha256 of every other file; written last
 """
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+from catalog.arrays import write_npz
 from catalog.artifacts import sha256_file, write_json
 from catalog.errors import ShelfsortError
-from pipeline.model import Model
-from pipeline.run_folder import Run
+from pipeline.model import TwoStageModel
+from pipeline.run_folder import RunFolder
 from stage1_cnn.onnx import head_arrays, require_packages, save_onnx, save_safetensors
+from stage1_cnn.predict import Predictor
 
 SCHEMA = 1
 ANSWERS = (
@@ -43,38 +46,34 @@ ANSWERS = (
     "stage2_xgb/reclassifier.py",
     "stage2_xgb/refine.py",
 )
-"""What the reader and `stage2_xgb.refine` import, all in all; the linter holds that these need
-numpy, scipy and xgboost alone."""
+"""All that the reader and `stage2_xgb.refine` import; an import contract keeps these to numpy,
+scipy and xgboost."""
 _ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: files and bytes."""
+    """What was written: number of files, and their bytes."""
 
     files: int
     size: int
 
 
-def export(run: Run, out: Path) -> Exported:
-    """Writes the folder `out`, which must not exist yet; it appears when it is whole.
+def export_model(run: RunFolder, out: Path) -> Exported:
+    """Writes the folder `out`, which must not exist yet; it appears when it is complete.
 
-    Raises ShelfsortError where `out` exists, a package of the extra `export` is not installed or a
-    view is no network, ArtifactError where the run is not finished, stale or damaged.
+    Raises ShelfsortError if `out` exists, a package of the extra `export` is not installed or a
+    view is no network, ArtifactError if the run is unfinished, stale or damaged.
     """
     if out.exists():
         raise ShelfsortError(f"{out}: exists, expected the name of a new folder")
     require_packages("export")
-    model = Model.open(run, "cpu", "fp32")
-    if model.text_view:
-        again = run.command("stage2", "--set", "views={}", "--rebuild")
-        raise ShelfsortError(
-            f"{run.stage2}: view {model.text_view} reads texts, an exported model photos alone; train without it: {again}"
-        )
+    model = TwoStageModel.open(run, "cpu", "fp32")
+    networks = _networks(run, model)
     temporary = out.with_name(f".{out.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        _write(run, model, temporary)
+        _write(run, model, networks, temporary)
         temporary.rename(out)
     except OSError as error:
         raise ShelfsortError(f"{out}: can't be written: {error}") from error
@@ -84,7 +83,7 @@ def export(run: Run, out: Path) -> Exported:
     return Exported(len(sizes), sum(sizes))
 
 
-def _write(run: Run, model: Model, out: Path) -> None:
+def _write(run: RunFolder, model: TwoStageModel, networks: dict[str, Predictor], out: Path) -> None:
     (out / "stage2").mkdir(parents=True)
     model.bundle.verify()
     for name in ("manifest.json", *model.bundle.checksums):
@@ -92,21 +91,20 @@ def _write(run: Run, model: Model, out: Path) -> None:
     for name in ANSWERS:
         _copy(_ROOT / name, out / "code" / name)
     _copy(Path(__file__).with_name("reader.py"), out / "reader.py")
-    views, heads = [], {}
-    for number, (name, predictor) in enumerate(
-        zip(model.bundle.made_from["views"], model.predictors, strict=True)
-    ):
-        save_onnx(predictor, out / f"{name}.onnx")
-        save_safetensors(predictor, out / f"{name}.safetensors")
-        heads |= head_arrays(predictor, number)
+    views: list[dict[str, Any]] = []
+    heads: dict[str, Any] = {}
+    for number, (name, network) in enumerate(networks.items()):
+        save_onnx(network, out / f"{name}.onnx")
+        save_safetensors(network, out / f"{name}.safetensors")
+        heads |= head_arrays(network, number)
         views.append(
             {
                 "network": f"{name}.onnx",
-                "height": predictor.transform.height,
-                "width": predictor.transform.width,
+                "height": network.transform.height,
+                "width": network.transform.width,
             }
         )
-    np.savez(out / "heads.npz", **heads)
+    write_npz(out / "heads.npz", **heads)
     write_json(out / "taxonomy.json", model.taxonomy.to_json())
     files = {
         str(path.relative_to(out)): sha256_file(path)
@@ -121,6 +119,20 @@ def _write(run: Run, model: Model, out: Path) -> None:
         out / "manifest.json",
         {"schema": SCHEMA, "made_from": origin, "views": views, "files": files},
     )
+
+
+def _networks(run: RunFolder, model: TwoStageModel) -> dict[str, Predictor]:
+    """The network of each view. Raises ShelfsortError if a view has none."""
+    networks = {}
+    for name, network in model.networks.items():
+        if network is None:
+            retrain = run.command("stage2", "--set", "views={}", "--rebuild")
+            raise ShelfsortError(
+                f"{run.stage2}: view {name} reads texts, but an exported model reads photos "
+                f"alone; train without it: {retrain}"
+            )
+        networks[name] = network
+    return networks
 
 
 def _copy(source: Path, target: Path) -> None:

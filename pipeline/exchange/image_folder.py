@@ -1,9 +1,9 @@
-"""A store's photos for other tools, and photos of other tools as a dump.
+"""A store's photos as other tools read them, and photos in folders as a dump.
 
 ImageFolder (torchvision, timm): SPLIT/CLASS-ID/PRODUCT_POSITION.jpg, CLASS the class index in five
-digits, ID the category's. WebDataset: SPLIT-000000.tar ..., a sample PRODUCT_POSITION of .jpg, .cls
-(class index) and .json, shuffled. Either has category_names.csv. Bytes are as in the store.
-Identical pictures appear once, on the side that has precedence; blank ones don't.
+digits, ID the category's. WebDataset: SPLIT-000000.tar ..., each sample PRODUCT_POSITION of .jpg,
+.cls (class index) and .json, shuffled. Either has category_names.csv. Bytes are as in the store.
+Identical pictures appear once, in the split that has precedence; blank ones are left out.
 """
 
 import io
@@ -33,7 +33,7 @@ _BLOCK = 500
 
 
 class Photo(NamedTuple):
-    """A photo of the store, with its bytes and what they are."""
+    """A photo of the store: its bytes, and what they show."""
 
     image_id: int
     class_index: int
@@ -47,22 +47,22 @@ class Photo(NamedTuple):
 
 
 def write_tree(store: Store, out: Path) -> dict[str, int]:
-    """Writes an ImageFolder tree into the new folder `out`; photos of each split. Raises
-    ShelfsortError where `out` exists."""
+    """Writes an ImageFolder tree into the new folder `out`; returns the photos per split. Raises
+    ShelfsortError if `out` exists."""
 
     def write(folder: Path, split: str, photos: Iterator[Photo]) -> None:
         for photo in photos:
-            place = folder / split / f"{photo.class_index:05d}-{ids[photo.class_index]}"
-            place.mkdir(parents=True, exist_ok=True)
-            (place / f"{photo.key}.{photo.suffix}").write_bytes(photo.data)
+            category = folder / split / f"{photo.class_index:05d}-{ids[photo.class_index]}"
+            category.mkdir(parents=True, exist_ok=True)
+            (category / f"{photo.key}.{photo.suffix}").write_bytes(photo.data)
 
     ids = store.taxonomy.category_ids
     return _written(store, out, write, shuffled=False)
 
 
 def write_shards(store: Store, out: Path, size: int = 10_000) -> dict[str, int]:
-    """Writes WebDataset shards of `size` photos into the new folder `out`; photos of each split.
-    Raises as write_tree."""
+    """Writes WebDataset shards of `size` photos into the new folder `out`; returns the photos per
+    split. Raises as write_tree."""
 
     def write(folder: Path, split: str, photos: Iterator[Photo]) -> None:
         for shard, members in enumerate(iter(lambda: list(islice(photos, size)), [])):
@@ -91,7 +91,7 @@ def _add(archive: tarfile.TarFile, photo: Photo, category_id: int) -> None:
 def _written(
     store: Store, out: Path, write: Callable[[Path, str, Iterator[Photo]], None], *, shuffled: bool
 ) -> dict[str, int]:
-    """Fills a folder beside `out`, which becomes `out` when it is whole."""
+    """Fills a folder beside `out`, which becomes `out` when it is complete."""
     if out.exists():
         raise ShelfsortError(f"{out}: exists, expected the name of a new folder")
     partial, counts = out.with_name(f".{out.name}.partial"), {}
@@ -129,39 +129,41 @@ def _photos(store: Store, table: ImageTable, split: str) -> Iterator[Photo]:
             bar.update(len(block))
 
 
-def pack(folder: Path, out: Path) -> tuple[int, int]:
-    """An ImageFolder tree -> train.bson and category_names.csv in `out`; products and photos.
+def pack_tree(folder: Path, out: Path) -> tuple[int, int]:
+    """An ImageFolder tree -> train.bson and category_names.csv in `out`; returns the numbers of
+    products and photos.
 
-    The folder that a photo lies in is its category; files that differ in _1 .. _99 at the end alone
-    are one product's, whose id is the file's name where all are numbers, else a hash of its path.
+    The folder of a photo is its category. Files whose names differ only in _1 .. _99 at the end are
+    photos of one product; its id is that name if all names are numbers, else a hash of its path.
     Categories are those of the tree's category_names.csv, by the id at the end of the folder's
-    name; without it they are numbered in the order of the names. Raises ShelfsortError where a
-    photo lies in no folder, or a folder is of no category.
+    name; without it they are numbered in the order of the names. Raises ShelfsortError if a photo
+    lies in no folder, or a folder belongs to no category.
     """
     source = read_folder(str(folder))
     names = source.names or tuple(map(str, source.product_id.tolist()))
     if loose := [name for name in names if "/" not in name]:
         raise ShelfsortError(
-            f"{folder}: photo {loose[0]} lies in no folder, expected a folder a category, CATEGORY/{loose[0]}"
+            f"{folder}: photo {loose[0]} lies in no folder, expected one folder per category: "
+            f"CATEGORY/{loose[0]}"
         )
-    kinds = [name.rsplit("/", 2)[-2] for name in names]
-    taxonomy, id_of = _categories(folder, kinds)
+    folders = [name.rsplit("/", 2)[-2] for name in names]
+    taxonomy, id_of = _categories(folder, folders)
     ids = _ids([name.rsplit("/", 1)[-1] for name in names], source.product_id)
     photos = 0
     with atomic_path(out / "train.bson") as temporary, open(temporary, "wb") as file:
-        for row, kind in enumerate(kinds):
+        for row, name in enumerate(folders):
             pictures = [{"picture": data} for data in source.read(row) if isinstance(data, bytes)]
             photos += len(pictures)
             file.write(
-                bson.encode({"_id": int(ids[row]), "category_id": id_of[kind], "imgs": pictures})
+                bson.encode({"_id": int(ids[row]), "category_id": id_of[name], "imgs": pictures})
             )
     taxonomy.to_csv(out / NAMES)
     return len(names), photos
 
 
-def _categories(folder: Path, kinds: Sequence[str]) -> tuple[Taxonomy, dict[str, int]]:
+def _categories(folder: Path, folders: Sequence[str]) -> tuple[Taxonomy, dict[str, int]]:
     """The categories, and the id of each folder's name."""
-    found = sorted(set(kinds))
+    found = sorted(set(folders))
     if not (folder / NAMES).exists():
         numbers = {name: number for number, name in enumerate(found, 1)}
         return Taxonomy(Category(number, "", "", name) for name, number in numbers.items()), numbers

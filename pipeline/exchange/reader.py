@@ -32,7 +32,7 @@ class Model:
     """Both stages. `categories`: a dictionary each (category_id, level1, level2, level3), in the
     order of the probabilities.
 
-    Raises ValueError where a file of the folder is missing or not the one that was exported.
+    Raises ValueError if a file of the folder is missing or not the one that was exported.
     """
 
     def __init__(self, threads: int = 1) -> None:
@@ -41,7 +41,8 @@ class Model:
             path = FOLDER / name
             if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
                 raise ValueError(
-                    f"{path}: missing, or its sha256 is not the one in manifest.json; export the model again"
+                    f"{path}: missing, or its sha256 is not the one in manifest.json; export the "
+                    "model again"
                 )
         self.categories = json.loads((FOLDER / "taxonomy.json").read_text(encoding="utf-8"))[
             "categories"
@@ -64,7 +65,7 @@ class Model:
     ) -> np.ndarray:
         """Probabilities float32 [N, K] of N products, each given by one or more of its photos.
 
-        Raises ValueError where a product has none.
+        Raises ValueError if a product has none.
         """
         if not products:
             return np.zeros((0, len(self.categories)), dtype=np.float32)

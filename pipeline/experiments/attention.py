@@ -1,52 +1,47 @@
-"""The figure `attention`: where a network with landmarks looks, on photos of validation."""
+"""The figure `attention`: attention maps and landmarks of a network that has them, on photos of
+validation."""
 
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
-from catalog.artifacts import atomic_path
 from catalog.errors import ShelfsortError
+from pipeline.figures import WRONG, new_figure
 from pipeline.networks import open_network
-from pipeline.report.figures import STYLE, WRONG
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from stage1_cnn.dataset import decode_all
 
 
-def draw_attention(run: Run, out: Path, products: int = 4) -> Path:
-    """Draws the first photo of some products, spread over val_a: attention over it, and the
-    likeliest place of each landmark.
+def draw_attention(run: RunFolder, out: Path, products: int = 4) -> Path:
+    """Draws the first photo of some products, spread over val_a, with its attention map and the
+    likeliest position of each landmark.
 
-    Raises ConfigError where the network has no attention map, ShelfsortError where val_a has no
-    readable photo.
+    Raises ConfigError if the network has no attention map, ShelfsortError if val_a has no readable
+    photo.
     """
     predictor = open_network(run.checkpoint, device="cpu", precision="fp32")
     table = run.store.images("val_a")
-    first = np.unique(table.product_id, return_index=True)[1]
-    first = (
-        np.sort(first)[np.unique(np.linspace(0, len(first) - 1, products).astype(int))]
-        if len(first)
-        else first
-    )
-    photos, _, _ = decode_all(run.store.read(table.image_id[first]))
+    rows = _spread(table.product_id, products)
+    photos, _, _ = decode_all(run.store.read(table.image_id[rows]))
     if not photos:
         raise ShelfsortError(f"{run.store.path}: no readable photo on val_a")
     maps, attention = predictor.attention_maps(predictor.transform(photos))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3 * len(photos), 6.4), layout="constrained")
+    with new_figure(3 * len(photos), 6.4, out) as figure:
         axes = figure.subplots(2, len(photos), squeeze=False)
         for column, photo in enumerate(photos):
             _draw(axes[:, column], photo, maps[column], attention[column, 0])
         shown = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), "magma")
         figure.colorbar(shown, ax=axes[1], label="attention", shrink=0.7)
-        with atomic_path(out) as temporary:
-            figure.savefig(
-                temporary,
-                format=out.suffix[1:],
-                metadata={"Date": None} if out.suffix == ".svg" else None,
-            )
     return out
+
+
+def _spread(product_id: np.ndarray, products: int) -> np.ndarray:
+    """The first row of so many products, or fewer, evenly spread over the table."""
+    first = np.sort(np.unique(product_id, return_index=True)[1])
+    if not len(first):
+        return first
+    return first[np.unique(np.linspace(0, len(first) - 1, products).astype(int))]
 
 
 def _draw(axes: np.ndarray, photo: np.ndarray, maps: np.ndarray, attention: np.ndarray) -> None:

@@ -1,16 +1,16 @@
-"""Several networks trained on one store and judged on its validation splits (val_a and val_b); test
-is not read.
+"""`shelfsort compare`: several networks trained on one store and compared on its validation splits,
+val_a and val_b; test is not read.
 
-In: a run with a store, and a configuration a network, of which section `stage1` counts. On disk, in
-RUN/compare/: NAME/seed-N/ with stage1/ and validation.json; NAME/report.csv, confusion.svg;
-table.csv, table.md, curves.svg. What is complete is kept.
+In: a run with a store, and one configuration per network, of which section `stage1` counts. On
+disk, in RUN/compare/: NAME/seed-N/ with stage1/ and validation.json; NAME/report.csv and
+confusion.svg; table.csv, table.md, curves.svg. A training that is complete is kept.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas
@@ -22,9 +22,12 @@ from catalog.intervals import Shares, clustered_shares, wilson
 from catalog.store.reader import Store
 from catalog.taxonomy import Taxonomy
 from pipeline.experiments.compare_figures import draw_confusion, draw_curves
-from pipeline.run_folder import Run
-from pipeline.steps import train
+from pipeline.run_folder import RunFolder, Say
+from pipeline.training import train
 from stage1_cnn.config import Stage1Config
+
+if TYPE_CHECKING:
+    from stage1_cnn.predict import Predictor
 
 SPLITS = ("val_a", "val_b")
 SCHEMA = 2
@@ -34,10 +37,10 @@ _BATCH = 128
 
 @dataclass(frozen=True)
 class Trained:
-    """One training: its log (as in metrics.jsonl), seconds, parameters, and the answers on
-    validation: images, how many independent ones would tell as much of top-1 (`effective_n`),
-    top-1, top-5, macro F1 over the categories that occur there, and `confusion` int64 [P, 3] (true
-    class, predicted class, images)."""
+    """One training: its log (as in metrics.jsonl), seconds, number of parameters; and its answers
+    on validation: images, the number of independent images that would give top-1 the same interval
+    (`effective_n`), top-1, top-5, macro F1 over the categories that occur there, and `confusion`
+    int64 [P, 3] (true class, predicted class, images)."""
 
     epochs: list[dict[str, Any]]
     seconds: float
@@ -51,7 +54,7 @@ class Trained:
 
     @property
     def images_per_second(self) -> float:
-        """Of training; the median of the epochs of the last phase."""
+        """Training speed: the median over the epochs of the last phase."""
         last = self.epochs[-1]["phase"]
         return float(
             np.median([line["images_per_second"] for line in self.epochs if line["phase"] == last])
@@ -60,8 +63,8 @@ class Trained:
 
 @dataclass(frozen=True)
 class Row:
-    """A network in the table: means over its trainings, the 95% interval of top-1 for these images
-    (whose products chance deals), and its range."""
+    """A network in the table: means over its trainings, the 95% interval of top-1 (as if the
+    products were drawn at random), and the range of top-1 over the trainings."""
 
     network: str
     backbone: str
@@ -79,116 +82,102 @@ class Row:
     seconds: float
 
 
-def compare(
-    run: Run,
+def compare_networks(
+    run: RunFolder,
     configs: Mapping[str, Stage1Config],
     repeats: int,
     rebuild: bool = False,
     precision: str = "auto",
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> list[Row]:
-    """Trains each network `repeats` times, from its seed on; the rows of the table, the best first.
-    `precision` is `features.precision`, in which all of them answer, whatever they are trained in.
+    """Trains each network `repeats` times, with its seed and the following ones; returns the rows
+    of the table, the best first. `precision` is `features.precision`: all networks answer in it,
+    whatever they are trained in.
 
-    Raises ConfigError on a name of no use as a folder, ShelfsortError where validation has no
-    readable image, ArtifactError where a training is there that was made from something else.
+    Raises ConfigError if a name can't be a folder's, ShelfsortError if validation has no readable
+    image, ArtifactError if a training there was made from something else.
     """
     if bad := [name for name in configs if not name or name.startswith(".") or "/" in name]:
         raise ConfigError(f"compare: {bad[0]!r} can't name a folder; rename the configuration file")
-    folder, trainings = run.folder / "compare", {}
+    folder = run.folder / "compare"
+    trainings: dict[str, list[Trained]] = {}
     for name, config in configs.items():
-        seeds = [
-            config.model_copy(update={"seed": config.seed + repeat}) for repeat in range(repeats)
-        ]
-        trainings[name] = [
-            _trained(run, folder / name / f"seed-{one.seed}", one, rebuild, precision, say)
-            for one in seeds
-        ]
-    rows = [_row(name, configs[name].backbone, found) for name, found in trainings.items()]
+        trainings[name] = []
+        for repeat in range(repeats):
+            seeded = config.model_copy(update={"seed": config.seed + repeat})
+            own_folder = folder / name / f"seed-{seeded.seed}"
+            trainings[name].append(_trained(run, own_folder, seeded, rebuild, precision, say))
+    rows = [_row(name, configs[name].backbone, trained) for name, trained in trainings.items()]
     rows.sort(key=lambda row: (row.top1, row.macro_f1), reverse=True)
-    for name, found in trainings.items():
-        table = classification_report(_confusion(found), run.store.taxonomy, repeats)
+    _write_comparison(folder, rows, trainings, run.store.taxonomy)
+    return rows
+
+
+def _write_comparison(
+    folder: Path,
+    rows: Sequence[Row],
+    trainings: Mapping[str, Sequence[Trained]],
+    taxonomy: Taxonomy,
+) -> None:
+    for name, trained in trainings.items():
+        confusion = np.concatenate([training.confusion for training in trained])
+        table = classification_report(confusion, taxonomy, len(trained))
         with atomic_path(folder / name / "report.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.4f")
-        draw_confusion(
-            _confusion(found), len(run.store.taxonomy), name, folder / name / "confusion.svg"
-        )
-    draw_curves(
-        {row.network: [found.epochs for found in trainings[row.network]] for row in rows},
-        folder / "curves.svg",
-    )
+        draw_confusion(confusion, len(taxonomy), name, folder / name / "confusion.svg")
+    logs = {row.network: [t.epochs for t in trainings[row.network]] for row in rows}
+    draw_curves(logs, folder / "curves.svg")
     frame = pandas.DataFrame([asdict(row) for row in rows])
     with atomic_path(folder / "table.csv") as temporary:
         frame.to_csv(temporary, index=False, float_format="%.6g")
     write_text(folder / "table.md", markdown(rows) + "\n")
-    return rows
 
 
 def _trained(
-    run: Run,
-    folder: Path,
-    config: Stage1Config,
-    rebuild: bool,
-    precision: str,
-    say: Callable[[str], None],
+    run: RunFolder, folder: Path, config: Stage1Config, rebuild: bool, precision: str, say: Say
 ) -> Trained:
+    """One training, and its answers on validation; what is current is read."""
     from stage1_cnn.device import inference_compute
 
-    part = Run(folder, run)
-    train(part, config, rebuild, say, f"{folder.parent.name}, seed {config.seed}")
-    path, precision = (
-        folder / "validation.json",
-        inference_compute(config.device, precision).precision,
-    )
+    training_folder = RunFolder(folder, run)
+    train(training_folder, config, rebuild, say, f"{folder.parent.name}, seed {config.seed}")
+    path = folder / "validation.json"
+    precision = inference_compute(config.device, precision).precision
     made_from = {
         "schema": SCHEMA,
-        "checkpoint": part.stage1_checksum(),
+        "checkpoint": training_folder.stage1_checksum(),
         "splits": list(SPLITS),
         "precision": precision,
     }
     try:
-        found = read_json(path, "compare")
+        validation = read_json(path, "compare")
     except ArtifactError:  # none yet, or damaged
-        found = {}
-    if found.get("made_from") != made_from:
-        found = {"made_from": made_from, **_judge(part, config.device, precision)}
-        write_json(path, found)
-    log = (part.stage1 / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    seconds = read_json(part.stage1 / "summary.json", "stage1")["seconds"]
-    values = {key: value for key, value in found.items() if key not in ("made_from", "confusion")}
-    confusion = np.array(found["confusion"], dtype=np.int64).reshape(-1, 3)
-    return Trained([json.loads(line) for line in log], seconds, confusion=confusion, **values)
+        validation = {}
+    if validation.get("made_from") != made_from:
+        answers = _validate(training_folder, config.device, precision)
+        validation = {"made_from": made_from, **answers}
+        write_json(path, validation)
+    log = (training_folder.stage1 / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return Trained(
+        epochs=[json.loads(line) for line in log],
+        seconds=read_json(training_folder.stage1 / "summary.json", "stage1")["seconds"],
+        confusion=np.array(validation["confusion"], dtype=np.int64).reshape(-1, 3),
+        **{key: validation[key] for key in validation.keys() - {"made_from", "confusion"}},
+    )
 
 
-def _judge(part: Run, device: str, precision: str) -> dict[str, Any]:
+def _validate(training_folder: RunFolder, device: str, precision: str) -> dict[str, Any]:
     """The best checkpoint's answers on validation, as counts."""
-    from features.extract import blocks_of
     from pipeline.networks import open_network
 
-    predictor = open_network(part.checkpoint, device=device, precision=precision)
-    table, seen, answers, ranks, done = part.store.images(*SPLITS), [], [], [], 0
-    for features, unreadable in blocks_of(predictor, part.store, table, _BATCH):
-        kept = np.setdiff1d(np.arange(len(features)), list(unreadable))
-        truth = table.class_index[done + kept]
-        log_probs = predictor.head.log_probs(features[kept])
-        seen.append(done + kept)
-        answers.append(log_probs.argmax(axis=1))
-        ranks.append((log_probs > np.take_along_axis(log_probs, truth[:, None], 1)).sum(axis=1))
-        done += len(features)
-    if not sum(map(len, seen)):
-        raise ShelfsortError(
-            f"{part.store.path}: no readable image on validation; the catalogue has too few products"
-        )
-    table, answer, rank = (
-        table[np.concatenate(seen)],
-        np.concatenate(answers),
-        np.concatenate(ranks),
-    )
+    store = training_folder.store
+    predictor = open_network(training_folder.checkpoint, device=device, precision=precision)
+    table, answer, rank = _answers(predictor, store)
     truth = table.class_index
-    top1 = _shares_of(table, truth == answer, part.store)
+    top1 = _shares_of(table, truth == answer, store)
     pairs, counts = np.unique(np.column_stack([truth, answer]), axis=0, return_counts=True)
     confusion = np.column_stack([pairs, counts])
-    f1 = classification_report(confusion, part.store.taxonomy)
+    f1 = classification_report(confusion, store.taxonomy)
     return {
         "parameters": sum(parameter.numel() for parameter in predictor.network.parameters()),
         "images": len(truth),
@@ -200,24 +189,43 @@ def _judge(part: Run, device: str, precision: str) -> dict[str, Any]:
     }
 
 
+def _answers(predictor: "Predictor", store: Store) -> tuple[ImageTable, np.ndarray, np.ndarray]:
+    """The N readable images of validation, the predicted class of each, int64 [N], and the rank of
+    its true class, int64 [N], from 0. Raises ShelfsortError if there is none."""
+    from features.extract import blocks_of
+
+    table = store.images(*SPLITS)
+    rows, answers, ranks = [], [], []
+    start = 0
+    for features, unreadable in blocks_of(predictor, store, table, _BATCH):
+        readable = np.setdiff1d(np.arange(len(features)), list(unreadable))
+        truth = table.class_index[start + readable]
+        log_probs = predictor.head.log_probs(features[readable])
+        rows.append(start + readable)
+        answers.append(log_probs.argmax(axis=1))
+        ranks.append((log_probs > np.take_along_axis(log_probs, truth[:, None], 1)).sum(axis=1))
+        start += len(features)
+    if not sum(map(len, rows)):
+        raise ShelfsortError(
+            f"{store.path}: no readable image on validation; the catalogue has too few products"
+        )
+    return table[np.concatenate(rows)], np.concatenate(answers), np.concatenate(ranks)
+
+
 def _shares_of(table: ImageTable, right: np.ndarray, store: Store) -> Shares:
-    """The share of images that are right, bool [N], in a single cell."""
+    """The share of images that are `right`, bool [N], as a single cell."""
     group = store.groups_of(table.product_id, *SPLITS)
     return clustered_shares(
         right, np.ones(len(table)), group, np.zeros(len(table), dtype=np.int64), 1
     )
 
 
-def _confusion(trainings: Sequence[Trained]) -> np.ndarray:
-    return np.concatenate([found.confusion for found in trainings])
-
-
 def classification_report(
     confusion: np.ndarray, taxonomy: Taxonomy, repeats: int = 1
 ) -> pandas.DataFrame:
-    """Precision, recall, F1 and support of each category that occurs or is answered; `confusion`
-    int64 [P, 3] (true class, predicted class, images) of so many trainings. What can't be divided
-    is 0."""
+    """Precision, recall, F1 and support of each category that occurs or is predicted, 0 if there is
+    nothing to divide by. `confusion` int64 [P, 3] (true class, predicted class, images) adds up
+    `repeats` trainings."""
     true, predicted, count = confusion.T
     hit = np.bincount(true, count * (true == predicted), len(taxonomy))
     support, taken = (np.bincount(who, count, len(taxonomy)) for who in (true, predicted))
@@ -239,25 +247,25 @@ def classification_report(
 
 def _row(name: str, backbone: str, trainings: Sequence[Trained]) -> Row:
     def mean(key: str) -> float:
-        return float(np.mean([getattr(found, key) for found in trainings]))
+        return float(np.mean([getattr(training, key) for training in trainings]))
 
-    top1, images = [found.top1 for found in trainings], trainings[0].images
+    top1 = [training.top1 for training in trainings]
     low, high = map(float, wilson(mean("top1"), mean("effective_n")))
     return Row(
-        name,
-        backbone,
-        trainings[0].parameters,
-        len(trainings),
-        images,
-        mean("top1"),
-        low,
-        high,
-        min(top1),
-        max(top1),
-        mean("macro_f1"),
-        mean("top5"),
-        mean("images_per_second"),
-        mean("seconds"),
+        network=name,
+        backbone=backbone,
+        parameters=trainings[0].parameters,
+        repeats=len(trainings),
+        images=trainings[0].images,
+        top1=mean("top1"),
+        low=low,
+        high=high,
+        least=min(top1),
+        most=max(top1),
+        macro_f1=mean("macro_f1"),
+        top5=mean("top5"),
+        images_per_second=mean("images_per_second"),
+        seconds=mean("seconds"),
     )
 
 

@@ -4,13 +4,10 @@ range test."""
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from catalog.artifacts import atomic_path
-from pipeline.report.figures import AFTER, MUTED, STYLE, WRONG
+from pipeline.figures import AFTER, MUTED, WRONG, new_figure
 
 TITLES = {
     "lr": "learning rate",
@@ -19,7 +16,7 @@ TITLES = {
 }
 
 
-def draw(
+def draw_tuning(
     rows: Sequence[dict],
     range_rows: Sequence[tuple[float, float]],
     advised: float | None,
@@ -27,14 +24,11 @@ def draw(
 ) -> None:
     """Writes an SVG. `rows` are those of tune/stage1.csv, `range_rows` the range test's rates and
     losses."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11, 6), layout="constrained")
+    with new_figure(11, 6, out) as figure:
         axes = figure.subplots(2, 2).ravel()
         for axis, (what, title) in zip(axes, TITLES.items(), strict=False):
             _outcomes(axis, [row for row in rows if row["what"] == what], what, title)
         _range(axes[3], range_rows, advised)
-        with atomic_path(out) as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None})
 
 
 def _outcomes(axis: Axes, rows: list[dict], what: str, title: str) -> None:

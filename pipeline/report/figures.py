@@ -12,48 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from catalog.artifacts import atomic_path
 from catalog.errors import ConfigError
+from pipeline.figures import AFTER, BEFORE, INK, MUTED, WRONG, new_figure
 from pipeline.report.evaluated_run import EvaluatedRun
 from pipeline.report.findings import findings_of
 
-BEFORE, AFTER, WRONG, INK, MUTED, LINE = (
-    "#8f959d",
-    "#0072b2",
-    "#d55e00",
-    "#1c1e22",
-    "#5f656e",
-    "#e5e4df",
-)
 ACCURACY = LinearSegmentedColormap.from_list(
     "accuracy", [(0.0, WRONG), (0.6, "#efece4"), (1.0, AFTER)]
 )
-STYLE = {
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": MUTED,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 14,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "lines.linewidth": 2,
-    "savefig.dpi": 200,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "shelfsort",
-}
 STAGES = (("shifted", BEFORE, "stage 1, adjusted"), ("two_stage", AFTER, "both stages"))
 """Stage 2 starts from stage 1 adjusted to the catalogue's class mix, so that what it adds shows
 beside that."""
@@ -77,16 +43,8 @@ def write_figures(run: EvaluatedRun, findings: dict, folder: Path) -> list[Path]
 
 
 def _draw(name: str, run: EvaluatedRun, findings: dict, out: Path) -> Path:
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 4.8), layout="constrained")
+    with new_figure(10, 4.8, out) as figure:
         FIGURES[name](figure, run, findings)
-        with atomic_path(out) as temporary:
-            # No date in the file: the same run gives the same bytes.
-            figure.savefig(
-                temporary,
-                format=out.suffix[1:],
-                metadata={"Date": None} if out.suffix == ".svg" else None,
-            )
     return out
 
 

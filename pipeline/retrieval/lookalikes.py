@@ -1,14 +1,15 @@
-"""A dump or other source against a list of images, such as banned ones: each product's nearest
+"""A dump or another source against a list of images, such as banned ones: each product's nearest
 listed image, as a Parquet table.
 
-The source is cut into partitions, each of which becomes one part, written atomically, with a
-sidecar that says what it was made from; run again, whole parts are kept. Cosines are exact, on all
+The source is partitioned; each partition becomes one part, written atomically, with a sidecar that
+holds what it was made from. Run again, complete parts are kept. Cosines are exact, on all
 of stage 1's bottleneck features.
 """
 
 import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ TABLE = pyarrow.schema(
     ]
 )
 _GROUP = 256
-"""Products that a lane takes at once."""
+"""Products that a thread takes at once."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ class ListedImages:
 
     @classmethod
     def read(cls, path: Path, predictor: Predictor) -> "ListedImages":
-        """Reads a folder of images, or a text file with the path of one a line, relative to that
-        file; blank lines and those that start with # are skipped.
+        """Reads a folder of images, or a text file with one path per line, relative to that file;
+        blank lines and those that start with # are skipped.
 
-        Raises ShelfsortError naming the image that can't be read: one that nobody looks for would
-        go unnoticed.
+        Raises ShelfsortError, naming the image, if one can't be read: skipped, it would be missed
+        by nobody.
         """
         names, files = _files_in(path)
         if not names:
@@ -76,8 +77,8 @@ class ListedImages:
         images = [read_file(file) for file in files]
         features, _, reasons = photo_features(predictor, images)
         if reasons:
-            place, reason = next(iter(reasons.items()))
-            raise ShelfsortError(f"{path}: {names[place]}: {reason}")
+            row, reason = next(iter(reasons.items()))
+            raise ShelfsortError(f"{path}: {names[row]}: {reason}")
         content = [
             [name, xxhash.xxh3_128_hexdigest(data)]
             for name, data in zip(names, images, strict=True)
@@ -85,7 +86,7 @@ class ListedImages:
         return cls(tuple(names), unit(features), fingerprint(content))
 
     def nearest(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of features [N, D]: the place int64 [N] of the nearest listed image, and its cosine
+        """For features [N, D]: the index int64 [N] of the nearest listed image, and its cosine
         float32 [N]."""
         cosines = unit(features) @ self.vectors.T
         best = cosines.argmax(axis=1)
@@ -106,7 +107,7 @@ def _files_in(path: Path) -> tuple[list[str], list[Path]]:
 
 @dataclass(frozen=True)
 class LookalikeTotals:
-    """What became of a source: `products` looked at, `rejected` by its scan; those with a match;
+    """The counts of a source: `products` compared, documents `rejected`, products with a match,
     images not readable, and those of them that could not be reached."""
 
     products: int
@@ -128,10 +129,11 @@ def find_lookalikes(
     """Writes lookalikes-00000.parquet and so on into the folder `out`, then _LOOKALIKES with the
     totals.
 
-    Raises ArtifactError where `out` holds parts of another model, source, list or threshold.
+    Raises ArtifactError if `out` holds parts of another model, source, list or threshold.
     """
-    config = config.on(predictor.compute.device.type)
-    origin = {
+    batch_size = config.batch_size_on(predictor.compute.device.type)
+    compare = partial(_table, predictor, listed, threshold, batch_size, lanes)
+    origin: dict[str, Any] = {
         "schema": SCHEMA,
         "dump": source.fingerprint,
         "checkpoint": predictor.fingerprint,
@@ -146,28 +148,25 @@ def find_lookalikes(
             path = out / f"lookalikes-{number:05d}.parquet"
             part = _finished(path, origin)
             if part is None:
-                part, lost = _table(
-                    predictor, source[start:stop], listed, threshold, config.batch_size, lanes
-                )
-                _write(path, part, origin, lost)
+                part, lost = compare(source[start:stop])
+                _write_part(path, part, origin, lost)
                 unreachable += lost
             matches += part["match"].to_numpy().sum()
             unreadable += part["unreadable"].to_numpy().sum()
             bar.update(stop - start)
-    totals = LookalikeTotals(
-        len(source), len(source.rejects), int(matches), int(unreadable), unreachable
-    )
+    scanned = len(source), len(source.rejects)
+    totals = LookalikeTotals(*scanned, int(matches), int(unreadable), unreachable)
     write_json(out / "_LOOKALIKES", {"made_from": origin, **asdict(totals)})
     return totals
 
 
 def _table(
     predictor: Predictor,
-    source: ProductSource,
     listed: ListedImages,
     threshold: float,
     batch_size: int,
     lanes: int,
+    source: ProductSource,
 ) -> tuple[pyarrow.Table, int]:
     """The part's rows, and how many of its images could not be reached."""
     unreachable = 0
@@ -207,17 +206,15 @@ def _compared(
     )
     owner = np.repeat(np.arange(len(rows)), [len(product) for product in photos])
     position = np.concatenate([np.arange(len(product)) for product in photos])
-    place, cosine = listed.nearest(features)
-    best = _best(
-        owner[readable], cosine, len(rows)
-    )  # of each product, a row of `features`, -1 where there is none
+    nearest, cosine = listed.nearest(features)
+    best = _best(owner[readable], cosine, len(rows))  # per product, a row of `features`, or -1
     columns = {
         "product_id": source.product_id[rows],
         "name": [source.name(row) for row in rows.tolist()],
         "n_images": np.bincount(owner[readable], minlength=len(rows)),
         "unreadable": np.bincount(owner[~readable], minlength=len(rows)),
         "position": [int(position[readable][b]) if b >= 0 else None for b in best],
-        "listed": [listed.names[place[b]] if b >= 0 else None for b in best],
+        "listed": [listed.names[nearest[b]] if b >= 0 else None for b in best],
         "cosine": [float(cosine[b]) if b >= 0 else None for b in best],
         "match": np.append(cosine, -2)[best] >= threshold,
     }
@@ -225,14 +222,14 @@ def _compared(
 
 
 def _best(owner: np.ndarray, cosine: np.ndarray, owners: int) -> np.ndarray:
-    """Place of each owner's highest cosine, int64 [owners]; -1 where it has none."""
+    """Row of each owner's highest cosine, int64 [owners]; -1 if it has none."""
     best = np.full(owners, -1, dtype=np.int64)
     order = np.argsort(cosine, kind="stable")
     best[owner[order]] = order  # the last one written is the highest
     return best
 
 
-def _write(path: Path, part: pyarrow.Table, origin: dict[str, Any], unreachable: int) -> None:
+def _write_part(path: Path, part: pyarrow.Table, origin: dict[str, Any], unreachable: int) -> None:
     with atomic_path(path) as temporary:
         pyarrow.parquet.write_table(part, temporary)
     write_json(
@@ -242,8 +239,8 @@ def _write(path: Path, part: pyarrow.Table, origin: dict[str, Any], unreachable:
 
 
 def _finished(path: Path, origin: dict[str, Any]) -> pyarrow.Table | None:
-    """A part that is whole; None where there is none, it is damaged, or images of it could not be
-    reached, which may be there now. Raises where it has another origin."""
+    """A complete part; None if there is none, it is damaged, or some of its images could not be
+    reached, which may be there now. Raises ArtifactError if it has another origin."""
     if not path.exists() or not path.with_suffix(".json").exists():
         return None
     sidecar = read_json(path.with_suffix(".json"), "score")

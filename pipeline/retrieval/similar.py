@@ -1,11 +1,13 @@
-"""Products of the catalogue that look like some photos: `shelfsort similar`. The index lies in
-RUN/similar/."""
+"""`shelfsort similar`: products of the catalogue that look like some photos.
+
+On disk, in RUN/similar/: the index, and features.h5 if the run's own features are not in fp32."""
 
 import csv
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,20 +21,20 @@ from features.similar import SHORTLIST, SimilarIndex, build
 from features.store import FeatureStore
 from features.writer import discard
 from pipeline.networks import open_network
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from stage1_cnn.predict import Predictor, photo_features
 
-LOOK_UPS = {"device": "cpu", "precision": "fp32"}
-"""How look-ups compute, whatever the run does: in less a copy of a photo may be less like it than
-another photo is."""
+LOOK_UPS: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
+"""How look-ups compute, whatever the run does: with less precision, a copy of a photo may come
+after other photos."""
 COLUMNS = ("product_id", "position", "cosine", "category_id", "level1", "level2", "level3")
 _BATCH = 64
 
 
 @dataclass(frozen=True)
 class SimilarProduct:
-    """A product of the catalogue: its image that is most alike, by position, and how alike (1 is
-    the same direction)."""
+    """A product of the catalogue, the position of its most similar image, and the cosine of the
+    two images' features (1: the same direction)."""
 
     product_id: int
     position: int
@@ -49,10 +51,10 @@ class Finder:
     taxonomy: Taxonomy
 
     @classmethod
-    def open(cls, run: Run, *, rebuild: bool = False) -> "Finder":
-        """Opens the run's index, after making it where there is none yet or `rebuild` asks for it.
+    def open(cls, run: RunFolder, *, rebuild: bool = False) -> "Finder":
+        """Opens the run's index; builds it first if there is none, or if `rebuild`.
 
-        Raises ArtifactError where the features are not the checkpoint's, or the index is not the
+        Raises ArtifactError if the features are not the checkpoint's, or the index is not the
         features'.
         """
         run.require_features()
@@ -70,8 +72,8 @@ class Finder:
         return cls(predictor, SimilarIndex.open(folder, features), run.store.taxonomy)
 
     def products(self, queries: np.ndarray, top: int) -> list[SimilarProduct]:
-        """The `top` products most alike to features [Q, D] of the photos of one product, the likest
-        first. A product counts by the most alike pair of images."""
+        """The `top` products most similar to the features [Q, D] of one product's photos, the most
+        similar first. Of two products the most similar pair of images counts."""
         table, shortlist = self.index.store.table, max(SHORTLIST, 4 * top)
         while True:
             rows, cosines = (x.ravel() for x in self.index.nearest(queries, shortlist))
@@ -91,8 +93,8 @@ class Finder:
         )
 
 
-def _extract_again(predictor: Predictor, run: Run, path: Path, rebuild: bool) -> None:
-    """Features for look-ups of a run whose own are of another precision or device. Interrupted, it
+def _extract_again(predictor: Predictor, run: RunFolder, path: Path, rebuild: bool) -> None:
+    """Features for look-ups, if the run's own are of another precision or device. Interrupted, it
     resumes."""
     run.store.verify()
     if rebuild:
@@ -104,10 +106,10 @@ def _extract_again(predictor: Predictor, run: Run, path: Path, rebuild: bool) ->
 def find_similar(
     finder: Finder, paths: Sequence[str | Path], top: int
 ) -> tuple[list[SimilarProduct], dict[str, str]]:
-    """Products like the one in the photos, files or URLs, and the photos that are left out with the
-    reason.
+    """Products that look like the one in the photos, files or URLs; and path -> reason for photos
+    that are left out.
 
-    Raises ShelfsortError where none can be read as an image.
+    Raises ShelfsortError if none can be read as an image.
     """
     features, _, reasons = photo_features(finder.predictor, [read_file(path) for path in paths])
     unreadable = {str(paths[place]): reason for place, reason in reasons.items()}
@@ -117,16 +119,14 @@ def find_similar(
 
 
 def table_text(found: Sequence[SimilarProduct]) -> str:
-    """For a terminal: a line a product."""
+    """For a terminal: one line per product."""
     width = max((len(str(p.product_id)) for p in found), default=0)
     lines = [f"{'cosine':>6s}  {'product':>{width}s}  image  category"]
     for p in found:
-        names = " > ".join(
-            name for name in (p.category.level1, p.category.level2, p.category.level3) if name
-        )
-        lines.append(
-            f"{p.cosine:6.3f}  {p.product_id:>{width}d}  {p.position:5d}  {p.category.category_id}  {names}".rstrip()
-        )
+        levels = (p.category.level1, p.category.level2, p.category.level3)
+        names = " > ".join(name for name in levels if name)
+        image = f"{p.cosine:6.3f}  {p.product_id:>{width}d}  {p.position:5d}"
+        lines.append(f"{image}  {p.category.category_id}  {names}".rstrip())
     return "\n".join(lines)
 
 

@@ -12,8 +12,8 @@ from catalog.errors import ArtifactError
 from catalog.parallel import cores
 from features import schema
 from features.store import FeatureStore
-from pipeline.model import Model
-from pipeline.run_folder import Run
+from pipeline.model import TwoStageModel
+from pipeline.run_folder import RunFolder
 from pipeline.scoring.lanes import ordered
 from stage1_cnn.predict import Predictor, photo_features
 from stage2_xgb.items import Pooled
@@ -50,7 +50,7 @@ class Agreement:
         )
 
 
-def warn_of_other_arithmetic(run: Run, model: Model, photos: int = PHOTOS) -> None:
+def warn_of_other_arithmetic(run: RunFolder, model: TwoStageModel, photos: int = PHOTOS) -> None:
     """Logs in what the model computes otherwise than what was evaluated, and how well the two
     agree; nothing where it computes alike."""
     evaluated = model.bundle.made_from.get("computed_with", {})
@@ -71,7 +71,7 @@ def warn_of_other_arithmetic(run: Run, model: Model, photos: int = PHOTOS) -> No
     )
 
 
-def measure(run: Run, model: Model, photos: int = PHOTOS) -> Agreement:
+def measure(run: RunFolder, model: TwoStageModel, photos: int = PHOTOS) -> Agreement:
     """What `model` answers to about so many photos of val_b against what the run's features give.
 
     Raises ArtifactError where the store or the features are not at hand, are others than stage 2's,
@@ -93,7 +93,7 @@ def measure(run: Run, model: Model, photos: int = PHOTOS) -> Agreement:
     return Agreement.between(*answers)
 
 
-def _features(run: Run, model: Model, name: str) -> FeatureStore:
+def _features(run: RunFolder, model: TwoStageModel, name: str) -> FeatureStore:
     part = run.view(name)
     if not run.store_path.exists():
         raise ArtifactError(run.store_path, "no such file; copy the whole run folder", "ingest")
@@ -114,7 +114,7 @@ def _sample(stores: list[FeatureStore], photos: int) -> np.ndarray:
     return rows[np.isin(first.table.product_id[rows], first.table.product_id[rows[chosen]])]
 
 
-def _again(network: Predictor, images: list, run: Run) -> np.ndarray:
+def _again(network: Predictor, images: list, run: RunFolder) -> np.ndarray:
     """Features float16 [N, D] of photos, as scoring computes them."""
     batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
     parts = list(ordered(partial(photo_features, network), batches, cores()))

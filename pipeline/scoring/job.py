@@ -12,8 +12,8 @@ from catalog.image_table import image_ids
 from catalog.labels import read_labels
 from catalog.sources.source import ProductSource, open_source
 from pipeline.config import RunConfig
-from pipeline.model import Model
-from pipeline.run_folder import Run
+from pipeline.model import TwoStageModel
+from pipeline.run_folder import RunFolder
 from pipeline.scoring import coverage
 from pipeline.scoring.accuracy import compare, labels_in, labels_of
 from pipeline.scoring.agreement import warn_of_other_arithmetic
@@ -28,9 +28,9 @@ class ScoreJob:
     `labels` and what is `given` there, and what each threshold of confidence costs (empty where
     none was asked for)."""
 
-    run: Run
+    run: RunFolder
     config: RunConfig
-    model: Model
+    model: TwoStageModel
     checksums: dict[str, str]
     fallback: int
     labels: Path | None
@@ -38,7 +38,7 @@ class ScoreJob:
     costs: list[coverage.Cost]
 
     @classmethod
-    def open(cls, run: Run, config: RunConfig, labels: Path | None) -> "ScoreJob":
+    def open(cls, run: RunFolder, config: RunConfig, labels: Path | None) -> "ScoreJob":
         """Raises ShelfsortError where the labels, the costs or the model can't be read."""
         given = read_labels(labels) if labels else {}
         sure = config.score.min_confidence is not None
@@ -47,7 +47,7 @@ class ScoreJob:
         config = config.model_copy(
             update={"score": config.score.model_copy(update={"vectors": vectors})}
         )
-        model = Model.open(
+        model = TwoStageModel.open(
             run, config.stage1.device, config.features.precision, config.score.runtime, vectors
         )
         fallback = int(

@@ -26,7 +26,7 @@ from catalog.sources.photo_list import Photos
 from catalog.sources.source import ProductSource
 from catalog.store.reader import digest_number
 from pipeline.config import ScoreConfig
-from pipeline.model import Model, image_table, top_classes
+from pipeline.model import TwoStageModel, image_table, top_classes
 from pipeline.scoring.parts import FEATURES, PREDICTIONS, REJECTS, Part
 from stage1_cnn.device import one_thread, threads_restored
 from stage2_xgb.items import Pooled
@@ -110,7 +110,7 @@ class _Scored:
 class Lanes:
     """The in-process engine: `lanes` threads over one model."""
 
-    def __init__(self, model: Model, lanes: int) -> None:
+    def __init__(self, model: TwoStageModel, lanes: int) -> None:
         self.model, self.lanes = model, lanes
 
     def __call__(self, tasks: Iterable[Task], config: ScoreConfig) -> Iterator[Part]:
@@ -192,7 +192,7 @@ def ordered(function: Callable[[T], U], items: Iterable[T], lanes: int) -> Itera
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def score_group(model: Model, group: Group, config: ScoreConfig) -> _Scored:
+def score_group(model: TwoStageModel, group: Group, config: ScoreConfig) -> _Scored:
     """Scores some products of a task."""
     task, rows, products = group
     row_of_image = np.repeat(rows, [len(photos) for photos, _ in products]).astype(np.int64)
@@ -244,7 +244,7 @@ def _features(pooled: Pooled) -> pyarrow.Table:
 
 
 def _predictions(
-    model: Model,
+    model: TwoStageModel,
     result: Refined,
     names: dict[int, str | None],
     blank_products: np.ndarray,

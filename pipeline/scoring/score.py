@@ -58,7 +58,7 @@ class Scorer:
     known: np.ndarray
 
 
-def score(scorer: Scorer, source: ProductSource, out: Path, config: ScoreConfig) -> Totals:
+def score_source(scorer: Scorer, source: ProductSource, out: Path, config: ScoreConfig) -> Totals:
     """Scores a source into the folder `out`.
 
     Raises ArtifactError where `out` holds parts of another model or source.

@@ -9,11 +9,8 @@ all other products are the same to the bit; stage 2 has fewer rows to multiply a
 add up in another order, which has moved confidences by less than 1e-6.
 """
 
-import contextlib
 import io
 import itertools
-import logging
-import os
 import threading
 import time
 import traceback
@@ -24,21 +21,19 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-import dask
 import distributed
 import numpy as np
 import torch
-from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed import Client, Future, KilledWorker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from catalog.artifacts import fingerprint, sha256_file
 from catalog.errors import ArtifactError, ShelfsortError
-from catalog.parallel import cores
+from pipeline.cluster.client import PATIENCE, require_files
 from pipeline.config import ScoreConfig
-from pipeline.model import Model
-from pipeline.run_folder import Run
+from pipeline.model import TwoStageModel
+from pipeline.run_folder import RunFolder
 from pipeline.scoring.lanes import Lanes, Task
 from pipeline.scoring.parts import Part
 
@@ -47,58 +42,8 @@ _PIECES = 4
 _DEATHS = 2
 """Workers that may die of a task before it is at fault: the first may have been killed by somebody.
 """
-_PATIENCE, _GLANCE = 120.0, 3.0
-"""Seconds without a single worker before the work is given up, and between looks."""
-_LOCAL = {
-    "distributed.scheduler.allowed-failures": 0,  # `Workers` counts deaths itself
-    # else one that dies again while it restarts is given up for good
-    "distributed.deploy.lost-worker-timeout": "1000 days",
-    "distributed.worker.daemon": True,
-    "distributed.admin.log-format": "%(levelname)s %(name)s %(message)s",
-}
-
-
-@contextlib.contextmanager
-def connect(workers: int | None, scheduler: str | None) -> Iterator[Client]:
-    """A client of `workers` new processes on this machine, or of an existing scheduler. Raises
-    ShelfsortError where that one does not answer or has no workers."""
-    logging.getLogger("distributed").setLevel(
-        logging.CRITICAL
-    )  # each death of a worker would print pages
-    with contextlib.ExitStack() as stack:
-        if scheduler is None:
-            count = workers or 1
-            set_by_dask = {
-                *dask.config.get("distributed.nanny.pre-spawn-environ"),
-                "PYTHONHASHSEED",
-            }
-            stack.callback(_forget, set_by_dask - os.environ.keys())
-            stack.enter_context(dask.config.set(_LOCAL))
-            cluster = LocalCluster(
-                n_workers=count,
-                threads_per_worker=max(1, cores() // count),
-                processes=True,
-                dashboard_address=None,
-                silence_logs=logging.CRITICAL,
-            )
-            scheduler_or_cluster: Any = stack.enter_context(cluster)
-        else:
-            scheduler_or_cluster = scheduler
-        try:
-            client = stack.enter_context(Client(scheduler_or_cluster, timeout=10))
-            client.wait_for_workers(1, timeout=_PATIENCE)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise ShelfsortError(
-                f"{scheduler}: expected a dask scheduler with a worker, found none: {error}"
-            ) from error
-        yield client
-
-
-def _forget(names: set[str]) -> None:
-    """dask limits its workers' threads through the environment of this process, which later
-    children of it would inherit."""
-    for name in names:
-        os.environ.pop(name, None)
+_GLANCE = 3.0
+"""Seconds between looks at the workers."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +65,7 @@ class ModelPlace:
 
     def visible(self) -> bool:
         """Whether this machine sees the run folder, with this very model in it."""
-        run = Run(Path(self.folder))
+        run = RunFolder(Path(self.folder))
         found = [
             path.is_file() and sha256_file(path)
             for path in (run.checkpoint, run.stage2 / "manifest.json")
@@ -138,7 +83,7 @@ class SentModel(WorkerPlugin):
 
     def __init__(self, place: ModelPlace) -> None:
         self.name = place.sent_name
-        run = Run(Path(place.folder))
+        run = RunFolder(Path(place.folder))
         views = (
             path
             for name in ("stage1/best.pt", "text.*", "head.npz")
@@ -187,7 +132,7 @@ def _open_model(
     own_folder: Path,
     runtime: str,
     vectors: tuple[tuple[str, str], ...],
-) -> Model:
+) -> TwoStageModel:
     """The model, once a process."""
     sent = own_folder / place.sent_name
     if not sent.exists() and not place.visible():
@@ -195,8 +140,8 @@ def _open_model(
         raise ModelNotSeenError(place.folder, problem, "score", resume=True)
     gpus = torch.cuda.device_count()
     spread = place.device in ("auto", "cuda") and gpus > 1 and worker.isdigit()
-    run = Run(sent if sent.exists() else Path(place.folder))
-    return Model.open(
+    run = RunFolder(sent if sent.exists() else Path(place.folder))
+    return TwoStageModel.open(
         run,
         f"cuda:{int(worker) % gpus}" if spread else place.device,
         place.precision,
@@ -245,7 +190,7 @@ class Workers:
         """Raises ShelfsortError where a worker lacks shelfsort or one of the `files`, those of the
         source (path, size)."""
         self.client, self.place = client, place
-        _require(client, files)
+        require_files(client, files)
         self._sent = False
         if not all(client.run(place.visible).values()):
             self._send_model()
@@ -309,38 +254,9 @@ class Workers:
             except TimeoutError:
                 if self.client.nthreads():
                     seen = time.monotonic()
-                elif time.monotonic() - seen > _PATIENCE:
-                    message = f"no worker for {_PATIENCE:.0f} s; finished parts are kept, run the same command again"
+                elif time.monotonic() - seen > PATIENCE:
+                    message = f"no worker for {PATIENCE:.0f} s; finished parts are kept, run the same command again"
                     raise ShelfsortError(message) from None
-
-
-def require_files(client: Client, paths: list[Path]) -> None:
-    """Raises ShelfsortError where a worker does not see these files."""
-    _require(client, [(str(path.absolute()), path.stat().st_size) for path in paths])
-
-
-def _require(client: Client, files: list[tuple[str, int]]) -> None:
-    try:
-        lacking = client.run(missing_files, files)
-    except ImportError as error:
-        raise ShelfsortError(
-            f"the workers need this version of shelfsort installed: {error}"
-        ) from error
-    for worker, missing in lacking.items():
-        if missing:
-            remedy = "put it on a disk that all workers share, or name a dump by a URL such as s3://bucket/name"
-            raise ShelfsortError(
-                f"{missing[0]}: worker {worker} sees no such file of the same size; {remedy}"
-            )
-
-
-def missing_files(files: list[tuple[str, int]]) -> list[str]:
-    """Those that this machine doesn't see with their size; runs in every worker."""
-    return [
-        path
-        for path, size in files
-        if not Path(path).is_file() or Path(path).stat().st_size != size
-    ]
 
 
 def _after_death(searches: dict[int, _Search], work: _Work) -> list[_Work]:

@@ -8,7 +8,7 @@ from catalog.config import CatalogConfig
 from catalog.errors import ShelfsortError
 from catalog.labels import read_labels
 from catalog.sources.bson_reader import documents, expand
-from catalog.store.ingest import ingest
+from catalog.store.ingest import ingest_dump
 from catalog.store.reader import Store
 from tests.conftest import SmallDump, document, write_bson
 
@@ -46,7 +46,7 @@ def store_of(
 ) -> Store:
     """Of the whole dump, or of another one at `path`."""
     store, dumps = folder / "store.sqlite", [path or dump.path]
-    ingest(
+    ingest_dump(
         store,
         dumps,
         dump.categories,
@@ -128,7 +128,7 @@ def test_a_corrected_product_is_no_reject_any_more(tmp_path: Path) -> None:
     names.write_text("category_id,category_level1,category_level2,category_level3\n5,a,b,c\n")
     counts = []
     for corrections in (None, {2: 5}, {2: 5, 3: 5}):
-        found = ingest(
+        found = ingest_dump(
             tmp_path / "s",
             [dump],
             names,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.model import Model
+from pipeline.model import TwoStageModel
 from tests.pipeline.tiny import Tiny, make
 
 
@@ -13,6 +13,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 @pytest.fixture(scope="session")
-def model(tiny: Tiny) -> Model:
+def model(tiny: Tiny) -> TwoStageModel:
     """Both stages of the tiny run."""
-    return Model.open(tiny.run, "cpu", "fp32")
+    return TwoStageModel.open(tiny.run, "cpu", "fp32")

@@ -20,7 +20,7 @@ import yaml
 from catalog.artifacts import sha256_file, write_json, write_sealed
 from catalog.config import Caps, CatalogConfig
 from catalog.image_table import POSITIONS
-from catalog.store.ingest import ingest
+from catalog.store.ingest import ingest_dump
 from catalog.store.reader import Store
 from catalog.store.schema import SCHEMA, TABLES
 from catalog.synthetic.dump import SyntheticSpec, picture, write_categories, write_dump
@@ -57,7 +57,7 @@ def make_small_run(run: Path) -> Path:
         "\n".join([rows[0], f'{first[0]},{first[1]},{first[2]},"{quoted}"', *rows[2:]]) + "\n"
     )
     config = CatalogConfig(caps=Caps(train=60))
-    ingest(
+    ingest_dump(
         run / "store.sqlite",
         [run / "dump.bson"],
         run / "names.csv",

@@ -11,12 +11,12 @@ import pandas
 
 from catalog.artifacts import sha256_file
 from catalog.sources.source import open_source
+from pipeline.cluster.client import connect
 from pipeline.config import ScoreConfig
-from pipeline.model import Model
+from pipeline.model import TwoStageModel
 from pipeline.scoring.lanes import Engine, Lanes
-from pipeline.scoring.score import Scorer, Totals
-from pipeline.scoring.score import score as score_source
-from pipeline.scoring.workers import ModelPlace, Workers, connect
+from pipeline.scoring.score import Scorer, Totals, score_source
+from pipeline.scoring.workers import ModelPlace, Workers
 from tests.pipeline.tiny import Tiny, documents, same, write_dump
 
 CONFIG = ScoreConfig(part_mb=1, batch_size=50)
@@ -41,9 +41,9 @@ dataset.decode = deadly
 """
 
 
-def scorer(tiny: Tiny, engine: Engine | Model, **checksums: str) -> Scorer:
+def scorer(tiny: Tiny, engine: Engine | TwoStageModel, **checksums: str) -> Scorer:
     """What scores, with some checksums changed; a bare model scores in this process."""
-    engine = Lanes(engine, 2) if isinstance(engine, Model) else engine
+    engine = Lanes(engine, 2) if isinstance(engine, TwoStageModel) else engine
     return Scorer(
         engine, {"checkpoint": "c", "stage2": "s"} | checksums, FALLBACK, tiny.run.store.digests()
     )

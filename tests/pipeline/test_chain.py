@@ -7,11 +7,11 @@ import pytest
 from catalog.artifacts import read_json, write_json
 from catalog.errors import ArtifactError
 from pipeline import steps
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from tests.pipeline.tiny import Tiny
 
 
-def with_another_checkpoint(tiny: Tiny, folder: Path) -> Run:
+def with_another_checkpoint(tiny: Tiny, folder: Path) -> RunFolder:
     """The tiny run as it is after stage 1 alone was trained anew."""
     folder.mkdir()
     for path in tiny.run.folder.iterdir():
@@ -21,7 +21,7 @@ def with_another_checkpoint(tiny: Tiny, folder: Path) -> Run:
     (folder / "stage1" / "best.pt").write_bytes(tiny.run.checkpoint.read_bytes())
     summary = read_json(tiny.run.stage1 / "summary.json", "")
     write_json(folder / "stage1" / "summary.json", summary | {"checkpoint": "0" * 64})
-    return Run(folder)
+    return RunFolder(folder)
 
 
 @pytest.mark.parametrize("step", ["stage2", "evaluate", "features"])

@@ -108,7 +108,8 @@ def test_wrong_arguments_exit_2(arguments: list[str], capsys: pytest.CaptureFixt
         (["features", "--run", "RUN"], "no such file"),
         (
             ["stage2", "--run", "RUN"],
-            "RUN/features.h5: no such file; rebuild it with: shelfsort features --run 'RUN' --rebuild",
+            "RUN/features.h5: no such file; "
+            "rebuild it with: shelfsort features --run 'RUN' --rebuild",
         ),
         (["evaluate", "--run", "RUN"], "RUN/stage2/manifest.json: no such file"),
         (["stage1", "--run", "RUN/typo"], "RUN/typo: no such run; make one with: shelfsort ingest"),
@@ -148,7 +149,7 @@ def test_a_bug_exits_1_with_a_traceback_and_a_hint(
         ("stage1", "; lower stage1.batch_size, or raise stage1.accumulate"),
         (
             "features",
-            "; lower features.batch_size; where a view is being trained, lower stage1.batch_size",
+            "; lower features.batch_size; if a view is being trained, lower stage1.batch_size",
         ),
         ("evaluate", "; free the GPU, or set stage1.device=cpu"),
     ],
@@ -158,7 +159,8 @@ def test_a_full_gpu_is_no_bug(
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError(
-            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB.\nMore"
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "
+            "8 GiB.\nMore"
         )
 
     monkeypatch.setattr(steps, step, full)

@@ -8,7 +8,7 @@ import pytest
 
 from catalog.errors import ConfigError
 from pipeline.config import RunConfig, load_config
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from stage1_cnn.networks.architectures import check_name
 from stage2_xgb.published import PUBLISHED
 
@@ -170,7 +170,7 @@ def test_a_saved_configuration_loads_as_it_was(tmp_path: Path) -> None:
             "catalog.caps.train=300",
         ],
     )
-    Run(tmp_path).save_config(config)
+    RunFolder(tmp_path).save_config(config)
     assert load_config(tmp_path / "config.yaml") == config
     assert (tmp_path / "config.yaml").read_text().startswith("revision: ")
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from catalog.errors import ArtifactError, ShelfsortError
 from pipeline import steps
-from pipeline.model import Model, image_table, predict_files, top_classes
+from pipeline.model import TwoStageModel, image_table, predict_files, top_classes
 from stage2_xgb.dataset import Views
 from stage2_xgb.items import pool
 from tests.conftest import document, write_bson
@@ -37,7 +37,7 @@ def test_top_classes() -> None:
     assert top_classes(log_probs, 9)[0].shape == (2, 4)
 
 
-def test_a_products_photos_are_pooled(model: Model, photos: list[Path]) -> None:
+def test_a_products_photos_are_pooled(model: TwoStageModel, photos: list[Path]) -> None:
     answer = predict_files(model, photos, 8)
     alone = [predict_files(model, [path], 8) for path in photos]
     assert sum(answer.confidences) == pytest.approx(1, abs=1e-4) and not answer.unreadable
@@ -49,7 +49,7 @@ def test_a_products_photos_are_pooled(model: Model, photos: list[Path]) -> None:
     assert answer.stage1_class == mean.argmax()
 
 
-def test_the_stored_features_are_what_the_network_gives(tiny: Tiny, model: Model) -> None:
+def test_the_stored_features_are_what_the_network_gives(tiny: Tiny, model: TwoStageModel) -> None:
     (stored,) = Views([tiny.run.view(name).features for name in ("stage1", "small")]).blocks(
         "test", fit_only=False
     )
@@ -67,7 +67,7 @@ def test_the_stored_features_are_what_the_network_gives(tiny: Tiny, model: Model
 
 
 def test_blank_photos_do_not_count_beside_others(
-    tiny: Tiny, model: Model, photos: list[Path], tmp_path: Path
+    tiny: Tiny, model: TwoStageModel, photos: list[Path], tmp_path: Path
 ) -> None:
     blank = tmp_path / "white.png"
     Image.new("RGB", (32, 32), "white").save(blank)
@@ -94,15 +94,20 @@ def test_blank_photos_count_where_the_data_had_them(
     Image.new("RGB", (32, 32), "white").save(blank)
     with closing(sqlite3.connect(own.folder / "store.sqlite")) as connection, connection:
         connection.execute(
-            "UPDATE meta SET value = json_set(value, '$.drop_blank', json('false')) WHERE key = 'settings'"
+            "UPDATE meta SET value = json_set(value, '$.drop_blank', json('false')) "
+            "WHERE key = 'settings'"
         )
     with pytest.raises(ArtifactError, match=r"drop_blank was None, is now False"):
         steps.stage2(own.run, own.config, rebuild=False)
     steps.stage2(own.run, own.config, rebuild=True)
-    assert not predict_files(Model.open(own.run, "cpu", "fp32"), [blank, *photos], 8).unreadable
+    assert not predict_files(
+        TwoStageModel.open(own.run, "cpu", "fp32"), [blank, *photos], 8
+    ).unreadable
 
 
-def test_unreadable_files_are_left_out(model: Model, photos: list[Path], tmp_path: Path) -> None:
+def test_unreadable_files_are_left_out(
+    model: TwoStageModel, photos: list[Path], tmp_path: Path
+) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(photos[0].read_bytes()[:30])
     answer = predict_files(model, [bad, *photos], 3)
@@ -118,7 +123,7 @@ def test_unreadable_files_are_left_out(model: Model, photos: list[Path], tmp_pat
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_the_product_id_changes_no_answer(
-    tiny: Tiny, model: Model, tmp_path: Path, split: str
+    tiny: Tiny, model: TwoStageModel, tmp_path: Path, split: str
 ) -> None:
     """The same photos under their own ids, under those of other products of the bank, and without:
     one answer, as the id of another shop's product says nothing."""
@@ -159,10 +164,10 @@ def test_a_model_of_other_parts_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     best = copy.folder / "views" / "small" / "stage1" / "best.pt"
     best.unlink()
     with pytest.raises(ArtifactError, match=r"best\.pt: no such file"):
-        Model.open(copy.run)
+        TwoStageModel.open(copy.run)
     best.write_bytes((tiny.folder / "stage1" / "best.pt").read_bytes())
     with pytest.raises(
         ArtifactError,
         match=r"stage2: view small is another one now: checkpoint was .*step stage2",
     ):
-        Model.open(copy.run)
+        TwoStageModel.open(copy.run)

@@ -46,7 +46,8 @@ def printed(error: ArtifactError, command: str) -> str:
             "features.h5",
             "features",
             "stage2 --config 'my own.yaml' --set features.precision=bf16 --set stage2.published=1",
-            "shelfsort features --run '{run}' --config 'my own.yaml' --set features.precision=bf16 --rebuild",
+            "shelfsort features --run '{run}' --config 'my own.yaml' "
+            "--set features.precision=bf16 --rebuild",
         ),
         (
             "similar/features.h5",

@@ -14,7 +14,7 @@ from benchmarks.record import FIELDS
 from benchmarks.run_results import same_settings
 from pipeline import steps
 from pipeline.config import load_config
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from tests.pipeline.tiny import Tiny
 
 ROOT = Path(__file__).parents[2]
@@ -136,4 +136,4 @@ def test_what_moved_is_printed(exported) -> None:
 def test_runs_of_other_settings_are_refused(tiny: Tiny, tmp_path: Path) -> None:
     other = reconfigured(tiny, tmp_path / "other", "stage1.lr", 0.5)
     with pytest.raises(SystemExit, match=r"found others: stage1\.lr"):
-        same_settings([tiny.run, Run(other.folder)], None)
+        same_settings([tiny.run, RunFolder(other.folder)], None)

@@ -26,7 +26,10 @@ def test_weights_that_rebuild_would_remove_are_refused(
         )
         == 2
     )
-    expected = f"stage1.weights: expected a file outside of {tiny.run.stage1}, which --rebuild removes, found {weights}; copy it"
+    expected = (
+        f"stage1.weights: expected a file outside of {tiny.run.stage1}, which --rebuild removes, "
+        f"found {weights}; copy it"
+    )
     assert expected in capsys.readouterr().err
     assert snapshot(tiny.folder) == before
 

@@ -14,7 +14,8 @@ from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.demo import write_synthetic
 from pipeline.evaluation.evaluate import published
-from pipeline.model import Model
+from pipeline.model import TwoStageModel
+from pipeline.second_stage import class_mixes
 from stage2_xgb.bundle import Bundle
 from tests.pipeline.tiny import Tiny, snapshot
 
@@ -29,10 +30,12 @@ def copy(tiny: Tiny, tmp_path: Path) -> Tiny:
 
 def test_every_artefact_is_where_the_formats_say(tiny: Tiny) -> None:
     files = {
-        "": "store.sqlite taxonomy.json ingest.json config.yaml features.h5 views/small/features.h5 views/small/stage1/best.pt",
+        "": "store.sqlite taxonomy.json ingest.json config.yaml features.h5 "
+        "views/small/features.h5 views/small/stage1/best.pt",
         "stage1/": "best.pt last.pt metrics.jsonl summary.json",
         "stage2/": "manifest.json shared.npz sets.parquet summary.json summary.txt",
-        "evaluation/": "metrics.json items.parquet per_category.parquet confusion.parquet summary.txt",
+        "evaluation/": "metrics.json items.parquet per_category.parquet confusion.parquet "
+        "summary.txt",
     }
     expected = {folder + name for folder, names in files.items() for name in names.split()}
     found = snapshot(tiny.folder)
@@ -54,6 +57,7 @@ def test_a_second_call_says_current_and_changes_nothing(
         "view small: current",
         "features: current",
         "stage2: current",
+        "evaluate: current",
     ):
         assert part in text
     after = snapshot(tiny.folder)
@@ -141,7 +145,13 @@ def test_another_stage_2_is_noticed_by_evaluate(copy: Tiny, capsys: pytest.Captu
     settings = ["--set", "stage2.seed=9", "--set", "stage2.components=8"]
     assert main(["stage2", "--run", str(copy.folder), *settings, "--rebuild"]) == 0
     before = (copy.folder / "evaluation" / "items.parquet").read_bytes()
-    assert main(["evaluate", "--run", str(copy.folder)]) == 0
+    assert main(["evaluate", "--run", str(copy.folder)]) == 2
+    problem = f"{copy.folder}/evaluation/metrics.json: made from something else: stage2 was"
+    remedy = f"rebuild it with: shelfsort evaluate --run {copy.folder} --rebuild"
+    error = capsys.readouterr().err
+    assert problem in error and remedy in error
+    assert (copy.folder / "evaluation" / "items.parquet").read_bytes() == before
+    assert main(["evaluate", "--run", str(copy.folder), "--rebuild"]) == 0
     assert (copy.folder / "evaluation" / "items.parquet").read_bytes() != before
 
 
@@ -160,7 +170,7 @@ def test_features_of_another_checkpoint_are_refused(copy: Tiny) -> None:
     with pytest.raises(
         ArtifactError, match=r"no such file|view stage1 is another one now: checkpoint was"
     ):
-        Model.open(copy.run)
+        TwoStageModel.open(copy.run)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +248,7 @@ def test_what_cannot_be_made_removes_nothing(
 def test_the_mix_that_stage_1_was_shown_is_what_its_sampling_made_of_the_store(copy: Tiny) -> None:
     table = copy.run.store.images("train")
     sizes = np.bincount(table.class_index[table.fit], minlength=8)
-    np.testing.assert_array_equal(steps.class_mixes(copy.run).train, sizes)
+    np.testing.assert_array_equal(class_mixes(copy.run).train, sizes)
     path = copy.folder / "stage1" / "summary.json"
     plain = json.loads(path.read_text())
     for changes, expected in (
@@ -248,7 +258,7 @@ def test_the_mix_that_stage_1_was_shown_is_what_its_sampling_made_of_the_store(c
         path.write_text(
             json.dumps(plain | {"made_from": {"config": plain["made_from"]["config"] | changes}})
         )
-        shown = steps.class_mixes(copy.run).train
+        shown = class_mixes(copy.run).train
         np.testing.assert_allclose(shown / shown.sum(), expected / expected.sum())
 
 
@@ -294,6 +304,14 @@ def test_too_few_products_for_val_a(tmp_path: Path, capsys: pytest.CaptureFixtur
         == 0
     )
     assert "best finetune epoch 3: val_a has no images" in capsys.readouterr().out
+
+
+def test_an_evaluation_without_its_last_file_is_not_current(copy: Tiny) -> None:
+    summary = copy.folder / "evaluation" / "summary.txt"
+    summary.unlink()
+    said: list[str] = []
+    steps.evaluate(copy.run, copy.config, rebuild=False, say=said.append)
+    assert "current" not in said[0] and summary.read_text() == said[0] + "\n"
 
 
 def test_evaluate_prints_every_headline(tiny: Tiny) -> None:

@@ -18,9 +18,9 @@ from features.text import TextModel
 from pipeline import steps
 from pipeline.cli import main
 from pipeline.config import load_config
-from pipeline.exchange.export import export
-from pipeline.model import Model, predict_files
-from pipeline.scoring.score import score
+from pipeline.exchange.export import export_model
+from pipeline.model import TwoStageModel, predict_files
+from pipeline.scoring.score import score_source
 from pipeline.scoring.workers import Workers
 from pipeline.views import file_view, text_view
 from tests.conftest import PRECISION
@@ -53,7 +53,7 @@ def with_view(plain: Tiny, folder: Path, *settings: str) -> Tiny:
     config = load_config(copy.folder / "config.yaml", settings)
     steps.features(copy.run, config, rebuild=False)
     steps.stage2(copy.run, config, rebuild=True)
-    steps.evaluate(copy.run, config, rebuild=False)
+    steps.evaluate(copy.run, config, rebuild=True)
     copy.run.save_config(config)
     return copy
 
@@ -65,9 +65,9 @@ def titled(plain: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 @pytest.fixture(scope="module")
-def reader(titled: Tiny) -> Model:
+def reader(titled: Tiny) -> TwoStageModel:
     """The model that reads titles."""
-    return Model.open(titled.run, "cpu", "fp32")
+    return TwoStageModel.open(titled.run, "cpu", "fp32")
 
 
 def right(tiny: Tiny, unit: str) -> pandas.Series:
@@ -105,7 +105,8 @@ def test_the_fit_reads_titles_of_fitted_train_products_alone(
     copy = plain.copy(tmp_path / "run")
     with sqlite3.connect(copy.run.store_path) as connection:
         changed = connection.execute(
-            """UPDATE products SET text = 'leaked leaked ' || text WHERE split != 'train' OR product_id NOT IN
+            """UPDATE products SET text = 'leaked leaked ' || text
+               WHERE split != 'train' OR product_id NOT IN
                (SELECT product_id FROM images WHERE status = 'ok')"""
         ).rowcount
         connection.execute(
@@ -179,15 +180,19 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
 
 
 @pytest.mark.slow
-def test_a_worker_scores_the_same(titled: Tiny, reader: Model, client, tmp_path: Path) -> None:
+def test_a_worker_scores_the_same(
+    titled: Tiny, reader: TwoStageModel, client, tmp_path: Path
+) -> None:
     source = open_source([titled.data / "test.bson"], tmp_path, "title")
     client.run(hide, str(titled.folder))
     for engine, out in ((reader, "here"), (Workers(client, place(titled), source.files), "there")):
-        score(scorer(titled, engine), source, tmp_path / out, CONFIG)
+        score_source(scorer(titled, engine), source, tmp_path / out, CONFIG)
     assert contents(tmp_path / "here") == contents(tmp_path / "there")
 
 
-def test_a_table_has_a_column_of_titles(titled: Tiny, reader: Model, tmp_path: Path) -> None:
+def test_a_table_has_a_column_of_titles(
+    titled: Tiny, reader: TwoStageModel, tmp_path: Path
+) -> None:
     rows = []
     for document in list(documents(titled.data / "test.bson"))[:20]:
         for position, image in enumerate(document["imgs"]):
@@ -205,7 +210,9 @@ def test_a_table_has_a_column_of_titles(titled: Tiny, reader: Model, tmp_path: P
     assert source[3:5].text(1) == source.text(4)
 
 
-def test_a_single_product_needs_its_title(titled: Tiny, reader: Model, tmp_path: Path) -> None:
+def test_a_single_product_needs_its_title(
+    titled: Tiny, reader: TwoStageModel, tmp_path: Path
+) -> None:
     photo = tmp_path / "1.jpg"
     photo.write_bytes(next(documents(titled.data / "test.bson"))["imgs"][0]["picture"])
     with pytest.raises(
@@ -223,11 +230,11 @@ def test_a_single_product_needs_its_title(titled: Tiny, reader: Model, tmp_path:
 def test_what_cannot_read_texts_says_so(titled: Tiny, tmp_path: Path) -> None:
     with pytest.raises(
         ShelfsortError,
-        match="view title reads texts, an exported model photos alone; train without it",
+        match="view title reads texts, but an exported model reads photos alone; train without it",
     ):
-        export(titled.run, tmp_path / "model")
+        export_model(titled.run, tmp_path / "model")
     with pytest.raises(
-        ConfigError, match="view title is of the products' texts: name their field in catalog"
+        ConfigError, match="view title reads the products' texts: name their field in catalog"
     ):
         load_config(None, [TITLE])
 
@@ -245,7 +252,7 @@ def test_another_text_model_is_refused(titled: Tiny, tmp_path: Path) -> None:
         steps.features(copy.run, config, rebuild=False)
     text_view(part, config.view("title"), 0, True, print)
     with pytest.raises(ArtifactError, match="view title is another one now: text was"):
-        Model.open(copy.run)
+        TwoStageModel.open(copy.run)
     part.text_model.write_text(part.text_model.read_text() + " ")
     with pytest.raises(ArtifactError, match=r"features\.h5: made from something else: text was"):
         steps.stage2(copy.run, config, rebuild=True)
@@ -282,9 +289,9 @@ def test_vectors_made_elsewhere_are_a_view(
     assert through.mean() > without.mean() + 0.1
     with pytest.raises(
         ShelfsortError,
-        match="view made is a file of vectors, which other photos than the store's lack",
+        match="view made is a file of vectors, which has none of new photos",
     ):
-        Model.open(made.run)
+        TwoStageModel.open(made.run)
     assert score_with_vectors(plain, made, tmp_path, capsys) > 0.1
     write_vectors(tmp_path / "v.h5", table.image_id, vectors + 1)
     with pytest.raises(ArtifactError, match=r"features\.h5: made from something else: file was"):

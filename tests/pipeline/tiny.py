@@ -13,7 +13,7 @@ from catalog.artifacts import read_sealed, write_sealed
 from pipeline import steps
 from pipeline.config import RunConfig, load_config
 from pipeline.demo import write_synthetic
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from stage2_xgb.bundle import model_name
 from tests.conftest import PRECISION
 
@@ -38,9 +38,9 @@ class Tiny:
     folder: Path
 
     @property
-    def run(self) -> Run:
+    def run(self) -> RunFolder:
         """The run, opened anew."""
-        return Run(self.folder)
+        return RunFolder(self.folder)
 
     @property
     def config(self) -> RunConfig:
@@ -110,7 +110,7 @@ def write_dump(
     return count
 
 
-def products_of(run: Run, split: str) -> set[int]:
+def products_of(run: RunFolder, split: str) -> set[int]:
     """Ids of a split's kept products without blank images: all of them are in the features."""
     query = """SELECT product_id FROM products WHERE split = ? AND state = 'kept'
                AND product_id NOT IN (SELECT product_id FROM images WHERE status = 'blank')"""

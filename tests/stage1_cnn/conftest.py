@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.transforms.v2 import functional as F
 
 from catalog.config import CatalogConfig
-from catalog.store.ingest import ingest
+from catalog.store.ingest import ingest_dump
 from catalog.store.reader import Store
 from stage1_cnn.config import Stage1Config
 from tests.conftest import PRECISION, document, write_bson
@@ -43,7 +43,7 @@ def store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "dump.bson", (document(n, 10 * (n % 4), [photo(n)]) for n in range(PRODUCTS))
     )
     path = folder / "store.sqlite"
-    ingest(path, [dump], None, CatalogConfig(), index_folder=folder / "dumps", jobs=1)
+    ingest_dump(path, [dump], None, CatalogConfig(), index_folder=folder / "dumps", jobs=1)
     return path
 
 

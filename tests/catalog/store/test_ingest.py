@@ -32,7 +32,7 @@ from catalog.image_table import POSITIONS
 from catalog.sources.bson_reader import DumpReader, documents, expand
 from catalog.sources.dump_index import build_index
 from catalog.splits import SPLITS, deal, product_hash
-from catalog.store.ingest import IngestSummary, ingest
+from catalog.store.ingest import IngestSummary, ingest_dump
 from catalog.store.reader import Store
 from catalog.store.schema import content_of
 from catalog.synthetic.dump import SyntheticSpec, write_categories, write_dump
@@ -53,7 +53,7 @@ def run(
 ) -> IngestSummary:
     """Ingests into `folder`/store.sqlite."""
     config = config or CatalogConfig()
-    return ingest(
+    return ingest_dump(
         folder / "store.sqlite", dumps, categories, config, index_folder=folder / "dumps", jobs=jobs
     )
 
@@ -500,7 +500,7 @@ def test_a_dump_without_a_known_category_is_refused(
     before = fingerprint(tmp_path), rows(tmp_path, "SELECT * FROM dumps")
     for rebuild in (False, True):
         with pytest.raises(ShelfsortError, match=expected):
-            ingest(
+            ingest_dump(
                 tmp_path / "store.sqlite",
                 [wrong],
                 tmp_path / "names.csv",
@@ -915,10 +915,10 @@ def test_ten_times_the_dump_takes_less_than_a_fifth_more_memory(tmp_path: Path, 
         from pathlib import Path
         status = Path("/proc/self/status")
         from catalog.config import CatalogConfig
-        from catalog.store.ingest import ingest
+        from catalog.store.ingest import ingest_dump
         folder = Path(sys.argv[1])
         store, jobs = folder / "store.sqlite", int(sys.argv[3])
-        ingest(store, [sys.argv[2]], None, CatalogConfig(), index_folder=folder, jobs=jobs)
+        ingest_dump(store, [sys.argv[2]], None, CatalogConfig(), index_folder=folder, jobs=jobs)
         workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         print(status.read_text().split("VmHWM:")[1].split()[0], workers)
     """

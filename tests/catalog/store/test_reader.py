@@ -19,7 +19,7 @@ from catalog.errors import ArtifactError
 from catalog.image_table import POSITIONS, image_ids
 from catalog.sources.bson_reader import products
 from catalog.splits import SPLITS
-from catalog.store.ingest import ingest
+from catalog.store.ingest import ingest_dump
 from catalog.store.reader import Store
 from catalog.store.schema import content_of
 from catalog.taxonomy import Taxonomy
@@ -197,7 +197,7 @@ def ingested(
     config = config or CatalogConfig()
     index_folder = folder / "dumps"
     path = folder / "store.sqlite"
-    ingest(path, [dump], None, config, index_folder=index_folder, jobs=1, **options)
+    ingest_dump(path, [dump], None, config, index_folder=index_folder, jobs=1, **options)
     return Store(path)
 
 
@@ -236,7 +236,9 @@ def test_formats_and_images_of_a_product(tmp_path: Path) -> None:
     photos = [jpeg(1), png.getvalue(), b"no image", b""]
     dump = write_bson(tmp_path / "a.bson", [document(3, 1, photos), document(4)])
     config = CatalogConfig(drop_undecodable=False)
-    ingest(tmp_path / "store.sqlite", [dump], None, config, index_folder=tmp_path / "dumps", jobs=1)
+    ingest_dump(
+        tmp_path / "store.sqlite", [dump], None, config, index_folder=tmp_path / "dumps", jobs=1
+    )
     store = Store(tmp_path / "store.sqlite")
     first = 3 * POSITIONS
     assert store.image_ids_of(3) == [first, first + 1]

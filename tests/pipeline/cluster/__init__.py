@@ -1,1 +1,1 @@
-"""Tests of pipeline.scoring.workers."""
+"""Tests of pipeline.cluster."""

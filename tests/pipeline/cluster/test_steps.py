@@ -16,7 +16,8 @@ from catalog.artifacts import read_json
 from catalog.errors import ShelfsortError
 from pipeline import steps
 from pipeline.cluster.steps import extraction, training
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
+from pipeline.second_stage import class_mixes
 from stage2_xgb.fit import gather
 from stage2_xgb.train_reclassifier import RowPicker
 from tests.pipeline.score_helpers import workers
@@ -45,7 +46,7 @@ def test_every_step_makes_the_same(
     steps.ingest(
         run, config, [str(tiny.data / "train.bson")], tiny.data / "category_names.csv", **options
     )
-    assert Run(run.folder).store.fingerprint == tiny.run.store.fingerprint
+    assert RunFolder(run.folder).store.fingerprint == tiny.run.store.fingerprint
     steps.features(run, config, **options)
     for name in ("stage1", "small"):
         with (
@@ -63,9 +64,9 @@ def test_what_reclassifiers_are_trained_on_is_sent_once(
     tiny: Tiny, client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, config = tiny.run, tiny.config
-    stores = [part.features for part in run.views(config.view_names)]
-    material = gather(stores, steps.class_mixes(run), run.store.taxonomy, config.stage2)
-    picker, _ = material.picker(config.stage2, 1)
+    stores = [run.view(name).features for name in config.view_names]
+    material = gather(stores, class_mixes(run), run.store.taxonomy, config.stage2, 1)
+    picker = material.picker(config.stage2)
     assert sizeof(picker) == pytest.approx(len(pickle.dumps(picker)), rel=0.1)
     sets, pickled = [np.array([c, c + 1]) for c in range(7)], []
     monkeypatch.setattr(
@@ -103,7 +104,7 @@ def test_a_run_that_a_worker_does_not_see_is_an_error(tiny: Tiny, client, tmp_pa
 
 def hide(folder: str) -> None:
     """In a worker: as if a folder were on another machine."""
-    from pipeline.scoring import workers as cluster
+    from pipeline.cluster import client as cluster
 
     missing = cluster.missing_files
 

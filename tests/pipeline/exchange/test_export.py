@@ -19,8 +19,8 @@ from catalog.artifacts import sha256_file
 from catalog.errors import ArtifactError, ShelfsortError
 from catalog.images import decode
 from pipeline.cli import main
-from pipeline.exchange.export import ANSWERS, export
-from pipeline.model import Model, predict_files
+from pipeline.exchange.export import ANSWERS, export_model
+from pipeline.model import TwoStageModel, predict_files
 from stage1_cnn.transforms import EvalTransform
 from tests.pipeline.score_helpers import predictions, score, scorer
 from tests.pipeline.tiny import Tiny, boosters_answer, documents
@@ -57,7 +57,7 @@ sys.meta_path.insert(0, Guard())
 def exported(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny run, exported. Only to be read."""
     out = tmp_path_factory.mktemp("export") / "model"
-    export(tiny.run, out)
+    export_model(tiny.run, out)
     return out
 
 
@@ -79,13 +79,16 @@ def code_of_the_docs() -> str:
 
 
 def test_the_code_of_the_docs_answers_as_the_fp32_path(
-    tiny: Tiny, model: Model, exported: Path, tmp_path: Path
+    tiny: Tiny, model: TwoStageModel, exported: Path, tmp_path: Path
 ) -> None:
     product = next(d for d in documents(tiny.data / "test.bson") if len(d["imgs"]) >= 2)
     photos = [tmp_path / f"{i}.jpg" for i in range(len(product["imgs"]))]
     for path, image in zip(photos, product["imgs"], strict=True):
         path.write_bytes(image["picture"])
-    where = "\nassert all(str(sys.modules[n].__file__).startswith(str(folder)) for n in ('catalog', 'stage2_xgb', 'reader'))"
+    where = (
+        "\nfor name in ('catalog', 'stage2_xgb', 'reader'):"
+        "\n    assert str(sys.modules[name].__file__).startswith(str(folder))"
+    )
     result = run(code_of_the_docs() + where, exported, *photos)
     assert result.returncode == 0, result.stderr
     rows = [line.split(maxsplit=2) for line in result.stdout.splitlines()]
@@ -95,7 +98,9 @@ def test_the_code_of_the_docs_answers_as_the_fp32_path(
     assert len(code_of_the_docs().splitlines()) <= 30
 
 
-def test_many_products_at_once(tiny: Tiny, model: Model, exported: Path, tmp_path: Path) -> None:
+def test_many_products_at_once(
+    tiny: Tiny, model: TwoStageModel, exported: Path, tmp_path: Path
+) -> None:
     products = [d["imgs"] for d in documents(tiny.data / "test.bson")][:60]
     paths = [
         [tmp_path / f"{n}-{i}.jpg" for i in range(len(images))] for n, images in enumerate(products)
@@ -157,7 +162,10 @@ def test_every_file_is_in_the_manifest(exported: Path) -> None:
 
 
 def test_a_damaged_folder_is_refused(exported: Path, tmp_path: Path) -> None:
-    code = f"sys.path.insert(0, {str(exported)!r})\nimport reader\nfrom pathlib import Path\nreader.FOLDER = Path(sys.argv[1])\n"
+    code = (
+        f"sys.path.insert(0, {str(exported)!r})\nimport reader\nfrom pathlib import Path\n"
+        "reader.FOLDER = Path(sys.argv[1])\n"
+    )
     (tmp_path / "manifest.json").write_text((exported / "manifest.json").read_text())
     result = run(code + "reader.Model()", tmp_path)
     assert (
@@ -170,19 +178,19 @@ def test_what_cannot_be_exported(
     tiny: Tiny, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     with pytest.raises(ShelfsortError, match="exists, expected the name of a new folder"):
-        export(tiny.run, exported)
+        export_model(tiny.run, exported)
     own = tiny.copy(tmp_path / "run")
     booster = boosters_answer(own)[0]
     booster.write_bytes(booster.read_bytes()[:-1])
     with pytest.raises(ArtifactError, match=r"\.ubj: its sha256 is not"):
-        export(own.run, tmp_path / "out")
+        export_model(own.run, tmp_path / "out")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
     assert main(["export", "--run", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     assert "no such file" in capsys.readouterr().err
 
 
 def test_scoring_by_onnx_runtime(
-    tiny: Tiny, model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny: Tiny, model: TwoStageModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     dump, out = tiny.data / "test.bson", tmp_path / "onnx"
     command = ["score", str(dump), "--run", str(tiny.folder), "--out", str(out)]

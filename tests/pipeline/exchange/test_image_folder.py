@@ -10,11 +10,11 @@ from torchvision.datasets import ImageFolder
 
 from catalog.config import CatalogConfig
 from catalog.errors import ShelfsortError
-from catalog.store.ingest import ingest
+from catalog.store.ingest import ingest_dump
 from catalog.store.reader import Store
 from catalog.taxonomy import Taxonomy
 from pipeline.cli import main
-from pipeline.exchange.image_folder import pack, write_shards, write_tree
+from pipeline.exchange.image_folder import pack_tree, write_shards, write_tree
 from tests.conftest import jpeg
 from tests.pipeline.tiny import documents
 
@@ -48,9 +48,9 @@ def test_packed_again_it_is_the_same_photos_of_the_same_products(
     small_store: Store, tmp_path: Path
 ) -> None:
     write_tree(small_store, tmp_path / "tree")
-    products, photos = pack(tmp_path / "tree", tmp_path / "dump")
+    products, photos = pack_tree(tmp_path / "tree", tmp_path / "dump")
     assert photos == len(list((tmp_path / "tree").rglob("*.jpg")))
-    ingest(
+    ingest_dump(
         tmp_path / "store.sqlite",
         [tmp_path / "dump" / "train.bson"],
         tmp_path / "dump" / "category_names.csv",
@@ -121,13 +121,13 @@ def test_a_plain_tree_gets_numbers(tmp_path: Path) -> None:
 
 def test_what_is_no_tree_is_refused(small_store: Store, tmp_path: Path) -> None:
     (tmp_path / "loose.jpg").write_bytes(jpeg(1))
-    with pytest.raises(ShelfsortError, match="lies in no folder, expected a folder a category"):
-        pack(tmp_path, tmp_path / "dump")
+    with pytest.raises(ShelfsortError, match="lies in no folder, expected one folder per category"):
+        pack_tree(tmp_path, tmp_path / "dump")
     (tmp_path / "shoes").mkdir()
     (tmp_path / "loose.jpg").rename(tmp_path / "shoes" / "1.jpg")
     small_store.taxonomy.to_csv(tmp_path / "category_names.csv")
     with pytest.raises(ShelfsortError, match="folder shoes does not end in a category id"):
-        pack(tmp_path, tmp_path / "dump")
+        pack_tree(tmp_path, tmp_path / "dump")
     with pytest.raises(ShelfsortError, match="exists, expected the name of a new folder"):
         write_tree(small_store, tmp_path)
 

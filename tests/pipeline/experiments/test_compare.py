@@ -13,14 +13,20 @@ from catalog.artifacts import read_json
 from catalog.errors import ArtifactError, ConfigError
 from pipeline.cli import main
 from pipeline.experiments import compare as module
-from pipeline.experiments.compare import classification_report, compare, markdown
-from pipeline.run_folder import Run
+from pipeline.experiments.compare import classification_report, compare_networks, markdown
+from pipeline.run_folder import RunFolder
 from stage1_cnn.config import Stage1Config
 from tests.conftest import PRECISION, SmallDump
 from tests.pipeline.tiny import snapshot
 
-FIRST = "stage1: {backbone: mobilenet_v3_small, weights: none, image_size: 32, epochs: 2, lr: 2.0e-3, batch_size: 16}\n"
-SECOND = "stage1: {backbone: vanilla, width: 0.02, weights: none, image_size: 32, epochs: 1, batch_size: 16}\n"
+FIRST = (
+    "stage1: {backbone: mobilenet_v3_small, weights: none, image_size: 32, epochs: 2, lr: 2.0e-3, "
+    "batch_size: 16}\n"
+)
+SECOND = (
+    "stage1: {backbone: vanilla, width: 0.02, weights: none, image_size: 32, epochs: 1, "
+    "batch_size: 16}\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +70,7 @@ def test_the_table_has_a_row_a_network_and_its_figures_are_those_of_the_training
             sorted(one["top1"] for one in found), abs=1e-5
         )
         assert row["low"] < row["top1"] < row["high"]
-        assert row["images"] == len(Run(run).store.images("val_a", "val_b"))
+        assert row["images"] == len(RunFolder(run).store.images("val_a", "val_b"))
         for one in found:
             true, predicted, count = np.array(one["confusion"]).T
             assert count.sum() == one["images"]
@@ -79,7 +85,7 @@ def test_figures_and_reports_are_there(compared: tuple[Path, list[str]]) -> None
     for name in ("small", "plain"):
         assert (folder / name / "confusion.svg").stat().st_size > 5000
         report = pandas.read_csv(folder / name / "report.csv")
-        assert report["support"].sum() == len(Run(compared[0]).store.images("val_a", "val_b"))
+        assert report["support"].sum() == len(RunFolder(compared[0]).store.images("val_a", "val_b"))
 
 
 def test_nothing_is_trained_again_and_the_same_files_come_out(
@@ -115,17 +121,17 @@ def test_the_winners_training_is_that_of_the_run(
 
 
 def test_other_settings_are_refused_until_rebuilt(compared: tuple[Path, list[str]]) -> None:
-    run = Run(compared[0])
+    run = RunFolder(compared[0])
     size = {"width": 0.03, "image_size": 32, "epochs": 1, "batch_size": 16}
     other = Stage1Config(backbone="vanilla", weights="none", precision=PRECISION, **size)
     with pytest.raises(ArtifactError, match=r"config\.width was 0\.02, is now 0\.03"):
-        compare(run, {"plain": other}, 1)
+        compare_networks(run, {"plain": other}, 1)
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b"])
 def test_a_name_must_be_good_for_a_folder(compared: tuple[Path, list[str]], name: str) -> None:
     with pytest.raises(ConfigError, match="can't name a folder"):
-        compare(Run(compared[0]), {name: Stage1Config()}, 1)
+        compare_networks(RunFolder(compared[0]), {name: Stage1Config()}, 1)
 
 
 def test_networks_answer_in_one_precision_whatever_they_are_trained_in(
@@ -149,11 +155,11 @@ def test_one_name_twice_is_refused(
 ) -> None:
     _, command = compared
     assert main([*command[:2], command[1], *command[3:]]) == 2
-    assert "two configurations have one file name" in capsys.readouterr().err
+    assert "two configurations have the same file name" in capsys.readouterr().err
 
 
 def test_classification_report_by_hand(compared: tuple[Path, list[str]]) -> None:
-    taxonomy = Run(compared[0]).store.taxonomy
+    taxonomy = RunFolder(compared[0]).store.taxonomy
     table = classification_report(np.array([[0, 0, 3], [0, 1, 1], [1, 1, 2], [1, 2, 2]]), taxonomy)
     assert table["support"].tolist() == [4, 4, 0]
     assert table["precision"].tolist() == pytest.approx([1, 2 / 3, 0])

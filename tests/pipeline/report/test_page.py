@@ -20,7 +20,7 @@ from PIL import Image
 from catalog.artifacts import read_sealed, write_sealed
 from catalog.config import CatalogConfig
 from catalog.errors import ArtifactError, ConfigError
-from catalog.store.ingest import ingest
+from catalog.store.ingest import ingest_dump
 from catalog.store.reader import Store
 from catalog.synthetic.dump import SyntheticSpec, write_categories, write_dump
 from pipeline.cli import main
@@ -437,7 +437,9 @@ def test_thumbnails_are_as_large_as_the_budget_allows(tmp_path: Path):
     write_dump(tmp_path / "dump.bson", spec)
     write_categories(tmp_path / "names.csv", spec)
     dump, names = tmp_path / "dump.bson", tmp_path / "names.csv"
-    ingest(tmp_path / "store.sqlite", [dump], names, CatalogConfig(), index_folder=tmp_path, jobs=1)
+    ingest_dump(
+        tmp_path / "store.sqlite", [dump], names, CatalogConfig(), index_folder=tmp_path, jobs=1
+    )
     store = Store(tmp_path / "store.sqlite")
     items = pandas.DataFrame({"product_id": np.unique(store.images("train").product_id)})
     items = items.assign(
@@ -463,7 +465,7 @@ def test_pictures_that_are_none_are_left_out_of_the_gallery(tmp_path: Path):
             document["imgs"].append({"picture": b"no picture"})
             out.write(bson.encode(document))
     config = CatalogConfig(drop_undecodable=False)
-    ingest(
+    ingest_dump(
         tmp_path / "store.sqlite",
         [tmp_path / "dump.bson"],
         tmp_path / "names.csv",

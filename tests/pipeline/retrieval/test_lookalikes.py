@@ -228,4 +228,4 @@ def test_options_that_say_nothing_beside_a_list(
         "banned.txt",
         *more,
     ]
-    assert main(command) == 2 and f"{more[0]} says nothing beside --list" in capsys.readouterr().err
+    assert main(command) == 2 and f"{more[0]} has no effect with --list" in capsys.readouterr().err

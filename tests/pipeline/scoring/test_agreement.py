@@ -21,9 +21,9 @@ from catalog.errors import ArtifactError
 from pipeline import steps
 from pipeline.cli import main
 from pipeline.config import RunConfig
-from pipeline.model import Model
+from pipeline.model import TwoStageModel
 from pipeline.retrieval.similar import Finder
-from pipeline.run_folder import Run
+from pipeline.run_folder import RunFolder
 from pipeline.scoring.agreement import Agreement, measure
 from tests.pipeline.tiny import SETTINGS, Tiny, make
 
@@ -87,7 +87,7 @@ def test_every_way_answers_as_was_evaluated(
 def test_answers_are_computed_in_fp32_whatever_training_was(either: Tiny) -> None:
     run, config = either.run, either.config
     assert run.features.computed_with == FP32 and run.features.made_from["precision"] == "fp32"
-    model = Model.open(run, "cpu", config.features.precision)
+    model = TwoStageModel.open(run, "cpu", config.features.precision)
     assert (
         model.predictors[0].computed_with
         == model.bundle.made_from["computed_with"]["stage1"]
@@ -153,12 +153,12 @@ def test_other_arithmetic_is_said_with_its_agreement(
 def test_the_agreement_is_that_of_the_two_answers(evaluated_in_bf16: Tiny) -> None:
     run = evaluated_in_bf16.run
     alike, other = (
-        measure(run, Model.open(run, "cpu", precision)) for precision in ("bf16", "fp32")
+        measure(run, TwoStageModel.open(run, "cpu", precision)) for precision in ("bf16", "fp32")
     )
     assert alike.products == other.products > 10
     assert alike.same >= 0.98 * alike.products and alike.most_of_99 < other.most_of_99
     assert other.most > 1e-4  # it was another arithmetic
-    assert measure(run, Model.open(run, "cpu", "fp32"), photos=8).products <= 8
+    assert measure(run, TwoStageModel.open(run, "cpu", "fp32"), photos=8).products <= 8
     first, second = (np.log([[0.7, 0.3], row, [0.5, 0.5]]) for row in ([0.6, 0.4], [0.2, 0.8]))
     found = Agreement.between(first, second)
     assert (found.products, found.same) == (3, 2) and found.most == pytest.approx(0.2)
@@ -206,7 +206,7 @@ def test_look_ups_are_in_fp32_whatever_the_run_computes_in(
     for place, run in enumerate((tiny_bf16, copy)):
         out = tmp_path / str(place)
         steps.lookalikes(
-            Run(run.folder), run.config, [str(run.data / "test.bson")], listed, 0.9, out
+            RunFolder(run.folder), run.config, [str(run.data / "test.bson")], listed, 0.9, out
         )
         tables.append((out / "lookalikes-00000.parquet").read_bytes())
     assert tables[0] == tables[1]

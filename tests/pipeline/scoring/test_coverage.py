@@ -16,7 +16,7 @@ from catalog.intervals import clustered_share
 from pipeline import steps
 from pipeline.cli import main
 from pipeline.config import ScoreConfig
-from pipeline.model import Model
+from pipeline.model import TwoStageModel
 from pipeline.scoring import coverage
 from pipeline.scoring.lanes import Task
 from pipeline.scoring.parts import Part
@@ -53,7 +53,7 @@ def test_a_threshold_between_two_is_told_by_the_lower_one(tiny: Tiny) -> None:
         )
 
 
-def test_accuracy_at_no_threshold_is_stage_2s_own(tiny: Tiny, model: Model) -> None:
+def test_accuracy_at_no_threshold_is_stage_2s_own(tiny: Tiny, model: TwoStageModel) -> None:
     """Without a class mix to weigh by, the first row is what stage 2's summary says of val_b."""
     stores = [tiny.run.view(name).features for name in ("stage1", "small")]
     store = tiny.run.store
@@ -120,7 +120,7 @@ def test_accepted_and_to_be_reviewed(
 
 
 def test_nothing_of_an_earlier_threshold_stands_while_parts_are_made(
-    tiny: Tiny, model: Model, tmp_path: Path
+    tiny: Tiny, model: TwoStageModel, tmp_path: Path
 ) -> None:
     class Stopped(Exception):
         pass
@@ -155,7 +155,7 @@ def test_a_threshold_beyond_1_is_an_error(
     assert "score.min_confidence: " in capsys.readouterr().err
 
 
-def test_other_readers(tiny: Tiny, model: Model, tmp_path: Path) -> None:
+def test_other_readers(tiny: Tiny, model: TwoStageModel, tmp_path: Path) -> None:
     score(scorer(tiny, model), [tiny.data / "test.bson"], tmp_path)
     ours = predictions(tmp_path)
     parts = str(tmp_path / "part-*.parquet")
@@ -240,7 +240,7 @@ def test_a_curve_of_nothing() -> None:
     )
 
 
-def test_no_product_is_counted_where_it_decided(tiny: Tiny, model: Model) -> None:
+def test_no_product_is_counted_where_it_decided(tiny: Tiny, model: TwoStageModel) -> None:
     """The first row is the mean over judgements by others, not what the gate says that ships."""
     stores = [tiny.run.view(name).features for name in ("stage1", "small")]
     val_b = ValB.of(model.bundle, Views(stores))

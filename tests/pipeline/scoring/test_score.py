@@ -15,7 +15,7 @@ from catalog.artifacts import read_sealed, write_sealed
 from catalog.errors import ArtifactError
 from catalog.sources.source import open_source
 from pipeline import steps
-from pipeline.model import Model
+from pipeline.model import TwoStageModel
 from pipeline.scoring.lanes import Lanes, Task
 from pipeline.scoring.score import Totals
 from stage2_xgb.dataset import Views
@@ -35,7 +35,7 @@ from tests.pipeline.tiny import Tiny, documents, products_of, same, write_dump
 
 @pytest.fixture(scope="module")
 def scored(
-    tiny: Tiny, model: Model, tmp_path_factory: pytest.TempPathFactory
+    tiny: Tiny, model: TwoStageModel, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path, Totals]:
     """A dump in several parts, its predictions, and the totals. Only to be read."""
     folder = tmp_path_factory.mktemp("score")
@@ -74,7 +74,7 @@ def test_it_beats_chance(tiny: Tiny, scored: tuple[Path, Path, Totals]) -> None:
 
 
 def test_a_second_call_skips_finished_parts_and_remakes_damaged_ones(
-    tiny: Tiny, model: Model, scored: tuple[Path, Path, Totals], tmp_path: Path
+    tiny: Tiny, model: TwoStageModel, scored: tuple[Path, Path, Totals], tmp_path: Path
 ) -> None:
     dump, whole, totals = scored
     out = tmp_path / "out"
@@ -105,7 +105,7 @@ def test_a_second_call_skips_finished_parts_and_remakes_damaged_ones(
 
 
 def test_an_unfinished_scoring_goes_on(
-    tiny: Tiny, model: Model, scored: tuple[Path, Path, Totals], tmp_path: Path
+    tiny: Tiny, model: TwoStageModel, scored: tuple[Path, Path, Totals], tmp_path: Path
 ) -> None:
     dump, whole, totals = scored
     for name in (
@@ -121,7 +121,7 @@ def test_an_unfinished_scoring_goes_on(
 
 @pytest.mark.parametrize("changed", ["checkpoint", "stage2"])
 def test_parts_of_another_model_are_refused(
-    tiny: Tiny, model: Model, scored: tuple[Path, Path, Totals], changed: str
+    tiny: Tiny, model: TwoStageModel, scored: tuple[Path, Path, Totals], changed: str
 ) -> None:
     dump, out, _ = scored
     with pytest.raises(
@@ -133,7 +133,7 @@ def test_parts_of_another_model_are_refused(
 
 
 def test_parts_of_another_dump_are_refused(
-    tiny: Tiny, model: Model, scored: tuple[Path, Path, Totals], tmp_path: Path
+    tiny: Tiny, model: TwoStageModel, scored: tuple[Path, Path, Totals], tmp_path: Path
 ) -> None:
     write_dump(tmp_path / "other.bson", tiny.data / "test.bson", lambda d: d["_id"] % 2 == 0)
     with pytest.raises(ArtifactError, match="made from something else: dump was"):
@@ -142,7 +142,7 @@ def test_parts_of_another_dump_are_refused(
 
 
 def test_bad_documents_and_images_are_counted_and_named(
-    tiny: Tiny, model: Model, tmp_path: Path
+    tiny: Tiny, model: TwoStageModel, tmp_path: Path
 ) -> None:
     good = [d for d in documents(tiny.data / "test.bson") if len(d["imgs"]) == 2][:6]
     picture = good[0]["imgs"][0]["picture"]
@@ -197,7 +197,9 @@ def test_bad_documents_and_images_are_counted_and_named(
     assert kaggle[900_004] == answers.set_index("product_id").loc[900_004, "category_id"]
 
 
-def test_labels_in_the_dump_change_nothing(tiny: Tiny, model: Model, tmp_path: Path) -> None:
+def test_labels_in_the_dump_change_nothing(
+    tiny: Tiny, model: TwoStageModel, tmp_path: Path
+) -> None:
     ids = [d["_id"] for d in documents(tiny.data / "train.bson")][:40]
 
     def hide(document: dict) -> None:
@@ -220,7 +222,7 @@ def test_labels_in_the_dump_change_nothing(tiny: Tiny, model: Model, tmp_path: P
 
 @pytest.mark.parametrize("split", ["test", "train"])
 def test_scoring_gives_what_the_stored_features_give(
-    tiny: Tiny, model: Model, tmp_path: Path, split: str
+    tiny: Tiny, model: TwoStageModel, tmp_path: Path, split: str
 ) -> None:
     """A dump with the products of a split, those in the neighbour bank among them."""
     run, out = tiny.run, tmp_path / "out"
@@ -277,7 +279,7 @@ def test_another_device_is_said_with_its_agreement(
 
 
 def test_features_of_the_products(
-    tiny: Tiny, model: Model, scored: tuple[Path, Path, Totals], tmp_path: Path
+    tiny: Tiny, model: TwoStageModel, scored: tuple[Path, Path, Totals], tmp_path: Path
 ) -> None:
     dump, plain, totals = scored
     config = CONFIG.model_copy(update={"features": True})
@@ -313,7 +315,7 @@ def test_products_that_are_left_out_leave_the_others_as_they_were(
     """Those that killed their workers, as pipeline.scoring.workers has them."""
     source = open_source([tiny.data / "test.bson"], tmp_path)
     engine, repeated = (
-        Lanes(Model.open(tiny.run, "cpu", precision), 1),
+        Lanes(TwoStageModel.open(tiny.run, "cpu", precision), 1),
         np.zeros(len(source), dtype=bool),
     )
     config = CONFIG.model_copy(update={"features": True})

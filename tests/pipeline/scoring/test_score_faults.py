@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.model import Model
+from pipeline.model import TwoStageModel
 from tests.moments import Moment, kill_at_moment
 from tests.pipeline.commands import run, start
 from tests.pipeline.score_helpers import (
@@ -31,7 +31,7 @@ from tests.pipeline.tiny import Tiny, boosters_answer
 
 @pytest.fixture(scope="module")
 def scored(
-    tiny: Tiny, model: Model, tmp_path_factory: pytest.TempPathFactory
+    tiny: Tiny, model: TwoStageModel, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, bytes]]:
     """A dump in several parts, and what scoring it gives."""
     folder = tmp_path_factory.mktemp("score")
@@ -51,7 +51,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_damaged_file_is_made_again(
     tiny: Tiny,
-    model: Model,
+    model: TwoStageModel,
     scored: tuple[Path, dict[str, bytes]],
     tmp_path: Path,
     fault: Callable[[Path], object],
@@ -72,7 +72,7 @@ def test_a_damaged_file_is_made_again(
 
 
 def test_parts_of_a_larger_source_do_not_stay(
-    tiny: Tiny, model: Model, scored: tuple[Path, dict], tmp_path: Path
+    tiny: Tiny, model: TwoStageModel, scored: tuple[Path, dict], tmp_path: Path
 ) -> None:
     dump, whole = scored
     for name in ("part-00077.parquet", "part-00077.json", "rejects-00077.parquet"):
@@ -166,7 +166,9 @@ def test_the_client_is_killed_and_started_again(tiny: Tiny, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_three_workers_are_killed_during_a_run(tiny: Tiny, model: Model, tmp_path: Path) -> None:
+def test_three_workers_are_killed_during_a_run(
+    tiny: Tiny, model: TwoStageModel, tmp_path: Path
+) -> None:
     some = ids(tiny.data / "test.bson")
     dump = poisoned_dump(tiny, tmp_path / "test.bson", {some[5], some[70], some[140]}, KILLS_ONCE)
     score(scorer(tiny, model), [dump], tmp_path / "whole")

@@ -17,10 +17,10 @@ from catalog.errors import ShelfsortError
 from catalog.sources.photo_list import PhotoList, read_folder, read_table
 from catalog.sources.source import open_source
 from pipeline.cli import main
-from pipeline.exchange.image_folder import pack as pack_folder
-from pipeline.model import Model, predict_files
-from pipeline.scoring.score import score as score_source
-from pipeline.scoring.workers import missing_files
+from pipeline.cluster.client import missing_files
+from pipeline.exchange.image_folder import pack_tree
+from pipeline.model import TwoStageModel, predict_files
+from pipeline.scoring.score import score_source
 from tests.catalog.served import served
 from tests.conftest import jpeg
 from tests.pipeline.score_helpers import CONFIG, predictions, rejects, score, scorer
@@ -54,7 +54,7 @@ def shop(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(
-    tiny: Tiny, model: Model, shop: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny: Tiny, model: TwoStageModel, shop: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> pandas.DataFrame:
     """The dump's predictions."""
     out = tmp_path_factory.mktemp("out")
@@ -64,7 +64,12 @@ def expected(
 
 @pytest.mark.parametrize("name", ["photos", "photos.csv"])
 def test_a_folder_and_a_table_score_as_the_dump(
-    tiny: Tiny, model: Model, shop: Path, expected: pandas.DataFrame, tmp_path: Path, name: str
+    tiny: Tiny,
+    model: TwoStageModel,
+    shop: Path,
+    expected: pandas.DataFrame,
+    tmp_path: Path,
+    name: str,
 ) -> None:
     totals = score(scorer(tiny, model), [shop / name], tmp_path)
     assert totals.products == totals.predictions == 12
@@ -73,7 +78,12 @@ def test_a_folder_and_a_table_score_as_the_dump(
 
 @pytest.mark.parametrize("name", ["d.bson", "photos.csv", "photos/"])
 def test_over_http(
-    tiny: Tiny, model: Model, shop: Path, expected: pandas.DataFrame, tmp_path: Path, name: str
+    tiny: Tiny,
+    model: TwoStageModel,
+    shop: Path,
+    expected: pandas.DataFrame,
+    tmp_path: Path,
+    name: str,
 ) -> None:
     with served(shop) as url:
         score(scorer(tiny, model), [f"{url}/{name}"], tmp_path)
@@ -81,7 +91,7 @@ def test_over_http(
 
 
 def test_in_memory(
-    tiny: Tiny, model: Model, shop: Path, expected: pandas.DataFrame, tmp_path: Path
+    tiny: Tiny, model: TwoStageModel, shop: Path, expected: pandas.DataFrame, tmp_path: Path
 ) -> None:
     root = f"memory://{uuid.uuid4().hex}"
     fsspec.filesystem("memory").put(str(shop), root, recursive=True)
@@ -91,7 +101,7 @@ def test_in_memory(
 
 
 def test_products_with_names(
-    tiny: Tiny, model: Model, shop: Path, expected: pandas.DataFrame, tmp_path: Path
+    tiny: Tiny, model: TwoStageModel, shop: Path, expected: pandas.DataFrame, tmp_path: Path
 ) -> None:
     source = open_source([shop / "named.parquet"], tmp_path)
     assert (source.category_id == tiny.run.store.taxonomy.category_ids[0]).all()
@@ -102,7 +112,7 @@ def test_products_with_names(
     assert found["product_id"].is_unique and (found["product_id"] >= 0).all()
 
 
-def test_photos_that_are_gone_are_rejects(tiny: Tiny, model: Model, tmp_path: Path) -> None:
+def test_photos_that_are_gone_are_rejects(tiny: Tiny, model: TwoStageModel, tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_bytes(jpeg(1, 40))
     with open(tmp_path / "t.csv", "w", newline="") as file:
         csv.writer(file).writerows(
@@ -210,7 +220,9 @@ def test_a_row_without_a_product_is_an_error(tmp_path: Path, nothing: str) -> No
             open_source([tmp_path / name], tmp_path)
 
 
-def test_names_that_are_not_utf_8(tiny: Tiny, model: Model, shop: Path, tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8(
+    tiny: Tiny, model: TwoStageModel, shop: Path, tmp_path: Path
+) -> None:
     photo = next((shop / "photos").iterdir()).read_bytes()
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -229,7 +241,7 @@ def test_names_that_are_not_utf_8(tiny: Tiny, model: Model, shop: Path, tmp_path
         rf"{tmp_path}/\xe9/../photos/tea.jpg",
         0,
     )
-    pack_folder(tmp_path, tmp_path / "dump")
+    pack_tree(tmp_path, tmp_path / "dump")
     assert len(list(documents(tmp_path / "dump" / "train.bson"))) == 2
 
 
@@ -306,7 +318,7 @@ def test_a_slice_holds_its_own_photos(shop: Path, tmp_path: Path) -> None:
         open_source([shop / "gone.parquet"], tmp_path)
 
 
-def test_predict_takes_urls(model: Model, shop: Path) -> None:
+def test_predict_takes_urls(model: TwoStageModel, shop: Path) -> None:
     photo = next((shop / "photos").iterdir())
     with served(shop) as url:
         assert predict_files(model, [f"{url}/photos/{photo.name}"], 3) == predict_files(

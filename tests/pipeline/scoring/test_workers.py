@@ -8,9 +8,10 @@ import pytest
 
 from catalog.errors import ShelfsortError
 from catalog.sources.source import open_source
-from pipeline.model import Model
+from pipeline.cluster.client import connect
+from pipeline.model import TwoStageModel
 from pipeline.scoring.score import Totals
-from pipeline.scoring.workers import SentModel, Workers, connect
+from pipeline.scoring.workers import SentModel, Workers
 from tests.pipeline.score_helpers import (
     CONFIG,
     assert_the_others_stand,
@@ -33,7 +34,7 @@ from tests.pipeline.tiny import Tiny, boosters_answer
 
 @pytest.fixture(scope="module")
 def scored(
-    tiny: Tiny, model: Model, tmp_path_factory: pytest.TempPathFactory
+    tiny: Tiny, model: TwoStageModel, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path, Totals]:
     """A dump in several parts, scored in this process, and the totals. Only to be read."""
     folder = tmp_path_factory.mktemp("score")
@@ -62,7 +63,7 @@ def test_two_workers_write_the_same_files(
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_products_that_kill_workers_stand_alone_in_the_rejects(
-    tiny: Tiny, model: Model, client, tmp_path: Path
+    tiny: Tiny, model: TwoStageModel, client, tmp_path: Path
 ) -> None:
     some = ids(tiny.data / "test.bson")
     poison = {some[3], some[60]}

@@ -13,7 +13,7 @@ from PIL import Image
 from catalog.config import CatalogConfig
 from catalog.errors import ConfigError
 from catalog.landmarks import read_landmarks
-from catalog.store.ingest import ingest
+from catalog.store.ingest import ingest_dump
 from catalog.store.reader import Store
 from catalog.synthetic.dump import SyntheticSpec, landmarks, picture, write_dump, write_landmarks_of
 from stage1_cnn.config import Augment, Stage1Config
@@ -171,7 +171,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("landmarks")
     write_dump(folder / "train.bson", SPEC)
     write_landmarks_of(folder / "landmarks.csv", SPEC)
-    ingest(
+    ingest_dump(
         folder / "store.sqlite",
         [folder / "train.bson"],
         None,
@@ -238,7 +238,7 @@ def test_the_landmark_loss_lowers_the_landmark_error(tmp_path: Path) -> None:
     spec = replace(SPEC, products=500, duplicates=0, blanks=0)
     write_dump(tmp_path / "train.bson", spec)
     write_landmarks_of(tmp_path / "landmarks.csv", spec)
-    ingest(
+    ingest_dump(
         tmp_path / "store.sqlite",
         [tmp_path / "train.bson"],
         None,

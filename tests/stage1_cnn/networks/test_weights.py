@@ -122,8 +122,8 @@ def test_frozen_features_tell_fashion_apart() -> None:
         frozen_features(name, photos) for name in ("efficientnet_lite0", "efficientnet_lite2")
     ]
     right = []
-    for columns in (*features, np.concatenate(features, axis=1)):
-        columns = (columns - columns[:3500].mean(0)) / columns[:3500].std()
+    for values in (*features, np.concatenate(features, axis=1)):
+        columns = (values - values[:3500].mean(0)) / values[:3500].std()
         model = LogisticRegression(C=0.01, max_iter=200).fit(columns[:3500], labels[:3500])
         right.append((model.predict(columns[3500:]) == labels[3500:]).mean())
     print(right)
