@@ -89,8 +89,8 @@ def rows(
     yield row("stage 1", [part.log_probs.argmax(axis=1) for part in items])
     alone = config.model_copy(update={"pool": False})
     kinds = [
-        ("published second stage", 1, PUBLISHED),
         ("own reclassifiers alone", 1, alone),
+        ("published second stage", 1, PUBLISHED),
         ("pool", 1, config),
     ]
     if len(stores) > 1:
@@ -110,10 +110,11 @@ def _of_bundle(
     """Rows of one second stage, and the classes [N] that each predicts for each part."""
     answers = [each_answer(bundle, part, unit)[1] for part in images]
     if name.startswith("published"):
-        yield "shifted to the target mix", [_best(x[STAGE1]) for x in answers]
         yield name, [_best(x[OWN]) for x in answers]
         return
-    if bundle.pool is not None:
+    if bundle.pool is None:
+        yield "shifted to the target mix", [_best(x[STAGE1]) for x in answers]
+    else:
         opinions = [bundle.pool.opinions(part) for part in images]
         names = ("stage1", DISCRIMINANTS, LOGISTIC)[: 1 + len(bundle.pool.linear)]
         for number, expert in enumerate((*names, "neighbours")):
