@@ -63,7 +63,7 @@ def evaluate(
     metrics["without_photo"] = _without_photo(features, store, len(frames["product"]))
     metrics["near_twins"] = near_twins(stores, frames["image"])
     metrics["rejects"] = store.reject_counts()
-    metrics["seconds"] = round(time.perf_counter() - started, 1)
+    metrics["seconds"] = round(time.perf_counter() - started, 3)
     save_evaluation(folder, frames, taxonomy, train, metrics)
     return metrics
 

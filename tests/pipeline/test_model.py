@@ -156,7 +156,7 @@ def test_the_product_id_changes_no_answer(
     apart = answers[0]["confidence"] - np.array([a.confidences[0] for a in without])
     # other batches round otherwise, and features of networks that hardly learnt are nearly constant,
     # so that discriminants weigh their last bits; 289 products of real photos: at most 5e-5 apart
-    assert np.quantile(np.abs(apart), 0.9) < 5e-2
+    assert np.quantile(np.abs(apart), 0.9) < 1e-2
 
 
 def test_a_model_of_other_parts_is_refused(tiny: Tiny, tmp_path: Path) -> None:

@@ -123,9 +123,9 @@ def test_it_says_what_stage_2_is(tiny: Tiny, text: str, metrics: dict) -> None:
 def test_evaluate_prints_what_it_writes(tiny: Tiny, text: str) -> None:
     said: list[str] = []
     steps.evaluate(tiny.run, tiny.config, rebuild=False, say=said.append)
-    assert (
-        "\n".join(said) + "\n" == text == (tiny.folder / "evaluation" / "summary.txt").read_text()
-    )
+    path = tiny.folder / "evaluation"
+    assert said[0] == f"evaluate: current ({path / 'metrics.json'})"
+    assert "\n".join(said[1:]) + "\n" == text == (path / "summary.txt").read_text()
 
 
 def test_the_published_second_stage_stands_beside_where_it_was_trained(
