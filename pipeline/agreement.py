@@ -47,7 +47,7 @@ class Agreement:
         """For the terminal."""
         return (
             f"of {self.products} products of val_b {self.same} ({self.same / self.products:.1%}) get the same category, their "
-            f"confidences within {self.most_of_99:.4f} for 99% and {self.most:.4f} for all"
+            f"confidences within {self.most_of_99:.5f} for 99% and {self.most:.5f} for all"
         )
 
 
