@@ -29,14 +29,15 @@ from benchmarks import record
 from benchmarks.photos import write_folders, write_store
 from catalog.image_table import ImageTable
 from catalog.store import Store
-from stage1_cnn.config import NORMALISATIONS, Stage1Config
+from stage1_cnn.architectures import IMAGENET
+from stage1_cnn.config import Stage1Config
 from stage1_cnn.dataset import batches
 from stage1_cnn.device import keep_memory
 from stage1_cnn.sampler import Sampler
 from stage1_cnn.transforms import EvalTransform, Normaliser
 
 BATCH, BLOCK = 64, 64
-MEAN, STD = NORMALISATIONS["imagenet"]
+_, MEAN, STD = IMAGENET
 
 
 def main() -> None:

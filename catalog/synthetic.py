@@ -2,9 +2,8 @@
 
 A category has three level names. Siblings (of one level 2) share a silhouette and differ in pattern or proportion, and
 a little in hue; families differ in silhouette. Product i follows from the seed and i alone: any product can be made
-without those before it. Categories don't depend on the seed: another seed gives other products of the same categories,
-another `family_offset` other categories. Titles, where asked for, name the kind and the style of most products, of some a wrong
-one.
+without those before it. Categories don't depend on the seed: another seed gives other products of the same categories.
+Titles, where asked for, name the kind and the style of most products, of some a wrong one.
 """
 
 import csv
@@ -63,8 +62,6 @@ class SyntheticSpec:
     """Width and height of the JPEGs, pixels."""
     seed: int = 0
     """Chooses the products; the categories stay."""
-    family_offset: int = 0
-    """Number of the first family (level 2): another offset gives other categories."""
     label_noise: float = 0.02
     """Share of products whose category_id is wrong, mostly a sibling's."""
     duplicates: float = 0.02
@@ -81,7 +78,7 @@ class SyntheticSpec:
     """Documents have a `title`: noisy words, that tell something of the category; a few have none."""
 
     def __post_init__(self) -> None:
-        for name, low in (("categories", 1), ("side", 16), ("seed", 0), ("family_offset", 0), ("first_product_id", 0)):
+        for name, low in (("categories", 1), ("side", 16), ("seed", 0), ("first_product_id", 0)):
             if getattr(self, name) < low:
                 raise ConfigError(f"synthetic {name}: expected at least {low}, found {getattr(self, name)}")
         for name in ("label_noise", "duplicates", "blanks", "misleading"):
@@ -90,9 +87,8 @@ class SyntheticSpec:
         if self.products < self.categories:
             raise ConfigError(f"synthetic products: expected at least one for each of {self.categories} categories, "
                               f"found {self.products}")
-        if 8 * (self.family_offset + self.categories) > ID_RANGE:
-            raise ConfigError(f"synthetic categories and family_offset: expected at most {ID_RANGE // 8} together, "
-                              f"found {self.categories + self.family_offset}")
+        if 8 * self.categories > ID_RANGE:
+            raise ConfigError(f"synthetic categories: expected at most {ID_RANGE // 8}, found {self.categories}")
 
 
 @dataclass(frozen=True)
@@ -123,7 +119,7 @@ class Plan:
 def categories(spec: SyntheticSpec) -> tuple[Category, ...]:
     """The categories in hierarchy order."""
     found: list[Category] = []
-    family = spec.family_offset
+    family = 0
     while len(found) < spec.categories:
         found += [_category(family, sibling) for sibling in range(SIBLINGS[family % len(SIBLINGS)])]
         family += 1

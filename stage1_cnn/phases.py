@@ -143,7 +143,7 @@ class Trainer:
         if config.weights != "none":
             network.freeze_norm(config.batch_norm)
         if self.engine.device.type == "cuda" and self.processes.size > 1 and not network.norm_frozen:
-            network = synchronised(network, config.backbone)
+            network = synchronised(network)
         network.to(self.engine.device, memory_format=torch.channels_last)
         check_size(network, config.backbone, config.size)
         check_size(network, config.backbone, config.fit_size)
@@ -293,7 +293,7 @@ class Trainer:
         network = self.learner.judged if judged and self.learner.module is self.network else self.network
         return {
             "made_from": self.made_from, "config": self.config.model_dump(mode="json"),
-            "transform": self.photos.transform.to_json(), "taxonomy": self.taxonomy.to_json(),
+            "transform": self.photos.transform.state(), "taxonomy": self.taxonomy.to_json(),
             "network": network.state_dict(), "train_images": torch.from_numpy(self._train_images()),
             "epoch": self.epoch, "phase": self.phase.name, "metrics": self.history[-1] if self.history else {},
         }  # fmt: skip

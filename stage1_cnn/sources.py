@@ -30,7 +30,7 @@ from stage1_cnn.transforms import EvalTransform, Moments, Normaliser, TrainTrans
 
 _log = logging.getLogger(__name__)
 _MEASURED = 10_000
-"""Training photos, evenly spread over the store, that `train_mean` is measured on."""
+"""Training photos, evenly spread over the store, that their mean is measured on."""
 
 
 class Photos:
@@ -43,7 +43,7 @@ class Photos:
         """`transform` is the one of evaluation; where None it follows from the configuration."""
         self.store, self.train, self.val, self.config, self.engine = store, train, val, config, engine
         self.unreadable: set[int] = set()
-        measured = transform is None and config.normalisation == "train_mean"
+        measured = transform is None and config.normalisation in ("train_mean", "mean_image")
         self.transform = transform or EvalTransform.from_config(config, self._moments() if measured else None)
         self.fitted = replace(self.transform, height=config.fit_size[0], width=config.fit_size[1])
         self.normaliser = Normaliser(self.transform, engine.device)
@@ -107,17 +107,20 @@ class Photos:
                 )
 
     def _moments(self) -> Moments:
-        """Mean and standard deviation of each channel over training photos, at the size that the network sees."""
+        """Means of training photos, and the deviation from them, at the size that the network sees."""
         plain = EvalTransform(*self.config.size, (0.0,) * 3, (1.0,) * 3)
         rows = np.unique(np.linspace(0, len(self.train) - 1, min(len(self.train), _MEASURED)).astype(np.int64))
-        sums, pixels = np.zeros((2, 3)), 0
+        sums, images = torch.zeros(2, 3, *self.config.size, dtype=torch.float64), 0
         for batch in self._readable(self.train, plain, in_parts(rows, self.config.batch_size)):
             values = batch.pixels.double() / 255
-            sums += torch.stack([values.sum((0, 2, 3)), (values * values).sum((0, 2, 3))]).numpy()
-            pixels += values[:, 0].numel()
-        mean, square = sums / max(1, pixels)
-        deviation = np.sqrt(np.maximum(square - mean**2, 1e-6))
-        return tuple(mean.round(4).tolist()), tuple(deviation.round(4).tolist())
+            sums += torch.stack([values.sum(0), (values * values).sum(0)])
+            images += len(values)
+        image, square = sums / max(1, images)
+        mean = image.mean((1, 2), keepdim=True).round(decimals=4)
+        each = self.config.normalisation == "mean_image"
+        variance = (square - (image if each else mean).square()).mean((1, 2))
+        deviation = variance.clamp(min=1e-6).sqrt().round(decimals=4)
+        return Moments(tuple(mean.flatten().tolist()), tuple(deviation.tolist()), (image - mean).float() if each else None)
 
     def _note(self, table: ImageTable, reasons: dict[int, str]) -> None:
         for row, reason in reasons.items():

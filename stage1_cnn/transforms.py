@@ -5,9 +5,10 @@ whole batch alike is done there (`Changes`). The evaluation transform is saved i
 rebuilt from it.
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,15 +17,23 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from catalog.errors import ConfigError
 from stage1_cnn import policies
-from stage1_cnn.config import NORMALISATIONS, Augment, Stage1Config
+from stage1_cnn.architectures import IMAGENET, pretraining
+from stage1_cnn.config import Augment, Stage1Config
 
 _GEOMETRY, _COLOUR, _AFFINE, _POLICY, _ERASE, _REPEAT = range(6)
 _LUMA = (0.299, 0.587, 0.114)
 _MIRRORED, _LEFT, _RIGHT, _GRAINED = range(1, 5)
 _TURN, _GRAIN = 20.0, 12.0
 """Repeats of a photo: most degrees of their turn, and deviation of their grain in levels of 256."""
-Moments = tuple[tuple[float, float, float], tuple[float, float, float]]
-"""Mean and standard deviation of each channel, on the scale where a pixel is 0 to 1."""
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of each channel, on the scale where a pixel is 0 to 1; and the mean of each pixel less that of
+    its channel, float32 [3, H, W], if it is to be subtracted too."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    image: torch.Tensor | None = None
 
 
 class Changes(NamedTuple):
@@ -42,28 +51,48 @@ NO_CHANGES = Changes()
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Resizes whole photos to height x width, bilinear with antialiasing; `mean` and `std` are for the Normaliser."""
+    """Resizes whole photos to height x width, bilinear with antialiasing. `mean`, `std` and
+    `mean_image` (as `Moments.image`) are for the Normaliser."""
 
     height: int
     width: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    mean_image: torch.Tensor | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def from_config(cls, config: Stage1Config, moments: Moments | None = None) -> "EvalTransform":
-        """The transform that a configuration asks for; `moments` of the training photos where it asks for `train_mean`."""
-        return cls(*config.size, *(moments or NORMALISATIONS[config.normalisation]))
+        """The transform that a configuration asks for; `moments` of the training photos if it asks for theirs."""
+        return cls(*config.size, *(moments or _moments(config)))
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary for checkpoint and fingerprints."""
-        return {"kind": "resize-bilinear-antialias", **asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        """A plain dictionary for fingerprints; the mean image, if there is one, stands in it as its sha256."""
+        plain = {"kind": "resize-bilinear-antialias", "height": self.height, "width": self.width}
+        plain |= {"mean": list(self.mean), "std": list(self.std)}
+        if self.mean_image is None:
+            return plain
+        return plain | {"mean_image": hashlib.sha256(self.mean_image.numpy().tobytes()).hexdigest()}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds: to_json, and the mean image itself."""
+        return self.to_json() | ({} if self.mean_image is None else {"mean_image": self.mean_image})
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "EvalTransform":
-        """Inverse of to_json. Raises ConfigError where the dictionary is of another kind."""
+        """Inverse of state, which to_json is without a mean image. Raises ConfigError if the dictionary is of another kind."""
         if value.get("kind") != "resize-bilinear-antialias":
             raise ConfigError(f"transform: expected kind resize-bilinear-antialias, found {value.get('kind')!r}")
-        return cls(value["height"], value["width"], tuple(value["mean"]), tuple(value["std"]))
+        return cls(value["height"], value["width"], tuple(value["mean"]), tuple(value["std"]), value.get("mean_image"))
+
+    def centre(self, height: int, width: int) -> torch.Tensor:
+        """What is subtracted from photos of a size: float32 [3, height, width], or [3, 1, 1] if it is the same everywhere."""
+        centre = torch.tensor(self.mean).view(3, 1, 1)
+        if self.mean_image is None:
+            return centre
+        image = self.mean_image[None]
+        if image.shape[2:] != (height, width):  # photos are smaller in fine-tuning
+            image = interpolate(image, (height, width), mode="bilinear", antialias=True)
+        return centre + image[0]
 
     def room(self, images: int) -> np.ndarray:
         """Memory for a batch, uint8 [B, height, width, 3]."""
@@ -227,12 +256,19 @@ class TrainTransform:
         return torch.from_numpy(np.stack([top, left, top + high, left + wide], axis=1))
 
 
+def _moments(config: Stage1Config) -> Moments:
+    if config.normalisation == "auto":
+        return Moments(*pretraining(config.backbone)[1:])
+    return Moments(*IMAGENET[1:]) if config.normalisation == "imagenet" else Moments((0.5,) * 3, (0.5,) * 3)
+
+
 class Normaliser:
     """On the device: uint8 [B, 3, H, W] -> float32 in channels_last, less the mean, over the standard deviation."""
 
     def __init__(self, transform: EvalTransform, device: torch.device) -> None:
         self.device = device
-        self.mean = torch.tensor(transform.mean, device=device)
+        self.transform = transform
+        self.centres: dict[tuple[int, int], torch.Tensor] = {}
         self.scale = 1 / torch.tensor(transform.std, device=device)
         self.luma = torch.tensor(_LUMA, device=device).view(1, 3, 1, 1)
 
@@ -249,8 +285,15 @@ class Normaliser:
         values = values.contiguous(memory_format=torch.channels_last)
         _, _, height, width = values.shape
         rows = values.permute(0, 2, 3, 1).view(-1, height, 3 * width)  # three channels are too few for a processor's vectors
-        rows.sub_(self.mean.repeat(width)).mul_(self.scale.repeat(width))
+        rows.sub_(self._centre(height, width)).mul_(self.scale.repeat(width))
         return values if boxes is None else self._erase(values, boxes)
+
+    def _centre(self, height: int, width: int) -> torch.Tensor:
+        """EvalTransform.centre, as the photos lie in memory: float32 [height, 3 * width]."""
+        if (height, width) not in self.centres:
+            centre = self.transform.centre(height, width).expand(3, height, width).permute(1, 2, 0)
+            self.centres[height, width] = centre.reshape(height, 3 * width).to(self.device)
+        return self.centres[height, width]
 
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.device, non_blocking=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.doctor import Finding, checkup, render, unmet
+from pipeline.doctor import PROBES, Finding, checkup, render, unmet
 
 ROOT = Path(__file__).parents[2]
 REPORT = """
@@ -38,7 +38,7 @@ def test_nothing_fails_where_the_tests_run(healthy: dict[str, Finding]) -> None:
 def test_every_probe_reports_once(healthy: dict[str, Finding]) -> None:
     assert list(healthy) == [
         *("python", "packages", "torchvision", "bson", "jpeg", "xgboost", "hdf5", "sqlite"),
-        *("gpu", "bf16", "threads", "allocator", "disk"),
+        *("gpu", "bf16", "threads", "allocator", "pretrained", "disk"),
     ]
     assert all(finding.detail and finding.remedy for finding in healthy.values())
 
@@ -48,6 +48,16 @@ def test_the_real_work_was_done(healthy: dict[str, Finding]) -> None:
         assert healthy[name].ok is not False, healthy[name]
     assert "nms keeps [0, 2]" in healthy["torchvision"].detail
     assert "100%" in healthy["xgboost"].detail
+
+
+def test_pretrained_networks_at_hand_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    (tmp_path / "hub/checkpoints/resnet50-0676ba61.pth").touch()
+    probe = next(probe for name, probe, _ in PROBES if name == "pretrained")
+    ok, detail = probe()
+    assert ok is True
+    assert "resnet50" in detail and "resnet18" not in detail
 
 
 def test_broken_packages_are_reported_and_the_others_still_checked(tmp_path: Path) -> None:

@@ -11,12 +11,10 @@ from tests.stage1_cnn.conftest import BACKBONE
     "name, count",
     [
         ("resnet18", 5), ("mobilenet_v2", 19), ("efficientnet_b0", 9), ("densenet121", 8), ("regnet_y_400mf", 5), ("vanilla", 3),
-        ("timm:mobilenetv1_100", 6),
+        ("timm:mobilenetv1_100", 6), ("efficientnet_lite0", 9), ("nasnet_mobile", 17),
     ],
 )  # fmt: skip
 def test_every_weight_is_in_one_block(name: str, count: int) -> None:
-    if name.startswith("timm:"):
-        pytest.importorskip("timm")
     backbone = build(name, 4).backbone
     found = [id(p) for modules in blocks(backbone) for module in modules for p in module.parameters()]
     assert sorted(found) == sorted(id(p) for p in backbone.parameters())

@@ -138,7 +138,7 @@ def test_interrupted_within_an_epoch_it_ends_the_same(
 
 EVERYTHING = {
     "ema_decay": 0.9, "layer_decay": 0.7, "trainable_blocks": 3, "accumulate": 2, "sampling": "levelled", "train_size": 24,
-    "normalisation": "train_mean", "shuffle_block": 8,
+    "normalisation": "mean_image", "shuffle_block": 8,
     "augment": Augment(mixup=0.2, cutmix=1, erase=0.3, policy="randaugment", rotate=10, shift=0.1, shear=5, zoom=0.1),
 }  # fmt: skip
 

@@ -91,6 +91,16 @@ def test_train_mean_is_measured_on_the_training_photos(store: Store, config: Sta
     assert again.transform is source.transform, "a resumed training keeps what it measured"
 
 
+def test_the_mean_image_is_that_of_each_pixel(store: Store, config: Stage1Config) -> None:
+    config = config.model_copy(update={"normalisation": "mean_image"})
+    source = photos(store, config)
+    pairs = source._pairs(source.train, source.transform, in_parts(np.arange(len(source)), 16))
+    inputs = torch.cat([found for found, _ in pairs])
+    torch.testing.assert_close(inputs.mean(0), torch.zeros(3, 32, 32), atol=1e-5, rtol=0)
+    torch.testing.assert_close(inputs.square().mean((0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
+    assert source.transform.mean_image.std() > 0.001, "more than a mean of each channel"
+
+
 def test_training_photos_may_be_smaller(store: Store, config: Stage1Config) -> None:
     source = photos(store, config.model_copy(update={"train_size": 24}))
     assert next(source.training([np.arange(4)], 1))[0].shape == (4, 3, 24, 24)

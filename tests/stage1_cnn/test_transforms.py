@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,6 +25,28 @@ def chw(photo: np.ndarray) -> torch.Tensor:
 
 def test_round_trip_through_json() -> None:
     assert EvalTransform.from_json(json.loads(json.dumps(EVAL.to_json()))) == EVAL
+
+
+def test_the_mean_image_travels_in_the_state_and_stands_as_its_checksum_in_fingerprints() -> None:
+    assert EVAL.state() == EVAL.to_json()
+    image = torch.arange(3 * 20 * 16, dtype=torch.float32).view(3, 20, 16) / 1000
+    found = replace(EVAL, mean_image=image)
+    again = EvalTransform.from_json(found.state())
+    assert torch.equal(again.mean_image, image)
+    assert json.loads(json.dumps(again.to_json())) == found.to_json() != EVAL.to_json()
+    assert replace(EVAL, mean_image=image + 1).to_json() != found.to_json()
+
+
+def test_the_mean_image_is_subtracted_also_at_another_size() -> None:
+    image = torch.zeros(3, 20, 16)
+    image[:, :10] = 0.25
+    transform = replace(EVAL, mean=(0.5,) * 3, std=(0.5,) * 3, mean_image=image)
+    normaliser = Normaliser(transform, torch.device("cpu"))
+    for height, width in ((20, 16), (10, 8), (20, 16)):
+        values = normaliser(torch.full((2, 3, height, width), 255, dtype=torch.uint8))
+        assert values.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(values[:, :, : height // 4], torch.full((2, 3, height // 4, width), 0.5))
+        torch.testing.assert_close(values[:, :, -(height // 4) :], torch.ones(2, 3, height // 4, width))
 
 
 def test_another_kind_is_refused() -> None:
