@@ -53,6 +53,8 @@ SURVIVORS: dict[str, dict[str, str]] = {
         "cells * groups <= _DENSE * len(key) -> cells * groups < _DENSE * len(key)": _SPEED,
         "cells * groups -> cells + groups": _SPEED,
         "_DENSE * len(key) -> _DENSE + len(key)": _SPEED,
+        "np.clip(np.bincount(cell, weight * right, cells) / mass, 0, 1)"
+        " -> np.clip(np.bincount(cell, weight * right, cells) / mass, 0, 2)": "rounding alone could exceed 1",
         "initial=0 -> initial=1": _EMPTY,
         "int(group.max(initial=0)) + 1 -> int(group.max(initial=0)) + 2": _EMPTY,
         "clustered_shares(right, weight, group, np.zeros(len(right), dtype=np.int64), 1)"
@@ -73,6 +75,8 @@ SURVIVORS: dict[str, dict[str, str]] = {
     },
     "stage2_xgb/prior.py": {
         "1 / self.temperature -> 1 * self.temperature": "its range is symmetric: 1/4 to 4",
+        "np.ones(2) -> np.ones(3)": "the third is not used",
+        "(0.0, np.zeros(2)) -> (1.0, np.zeros(2))": "the same for all that are compared",
         ":10 -> :11": "how much of a wrong value an error shows",
         "shares / shares.sum() -> shares * shares.sum()": "they sum to 1 but for a billionth",
     },

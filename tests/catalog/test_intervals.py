@@ -80,6 +80,28 @@ def test_two_groups_have_one_degree_of_freedom() -> None:
     assert found == pytest.approx((2 / 3, *wilson(2 / 3, effective), 6), rel=1e-6)
 
 
+def test_more_certain_than_independent_items_is_not_believed() -> None:
+    """Of 8 products one image is right and one wrong, so that products hardly differ."""
+    right = np.array([True, False] * 8 + [True, True, False, False])
+    found = clustered_share(right, np.ones(20), np.repeat(np.arange(10), 2))
+    assert found == pytest.approx((0.5, *wilson(0.5, 20), 20))
+
+
+def test_an_average_whose_influence_is_a_shares_is_that_share() -> None:
+    rng = np.random.default_rng(1)
+    right, group, weight = rng.random(60) < 0.7, rng.integers(0, 20, 60), rng.uniform(0.5, 2, 60)
+    share, part = clustered_share(right, weight, group), weight / weight.sum()
+    found = clustered_average(share.value, part * (right - share.value), part, group)
+    assert found == pytest.approx(share)
+
+
+def test_a_change_stays_between_minus_one_and_one() -> None:
+    for sign in (-1, 1):
+        found = clustered_change(np.full(2, sign, dtype=np.float64), np.ones(2), np.arange(2))
+        assert found.value == sign and (found.low if sign < 0 else found.high) == sign
+        assert -1 <= found.low < found.high <= 1
+
+
 def test_nothing_is_none() -> None:
     none, nobody = np.zeros(0), np.zeros(0, dtype=np.int64)
     assert clustered_share(none, none, nobody) == clustered_change(none, none, nobody) == NOTHING

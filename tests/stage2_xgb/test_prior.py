@@ -51,6 +51,24 @@ def test_a_mix_that_is_there_already_needs_no_shift() -> None:
     assert shift.strength == pytest.approx(0.0, abs=0.1)
 
 
+def test_the_ratio_is_of_target_to_train() -> None:
+    """Stage 1 learnt an uneven mix, and val has another."""
+    train = np.array([0.1, 0.2, 0.3, 0.4])
+    truth, likelihood = gaussians(8000, TARGET)
+    learnt = normalise(likelihood + np.log(train)).astype(np.float32)
+    shift = fit_shift(learnt, truth, train, TARGET)
+    np.testing.assert_allclose(shift.log_ratio, np.log(TARGET / train), rtol=1e-6)
+    assert (shift.temperature, shift.strength) == pytest.approx((1, 1), abs=0.12)
+
+
+def test_a_single_item_counts() -> None:
+    """It is labelled as stage 1 would never have it, so that stage 1 is trusted a little less."""
+    _, likelihood = gaussians(1, TARGET)
+    under = normalise(3 * (likelihood + np.log(TRAIN))).astype(np.float32)
+    shift = fit_shift(under, under.argmin(axis=1), TRAIN, TARGET)
+    assert shift.temperature > 1.01
+
+
 def test_without_items_nothing_is_fitted() -> None:
     shift = fit_shift(np.zeros((0, 4), np.float32), np.zeros(0, int), TRAIN, TARGET)
     assert (shift.temperature, shift.strength) == (1.0, 1.0)
@@ -75,7 +93,7 @@ def test_a_file_of_weights_counts_by_its_shares(tmp_path: Path, scale: int) -> N
     )
     found = target_mix(path, np.ones(4), np.ones(4), taxonomy(4))
     np.testing.assert_allclose(found[:3], [0.2, 0.7, 0.1], rtol=1e-6)
-    assert 0 < found[3] < 1e-6 and found.sum() == pytest.approx(1)
+    assert found[3] == pytest.approx(1e-9, rel=1e-6) and found.sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
