@@ -68,7 +68,8 @@ class EvalTransform:
     def from_config(cls, config: Stage1Config, moments: Moments | None = None) -> "EvalTransform":
         """The transform that a configuration asks for; `moments` of the training photos if it asks
         for theirs."""
-        return cls(*config.size, *(moments or _moments(config)))
+        mean, std, image = moments or _moments(config)
+        return cls(*config.size, mean, std, image)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary for fingerprints; the mean image, if there is one, stands in it as its
