@@ -81,7 +81,7 @@ def against(run: RunFolder, dump: Path, count: int, folder: Path) -> dict[str, A
 
 def same_pixels(reader, ours: TwoStageModel, photos: Sequence[bytes]) -> dict[str, float]:
     """Whether both decode and resize alike."""
-    transform = ours.predictors[0].transform
+    transform = ours.network.transform
     differences = []
     for photo in photos:
         mine = transform([decode(photo)])[0].permute(1, 2, 0).numpy()

@@ -89,7 +89,7 @@ def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
         "handles_growth": handles,
         "memory_mb": [seen[settled][1] / 2**20, seen[-1][1] / 2**20],
     }
-    record.save(json, figures, precision=model.predictors[0].compute.precision, rounds=len(seen))
+    record.save(json, figures, precision=model.network.compute.precision, rounds=len(seen))
     if seconds >= 60 and (growth > GROWTH or handles > 0):  # a few rounds only begin to settle
         raise SystemExit("not flat")
 

@@ -58,7 +58,7 @@ def twin_figures(sample: pandas.DataFrame, own: np.ndarray, other: np.ndarray) -
     return {
         "cosine": threshold,
         "share": share.to_json(),
-        "suspicious": share.value > SUSPICIOUS,
+        "suspicious": share.value is not None and share.value > SUSPICIOUS,
         "top1_with": clustered_share(right[twin], ones[twin], group[twin]).to_json(),
         "top1_without": clustered_share(right[~twin], ones[~twin], group[~twin]).to_json(),
     }

@@ -87,7 +87,7 @@ def measure(run: RunFolder, model: TwoStageModel, photos: int = PHOTOS) -> Agree
     ]
     table = stores[0].table[rows]
     answers = [
-        model.answer(Pooled.images(table, features, model.predictors[0].head), "product").two_stage
+        model.answer(Pooled.images(table, features, model.network.head), "product").two_stage
         for features in (stored, computed)
     ]
     return Agreement.between(*answers)

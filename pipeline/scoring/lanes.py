@@ -9,7 +9,7 @@ changes a result.
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -116,12 +116,12 @@ class Lanes:
     def __call__(self, tasks: Iterable[Task], config: ScoreConfig) -> Iterator[Part]:
         """Parts in the order of the tasks; groups of the next task are under way before a task is
         finished."""
-        config = config.on(self.model.predictors[0].compute.device.type)
+        batch_size = config.batch_size_on(self.model.network.compute.device.type)
         waiting: deque[tuple[Task, int]] = deque()
 
         def groups() -> Iterator[Group]:
             for task in tasks:
-                rows = list(task.groups(_BATCHES * config.batch_size))
+                rows = list(task.groups(_BATCHES * batch_size))
                 waiting.append((task, len(rows)))
                 for group in rows:
                     yield (
@@ -131,7 +131,7 @@ class Lanes:
                     )
 
         def score(group: Group) -> _Scored:
-            return score_group(self.model, group, config)
+            return score_group(self.model, group, batch_size, config)
 
         with contextlib.closing(ordered(score, groups(), self.lanes)) as results:
             done: list[_Scored] = []
@@ -172,7 +172,7 @@ class Lanes:
         )
 
 
-def ordered(function: Callable[[T], U], items: Iterable[T], lanes: int) -> Iterator[U]:
+def ordered(function: Callable[[T], U], items: Iterable[T], lanes: int) -> Generator[U]:
     """The results of `function` in the order of `items`, computed by `lanes` threads of
     single-threaded arithmetic.
 
@@ -192,7 +192,9 @@ def ordered(function: Callable[[T], U], items: Iterable[T], lanes: int) -> Itera
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def score_group(model: TwoStageModel, group: Group, config: ScoreConfig) -> _Scored:
+def score_group(
+    model: TwoStageModel, group: Group, batch_size: int, config: ScoreConfig
+) -> _Scored:
     """Scores some products of a task."""
     task, rows, products = group
     row_of_image = np.repeat(rows, [len(photos) for photos, _ in products]).astype(np.int64)
@@ -201,7 +203,7 @@ def score_group(model: TwoStageModel, group: Group, config: ScoreConfig) -> _Sco
     texts = [text for photos, text in products for _ in photos]
     product_id = task.source.product_id[row_of_image]
     table = image_table(product_id * POSITIONS + position, product_id)
-    images, errors, blank = model.read(flat, table, config.batch_size, texts)
+    images, errors, blank = model.read(flat, table, batch_size, texts)
     rejects = [
         task.reject(int(row_of_image[i]), int(position[i]), error.reason, error.detail)
         for i, error in sorted(errors.items())

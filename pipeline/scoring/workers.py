@@ -224,7 +224,7 @@ class Workers:
                         if work.span is None:
                             yield future.result()
                         else:
-                            todo.extend(_close(searches, work, guilty=False))
+                            todo.extend(_close(searches, work))
                     elif isinstance(error := future.exception(), KilledWorker):
                         todo.extendleft(_after_death(searches, work))
                     elif isinstance(error, ModelNotSeenError) and not work.sent:
@@ -263,31 +263,30 @@ def _after_death(searches: dict[int, _Search], work: _Work) -> list[_Work]:
     """What to do next after a task's worker died."""
     work.deaths += 1
     number, pieces = work.task.number, work.pieces()
-    alone = work.span is not None and len(pieces) == 1
-    if work.deaths < _DEATHS and (alone or work.span is None):
-        return [work]
-    if alone:
-        return _close(searches, work, guilty=True)
-    if work.span is None:
-        if work.searched:
-            raise ShelfsortError(
-                f"part {number} ends its workers, also without the {len(work.task.deadly)} products that do so alone; "
-                "give the workers more memory, or make the parts smaller (score.part_mb)"
-            )
-        searches[number] = _Search(open=len(pieces))
-    else:
+    if work.span is not None and len(pieces) > 1:
         searches[number].open += len(pieces) - 1
+        return pieces
+    if work.deaths < _DEATHS:
+        return [work]
+    if work.span is not None:
+        return _close(searches, work, killer=work.span[0])
+    if work.searched:
+        raise ShelfsortError(
+            f"part {number} ends its workers, also without the {len(work.task.deadly)} products "
+            "that do so alone; give the workers more memory, or make the parts smaller "
+            "(score.part_mb)"
+        )
+    searches[number] = _Search(open=len(pieces))
     return pieces
 
 
-def _close(searches: dict[int, _Search], work: _Work, *, guilty: bool) -> list[_Work]:
-    """Ends the search in some rows; the whole task follows when this was the last of them."""
+def _close(searches: dict[int, _Search], work: _Work, *, killer: int | None = None) -> list[_Work]:
+    """Ends the search in some rows, of which `killer` ended its worker; after the last of them the
+    whole task follows, without the rows that do so."""
     search = searches[work.task.number]
     search.open -= 1
-    if guilty:
-        search.deadly.add(work.span[0])
-    return (
-        []
-        if search.open
-        else [_Work(replace(work.task, deadly=frozenset(search.deadly)), searched=True)]
-    )
+    if killer is not None:
+        search.deadly.add(killer)
+    if search.open:
+        return []
+    return [_Work(replace(work.task, deadly=frozenset(search.deadly)), searched=True)]
