@@ -204,7 +204,7 @@ def decoded(model: TwoStageModel, source: ProductSource) -> Iterator[torch.Tenso
     )
     for start in range(0, len(photos), size):
         batch = photos[start : start + size]
-        yield model.network.transform([decode(photo) for photo in batch])
+        yield model.network.transform([decode(p) for p in batch if isinstance(p, bytes)])
 
 
 def bare(model: TwoStageModel, batches: list[torch.Tensor]) -> None:

@@ -54,7 +54,8 @@ class Stage2Summary:
         else:
             lines += [
                 *self._standings(),
-                f"errors of the pool on val_b that the sets could mend: {_or_dash(self.mendable_share, '.0%')}",
+                "errors of the pool on val_b that the sets could mend: "
+                f"{_or_dash(self.mendable_share, '.0%')}",
             ]
         lines += [
             f"the pool weighs, of {unit}s: "
@@ -69,7 +70,8 @@ class Stage2Summary:
     def _standings(self) -> list[str]:
         heads = "".join(f"{head:>9}" for head in _HEADS.values())
         lines = [
-            f"{'top-1 on val_b':32}{heads}   gated over shifted    fixed  broken    net  share of own"
+            f"{'top-1 on val_b':32}{heads}   gated over shifted    fixed  broken    net  "
+            "share of own"
         ]
         for unit, mixes in self.units.items():
             for name, row in mixes.items():
@@ -82,10 +84,11 @@ class Stage2Summary:
                     f"  {row['items']:,.0f} {unit}s, {name}".ljust(32) + f"{top1}{gain:>23}{net}"
                 )
                 lines[-1] += f"{_or_dash(row['own_share'], '.0%'):>14}"
-        judged = f"decided on half of val_b's products and counted on the other half, {2 * REPEATS} times"
         return [
             *lines,
-            f"gated, its gain, fixed, broken and share of own: {judged}; what answers was decided on all of val_b",
+            "gated, its gain, fixed, broken and share of own: decided on half of val_b's products "
+            f"and counted on the other half, {2 * REPEATS} times; what answers was decided on all "
+            "of val_b",
         ]
 
 

@@ -1,8 +1,8 @@
-"""The engine that scores in this process: one reader, and a lane a core that decodes, infers and
-refines groups of products.
+"""The engine that scores in this process: one reader, and one lane per core that decodes, infers
+and refines groups of products.
 
-A lane is a thread with single-threaded arithmetic, so that nothing waits for anything: while one
-decodes another computes, and the reader and the writer run beside both. Groups never cross
+A lane is a thread with single-threaded arithmetic, so that lanes never wait for each other: while
+one decodes another computes, and the reader and the writer run beside both. Groups never cross
 partitions and batches never cross groups, so that neither the number of lanes nor the engine
 changes a result.
 """
@@ -91,9 +91,11 @@ Group = tuple[Task, np.ndarray, list[tuple[Photos, str]]]
 
 
 class Engine(Protocol):
-    """Scores tasks, in any order."""
+    """Scores tasks."""
 
-    def __call__(self, tasks: Iterable[Task], config: ScoreConfig) -> Iterator[Part]: ...
+    def __call__(self, tasks: Iterable[Task], config: ScoreConfig) -> Iterator[Part]:
+        """One part per task, in any order."""
+        ...
 
 
 @dataclass
@@ -195,7 +197,8 @@ def ordered(function: Callable[[T], U], items: Iterable[T], lanes: int) -> Gener
 def score_group(
     model: TwoStageModel, group: Group, batch_size: int, config: ScoreConfig
 ) -> _Scored:
-    """Scores some products of a task."""
+    """Scores one group: predictions and features of its products, and rejects for each photo that
+    can't be read and each product without a readable one."""
     task, rows, products = group
     row_of_image = np.repeat(rows, [len(photos) for photos, _ in products]).astype(np.int64)
     position = np.concatenate([np.arange(len(photos)) for photos, _ in products])
@@ -238,7 +241,7 @@ def score_group(
 
 
 def _features(pooled: Pooled) -> pyarrow.Table:
-    """Stage 1's, rounded as features.h5 has them; in float32, as Spark and others know no float16."""
+    """Stage 1's features, rounded as in features.h5; float32, because Spark has no float16."""
     values = pooled.features[0].astype(np.float16).astype(np.float32)
     offsets = np.arange(len(values) + 1, dtype=np.int32) * np.int32(values.shape[1])
     lists = pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(values.ravel()))

@@ -48,7 +48,7 @@ _GLANCE = 3.0
 
 @dataclass(frozen=True)
 class ModelPlace:
-    """Where a worker finds the model: the run folder where it sees one with these checksums, else
+    """Where a worker finds the model: the run folder if it sees one with these checksums, else
     the copy that it was sent; and how it computes, in the client's precision: what `auto` is
     depends on the machine."""
 
@@ -152,7 +152,7 @@ def _open_model(
 
 @dataclass
 class _Work:
-    """A task that is to be done; `span` says which of its rows where it only looks for the product
+    """A task that is to be done; `span` says which of its rows if it only looks for the product
     at fault, `searched` that this was done; `sent` that the model was sent for it."""
 
     task: Task
@@ -187,7 +187,7 @@ class Workers:
     """The engine that scores on dask workers."""
 
     def __init__(self, client: Client, place: ModelPlace, files: list[tuple[str, int]]) -> None:
-        """Raises ShelfsortError where a worker lacks shelfsort or one of the `files`, those of the
+        """Raises ShelfsortError if a worker lacks shelfsort or one of the `files`, those of the
         source (path, size)."""
         self.client, self.place = client, place
         require_files(client, files)
@@ -244,7 +244,7 @@ class Workers:
         return max(1, len(self.client.nthreads()))
 
     def _finished(self, running: dict[Future, _Work]) -> set[Future]:
-        """Waits for some tasks. Raises ShelfsortError where no worker is left to do them."""
+        """Waits for some tasks. Raises ShelfsortError if no worker is left to do them."""
         seen = time.monotonic()
         while True:
             try:
@@ -255,8 +255,10 @@ class Workers:
                 if self.client.nthreads():
                     seen = time.monotonic()
                 elif time.monotonic() - seen > PATIENCE:
-                    message = f"no worker for {PATIENCE:.0f} s; finished parts are kept, run the same command again"
-                    raise ShelfsortError(message) from None
+                    raise ShelfsortError(
+                        f"no worker for {PATIENCE:.0f} s; finished parts are kept, run the same "
+                        "command again"
+                    ) from None
 
 
 def _after_death(searches: dict[int, _Search], work: _Work) -> list[_Work]:

@@ -29,7 +29,7 @@ _OWN = {"vanilla", "vgg16_landmarks", "nasnet_mobile", *LITE}
 
 
 class Architecture(NamedTuple):
-    """A network, the place of the classification layer it came with (empty where it has none),
+    """A network, the place of the classification layer it came with (empty if it has none),
     and its number of features."""
 
     module: nn.Module

@@ -97,7 +97,7 @@ def load_into(backbone: nn.Module, name: str, weights: str, head: str) -> None:
 
 def at_hand() -> Iterator[tuple[str, Path]]:
     """Networks whose ImageNet weights are on this machine, and the file. Raises ConfigError
-    where a package's file is damaged."""
+    if a package's file is damaged."""
     for name in PACKAGES:
         if path := _packaged(name):
             yield name, path
@@ -108,7 +108,7 @@ def at_hand() -> Iterator[tuple[str, Path]]:
 
 
 def _packaged(name: str) -> Path | None:
-    """The file of a package of weights, checked; None where the package is not installed. The
+    """The file of a package of weights, checked; None if the package is not installed. The
     package's code does not run."""
     package = PACKAGES[name]
     found = importlib.util.find_spec(package.name.replace("-", "_"))
