@@ -199,7 +199,10 @@ def predictions(
 def read_elsewhere(run: RunFolder, dump: Path, folder: Path) -> pandas.DataFrame:
     """By the exported folder's own reader."""
     export_model(run, folder / "model")
-    spec = importlib.util.spec_from_file_location("exported_reader", folder / "model" / "reader.py")
+    path = folder / "model" / "reader.py"
+    spec = importlib.util.spec_from_file_location("exported_reader", path)
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"{path} is no module")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     reader = module.Model(threads=cores())

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -69,19 +70,22 @@ def against(run: RunFolder, dump: Path, count: int, folder: Path) -> dict[str, A
     source = open_source([dump], folder / "dumps")
     products: list[list[bytes]] = []
     while sum(map(len, products)) < count:
-        products.append(source.read(len(products)))
-    photos = [photo for product in products for photo in product][:count]
+        photos = source.read(len(products))
+        products.append([photo for photo in photos if isinstance(photo, bytes)])
+    flat = [photo for product in products for photo in product][:count]
     ours, theirs = TwoStageModel.open(run, "cpu", "fp32"), reader.Model()
     return {
-        "pixels": same_pixels(reader, ours, photos),
-        "photos": compare(theirs, ours, [[photo] for photo in photos], "photos"),
+        "pixels": same_pixels(reader, ours, flat),
+        "photos": compare(theirs, ours, [[photo] for photo in flat], "photos"),
         "products": compare(theirs, ours, products, "products"),
     }
 
 
-def same_pixels(reader, ours: TwoStageModel, photos: Sequence[bytes]) -> dict[str, float]:
+def same_pixels(
+    reader: ModuleType, ours: TwoStageModel, photos: Sequence[bytes]
+) -> dict[str, float]:
     """Whether both decode and resize alike."""
-    transform = ours.predictors[0].transform
+    transform = ours.network.transform
     differences = []
     for photo in photos:
         mine = transform([decode(photo)])[0].permute(1, 2, 0).numpy()
@@ -95,7 +99,7 @@ def same_pixels(reader, ours: TwoStageModel, photos: Sequence[bytes]) -> dict[st
 
 
 def compare(
-    theirs, ours: TwoStageModel, products: Sequence[Sequence[bytes]], what: str
+    theirs: Any, ours: TwoStageModel, products: Sequence[Sequence[bytes]], what: str
 ) -> dict[str, float]:
     """Probabilities of both."""
     number = np.repeat(np.arange(len(products)), [len(product) for product in products])
@@ -111,7 +115,8 @@ def compare(
     )
     near, most = float((apart < 1e-3).mean()), float(apart.max())
     print(
-        f"{len(products)} {what}: the same top-1 {top1:.2%}, within 1e-3 {near:.2%}, most apart {most:.5f}",
+        f"{len(products)} {what}: the same top-1 {top1:.2%}, within 1e-3 {near:.2%}, "
+        f"most apart {most:.5f}",
         flush=True,
     )
     return {"n": len(products), "same_top1": top1, "within_001": near, "most_apart": most}

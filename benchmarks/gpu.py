@@ -79,9 +79,8 @@ def measure(
     """Both jobs, from the store and bare: images/s."""
     table = store.images("train")
     photos = PhotoInputs(store, table, table, config, compute)
-    network = build(config.backbone, len(store.taxonomy)).to(
-        compute.device, memory_format=torch.channels_last
-    )
+    network = build(config.backbone, len(store.taxonomy)).to(compute.device)
+    network.to(memory_format=torch.channels_last)
     learner = Learner(network, config, compute, lr=1e-4, schedule=Schedule(10**6, 0))
     learner.distribute(compiled)
     inputs, labels = next(photos.training([np.arange(config.batch_size) % len(table)], 1))

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import bson
 import numpy as np
@@ -242,7 +243,7 @@ def figures(options: argparse.Namespace) -> None:
         frame[f"{system}_true_confidence"] = frame[f"{system}_confidence"] / (1 + rank[place])
     frames = {unit: frame.assign(unit=unit) for unit in ("image", "product")}
     started = time.perf_counter()
-    metrics = {"image": measure(frame, len(taxonomy), min_support=5)}
+    metrics: dict[str, Any] = {"image": measure(frame, len(taxonomy), min_support=5)}
     print(f"figures of {len(frame)} items in {time.perf_counter() - started:.1f} s")
     metrics |= {
         "product": metrics["image"],

@@ -167,7 +167,7 @@ def speed(backbone: str, folder: Path, count: int, rounds: int) -> dict[str, Any
     median = {way: statistics.median(rate) for way, rate in rates.items()}
     best = max(("one stream", "a stream a core"), key=median.__getitem__)
     ratio = median["end to end"] / median[best]
-    compute = model.predictors[0].compute
+    compute = model.network.compute
     what = (
         f"{backbone} at {size}, {compute.precision}, {cores()} cores, {images} images, "
         f"medians of {rounds}"
@@ -196,27 +196,26 @@ def speed(backbone: str, folder: Path, count: int, rounds: int) -> dict[str, Any
 
 def decoded(model: TwoStageModel, source: ProductSource) -> Iterator[torch.Tensor]:
     """The first photos of the dump as the network takes them, in batches."""
-    size = ScoreConfig().on(model.predictors[0].compute.device.type).batch_size
+    size = ScoreConfig().batch_size_on(model.network.compute.device.type)
     photos = list(
         itertools.islice(
             (photo for row in range(len(source)) for photo in source.read(row)), BARE * size
         )
     )
     for start in range(0, len(photos), size):
-        yield model.predictors[0].transform(
-            [decode(photo) for photo in photos[start : start + size]]
-        )
+        batch = photos[start : start + size]
+        yield model.network.transform([decode(p) for p in batch if isinstance(p, bytes)])
 
 
 def bare(model: TwoStageModel, batches: list[torch.Tensor]) -> None:
     """The forward alone, with PyTorch's own threads."""
     for batch in batches:
-        model.predictors[0].features(batch)
+        model.network.features(batch)
 
 
 def bare_lanes(model: TwoStageModel, batches: list[torch.Tensor]) -> None:
     """The forward alone, a single-threaded stream a core."""
-    for _ in ordered(model.predictors[0].features, batches, cores()):
+    for _ in ordered(model.network.features, batches, cores()):
         pass
 
 

@@ -52,15 +52,13 @@ def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
     """Scores the same dump with the same model until the time is over, each time into a new folder;
     figures go to `json`."""
     run = make_run(folder, "shufflenet_v2_x0_5", 32, 32)
-    dump, model, process = (
-        write_dump(folder / "dump.bson", count),
-        TwoStageModel.open(run),
-        psutil.Process(),
-    )
+    dump, model = write_dump(folder / "dump.bson", count), TwoStageModel.open(run)
+    process = psutil.Process()
     scorer = Scorer(
         Lanes(model, cores()), {"checkpoint": sha256_file(run.checkpoint)}, 0, run.store.digests()
     )
-    started, seen = time.monotonic(), []
+    started = time.monotonic()
+    seen: list[tuple[float, int, int]] = []
     while not seen or seen[-1][0] < seconds:
         with tempfile.TemporaryDirectory(dir=folder) as out:
             totals = score_source(
@@ -89,7 +87,7 @@ def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
         "handles_growth": handles,
         "memory_mb": [seen[settled][1] / 2**20, seen[-1][1] / 2**20],
     }
-    record.save(json, figures, precision=model.predictors[0].compute.precision, rounds=len(seen))
+    record.save(json, figures, precision=model.network.compute.precision, rounds=len(seen))
     if seconds >= 60 and (growth > GROWTH or handles > 0):  # a few rounds only begin to settle
         raise SystemExit("not flat")
 

@@ -29,6 +29,8 @@ from stage2_xgb.items import Pooled, mean_by_product, of_unit
 from stage2_xgb.published import PUBLISHED
 from stage2_xgb.refine import each_answer, refine
 
+Row = tuple[str, np.ndarray, np.ndarray, np.ndarray]
+
 LEAST = 5
 """Test items of a category in the balanced mix."""
 
@@ -49,9 +51,8 @@ def main() -> None:
     figures: dict[str, Any] = {"split": "test"}
     for unit in ("image", "product"):
         figures[unit] = []
-        print(
-            f"\n| {unit} | natural | over shifted | balanced | over shifted |\n|---|---|---|---|---|"
-        )
+        print(f"\n| {unit} | natural | over shifted | balanced | over shifted |")
+        print("|---|---|---|---|---|")
         shifted = None
         for name, predicted, truth, group in rows(stores, class_mixes(run), run, config, unit):
             right = predicted == truth
@@ -76,14 +77,14 @@ def rows(
     run: RunFolder,
     config: Stage2Config,
     unit: str,
-) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[Row]:
     """Name of each row, and each test item's predicted class, true class and product."""
     images = list(Views(stores).blocks("test", fit_only=False))
     items = [of_unit(part, unit) for part in images]
     truth = np.concatenate([part.class_index for part in items])
     group = np.concatenate([part.product_id for part in items])
 
-    def row(name: str, predicted: Sequence[np.ndarray]) -> tuple[str, np.ndarray, ...]:
+    def row(name: str, predicted: Sequence[np.ndarray]) -> Row:
         return name, np.concatenate(predicted), truth, group
 
     yield row("stage 1", [part.log_probs.argmax(axis=1) for part in items])

@@ -11,7 +11,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,9 @@ def step_ratio(backbone: str, side: int, batch: int, steps: int, rounds: int) ->
     )
     inputs = torch.randn(batch, 3, side, side).to(compute.device, memory_format=torch.channels_last)
     labels = torch.randint(CLASSES, (batch,), device=compute.device)
-    networks = [
-        build(backbone, CLASSES).to(compute.device, memory_format=torch.channels_last).train()
-        for _ in range(2)
-    ]
+    networks = [build(backbone, CLASSES).to(compute.device).train() for _ in range(2)]
+    for network in networks:
+        network.to(memory_format=torch.channels_last)
     learner = Learner(networks[0], config, compute, lr=1e-4, schedule=Schedule(10**6, 0))
     optimizer = make_optimizer(networks[1].parameters(), config, 1e-4, {})
     ratios = []
@@ -108,7 +107,7 @@ def step_ratio(backbone: str, side: int, batch: int, steps: int, rounds: int) ->
     }
 
 
-def seconds(compute: Compute, run: object) -> float:
+def seconds(compute: Compute, run: Callable[[], None]) -> float:
     """How long `run` takes, the device's queue included."""
     started = time.perf_counter()
     run()
@@ -123,7 +122,7 @@ def trainer_steps(learner: Learner, inputs: torch.Tensor, labels: torch.Tensor, 
         pass
 
 
-def in_memory(inputs: torch.Tensor, labels: torch.Tensor, steps: int) -> Iterator[Pair]:
+def in_memory(inputs: torch.Tensor, labels: torch.Tensor, steps: int) -> Generator[Pair]:
     """The same batch again and again."""
     for _ in range(steps):
         yield inputs, labels
@@ -165,7 +164,7 @@ def head_ratio(store: Store, weights: str, side: int, rounds: int, folder: Path)
         spent = {}
         for name in ("frozen", "cached"):
             network = build("resnet18", len(store.taxonomy), weights=weights)
-            network.to(compute.device, memory_format=torch.channels_last).freeze(0)
+            network.to(compute.device).to(memory_format=torch.channels_last).freeze(0)
             started = time.perf_counter()
             source = (
                 CachedFeatures(photos, network, folder, lambda: None)
@@ -207,7 +206,10 @@ def train_head(
             learner, source.training(in_parts(order, config.batch_size), epoch), Tally()
         ):
             pass
-    return evaluate(module, source.validation(), source.compute).top1
+    metrics = evaluate(module, source.validation(), source.compute)
+    if metrics is None:
+        raise SystemExit("no photo of val_a could be read")
+    return metrics.top1
 
 
 if __name__ == "__main__":

@@ -110,10 +110,8 @@ class FeatureStore:
         return self.file[schema.FEATURES].shape[1]
 
     @cached_property
-    def head(self) -> Head | None:
-        """The last layer; None if the features have none."""
-        if schema.HEAD_WEIGHT not in self.file:
-            return None
+    def head(self) -> Head:
+        """The last layer."""
         return Head(self._read(schema.HEAD_WEIGHT), self._read(schema.HEAD_BIAS))
 
     def of_class(self, split: str, class_index: int) -> slice:

@@ -171,13 +171,12 @@ class FeatureWriter:
         self.file[name].resize((length + len(values),))
         self.file[name][length:] = values
 
-    def finish(self, head: Head | None) -> None:
-        """Adds stage 1's head, declares the file complete and gives it its final name."""
+    def finish(self, head: Head) -> None:
+        """Adds the view's head, declares the file complete and gives it its final name."""
         with writing(self.path):
             self._reserve()
-            if head is not None:
-                self._replace(schema.HEAD_WEIGHT, head.weight)
-                self._replace(schema.HEAD_BIAS, head.bias)
+            self._replace(schema.HEAD_WEIGHT, head.weight)
+            self._replace(schema.HEAD_BIAS, head.bias)
             self.file.attrs["complete"] = True
             self._close()
             publish(self.partial, self.path)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import xgboost
 
+from catalog.arrays import write_npz
 from catalog.artifacts import atomic_path, read_sealed, sha256_file, write_sealed
 from catalog.errors import ArtifactError
 from catalog.taxonomy import Taxonomy
@@ -172,8 +173,7 @@ def save_shared(folder: Path, bundle: Bundle) -> None:
         arrays |= {f"mean_{v}": projection.mean, f"components_{v}": projection.components}
     if bundle.pool is not None:
         arrays |= {f"{_POOL}{name}": array for name, array in pool_arrays(bundle.pool).items()}
-    with atomic_path(folder / "shared.npz") as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    write_npz(folder / "shared.npz", **arrays)
 
 
 def save_manifest(

@@ -122,7 +122,7 @@ class ExpertPool:
             if self.neighbours is not None:
                 z = self.neighbours.projection(prepared[self.neighbours.inputs])
                 asked.append((z, highest(likely, CANDIDATES)))
-        if asked:
+        if self.neighbours is not None and asked:
             z, candidates = map(np.concatenate, zip(*asked, strict=True))
             known = np.full(len(images), STRANGER) if known is None else known
             votes = self.neighbours.log_votes(z, known, candidates)

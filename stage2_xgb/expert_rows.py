@@ -6,7 +6,7 @@ Reserve and val_a, which stage 1 never saw, are cut into FOLDS by product.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
@@ -169,7 +169,7 @@ def thinned(counts: np.ndarray, most: int) -> np.ndarray:
 
 def in_order(work: Callable[[Block], T], blocks: Iterable[Block], jobs: int) -> Iterator[T]:
     """The results of `work` in the order of the blocks; `jobs` threads have a few at a time."""
-    waiting = deque()
+    waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(jobs) as executor:
         for block in blocks:
             waiting.append(executor.submit(work, block))

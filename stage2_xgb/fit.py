@@ -80,7 +80,7 @@ def fit_stage2(
     bundle = Bundle(
         folder,
         material.shifts,
-        fitted and fitted.pool,
+        fitted.pool if fitted else None,
         material.projections,
         {s.class_index: s.members for s in sets},
         {},
@@ -279,7 +279,7 @@ def _train_one(picker: RowPicker, members: np.ndarray, path: Path) -> tuple[Path
     pin_blas()
     rows = picker.rows(members)
     booster = fit_booster(rows, picker.config)
-    return path, booster and save_booster(path, booster)
+    return path, save_booster(path, booster) if booster is not None else None
 
 
 class Clock:

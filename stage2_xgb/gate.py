@@ -53,8 +53,8 @@ class HeldOut:
         return len(self.predicted)
 
     def __getitem__(self, rows: np.ndarray) -> "HeldOut":
-        plain = (getattr(self, name)[rows] for name in ("predicted", "class_index", "product_id"))
-        return HeldOut(*plain, {name: right[rows] for name, right in self.right.items()})
+        right = {name: right[rows] for name, right in self.right.items()}
+        return HeldOut(self.predicted[rows], self.class_index[rows], self.product_id[rows], right)
 
 
 def counts(product_id: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[int, int, int]:

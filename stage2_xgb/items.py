@@ -61,8 +61,8 @@ class Pooled:
 
     def rows(self, rows: np.ndarray | slice) -> "Pooled":
         """Some of the items."""
-        plain = (getattr(self, field.name)[rows] for field in fields(self)[:-1])
-        return Pooled(*plain, tuple(x[rows] for x in self.features))
+        plain = {field.name: getattr(self, field.name)[rows] for field in fields(self)[:-1]}
+        return Pooled(**plain, features=tuple(x[rows] for x in self.features))
 
     def first_view(self) -> "Pooled":
         """The same items through stage 1 alone."""

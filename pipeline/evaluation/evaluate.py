@@ -106,8 +106,8 @@ def _without_photo(features: FeatureStore, store: Store, evaluated: int) -> int:
 
 
 def published(bundle: Bundle) -> Bundle | None:
-    """The published second stage, where it was trained on the same features; one that an earlier
-    training left is none. Raises ArtifactError where it is damaged."""
+    """The published second stage, None if there is none of the same training as `bundle`. Raises
+    ArtifactError if it is damaged."""
     if not (bundle.folder / FOLDER / "manifest.json").exists():
         return None
     rival = Bundle.open(bundle.folder / FOLDER)

@@ -99,9 +99,11 @@ def _unit(unit: str, found: dict[str, Any]) -> list[str]:
 
 def _changed(unit: str, found: dict[str, Any]) -> list[str]:
     return [
-        f"  per {unit}: {len(found['better'])} categories significantly better with stage 2, {len(found['worse'])} worse",
-        f"  per {unit}: of {found['moved']} categories that moved, one would have been called worse from {found['needed']} of "
-        f"{found['needed']} products broken; {found['noticeable']} have so many",
+        f"  per {unit}: {len(found['better'])} categories significantly better with stage 2, "
+        f"{len(found['worse'])} worse",
+        f"  per {unit}: of {found['moved']} categories that moved, one would have been called "
+        f"worse from {found['needed']} of {found['needed']} products broken; "
+        f"{found['noticeable']} have so many",
     ]
 
 
@@ -124,14 +126,17 @@ def _without_photo(count: int) -> list[str]:
 
 def _near_twins(found: dict[str, Any]) -> list[str]:
     share = found["share"]
-    where = f"cosine > {found['cosine']:.3f} in {found['networks']} network(s)"
+    criterion = f"cosine > {found['cosine']:.3f} in {found['networks']} network(s)"
     lines = [
-        f"near twins: {_percent(share)} of {share['n']} sampled test photos have one among other products' fitted ({where})"
+        f"near twins: {_percent(share)} of {share['n']} sampled test photos have one among other "
+        f"products' fitted ({criterion})"
     ]
     if found["suspicious"]:
         lines += [
-            "  WARNING: if twins show one thing or come from one round through the shop, new products will be sorted less well;",
-            f"  two-stage top-1 per image: {_share(found['top1_with'])} with a twin, {_share(found['top1_without'])} without",
+            "  WARNING: if twins show one thing or come from one round through the shop, new "
+            "products will be sorted less well;",
+            f"  two-stage top-1 per image: {_share(found['top1_with'])} with a twin, "
+            f"{_share(found['top1_without'])} without",
         ]
     return lines
 

@@ -8,6 +8,7 @@ of each category in the whole catalogue evaluation/review.parquet    labels that
 """
 
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas
@@ -48,7 +49,7 @@ def findings_of(run: EvaluatedRun) -> dict:
 
 def write_findings(run: EvaluatedRun) -> dict:
     """Computes and stores the four files; returns the content of report.json."""
-    found = {
+    found: dict[str, Any] = {
         "schema": SCHEMA,
         "evaluation": fingerprint(run.metrics),
         "unit": run.unit,

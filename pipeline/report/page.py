@@ -314,7 +314,7 @@ def _item_columns(items: pandas.DataFrame) -> dict[str, np.ndarray]:
 
 
 def _review_columns(review: pandas.DataFrame) -> dict[str, np.ndarray]:
-    columns = {}
+    columns: dict[str, np.ndarray] = {}
     for kind in ("doubt", "conflict"):
         rows = review[review["kind"] == kind].head(REVIEW_ROWS)
         columns |= {

@@ -35,7 +35,7 @@ class Comparison:
         shares = ", ".join(
             f"{name} {e.value:.4f} [{e.low:.4f}, {e.high:.4f}]" for name, e in systems.items()
         )
-        value, low, high = (100 * x for x in self.change[:3])
+        value, low, high = (100 * x for x in self.change[:3] if x is not None)
         return (
             f"top-1 of {n} labelled products: {shares}, two-stage over shifted {value:+.2f} [{low:+.2f}, {high:+.2f}] points"
             f"{left_out if self.without_photo else ''}"
@@ -78,6 +78,6 @@ def compare(out: Path, labels: dict[int, int]) -> Comparison:
         for name in ("stage1_", "shifted_", "")
     }
     ones, product = np.ones(len(table)), np.arange(len(table))
-    shares = (clustered_share(hit, ones, product) for hit in right.values())
+    stage1, shifted, two_stage = (clustered_share(hit, ones, product) for hit in right.values())
     change = clustered_change(right[""].astype(np.float64) - right["shifted_"], ones, product)
-    return Comparison(*shares, change, without_photo=len(labels) - len(table))
+    return Comparison(stage1, shifted, two_stage, change, len(labels) - len(table))

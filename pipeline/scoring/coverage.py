@@ -53,8 +53,8 @@ class Cost:
         if self.accuracy is None:
             return f"{accepted} on val_b"
         return (
-            f"{accepted}, {self.accuracy:.1%} of them right [{self.low:.1%}, {self.high:.1%}] on val_b "
-            f"(n {self.n}, cross-fitted over products)"
+            f"{accepted}, {self.accuracy:.1%} of them right [{self.low:.1%}, {self.high:.1%}] "
+            f"on val_b (n {self.n}, cross-fitted over products)"
         )
 
 
@@ -69,7 +69,7 @@ def curve(
 
     The arrays [N] have one row per answer: its confidence, whether it is right, the weight of its
     item, the group of its item (the product of an image: items of one group are dependent), and the
-    share of the item that has this answer, where several were judged; by default all of it.
+    share of the item that has this answer, if several were judged; by default all of it.
     """
     share = np.ones(len(confidence)) if share is None else share
     mass, group = weight * share, np.unique(group, return_inverse=True)[1]
@@ -125,7 +125,7 @@ def is_current(stage2: Path) -> bool:
 
 
 def read(stage2: Path) -> list[Cost]:
-    """The table. Raises ArtifactError where it is missing, damaged or of another bundle; `stage2`
+    """The table. Raises ArtifactError if it is missing, damaged or of another bundle; `stage2`
     measures it again without training."""
     path = path_of(stage2)
     try:

@@ -93,13 +93,13 @@ class ScoreJob:
             Lanes(self.model, lanes) if client is None else self._workers(source, client)
         )
         made_with = {f"vectors.{name}": sha256_file(path) for name, path in vectors.items()}
-        made_with["precision"] = self.model.predictors[0].compute.precision
+        made_with["precision"] = self.model.network.compute.precision
         return Scorer(engine, self.checksums | made_with, self.fallback, self.run.store.digests())
 
     def _workers(self, source: ProductSource, client: Any) -> Engine:
         from pipeline.scoring.workers import ModelPlace, Workers
 
-        vectors, precision = self.config.score.vectors, self.model.predictors[0].compute.precision
+        vectors, precision = self.config.score.vectors, self.model.network.compute.precision
         folder = str(self.run.folder.absolute())
         place = ModelPlace(
             folder, **self.checksums, device=self.config.stage1.device, precision=precision

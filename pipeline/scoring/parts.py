@@ -52,7 +52,7 @@ FEATURES = pyarrow.schema(
 
 @dataclass(frozen=True)
 class Part:
-    """What scoring one partition gave: predictions, features (None where nobody asked for them),
+    """What scoring one partition gave: predictions, features (None if nobody asked for them),
     rejects, the number of readable images, every image's digest uint64, and the files of stage 2
     that could not be read."""
 
@@ -110,9 +110,9 @@ def _sidecar(out: Path, number: int) -> Path:
 
 
 def finished(out: Path, number: int, origin: dict[str, Any]) -> dict[str, Any] | None:
-    """The sidecar of a part that is whole; None where there is none yet, a file of it is damaged,
+    """The sidecar of a finished part; None if there is none yet, a file of it is damaged,
     or what it lacked may be there now: photos that could not be reached, a broken stage 2. Raises
-    ArtifactError where it has another origin."""
+    ArtifactError if it has another origin."""
     path = _sidecar(out, number)
     if not path.exists():
         return None

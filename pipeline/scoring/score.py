@@ -39,18 +39,18 @@ class Totals:
     """Images whose very bytes stand in the run's own store."""
     parts: int
     broken: tuple[str, ...]
-    """Files of stage 2 that could not be read; stage 1 answered in their place."""
+    """Files of stage 2 that could not be read; the opinion before them answered."""
     min_confidence: float | None = None
     accepted: int = 0
     review: int = 0
-    """Predictions at least so confident, and the others; 0 where no threshold was asked for."""
+    """Predictions at least so confident, and the others; 0 if no threshold was asked for."""
 
 
 @dataclass(frozen=True)
 class Scorer:
     """What scores: the engine, the sha256 of its model's parts and the precision it computes in
     (`checksums`), `fallback`, the category id of products without a readable image in kaggle.csv,
-    and the digests of the store's images (uint64, sorted; empty where there is no store)."""
+    and the digests of the store's images (uint64, sorted; empty if there is no store)."""
 
     engine: Engine
     checksums: dict[str, str]
@@ -81,7 +81,8 @@ def score_source(scorer: Scorer, source: ProductSource, out: Path, config: Score
     totals = _totals(source, [sidecar for sidecar in sidecars.values() if sidecar])
     if totals.products != totals.predictions + totals.rejected_products:
         raise ShelfsortError(
-            f"{out}: {totals.products} products, but {totals.predictions} predictions and {totals.rejected_products} rejects"
+            f"{out}: {totals.products} products, but {totals.predictions} predictions and "
+            f"{totals.rejected_products} rejects"
         )
     rejects = [asdict(reject) | {"name": None} for reject in source.rejects]
     write_table(out / "rejects-scan.parquet", pyarrow.Table.from_pylist(rejects, schema=REJECTS))

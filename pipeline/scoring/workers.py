@@ -48,7 +48,7 @@ _GLANCE = 3.0
 
 @dataclass(frozen=True)
 class ModelPlace:
-    """Where a worker finds the model: the run folder where it sees one with these checksums, else
+    """Where a worker finds the model: the run folder if it sees one with these checksums, else
     the copy that it was sent; and how it computes, in the client's precision: what `auto` is
     depends on the machine."""
 
@@ -152,7 +152,7 @@ def _open_model(
 
 @dataclass
 class _Work:
-    """A task that is to be done; `span` says which of its rows where it only looks for the product
+    """A task that is to be done; `span` says which of its rows if it only looks for the product
     at fault, `searched` that this was done; `sent` that the model was sent for it."""
 
     task: Task
@@ -187,7 +187,7 @@ class Workers:
     """The engine that scores on dask workers."""
 
     def __init__(self, client: Client, place: ModelPlace, files: list[tuple[str, int]]) -> None:
-        """Raises ShelfsortError where a worker lacks shelfsort or one of the `files`, those of the
+        """Raises ShelfsortError if a worker lacks shelfsort or one of the `files`, those of the
         source (path, size)."""
         self.client, self.place = client, place
         require_files(client, files)
@@ -224,7 +224,7 @@ class Workers:
                         if work.span is None:
                             yield future.result()
                         else:
-                            todo.extend(_close(searches, work, guilty=False))
+                            todo.extend(_close(searches, work))
                     elif isinstance(error := future.exception(), KilledWorker):
                         todo.extendleft(_after_death(searches, work))
                     elif isinstance(error, ModelNotSeenError) and not work.sent:
@@ -244,7 +244,7 @@ class Workers:
         return max(1, len(self.client.nthreads()))
 
     def _finished(self, running: dict[Future, _Work]) -> set[Future]:
-        """Waits for some tasks. Raises ShelfsortError where no worker is left to do them."""
+        """Waits for some tasks. Raises ShelfsortError if no worker is left to do them."""
         seen = time.monotonic()
         while True:
             try:
@@ -255,39 +255,40 @@ class Workers:
                 if self.client.nthreads():
                     seen = time.monotonic()
                 elif time.monotonic() - seen > PATIENCE:
-                    message = f"no worker for {PATIENCE:.0f} s; finished parts are kept, run the same command again"
-                    raise ShelfsortError(message) from None
+                    raise ShelfsortError(
+                        f"no worker for {PATIENCE:.0f} s; finished parts are kept, run the same "
+                        "command again"
+                    ) from None
 
 
 def _after_death(searches: dict[int, _Search], work: _Work) -> list[_Work]:
     """What to do next after a task's worker died."""
     work.deaths += 1
     number, pieces = work.task.number, work.pieces()
-    alone = work.span is not None and len(pieces) == 1
-    if work.deaths < _DEATHS and (alone or work.span is None):
-        return [work]
-    if alone:
-        return _close(searches, work, guilty=True)
-    if work.span is None:
-        if work.searched:
-            raise ShelfsortError(
-                f"part {number} ends its workers, also without the {len(work.task.deadly)} products that do so alone; "
-                "give the workers more memory, or make the parts smaller (score.part_mb)"
-            )
-        searches[number] = _Search(open=len(pieces))
-    else:
+    if work.span is not None and len(pieces) > 1:
         searches[number].open += len(pieces) - 1
+        return pieces
+    if work.deaths < _DEATHS:
+        return [work]
+    if work.span is not None:
+        return _close(searches, work, killer=work.span[0])
+    if work.searched:
+        raise ShelfsortError(
+            f"part {number} ends its workers, also without the {len(work.task.deadly)} products "
+            "that do so alone; give the workers more memory, or make the parts smaller "
+            "(score.part_mb)"
+        )
+    searches[number] = _Search(open=len(pieces))
     return pieces
 
 
-def _close(searches: dict[int, _Search], work: _Work, *, guilty: bool) -> list[_Work]:
-    """Ends the search in some rows; the whole task follows when this was the last of them."""
+def _close(searches: dict[int, _Search], work: _Work, *, killer: int | None = None) -> list[_Work]:
+    """Ends the search in some rows, of which `killer` ended its worker; after the last of them the
+    whole task follows, without the rows that do so."""
     search = searches[work.task.number]
     search.open -= 1
-    if guilty:
-        search.deadly.add(work.span[0])
-    return (
-        []
-        if search.open
-        else [_Work(replace(work.task, deadly=frozenset(search.deadly)), searched=True)]
-    )
+    if killer is not None:
+        search.deadly.add(killer)
+    if search.open:
+        return []
+    return [_Work(replace(work.task, deadly=frozenset(search.deadly)), searched=True)]
