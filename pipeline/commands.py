@@ -43,6 +43,7 @@ def ingest(options: argparse.Namespace) -> None:
             options.rebuild,
             options.corrections,
             _workers(options),
+            accept_damage=options.accept_damage,
         )
         run.save_config(config)
 
@@ -209,13 +210,14 @@ def score(options: argparse.Namespace) -> None:
                 option = f"--{name.replace('_', '-')}"
                 raise ShelfsortError(f"{option} has no effect with --list; leave it out")
     run, config = _load(options)
+    accept = options.accept_damage
     with run_lock(options.out):
         if options.list:
-            steps.lookalikes(
-                run, config, options.source, options.list, options.threshold, options.out
-            )
-            return
-        steps.score(run, config, options.source, options.out, options.labels, _workers(options))
+            wanted = options.list, options.threshold
+            steps.lookalikes(run, config, options.source, *wanted, options.out, accept)
+        else:
+            given = options.labels, _workers(options)
+            steps.score(run, config, options.source, options.out, *given, accept)
 
 
 def _workers(options: argparse.Namespace) -> "Workers":
