@@ -70,7 +70,11 @@ class ScoreJob:
             paths, out / "dumps", self.config.catalog.text if self.model.text_view else None
         )
         require_whole(paths[0], len(source), source.rejects, accept_damage)
-        truth = labels_in(source, self.given, self.labels) if self.labels else labels_of(source)
+        truth = (
+            labels_in(source, self.given, self.labels, self.model.taxonomy)
+            if self.labels
+            else labels_of(source)
+        )
         self._require_texts(source)
         warn_of_other_arithmetic(self.run, self.model)
         for file in self.model.vector_files:
@@ -137,7 +141,7 @@ class ScoreJob:
             yield f"  {coverage.text_at(self.costs, totals.min_confidence)}"
             yield f"  here: {totals.accepted} products in accepted.parquet, {totals.review} in review.parquet"
         if truth:
-            yield f"  {compare(out, truth).text()}"
+            yield f"  {compare(out, truth, self.model.taxonomy).text()}"
         if totals.broken:
             mend = self.run.command("stage2", "--rebuild")
             yield f"  stage 2 answered without {', '.join(totals.broken)}; rebuild it with: {mend}"
