@@ -1,6 +1,7 @@
 """Files that are either complete or absent: atomic writes, fingerprints, and manifests."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,30 @@ from catalog.errors import ArtifactError, ShelfsortError
 _HASH = re.compile("[0-9a-f]{16,64}")
 _DIGITS = 12
 """Digits of a hash that messages show: enough to tell two apart."""
+
+
+_REFUSED = {
+    errno.EAGAIN: "another program, such as a notebook, has it open; close it there",
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ETIMEDOUT), "its disk fails"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "too many files are open"),
+    errno.EBUSY: "it is in use",
+}
+"""Faults of opening a file that say nothing about what is in it."""
+
+
+def unreadable(path: str | Path, problem: str, step: str, error: Exception) -> ShelfsortError:
+    """The error to raise if an artefact can't be read: ArtifactError with this `problem`, which has
+    it rebuilt, unless the system refused to open it. Then it may be whole, and nothing may replace
+    it.
+
+        except (ValueError, OSError) as error:
+            raise unreadable(path, f"not readable as JSON ({error})", "stage2", error) from error
+    """
+    if not isinstance(error, OSError) or error.errno not in _REFUSED:
+        return ArtifactError(path, problem, step)
+    return ShelfsortError(f"{path}: can't be opened: {_REFUSED[error.errno]} ({error.strerror})")
 
 
 @contextlib.contextmanager
@@ -86,7 +111,7 @@ def read_json(path: str | Path, step: str) -> Any:
     except FileNotFoundError:
         raise ArtifactError(path, "no such file", step) from None
     except (ValueError, OSError) as error:
-        raise ArtifactError(path, f"not readable as JSON ({error})", step) from error
+        raise unreadable(path, f"not readable as JSON ({error})", step, error) from error
 
 
 def write_sealed(target: str | Path, value: Mapping[str, Any]) -> None:
