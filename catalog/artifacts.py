@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,6 +49,18 @@ def writing(target: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ShelfsortError(f"{target}: can't be written: {error}") from error
+
+
+def require_own(folder: Path, marks: Sequence[str], names: Sequence[str]) -> None:
+    """Raises ShelfsortError if a folder holds files that a command would overwrite (patterns
+    `names`), but none of the `marks` that the command leaves where it has written before."""
+    if any((folder / mark).exists() for mark in marks):
+        return
+    if foreign := sorted(path for name in names for path in folder.glob(name)):
+        raise ShelfsortError(
+            f"{foreign[0]}: exists, and was not made by this command, which would overwrite it; "
+            "move it, or name another folder"
+        )
 
 
 def reserve(file: IO[bytes], size: int, start: int = 0) -> None:

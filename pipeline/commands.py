@@ -10,12 +10,23 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from catalog.artifacts import require_own
 from catalog.errors import ShelfsortError
 from catalog.lock import run_lock
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.run_folder import RunFolder, Workers
+
+
+_PREDICTIONS = (
+    "part-*",
+    "rejects-*",
+    "features-*",
+    "lookalikes-*",
+    *("kaggle.csv", "accepted.parquet", "review.parquet", "_SUCCESS", "_LOOKALIKES"),
+)
+"""Files that `score` writes or removes in a folder of predictions."""
 
 
 def _load(options: argparse.Namespace) -> "tuple[RunFolder, RunConfig]":
@@ -211,6 +222,7 @@ def score(options: argparse.Namespace) -> None:
                 raise ShelfsortError(f"{option} has no effect with --list; leave it out")
     run, config = _load(options)
     accept = options.accept_damage
+    require_own(options.out, ["lock"], _PREDICTIONS)
     with run_lock(options.out):
         if options.list:
             wanted = options.list, options.threshold
