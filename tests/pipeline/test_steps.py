@@ -178,7 +178,10 @@ def test_features_of_another_checkpoint_are_refused(copy: Tiny) -> None:
     [
         (["--dump", "absent.bson"], "absent.bson: no such file"),
         (["--categories", "absent.csv"], "absent.csv"),
-        (["--corrections", "bad.csv"], "bad.csv: line 2: as product id and category_id: expected an integer"),
+        (
+            ["--corrections", "bad.csv"],
+            "bad.csv: line 2: as product id and category_id: expected an integer",
+        ),
         (["--corrections", "unknown.csv"], "category_id 5 is not in the taxonomy"),
     ],
 )
