@@ -205,7 +205,7 @@ def by_support(run: RunFolder) -> list[dict[str, Any]]:
 
 def accuracy_of(run: RunFolder, scored: str, labels: dict[int, int]) -> dict[str, Any]:
     """Top-1 of a scored dump's labelled products, as `shelfsort score --labels` prints it."""
-    figures = vars(compare(run.folder / scored, labels))
+    figures = vars(compare(run.folder / scored, labels, run.store.taxonomy))
     return {
         name: value.to_json() if isinstance(value, Estimate) else value
         for name, value in figures.items()

@@ -72,6 +72,14 @@ def spread(sub: ArgumentParser) -> None:
     )
 
 
+def _accept_damage(sub: ArgumentParser) -> None:
+    sub.add_argument(
+        "--accept-damage",
+        action="store_true",
+        help="go on without what a damaged file has lost, such as a dump that was cut short",
+    )
+
+
 def ingest(sub: ArgumentParser) -> None:
     """What is read into the store."""
     sub.add_argument(
@@ -91,6 +99,7 @@ def ingest(sub: ArgumentParser) -> None:
     sub.add_argument(
         "--corrections", type=Path, metavar="CSV", help="better labels, as the report exports them"
     )
+    _accept_damage(sub)
 
 
 def report(sub: ArgumentParser) -> None:
@@ -152,6 +161,7 @@ def score(sub: ArgumentParser) -> None:
         metavar="X",
         help="split into accepted.parquet (confidence of at least X) and review.parquet",
     )
+    _accept_damage(sub)
     spread(sub)
 
 

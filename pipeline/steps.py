@@ -58,6 +58,7 @@ def ingest(
     rebuild: bool,
     corrections: Path | None = None,
     workers: Workers = None,
+    accept_damage: bool = False,
     say: Say = print,
 ) -> None:
     """Dump -> store.sqlite: deals products to splits, checks photos and copies them.
@@ -84,6 +85,7 @@ def ingest(
             corrections=read_labels(corrections) if corrections else {},
             executor=executor,
             rebuild=rebuild,
+            accept_damage=accept_damage,
         )
     made_from = {"store": run.store.fingerprint}
     write_json(run.folder / "taxonomy.json", run.store.taxonomy.to_json())
@@ -194,19 +196,21 @@ def score(
     out: Path,
     labels: Path | None = None,
     workers: Workers = None,
+    accept_damage: bool = False,
     say: Say = print,
 ) -> None:
     """A dump, or another source of products -> predictions-*.parquet and rejects-*.parquet in
     `out`, every product accounted for.
 
-    Finished parts are kept. Compares the predictions with `labels` if they are given.
+    Finished parts are kept. Compares the predictions with `labels` if they are given. Raises
+    DamagedSourceError if a file of the source is damaged, unless `accept_damage`.
     """
     from pipeline.scoring.job import ScoreJob
     from pipeline.scoring.score import score_source
 
     job = ScoreJob.open(run, config, labels)
     started = time.perf_counter()
-    source, truth = job.source(paths, out)
+    source, truth = job.source(paths, out, accept_damage)
     with workers() if workers else contextlib.nullcontext() as client:
         scorer = job.scorer(source, client, config.jobs or cores())
         totals = score_source(scorer, source, out, job.config.score)
@@ -221,10 +225,12 @@ def lookalikes(
     listed: Path,
     threshold: float,
     out: Path,
+    accept_damage: bool = False,
     say: Say = print,
 ) -> None:
     """A dump, or another source of products, against a list of images -> lookalikes-*.parquet in
     `out`: each product's nearest listed image, a match from cosine `threshold` on."""
+    from catalog.sources.damage import require_whole
     from catalog.sources.source import open_source
     from pipeline.networks import open_network
     from pipeline.retrieval.lookalikes import ListedImages, find_lookalikes
@@ -235,6 +241,7 @@ def lookalikes(
     images = ListedImages.read(listed, predictor)
     started = time.perf_counter()
     source, jobs = open_source(paths, out / "dumps"), config.jobs or cores()
+    require_whole(paths[0], len(source), source.rejects, accept_damage)
     totals = find_lookalikes(predictor, source, images, threshold, out, config.score, jobs)
     compared = f"{totals.products} products against {len(images.names)} images"
     seconds = time.perf_counter() - started

@@ -18,7 +18,7 @@ from features.linear_head import fit_head, sample, save_head
 from features.schema import FEATURE_DTYPE, SCHEMA
 from features.text import TextModel
 from features.vectors import VectorFile
-from features.writer import discard, write_features
+from features.writer import discard_partial, write_features
 from pipeline.config import FileView, RunConfig, TextView
 from pipeline.run_folder import RunFolder, Say, Workers
 from stage1_cnn.head import Head
@@ -73,7 +73,7 @@ def _extract(
             client = stack.enter_context(workers())
             on_workers = extraction(client, view_folder, size, device, precision)
         if rebuild:
-            discard(view_folder.features_path)
+            discard_partial(view_folder.features_path)
         unreadable = extract(
             predictor,
             view_folder.store,
@@ -91,9 +91,7 @@ def text_view(view_folder: RunFolder, view: TextView, seed: int, rebuild: bool, 
         "store": store.fingerprint,
         "config": view.model_dump(mode="json") | {"seed": seed},
     }
-    if rebuild:
-        view_folder.text_model.unlink(missing_ok=True)
-    if not view_folder.current(view_folder.text_model, made_from, "features"):
+    if rebuild or not view_folder.current(view_folder.text_model, made_from, "features"):
         store.verify()
         train = store.images("train")
         train = train[train.fit]  # without products whose photos all belong to another split
@@ -152,8 +150,8 @@ def _write(
     say: Say,
 ) -> None:
     if rebuild:
-        discard(view_folder.features_path)
-    if view_folder.features_path.exists():
+        discard_partial(view_folder.features_path)
+    if view_folder.features_path.exists() and not rebuild:
         view_folder.features.require(origin)
         say(f"features: current ({view_folder.features_path}: {len(view_folder.features)} images)")
         return

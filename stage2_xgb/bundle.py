@@ -14,7 +14,7 @@ import numpy as np
 import xgboost
 
 from catalog.arrays import write_npz
-from catalog.artifacts import atomic_path, read_sealed, sha256_file, write_sealed
+from catalog.artifacts import atomic_path, read_sealed, sha256_file, unreadable, write_sealed
 from catalog.errors import ArtifactError
 from catalog.taxonomy import Taxonomy
 from stage2_xgb.expert_pool import ExpertPool, pool_arrays, read_pool
@@ -123,6 +123,9 @@ class Bundle:
             booster = xgboost.Booster({"nthread": 1})
             booster.load_model(self.folder / name)
         except (ArtifactError, xgboost.core.XGBoostError, OSError, ValueError) as error:
+            fault = unreadable(self.folder / name, str(error), "stage2", error)
+            if not isinstance(fault, ArtifactError):
+                raise fault from error
             self.broken[name] = str(error)
             before = {POOL: "the pool", STAGE1: "stage 1"}[self.default]
             log.warning("%s answers where %s would: %s", before, name, error)
@@ -161,7 +164,7 @@ def _read_shared(path: Path, checksums: Mapping[str, str]) -> dict[str, np.ndarr
                 arrays = dict(file)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             whole.result()
-            raise ArtifactError(path, f"not readable ({error})", "stage2") from error
+            raise unreadable(path, f"not readable ({error})", "stage2", error) from error
         whole.result()
     return arrays
 

@@ -1,6 +1,7 @@
 """One part of the predictions: its Parquet files and a sidecar, each written atomically, and how
 they are verified later."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,20 @@ def finished(out: Path, number: int, origin: dict[str, Any]) -> dict[str, Any] |
         for name, checksum in sidecar["sha256"].items()
     )
     return sidecar if whole and not sidecar["broken"] and not sidecar.get("unreachable") else None
+
+
+def reject_reasons(out: Path, parts: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Why products were rejected, and why single photos: reason -> count, the commonest first."""
+    products, photos = Counter[str](), Counter[str]()
+    names = [*(f"{number:05d}" for number in range(parts)), "scan"]
+    for name in names:
+        path = out / f"rejects-{name}.parquet"
+        table = pyarrow.parquet.read_table(path, columns=["position", "reason"])
+        reasons = table["reason"].to_numpy(zero_copy_only=False)
+        whole = table["position"].to_numpy() < 0
+        products.update(reasons[whole].tolist())
+        photos.update(reasons[~whole].tolist())
+    return dict(products.most_common()), dict(photos.most_common())
 
 
 def answers(out: Path, parts: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

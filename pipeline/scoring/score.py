@@ -21,7 +21,15 @@ from catalog.sources.source import ProductSource
 from pipeline.config import ScoreConfig
 from pipeline.scoring import coverage
 from pipeline.scoring.lanes import Engine, Task
-from pipeline.scoring.parts import REJECTS, SCHEMA, answers, finished, write_part, write_table
+from pipeline.scoring.parts import (
+    REJECTS,
+    SCHEMA,
+    answers,
+    finished,
+    reject_reasons,
+    write_part,
+    write_table,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,10 @@ class Totals:
     parts: int
     broken: tuple[str, ...]
     """Files of stage 2 that could not be read; the opinion before them answered."""
+    reasons: dict[str, int]
+    """Why products were rejected, the commonest reason first."""
+    image_reasons: dict[str, int]
+    """Why single photos were."""
     min_confidence: float | None = None
     accepted: int = 0
     review: int = 0
@@ -61,7 +73,8 @@ class Scorer:
 def score_source(scorer: Scorer, source: ProductSource, out: Path, config: ScoreConfig) -> Totals:
     """Scores a source into the folder `out`.
 
-    Raises ArtifactError where `out` holds parts of another model or source.
+    Raises ArtifactError if `out` holds parts of another model or source, ShelfsortError if no
+    product could be answered.
     """
     parts = partition(source.length, config.part_mb * 2**20)
     shape = config.model_dump(include={"part_mb", "top", "features", "runtime"})
@@ -78,14 +91,21 @@ def score_source(scorer: Scorer, source: ProductSource, out: Path, config: Score
             sidecars[part.number] = write_part(part, out, origin, scorer.known)
             bar.update(part.products)
     _drop_strays(out, len(parts))
-    totals = _totals(source, [sidecar for sidecar in sidecars.values() if sidecar])
+    rejects = [asdict(reject) | {"name": None} for reject in source.rejects]
+    write_table(out / "rejects-scan.parquet", pyarrow.Table.from_pylist(rejects, schema=REJECTS))
+    reasons = reject_reasons(out, len(parts))
+    totals = _totals(source, [sidecar for sidecar in sidecars.values() if sidecar], *reasons)
     if totals.products != totals.predictions + totals.rejected_products:
         raise ShelfsortError(
             f"{out}: {totals.products} products, but {totals.predictions} predictions and "
             f"{totals.rejected_products} rejects"
         )
-    rejects = [asdict(reject) | {"name": None} for reject in source.rejects]
-    write_table(out / "rejects-scan.parquet", pyarrow.Table.from_pylist(rejects, schema=REJECTS))
+    if not totals.predictions:
+        found = ", ".join(f"{r} {n}" for r, n in (totals.reasons | totals.image_reasons).items())
+        raise ShelfsortError(
+            f"{out}: expected a prediction of at least one of {totals.products} products, found "
+            f"none ({found}); rejects-*.parquet there name each"
+        )
     _write_kaggle(out, source, len(parts), scorer.fallback)
     if config.min_confidence is not None:
         accepted, review = coverage.split(out, len(parts), config.min_confidence)
@@ -114,7 +134,12 @@ def _drop_strays(out: Path, parts: int) -> None:
             path.unlink()
 
 
-def _totals(source: ProductSource, sidecars: list[dict[str, Any]]) -> Totals:
+def _totals(
+    source: ProductSource,
+    sidecars: list[dict[str, Any]],
+    reasons: dict[str, int],
+    image_reasons: dict[str, int],
+) -> Totals:
     total = {
         key: sum(s.get(key, 0) for s in sidecars)
         for key in (
@@ -132,6 +157,8 @@ def _totals(source: ProductSource, sidecars: list[dict[str, Any]]) -> Totals:
         products=len(source) + len(source.rejects),
         parts=len(sidecars),
         broken=tuple(broken),
+        reasons=reasons,
+        image_reasons=image_reasons,
         **total,
     )
 

@@ -178,7 +178,10 @@ def test_features_of_another_checkpoint_are_refused(copy: Tiny) -> None:
     [
         (["--dump", "absent.bson"], "absent.bson: no such file"),
         (["--categories", "absent.csv"], "absent.csv"),
-        (["--corrections", "bad.csv"], "bad.csv: line 2: expected integers"),
+        (
+            ["--corrections", "bad.csv"],
+            "bad.csv: line 2: as product id and category_id: expected an integer",
+        ),
         (["--corrections", "unknown.csv"], "category_id 5 is not in the taxonomy"),
     ],
 )
@@ -216,7 +219,7 @@ def test_what_cannot_be_ingested_removes_no_store(
         (
             "stage2",
             "stage2.target_prior=bad.csv stage2.published=true",
-            "bad.csv: expected a CSV with columns",
+            "bad.csv: line 1: column category_id is missing",
         ),
         (
             "stage2 --scheduler no://scheduler",

@@ -99,9 +99,9 @@ def test_a_file_of_weights_counts_by_its_shares(tmp_path: Path, scale: int) -> N
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("category_id,share\n100,1\n", "expected a CSV with columns category_id,weight"),
-        ("category_id,weight\n100,much\n", "expected a CSV with columns category_id,weight"),
-        ("category_id,weight\n100\n", "expected a CSV with columns category_id,weight"),
+        ("category_id,share\n100,1\n", "line 1: column weight is missing"),
+        ("category_id,weight\n100,much\n", "line 2: as category_id and weight"),
+        ("category_id,weight\n100\n", "line 2: found 1 fields, expected 2"),
         ("category_id,weight\n100,1\n777,1\n", "category_id 777 is not in the taxonomy"),
         ("category_id,weight\n100,1\n101,-1\n", "expected weights of at least 0"),
         ("category_id,weight\n100,0\n", "expected weights of at least 0 and not all 0"),
