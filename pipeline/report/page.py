@@ -130,7 +130,6 @@ def _render(run: EvaluatedRun, findings: dict, data: bytes, gallery: Gallery) ->
             about=_about(run),
             headline=_headline(run, findings),
             style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-            echarts=Markup((TEMPLATES / "echarts.min.js").read_text(encoding="utf-8")),
             script=Markup(
                 "\n".join(
                     (TEMPLATES / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS

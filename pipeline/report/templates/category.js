@@ -1,7 +1,6 @@
 // The page of one category, drawn when it is opened.
 
 function renderCategory(view, c) {
-  forget(view);
   const support = D.support[c], trained = D.columns["category.train_images"][c], names = D.values.names;
   const share = (system, measure) => percent(scoreOf(system, measure)[c]);
   const row = (title, measure) => [title, share("two_stage", measure), `from ${share("shifted", measure)} adjusted, ${share("stage1", measure)} alone`];

@@ -49,12 +49,12 @@ let printAll = false;
 addEventListener("beforeprint", () => {
   document.documentElement.classList.add("printing");
   if (printAll) for (const name of Object.keys(VIEWS)) { $("view-" + name).hidden = false; render(name); ARRIVED[name]?.(); }
-  chartsToPaper();
+  redrawCharts();
 });
 addEventListener("afterprint", () => {
   document.documentElement.classList.remove("printing");
   if (printAll) { printAll = false; go(); }
-  chartsToScreen();
+  redrawCharts();
 });
 
 function setUpPrinting() {
