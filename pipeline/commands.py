@@ -306,6 +306,7 @@ def synthetic(options: argparse.Namespace) -> None:
         side=options.side,
         seed=options.seed,
         titles=options.titles,
+        covers=options.covers,
     )
 
 

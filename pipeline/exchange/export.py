@@ -128,7 +128,7 @@ def _networks(run: RunFolder, model: TwoStageModel) -> dict[str, Predictor]:
         if network is None:
             retrain = run.command("stage2", "--set", "views={}", "--rebuild")
             raise ShelfsortError(
-                f"{run.stage2}: view {name} reads texts, but an exported model reads photos "
+                f"{run.stage2}: view {name} is no network, but an exported model answers by networks "
                 f"alone; train without it: {retrain}"
             )
         networks[name] = network
