@@ -25,7 +25,7 @@ from sklearn.feature_extraction.text import strip_accents_unicode
 
 from benchmarks import record
 from catalog.images import decode
-from catalog.intervals import Estimate, clustered_change, clustered_share
+from catalog.intervals import clustered_change, clustered_share
 from catalog.synthetic.dump import (
     SyntheticSpec,
     categories,
@@ -43,7 +43,7 @@ from pipeline.run_folder import RunFolder
 from pipeline.shipped import CONFIGS
 
 SIDE = 180
-SIZES = (8, 10, 12, 16, 24)
+SIZES = (6, 8, 10, 14, 20)
 """Of the letters' font, in pixels of a photo of SIDE."""
 LANGUAGES = ("English", "French", "German", "Polish", "Turkish", "Greek")
 SETTINGS = ("stage1.image_size=64", "stage1.epochs=4", "stage2.published=false", "jobs=2")
@@ -136,9 +136,7 @@ def catalogue(folder: Path, products: int, test_products: int) -> dict[str, Any]
         (folder / "copy").rename(covered.folder)
     _run(covered, data, (*SETTINGS, COVER))
     truth = pandas.read_csv(data / "test_labels.csv").set_index("_id")["category_id"]
-    found = pandas.DataFrame(
-        {run.folder.name: _answers(run) for run in (plain, covered)}
-    ).dropna()
+    found = pandas.DataFrame({run.folder.name: _answers(run) for run in (plain, covered)}).dropna()
     right = found.eq(truth[found.index], axis=0)
     subjects = {c.category_id: bool(c.subject) for c in categories(train)}
     printed = truth[found.index].map(subjects).to_numpy()
@@ -179,17 +177,16 @@ def _answers(run: RunFolder) -> pandas.Series:
 
 
 def change(right: pandas.DataFrame) -> dict[str, Any]:
-    """Top-1 without and with the view, and the paired change in points, with their intervals."""
+    """Top-1 without and with the view, and the paired change, with their intervals."""
     ones, group = np.ones(len(right)), np.arange(len(right))
     before, after = right["without"].to_numpy(), right["with"].to_numpy()
     gain = clustered_change(after.astype(float) - before, ones, group)
-    points = Estimate(*(100 * value for value in gain[:3]), gain.n)
     figures = {
         "without": clustered_share(before, ones, group).to_json(),
         "with": clustered_share(after, ones, group).to_json(),
-        "points": points.to_json(),
+        "change": gain.to_json(),
     }
-    print(f"{len(right)} products: {points}", flush=True)
+    print(f"{len(right)} products: {gain}", flush=True)
     return figures
 
 

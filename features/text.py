@@ -1,5 +1,5 @@
-"""Vectors of texts, products' titles or the words in photos: TF-IDF of words and word pairs, if asked
-for also of runs of characters, reduced by a truncated SVD to unit vectors.
+"""Vectors of texts, products' titles or the words in photos: TF-IDF of words and word pairs, if
+asked for also of runs of characters, reduced by a truncated SVD to unit vectors.
 
 Fitted on the train split only. On disk, without pickles: text.npz and, written last,
 text.json with the vocabulary.
@@ -63,9 +63,9 @@ def _tfidf(characters: bool, **options: Any) -> TfidfVectorizer:
 
 @dataclass(frozen=True)
 class TextModel:
-    """`words` [W] (single words, pairs, and runs of characters behind a #), their `idf` float32 [W],
-    `directions` float32 [W, D], the `head` for the K classes, and whether texts are split into
-    runs of `characters` too, which survive a misread letter."""
+    """`words` [W] (single words, pairs, and runs of characters behind a #), their `idf` float32
+    [W], `directions` float32 [W, D], the `head` for the K classes, and whether texts are split
+    into runs of `characters` too, which survive a misread letter."""
 
     words: tuple[str, ...]
     idf: np.ndarray
@@ -85,8 +85,8 @@ class TextModel:
         *,
         characters: bool = False,
     ) -> "TextModel":
-        """Fits on labelled texts, of products or of photos. Raises NoWordsError if no word occurs in
-        two of them."""
+        """Fits on labelled texts, of products or of photos. Raises NoWordsError if no word occurs
+        in two of them."""
         vectoriser = _tfidf(characters, min_df=2, max_features=_MOST_WORDS)
         try:
             counts = vectoriser.fit_transform(texts)

@@ -144,12 +144,12 @@ class TwoStageModel:
             empty = [np.zeros((0, p.width), dtype=np.float16) for p in self.predictors]
             return empty, readable, blank, errors
         texts_read = list(compress(texts or [""] * len(images), readable))
-        blobs = cast("list[bytes]", list(compress(images, readable)))
 
         def view_features(predictor: View) -> np.ndarray:
             if isinstance(predictor, TextModel):
                 return predictor.features(texts_read)
             if isinstance(predictor, CoverModel):
+                blobs = cast("Iterator[bytes]", compress(images, readable))
                 return predictor.features(photos, list(map(xxhash.xxh3_128_hexdigest, blobs)))
             if isinstance(predictor, GivenVectors):
                 return predictor.features(image_id[readable])

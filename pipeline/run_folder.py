@@ -70,7 +70,8 @@ class RunFolder:
 
     @property
     def text_model(self) -> Path:
-        """Vocabulary of a view of texts or of words in photos; its weights, text.npz, lie beside it."""
+        """Vocabulary of a view of texts, or of words in photos; text.npz with its weights lies
+        beside it."""
         return self.folder / "text.json"
 
     @property

@@ -8,7 +8,7 @@ views/. The functions do nothing if the features are current.
 import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,13 +103,10 @@ def text_view(view_folder: RunFolder, view: TextView, seed: int, rebuild: bool, 
         train = store.images("train")
         train = train[train.fit]  # without products whose photos all belong to another split
         products, first = np.unique(train.product_id, return_index=True)
-        texts, classes = store.texts(products), len(store.taxonomy)
-        try:
-            model = TextModel.fit(texts, train.class_index[first], classes, view.components, seed)
-        except NoWordsError as error:
-            remedy = "name their field in catalog.text and rebuild the store (step ingest)"
-            raise ShelfsortError(f"view {view_folder.folder.name}: {error}; {remedy}") from error
-        model.save(view_folder.folder, made_from)
+        remedy = "name their field in catalog.text and rebuild the store (step ingest)"
+        _fit_texts(
+            view_folder, store.texts(products), train.class_index[first], made_from, remedy=remedy
+        )
 
     def source() -> Source:
         model = TextModel.open(view_folder.folder)
@@ -123,6 +120,26 @@ def text_view(view_folder: RunFolder, view: TextView, seed: int, rebuild: bool, 
         rebuild,
         say,
     )
+
+
+def _fit_texts(
+    view_folder: RunFolder,
+    texts: Sequence[str],
+    class_index: np.ndarray,
+    made_from: dict[str, Any],
+    *,
+    remedy: str,
+    characters: bool = False,
+) -> None:
+    """Fits a view's model of texts, with the components and seed that it is `made_from`. Raises
+    ShelfsortError, with the `remedy`, if they have no words."""
+    settings, classes = made_from["config"], len(view_folder.store.taxonomy)
+    size, seed = settings["components"], settings["seed"]
+    try:
+        model = TextModel.fit(texts, class_index, classes, size, seed, characters=characters)
+    except NoWordsError as error:
+        raise ShelfsortError(f"view {view_folder.folder.name}: {error}; {remedy}") from error
+    model.save(view_folder.folder, made_from)
 
 
 def text_readers(config: RunConfig) -> dict[str, TextReader]:
@@ -146,10 +163,10 @@ def cover_view(
 ) -> None:
     """The store's photos -> words/, text.json, text.npz and features.h5 of a view. Interrupted, it
     resumes; what is read stays read, also in a rebuild."""
-    store, seed = view_folder.store, config.stage1.seed
+    store = view_folder.store
     made_from = {
         "store": store.fingerprint,
-        "config": view.model_dump(mode="json") | {"seed": seed},
+        "config": view.model_dump(mode="json") | {"seed": config.stage1.seed},
         "reader": reader.name,
     }
 
@@ -166,19 +183,14 @@ def cover_view(
         store.verify()
         train = store.images("train")
         train = train[train.fit]
-        try:
-            model = TextModel.fit(
-                texts_of(train),
-                train.class_index,
-                len(store.taxonomy),
-                view.components,
-                seed,
-                characters=True,
-            )
-        except NoWordsError as error:
-            name = view_folder.folder.name
-            raise ShelfsortError(f"view {name}: {error}; leave it out of section views") from error
-        model.save(view_folder.folder, made_from)
+        _fit_texts(
+            view_folder,
+            texts_of(train),
+            train.class_index,
+            made_from,
+            remedy="leave it out of section views",
+            characters=True,
+        )
 
     def source() -> Source:
         model = TextModel.open(view_folder.folder)
