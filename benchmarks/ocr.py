@@ -132,7 +132,8 @@ def catalogue(folder: Path, products: int, test_products: int) -> dict[str, Any]
     _run(plain, data, SETTINGS)
     covered = RunFolder(folder / "with")
     if not covered.folder.exists():
-        shutil.copytree(plain.folder, folder / "copy", ignore=shutil.ignore_patterns("stage2"))
+        left_out = shutil.ignore_patterns("stage2", "predictions")
+        shutil.copytree(plain.folder, folder / "copy", ignore=left_out, dirs_exist_ok=True)
         (folder / "copy").rename(covered.folder)
     _run(covered, data, (*SETTINGS, COVER))
     truth = pandas.read_csv(data / "test_labels.csv").set_index("_id")["category_id"]

@@ -53,11 +53,11 @@ def compose_lines(
         title = title.upper()
     large, small = rng.uniform((0.16, 0.11), (0.34, 0.15)).tolist()
     top = float(rng.uniform(-0.45, 0.1))
-    print_size = " ".join(rng.choice(fillers, 2, replace=False))
+    small_print = " ".join(rng.choice(fillers, 2, replace=False))
     return (
         Line(str(rng.choice(brands)), font, small, -0.75),
         Line(title, font, large, top),
-        Line(print_size, FONTS[0], small, 0.55),
+        Line(small_print, FONTS[0], small, 0.55),
     )
 
 
