@@ -320,6 +320,7 @@ def synthetic(options: argparse.Namespace) -> None:
         side=options.side,
         seed=options.seed,
         titles=options.titles,
+        covers=options.covers,
     )
 
 

@@ -27,13 +27,25 @@ _FILES = ("train.bson", "test.bson", "category_names.csv", "test_labels.csv", "l
 
 
 def write_synthetic(
-    out: Path, *, products: int, categories: int, side: int, seed: int, titles: bool = False
+    out: Path,
+    *,
+    products: int,
+    categories: int,
+    side: int,
+    seed: int,
+    titles: bool = False,
+    covers: bool = False,
 ) -> None:
     """Writes train.bson, category_names.csv, landmarks.csv (of the photos in train.bson), and
     test.bson (a quarter as large, unlabelled) with test_labels.csv, unless they are there with
     these settings. Raises ShelfsortError if one is there that was not written here."""
     train = SyntheticSpec(
-        categories=categories, products=products, side=side, seed=seed, titles=titles
+        categories=categories,
+        products=products,
+        side=side,
+        seed=seed,
+        titles=titles,
+        covers=covers,
     )
     test = replace(
         train, products=max(1, products // 4), seed=seed + _TEST_SEED, first_product_id=1 + products

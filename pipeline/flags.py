@@ -298,6 +298,11 @@ def synthetic(sub: ArgumentParser) -> None:
     sub.add_argument(
         "--titles", action="store_true", help="with noisy titles, for catalog.text=title"
     )
+    sub.add_argument(
+        "--covers",
+        action="store_true",
+        help="with books and packets that differ by printed words only; take --side 180",
+    )
 
 
 def demo(sub: ArgumentParser) -> None:

@@ -42,7 +42,7 @@ from catalog.artifacts import (
 from catalog.labels import read_labels
 from catalog.parallel import cores
 from pipeline import second_stage, training
-from pipeline.config import FileView, RunConfig, TextView
+from pipeline.config import CoverView, FileView, RunConfig, TextView
 from pipeline.run_folder import RunFolder, Say, Workers
 
 if TYPE_CHECKING:
@@ -114,14 +114,18 @@ def features(
     """stage1/best.pt -> features.h5: every photo's bottleneck features.
 
     Further views (section `views`) get a features.h5 of their own, in views/NAME/: those of another
-    network, which is trained first; vectors of the products' texts; vectors from a file.
+    network, which is trained first; vectors of the products' texts, or of the words in the photos;
+    vectors from a file.
     """
-    from pipeline.views import file_view, network_view, text_view
+    from pipeline.views import cover_view, file_view, network_view, text_readers, text_view
 
+    readers = text_readers(config)  # what they lack is said now, not after a training
     for name in config.view_names:
         view_folder, view = run.view(name), config.view(name)
         if isinstance(view, TextView):
             text_view(view_folder, view, config.stage1.seed, rebuild, say)
+        elif isinstance(view, CoverView):
+            cover_view(view_folder, view, readers[name], config, rebuild, say)
         elif isinstance(view, FileView):
             file_view(view_folder, view, config.stage1.seed, rebuild, say)
         else:

@@ -128,8 +128,8 @@ def _networks(run: RunFolder, model: TwoStageModel) -> dict[str, Predictor]:
         if network is None:
             retrain = run.command("stage2", "--set", "views={}", "--rebuild")
             raise ShelfsortError(
-                f"{run.stage2}: view {name} reads texts, but an exported model reads photos "
-                f"alone; train without it: {retrain}"
+                f"{run.stage2}: view {name} is no network, but an exported model answers by "
+                f"networks alone; train without it: {retrain}"
             )
         networks[name] = network
     return networks
