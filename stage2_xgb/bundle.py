@@ -25,7 +25,7 @@ from stage2_xgb.reclassifier import Reclassifier
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 3
+SCHEMA = 4
 _POOL = "pool_"
 """Before the names of the pool's arrays in shared.npz."""
 

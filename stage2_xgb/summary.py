@@ -1,8 +1,8 @@
 """Stage 2 on one page: what each answer gets right on val_b, in both class mixes, and what stage 2
 is worth there.
 
-No item counts where it decided: who answers is decided on half of val_b's products and counted on
-the other half, both ways, many times (`heldout.ValB.own`). All else on val_b chose nothing.
+No item counts where it decided: who answers is decided on half of the held-out products (reserve,
+val_a, val_b) and counted on val_b's of the other half, both ways, many times (`heldout.ValB.own`). All else on val_b chose nothing.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Stage2Summary:
     models: int
     default: str
     answers: dict[str, int]
-    """Categories answered by each of stage1, pool, own, as decided on all of val_b."""
+    """Categories answered by each of stage1, pool, own, as decided on all held-out products."""
     mendable_share: float | None
     """Share of val_b's images that the pool has wrong whose true class the set behind its answer
     has."""
@@ -86,9 +86,9 @@ class Stage2Summary:
                 lines[-1] += f"{_or_dash(row['own_share'], '.0%'):>14}"
         return [
             *lines,
-            "gated, its gain, fixed, broken and share of own: decided on half of val_b's products "
-            f"and counted on the other half, {2 * REPEATS} times; what answers was decided on all "
-            "of val_b",
+            "gated, its gain, fixed, broken and share of own: decided on half of the held-out "
+            f"products and counted on the other half, {2 * REPEATS} times; what answers was decided "
+            "on all of them",
         ]
 
 

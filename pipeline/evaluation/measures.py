@@ -61,6 +61,9 @@ def measure(frame: pandas.DataFrame, classes: int, min_support: int) -> dict[str
     out["ece"] = {
         s: reliability(a.confidence, a.right, items.weight)["ece"] for s, a in answers.items()
     }
+    out["ece_by_chance"] = {
+        s: ece_by_chance(a.confidence, items.weight) for s, a in answers.items()
+    }
     out["linked"] = _by_link(items, answers, frame["linked"].to_numpy())
     return out
 
@@ -325,3 +328,13 @@ def reliability(confidence: np.ndarray, right: np.ndarray, weight: np.ndarray) -
     ]
     error = float(np.abs(hits - trust).sum() / weight.sum()) if len(weight) else None
     return {"ece": error, "bins": bins}
+
+
+def ece_by_chance(confidence: np.ndarray, weight: np.ndarray) -> float | None:
+    """About the calibration error to be expected of so many independent items if every confidence,
+    float [N], were exact: in each bin the mean absolute value of a normal gap. None if there are no
+    items."""
+    confidence = confidence.astype(np.float64)
+    place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    variance = np.bincount(place, weight**2 * confidence * (1 - confidence), BINS)
+    return float(np.sqrt(2 / np.pi * variance).sum() / weight.sum()) if len(weight) else None

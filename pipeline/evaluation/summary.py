@@ -83,18 +83,22 @@ def _points(found: dict[str, Any]) -> str:
 
 def _unit(unit: str, found: dict[str, Any]) -> list[str]:
     fixed, broken = found["fixed"], found["broken"]
-    errors = {
-        label: found["ece"][system] for system, label in SYSTEMS.items() if system in found["ece"]
-    }
     ece = ", ".join(
-        f"{label} {NOTHING if error is None else f'{error:.4f}'}" for label, error in errors.items()
+        f"{label} {_error(found['ece'][system])}"
+        for system, label in SYSTEMS.items()
+        if system in found["ece"]
     )
+    ece += f"; by chance {_error(found['ece_by_chance']['two_stage'])}"
     return [
         f"  per {unit}: {fixed} {unit}s fixed, {broken} broken, net {fixed - broken:+}",
         *_changed(unit, found["categories_changed"]),
-        f"  per {unit}: expected calibration error, natural mix: {ece}",
+        f"  per {unit}: expected calibration error: {ece}",
         *_by_link(unit, found["linked"]),
     ]
+
+
+def _error(error: float | None) -> str:
+    return NOTHING if error is None else f"{error:.4f}"
 
 
 def _changed(unit: str, found: dict[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@ right, on val_b, never test.
 
 The table is stored with the model (stage2/coverage.json) and says what `shelfsort score
 --min-confidence` may expect; the scored folder is then split into accepted.parquet and
-review.parquet. Who answers for a product of val_b is decided on other products of val_b
+review.parquet. Who answers for a product of val_b is decided on other products
 (`stage2_xgb.heldout.ValB.own`), so that no product is counted where it decided.
 """
 
@@ -27,6 +27,7 @@ from stage2_xgb.config import Stage2Config
 from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL
 from stage2_xgb.heldout import ValB
+from stage2_xgb.out_of_fold import FILE, read_judged
 from stage2_xgb.prior import importance
 
 FILES = ("accepted.parquet", "review.parquet")
@@ -88,7 +89,7 @@ def measure(
     stores: Sequence[FeatureStore], bundle: Bundle, target: np.ndarray, config: Stage2Config
 ) -> list[Cost]:
     """The table of products of val_b, weighted to the class mix `target` [K]."""
-    val_b = ValB.of(bundle, Views(stores))
+    val_b = ValB.of(bundle, Views(stores), read_judged(bundle.folder / FILE), target)
     products = val_b.of_unit("product")
     held, own = val_b.held[products], val_b.own(bundle, config)[products]
     weight = importance(held.class_index, target)
