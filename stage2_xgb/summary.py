@@ -2,7 +2,8 @@
 is worth there.
 
 No item counts where it decided: who answers is decided on half of the held-out products (reserve,
-val_a, val_b) and counted on val_b's of the other half, both ways, many times (`heldout.ValB.own`). All else on val_b chose nothing.
+val_a, val_b) and counted on val_b's of the other half, both ways, many times (`heldout.ValB.own`).
+All else on val_b chose nothing.
 """
 
 from dataclasses import dataclass
@@ -87,8 +88,8 @@ class Stage2Summary:
         return [
             *lines,
             "gated, its gain, fixed, broken and share of own: decided on half of the held-out "
-            f"products and counted on the other half, {2 * REPEATS} times; what answers was decided "
-            "on all of them",
+            f"products and counted on the other half, {2 * REPEATS} times; what answers was "
+            "decided on all of them",
         ]
 
 
