@@ -3,6 +3,7 @@
 Imports nothing of shelfsort, as it runs before anyone knows whose `catalog` that would be.
 """
 
+import hashlib
 import subprocess
 from importlib import metadata
 from importlib.util import find_spec
@@ -10,6 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 """Folder of the five packages: a checkout, or site-packages."""
+ARITHMETIC = ("torch", "xgboost", "numpy")
+"""Libraries whose version may change an answer."""
 PACKAGES = ("catalog", "stage1_cnn", "features", "stage2_xgb", "pipeline")
 
 
@@ -57,3 +60,21 @@ def revision(root: Path = ROOT) -> str:
         except (OSError, subprocess.SubprocessError):
             return "unknown"
     return version() or "unknown"
+
+
+def code_fingerprint(root: Path = ROOT) -> str:
+    """16 hexadecimal digits of all our Python code: the same on two machines if they run the same,
+    installed or from a checkout."""
+    state = hashlib.sha256()
+    for name in PACKAGES:
+        for path in sorted((root / name).rglob("*.py")):
+            state.update(f"{path.relative_to(root).as_posix()}\0".encode())
+            state.update(hashlib.sha256(path.read_bytes()).digest())
+    return state.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """What shapes an answer besides the model: our code, and the libraries that compute (without
+    the part of a version that names a build, such as +cu126)."""
+    found = {name: metadata.version(name).partition("+")[0] for name in ARITHMETIC}
+    return {"code": code_fingerprint(), **found}
