@@ -14,7 +14,7 @@ import distributed
 from distributed import Client, Future, LocalCluster
 
 from catalog.errors import ShelfsortError
-from catalog.parallel import cores
+from catalog.parallel import cores, processes_fault
 from pipeline.installation import versions
 
 T = TypeVar("T")
@@ -63,6 +63,8 @@ def connect(
 
 @contextlib.contextmanager
 def _local_cluster(workers: int) -> Iterator[LocalCluster]:
+    if fault := processes_fault():
+        raise ShelfsortError(fault)
     with contextlib.ExitStack() as stack:
         set_by_dask = {*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"}
         stack.callback(_forget, set_by_dask - os.environ.keys())

@@ -3,6 +3,7 @@ die or are paused."""
 
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from catalog.errors import ShelfsortError
 from pipeline.cluster import client as cluster_client
 from pipeline.cluster.client import ask, connect, wait
 from pipeline.installation import PACKAGES, ROOT, code_fingerprint
+from tests.pipeline.tiny import Tiny
 
 
 def copied_code(folder: Path) -> Path:
@@ -115,3 +117,27 @@ def wait_until_paused(client: Client) -> None:
             return
         subprocess.run(["sleep", "0.1"], check=True)
     raise AssertionError("no worker was paused")
+
+
+@pytest.mark.parametrize(
+    "words", [["score", "SOURCE", "--workers", "1"], ["ingest", "--dump", "SOURCE"]]
+)
+def test_without_shared_memory_processes_are_refused(
+    tiny: Tiny, tmp_path: Path, words: list[str]
+) -> None:
+    """In a mount namespace of its own, where /dev/shm is read-only."""
+    source = str(tiny.data / ("test.bson" if words[0] == "score" else "train.bson"))
+    paths = ["--run", str(tiny.folder if words[0] == "score" else tmp_path / "run")]
+    paths += ["--out", str(tmp_path / "out")] if words[0] == "score" else ["--set", "jobs=2"]
+    command = [sys.executable, "-m", "pipeline", *words, *paths]
+    command = [source if word == "SOURCE" else word for word in command]
+    readonly = "mount -t tmpfs -o ro tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", readonly], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount")
+    shell = f"{readonly} && exec {shlex.join(command)}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", shell], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "/dev/shm can't be written (Read-only file system)" in done.stderr.splitlines()[-1]
