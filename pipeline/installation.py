@@ -36,6 +36,14 @@ def require_own_packages(root: Path = ROOT) -> None:
             )
 
 
+def other_owners() -> dict[str, list[str]]:
+    """Packages of ours that another installed distribution brings as well, with its name: if both
+    lie in one folder, their files are mixed, whoever was installed last."""
+    owners = metadata.packages_distributions()
+    others = {name: sorted({*owners.get(name, [])} - {"shelfsort"}) for name in PACKAGES}
+    return {name: found for name, found in others.items() if found}
+
+
 def version() -> str | None:
     """The installed version; None if the code runs without having been installed."""
     try:
