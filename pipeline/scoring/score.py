@@ -41,6 +41,8 @@ class Totals:
     rejected_products: int
     images: int
     rejected_images: int
+    repaired_images: int
+    """JPEGs that were read although they lack their end marker."""
     unreachable: int
     """Photos among `rejected_images` that the same command tries again."""
     known_images: int
@@ -146,6 +148,7 @@ def _totals(
             "rejected_products",
             "images",
             "rejected_images",
+            "repaired_images",
             "unreachable",
             "known_images",
         )
