@@ -43,16 +43,7 @@ def run_lock(run: str | Path) -> Iterator[None]:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     marker = None
     try:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # POSIX allows either
-            raise _locked(
-                run, os.read(handle, 200).decode(errors="replace").strip() or "an unnamed process"
-            ) from None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise ShelfsortError(f"{path}: can't be locked: {error}") from error
-            marker = _marked(run, path.with_name("lock.pid"), name)
+        marker = _lock(run, path, handle, name)
         _held.add(path)
         os.ftruncate(handle, 0)
         os.pwrite(handle, name.encode(), 0)
@@ -63,6 +54,21 @@ def run_lock(run: str | Path) -> Iterator[None]:
         os.close(handle)
         if marker:
             marker.unlink(missing_ok=True)
+
+
+def _lock(run: str | Path, path: Path, handle: int, name: str) -> Path | None:
+    """Locks an open file; returns the file that stands in, if its file system has no locks."""
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # POSIX allows either
+        raise _locked(
+            run, os.read(handle, 200).decode(errors="replace").strip() or "an unnamed process"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise ShelfsortError(f"{path}: can't be locked: {error}") from error
+        return _marked(run, path.with_name("lock.pid"), name)
+    return None
 
 
 def _marked(run: str | Path, marker: Path, name: str) -> Path:

@@ -235,10 +235,7 @@ def score_group(model: TwoStageModel, group: Group, config: ScoreConfig) -> _Sco
         result = model.answer(images, "product")
         predictions = _predictions(model, result, names, images.product_id[blank], config.top)
         features = _features(result.pooled) if config.features else features
-    repaired = sum(
-        isinstance(photo, bytes) and i not in errors and lacks_end(photo)
-        for i, photo in enumerate(flat)
-    )
+    repaired = sum(lacks_end(flat[i]) for i in range(len(flat)) if i not in errors)
     return _Scored(predictions, features, rejects, len(images), repaired, digests)
 
 
