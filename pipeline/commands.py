@@ -239,7 +239,9 @@ def _workers(options: argparse.Namespace) -> "Workers":
         return None
     from pipeline.cluster.client import connect
 
-    return functools.partial(connect, options.workers, options.scheduler)
+    return functools.partial(
+        connect, options.workers, options.scheduler, options.allow_version_mismatch
+    )
 
 
 def similar(options: argparse.Namespace) -> None:

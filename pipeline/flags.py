@@ -70,6 +70,11 @@ def spread(sub: ArgumentParser) -> None:
         metavar="ADDRESS",
         help="use the workers of a dask scheduler, such as tcp://host:8786",
     )
+    sub.add_argument(
+        "--allow-version-mismatch",
+        action="store_true",
+        help="with --scheduler: go on if workers run other versions, whose answers may differ",
+    )
 
 
 def _accept_damage(sub: ArgumentParser) -> None:

@@ -39,8 +39,9 @@ from catalog.artifacts import (
     write_text,
     writing,
 )
+from catalog.errors import ShelfsortError
 from catalog.labels import read_labels
-from catalog.parallel import cores
+from catalog.parallel import cores, processes_fault
 from pipeline import second_stage, training
 from pipeline.config import CoverView, FileView, RunConfig, TextView
 from pipeline.run_folder import RunFolder, Say, Workers
@@ -75,6 +76,8 @@ def ingest(
             from pipeline.cluster.steps import checking
 
             executor, jobs = stack.enter_context(checking(stack.enter_context(workers())))
+        elif jobs > 1 and (fault := processes_fault()):
+            raise ShelfsortError(fault)
         summary = ingest_dump(
             run.store_path,
             dumps,

@@ -129,6 +129,8 @@ class ScoreJob:
         for what, reasons in (("products", totals.reasons), ("photos", totals.image_reasons)):
             if reasons:
                 yield f"  rejected {what}: {', '.join(f'{r} {n}' for r, n in reasons.items())}"
+        if totals.repaired_images:
+            yield f"  {totals.repaired_images} JPEGs lack their end marker and were read all the same"
         learnt = (
             "; answers to those that it learnt from are no check of their labels"
             if totals.known_images

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from catalog.errors import ImageError
 from catalog.image_table import POSITIONS
+from catalog.images import lacks_end
 from catalog.sources.dump_index import partition
 from catalog.sources.photo_list import Photos
 from catalog.sources.source import ProductSource
@@ -106,6 +107,7 @@ class _Scored:
     features: pyarrow.Table
     rejects: list[dict[str, Any]]
     images: int
+    repaired: int
     digests: list[int]
 
 
@@ -169,6 +171,7 @@ class Lanes:
             features if config.features else None,
             pyarrow.Table.from_pylist(rejects, schema=REJECTS),
             sum(group.images for group in scored),
+            sum(group.repaired for group in scored),
             digests,
             tuple(sorted(self.model.bundle.broken)),
         )
@@ -237,7 +240,8 @@ def score_group(
         result = model.answer(images, "product")
         predictions = _predictions(model, result, names, images.product_id[blank], config.top)
         features = _features(result.pooled) if config.features else features
-    return _Scored(predictions, features, rejects, len(images), digests)
+    repaired = sum(lacks_end(flat[i]) for i in range(len(flat)) if i not in errors)
+    return _Scored(predictions, features, rejects, len(images), repaired, digests)
 
 
 def _features(pooled: Pooled) -> pyarrow.Table:

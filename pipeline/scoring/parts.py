@@ -54,7 +54,8 @@ FEATURES = pyarrow.schema(
 @dataclass(frozen=True)
 class Part:
     """What scoring one partition gave: predictions, features (None if nobody asked for them),
-    rejects, the number of readable images, every image's digest uint64, and the files of stage 2
+    rejects, the numbers of readable images and of JPEGs among them that lacked their end
+    marker, every image's digest uint64, and the files of stage 2
     that could not be read."""
 
     number: int
@@ -63,6 +64,7 @@ class Part:
     features: pyarrow.Table | None
     rejects: pyarrow.Table
     images: int
+    repaired: int
     digests: np.ndarray
     broken: tuple[str, ...]
 
@@ -89,6 +91,7 @@ def write_part(part: Part, out: Path, origin: dict[str, Any], known: np.ndarray)
         "products": part.products,
         "predictions": len(part.predictions),
         "images": part.images,
+        "repaired_images": part.repaired,
         "known_images": int(np.isin(part.digests, known).sum()),
         "rejected_products": int(whole.sum()),
         "rejected_images": int((~whole).sum()),

@@ -41,6 +41,8 @@ class Totals:
     rejected_products: int
     images: int
     rejected_images: int
+    repaired_images: int
+    """JPEGs that were read although they lack their end marker."""
     unreachable: int
     """Photos among `rejected_images` that the same command tries again."""
     known_images: int
@@ -100,12 +102,7 @@ def score_source(scorer: Scorer, source: ProductSource, out: Path, config: Score
             f"{out}: {totals.products} products, but {totals.predictions} predictions and "
             f"{totals.rejected_products} rejects"
         )
-    if not totals.predictions:
-        found = ", ".join(f"{r} {n}" for r, n in (totals.reasons | totals.image_reasons).items())
-        raise ShelfsortError(
-            f"{out}: expected a prediction of at least one of {totals.products} products, found "
-            f"none ({found}); rejects-*.parquet there name each"
-        )
+    _require_predictions(out, totals)
     _write_kaggle(out, source, len(parts), scorer.fallback)
     if config.min_confidence is not None:
         accepted, review = coverage.split(out, len(parts), config.min_confidence)
@@ -114,6 +111,15 @@ def score_source(scorer: Scorer, source: ProductSource, out: Path, config: Score
         )
     write_json(out / "_SUCCESS", {"made_from": origin, **asdict(totals)})
     return totals
+
+
+def _require_predictions(out: Path, totals: Totals) -> None:
+    if not totals.predictions:
+        found = ", ".join(f"{r} {n}" for r, n in (totals.reasons | totals.image_reasons).items())
+        raise ShelfsortError(
+            f"{out}: expected a prediction of at least one of {totals.products} products, found "
+            f"none ({found}); rejects-*.parquet there name each"
+        )
 
 
 def _repeated(product_id: np.ndarray) -> np.ndarray:
@@ -147,6 +153,7 @@ def _totals(
             "rejected_products",
             "images",
             "rejected_images",
+            "repaired_images",
             "unreachable",
             "known_images",
         )

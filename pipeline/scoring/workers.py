@@ -12,7 +12,6 @@ add up in another order, which has moved confidences by less than 1e-6.
 import io
 import itertools
 import threading
-import time
 import traceback
 import zipfile
 from collections import deque
@@ -30,7 +29,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from catalog.artifacts import fingerprint, sha256_file
 from catalog.errors import ArtifactError, ShelfsortError
-from pipeline.cluster.client import PATIENCE, require_files
+from pipeline.cluster.client import ask, patiently, require_files, wait
 from pipeline.config import ScoreConfig
 from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
@@ -42,8 +41,6 @@ _PIECES = 4
 _DEATHS = 2
 """Workers that may die of a task before it is at fault: the first may have been killed by somebody.
 """
-_GLANCE = 3.0
-"""Seconds between looks at the workers."""
 
 
 @dataclass(frozen=True)
@@ -192,13 +189,14 @@ class Workers:
         self.client, self.place = client, place
         require_files(client, files)
         self._sent = False
-        if not all(client.run(place.visible).values()):
+        if not all(ask(client, place.visible).values()):
             self._send_model()
 
     def _send_model(self) -> None:
         """Gives every worker the model, also those that start later."""
         if not self._sent:
-            self.client.register_plugin(SentModel(self.place))
+            model = SentModel(self.place)
+            patiently(self.client, lambda: self.client.register_plugin(model))
             self._sent = True
 
     def __call__(self, tasks: Iterable[Task], config: ScoreConfig) -> Iterator[Part]:
@@ -218,7 +216,7 @@ class Workers:
                     running[future] = work
                 if not running:
                     return
-                for future in self._finished(running):
+                for future in wait(self.client, running):
                     work = running.pop(future)
                     if future.status == "finished":
                         if work.span is None:
@@ -242,23 +240,6 @@ class Workers:
     def _workers(self) -> int:
         """How many workers there are; at least 1, so that work waits for those that restart."""
         return max(1, len(self.client.nthreads()))
-
-    def _finished(self, running: dict[Future, _Work]) -> set[Future]:
-        """Waits for some tasks. Raises ShelfsortError if no worker is left to do them."""
-        seen = time.monotonic()
-        while True:
-            try:
-                return distributed.wait(
-                    list(running), timeout=_GLANCE, return_when="FIRST_COMPLETED"
-                ).done
-            except TimeoutError:
-                if self.client.nthreads():
-                    seen = time.monotonic()
-                elif time.monotonic() - seen > PATIENCE:
-                    raise ShelfsortError(
-                        f"no worker for {PATIENCE:.0f} s; finished parts are kept, run the same "
-                        "command again"
-                    ) from None
 
 
 def _after_death(searches: dict[int, _Search], work: _Work) -> list[_Work]:

@@ -131,6 +131,18 @@ def test_photos_that_are_gone_are_rejects(tiny: Tiny, model: TwoStageModel, tmp_
     assert set(found[found["position"] == -1]["product_id"]) == {6, 7}
 
 
+def test_jpegs_without_their_end_marker_are_read_and_counted(
+    tiny: Tiny, model: TwoStageModel, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(4):
+        data = jpeg(number, 40)
+        (folder / f"{number}.jpg").write_bytes(data if number else data[:-2])
+    totals = score(scorer(tiny, model), [folder], tmp_path / "out")
+    assert (totals.predictions, totals.repaired_images, totals.rejected_images) == (4, 1, 0)
+
+
 def test_odd_rows_and_broken_links_are_rejects_of_their_products(
     tiny: Tiny, model: TwoStageModel, tmp_path: Path
 ) -> None:
