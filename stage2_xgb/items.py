@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from catalog.arrays import group_starts
 from catalog.image_table import ImageTable
 from catalog.splits import SPLITS, sample_mask
 from stage1_cnn.head import Head, normalise
@@ -133,7 +134,7 @@ class Items:
 
 def product_starts(product_id: np.ndarray) -> np.ndarray:
     """First row of each product, whose rows stand together."""
-    return np.flatnonzero(np.r_[True, product_id[1:] != product_id[:-1]][: len(product_id)])
+    return group_starts(product_id)
 
 
 def images_by_product(product_id: np.ndarray) -> np.ndarray:
