@@ -7,7 +7,6 @@ Reserve and val_a, which stage 1 never saw, are cut into FOLDS by product.
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import TypeVar
 
 import numpy as np
 from scipy.linalg import eigh
@@ -42,7 +41,6 @@ _ROWS = 512
 """Held-out images scored at once, about: it keeps memory small with thousands of classes."""
 Block = tuple[ImageTable, Sequence[np.ndarray]]
 """Images, and an array of features [N, D_v] for each view."""
-T = TypeVar("T")
 
 
 def product_fold(product_id: np.ndarray, seed: int) -> np.ndarray:
