@@ -5,7 +5,6 @@ Claim: the same top-1, probabilities within 1e-3. Run: python -m benchmarks.expo
 [--photos N] [--smoke]; else of a MobileNetV2 at 96 that hardly learnt anything.
 """
 
-import argparse
 import importlib
 import io
 import sys
@@ -31,17 +30,11 @@ BATCH = 64
 
 def main() -> None:
     """Prints how far apart the two are."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument(
         "--of", nargs=2, type=Path, metavar=("RUN", "DUMP"), help="a run that is there"
     )
     parser.add_argument("--photos", type=int, default=1000)
-    parser.add_argument(
-        "--smoke", action="store_true", help="small and quick, to see that it works"
-    )
-    record.add_option(parser)
     options = parser.parse_args()
     network, photos = (
         (("shufflenet_v2_x0_5", 32), 40)

@@ -45,9 +45,7 @@ _, MEAN, STD = IMAGENET
 
 def main() -> None:
     """Prints photos/s of both sides, and the median ratios."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument(
         "--photos", type=int, default=3000, help="products drawn; about as many training photos"
     )
@@ -55,10 +53,6 @@ def main() -> None:
     parser.add_argument(
         "--room", type=float, default=0.25, help="share of the store that the limited cache holds"
     )
-    parser.add_argument(
-        "--smoke", action="store_true", help="small and quick, to see that it works"
-    )
-    record.add_option(parser)
     options = parser.parse_args()
     if options.smoke:
         options.photos, options.rounds = 60, 1

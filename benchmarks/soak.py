@@ -4,7 +4,6 @@ Claim: after the first tenth of the time neither the resident memory grows by mo
 number of open files at all. Run: python -m benchmarks.soak [--minutes 20] [--smoke]
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -29,9 +28,7 @@ GROWTH = 0.05
 
 def main() -> None:
     """Prints memory and open files as time goes by, and what they grew by."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument(
         "--products",
@@ -39,8 +36,6 @@ def main() -> None:
         default=2000,
         help="products of the dump, which is scored again and again",
     )
-    parser.add_argument("--smoke", action="store_true", help="a few rounds, to see that it works")
-    record.add_option(parser)
     options = parser.parse_args()
     if options.smoke:
         options.minutes, options.products = 0.05, 200
@@ -64,13 +59,8 @@ def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
             totals = score_source(
                 scorer, open_source([dump], Path(out) / "dumps"), Path(out), ScoreConfig(part_mb=1)
             )
-        seen.append(
-            (
-                time.monotonic() - started,
-                process.memory_info().rss,
-                process.num_fds() + process.num_threads(),
-            )
-        )
+        handles = process.num_fds() + process.num_threads()
+        seen.append((time.monotonic() - started, process.memory_info().rss, handles))
     for at, memory, handles in seen[:: max(1, len(seen) // 10)]:
         print(f"{at:6.0f} s: {memory / 2**20:.1f} MiB, {handles} open files and threads")
     settled = next(place for place, round in enumerate(seen) if round[0] >= 0.1 * seen[-1][0])

@@ -5,7 +5,6 @@ Nothing is chosen here: every row has the run's configuration but for what its n
 python -m benchmarks.stage2_rows runs/NAME [--resamples N]
 """
 
-import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -37,12 +36,9 @@ LEAST = 5
 
 def main() -> None:
     """Prints a table of both units and both mixes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__, smoke=None)
     parser.add_argument("run", type=Path)
     parser.add_argument("--resamples", type=int, default=2000)
-    record.add_option(parser)
     options = parser.parse_args()
     run = RunFolder(options.run)
     names = list(Bundle.open(run.stage2).made_from["views"])

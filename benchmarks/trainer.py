@@ -7,7 +7,6 @@ top-1 on val_a equal within 0.2 points. Takes turns; medians count. Run: python 
 benchmarks.trainer [--rounds N] [--steps N] [--batch N] [--weights FILE] [--smoke]
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -43,9 +42,7 @@ STILL = Augment(flip=False, crop=1, stretch=1, colour=0)
 
 def main() -> None:
     """Prints both ratios."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument(
         "--rounds", type=int, default=5, help="pairs of runs of the step; the head phase runs three"
     )
@@ -55,10 +52,6 @@ def main() -> None:
     parser.add_argument(
         "--weights", default="none", help="of the head phase's ResNet-18, as stage1.weights"
     )
-    parser.add_argument(
-        "--smoke", action="store_true", help="small and quick, to see that it works"
-    )
-    record.add_option(parser)
     options = parser.parse_args()
     backbone, side, rounds = "resnet50", 224, 3
     if options.smoke:
@@ -166,12 +159,9 @@ def head_ratio(store: Store, weights: str, side: int, rounds: int, folder: Path)
             network = build("resnet18", len(store.taxonomy), weights=weights)
             network.to(compute.device).to(memory_format=torch.channels_last).freeze(0)
             started = time.perf_counter()
-            source = (
-                CachedFeatures(photos, network, folder, lambda: None)
-                if name == "cached"
-                else photos
-            )
-            top1[name] = train_head(network, source, config, name == "cached")
+            cached = name == "cached"
+            source = CachedFeatures(photos, network, folder, lambda: None) if cached else photos
+            top1[name] = train_head(network, source, config, cached)
             spent[name] = time.perf_counter() - started
         ratios.append(spent["frozen"] / spent["cached"])
     apart = 100 * abs(top1["cached"] - top1["frozen"])

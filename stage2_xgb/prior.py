@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from catalog.csv_file import CsvFile, whole_number
 from catalog.errors import ConfigError
 from catalog.taxonomy import Taxonomy
-from stage1_cnn.head import normalise
+from stage1_cnn.head import log_softmax
 
 _ROWS = 256
 """Items at once in fitting: thousands of categories of so many stay in the processor's cache."""
@@ -40,7 +40,7 @@ class Shift:
         """Shifted log-probabilities, float32 [N, K]."""
         scores = log_probs / np.float32(self.temperature)
         scores += np.float32(self.strength) * self.log_ratio
-        return normalise(scores)
+        return log_softmax(scores)
 
     @property
     def numbers(self) -> dict[str, float]:

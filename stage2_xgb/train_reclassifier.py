@@ -6,7 +6,7 @@ import numpy as np
 import xgboost
 
 from catalog.splits import sample_hash
-from stage1_cnn.head import normalise
+from stage1_cnn.head import log_softmax
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.items import Items
 from stage2_xgb.reclassifier import inputs
@@ -50,7 +50,7 @@ class RowPicker:
             return TrainingRows(inputs(items, None), label, margin)
         log_prob = items.log_probs(members)
         mix = np.bincount(label, minlength=len(members)) + 0.5
-        margin = normalise(log_prob + np.log(mix / self.target[members]).astype(np.float32))
+        margin = log_softmax(log_prob + np.log(mix / self.target[members]).astype(np.float32))
         return TrainingRows(inputs(items, log_prob), label, margin)
 
 

@@ -5,6 +5,10 @@ A lane is a thread with single-threaded arithmetic, so that lanes never wait for
 one decodes another computes, and the reader and the writer run beside both. Groups never cross
 partitions and batches never cross groups, so that neither the number of lanes nor the engine
 changes a result.
+
+A photo that can't be decoded (`catalog.images.decode` raises ImageError, `TwoStageModel.read`
+returns it) becomes a row of the rejects with its reason; its product is answered from its other
+photos, and is itself rejected, as `no_readable_image`, if it has none. Workers run these lanes too.
 """
 
 import contextlib
@@ -85,6 +89,12 @@ class Task:
             "reason": reason,
             "detail": detail,
         }
+
+    def reject_whole(self, row: int) -> dict[str, Any]:
+        """A row of the rejects for a product without an answer."""
+        if row in self.deadly:
+            return self.reject(row, -1, KILLS_WORKER, "scoring it ends the worker process")
+        return self.reject(row, -1, "no_readable_image", "no image of the product can be read")
 
 
 Group = tuple[Task, np.ndarray, list[tuple[Photos, str]]]
@@ -214,27 +224,15 @@ def score_group(
         task.reject(int(row_of_image[i]), int(position[i]), error.reason, error.detail)
         for i, error in sorted(errors.items())
     ]
-    lost = rows[~np.isin(task.source.product_id[rows], images.product_id)].tolist()
-    for row in lost:
-        deadly = row in task.deadly
-        detail = (
-            "scoring it ends the worker process"
-            if deadly
-            else "no image of the product can be read"
-        )
-        rejects.append(
-            task.reject(row, -1, KILLS_WORKER if deadly else "no_readable_image", detail)
-        )
+    answered = np.isin(task.source.product_id[rows], images.product_id)
+    rejects += [task.reject_whole(row) for row in rows[~answered].tolist()]
     digests = [
         digest_number(xxhash.xxh3_128_digest(photo))
         for photo in flat
         if not isinstance(photo, ImageError)
     ]
-    names = dict(
-        zip(
-            task.source.product_id[rows].tolist(), map(task.source.name, rows.tolist()), strict=True
-        )
-    )
+    product_ids = task.source.product_id[rows].tolist()
+    names = dict(zip(product_ids, map(task.source.name, rows.tolist()), strict=True))
     predictions, features = PREDICTIONS.empty_table(), FEATURES.empty_table()
     if len(images):
         result = model.answer(images, "product")

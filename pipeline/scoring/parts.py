@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from catalog.artifacts import atomic_path, read_sealed, require_same, sha256_file, write_sealed
+from catalog.artifacts import read_sealed, require_same, sha256_file, write_sealed
 from catalog.errors import ArtifactError
 from catalog.files import UNREACHABLE
+from catalog.tables import write_table
 
 SCHEMA = 3
 PREDICTIONS = pyarrow.schema(
@@ -101,12 +102,6 @@ def write_part(part: Part, out: Path, origin: dict[str, Any], known: np.ndarray)
     }
     write_sealed(_sidecar(out, part.number), sidecar)
     return sidecar
-
-
-def write_table(path: Path, table: pyarrow.Table) -> None:
-    """Writes a Parquet file atomically."""
-    with atomic_path(path) as temporary:
-        pyarrow.parquet.write_table(table, temporary)
 
 
 def _sidecar(out: Path, number: int) -> Path:

@@ -18,18 +18,11 @@ from catalog.errors import ShelfsortError
 from catalog.progress import progress
 from catalog.sources.dump_index import partition
 from catalog.sources.source import ProductSource
+from catalog.tables import write_table
 from pipeline.config import ScoreConfig
 from pipeline.scoring import coverage
 from pipeline.scoring.lanes import Engine, Task
-from pipeline.scoring.parts import (
-    REJECTS,
-    SCHEMA,
-    answers,
-    finished,
-    reject_reasons,
-    write_part,
-    write_table,
-)
+from pipeline.scoring.parts import REJECTS, SCHEMA, answers, finished, reject_reasons, write_part
 
 
 @dataclass(frozen=True)

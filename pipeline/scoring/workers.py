@@ -4,7 +4,8 @@
 A task is one partition; as many are under way as there are workers. A worker returns what it scored
 and this process alone writes, so that no worker needs to see the folder of the predictions. A
 partition whose worker dies twice is cut up until the product at fault stands alone; the partition
-is then scored without it. The network's batches keep their size and places, so that the features of
+is then scored without it. Within a task a worker runs `Lanes`: what becomes of products and photos
+is decided there alone. The network's batches keep their size and places, so that the features of
 all other products are the same to the bit; stage 2 has fewer rows to multiply at once, and BLAS may
 add up in another order, which has moved confidences by less than 1e-6.
 """

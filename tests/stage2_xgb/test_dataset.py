@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 from catalog.errors import ArtifactError
 from catalog.image_table import ImageTable
 from catalog.splits import SPLITS, deal
-from stage1_cnn.head import Head, normalise
+from stage1_cnn.head import Head, log_softmax
 from stage2_xgb import dataset
 from stage2_xgb.dataset import Views, fit_projection, read_items
 from stage2_xgb.items import TOP, Items, Pooled, Projection, compact, of_unit, pool
@@ -87,7 +87,7 @@ def test_compact_projects_each_view_by_itself() -> None:
 def wide_items(classes: int = 50, n: int = 30) -> tuple[Items, np.ndarray]:
     """Items with more classes than are kept, and their whole shifted log-probabilities."""
     rng = np.random.default_rng(0)
-    log_probs = normalise(rng.normal(size=(n, classes)).astype(np.float32))
+    log_probs = log_softmax(rng.normal(size=(n, classes)).astype(np.float32))
     ids = np.arange(n)
     zeros = np.zeros((n, WIDTH), np.float32)
     pooled = Pooled(
