@@ -55,7 +55,9 @@ COMMANDS = {
         "features -> stage2: fits the pool of experts, trains the reclassifiers",
         (*STEP, flags.spread),
     ),
-    "evaluate": Command(commands.evaluate, "accuracy on the test split, of each stage", STEP),
+    "evaluate": Command(
+        commands.evaluate, "accuracy on the test split, of each stage", (*STEP, flags.rivals)
+    ),
     "report": Command(commands.report, "evaluation -> one HTML page for analysts", (flags.report,)),
     "plot": Command(commands.plot, "draws one figure of a run: SVG, PNG or PDF", (flags.plot,)),
     "score": Command(

@@ -100,7 +100,7 @@ def stage2(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """The step evaluate."""
-    _step(options, "evaluate")
+    _step(options, "evaluate", rivals=options.rivals)
 
 
 def _step(options: argparse.Namespace, name: str, **more: Any) -> None:

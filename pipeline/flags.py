@@ -56,6 +56,13 @@ def rebuild(sub: ArgumentParser) -> None:
     )
 
 
+def rivals(sub: ArgumentParser) -> None:
+    """What the two stages are compared with."""
+    text = "also fit and judge simple systems on the same features: stage 1's head refitted, a "
+    text += "logistic regression, neighbours, the published second stage"
+    sub.add_argument("--rivals", action="store_true", help=text)
+
+
 def spread(sub: ArgumentParser) -> None:
     """Which processes do the work."""
     group = sub.add_mutually_exclusive_group()

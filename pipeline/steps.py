@@ -152,8 +152,11 @@ def stage2(
         say(f"stage2: current ({run.stage2})")
 
 
-def evaluate(run: RunFolder, config: RunConfig, rebuild: bool, say: Say = print) -> dict[str, Any]:
-    """The test split -> evaluation/: accuracy of each stage, with intervals.
+def evaluate(
+    run: RunFolder, config: RunConfig, rebuild: bool, say: Say = print, *, rivals: bool = False
+) -> dict[str, Any]:
+    """The test split -> evaluation/: accuracy of each stage, with intervals; with `rivals`, that of
+    simple systems on the same features too.
 
     Says and returns the figures, as metrics.json holds them, also if they are current.
     """
@@ -173,15 +176,22 @@ def evaluate(run: RunFolder, config: RunConfig, rebuild: bool, say: Say = print)
     metrics_path, summary_path = run.evaluation / "metrics.json", run.evaluation / "summary.txt"
     if not rebuild and metrics_path.exists() and summary_path.exists():
         metrics = read_sealed(metrics_path, "evaluate")
-        require_same(metrics_path, made_from, metrics["made_from"], "evaluate")
-        say(f"evaluate: current ({metrics_path})")
-        say(summary(metrics))
-        return metrics
+        found = dict(metrics["made_from"])
+        has_rivals = found.pop("rivals", False)
+        require_same(metrics_path, made_from, found, "evaluate")
+        if has_rivals or not rivals:
+            say(f"evaluate: current ({metrics_path})")
+            say(summary(metrics))
+            return metrics
     run.store.verify()
     with writing(summary_path):  # summary.txt, written last, marks the evaluation as complete
         summary_path.unlink(missing_ok=True)
     stores = list(views.values())
-    metrics = evaluate_test(stores, run.store, bundle, config.evaluate, run.evaluation, made_from)
+    others = second_stage.rivals(run, config, views, bundle, say) if rivals else {}
+    made_from |= {"rivals": True} if rivals else {}
+    metrics = evaluate_test(
+        stores, run.store, bundle, config.evaluate, run.evaluation, made_from, others
+    )
     write_text(summary_path, summary(metrics) + "\n")
     say(summary(metrics))
     return metrics

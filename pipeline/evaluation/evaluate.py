@@ -5,7 +5,7 @@ Writes evaluation/ (docs/formats.md). pipeline.evaluation.measures computes the 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from stage2_xgb.items import Pooled
 from stage2_xgb.prior import importance, mix
 from stage2_xgb.published import FOLDER
 from stage2_xgb.refine import refine
+from stage2_xgb.rivals import Rival
 
 UNITS = ("image", "product")
 
@@ -39,14 +40,15 @@ def evaluate(
     config: EvaluateConfig,
     folder: Path,
     made_from: dict,
+    rivals: Mapping[str, Rival] | None = None,
 ) -> dict[str, Any]:
     """Scores the test split through the path that scoring uses, writes evaluation/ and returns what
-    metrics.json holds.
+    metrics.json holds; `rivals` stand beside.
 
     Raises ShelfsortError if no test image can be read.
     """
     started, taxonomy, features = time.perf_counter(), store.taxonomy, stores[0]
-    frames = _judged(bundle, Views(stores), store)
+    frames = _judged(bundle, Views(stores), store, rivals or {})
     rows = features.of_split("train")
     train = np.bincount(
         features.table.class_index[rows][features.table.fit[rows]], minlength=len(taxonomy)
@@ -68,14 +70,16 @@ def evaluate(
     return metrics
 
 
-def _judged(bundle: Bundle, views: Views, store: Store) -> dict[str, pandas.DataFrame]:
+def _judged(
+    bundle: Bundle, views: Views, store: Store, rivals: Mapping[str, Rival]
+) -> dict[str, pandas.DataFrame]:
     """Unit -> a row for each item of the test split, as items.parquet has them."""
-    rival, rows, table = published(bundle), views.first.of_split("test"), views.first.table
+    old, rows, table = published(bundle), views.first.of_split("test"), views.first.table
     items: dict[str, list[pandas.DataFrame]] = {unit: [] for unit in UNITS}
     with progress(rows.stop - rows.start, "evaluate", "img") as bar:
         for images in views.blocks("test", fit_only=False):
             for unit in UNITS:
-                items[unit].append(_judge(bundle, rival, images, unit))
+                items[unit].append(_judge(bundle, old, rivals, images, unit))
             bar.update(len(images.product_id))
     if not any(len(frame) for frame in items["image"]):
         problem = "no readable image on the test split; the catalogue has too few products"
@@ -132,12 +136,19 @@ def _stage2(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _judge(bundle: Bundle, rival: Bundle | None, images: Pooled, unit: str) -> pandas.DataFrame:
+def _judge(
+    bundle: Bundle,
+    old: Bundle | None,
+    rivals: Mapping[str, Rival],
+    images: Pooled,
+    unit: str,
+) -> pandas.DataFrame:
     result = refine(bundle, images, unit)
     pooled = result.pooled
-    answers = [pooled.log_probs, result.shifted, result.two_stage]
-    if rival:
-        answers.append(refine(rival, images.first_view(), unit).two_stage)
+    answers = dict(zip(SYSTEMS, (pooled.log_probs, result.shifted, result.two_stage), strict=False))
+    if old:
+        answers["published"] = refine(old, images.first_view(), unit).two_stage
+    answers |= {name: rival.log_probs(images, unit) for name, rival in rivals.items()}
     truth = pooled.class_index.astype(np.int64)
     columns: dict[str, Any] = {
         "unit": unit,
@@ -146,7 +157,7 @@ def _judge(bundle: Bundle, rival: Bundle | None, images: Pooled, unit: str) -> p
         "class_index": truth,
         "n_images": pooled.n_images,
     }
-    for system, log_probs in zip(SYSTEMS, answers, strict=False):
+    for system, log_probs in answers.items():
         own = log_probs[np.arange(len(truth)), truth][:, None]
         ahead = (log_probs > own) | (
             (log_probs == own) & (np.arange(log_probs.shape[1]) < truth[:, None])

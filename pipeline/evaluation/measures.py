@@ -21,6 +21,7 @@ from catalog.intervals import (
     clustered_change,
     clustered_share,
 )
+from stage2_xgb.rivals import RIVALS
 
 SYSTEMS = ("stage1", "shifted", "two_stage", "published")
 """The last one only if the published second stage was trained as well."""
@@ -30,7 +31,7 @@ CHANGES = {
     "two_stage_over_shifted": ("two_stage", "shifted"),
     "two_stage_over_stage1": ("two_stage", "stage1"),
     "published_over_stage1": ("published", "stage1"),
-}
+} | {f"two_stage_over_{rival}": ("two_stage", rival) for rival in (*RIVALS, "published")}
 BINS = 20
 """Of confidence, in the reliability diagram and the calibration error."""
 RATE = 0.05
@@ -39,7 +40,7 @@ RATE = 0.05
 
 def systems_in(frame: pandas.DataFrame) -> list[str]:
     """The systems that a table of items has answers of."""
-    return [system for system in SYSTEMS if f"{system}_class" in frame]
+    return [system for system in (*SYSTEMS, *RIVALS) if f"{system}_class" in frame]
 
 
 def measure(frame: pandas.DataFrame, classes: int, min_support: int) -> dict[str, Any]:

@@ -13,6 +13,13 @@ SYSTEMS = {
 CHANGES = {
     "two_stage_over_shifted": "two-stage over shifted",
     "published_over_stage1": "published over stage 1",
+    "two_stage_over_published": "two-stage over published",
+}
+RIVALS = {
+    "head_train": "head refitted on train",
+    "head_all": "refitted on all",
+    "logistic": "logistic, all views",
+    "neighbours": "neighbours",
 }
 METRICS = {"top1": "top-1", "top5": "top-5", "macro_f1": "macro F1"}
 NOTHING = "no items"
@@ -26,6 +33,7 @@ def summary(metrics: dict[str, Any]) -> str:
         for mix in ("natural", "balanced"):
             lines += _mix(unit, mix, metrics[unit][mix])
         lines += _unit(unit, metrics[unit])
+    lines += _rivals(metrics["image"]["natural"])
     lines.append("macro F1 in either mix is over the categories of the balanced mix")
     lines += _without_photo(metrics["without_photo"]) + _near_twins(metrics["near_twins"])
     lines.append(f"seconds: {metrics['seconds']:.1f}")
@@ -49,18 +57,29 @@ def _mix(unit: str, mix: str, found: dict[str, Any]) -> list[str]:
         else f" of >= {counts['min_support']} independent products"
     )
     lines = [f"  per {unit}, {mix} mix ({size})"]
-    for system, label in SYSTEMS.items():
+    for system, label in (SYSTEMS | RIVALS).items():
         if system in found:
             lines.append(
                 _row(f"{label:>{_LABEL}}", [_share(found[system][metric]) for metric in METRICS])
             )
-    for change, label in CHANGES.items():
+    over = {f"two_stage_over_{rival}": f"two-stage over {rival}" for rival in RIVALS}
+    for change, label in (CHANGES | over).items():
         if change in changes:
             lines.append(
                 _row(f"{label:>{_LABEL}}", [_points(changes[change][metric]) for metric in METRICS])
                 + " points"
             )
     return lines
+
+
+def _rivals(natural: dict[str, Any]) -> list[str]:
+    """What the rivals are, if there are any."""
+    if not natural.keys() & RIVALS.keys():
+        return []
+    return [
+        "rivals, each shifted to the target mix on val_b: head_train, head_all: a logistic regression in the place of stage 1's",
+        "  head, fitted on train or on all that the pool saw; logistic: on all views; neighbours: their votes",
+    ]
 
 
 def _row(label: str, values: Iterable[str]) -> str:
