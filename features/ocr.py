@@ -14,7 +14,7 @@ from PIL import Image
 from catalog.errors import ShelfsortError
 
 SIDE = 352
-"""Smaller photos are enlarged until their longer side has so many pixels: letters of 10 pixels on a
+"""Smaller photos are enlarged until their longer side has so many pixels: letters of 8 pixels on a
 photo of 180 are then read, and the detector takes 40 ms."""
 LONGEST = 960
 """Larger photos are reduced to that."""
