@@ -7,7 +7,10 @@ import pandas
 import pytest
 
 from catalog.intervals import clustered_share
+from catalog.taxonomy import Category, Taxonomy
+from pipeline.evaluation.evaluate import corrected_labels
 from pipeline.evaluation.measures import changed_categories, least_noticed, measure, reliability
+from pipeline.evaluation.summary import corrected_lines as summary_lines
 from tests.pipeline.tiny import Tiny
 
 CLASSES, SYSTEMS = 6, ("stage1", "shifted", "two_stage")
@@ -435,3 +438,26 @@ def test_repeats_of_an_item_make_no_change_significant() -> None:
         rows = np.repeat(np.arange(13), times)
         found = changed_categories(truth[rows], rows, ~after[rows], after[rows], 2)
         assert (found["worse"], found["better"]) == ([], [1])
+
+
+def test_what_stands_on_corrected_labels_by_hand():
+    """Of four products one label was corrected to the answer, one away from it: 3 of 4 are right
+    now, 3 of 4 by the labels before; without corrections nothing is said."""
+    items = pandas.DataFrame(
+        {
+            "product_id": [1, 2, 3, 4],
+            "class_index": [0, 1, 1, 0],
+            "two_stage_class": [0, 1, 0, 0],
+            "weight": np.ones(4),
+            "group": np.arange(4),
+        }
+    )
+    taxonomy = Taxonomy(Category(100 + c, "all", "family", f"{c}") for c in range(2))
+    found = corrected_labels(items, taxonomy, {1: 101, 99: 100})
+    assert found["test_products"] == 1
+    assert (found["top1"]["value"], found["top1_by_labels_before"]["value"]) == (0.75, 0.5)
+    both = corrected_labels(items, taxonomy, {1: 101, 3: 100})
+    assert both["top1_by_labels_before"]["value"] == 0.75
+    assert corrected_labels(items, taxonomy, {99: 100}) == {}
+    text = "\n".join(summary_lines(found | {"previous": None}))
+    assert "1 test products" in text and "+25.0 percentage points" in text
