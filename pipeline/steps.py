@@ -91,8 +91,16 @@ def ingest(
             accept_damage=accept_damage,
         )
     made_from = {"store": run.store.fingerprint}
+    earlier = {} if rebuild else run.labels_before()
+    found = summary.to_json()
+    found["labels_before"] = {str(i): c for i, c in (summary.labels_before | earlier).items()}
     write_json(run.folder / "taxonomy.json", run.store.taxonomy.to_json())
-    write_json(run.ingest_summary, {"made_from": made_from, **summary.to_json()})
+    write_json(run.ingest_summary, {"made_from": made_from, **found})
+    if corrections:
+        say(
+            f"corrections: changed {summary.corrected} labels; {summary.corrections} of the file's "
+            "products are in the store"
+        )
     for line in _ingest_lines(run, config, summary, time.perf_counter() - started):
         say(line)
 
@@ -186,11 +194,11 @@ def evaluate(
     run.store.verify()
     with writing(summary_path):  # summary.txt, written last, marks the evaluation as complete
         summary_path.unlink(missing_ok=True)
-    stores = list(views.values())
+    stores, before = list(views.values()), run.labels_before()
     others = second_stage.rivals(run, config, views, bundle, say) if rivals else {}
     made_from |= {"rivals": True} if rivals else {}
     metrics = evaluate_test(
-        stores, run.store, bundle, config.evaluate, run.evaluation, made_from, others
+        stores, run.store, bundle, config.evaluate, run.evaluation, made_from, before, others
     )
     write_text(summary_path, summary(metrics) + "\n")
     say(summary(metrics))

@@ -62,9 +62,11 @@ class HeldOut:
         """Items one after another, with the answers that all parts know."""
         known = set.intersection(*(set(part.right) for part in parts))
         names = ("predicted", "class_index", "product_id")
-        plain = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+        predicted, class_index, product_id = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in names
+        )
         right = {name: np.concatenate([p.right[name] for p in parts]) for name in sorted(known)}
-        return cls(*plain, right)
+        return cls(predicted, class_index, product_id, right)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,8 @@ def read_judged(path: Path) -> HeldOut:
     """Inverse of save_judged."""
     table = pyarrow.parquet.read_table(path)
     columns = {name: table[name].to_numpy() for name in table.column_names}
-    return HeldOut(*(columns.pop(name) for name in _PLAIN), columns)
+    predicted, class_index, product_id = (columns.pop(name) for name in _PLAIN)
+    return HeldOut(predicted, class_index, product_id, columns)
 
 
 def nothing_judged() -> HeldOut:

@@ -14,7 +14,7 @@ import numpy as np
 
 from catalog.arithmetic import one_blas_thread
 from features.neighbours import STRANGER
-from stage1_cnn.head import normalise
+from stage1_cnn.head import log_softmax
 from stage2_xgb.dataset import Views
 from stage2_xgb.expert_pool import ExpertPool
 from stage2_xgb.expert_rows import FITTED
@@ -59,18 +59,18 @@ def opinion(expert: LinearExpert | NeighbourExpert, images: Pooled) -> np.ndarra
 def _opinion(expert: LinearExpert | NeighbourExpert, images: Pooled) -> np.ndarray:
     x = expert.inputs(images.features)
     if isinstance(expert, LinearExpert):
-        return normalise(bounded(expert.scores(x), expert.inverse_temperature))
+        return log_softmax(bounded(expert.scores(x), expert.inverse_temperature))
     candidates = highest(images.log_probs, _CLASSES)
     scores, strangers = np.zeros_like(images.log_probs), np.full(len(images), STRANGER)
     votes = expert.log_votes(expert.projection(x), strangers, candidates)
     np.put_along_axis(scores, candidates, votes, axis=1)
-    return normalise(scores)
+    return log_softmax(scores)
 
 
 def _pooled(log_probs: np.ndarray, images: Pooled, unit: str) -> np.ndarray:
     if unit == "image":
         return log_probs
-    return normalise(mean_by_product(log_probs, images.product_id))
+    return log_softmax(mean_by_product(log_probs, images.product_id))
 
 
 @one_blas_thread()

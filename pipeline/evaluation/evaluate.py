@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas
 
-from catalog.artifacts import atomic_path, sha256_file, write_sealed
-from catalog.errors import ShelfsortError
+from catalog.artifacts import atomic_path, read_sealed, sha256_file, write_sealed
+from catalog.errors import ArtifactError, ShelfsortError
+from catalog.intervals import clustered_share
 from catalog.progress import progress
 from catalog.store.reader import Store
 from catalog.taxonomy import Taxonomy
@@ -40,10 +41,12 @@ def evaluate(
     config: EvaluateConfig,
     folder: Path,
     made_from: dict,
+    labels_before: Mapping[int, int],
     rivals: Mapping[str, Rival] | None = None,
 ) -> dict[str, Any]:
     """Scores the test split through the path that scoring uses, writes evaluation/ and returns what
-    metrics.json holds; `rivals` stand beside.
+    metrics.json holds. `labels_before`: product id -> the category id that a correction replaced;
+    `rivals` stand beside.
 
     Raises ShelfsortError if no test image can be read.
     """
@@ -62,6 +65,8 @@ def evaluate(
     metrics |= {
         unit: measure(frame, len(taxonomy), config.min_support) for unit, frame in frames.items()
     }
+    if corrected := corrected_labels(frames["product"], taxonomy, labels_before):
+        metrics["corrected_labels"] = corrected | {"previous": _previous(folder)}
     metrics["without_photo"] = _without_photo(features, store, len(frames["product"]))
     metrics["near_twins"] = near_twins(stores, frames["image"])
     metrics["rejects"] = store.reject_counts()
@@ -100,6 +105,39 @@ def _judged(
         )
         frames[unit] = frame
     return frames
+
+
+def corrected_labels(
+    items: pandas.DataFrame, taxonomy: Taxonomy, labels_before: Mapping[int, int]
+) -> dict[str, Any]:
+    """How much of the products' accuracy stands on corrected test labels: top-1 of both stages by
+    the labels that are there now and by those before any correction. Empty without corrections.
+
+    `items`: products of the test split, as items.parquet has them.
+    """
+    old = items["product_id"].map(labels_before)
+    corrected = old.notna().to_numpy()
+    if not corrected.any():
+        return {}
+    truth, answer = items["class_index"].to_numpy(), items["two_stage_class"].to_numpy()
+    before = truth.copy()
+    before[corrected] = taxonomy.class_index(old[corrected].to_numpy(dtype=np.int64))
+    weight, group = items["weight"].to_numpy(dtype=np.float64), items["group"].to_numpy()
+    return {
+        "test_products": int(corrected.sum()),
+        "top1": clustered_share(answer == truth, weight, group).to_json(),
+        "top1_by_labels_before": clustered_share(answer == before, weight, group).to_json(),
+    }
+
+
+def _previous(folder: Path) -> dict[str, Any] | None:
+    """Top-1 of both stages per product of the evaluation that this one replaces; None if there is
+    none to read."""
+    try:
+        found = read_sealed(folder / "metrics.json", "evaluate")
+        return found["product"]["natural"]["two_stage"]["top1"]
+    except (ArtifactError, KeyError):
+        return None
 
 
 def _without_photo(features: FeatureStore, store: Store, evaluated: int) -> int:

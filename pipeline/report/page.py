@@ -22,6 +22,7 @@ from markupsafe import Markup
 from catalog.artifacts import fingerprint, write_text
 from catalog.errors import ConfigError
 from catalog.image_table import POSITIONS
+from catalog.splits import SPLITS
 from pipeline.report.columns import pack, plain, share, unsigned
 from pipeline.report.evaluated_run import SYSTEMS, EvaluatedRun
 from pipeline.report.figures import write_figures
@@ -36,6 +37,7 @@ SCRIPTS = (
     "chart",
     "picker",
     "viewer",
+    "judgements",
     "gallery",
     "overview",
     "plot",
@@ -168,6 +170,7 @@ def _values(run: EvaluatedRun, others: list[EvaluatedRun], findings: dict) -> di
     return plain(
         {
             "unit": run.unit,
+            "splits": [*SPLITS, "not judged"],
             "name": run.name,
             "findings": findings,
             "sets": run.sets,
@@ -312,6 +315,12 @@ def _item_columns(items: pandas.DataFrame) -> dict[str, np.ndarray]:
     return columns
 
 
+def split_numbers(names: pandas.Series) -> np.ndarray:
+    """Place in SPLITS of each split's name [N]; len(SPLITS) if it is not known."""
+    places = {name: number for number, name in enumerate(SPLITS)}
+    return names.map(places).fillna(len(SPLITS)).to_numpy(dtype=np.int64)
+
+
 def _review_columns(review: pandas.DataFrame) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
     for kind in ("doubt", "conflict"):
@@ -320,6 +329,7 @@ def _review_columns(review: pandas.DataFrame) -> dict[str, np.ndarray]:
             f"{kind}.product": rows["product_id"].to_numpy(dtype=np.float64),
             f"{kind}.item": rows["item_id"].to_numpy(dtype=np.float64),
             f"{kind}.group": unsigned(rows["group"].to_numpy()),
+            f"{kind}.split": unsigned(split_numbers(rows["split"])),
             f"{kind}.true": unsigned(rows["class_index"].to_numpy()),
             f"{kind}.suggested": rows["suggested_class"].to_numpy(dtype=np.int32),
             f"{kind}.own": share(rows["self_confidence"].to_numpy()),

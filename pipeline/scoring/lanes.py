@@ -238,7 +238,11 @@ def score_group(
         result = model.answer(images, "product")
         predictions = _predictions(model, result, names, images.product_id[blank], config.top)
         features = _features(result.pooled) if config.features else features
-    repaired = sum(lacks_end(flat[i]) for i in range(len(flat)) if i not in errors)
+    repaired = sum(
+        lacks_end(photo)
+        for i, photo in enumerate(flat)
+        if i not in errors and not isinstance(photo, ImageError)
+    )
     return _Scored(predictions, features, rejects, len(images), repaired, digests)
 
 

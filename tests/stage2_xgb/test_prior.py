@@ -55,7 +55,7 @@ def test_the_ratio_is_of_target_to_train() -> None:
     """Stage 1 learnt an uneven mix, and val has another."""
     train = np.array([0.1, 0.2, 0.3, 0.4])
     truth, likelihood = gaussians(8000, TARGET)
-    learnt = normalise(likelihood + np.log(train)).astype(np.float32)
+    learnt = log_softmax(likelihood + np.log(train)).astype(np.float32)
     shift = fit_shift(learnt, truth, train, TARGET)
     np.testing.assert_allclose(shift.log_ratio, np.log(TARGET / train), rtol=1e-6)
     assert (shift.temperature, shift.strength) == pytest.approx((1, 1), abs=0.12)
@@ -64,7 +64,7 @@ def test_the_ratio_is_of_target_to_train() -> None:
 def test_a_single_item_counts() -> None:
     """It is labelled as stage 1 would never have it, so that stage 1 is trusted a little less."""
     _, likelihood = gaussians(1, TARGET)
-    under = normalise(3 * (likelihood + np.log(TRAIN))).astype(np.float32)
+    under = log_softmax(3 * (likelihood + np.log(TRAIN))).astype(np.float32)
     shift = fit_shift(under, under.argmin(axis=1), TRAIN, TARGET)
     assert shift.temperature > 1.01
 

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from stage1_cnn.head import normalise
+from stage1_cnn.head import log_softmax
 from stage2_xgb.dataset import Views
 from stage2_xgb.fit import UNITS
 from stage2_xgb.prior import fit_shift, mix
@@ -61,7 +61,7 @@ def test_a_products_opinion_is_the_mean_of_its_images(
     first = several.rows(several.product_id == several.product_id[0])
     for rival in rivals.values():
         (found,) = rival.log_probs(first, "product")
-        mean = normalise(opinion(rival.expert, first).mean(axis=0, keepdims=True))
+        mean = log_softmax(opinion(rival.expert, first).mean(axis=0, keepdims=True))
         np.testing.assert_allclose(found, rival.shifts["product"](mean)[0], rtol=1e-4, atol=1e-4)
 
 

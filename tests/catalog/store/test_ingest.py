@@ -1016,3 +1016,36 @@ def test_real_catalogues_have_nothing_on_two_sides(tmp_path: Path, name: str, im
         "pictures": 0,
         "strays": 0,
     }
+
+
+def test_corrections_say_how_many_labels_they_changed(
+    small_dump: SmallDump, tmp_path: Path
+) -> None:
+    """One label is corrected, one confirmed, one product unknown; once more changes nothing, and
+    the label before stays known."""
+    run(tmp_path, small_dump.path)
+    labels = dict(rows(tmp_path, "SELECT product_id, class_index FROM products"))
+    ids = Store(tmp_path / "store.sqlite").taxonomy.category_ids
+    first, second = sorted(labels)[:2]
+    old, other = int(ids[labels[first]]), int(ids[labels[first] - 1])
+    corrections = {first: other, second: int(ids[labels[second]]), 10**9: other}
+
+    def correct() -> IngestSummary:
+        return ingest_dump(
+            tmp_path / "store.sqlite",
+            [small_dump.path],
+            None,
+            CatalogConfig(),
+            index_folder=tmp_path / "dumps",
+            jobs=1,
+            corrections=corrections,
+        )
+
+    summary = correct()
+    assert (summary.corrections, summary.corrected) == (2, 1)
+    assert summary.labels_before == {first: old}
+    (now,) = rows(tmp_path, "SELECT class_index FROM products WHERE product_id = ?", first)
+    assert ids[now[0]] == other
+    again = correct()
+    assert (again.corrections, again.corrected, again.changed) == (2, 0, False)
+    assert again.labels_before == {first: old}

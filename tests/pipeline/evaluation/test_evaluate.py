@@ -7,6 +7,8 @@ import pandas
 import pytest
 
 from catalog.intervals import clustered_share
+from catalog.taxonomy import Category, Taxonomy
+from pipeline.evaluation.evaluate import corrected_labels
 from pipeline.evaluation.measures import (
     changed_categories,
     ece_by_chance,
@@ -14,6 +16,7 @@ from pipeline.evaluation.measures import (
     measure,
     reliability,
 )
+from pipeline.evaluation.summary import corrected_lines as summary_lines
 from tests.pipeline.tiny import Tiny
 
 CLASSES, SYSTEMS = 6, ("stage1", "shifted", "two_stage")
@@ -459,3 +462,26 @@ def test_the_calibration_error_of_exact_confidences_is_that_of_chance() -> None:
     wrong = reliability(confidence, rng.random(2000) < confidence - 0.1, weight)["ece"]
     assert wrong > 2 * expected
     assert ece_by_chance(confidence[:0], weight[:0]) is None
+
+
+def test_what_stands_on_corrected_labels_by_hand():
+    """Of four products one label was corrected to the answer, one away from it: 3 of 4 are right
+    now, 3 of 4 by the labels before; without corrections nothing is said."""
+    items = pandas.DataFrame(
+        {
+            "product_id": [1, 2, 3, 4],
+            "class_index": [0, 1, 1, 0],
+            "two_stage_class": [0, 1, 0, 0],
+            "weight": np.ones(4),
+            "group": np.arange(4),
+        }
+    )
+    taxonomy = Taxonomy(Category(100 + c, "all", "family", f"{c}") for c in range(2))
+    found = corrected_labels(items, taxonomy, {1: 101, 99: 100})
+    assert found["test_products"] == 1
+    assert (found["top1"]["value"], found["top1_by_labels_before"]["value"]) == (0.75, 0.5)
+    both = corrected_labels(items, taxonomy, {1: 101, 3: 100})
+    assert both["top1_by_labels_before"]["value"] == 0.75
+    assert corrected_labels(items, taxonomy, {99: 100}) == {}
+    text = "\n".join(summary_lines(found | {"previous": None}))
+    assert "1 test products" in text and "+25.0 percentage points" in text

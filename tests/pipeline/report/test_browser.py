@@ -385,7 +385,7 @@ def test_photos_enlarge_by_keyboard(page: Page):
 def test_an_unknown_category_is_said_aloud(page: Page):
     page.view("review")
     page.js(
-        "const buttons = document.querySelectorAll('#doubts .do button'); buttons[buttons.length - 1].click()"
+        "const found = document.querySelectorAll('#doubts .do .other'); found[found.length - 1].click()"
     )
     field = page.find("#doubts .do input")
     field.send_keys("no such name", Keys.ENTER)
@@ -403,8 +403,8 @@ def test_an_unknown_category_is_said_aloud(page: Page):
         button.text for button in page.driver.find_elements("css selector", "#corrections button")
     ]
     assert (
-        sum(text.startswith("Export") for text in buttons) == 1
-    )  # as corrections.csv; the table has no export of its own
+        sum(text.startswith("Export") for text in buttons) == 2
+    )  # corrections and all judgements; the table has no export of its own
     page.js("document.getElementById('remove-corrections').click()")
     page.driver.switch_to.alert.dismiss()
     assert page.js("return marks.size") == 1
@@ -472,21 +472,55 @@ def test_the_slider_reads_the_table(page: Page):
     assert abs(thumb - line) < 2
 
 
+def test_judging_by_keys_leads_on(page: Page):
+    """Label is right, the suggestion is taken, a bad photo: each moves on to the next card."""
+    page.view("review")
+    page.js("document.querySelector('#doubts .do button').focus()")
+    assert page.js("return document.activeElement.textContent") == "Label is right"
+    for key in "rsb":
+        ActionChains(page.driver).send_keys(key).perform()
+    states = page.js("return [...marks.values()].map((mark) => mark.state)")
+    assert states == ["right", "wrong", "photo"]
+    assert "3 of" in page.text("#doubts .progress")
+    stored = page.js("return JSON.parse(localStorage.getItem(storageKey())).length")
+    assert stored == 3 and page.text("#marks") == "3 judged labels"
+    page.js("marks.clear(); saveMarks()")
+
+
+def test_a_picture_of_two_categories_is_shown_whole_and_nothing_suggested(page: Page):
+    if not page.js("return D.columns['conflict.product'].length"):
+        pytest.skip("this run has no picture in two categories")
+    page.view("review")
+    cards = "return [...document.querySelectorAll('#conflicts .twins')].map((group) => group.querySelectorAll('.photo').length)"
+    assert all(n >= 2 for n in page.js(cards))
+    assert page.js("return document.querySelectorAll('#conflicts .use').length") == 0
+
+
 def test_corrections_export(page: Page, tmp_path: Path):
     page.driver.execute_cdp_cmd(
         "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}
     )
     page.view("review")
     rows = table(page, "review").query("kind == 'doubt'")
-    page.js("document.querySelector('#doubts .use').click()")
-    page.js("document.getElementById('export-corrections').click()")
-    page.wait(lambda: (tmp_path / "corrections.csv").exists())
+    page.js(
+        "const [a, b] = document.querySelectorAll('#doubts .photo');"
+        "a.querySelector('.use').click(); b.querySelector('.right-label').click()"
+    )
+    for name in ("corrections", "judgements"):
+        page.js(f"document.getElementById('export-{name}').click()")
+        page.wait(lambda name=name: (tmp_path / f"{name}.csv").exists())
     names = table(page, "per_category").set_index("class_index")["category_id"]
-    with open(tmp_path / "corrections.csv", newline="") as file:
-        assert list(csv.reader(file)) == [
-            ["product_id", "category_id"],
-            [str(rows["product_id"].iloc[0]), str(names[rows["suggested_class"].iloc[0]])],
-        ]
+    ids = [str(i) for i in rows["product_id"].head(2)]
+    old = [str(names[c]) for c in rows["class_index"].head(2)]
+    new = str(names[rows["suggested_class"].iloc[0]])
+    assert list(csv.reader((tmp_path / "corrections.csv").open(newline=""))) == [
+        ["product_id", "category_id", "old_category_id"],
+        [ids[0], new, old[0]],
+    ]
+    assert list(csv.reader((tmp_path / "judgements.csv").open(newline="")))[1:] == [
+        [ids[0], "wrong", old[0], new],
+        [ids[1], "right", old[1], ""],
+    ]
     page.js("localStorage.clear(); marks.clear(); showMarks()")
 
 

@@ -28,7 +28,7 @@ from pipeline.evaluation.measures import reliability
 from pipeline.report.columns import KINDS, pack, share
 from pipeline.report.evaluated_run import EvaluatedRun
 from pipeline.report.figures import FIGURES, plot
-from pipeline.report.findings import changes, distances, doubtful_labels
+from pipeline.report.findings import changes, distances
 from pipeline.report.gallery import make_gallery
 from pipeline.report.page import LIMIT, percent, points, write_report
 from pipeline.scoring.coverage import Cost, curve, save
@@ -512,24 +512,3 @@ def test_distances_double():
         (4, 7, 0),
     ]
     assert distances(np.zeros(0, int)) == []
-
-
-def test_swapped_labels_are_doubted():
-    """Two classes that the model knows well, and two items whose labels are exchanged."""
-    truth = np.array([0] * 20 + [1] * 20)
-    answer = truth.copy()
-    answer[[3, 30]] = [1, 0]
-    own = np.where(truth == answer, 0.9, 0.02)
-    table = pandas.DataFrame(
-        {
-            "item_id": np.arange(40),
-            "product_id": np.arange(40),
-            "class_index": truth,
-            "two_stage_class": answer,
-            "two_stage_confidence": np.where(truth == answer, 0.9, 0.95),
-            "two_stage_true_confidence": own,
-        }
-    )
-    found = doubtful_labels(table, 3)
-    assert sorted(found["product_id"]) == [3, 30]
-    assert found["suggested_class"].tolist() == [1, 0]
