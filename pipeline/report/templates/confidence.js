@@ -22,13 +22,21 @@ function renderConfidence(view) {
     errors.textContent = e.n ? `Categories that are close in the hierarchy are alike: an error close to zero goes to a lookalike. ${percent(e.same_level2 / e.n, 0)} of ${plural(e.n, "error")} stay inside the family (level 2).` : "No errors.";
     for (const chart of charts) chart.redraw();
   };
-  slider.addEventListener("input", () => { state.threshold = slider.value / 100; read(); charts[0].redraw(); });
+  slider.addEventListener("input", () => { state.threshold = slider.value / 100; setAddress("confidence/" + slider.value); read(); charts[0].redraw(); });
   view.append(el("div", {class: "tools"}, toggle("System", Object.entries(SYSTEM_NAMES), state.system, (system) => { state.system = system; all(); }),
     Object.keys(D.values.metrics).length > 1 ? chooser("Per", Object.keys(D.values.metrics).map((u) => [u, u]), state.unit, (unit) => { state.unit = unit; all(); }) : null),
   card("How many answers to accept", "Answers whose confidence is at or above the threshold go into the shop as they are, the others to a person. Weighed as the whole catalogue is mixed; brackets hold 95% intervals. Choose a threshold on validation, whose figures “shelfsort score --min-confidence” prints too; what it gave on the test split stands beside them.", sentence, el("div", {class: "along"}, slider), charts[0]),
   el("div", {class: "columns"}, el("div", {class: "card"}, el("h2", {}, "Is the confidence honest?"), ece, charts[1]), card("How sure the answers are", `How many ${D.unit}s have which confidence.`, charts[2])),
   el("div", {class: "columns"}, el("div", {class: "card"}, el("h2", {}, "How far errors go"), errors, charts[3]), sizesCard()));
   all();
+}
+
+// The address may name a threshold in percent: #confidence/62.
+function showThreshold(threshold) {
+  const slider = $("coverage-slider");
+  if (!/^\d+$/.test(threshold || "") || slider.value === threshold) return;
+  slider.value = threshold;
+  slider.dispatchEvent(new Event("input"));
 }
 
 // stage2/coverage.json: of products, by both stages.
