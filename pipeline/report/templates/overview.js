@@ -106,12 +106,12 @@ function renderCategories(view) {
   const columns = [
     categoryColumn("Category", (c) => c), // a phone shows two or three more
     rateColumn("Accuracy", score("two_stage", "recall"), "Both stages"),
-    pointsColumn("Change", (c) => score("two_stage", "recall")(c) - score("shifted", "recall")(c), "Accuracy, both stages less stage 1, adjusted, in points"),
+    pointsColumn("Change", (c) => score("two_stage", "recall")(c) - score("shifted", "recall")(c), "Accuracy, both stages less stage 1, adjusted, in percentage points"),
     countColumn(D.unit === "product" ? "Products" : "Images", (c) => D.support[c], `Evaluated ${D.unit}s`),
     countColumn("Lost", (c) => D.lost.two_stage[c], "After both stages"),
     rateColumn("Stage 1, adjusted", score("shifted", "recall"), "Accuracy"), rateColumn("Stage 1 alone", score("stage1", "recall"), "Accuracy"),
     rateColumn("Precision", score("two_stage", "precision"), "Both stages"), rateColumn("F1", score("two_stage", "f1"), "Both stages"),
-    countColumn("Trained on", (c) => trained[c], "Images"),
+    countColumn("Trained on", (c) => trained[c], "Images"), ...(D.columns["category.images"] ? [countColumn("In the catalogue", (c) => D.columns["category.images"][c], "Images of train and reserve")] : []),
     {title: "Second opinion", value: (c) => OPINIONS[answererOf(c)] || "no stage 2"}, idColumn("Id", (c) => c),
   ];
   view.append(el("div", {class: "card"}, makeTable({name: "categories", label: "All categories", rows: D.classes, columns, sort: [4, true], support: (c) => D.support[c],
