@@ -8,6 +8,7 @@ or, inside the base64 of the data, to be set as text by the scripts.
 """
 
 import base64
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
@@ -123,6 +124,9 @@ def _one_decimal(value: float) -> Decimal:
 
 def _render(run: EvaluatedRun, findings: dict, data: bytes, gallery: Gallery) -> str:
     index = {"product": gallery.product_id, "starts": gallery.starts, "offsets": gallery.offsets}
+    script = "\n".join(
+        ['"use strict";', *((TEMPLATES / f"{name}.js").read_text("utf-8") for name in SCRIPTS)]
+    )
     return (
         _environment()
         .get_template("report.html.j2")
@@ -131,16 +135,22 @@ def _render(run: EvaluatedRun, findings: dict, data: bytes, gallery: Gallery) ->
             unit=run.unit,
             about=_about(run),
             headline=_headline(run, findings),
+            policy=_policy(script),
             style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-            script=Markup(
-                "\n".join(
-                    (TEMPLATES / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS
-                )
-            ),
+            script=Markup(script),
             data=data.decode(),
             photo_index=pack({}, index).decode(),
             photos=base64.b64encode(gallery.data).decode(),
         )
+    )
+
+
+def _policy(script: str) -> str:
+    """The content policy: only this script runs, nothing is fetched and nothing is sent."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -229,7 +239,7 @@ def _about(run: EvaluatedRun) -> dict[str, str]:
     return {
         "Run": run.name,
         "Model": run.backbone,
-        "Evaluated": f"{made:%d %B %Y}".lstrip("0"),
+        "Evaluation written": f"{made:%d %B %Y}".lstrip("0"),
         "Code": run.revision,
         "Data": _data(run),
     }

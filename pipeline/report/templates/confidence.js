@@ -7,6 +7,7 @@ function renderConfidence(view) {
   const sentence = el("p", {class: "sentence", id: "coverage-sentence", "aria-live": "polite"});
   const ece = el("p", {class: "note", id: "ece"}), errors = el("p", {class: "note"});
   const slider = el("input", {type: "range", min: 0, max: 100, step: 1, value: 50, id: "coverage-slider", "aria-label": "Accept answers of at least this confidence"});
+  const tables = Array.from({length: 3}, () => el("details", {}));
   const read = () => {
     const at = Math.round(100 * state.threshold), judged = expected(state)?.[at], tested = found().coverage[at];
     const said = (cost) => [el("b", {}, percent(cost.coverage, 0)), ` of ${state.unit}s, `, missing(cost.accuracy) ? "none to judge" : [el("b", {}, percent(cost.accuracy)), ` right [${ends(cost)}]`], ` (n ${whole(cost.n)})`].flat();
@@ -21,14 +22,40 @@ function renderConfidence(view) {
     ece.textContent = `Does a confidence of 0.80 mean that 80% are right? Points under the dashed line are too confident, points above it too cautious. On average the two differ by ${percent(reliability.ece)} (expected calibration error).`;
     errors.textContent = e.n ? `Categories that are close in the hierarchy are alike: an error close to zero goes to a lookalike. ${percent(e.same_level2 / e.n, 0)} of ${plural(e.n, "error")} stay inside the family (level 2).` : "No errors.";
     for (const chart of charts) chart.redraw();
+    tables.forEach((box, k) => { box.replaceChildren(el("summary", {}, "As a table"), [coverageTable, binsTable, distanceTable][k](found())); });
   };
-  slider.addEventListener("input", () => { state.threshold = slider.value / 100; read(); charts[0].redraw(); });
+  slider.addEventListener("input", () => { state.threshold = slider.value / 100; setAddress("confidence/" + slider.value); read(); charts[0].redraw(); });
   view.append(el("div", {class: "tools"}, toggle("System", Object.entries(SYSTEM_NAMES), state.system, (system) => { state.system = system; all(); }),
     Object.keys(D.values.metrics).length > 1 ? chooser("Per", Object.keys(D.values.metrics).map((u) => [u, u]), state.unit, (unit) => { state.unit = unit; all(); }) : null),
-  card("How many answers to accept", "Answers whose confidence is at or above the threshold go into the shop as they are, the others to a person. Weighed as the whole catalogue is mixed; brackets hold 95% intervals. Choose a threshold on validation, whose figures “shelfsort score --min-confidence” prints too; what it gave on the test split stands beside them.", sentence, el("div", {class: "along"}, slider), charts[0]),
-  el("div", {class: "columns"}, el("div", {class: "card"}, el("h2", {}, "Is the confidence honest?"), ece, charts[1]), card("How sure the answers are", `How many ${D.unit}s have which confidence.`, charts[2])),
-  el("div", {class: "columns"}, el("div", {class: "card"}, el("h2", {}, "How far errors go"), errors, charts[3]), sizesCard()));
+  card("How many answers to accept", "Answers whose confidence is at or above the threshold go into the shop as they are, the others to a person. Weighed as the whole catalogue is mixed; brackets hold 95% intervals. Choose a threshold on validation, whose figures “shelfsort score --min-confidence” prints too; what it gave on the test split stands beside them.", sentence, el("div", {class: "along"}, slider), charts[0], tables[0]),
+  el("div", {class: "columns"}, el("div", {class: "card"}, el("h2", {}, "Is the confidence honest?"), ece, charts[1], tables[1]), card("How sure the answers are", `How many ${D.unit}s have which confidence; the table beside has the numbers.`, charts[2])),
+  el("div", {class: "columns"}, el("div", {class: "card"}, el("h2", {}, "How far errors go"), errors, charts[3], tables[2]), sizesCard()));
   all();
+}
+
+function coverageTable({coverage: rows}) {
+  const columns = [{title: "Confidence from", numeric: true, value: (i) => rows[i].threshold, text: (i) => decimal(rows[i].threshold)}, rateColumn("Accepted of test", (i) => rows[i].coverage),
+    ...intervalColumns("Right among accepted", (i) => ({...rows[i], value: rows[i].accuracy})), countColumn("Evaluated", (i) => rows[i].n)];
+  return makeTable({name: "coverage", label: "Coverage and accuracy for each threshold", rows: rows.length, columns, page: 25});
+}
+
+function binsTable({reliability: {bins}}) {
+  const columns = [{title: "Confidence from", numeric: true, value: (i) => bins[i].low, text: (i) => decimal(bins[i].low)}, countColumn("Evaluated", (i) => bins[i].n), countColumn("Right", (i) => bins[i].right),
+    {title: "Mean confidence", numeric: true, value: (i) => bins[i].confidence, text: (i) => decimal(bins[i].confidence)}, rateColumn("Right, weighted to the catalogue mix", (i) => bins[i].accuracy)];
+  return makeTable({name: "reliability", label: "Confidence and accuracy", rows: bins.length, columns, page: 25});
+}
+
+function distanceTable({distance: rows}) {
+  const columns = [{title: "Categories from the truth to the answer", value: (i) => span(rows[i])}, countColumn("Errors", (i) => rows[i].n)];
+  return makeTable({name: "distance", label: "Errors by distance", rows: rows.length, columns, page: 25});
+}
+
+// The address may name a threshold in percent: #confidence/62.
+function showThreshold(threshold) {
+  const slider = $("coverage-slider");
+  if (!/^\d+$/.test(threshold || "") || slider.value === threshold) return;
+  slider.value = threshold;
+  slider.dispatchEvent(new Event("input"));
 }
 
 // stage2/coverage.json: of products, by both stages.
@@ -90,5 +117,5 @@ function sizesCard() {
       ...lines.map(([, colour, values]) => line(places.map((k) => [k + 1, Math.max(values[k], 0.8)]), p, {stroke: colour})),
       ...columnsOf(places.map((k) => k + 1), p, (at) => [el("b", {}, "Category " + whole(places[at] + 1)), pairsOf(lines.map(([name, , values]) => [name, whole(values[places[at]])]))])];
   });
-  return card("Images per category", (cap ? `Training takes at most ${whole(cap)} images of a category. ` : "Training has no cap. ") + (natural.length ? "" : "The run has no store, so the catalogue’s own sizes are not known."), chart);
+  return card("Images per category", (cap ? `Training takes at most ${whole(cap)} images of a category. ` : "Training has no cap. ") + (natural.length ? "" : "The run has no store, so the catalogue’s own sizes are not known. ") + "The table of all categories has the numbers.", chart);
 }

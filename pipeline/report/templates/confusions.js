@@ -4,7 +4,7 @@ function renderConfusions(view) {
   const {"pair.true": truth, "pair.predicted": answer, "pair.shifted": before, "pair.two_stage": after} = D.columns;
   const rows = Array.from(truth.keys()).filter((i) => truth[i] !== answer[i]);
   const columns = [...categoryColumns("True category", (i) => truth[i]), ...categoryColumns("Sorted into", (i) => answer[i]),
-    countColumn("Both stages", (i) => after[i]), fewerColumn("Change by stage 2", (i) => after[i] - before[i], "Both stages less stage 1, adjusted"),
+    {...countColumn("Both stages", (i) => after[i], "A number leads to the photos"), cell: (i) => countLink(truth[i], answer[i], after[i])}, fewerColumn("Change by stage 2", (i) => after[i] - before[i], "Both stages less stage 1, adjusted"),
     countColumn("Stage 1, adjusted", (i) => before[i]), countColumn("Stage 1 alone", (i) => D.columns["pair.stage1"][i]),
     rateColumn("Share", (i) => after[i] / D.support[truth[i]], `Of the true category’s ${D.unit}s, both stages`)];
   const match = (query) => { const found = new Set(findClasses(query)); return (i) => found.has(truth[i]) || found.has(answer[i]); };
@@ -29,7 +29,7 @@ function matrixCard() {
     downloadTable("confusion-matrix", ["true \\ answered", ...members.map((c) => `${nameOf(c)} (${idOf(c)})`)], table.map((row, y) => [`${nameOf(members[y])} (${idOf(members[y])})`, ...row]));
   };
   show();
-  return card("Matrix of a family", "Rows are true categories, columns the answers; the diagonal is right.",
+  return card("Matrix of a family", "Rows are true categories, columns the answers; the diagonal is right. A cell leads to its photos.",
     el("div", {class: "tools"}, chooser("Family", families, state.family, (family) => { state.family = family; show(); }),
       toggle("Answer", Object.entries(SYSTEM_NAMES), state.stage, (stage) => { state.stage = stage; show(); }), el("span", {class: "grow"}), el("button", {type: "button", onclick: save}, "Export the matrix")), said, box);
 }
@@ -62,7 +62,8 @@ function matrix(members, stage, colours, width, height) {
   const fill = (x, y, n) => (x === y ? mix(colours.mid, colours.high, Math.min(1, n / most[y])) : mix(colours.mid, colours.low, Math.min(1, 0.12 + 1.6 * n / most[y])));
   const content = (x, y, n) => [el("b", {}, `${plural(n, D.unit)}, ${percent(n / most[y], 0)} of the row`), pairsOf([["True", names[y]], ["Answer", names[x]]])];
   const boxes = cellsOf(members, stage).map(([x, y, n]) => {
-    const colour = fill(x, y, n), box = hinted(svg("rect", {x: left + x * cell + 0.5, y: area.top + y * row + 0.5, width: Math.max(1, cell - 1), height: Math.max(1, row - 1), fill: colour}), () => content(x, y, n));
+    const colour = fill(x, y, n), box = hinted(svg("rect", {class: "node", x: left + x * cell + 0.5, y: area.top + y * row + 0.5, width: Math.max(1, cell - 1), height: Math.max(1, row - 1), fill: colour}), () => content(x, y, n));
+    box.addEventListener("click", () => { tip.hide(); location.hash = itemsOf(members[y], members[x]); });
     return cell < 24 ? [box] : [box, svg("text", {class: "middle through", x: left + (x + 0.5) * cell, y: area.top + (y + 0.5) * row + 4, style: `fill: ${readable(colour)}`}, whole(n))];
   });
   const labels = names.map((name, k) => [svg("text", {class: "end", x: left - 8, y: area.top + (k + 0.5) * row + 4}, fitted(name, left - 12)),

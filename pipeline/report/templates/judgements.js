@@ -4,7 +4,8 @@ const JUDGEMENTS = {right: "label is right", wrong: "label is wrong", photo: "ph
 const marks = new Map(); // product id (text) -> {state, old, category}: category ids as text, `category` only of a wrong label
 
 // Keys on a card: r, s, o, b, u. Each judgement leads on to the next card.
-function reviewButtons(card, product, truth, suggested) {
+function reviewButtons(card, product, truth, answer) {
+  const suggested = D.twins.has(product) ? -1 : answer; // its picture stands in that category too, so that the model knows it there
   const box = el("div", {class: "do"}), old = idOf(truth);
   const focus = () => box.querySelector("button")?.focus();
   const judge = (state, category = null) => {

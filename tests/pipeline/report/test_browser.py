@@ -157,8 +157,8 @@ def test_a_table_sorts_filters_and_pages(page: Page):
         f"{seen}.every((cell) => cell.getBoundingClientRect().right <= innerWidth)"
     )  # on a phone too
     page.find("#table-categories input").send_keys(str(rows["category_id"].iloc[3]))
-    page.wait(lambda: len(page.column("categories", 11)) == 1)
-    assert page.column("categories", 11) == [str(rows["category_id"].iloc[3])]
+    page.wait(lambda: len(page.column("categories", 12)) == 1)
+    assert page.column("categories", 12) == [str(rows["category_id"].iloc[3])]
 
 
 def test_lost_products_are_the_confusions(page: Page):
@@ -522,6 +522,41 @@ def test_corrections_export(page: Page, tmp_path: Path):
         [ids[1], "right", old[1], ""],
     ]
     page.js("localStorage.clear(); marks.clear(); showMarks()")
+
+
+def test_a_pair_leads_to_its_photos_and_back(page: Page):
+    page.view("confusions")
+    link = page.find("#table-confusions tbody td:nth-child(3) a")
+    count = int(link.text.replace(",", ""))
+    page.js("scrollTo(0, 120)")
+    page.wait(lambda: page.js("return scrolled.get(entry) === scrollY && scrollY > 0"))
+    page.js("arguments[0].click()", link)
+    page.wait(lambda: not page.js("return document.getElementById('view-items').hidden"))
+    assert f"{count:,} product" in page.text("#items-found")
+    cards = "return document.querySelectorAll('#items-shown .photo').length"
+    assert page.js(cards) == min(count, 12)
+    assert page.js("return document.activeElement.id") == "content"
+    page.driver.back()
+    page.wait(lambda: not page.js("return document.getElementById('view-confusions').hidden"))
+    page.wait(lambda: page.js("return scrollY") == 120)
+
+
+def test_the_address_holds_the_filters(page: Page):
+    """Errors of at least 60%: as many as items.parquet has; changing a filter changes the address,
+    and the same address shows the same."""
+    items = table(page, "items").query("unit == 'product'")
+    wrong = items[items["class_index"] != items["two_stage_class"]]
+    page.view("items/outcome=errors&low=60")
+    found = int(page.text("#items-found").split()[0].replace(",", ""))
+    expected = (wrong["two_stage_confidence"].round(3) >= 0.6).sum()
+    assert abs(found - expected) <= 2 and found > 0  # the page holds confidences in 1/1,000
+    page.js(
+        "const outcome = [...document.querySelectorAll('#item-filters select')][1];"
+        "outcome.value = 'broken'; outcome.dispatchEvent(new Event('change'))"
+    )
+    assert page.js("return location.hash") == "#items/outcome=broken&low=60"
+    page.view("confidence/62")
+    assert page.js("return document.getElementById('coverage-slider').value") == "62"
 
 
 def test_nothing_leaves_the_file(page: Page):

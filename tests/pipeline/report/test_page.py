@@ -2,6 +2,8 @@
 
 import base64
 import gzip
+import hashlib
+import html
 import io
 import json
 import re
@@ -80,6 +82,20 @@ def test_page_is_one_file(page: str):
     assert not re.search(r"""(src|href)=["']?(?!#|data:)[\w/]""", page)
     addresses = set(re.findall(r"https?:[^\s\"']*", re.sub(r'text/plain">[^<]*<', "", page)))
     assert addresses == {"http://www.w3.org/2000/svg"}  # the name of a language, not a place
+
+
+def test_the_policy_lets_only_the_script_run(page: str):
+    """Its hash is that of the one script in the page; nothing may be fetched or sent."""
+    policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1])
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in policy and policy.startswith("default-src 'none';")
+
+
+def test_a_gain_that_may_be_chance_is_said_to_be(run: Path, page: str):
+    change = json.loads((run / "evaluation" / "metrics.json").read_text())["product"]["natural"]
+    gain = change["changes"]["two_stage_over_shifted"]["top1"]
+    assert ("May be chance: the interval holds zero" in page) == (gain["low"] <= 0 <= gain["high"])
 
 
 def test_names_are_text(page: str):
