@@ -47,7 +47,7 @@ def parquet() -> bytes:
         (image("TIFF"), "a TIFF"),
         (archive(), "a zip archive or an Excel file"),
         (tar(), "a tar archive"),
-        (gzip.compress(b"x"), "gzip data", mtime=0),
+        (gzip.compress(b"x", mtime=0), "gzip data"),
         (parquet(), "a Parquet file"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
