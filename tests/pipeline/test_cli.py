@@ -134,7 +134,7 @@ def test_a_users_error_is_one_line_and_exit_2(
 def test_a_bug_exits_1_with_a_traceback_and_a_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("planted")
 
     monkeypatch.setattr(steps, "evaluate", broken)
