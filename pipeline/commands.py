@@ -95,7 +95,7 @@ def features(options: argparse.Namespace) -> None:
 
 def stage2(options: argparse.Namespace) -> None:
     """The step stage2."""
-    _step(options, "stage2", workers=_workers(options))
+    _step(options, "stage2", workers=_workers(options), final=options.final)
 
 
 def evaluate(options: argparse.Namespace) -> None:

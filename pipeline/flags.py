@@ -63,6 +63,13 @@ def rivals(sub: ArgumentParser) -> None:
     sub.add_argument("--rivals", action="store_true", help=text)
 
 
+def final(sub: ArgumentParser) -> None:
+    """The last fit for production."""
+    text = "also fit the experts on every labelled product, val_b and test included, for scoring; "
+    text += "evaluate judges stage 2 without it"
+    sub.add_argument("--final", action="store_true", help=text)
+
+
 def spread(sub: ArgumentParser) -> None:
     """Which processes do the work."""
     group = sub.add_mutually_exclusive_group()

@@ -32,6 +32,7 @@ from stage1_cnn.dataset import decode_all, padded
 from stage1_cnn.onnx import OnnxPredictor
 from stage1_cnn.predict import Predictor
 from stage2_xgb.bundle import Bundle
+from stage2_xgb.final import open_final
 from stage2_xgb.items import Pooled
 from stage2_xgb.refine import Refined, refine
 
@@ -63,12 +64,12 @@ class TwoStageModel:
         runtime: str = "torch",
         vectors: Mapping[str, str] | None = None,
     ) -> "TwoStageModel":
-        """Loads checkpoints and bundle; `vectors` names the file of each view that is one.
+        """Loads checkpoints and bundle, the last fit's if there is one; `vectors` names the file of each view that is one.
 
         Raises ArtifactError if an artefact is missing, damaged, or made from another checkpoint,
         ShelfsortError if a view's file isn't named, or a file is named for another view.
         """
-        bundle = Bundle.open(run.stage2)
+        bundle = open_final(run.stage2) or Bundle.open(run.stage2)
         _require_file_views(bundle, vectors or {})
         network_type = OnnxPredictor if runtime == "onnx" else Predictor
         predictors: list[View] = []

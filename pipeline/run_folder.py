@@ -92,6 +92,12 @@ class RunFolder:
         return self.folder / "stage2"
 
     @property
+    def answering(self) -> Path:
+        """Folder of the bundle that scores: the last fit's if there is one (`stage2 --final`)."""
+        final = self.stage2 / "final"
+        return final if (final / "manifest.json").exists() else self.stage2
+
+    @property
     def evaluation(self) -> Path:
         """Folder of the evaluation."""
         return self.folder / "evaluation"

@@ -20,6 +20,7 @@ from pipeline.scoring.accuracy import compare, labels_in, labels_of
 from pipeline.scoring.agreement import warn_of_other_arithmetic
 from pipeline.scoring.lanes import Engine, Lanes
 from pipeline.scoring.score import Scorer, Totals
+from stage2_xgb.final import refitted_on
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class ScoreJob:
         )
         checksums = {
             "checkpoint": run.stage1_checksum(),
-            "stage2": sha256_file(run.stage2 / "manifest.json"),
+            "stage2": sha256_file(model.bundle.folder / "manifest.json"),
         }
         return cls(run, config, model, checksums, fallback, labels, given, costs)
 
@@ -137,6 +138,8 @@ class ScoreJob:
             else ""
         )
         yield f"  overlap: {totals.known_images} of these images stand, byte for byte, in the run's own store{learnt}"
+        if said := refitted_on(self.model.bundle):
+            yield f"  {said}"
         if totals.unreachable:
             yield f"  {totals.unreachable} photos could not be reached; the same command scores the parts that they are in again"
         if totals.min_confidence is not None:

@@ -66,7 +66,7 @@ class ModelPlace:
         run = RunFolder(Path(self.folder))
         found = [
             path.is_file() and sha256_file(path)
-            for path in (run.checkpoint, run.stage2 / "manifest.json")
+            for path in (run.checkpoint, run.answering / "manifest.json")
         ]
         return found == [self.checkpoint, self.stage2]
 

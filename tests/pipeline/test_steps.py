@@ -305,6 +305,30 @@ def test_rivals_stand_beside_where_they_are_asked_for(copy: Tiny) -> None:
     assert max(map(len, page.splitlines())) <= 130
 
 
+def test_the_last_fit_answers_and_is_not_evaluated(copy: Tiny, tmp_path: Path) -> None:
+    """It knows all images; evaluate's figures stay those of the fit before, and say so."""
+    shutil.rmtree(copy.run.stage2 / "published", ignore_errors=True)
+    before = (copy.run.evaluation / "metrics.json").read_bytes()
+    said: list[str] = []
+    steps.stage2(copy.run, copy.config, rebuild=False, say=said.append, final=True)
+    final = copy.run.stage2 / "final"
+    images = int(copy.run.features.table.fit.sum())
+    assert f"last fit, in {final}: experts fitted on all {images} labelled images" in said[-1]
+    assert copy.run.answering == final
+    assert TwoStageModel.open(copy.run, "cpu").bundle.folder == final
+    written = (final / "manifest.json").stat().st_mtime_ns
+    steps.stage2(copy.run, copy.config, rebuild=False, say=said.append, final=True)
+    assert (final / "manifest.json").stat().st_mtime_ns == written
+    said.clear()
+    steps.evaluate(copy.run, copy.config, rebuild=False, say=said.append)
+    assert said[0] == f"evaluate: {copy.run.stage2}, not the last fit in {final}, which knows test"
+    assert (copy.run.evaluation / "metrics.json").read_bytes() == before
+    dump, out = [str(copy.data / "test.bson")], tmp_path / "out"
+    said.clear()
+    steps.score(copy.run, copy.config, dump, out, say=said.append)
+    assert any("the figures of evaluate are of the fit before" in line for line in said)
+
+
 def test_too_few_products_for_val_a(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_synthetic(tmp_path, products=10, categories=2, side=32, seed=0)
     run = ["--run", str(tmp_path / "run")]
