@@ -9,7 +9,6 @@ photo without words and half a second for one with. Needs the extra `ocr`.
 Interrupted, the same command with a folder goes on; the letters' 30 photos are kept there.
 """
 
-import argparse
 import shutil
 import tempfile
 import time
@@ -193,10 +192,8 @@ def change(right: pandas.DataFrame) -> dict[str, Any]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = record.parser(__doc__, smoke="few photos, to see that it runs")
     parser.add_argument("--folder", type=Path, help="keeps everything here (a temporary folder)")
-    parser.add_argument("--smoke", action="store_true", help="few photos, to see that it runs")
-    record.add_option(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)

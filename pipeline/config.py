@@ -46,10 +46,6 @@ class ScoreConfig(Section):
     """Also writes each product's bottleneck features, features-*.parquet; a part then needs four
     more bytes of memory per product and feature."""
 
-    def on(self, device: str) -> "ScoreConfig":
-        """With the batch size for this type of device, `cpu` or `cuda`."""
-        return self.model_copy(update={"batch_size": self.batch_size_on(device)})
-
     def batch_size_on(self, device: str) -> int:
         """The batch size on a type of device, `cpu` or `cuda`."""
         return self.batch_size or (128 if device == "cuda" else 32)

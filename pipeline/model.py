@@ -100,9 +100,14 @@ class TwoStageModel:
         return cls(tuple(predictors), bundle)
 
     @property
+    def network(self) -> Predictor:
+        """Stage 1's network, which makes the features of the first view."""
+        return cast("Predictor", self.predictors[0])
+
+    @property
     def taxonomy(self) -> Taxonomy:
         """The categories."""
-        return cast("Predictor", self.predictors[0]).taxonomy
+        return self.network.taxonomy
 
     @property
     def networks(self) -> dict[str, Predictor | None]:
@@ -187,7 +192,7 @@ class TwoStageModel:
         needless = beside_others(blank, table.product_id[rows])
         errors |= {row: ImageError("blank", _BLANK) for row in rows[needless].tolist()}
         counted = [np.concatenate(view)[~needless] for view in zip(*batches, strict=True)]
-        pooled = Pooled.images(table[rows[~needless]], counted, self.predictors[0].head)
+        pooled = Pooled.images(table[rows[~needless]], counted, self.network.head)
         return pooled, errors, blank[~needless]
 
     def answer(self, images: Pooled, unit: str) -> Refined:

@@ -53,6 +53,13 @@ class RunFolder:
         """ingest.json"""
         return self.folder / "ingest.json"
 
+    def labels_before(self) -> dict[int, int]:
+        """Product id -> the category id that a correction replaced, of all ingests so far."""
+        if not self.ingest_summary.exists():
+            return {}
+        stored = read_json(self.ingest_summary, "ingest").get("labels_before", {})
+        return {int(product_id): category_id for product_id, category_id in stored.items()}
+
     @property
     def stage1(self) -> Path:
         """Folder of stage 1."""

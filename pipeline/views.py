@@ -23,7 +23,7 @@ from features.ocr import READERS, TextReader
 from features.schema import FEATURE_DTYPE, SCHEMA
 from features.text import NoWordsError, TextModel
 from features.vectors import VectorFile
-from features.writer import discard, write_features
+from features.writer import discard_partial, write_features
 from pipeline.config import CoverView, FileView, RunConfig, TextView
 from pipeline.run_folder import RunFolder, Say, Workers
 from stage1_cnn.head import Head
@@ -78,7 +78,7 @@ def _extract(
             client = stack.enter_context(workers())
             on_workers = extraction(client, view_folder, size, device, precision)
         if rebuild:
-            discard(view_folder.features_path)
+            discard_partial(view_folder.features_path)
         unreadable = extract(
             predictor,
             view_folder.store,
@@ -96,9 +96,7 @@ def text_view(view_folder: RunFolder, view: TextView, seed: int, rebuild: bool, 
         "store": store.fingerprint,
         "config": view.model_dump(mode="json") | {"seed": seed},
     }
-    if rebuild:
-        view_folder.text_model.unlink(missing_ok=True)
-    if not view_folder.current(view_folder.text_model, made_from, "features"):
+    if rebuild or not view_folder.current(view_folder.text_model, made_from, "features"):
         store.verify()
         train = store.images("train")
         train = train[train.fit]  # without products whose photos all belong to another split
@@ -247,8 +245,8 @@ def _write(
     say: Say,
 ) -> None:
     if rebuild:
-        discard(view_folder.features_path)
-    if view_folder.features_path.exists():
+        discard_partial(view_folder.features_path)
+    if view_folder.features_path.exists() and not rebuild:
         view_folder.features.require(origin)
         say(f"features: current ({view_folder.features_path}: {len(view_folder.features)} images)")
         return

@@ -38,6 +38,7 @@ ANSWERS = (
     "stage1_cnn/head.py",
     "stage2_xgb/__init__.py",
     "stage2_xgb/bundle.py",
+    "stage2_xgb/crossfit.py",
     "stage2_xgb/expert_pool.py",
     "stage2_xgb/experts.py",
     "stage2_xgb/gate.py",
