@@ -64,7 +64,8 @@ class TwoStageModel:
         runtime: str = "torch",
         vectors: Mapping[str, str] | None = None,
     ) -> "TwoStageModel":
-        """Loads checkpoints and bundle, the last fit's if there is one; `vectors` names the file of each view that is one.
+        """Loads checkpoints and bundle, the last fit's if there is one; `vectors` names the file of
+        each view that is one.
 
         Raises ArtifactError if an artefact is missing, damaged, or made from another checkpoint,
         ShelfsortError if a view's file isn't named, or a file is named for another view.
