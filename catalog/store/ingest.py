@@ -18,6 +18,7 @@ from typing import Any
 
 from catalog.config import CatalogConfig
 from catalog.errors import ArtifactError, ShelfsortError
+from catalog.sources.damage import require_whole
 from catalog.sources.dump_index import DumpIndex, open_index
 from catalog.splits import SPLITS
 from catalog.store.plan import classes_of_corrections, plan, require_known, stored_labels
@@ -79,20 +80,24 @@ def ingest_dump(
     corrections: Mapping[int, int] | None = None,
     executor: Executor | None = None,
     rebuild: bool = False,
+    accept_damage: bool = False,
 ) -> IngestSummary:
     """Brings a dump into the store at `store` and returns what the store holds.
 
     `categories` is category_names.csv; without it the ids of the first dump are the taxonomy.
     `jobs` processes decode, or the workers of `executor`. `corrections`, product id -> category id,
     overrule the dump and the store; the split of a product stays. `rebuild` removes the store
-    first, once dump, categories and corrections are known to make another.
+    first, once dump, categories and corrections are known to make another. `accept_damage` goes on
+    without what a damaged file has lost.
 
-    Raises ArtifactError if the store is damaged, made with other settings or categories, unfinished
-    or not writable; ShelfsortError if no product of the dump has a known category.
+    Raises DamagedSourceError if a file is damaged; ArtifactError if the store is damaged, made with
+    other settings or categories, unfinished or not writable; ShelfsortError if no product of the
+    dump has a known category.
     """
     corrections = corrections or {}
     dumped = open_index(dumps, index_folder)
     index = dumped.relabelled(corrections)
+    require_whole(dumps[0], len(index), index.rejects, accept_damage)
     taxonomy = Taxonomy.from_csv(categories) if categories else None
     if rebuild or not store.exists():
         taxonomy = taxonomy or _taxonomy_of(index)

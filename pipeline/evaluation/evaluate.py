@@ -29,6 +29,7 @@ from stage2_xgb.items import Pooled
 from stage2_xgb.prior import importance, mix
 from stage2_xgb.published import FOLDER
 from stage2_xgb.refine import refine
+from stage2_xgb.rivals import Rival
 
 UNITS = ("image", "product")
 
@@ -41,14 +42,16 @@ def evaluate(
     folder: Path,
     made_from: dict,
     labels_before: Mapping[int, int],
+    rivals: Mapping[str, Rival] | None = None,
 ) -> dict[str, Any]:
     """Scores the test split through the path that scoring uses, writes evaluation/ and returns what
-    metrics.json holds. `labels_before`: product id -> the category id that a correction replaced.
+    metrics.json holds. `labels_before`: product id -> the category id that a correction replaced;
+    `rivals` stand beside.
 
     Raises ShelfsortError if no test image can be read.
     """
     started, taxonomy, features = time.perf_counter(), store.taxonomy, stores[0]
-    frames = _judged(bundle, Views(stores), store)
+    frames = _judged(bundle, Views(stores), store, rivals or {})
     rows = features.of_split("train")
     train = np.bincount(
         features.table.class_index[rows][features.table.fit[rows]], minlength=len(taxonomy)
@@ -72,14 +75,16 @@ def evaluate(
     return metrics
 
 
-def _judged(bundle: Bundle, views: Views, store: Store) -> dict[str, pandas.DataFrame]:
+def _judged(
+    bundle: Bundle, views: Views, store: Store, rivals: Mapping[str, Rival]
+) -> dict[str, pandas.DataFrame]:
     """Unit -> a row for each item of the test split, as items.parquet has them."""
-    rival, rows, table = published(bundle), views.first.of_split("test"), views.first.table
+    old, rows, table = published(bundle), views.first.of_split("test"), views.first.table
     items: dict[str, list[pandas.DataFrame]] = {unit: [] for unit in UNITS}
     with progress(rows.stop - rows.start, "evaluate", "img") as bar:
         for images in views.blocks("test", fit_only=False):
             for unit in UNITS:
-                items[unit].append(_judge(bundle, rival, images, unit))
+                items[unit].append(_judge(bundle, old, rivals, images, unit))
             bar.update(len(images.product_id))
     if not any(len(frame) for frame in items["image"]):
         problem = "no readable image on the test split; the catalogue has too few products"
@@ -143,8 +148,8 @@ def _without_photo(features: FeatureStore, store: Store, evaluated: int) -> int:
 
 
 def published(bundle: Bundle) -> Bundle | None:
-    """The published second stage, where it was trained on the same features; one that an earlier
-    training left is none. Raises ArtifactError where it is damaged."""
+    """The published second stage, None if there is none of the same training as `bundle`. Raises
+    ArtifactError if it is damaged."""
     if not (bundle.folder / FOLDER / "manifest.json").exists():
         return None
     rival = Bundle.open(bundle.folder / FOLDER)
@@ -169,12 +174,19 @@ def _stage2(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _judge(bundle: Bundle, rival: Bundle | None, images: Pooled, unit: str) -> pandas.DataFrame:
+def _judge(
+    bundle: Bundle,
+    old: Bundle | None,
+    rivals: Mapping[str, Rival],
+    images: Pooled,
+    unit: str,
+) -> pandas.DataFrame:
     result = refine(bundle, images, unit)
     pooled = result.pooled
-    answers = [pooled.log_probs, result.shifted, result.two_stage]
-    if rival:
-        answers.append(refine(rival, images.first_view(), unit).two_stage)
+    answers = dict(zip(SYSTEMS, (pooled.log_probs, result.shifted, result.two_stage), strict=False))
+    if old:
+        answers["published"] = refine(old, images.first_view(), unit).two_stage
+    answers |= {name: rival.log_probs(images, unit) for name, rival in rivals.items()}
     truth = pooled.class_index.astype(np.int64)
     columns: dict[str, Any] = {
         "unit": unit,
@@ -183,7 +195,7 @@ def _judge(bundle: Bundle, rival: Bundle | None, images: Pooled, unit: str) -> p
         "class_index": truth,
         "n_images": pooled.n_images,
     }
-    for system, log_probs in zip(SYSTEMS, answers, strict=False):
+    for system, log_probs in answers.items():
         own = log_probs[np.arange(len(truth)), truth][:, None]
         ahead = (log_probs > own) | (
             (log_probs == own) & (np.arange(log_probs.shape[1]) < truth[:, None])

@@ -10,6 +10,7 @@ is made from what is stored:
 """
 
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas
@@ -51,7 +52,7 @@ def findings_of(run: EvaluatedRun) -> dict:
 
 def write_findings(run: EvaluatedRun) -> dict:
     """Computes and stores the four files; returns the content of report.json."""
-    found = {
+    found: dict[str, Any] = {
         "schema": SCHEMA,
         "evaluation": fingerprint(run.metrics),
         "unit": run.unit,

@@ -19,7 +19,7 @@ from catalog.errors import ArtifactError
 from catalog.splits import SPLITS, sample_mask
 from features.store import FeatureStore
 from pipeline.report.evaluated_run import EvaluatedRun
-from stage1_cnn.head import normalise
+from stage1_cnn.head import log_softmax
 from stage2_xgb.crossfit import folds
 from stage2_xgb.dataset import Views
 from stage2_xgb.expert_rows import Block
@@ -130,7 +130,7 @@ def _inverse_temperature(views: Views, experts: list[LinearExpert], seed: int) -
     rows = np.arange(len(truth))
 
     def log_loss(log_inverse: float) -> float:
-        scaled = normalise(scores * np.float32(np.exp(log_inverse)))
+        scaled = log_softmax(scores * np.float32(np.exp(log_inverse)))
         return -float(scaled[rows, truth].mean(dtype=np.float64))
 
     found = minimize_scalar(log_loss, bounds=(np.log(1e-3), np.log(2)), method="bounded")
@@ -142,9 +142,9 @@ def _judge(
 ) -> pandas.DataFrame:
     """The opinions of the products of a block."""
     table = block[0]
-    log_probs = normalise(_scores(block, experts, seed) * np.float32(inverse_temperature))
+    log_probs = log_softmax(_scores(block, experts, seed) * np.float32(inverse_temperature))
     starts = product_starts(table.product_id)
-    pooled = np.exp(normalise(mean_by_product(log_probs, table.product_id)))
+    pooled = np.exp(log_softmax(mean_by_product(log_probs, table.product_id)))
     rows, truth = np.arange(len(starts)), table.class_index[starts]
     own = pooled[rows, truth].astype(np.float64)
     return pandas.DataFrame(

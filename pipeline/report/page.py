@@ -332,7 +332,7 @@ def split_numbers(names: pandas.Series) -> np.ndarray:
 
 
 def _review_columns(review: pandas.DataFrame) -> dict[str, np.ndarray]:
-    columns = {}
+    columns: dict[str, np.ndarray] = {}
     for kind in ("doubt", "conflict"):
         rows = review[review["kind"] == kind].head(REVIEW_ROWS)
         columns |= {
