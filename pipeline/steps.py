@@ -101,6 +101,9 @@ def ingest(
             f"corrections: changed {summary.corrected} labels; {summary.corrections} of the file's "
             "products are in the store"
         )
+        if summary.corrected and run.features_path.exists():
+            steps = [run.command(name, "--rebuild") for name in ("features", "stage2", "evaluate")]
+            say("to bring the run up to date: " + " && ".join([*steps, run.command("report")]))
     for line in _ingest_lines(run, config, summary, time.perf_counter() - started):
         say(line)
 

@@ -1,13 +1,15 @@
 """The steps: each once, none silently on something else."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 
-from catalog.artifacts import read_sealed, write_sealed
+from catalog.artifacts import read_json, read_sealed, write_sealed
 from catalog.errors import ArtifactError
 from pipeline import steps
 from pipeline.cli import main
@@ -378,3 +380,30 @@ def test_evaluate_prints_every_headline(tiny: Tiny) -> None:
             top1 = metrics[unit][mix]["two_stage"]["top1"]
             assert f"two-stage {top1['value']:.4f} [{top1['low']:.4f}, {top1['high']:.4f}]" in text
             assert f"per {unit}, {mix} mix (n {metrics[unit][mix]['counts']['n']}" in text
+
+
+def test_corrections_reach_the_evaluation(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A test label is corrected: the printed commands bring the run up to date without training
+    stage 1 again, and evaluate says what stands on the corrected label."""
+    copy = tiny.copy(tmp_path / "run")
+    items = pandas.read_parquet(copy.folder / "evaluation" / "items.parquet")
+    wrong = items.query("unit == 'product' and two_stage_class != class_index").iloc[0]
+    answer = copy.run.store.taxonomy.category_ids[wrong["two_stage_class"]]
+    file = tmp_path / "corrections.csv"
+    file.write_text(f"product_id,category_id,note\n{wrong['product_id']},{answer},x\n")
+    options = ["--run", str(copy.folder), *copy.ingest_options, "--corrections", str(file)]
+    assert main(["ingest", *options]) == 0
+    said = capsys.readouterr().out
+    assert "corrections: changed 1 labels; 1 of the file's products" in said
+    (commands,) = [
+        line.partition(": ")[2] for line in said.splitlines() if line.startswith("to bring")
+    ]
+    for command in commands.split(" && "):
+        assert main(shlex.split(command)[1:]) == 0
+    found = read_json(copy.folder / "evaluation" / "metrics.json", "")["corrected_labels"]
+    old = read_json(tiny.folder / "evaluation" / "metrics.json", "")
+    assert found["test_products"] == 1
+    assert found["previous"] == old["product"]["natural"]["two_stage"]["top1"]
+    assert "percentage points stand on corrected test labels" in capsys.readouterr().out
