@@ -263,7 +263,9 @@ def predict(options: argparse.Namespace) -> None:
     from pipeline.scoring.agreement import warn_of_other_arithmetic
 
     run, config = _load(options)
-    model = TwoStageModel.open(run, config.stage1.device, config.features.precision)
+    model = TwoStageModel.open(
+        run, config.stage1.device, config.features.precision, config.score.runtime
+    )
     warn_of_other_arithmetic(run, model, photos=64)
     prediction = predict_files(model, options.photo, options.top, options.text)
     for path, reason in prediction.unreadable.items():

@@ -49,14 +49,15 @@ _GLANCE = 3.0
 @dataclass(frozen=True)
 class ModelPlace:
     """Where a worker finds the model: the run folder where it sees one with these checksums, else
-    the copy that it was sent; and how it computes, in the client's precision: what `auto` is
-    depends on the machine."""
+    the copy that it was sent; and how it computes, in the client's precision and by its runtime of
+    each view: what `auto` is depends on the machine."""
 
     folder: str
     checkpoint: str
     stage2: str
     device: str
     precision: str
+    runtimes: tuple[tuple[str, str], ...]
 
     @property
     def sent_name(self) -> str:
@@ -111,9 +112,7 @@ def score_task(task: Task, place: ModelPlace, config: ScoreConfig) -> Part:
     try:
         with _turn:
             vectors = tuple(config.vectors.items())
-            model = _open_model(
-                place, str(worker.name), Path(worker.local_directory), config.runtime, vectors
-            )
+            model = _open_model(place, str(worker.name), Path(worker.local_directory), vectors)
             part = next(Lanes(model, worker.state.nthreads)([task], config))
         if part.broken:
             _open_model.cache_clear()  # the worker may live on, and the file be mended
@@ -130,7 +129,6 @@ def _open_model(
     place: ModelPlace,
     worker: str,
     own_folder: Path,
-    runtime: str,
     vectors: tuple[tuple[str, str], ...],
 ) -> TwoStageModel:
     """The model, once a process."""
@@ -145,7 +143,7 @@ def _open_model(
         run,
         f"cuda:{int(worker) % gpus}" if spread else place.device,
         place.precision,
-        runtime,
+        dict(place.runtimes),
         dict(vectors),
     )
 
