@@ -2,74 +2,61 @@
 before work begins."""
 
 import contextlib
+import importlib.util
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import dask
-from distributed import Client, LocalCluster
+from distributed import Client, performance_report
+from distributed.deploy import Cluster
 
 from catalog.errors import ShelfsortError
-from catalog.parallel import cores
+from pipeline.cluster.clusters import ClusterPlan, started
 
 PATIENCE = 120.0
 """Seconds without a single worker before the work is given up."""
-_LOCAL = {
-    "distributed.scheduler.allowed-failures": 0,  # `Workers` counts deaths itself
-    # else a worker that dies again while it restarts is given up for good
-    "distributed.deploy.lost-worker-timeout": "1000 days",
-    "distributed.worker.daemon": True,
-    "distributed.admin.log-format": "%(levelname)s %(name)s %(message)s",
-}
 
 
 @contextlib.contextmanager
-def connect(workers: int | None, scheduler: str | None) -> Iterator[Client]:
-    """A client of `workers` new processes on this machine, or of an existing scheduler.
+def connect(
+    workers: int | None,
+    scheduler: str | None,
+    *,
+    adapt: tuple[int, int] | None = None,
+    kind: str | None = None,
+    options: Path | None = None,
+    report: Path | None = None,
+) -> Iterator[Client]:
+    """A client of an existing scheduler, or of a cluster that is started for it: `workers` new
+    processes on this machine, or as `ClusterPlan` says. dask's performance report of all that is
+    done until the client is closed is written to `report`.
 
-    Raises ShelfsortError if the scheduler doesn't answer or has no workers.
+    Raises ShelfsortError if the scheduler doesn't answer or has no workers, or the cluster can't be
+    started.
     """
     # each death of a worker would print pages
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    if report and importlib.util.find_spec("bokeh") is None:
+        raise ShelfsortError(
+            "--performance-report needs the package bokeh; "
+            "install it with: pip install 'shelfsort[cluster]'"
+        )
     with contextlib.ExitStack() as stack:
-        cluster: LocalCluster | str
-        if scheduler is None:
-            cluster = stack.enter_context(_local_cluster(workers or 1))
-        else:
-            cluster = scheduler
+        cluster: Cluster | str | None = scheduler
+        if cluster is None:
+            plan = ClusterPlan(workers, adapt, kind, options)
+            cluster = stack.enter_context(started(plan))
         try:
             client = stack.enter_context(Client(cluster, timeout=10))
-            client.wait_for_workers(1, timeout=PATIENCE)
+            # jobs of a batch system wait for their turn, for hours perhaps
+            client.wait_for_workers(1, timeout=None if kind else PATIENCE)
         except (OSError, TimeoutError, ValueError) as error:
             raise ShelfsortError(
                 f"{scheduler}: expected a dask scheduler with a worker, found none: {error}"
             ) from error
+        if report:
+            stack.enter_context(performance_report(str(report)))
         yield client
-
-
-@contextlib.contextmanager
-def _local_cluster(workers: int) -> Iterator[LocalCluster]:
-    with contextlib.ExitStack() as stack:
-        set_by_dask = {*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"}
-        stack.callback(_forget, set_by_dask - os.environ.keys())
-        stack.enter_context(dask.config.set(_LOCAL))
-        yield stack.enter_context(
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=max(1, cores() // workers),
-                processes=True,
-                dashboard_address=None,
-                silence_logs=logging.CRITICAL,
-            )
-        )
-
-
-def _forget(names: set[str]) -> None:
-    """dask limits its workers' threads through the environment of this process, which later
-    children of it would inherit."""
-    for name in names:
-        os.environ.pop(name, None)
 
 
 def require_files(client: Client, files: Sequence[tuple[str, int]]) -> None:

@@ -21,6 +21,7 @@ from catalog.image_table import ImageTable
 from catalog.store.reader import Store
 from features.extract import Block, blocks_of
 from pipeline.cluster.client import require_files, sized
+from pipeline.cluster.clusters import named, slots
 from pipeline.networks import open_network
 from pipeline.run_folder import RunFolder
 from stage1_cnn.predict import Predictor
@@ -88,9 +89,15 @@ def _blocks(
     try:
         for first in range(start, rows, each):
             waiting.append(
-                client.submit(task, first, min(first + each, rows), pure=False, retries=2)
+                client.submit(
+                    task,
+                    first,
+                    min(first + each, rows),
+                    key=named("features", f"row-{first}"),
+                    retries=2,
+                )
             )
-            if len(waiting) >= 2 * len(client.nthreads()):
+            if len(waiting) >= 2 * slots(client):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

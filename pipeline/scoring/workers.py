@@ -31,6 +31,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from catalog.artifacts import fingerprint, sha256_file
 from catalog.errors import ArtifactError, ShelfsortError
 from pipeline.cluster.client import PATIENCE, require_files
+from pipeline.cluster.clusters import TASK, named, slots
 from pipeline.config import ScoreConfig
 from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
@@ -166,6 +167,13 @@ class _Work:
         start, stop = self.span
         return Task(self.task.number, self.task.source[start:stop], self.task.repeated[start:stop])
 
+    def name(self) -> tuple[str, ...]:
+        """As the dashboard shows it."""
+        part = f"part-{self.task.number:05d}"
+        if self.span is None:
+            return named(TASK, part)
+        return named("search", f"{part}-rows-{self.span[0]}-{self.span[1]}")
+
     def pieces(self) -> list["_Work"]:
         """The same rows in several pieces."""
         start, stop = self.span or (0, len(self.task.source))
@@ -206,12 +214,12 @@ class Workers:
         searches: dict[int, _Search] = {}
         try:
             while True:
-                while len(running) < self._workers():
+                while len(running) < slots(self.client):
                     work = todo.popleft() if todo else next((_Work(task) for task in fresh), None)
                     if work is None:
                         break
                     future = self.client.submit(
-                        score_task, work.rows(), self.place, config, pure=False, retries=0
+                        score_task, work.rows(), self.place, config, key=work.name(), retries=0
                     )
                     running[future] = work
                 if not running:
@@ -236,10 +244,6 @@ class Workers:
             ) from error
         finally:
             self.client.cancel(list(running))
-
-    def _workers(self) -> int:
-        """How many workers there are; at least 1, so that work waits for those that restart."""
-        return max(1, len(self.client.nthreads()))
 
     def _finished(self, running: dict[Future, _Work]) -> set[Future]:
         """Waits for some tasks. Raises ShelfsortError where no worker is left to do them."""
