@@ -89,17 +89,14 @@ def _extract(
     removes nothing before network and workers are known to be usable."""
     from features.extract import extract
     from pipeline.networks import open_network
-    from stage1_cnn.onnx import keep_onnx
+    from stage1_cnn.device import inference_compute
+    from stage1_cnn.runtimes import keep_network
 
-    device, size = config.stage1.device, config.features.batch_size
-    predictor = open_network(
-        view_folder.checkpoint,
-        device=device,
-        precision=config.features.precision,
-        runtime=runtime,
-    )
-    if runtime != "torch":
-        keep_onnx(predictor, view_folder.checkpoint)
+    device, asked = config.stage1.device, config.features.precision
+    size = config.features.batch_size
+    keep_network(runtime, view_folder.checkpoint, inference_compute(device, asked))
+    network = {"device": device, "precision": asked, "runtime": runtime}
+    predictor = open_network(view_folder.checkpoint, **network)
     precision = predictor.compute.precision
     with contextlib.ExitStack() as stack:
         on_workers = None

@@ -152,6 +152,14 @@ def candidates(compute: Compute) -> list[str]:
     return [runtime for runtime in RUNTIMES if usable(runtime, compute)]
 
 
+def keep_network(runtime: str, checkpoint: Path, compute: Compute) -> None:
+    """Exports the network beside its checkpoint, where a runtime other than PyTorch reads it each
+    time that it is opened. Raises as `require_usable`."""
+    require_usable(runtime, compute)
+    if runtime != "torch":
+        keep_onnx(Predictor.open(checkpoint, device="cpu", precision="fp32"), checkpoint)
+
+
 def measure(checkpoint: Path, compute: Compute) -> dict[str, float]:
     """Images a second of each usable runtime with a lane per core, best of a few rounds in turns;
     keeps the network beside the checkpoint, for what reads it there. For a processor; takes
