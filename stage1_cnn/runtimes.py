@@ -77,11 +77,11 @@ class OpenVinoPredictor(Predictor):
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": "f32" if compute.precision == "fp32" else "bf16",
-                # A call computes in its own thread, in one of so many streams.
+                # A call waits while one of so many streams, a thread each, computes for it.
                 "NUM_STREAMS": cores(),
                 "INFERENCE_NUM_THREADS": cores(),
                 "ENABLE_HYPER_THREADING": True,
-                "ENABLE_CPU_PINNING": False,  # lanes go where the system puts them
+                "ENABLE_CPU_PINNING": False,  # other processes may share the cores
             },
         )
         self._requests = threading.local()
