@@ -57,9 +57,7 @@ NO_IMAGES = np.zeros(0, dtype=np.uint64)
 
 def main() -> None:
     """Prints each case's ratio, or the memory of both sizes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument(
         "--backbone",
         choices=CASES,
@@ -84,36 +82,32 @@ def main() -> None:
         help="products of the two dumps for --memory",
     )
     parser.add_argument(
-        "--smoke", action="store_true", help="small and quick, to see that it works"
-    )
-    record.add_option(parser)
-    parser.add_argument(
         "--score", nargs=2, type=Path, metavar=("RUN", "DUMP"), help=argparse.SUPPRESS
     )
     options = parser.parse_args()
     if options.smoke:
-        options.products, options.rounds, options.sizes, options.backbone = (
-            60,
-            1,
-            [100, 400],
-            ["shufflenet_v2_x0_5"],
-        )
+        options.products, options.rounds, options.sizes = 60, 1, [100, 400]
+        options.backbone = ["shufflenet_v2_x0_5"]
     if options.score:
         print(peak_of(*options.score))
     elif options.memory:
         figures = memory(options.sizes)
         record.save(options.json, figures, precision=figures["precision"])
     else:
-        figures = {}
-        with tempfile.TemporaryDirectory() as name:
-            for backbone in options.backbone or ["resnet50", "mobilenet_v2"]:
-                place = (options.folder or Path(name)) / f"{backbone}-{options.precision}"
-                run = make_run(place, backbone, *CASES[backbone][:2], options.precision)
-                figures[backbone] = speed(backbone, run, options.products, options.rounds)
-                print(f"  {summary(figures[backbone], options.price)}", flush=True)
-        record.save(
-            options.json, figures, precision=figures[backbone]["precision"], rounds=options.rounds
-        )
+        speeds(options)
+
+
+def speeds(options: argparse.Namespace) -> None:
+    """The ratio of each backbone asked for."""
+    figures = {}
+    with tempfile.TemporaryDirectory() as name:
+        for backbone in options.backbone or ["resnet50", "mobilenet_v2"]:
+            folder = (options.folder or Path(name)) / f"{backbone}-{options.precision}"
+            run = make_run(folder, backbone, *CASES[backbone][:2], options.precision)
+            figures[backbone] = speed(backbone, run, options.products, options.rounds)
+            print(f"  {summary(figures[backbone], options.price)}", flush=True)
+    precision = figures[backbone]["precision"]
+    record.save(options.json, figures, precision=precision, rounds=options.rounds)
 
 
 def summary(figures: dict[str, Any], price: float | None) -> str:
@@ -173,7 +167,7 @@ def speed(backbone: str, run: RunFolder, count: int, rounds: int) -> dict[str, A
     rates = in_turns(ways, rounds)
     median = {way: statistics.median(rate) for way, rate in rates.items()}
     best = max(bare_names, key=median.__getitem__)
-    runtime, reached = model.predictors[0].runtime, median["end to end"]
+    runtime, reached = model.network.runtime, median["end to end"]
     print(
         f"{backbone} at {size}, {precision}, {cores()} cores, {images} images, medians of "
         f"{rounds}: end to end by {runtime} {reached:.1f} img/s = {reached / median[best]:.1%} of "
@@ -211,33 +205,32 @@ def bare_ways(run: RunFolder, batches: list[torch.Tensor], precision: str) -> Wa
     return ways
 
 
-def in_turns(ways: Ways, rounds: int) -> dict[str, list[float]]:
-    """Images/s of each way, in each round."""
+def in_turns(
+    ways: dict[str, tuple[int, Callable[[], None]]], rounds: int
+) -> dict[str, list[float]]:
+    """Images per second of each way, a number for each round; `ways` gives images and work."""
     rates: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
-        for way, (number, work) in ways.items():
+        for way, (images, work) in ways.items():
             started = time.perf_counter()
             work()
-            rates[way].append(number / (time.perf_counter() - started))
-        print(
-            "  " + ", ".join(f"{way} {rate[-1]:.1f} img/s" for way, rate in rates.items()),
-            flush=True,
-        )
+            rates[way].append(images / (time.perf_counter() - started))
+        latest = ", ".join(f"{way} {rate[-1]:.1f} img/s" for way, rate in rates.items())
+        print(f"  {latest}", flush=True)
     return rates
 
 
 def decoded(model: TwoStageModel, source: ProductSource) -> Iterator[torch.Tensor]:
     """The first photos of the dump as the network takes them, in batches."""
-    size = ScoreConfig().on(model.predictors[0].compute.device.type).batch_size
+    size = ScoreConfig().batch_size_on(model.network.compute.device.type)
     photos = list(
         itertools.islice(
             (photo for row in range(len(source)) for photo in source.read(row)), BARE * size
         )
     )
     for start in range(0, len(photos), size):
-        yield model.predictors[0].transform(
-            [decode(photo) for photo in photos[start : start + size]]
-        )
+        batch = photos[start : start + size]
+        yield model.network.transform([decode(p) for p in batch if isinstance(p, bytes)])
 
 
 def bare(predictor: Predictor, batches: list[torch.Tensor]) -> None:

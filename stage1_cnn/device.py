@@ -5,7 +5,7 @@ import ctypes
 import functools
 import platform
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -178,7 +178,7 @@ def threads_restored() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def ordered(function: Callable[[T], U], items: Iterable[T], lanes: int) -> Iterator[U]:
+def ordered(function: Callable[[T], U], items: Iterable[T], lanes: int) -> Generator[U]:
     """The results of `function` in the order of `items`, computed by `lanes` threads of
     single-threaded arithmetic.
 

@@ -142,7 +142,7 @@ def answering(asked: str, evaluated: str | None, device: str, precision: str) ->
     if asked != "auto":
         return asked
     compute = inference_compute(device, precision)
-    if evaluated in RUNTIMES and usable(evaluated, compute):
+    if evaluated is not None and evaluated in RUNTIMES and usable(evaluated, compute):
         return evaluated
     return "torch"
 

@@ -17,7 +17,7 @@ from distributed import Client
 from distributed.deploy import Cluster, LocalCluster
 
 from catalog.errors import ConfigError, ShelfsortError
-from catalog.parallel import cores
+from catalog.parallel import cores, processes_fault
 
 
 class Kind(NamedTuple):
@@ -88,6 +88,8 @@ def started(plan: ClusterPlan) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def _local(plan: ClusterPlan) -> Iterator[LocalCluster]:
+    if fault := processes_fault():
+        raise ShelfsortError(fault)
     with contextlib.ExitStack() as stack:
         set_by_dask = {*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"}
         stack.callback(_forget, set_by_dask - os.environ.keys())

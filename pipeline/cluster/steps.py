@@ -20,7 +20,7 @@ from catalog.errors import ShelfsortError
 from catalog.image_table import ImageTable
 from catalog.store.reader import Store
 from features.extract import Block, blocks_of
-from pipeline.cluster.client import require_files, sized
+from pipeline.cluster.client import require_files, sized, wait
 from pipeline.cluster.clusters import named, slots
 from pipeline.networks import open_network
 from pipeline.run_folder import RunFolder
@@ -98,15 +98,21 @@ def _blocks(
                 )
             )
             if len(waiting) >= 2 * slots(client):
-                yield waiting.popleft().result()
+                yield _first(client, waiting)
         while waiting:
-            yield waiting.popleft().result()
+            yield _first(client, waiting)
     except KilledWorker as error:
         raise ShelfsortError(
             f"a worker died while it extracted features; {RESUME}: {error}"
         ) from error
     finally:
         client.cancel(list(waiting))
+
+
+def _first(client: Client, waiting: deque[Future]) -> Block:
+    """The result of the first task, which is taken out."""
+    wait(client, [waiting[0]])
+    return waiting.popleft().result()
 
 
 _turn = threading.Lock()
