@@ -71,6 +71,11 @@ class RunFolder:
         return self.stage1 / "best.pt"
 
     @property
+    def runtime_path(self) -> Path:
+        """Which runtime was the fastest for stage 1's network."""
+        return self.stage1 / "runtime.json"
+
+    @property
     def features_path(self) -> Path:
         """features.h5"""
         return self.folder / "features.h5"

@@ -69,7 +69,7 @@ def export_model(run: RunFolder, out: Path) -> Exported:
     if out.exists():
         raise ShelfsortError(f"{out}: exists, expected the name of a new folder")
     require_packages("export")
-    model = TwoStageModel.open(run, "cpu", "fp32")
+    model = TwoStageModel.open(run, "cpu", "fp32", "torch")
     networks = _networks(run, model)
     temporary = out.with_name(f".{out.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -34,7 +34,7 @@ from catalog.sources.source import ProductSource
 from catalog.tables import write_table
 from features.neighbours import unit
 from pipeline.config import ScoreConfig
-from pipeline.scoring.lanes import ordered
+from stage1_cnn.device import ordered
 from stage1_cnn.predict import Predictor, photo_features
 
 SCHEMA = 2

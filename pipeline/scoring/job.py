@@ -103,6 +103,7 @@ class ScoreJob:
         )
         made_with = {f"vectors.{name}": sha256_file(path) for name, path in vectors.items()}
         made_with["precision"] = self.model.network.compute.precision
+        made_with["runtime"] = ", ".join(sorted({*self.model.runtimes.values()}))
         return Scorer(engine, self.checksums | made_with, self.fallback, self.run.store.digests())
 
     def _workers(self, source: ProductSource, client: Any) -> Engine:
@@ -111,7 +112,11 @@ class ScoreJob:
         vectors, precision = self.config.score.vectors, self.model.network.compute.precision
         folder = str(self.run.folder.absolute())
         place = ModelPlace(
-            folder, **self.checksums, device=self.config.stage1.device, precision=precision
+            folder,
+            **self.checksums,
+            device=self.config.stage1.device,
+            precision=precision,
+            runtimes=tuple(self.model.runtimes.items()),
         )
         return Workers(
             client,
