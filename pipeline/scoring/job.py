@@ -10,6 +10,7 @@ from catalog.artifacts import sha256_file
 from catalog.errors import ShelfsortError
 from catalog.image_table import image_ids
 from catalog.labels import read_labels
+from catalog.sources.keys import Key
 from catalog.sources.source import ProductSource, open_source
 from pipeline.config import RunConfig
 from pipeline.model import TwoStageModel
@@ -34,7 +35,7 @@ class ScoreJob:
     checksums: dict[str, str]
     fallback: int
     labels: Path | None
-    given: dict[int, int]
+    given: dict[Key, int]
     costs: list[coverage.Cost]
 
     @classmethod
@@ -59,14 +60,20 @@ class ScoreJob:
         }
         return cls(run, config, model, checksums, fallback, labels, given, costs)
 
-    def source(self, paths: Sequence[str], out: Path) -> tuple[ProductSource, dict[int, int]]:
+    def source(self, paths: Sequence[str], out: Path) -> tuple[ProductSource, dict[Key, int]]:
         """What is to be scored, and the true category ids of it that are known. Raises
         ShelfsortError where the labels are of other products, and where the source lacks what a
         view reads."""
-        source = open_source(
-            paths, out / "dumps", self.config.catalog.text if self.model.text_view else None
+        table = self.config.catalog.table.model_copy(update={"split": None, "group": None})
+        needed = {"columns": (), "table": table}
+        needed |= {} if self.model.text_view else {"text": None}
+        catalog = self.config.catalog.model_copy(update=needed)
+        source = open_source(paths, out / "dumps", catalog)
+        truth = (
+            labels_in(source, self.given, self.labels)
+            if self.labels
+            else labels_of(source, self.model.taxonomy)
         )
-        truth = labels_in(source, self.given, self.labels) if self.labels else labels_of(source)
         self._require_texts(source)
         warn_of_other_arithmetic(self.run, self.model)
         for file in self.model.vector_files:
@@ -111,7 +118,7 @@ class ScoreJob:
         )
 
     def said(
-        self, totals: Totals, out: Path, truth: dict[int, int], seconds: float
+        self, totals: Totals, out: Path, truth: dict[Key, int], seconds: float
     ) -> Iterator[str]:
         """What became of it, in lines; compares with the truth."""
         yield (
