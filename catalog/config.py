@@ -45,6 +45,8 @@ class Fields(Section):
     """Field of a photo that holds the picture; null if the element of the list is the picture."""
     picture_is: Literal["bytes", "path"] = "bytes"
     """`path` reads pictures that are URLs, or paths relative to the dump's folder."""
+    collection: str | None = None
+    """Of a mongodump of several collections: the one with the products."""
 
 
 class TableColumns(Section):

@@ -25,6 +25,7 @@ from catalog.files import DAMAGED, is_url, matching, open_file, size_and_stamp
 from catalog.image_table import POSITIONS
 from catalog.sources.categories import whole_number
 from catalog.sources.keys import Key
+from catalog.sources.mongo_archive import MAGIC, archived
 
 MIN_DOCUMENT, MAX_DOCUMENT = 5, 256 * 2**20
 _PIECE = 2**20
@@ -125,20 +126,25 @@ def expand(paths: Iterable[str | Path]) -> list[DumpFile]:
     return list(files.values())
 
 
-def documents(source: DumpFile, on_error: OnError = raise_error) -> Iterator[Document]:
-    """Splits one file into documents by their length prefixes. A bad length or a truncation ends
-    the file.
+def documents(
+    source: DumpFile, on_error: OnError = raise_error, collection: str | None = None
+) -> Iterator[Document]:
+    """Splits one file into documents by their length prefixes; of an archive of mongodump, takes
+    those of a collection. A bad length or a truncation ends the file.
 
     Raises DumpError, whatever the policy, if the disk or the server failed or the file changed
     while it was read: a retry may find the rest.
     """
     offset, fault = 0, None
     with source.open(_BUFFER) as stream:
+        frames = _frames(stream, source.path, collection)
         while fault is None:
             try:
-                data = _frame(stream, source.path, offset)
+                at, data = next(frames, (offset, b""))
             except DumpError as error:
                 fault = error
+            except ShelfsortError:
+                raise
             except DAMAGED as error:
                 detail = f"decompression failed at this point: {error}"
                 fault = DumpError(source.path, offset, "unreadable", detail, fatal=True)
@@ -151,8 +157,8 @@ def documents(source: DumpFile, on_error: OnError = raise_error) -> Iterator[Doc
             else:
                 if not data:
                     break
-                yield Document(source.path, offset, data)
-                offset += len(data)
+                yield Document(source.path, at, data)
+                offset = at + len(data)
     if DumpFile.of(source.path) != source:
         detail = (
             "the file changed while it was read; run the same command again when it is complete"
@@ -162,10 +168,27 @@ def documents(source: DumpFile, on_error: OnError = raise_error) -> Iterator[Doc
         on_error(fault)
 
 
-def _frame(stream: BinaryIO, path: str, offset: int) -> bytes:
-    """The next document's bytes, b"" at the end of the file. Allocates no more than the file
-    holds."""
-    head = stream.read(4)
+def _frames(stream: BinaryIO, path: str, collection: str | None) -> Iterator[tuple[int, bytes]]:
+    """Offset and bytes of each document of a file. Raises DumpError at the first fault, and
+    ShelfsortError if the file is of another kind."""
+    head, offset = stream.read(4), 0
+    if head == MAGIC:
+        yield from archived(stream, path, _frame, collection)
+        return
+    if head.lstrip()[:1] in (b"{", b"[") and head.isascii() and head.count(b"\0") == 0:
+        raise ShelfsortError(
+            f"{path}: JSON, expected BSON; mongoexport writes JSON, mongodump BSON: "
+            "mongodump --collection=NAME"
+        )
+    while data := _frame(stream, path, offset, head):
+        yield offset, data
+        offset += len(data)
+        head = stream.read(4)
+
+
+def _frame(stream: BinaryIO, path: str, offset: int, head: bytes) -> bytes:
+    """The bytes of the document whose first four are `head`, b"" at the end of the file. Allocates
+    no more than the file holds."""
     if len(head) < 4:
         if not head:
             return b""
@@ -263,7 +286,7 @@ def products(
 ) -> Iterator[Product]:
     """All products of a dump, in sequence."""
     for source in expand(paths):
-        for document in documents(source, on_error):
+        for document in documents(source, on_error, names.collection):
             try:
                 product = parse(document, names)
             except DumpError as error:

@@ -108,7 +108,9 @@ class DumpIndex:
             state.update(np.ascontiguousarray(getattr(self, name)).tobytes())
         rejects = [(r.offset, r.reason) for r in self.rejects]
         sizes = [s.size for s in self.sources]
-        other_names = [self.fields.model_dump()] if self.fields != DEFAULT else []
+        other_names = (
+            [self.fields.model_dump(exclude_defaults=True)] if self.fields != DEFAULT else []
+        )
         return fingerprint([_CONTENT, state.hexdigest(), sizes, rejects, *other_names])
 
     def location(self, row: int) -> Location:
@@ -194,7 +196,7 @@ def _scan(
     rows = _Rows()
     with progress(sum(s.size for s in sources), "scan", "B") as bar:
         for number, source in enumerate(sources):
-            for document in documents(source, report):
+            for document in documents(source, report, names.collection):
                 bar.update(len(document.data))
                 try:
                     product = parse(document, names)

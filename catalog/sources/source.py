@@ -1,6 +1,7 @@
 """What products come from, behind one protocol: ingest and scoring don't know whether they read a
 dump, a folder of photos or a table."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -225,7 +226,7 @@ def open_source(
     The index is kept in `index_folder`. `config` names the fields, or columns, of what products
     have. Raises ShelfsortError if a file is missing or not usable.
     """
-    names = list(map(str, paths))
+    names = _unfolded(list(map(str, paths)), config.fields.collection)
     special = [name for name in names if name.lower().endswith(TABLES) or is_folder(name)]
     if not special:
         return Dump(open_index(names, index_folder, config.fields), config.text)
@@ -235,3 +236,36 @@ def open_source(
     if names[0].lower().endswith(TABLES):
         return read_table(names[0], config)
     return read_folder(names[0], config)
+
+
+def _unfolded(names: Sequence[str], collection: str | None) -> list[str]:
+    """The paths, with the file of the collection in the place of a folder that mongodump wrote.
+    Raises ShelfsortError if it has several and none is named."""
+    unfolded: list[str] = []
+    for name in names:
+        dumps = [] if is_url(name) or not os.path.isdir(name) else _collections(name)
+        chosen = [path for path in dumps if collection in (None, _collection(path))]
+        if dumps and len(chosen) != 1:
+            found = ", ".join(map(_collection, dumps))
+            expected = f"collection {collection}" if collection else "one collection"
+            raise ShelfsortError(
+                f"{name}: expected {expected}, found {found}; "
+                "name it: --set catalog.fields.collection=NAME"
+            )
+        unfolded += [str(chosen[0])] if dumps else [name]
+    return unfolded
+
+
+def _collections(folder: str) -> list[Path]:
+    """The dumps of collections in a folder that mongodump wrote: those with metadata beside."""
+    dumps = [*Path(folder).rglob("*.bson"), *Path(folder).rglob("*.bson.gz")]
+    described = {
+        _collection(path)
+        for suffix in ("*.metadata.json", "*.metadata.json.gz")
+        for path in Path(folder).rglob(suffix)
+    }
+    return sorted(path for path in dumps if _collection(path) in described)
+
+
+def _collection(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".bson").removesuffix(".metadata.json")
