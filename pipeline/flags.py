@@ -80,7 +80,7 @@ def ingest(sub: ArgumentParser) -> None:
         required=True,
         metavar="SOURCE",
         help="BSON dumps, plain or .gz, or patterns; or a folder of photos; or a table (.csv, .tsv, "
-        ".parquet); also as URLs",
+        ".parquet); or archives (.tar, .zip); also as URLs",
     )
     columns(sub)
     sub.add_argument(

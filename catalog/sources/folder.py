@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from catalog.config import CatalogConfig
 from catalog.errors import ShelfsortError
@@ -34,7 +34,7 @@ def read_folder(folder: str, config: CatalogConfig) -> PhotoList:
     files, lost = files_below(root)
     rejects = [Reject(printable(f.path), 0, -1, -1, f.reason, f.detail) for f in lost]
     photos = [file for file in files if file.relative.lower().endswith(PHOTOS)]
-    photos = [file for file in photos if not _is_hidden(file.relative)]
+    photos = [file for file in photos if not is_hidden(file.relative)]
     suffixes = " ".join(PHOTOS)
     if not photos:
         raise ShelfsortError(
@@ -47,7 +47,8 @@ def read_folder(folder: str, config: CatalogConfig) -> PhotoList:
     return listed(folder, [root], photos, config, rejects)
 
 
-def _is_hidden(relative: str) -> bool:
+def is_hidden(relative: str) -> bool:
+    """Whether a path within a folder or archive is of what systems leave there."""
     return any(part.startswith(".") or part in _HIDDEN for part in relative.split("/"))
 
 
@@ -59,8 +60,10 @@ def listed(
     rejects: Sequence[Reject] = (),
 ) -> PhotoList:
     """Products of files whose paths say what they are: in a folder, or in an archive."""
-    paths = [file.relative.split("/") for file in files]
-    splits = _splits(paths)
+    folders = [os.path.dirname(file.relative) for file in files]
+    above = {folder: folder.split("/") if folder else [] for folder in set(folders)}
+    splits = _splits(above.values())
+    known = {folder: _about(names, splits, config) for folder, names in above.items()}
     names = _product_names(name, [file.relative for file in files], config)
     keys = keyed(names)
     photos = [
@@ -68,21 +71,22 @@ def listed(
         for key, file in zip(keys, files, strict=True)
     ]
 
-    def about(row: int) -> About:
-        above = paths[row][:-1]
-        split = above[0] if splits else None
-        above = above[1:] if splits else above
-        above = above[:-1] if config.product_folders else above
-        unpacked = _UNPACKED.fullmatch(above[-1]) if len(above) == 1 else None
-        category = unpacked[1] if unpacked else " > ".join(map(printable, above))
-        return About(category or None, split=split and OFFICIAL[split.lower()])
-
-    return grouped(roots, photos, about, rejects)
+    return grouped(roots, photos, lambda row: known[folders[row]], rejects)
 
 
-def _splits(paths: Sequence[list[str]]) -> bool:
+def _about(above: list[str], splits: bool, config: CatalogConfig) -> About:
+    """What the folders above a photo say of it."""
+    split = above[0] if splits and above else None
+    above = above[1:] if splits else above
+    above = above[:-1] if config.product_folders else above
+    unpacked = _UNPACKED.fullmatch(above[-1]) if len(above) == 1 else None
+    category = unpacked[1] if unpacked else " > ".join(map(printable, above))
+    return About(category or None, split=split and OFFICIAL[split.lower()])
+
+
+def _splits(above: Iterable[list[str]]) -> bool:
     """Whether the folders at the top are official splits."""
-    top = {path[0].lower() if len(path) > 1 else "" for path in paths}
+    top = {names[0].lower() if names else "" for names in above}
     return "train" in top and len(top) > 1 and top <= set(OFFICIAL)
 
 

@@ -5,8 +5,8 @@ they are asked for. On disk: nothing.
 """
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -31,7 +31,7 @@ Photos = list[bytes | ImageError]
 """The photos of one product as they are stored; an error in place of one that can't be read."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Photo:
     """One photo as it was listed: its product's key; its name; its path or URL, or the file that it
     is in, and where in it; its bytes and version, if they are known."""
@@ -44,7 +44,7 @@ class Photo:
     span: Span | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class About:
     """What a source says of a product beside its photos, by its first row."""
 
@@ -52,7 +52,7 @@ class About:
     text: str = ""
     split: str | None = None
     group: str | None = None
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ class PhotoList:
 
     def columns(self, row: int, names: Sequence[str]) -> list[Any]:
         """What the source says of a product."""
-        return [self.about[row].fields.get(name) for name in names]
+        fields = self.about[row].fields or {}
+        return [fields.get(name) for name in names]
 
     def split(self, row: int) -> str | None:
         """The official split of a product, if the source has splits."""
@@ -189,8 +190,10 @@ def grouped(
     ]
     digests = np.array(digest, dtype=np.uint64)
     keys = list(rows_of)
-    stamps = [(printable(photo.name), photo.stamp) for photo in ordered]
-    content = fingerprint([digests.tobytes().hex(), list(map(str, keys)), stamps, len(lost)])
+    state = xxhash.xxh3_128(digests.tobytes())
+    for photo in ordered:
+        state.update(f"{photo.key}\0{printable(photo.name)}\0{photo.stamp}\n".encode())
+    content = fingerprint([state.hexdigest(), starts.tolist()[-1], len(lost)])
     return PhotoList(
         content=content,
         roots=roots,
@@ -224,7 +227,7 @@ def _contradictory(
 def _digest(photos: Sequence[Photo], about: About) -> int:
     """Changes if the photos of a product do, or what is said of it; not with the time of a copy."""
     listed = [printable(photo.name) if photo.size is None else photo.size for photo in photos]
-    said = (str(about.category), about.text, about.split, about.group, about.fields)
+    said = (str(about.category), about.text, about.split, about.group, about.fields or {})
     return xxhash.xxh3_64_intdigest(repr((listed, said)).encode("utf-8", "surrogatepass"))
 
 

@@ -13,6 +13,7 @@ from catalog.artifacts import fingerprint
 from catalog.config import CatalogConfig
 from catalog.errors import ImageError, ShelfsortError
 from catalog.files import is_folder, is_url, read_files
+from catalog.sources.archive import ARCHIVES, PACKED, read_archives
 from catalog.sources.bson_reader import DumpReader, Product, lookup
 from catalog.sources.dump_index import DumpIndex, Reject, open_index
 from catalog.sources.folder import read_folder
@@ -227,6 +228,11 @@ def open_source(
     have. Raises ShelfsortError if a file is missing or not usable.
     """
     names = _unfolded(list(map(str, paths)), config.fields.collection)
+    if packed := [name for name in names if name.lower().endswith(PACKED)]:
+        remedy = "unpack it, or pack it as .tar or .zip"
+        raise ShelfsortError(f"{packed[0]}: this archive can't be read at random; {remedy}")
+    if all(name.lower().endswith(ARCHIVES) for name in names):
+        return read_archives(names, config)
     special = [name for name in names if name.lower().endswith(TABLES) or is_folder(name)]
     if not special:
         return Dump(open_index(names, index_folder, config.fields), config.text)

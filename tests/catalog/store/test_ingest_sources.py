@@ -4,7 +4,10 @@ them."""
 import csv
 import datetime
 import io
+import json
 import os
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +111,41 @@ def as_parquet(folder: Path) -> Path:
     return folder / "a.parquet"
 
 
+def as_zip(folder: Path) -> Path:
+    """Deflated, and with what macOS adds."""
+    root = as_folder(folder)
+    with zipfile.ZipFile(folder / "a.ZIP", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(root.rglob("*.jpg")):
+            archive.write(path, path.relative_to(root))
+        archive.writestr("__MACOSX/._1.jpg", b"x")
+    return folder / "a.ZIP"
+
+
+def as_tar(folder: Path) -> Path:
+    root = as_folder(folder)
+    with tarfile.open(folder / "a.tar", "w") as archive:
+        archive.add(root, ".")
+    return folder / "a.tar"
+
+
+def as_webdataset(folder: Path) -> Path:
+    """Two shards of shuffled samples."""
+    samples = [
+        (f"{number:05d}", {"product_id": key, "position": position, "category": category}, photo)
+        for number, (key, category, n) in enumerate(CATALOGUE)
+        for position, photo in enumerate(photos(key, n))
+    ]
+    for shard in range(2):
+        with tarfile.open(folder / f"shard-{shard}.tar", "w") as archive:
+            for name, about, photo in samples[::-1][shard::2]:
+                parts = {"jpg": photo, "json": json.dumps(about).encode()}
+                for suffix, data in parts.items():
+                    member = tarfile.TarInfo(f"{name}-{about['position']}.{suffix}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+    return folder / "shard-*.tar"
+
+
 KINDS = [
     as_bson,
     as_folder,
@@ -116,6 +154,9 @@ KINDS = [
     as_semicolons,
     as_tabs,
     as_parquet,
+    as_zip,
+    as_tar,
+    as_webdataset,
 ]
 
 
@@ -283,6 +324,20 @@ def test_what_a_spreadsheet_made_of_an_id_is_refused(
     pandas.DataFrame([row]).to_parquet(tmp_path / "t.parquet")
     for name in ("t.csv", "t.parquet"):
         with pytest.raises(ShelfsortError, match=rf"row 1 .*column {role} is {number[:3]}.*spread"):
+            open_source([tmp_path / name], tmp_path)
+
+
+def test_archives_that_cannot_be_read_at_random_or_are_damaged(tmp_path: Path) -> None:
+    (tmp_path / "a.tar.gz").write_bytes(b"x")
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    (tmp_path / "a.tar").write_bytes(b"x" * 600)
+    for name, problem in (
+        ("a.tar.gz", "can't be read at random; unpack it"),
+        ("a.zip", "not readable as an archive"),
+        ("a.tar", "not readable as an archive"),
+        ("b.tar", "no such file"),
+    ):
+        with pytest.raises(ShelfsortError, match=rf"{name}: .*{problem}"):
             open_source([tmp_path / name], tmp_path)
 
 
