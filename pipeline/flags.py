@@ -56,6 +56,13 @@ def rebuild(sub: ArgumentParser) -> None:
     )
 
 
+def rivals(sub: ArgumentParser) -> None:
+    """What the two stages are compared with."""
+    text = "also fit and judge simple systems on the same features: stage 1's head refitted, a "
+    text += "logistic regression, neighbours, the published second stage"
+    sub.add_argument("--rivals", action="store_true", help=text)
+
+
 def spread(sub: ArgumentParser) -> None:
     """Which processes do the work."""
     group = sub.add_mutually_exclusive_group()
@@ -70,6 +77,19 @@ def spread(sub: ArgumentParser) -> None:
         metavar="ADDRESS",
         help="use the workers of a dask scheduler, such as tcp://host:8786",
     )
+    sub.add_argument(
+        "--allow-version-mismatch",
+        action="store_true",
+        help="with --scheduler: go on if workers run other versions, whose answers may differ",
+    )
+
+
+def _accept_damage(sub: ArgumentParser) -> None:
+    sub.add_argument(
+        "--accept-damage",
+        action="store_true",
+        help="go on without what a damaged file has lost, such as a dump that was cut short",
+    )
 
 
 def ingest(sub: ArgumentParser) -> None:
@@ -79,8 +99,8 @@ def ingest(sub: ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="SOURCE",
-        help="BSON dumps, plain or .gz, or patterns; or a folder of photos; or a table (.csv, .tsv, "
-        ".parquet); or archives (.tar, .zip); also as URLs",
+        help="BSON dumps, plain or .gz, or patterns; or a folder of photos; or a table (.csv, "
+        ".tsv, .parquet); or archives (.tar, .zip); also as URLs",
     )
     columns(sub)
     sub.add_argument(
@@ -93,6 +113,7 @@ def ingest(sub: ArgumentParser) -> None:
     sub.add_argument(
         "--corrections", type=Path, metavar="CSV", help="better labels, as the report exports them"
     )
+    _accept_damage(sub)
 
 
 def columns(sub: ArgumentParser) -> None:
@@ -164,6 +185,7 @@ def score(sub: ArgumentParser) -> None:
         metavar="X",
         help="split into accepted.parquet (confidence of at least X) and review.parquet",
     )
+    _accept_damage(sub)
     spread(sub)
 
 
@@ -284,6 +306,11 @@ def synthetic(sub: ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, default=0, help="seed of the random products (0)")
     sub.add_argument(
         "--titles", action="store_true", help="with noisy titles, for catalog.text=title"
+    )
+    sub.add_argument(
+        "--covers",
+        action="store_true",
+        help="with books and packets that differ by printed words only; take --side 180",
     )
 
 

@@ -22,7 +22,10 @@ from catalog.sources.containers import Containers
 from catalog.sources.dump_index import Reject
 from catalog.sources.keys import Key, Keys, as_keys
 
-PHOTOS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp")
+PHOTOS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"),
+    *(".tif", ".tiff", ".avif", ".heic", ".heif"),
+)
 """Suffixes of photos, in any case."""
 _USUAL_BYTES = 20_000
 """Assumed size of a photo, for partitions of about equal size."""

@@ -14,13 +14,15 @@ from concurrent.futures import BrokenExecutor, Executor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from catalog.config import CatalogConfig
 from catalog.errors import ArtifactError, ShelfsortError
+from catalog.sources.damage import require_whole
 from catalog.sources.keys import Key
 from catalog.sources.source import ProductSource, open_source
 from catalog.splits import SPLITS
-from catalog.store.plan import Listed, classes_of_corrections, plan, require_known
+from catalog.store.plan import Listed, classes_of_corrections, plan, require_known, stored_labels
 from catalog.store.schema import (
     count_rejects,
     create_tables,
@@ -57,6 +59,13 @@ class IngestSummary:
     rejects: dict[str, int]
     changed: bool
     """False if the dump was in the store already."""
+    corrections: int
+    """How many products were given a correction that is in the store or the dump."""
+    corrected: int
+    """How many of these had another label until now."""
+    labels_before: dict[int, int]
+    """Product id -> the dump's category id (the store's for another dump's product), if the
+    correction differs from it."""
 
     def to_json(self) -> dict:
         """As a dictionary of plain values."""
@@ -74,6 +83,7 @@ def ingest_dump(
     corrections: Mapping[Key, int] | None = None,
     executor: Executor | None = None,
     rebuild: bool = False,
+    accept_damage: bool = False,
 ) -> IngestSummary:
     """Brings dumps, a folder or a table into the store at `store` and returns what the store holds.
 
@@ -81,13 +91,15 @@ def ingest_dump(
     taxonomy. `jobs` processes decode, or the workers of `executor`. `corrections`, the shop's key
     -> category id, overrule the source and the store; the split of a product stays. `rebuild`
     removes the store first, once source, categories and corrections are known to make another.
+    `accept_damage` goes on without what a damaged file has lost.
 
-    Raises ArtifactError if the store is damaged, made with other settings or categories, unfinished
-    or not writable; ShelfsortError if no product has a known category, or
-    no photo can be used.
+    Raises DamagedSourceError if a file is damaged; ArtifactError if the store is damaged, made with
+    other settings or categories, unfinished or not writable; ShelfsortError if no product has a
+    known category, or no photo can be used.
     """
     corrections = corrections or {}
     source = open_source(dumps, index_folder, config)
+    require_whole(dumps[0], len(source), source.rejects, accept_damage)
     taxonomy = Taxonomy.from_csv(categories) if categories else None
     new = rebuild or not store.exists()
     if new:
@@ -104,10 +116,19 @@ def ingest_dump(
         source = _with_keys_of(connection, store, source)
         listed = Listed.of(source, read_taxonomy(connection), corrections)
         better = _by_number(connection, source, corrections)
+        original = Listed.of(source, read_taxonomy(connection), {}).labels_of(better)
+        stored = stored_labels(connection, better)
         if changed := plan(connection, store, listed, better, config):
             copy(connection, source, config, jobs, executor)
-            finish(connection, source.fingerprint, config)
-        summary = _summary(connection, changed)
+            finish(connection, listed.fingerprint, config)
+        now, first = original | stored, stored | original
+        summary = _summary(
+            connection,
+            changed,
+            corrections=len(now),
+            corrected=sum(better[i] != label for i, label in now.items()),
+            labels_before={i: label for i, label in first.items() if better[i] != label},
+        )
     _require_photos(store, source, summary, new)
     return summary
 
@@ -185,8 +206,8 @@ def _taxonomy_of(source: ProductSource) -> Taxonomy:
     return Taxonomy.from_ids(labelled)
 
 
-def _summary(connection: sqlite3.Connection, changed: bool) -> IngestSummary:
-    """Counts of the finished store."""
+def _summary(connection: sqlite3.Connection, changed: bool, **corrected: Any) -> IngestSummary:
+    """Counts of the finished store, and what became of the corrections."""
     kept = {name: {"products": 0, "images": 0, "fit": 0} for name in SPLITS}
     query = "SELECT split, count(*) FROM products WHERE state = 'kept' GROUP BY 1"
     for split, count in connection.execute(query):
@@ -214,4 +235,5 @@ def _summary(connection: sqlite3.Connection, changed: bool) -> IngestSummary:
         texts=texts,
         rejects=count_rejects(connection),
         changed=changed,
+        **corrected,
     )

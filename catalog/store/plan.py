@@ -4,14 +4,16 @@ photos is read."""
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
-from catalog.arrays import starts_group
+from catalog.arrays import find_rows, starts_group
+from catalog.artifacts import fingerprint
 from catalog.config import CatalogConfig
 from catalog.errors import ArtifactError, ShelfsortError
 from catalog.image_table import POSITIONS
@@ -35,6 +37,8 @@ class Listed:
 
     source: ProductSource
     category_id: np.ndarray
+    fingerprint: str
+    """The source's, and of the better labels if any of its products has one."""
 
     @classmethod
     def of(
@@ -42,7 +46,19 @@ class Listed:
     ) -> "Listed":
         """What a source lists, with an analyst's better labels."""
         ids = resolved(source.category_id, source.category_names, taxonomy)
-        return cls(source, _relabelled(ids, source.keys, corrections))
+        better, content = _relabelled(ids, source.keys, corrections), source.fingerprint
+        if (better != ids).any():
+            content = fingerprint([content, xxhash.xxh3_128_hexdigest(better.tobytes())])
+        return cls(source, better, content)
+
+    def labels_of(self, product_ids: Iterable[int]) -> dict[int, int]:
+        """Product id -> category id of those of these products that the source has a category
+        of."""
+        ids = np.array(list(product_ids), dtype=np.int64)
+        numbers = self.source.keys.numbers
+        rows = find_rows(numbers, ids, np.argsort(numbers, kind="stable"))
+        labels = np.where(rows >= 0, self.category_id[rows], -1)
+        return {i: c for i, c in zip(ids.tolist(), labels.tolist(), strict=True) if c >= 0}
 
 
 def _relabelled(ids: np.ndarray, keys: Keys, labels: Mapping[Key, int]) -> np.ndarray:
@@ -69,13 +85,12 @@ def plan(
     moved = _corrected(connection, corrections)
     states = dict(connection.execute("SELECT fingerprint, state FROM dumps"))
     source = listed.source
-    fingerprint = source.fingerprint
-    if fingerprint in states and not moved:
-        return states[fingerprint] == "planned"
-    _require_finished(connection, path, fingerprint)
+    if listed.fingerprint in states and not moved:
+        return states[listed.fingerprint] == "planned"
+    _require_finished(connection, path, listed.fingerprint)
     with transaction(connection):
         paths = json.dumps(source.roots)
-        row = (fingerprint, paths, len(source), int(source.n_images.sum()), "planned")
+        row = (listed.fingerprint, paths, len(source), int(source.n_images.sum()), "planned")
         connection.execute("INSERT OR REPLACE INTO dumps VALUES (?, ?, ?, ?, ?)", row)
         connection.execute("DELETE FROM meta WHERE key = 'content'")
         add_rejects(connection, source.rejects)
@@ -104,6 +119,17 @@ def _corrected(
     classes = classes_of_corrections(corrections, read_taxonomy(connection))
     pairs = zip(classes, corrections, strict=True)
     return [pair for pair in pairs if connection.execute(query, pair).fetchone()]
+
+
+def stored_labels(connection: sqlite3.Connection, product_ids: Iterable[int]) -> dict[int, int]:
+    """Category id of those of some products that the store has, kept or not."""
+    query = """SELECT category_id FROM products JOIN categories USING (class_index)
+               WHERE product_id = ?"""
+    found = {}
+    for product_id in product_ids:
+        if row := connection.execute(query, (product_id,)).fetchone():
+            found[product_id] = row[0]
+    return found
 
 
 def _move(connection: sqlite3.Connection, moved: Sequence[tuple[int, int]]) -> None:

@@ -3,7 +3,7 @@ right, on val_b, never test.
 
 The table is stored with the model (stage2/coverage.json) and says what `shelfsort score
 --min-confidence` may expect; the scored folder is then split into accepted.parquet and
-review.parquet. Who answers for a product of val_b is decided on other products of val_b
+review.parquet. Who answers for a product of val_b is decided on other products
 (`stage2_xgb.heldout.ValB.own`), so that no product is counted where it decided.
 """
 
@@ -27,6 +27,7 @@ from stage2_xgb.config import Stage2Config
 from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL
 from stage2_xgb.heldout import ValB
+from stage2_xgb.out_of_fold import FILE, read_judged
 from stage2_xgb.prior import importance
 
 FILES = ("accepted.parquet", "review.parquet")
@@ -53,8 +54,8 @@ class Cost:
         if self.accuracy is None:
             return f"{accepted} on val_b"
         return (
-            f"{accepted}, {self.accuracy:.1%} of them right [{self.low:.1%}, {self.high:.1%}] on val_b "
-            f"(n {self.n}, cross-fitted over products)"
+            f"{accepted}, {self.accuracy:.1%} of them right [{self.low:.1%}, {self.high:.1%}] "
+            f"on val_b (n {self.n}, cross-fitted over products)"
         )
 
 
@@ -69,7 +70,7 @@ def curve(
 
     The arrays [N] have one row per answer: its confidence, whether it is right, the weight of its
     item, the group of its item (the product of an image: items of one group are dependent), and the
-    share of the item that has this answer, where several were judged; by default all of it.
+    share of the item that has this answer, if several were judged; by default all of it.
     """
     share = np.ones(len(confidence)) if share is None else share
     mass, group = weight * share, np.unique(group, return_inverse=True)[1]
@@ -88,7 +89,7 @@ def measure(
     stores: Sequence[FeatureStore], bundle: Bundle, target: np.ndarray, config: Stage2Config
 ) -> list[Cost]:
     """The table of products of val_b, weighted to the class mix `target` [K]."""
-    val_b = ValB.of(bundle, Views(stores))
+    val_b = ValB.of(bundle, Views(stores), read_judged(bundle.folder / FILE), target)
     products = val_b.of_unit("product")
     held, own = val_b.held[products], val_b.own(bundle, config)[products]
     weight = importance(held.class_index, target)
@@ -125,7 +126,7 @@ def is_current(stage2: Path) -> bool:
 
 
 def read(stage2: Path) -> list[Cost]:
-    """The table. Raises ArtifactError where it is missing, damaged or of another bundle; `stage2`
+    """The table. Raises ArtifactError if it is missing, damaged or of another bundle; `stage2`
     measures it again without training."""
     path = path_of(stage2)
     try:

@@ -10,6 +10,7 @@ from catalog.artifacts import sha256_file
 from catalog.errors import ShelfsortError
 from catalog.image_table import image_ids
 from catalog.labels import read_labels
+from catalog.sources.damage import require_whole
 from catalog.sources.keys import Key
 from catalog.sources.source import ProductSource, open_source
 from pipeline.config import RunConfig
@@ -60,17 +61,20 @@ class ScoreJob:
         }
         return cls(run, config, model, checksums, fallback, labels, given, costs)
 
-    def source(self, paths: Sequence[str], out: Path) -> tuple[ProductSource, dict[Key, int]]:
+    def source(
+        self, paths: Sequence[str], out: Path, accept_damage: bool
+    ) -> tuple[ProductSource, dict[Key, int]]:
         """What is to be scored, and the true category ids of it that are known. Raises
-        ShelfsortError where the labels are of other products, and where the source lacks what a
-        view reads."""
+        ShelfsortError if the labels are of other products, if the source has no readable product or
+        lacks what a view reads, and if a file of it is damaged, unless `accept_damage`."""
         table = self.config.catalog.table.model_copy(update={"split": None, "group": None})
         needed = {"columns": (), "table": table}
         needed |= {} if self.model.text_view else {"text": None}
         catalog = self.config.catalog.model_copy(update=needed)
         source = open_source(paths, out / "dumps", catalog)
+        require_whole(paths[0], len(source), source.rejects, accept_damage)
         truth = (
-            labels_in(source, self.given, self.labels)
+            labels_in(source, self.given, self.labels, self.model.taxonomy)
             if self.labels
             else labels_of(source, self.model.taxonomy)
         )
@@ -100,13 +104,13 @@ class ScoreJob:
             Lanes(self.model, lanes) if client is None else self._workers(source, client)
         )
         made_with = {f"vectors.{name}": sha256_file(path) for name, path in vectors.items()}
-        made_with["precision"] = self.model.predictors[0].compute.precision
+        made_with["precision"] = self.model.network.compute.precision
         return Scorer(engine, self.checksums | made_with, self.fallback, self.run.store.digests())
 
     def _workers(self, source: ProductSource, client: Any) -> Engine:
         from pipeline.scoring.workers import ModelPlace, Workers
 
-        vectors, precision = self.config.score.vectors, self.model.predictors[0].compute.precision
+        vectors, precision = self.config.score.vectors, self.model.network.compute.precision
         folder = str(self.run.folder.absolute())
         place = ModelPlace(
             folder, **self.checksums, device=self.config.stage1.device, precision=precision
@@ -125,6 +129,11 @@ class ScoreJob:
             f"score: {totals.products} products = {totals.predictions} predictions + {totals.rejected_products} rejects, "
             f"{totals.images} images in {seconds:.1f} s -> {out}"
         )
+        for what, reasons in (("products", totals.reasons), ("photos", totals.image_reasons)):
+            if reasons:
+                yield f"  rejected {what}: {', '.join(f'{r} {n}' for r, n in reasons.items())}"
+        if totals.repaired_images:
+            yield f"  {totals.repaired_images} JPEGs lack their end marker and were read all the same"
         learnt = (
             "; answers to those that it learnt from are no check of their labels"
             if totals.known_images
@@ -137,7 +146,7 @@ class ScoreJob:
             yield f"  {coverage.text_at(self.costs, totals.min_confidence)}"
             yield f"  here: {totals.accepted} products in accepted.parquet, {totals.review} in review.parquet"
         if truth:
-            yield f"  {compare(out, truth).text()}"
+            yield f"  {compare(out, truth, self.model.taxonomy).text()}"
         if totals.broken:
             mend = self.run.command("stage2", "--rebuild")
             yield f"  stage 2 answered without {', '.join(totals.broken)}; rebuild it with: {mend}"

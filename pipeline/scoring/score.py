@@ -20,6 +20,7 @@ from catalog.progress import progress
 from catalog.sources.dump_index import Reject, partition
 from catalog.sources.keys import Key
 from catalog.sources.source import ProductSource
+from catalog.tables import write_table
 from pipeline.config import ScoreConfig
 from pipeline.scoring import coverage
 from pipeline.scoring.lanes import Engine, Task
@@ -29,8 +30,8 @@ from pipeline.scoring.parts import (
     answers,
     finished,
     keyed,
+    reject_reasons,
     write_part,
-    write_table,
 )
 
 
@@ -43,24 +44,30 @@ class Totals:
     rejected_products: int
     images: int
     rejected_images: int
+    repaired_images: int
+    """JPEGs that were read although they lack their end marker."""
     unreachable: int
     """Photos among `rejected_images` that the same command tries again."""
     known_images: int
     """Images whose very bytes stand in the run's own store."""
     parts: int
     broken: tuple[str, ...]
-    """Files of stage 2 that could not be read; stage 1 answered in their place."""
+    """Files of stage 2 that could not be read; the opinion before them answered."""
+    reasons: dict[str, int]
+    """Why products were rejected, the commonest reason first."""
+    image_reasons: dict[str, int]
+    """Why single photos were."""
     min_confidence: float | None = None
     accepted: int = 0
     review: int = 0
-    """Predictions at least so confident, and the others; 0 where no threshold was asked for."""
+    """Predictions at least so confident, and the others; 0 if no threshold was asked for."""
 
 
 @dataclass(frozen=True)
 class Scorer:
     """What scores: the engine, the sha256 of its model's parts and the precision it computes in
     (`checksums`), `fallback`, the category id of products without a readable image in kaggle.csv,
-    and the digests of the store's images (uint64, sorted; empty where there is no store)."""
+    and the digests of the store's images (uint64, sorted; empty if there is no store)."""
 
     engine: Engine
     checksums: dict[str, str]
@@ -71,7 +78,8 @@ class Scorer:
 def score_source(scorer: Scorer, source: ProductSource, out: Path, config: ScoreConfig) -> Totals:
     """Scores a source into the folder `out`.
 
-    Raises ArtifactError where `out` holds parts of another model or source.
+    Raises ArtifactError if `out` holds parts of another model or source, ShelfsortError if no
+    product could be answered.
     """
     parts = partition(source.length, config.part_mb * 2**20)
     shape = config.model_dump(include={"part_mb", "top", "features", "runtime"})
@@ -88,14 +96,17 @@ def score_source(scorer: Scorer, source: ProductSource, out: Path, config: Score
             sidecars[part.number] = write_part(part, out, origin, scorer.known)
             bar.update(part.products)
     _drop_strays(out, len(parts))
-    totals = _totals(source, [sidecar for sidecar in sidecars.values() if sidecar])
-    if totals.products != totals.predictions + totals.rejected_products:
-        raise ShelfsortError(
-            f"{out}: {totals.products} products, but {totals.predictions} predictions and {totals.rejected_products} rejects"
-        )
     schema = keyed(REJECTS, source.keys.type)
     rejects = [asdict(reject) | {"product_id": _key(source, reject)} for reject in source.rejects]
     write_table(out / "rejects-scan.parquet", pyarrow.Table.from_pylist(rejects, schema=schema))
+    reasons = reject_reasons(out, len(parts))
+    totals = _totals(source, [sidecar for sidecar in sidecars.values() if sidecar], *reasons)
+    if totals.products != totals.predictions + totals.rejected_products:
+        raise ShelfsortError(
+            f"{out}: {totals.products} products, but {totals.predictions} predictions and "
+            f"{totals.rejected_products} rejects"
+        )
+    _require_predictions(out, totals)
     _write_kaggle(out, source, len(parts), scorer.fallback)
     if config.min_confidence is not None:
         accepted, review = coverage.split(out, len(parts), config.min_confidence)
@@ -113,6 +124,15 @@ def _key(source: ProductSource, reject: Reject) -> Key | None:
     if source.keys.type == "text":
         return str(reject.product_id) if known else None
     return reject.product_id if isinstance(reject.product_id, int) else -1
+
+
+def _require_predictions(out: Path, totals: Totals) -> None:
+    if not totals.predictions:
+        found = ", ".join(f"{r} {n}" for r, n in (totals.reasons | totals.image_reasons).items())
+        raise ShelfsortError(
+            f"{out}: expected a prediction of at least one of {totals.products} products, found "
+            f"none ({found}); rejects-*.parquet there name each"
+        )
 
 
 def _repeated(product_id: np.ndarray) -> np.ndarray:
@@ -133,7 +153,12 @@ def _drop_strays(out: Path, parts: int) -> None:
             path.unlink()
 
 
-def _totals(source: ProductSource, sidecars: list[dict[str, Any]]) -> Totals:
+def _totals(
+    source: ProductSource,
+    sidecars: list[dict[str, Any]],
+    reasons: dict[str, int],
+    image_reasons: dict[str, int],
+) -> Totals:
     total = {
         key: sum(s.get(key, 0) for s in sidecars)
         for key in (
@@ -141,6 +166,7 @@ def _totals(source: ProductSource, sidecars: list[dict[str, Any]]) -> Totals:
             "rejected_products",
             "images",
             "rejected_images",
+            "repaired_images",
             "unreachable",
             "known_images",
         )
@@ -151,6 +177,8 @@ def _totals(source: ProductSource, sidecars: list[dict[str, Any]]) -> Totals:
         products=len(source) + len(source.rejects),
         parts=len(sidecars),
         broken=tuple(broken),
+        reasons=reasons,
+        image_reasons=image_reasons,
         **total,
     )
 

@@ -22,6 +22,7 @@ from pipeline.scoring.lanes import Task
 from pipeline.scoring.parts import Part
 from stage2_xgb.dataset import Views
 from stage2_xgb.heldout import ValB, gated
+from stage2_xgb.out_of_fold import FILE, read_judged
 from stage2_xgb.prior import importance
 from tests.pipeline.score_helpers import CONFIG, predictions, score, scorer
 from tests.pipeline.tiny import Tiny
@@ -243,10 +244,11 @@ def test_a_curve_of_nothing() -> None:
 def test_no_product_is_counted_where_it_decided(tiny: Tiny, model: TwoStageModel) -> None:
     """The first row is the mean over judgements by others, not what the gate says that ships."""
     stores = [tiny.run.view(name).features for name in ("stage1", "small")]
-    val_b = ValB.of(model.bundle, Views(stores))
+    balanced = np.ones(len(tiny.run.store.taxonomy))
+    others = read_judged(model.bundle.folder / FILE)
+    val_b = ValB.of(model.bundle, Views(stores), others, balanced)
     products = val_b.of_unit("product")
     own = val_b.own(model.bundle, tiny.config.stage2)[products]
-    balanced = np.ones(len(tiny.run.store.taxonomy))
     rows = coverage.measure(stores, model.bundle, balanced, tiny.config.stage2)
     held = val_b.held[products]
     weight = importance(held.class_index, balanced)
