@@ -204,7 +204,7 @@ def by_support(run: RunFolder) -> list[dict[str, Any]]:
     return rows
 
 
-def accuracy_of(run: RunFolder, scored: str, labels: dict[int, int]) -> dict[str, Any]:
+def accuracy_of(run: RunFolder, scored: str, labels: dict[int | str, int]) -> dict[str, Any]:
     """Top-1 of a scored dump's labelled products, as `shelfsort score --labels` prints it."""
     figures = vars(compare(run.folder / scored, labels, run.store.taxonomy))
     return {

@@ -4,6 +4,7 @@ of SplitMix64, and npz files."""
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,22 @@ def read_npz(path: str | Path, step: str) -> dict[str, np.ndarray]:
         raise ArtifactError(path, "no such file", step) from None
     except _DAMAGE as error:
         raise unreadable(path, f"not readable as an npz ({error})", step, error) from error
+
+
+def pack_texts(name: str, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Texts as arrays of an npz: their bytes in UTF-8, and where each ends. Inverse:
+    unpack_texts."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    ends = np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)))
+    return {name: np.frombuffer(b"".join(encoded), dtype=np.uint8), f"{name}_ends": ends}
+
+
+def unpack_texts(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """The texts that pack_texts packed under this name. Raises KeyError or ValueError if they are
+    damaged."""
+    data, ends = arrays[name].tobytes(), arrays[f"{name}_ends"].tolist()
+    starts = [0, *ends[:-1]]
+    return tuple(
+        data[start:end].decode("utf-8", "surrogatepass")
+        for start, end in zip(starts, ends, strict=False)
+    )

@@ -1,6 +1,6 @@
 """What shapes a store: caps, cleaning rules, and the seed of the splits."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
@@ -32,8 +32,40 @@ class Caps(Section):
     """Read by `evaluate` alone."""
 
 
+class Fields(Section):
+    """Names of the fields that make a document a product; dots lead into nested ones."""
+
+    id: str = Field(default="_id", min_length=1)
+    """The product's key: an integer, text, ObjectId or UUID."""
+    category: str = Field(default="category_id", min_length=1)
+    """Its category: an id, a name, or a path `A > B > C`."""
+    images: str = Field(default="imgs", min_length=1)
+    """The list of its photos."""
+    picture: str | None = "picture"
+    """Field of a photo that holds the picture; null if the element of the list is the picture."""
+    picture_is: Literal["bytes", "path"] = "bytes"
+    """`path` reads pictures that are URLs, or paths relative to the dump's folder."""
+    collection: str | None = None
+    """Of a mongodump of several collections: the one with the products."""
+
+
+class TableColumns(Section):
+    """Names of a table's columns; null takes the first of the usual names that it has."""
+
+    product: str | None = None
+    """The product's key: product_id, _id, id, sku or name; without it each photo is a product."""
+    image: str | None = None
+    """Its photos: path, url, image, images, photo, photos, image_url or file_name."""
+    category: str | None = None
+    """Its category: category_id, category, category_path or label."""
+    split: str | None = None
+    """Its official split, `train`, `val` or `test`: split."""
+    group: str | None = None
+    """What keeps it with others in one split, such as a seller: group."""
+
+
 class CatalogConfig(Section):
-    """Section `catalog`: how a dump becomes a store."""
+    """Section `catalog`: how products become a store."""
 
     caps: Caps = Caps()
     """Maximum images per category in each split."""
@@ -52,5 +84,22 @@ class CatalogConfig(Section):
     text: str | None = Field(default=None, min_length=1)
     """Field of the documents that the store keeps as the product's text, such as `title`; null
     keeps none."""
+    columns: tuple[str, ...] = ()
+    """Fields of the documents, or columns of the table, that the store keeps beside each product:
+    numbers, texts, dates, such as `[brand, price]`."""
+    fields: Fields = Fields()
+    """What the fields of a dump's documents are called."""
+    table: TableColumns = TableColumns()
+    """What the columns of a table are called."""
+    max_joined: PositiveInt = 16
+    """In folders: photos whose names differ in a number at the end (`123.jpg`, `123_1.jpg`) are one
+    product; more of them than this are an error, and 1 joins none."""
+    product_folders: bool = False
+    """In folders: each folder of photos is one product, and the folder above it its category."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Key of the hash that assigns products to splits and chooses them under a cap."""
+
+    def shape(self) -> dict[str, Any]:
+        """What shapes a store, as plain values; how its products were read doesn't."""
+        reading = {"fields", "table", "max_joined", "product_folders"}
+        return self.model_dump(mode="json", exclude=reading)

@@ -23,7 +23,7 @@ class DumpError(ShelfsortError):
         reason: str,
         detail: str,
         *,
-        product_id: int = -1,
+        product_id: int | str = -1,
         fatal: bool = False,
     ) -> None:
         super().__init__(f"{source}: at byte {offset}: {detail}")
@@ -42,7 +42,7 @@ class DumpError(ShelfsortError):
 
 
 def _dump_error(
-    source: str, offset: int, reason: str, detail: str, product_id: int, fatal: bool
+    source: str, offset: int, reason: str, detail: str, product_id: int | str, fatal: bool
 ) -> DumpError:
     """Rebuilds a DumpError in another process."""
     return DumpError(source, offset, reason, detail, product_id=product_id, fatal=fatal)

@@ -5,11 +5,12 @@ import contextlib
 import glob
 import gzip
 import os
+import stat
 import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 import fsspec
 import xxhash
@@ -21,6 +22,7 @@ DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 disk's or the server's fault."""
 UNREADABLE, UNREACHABLE = "unreadable_file", "unreachable"
 """Reasons of `read_files`: a file that doesn't exist, and one that a retry may bring."""
+UNREADABLE_FOLDER = "unreadable_folder"
 _STAMPS = ("ETag", "etag", "LastModified", "mtime", "updated", "created", "md5Hash")
 """What file systems call a file's version."""
 _TRIES = 3
@@ -29,13 +31,33 @@ _GONE = (404, 410)
 """HTTP: not found, gone."""
 
 
+class Span(NamedTuple):
+    """Where a photo is in its file: a span of bytes, `stored` or `deflated`; or, of a Parquet
+    `cell`, the number of its row in `offset` and its place in the row's list in `length`."""
+
+    kind: Literal["stored", "deflated", "cell"]
+    offset: int
+    length: int
+    column: str = ""
+
+
 class ListedFile(NamedTuple):
-    """A file below a folder: its path within the folder, its path or URL, bytes, and version."""
+    """A file below a folder, or in an archive: its path within it, its path or URL, or that of the
+    archive, bytes, version, and where in the archive."""
 
     relative: str
     path: str
     size: int
     stamp: int
+    span: Span | None = None
+
+
+class LostFile(NamedTuple):
+    """Something below a folder that can't be read: its path, and why."""
+
+    path: str
+    reason: str
+    detail: str
 
 
 def is_url(path: str | Path) -> bool:
@@ -94,7 +116,7 @@ def size_and_stamp(path: str | Path) -> tuple[int, int]:
 def open_file(path: str, buffer: int = -1) -> BinaryIO:
     """Opens a file to read its bytes, decompressed if its name ends in .gz. A local plain file is
     read `buffer` bytes at a time."""
-    packed = path.endswith(".gz")
+    packed = path.lower().endswith(".gz")
     with _explained(path):
         if not is_url(path):
             return _unpacked(path) if packed else open(path, "rb", buffer)
@@ -129,15 +151,15 @@ def is_folder(path: str) -> bool:
         return system.isdir(remote)
 
 
-def files_below(folder: str) -> list[ListedFile]:
-    """Every file below a folder, sorted by its path."""
+def files_below(folder: str) -> tuple[list[ListedFile], list[LostFile]]:
+    """Every file below a folder, sorted by its path, and what can't be read. Symbolic links are
+    followed, a folder is entered once; what is no file (a FIFO, a socket) is lost."""
     if not is_url(folder):
-        paths = [os.path.join(root, name) for root, _, names in os.walk(folder) for name in names]
-        return sorted(ListedFile(os.path.relpath(p, folder), p, *_size_if_there(p)) for p in paths)
+        return _local_files(folder)
     system, remote = _locate(folder)
     with _explained(folder):
         listing = system.find(remote, detail=True).items()
-    return sorted(
+    files = (
         ListedFile(
             path[len(remote) :].lstrip("/"),
             system.unstrip_protocol(path),
@@ -146,14 +168,52 @@ def files_below(folder: str) -> list[ListedFile]:
         )
         for path, info in listing
     )
+    return sorted(files), []
 
 
-def _size_if_there(path: str) -> tuple[int, int]:
-    """As size_and_stamp; zeros for a broken link, which fails when it is read."""
+def _local_files(folder: str) -> tuple[list[ListedFile], list[LostFile]]:
+    files: list[ListedFile] = []
+    lost: list[LostFile] = []
+    entered: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        current = waiting.pop()
+        try:
+            status = os.stat(current)
+            if (status.st_dev, status.st_ino) in entered:
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            with os.scandir(current) as entries:
+                for entry in entries:
+                    _sort_entry(entry, folder, files, lost, waiting)
+        except OSError as error:
+            lost.append(LostFile(current, UNREADABLE_FOLDER, error.strerror or str(error)))
+    return sorted(files), sorted(lost)
+
+
+def _sort_entry(
+    entry: os.DirEntry,
+    folder: str,
+    files: list[ListedFile],
+    lost: list[LostFile],
+    waiting: list[str],
+) -> None:
+    """Puts one entry of a folder where it belongs; hidden ones are left out."""
+    if entry.name.startswith(".") or entry.name == "__MACOSX":
+        return
     try:
-        return size_and_stamp(path)
-    except ShelfsortError:
-        return 0, 0
+        if entry.is_dir():
+            waiting.append(entry.path)
+            return
+        status = entry.stat()
+    except OSError as error:
+        lost.append(LostFile(entry.path, UNREADABLE, error.strerror or str(error)))
+        return
+    if stat.S_ISREG(status.st_mode):
+        relative = entry.path[len(folder) :].lstrip("/")
+        files.append(ListedFile(relative, entry.path, status.st_size, status.st_mtime_ns))
+    else:
+        lost.append(LostFile(entry.path, UNREADABLE, "it is no file"))
 
 
 def _stamp(info: dict[str, Any]) -> int:

@@ -1,31 +1,43 @@
-"""Labels beside a dump, as a CSV of product ids and category ids: the true labels of a test dump,
-or an analyst's corrections."""
+"""Labels beside a source, as a CSV of the shop's keys and category ids: the true labels of a test
+dump, or an analyst's corrections."""
 
+import re
 from pathlib import Path
 
 from catalog.csv_file import CsvFile, whole_number
-from catalog.image_table import MAX_PRODUCT_ID
 
 ID_COLUMNS = ("_id", "product_id")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
+_LARGEST = 2**63 - 1
 
 
-def read_labels(path: Path) -> dict[int, int]:
-    """Product id -> category id, from the columns `_id` or `product_id`, and `category_id`.
+def read_labels(path: Path) -> dict[int | str, int]:
+    """Key -> category id, from the columns `_id` or `product_id`, and `category_id`. A key is an
+    integer if it is written as one of 64 bits is, else text.
 
     Raises ShelfsortError, naming the line, if one is wrong, or names another category than an
     earlier line does.
     """
-    labels: dict[int, int] = {}
+    labels: dict[int | str, int] = {}
     file = CsvFile(path)
     for product, category in file.rows([ID_COLUMNS, "category_id"]):
         try:
-            product_id = whole_number(product, MAX_PRODUCT_ID)
-            category_id = whole_number(category, 2**63 - 1)
+            key = _key(product)
+            category_id = whole_number(category, _LARGEST)
         except ValueError as error:
             raise file.fault(f"as product id and category_id: {error}") from error
-        if (earlier := labels.setdefault(product_id, category_id)) != category_id:
+        if (earlier := labels.setdefault(key, category_id)) != category_id:
             raise file.fault(
-                f"product {product_id} has category_id {category_id}, "
+                f"product {key} has category_id {category_id}, "
                 f"in an earlier line it has {earlier}; keep one of them"
             )
     return labels
+
+
+def _key(text: str) -> int | str:
+    """A product's key. Raises ValueError if it is empty, or a spreadsheet has rounded it."""
+    if _NUMBER.fullmatch(text) and abs(int(text)) <= _LARGEST:
+        return int(text)
+    if not text or re.fullmatch(r"[0-9]+[.,][0-9]+([Ee][+][0-9]+)?|[0-9]+[Ee][+][0-9]+", text):
+        return whole_number(text, _LARGEST)
+    return text

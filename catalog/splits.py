@@ -8,6 +8,7 @@ or nothing.
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,8 +19,16 @@ PRECEDENCE = {name: rank for rank, name in enumerate(reversed(SPLITS))}
 """Of identical images, the one in the split of the lowest rank may be fitted: test, then val_b,
 val_a, reserve, train."""
 
+OFFICIAL = {name: name for name in SPLITS} | dict.fromkeys(
+    ("val", "valid", "validation", "dev"), "val"
+)
+"""Names of official splits, as folders and tables have them; `val` is both halves."""
+
 _FILLED = np.arange(len(SPLITS), dtype=np.uint8)[::-1]
 """Splits in the order in which new products fill them, test first."""
+
+
+_GROUP_BORDERS = (0.7, 0.8, 0.85, 0.9)
 
 
 def product_hash(product_ids: np.ndarray, seed: int) -> np.ndarray:
@@ -89,6 +98,45 @@ def deal(
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order)) - starts[class_index[order]]
     return _FILLED[(rank[:, None] >= borders[class_index]).sum(axis=1)]
+
+
+def deal_official(
+    class_index: np.ndarray,
+    product_ids: np.ndarray,
+    official: np.ndarray,
+    split: np.ndarray,
+    seed: int,
+) -> np.ndarray:
+    """Split (index into SPLITS, uint8) of each new product that `official` [N] names a split of,
+    and `split` where it is empty.
+
+    `val` is dealt to the halves of validation. `train` gives what the official splits lack, such as
+    a reserve, as products without official splits would be dealt.
+    """
+    dealt = split.copy()
+    for number, name in enumerate(SPLITS):
+        dealt[official == name] = number
+    val = np.flatnonzero(official == "val")
+    half = sample_mask(product_ids[val], 0.5, "halves of validation", seed)
+    dealt[val] = np.where(half, SPLITS.index("val_a"), SPLITS.index("val_b"))
+    train = np.flatnonzero(official == "train")
+    taken = np.zeros((int(class_index.max(initial=-1)) + 1, len(SPLITS)), dtype=np.int64)
+    mine = deal(class_index[train], product_ids[train], taken, seed)
+    filled = np.unique(dealt[(official != "") & (official != "train")])
+    dealt[train] = np.where(np.isin(mine, filled), SPLITS.index("train"), mine)
+    return dealt
+
+
+def deal_groups(groups: Sequence[str | None], split: np.ndarray, seed: int) -> np.ndarray:
+    """Split (index into SPLITS, uint8) of each product: of those with a group, the group's, by a
+    hash of its name and of the shares 70, 10, 5, 5 and 10%, so that all that ever come share one;
+    of the others, `split`."""
+    dealt = split.copy()
+    for row, group in enumerate(groups):
+        if group is not None:
+            place = sample_key(f"group {group}", seed) / 2**64
+            dealt[row] = np.searchsorted(_GROUP_BORDERS, place, side="right")
+    return dealt
 
 
 def select(

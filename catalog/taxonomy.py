@@ -68,6 +68,13 @@ class Taxonomy:
         return cls(Category(int(i), "", "", "") for i in sorted({int(i) for i in category_ids}))
 
     @classmethod
+    def from_names(cls, names: Iterable[str]) -> "Taxonomy":
+        """Of names or paths `A > B > C` alone: ids are dealt from 1 in their order, so that
+        neighbours are similar. Below the third level names are joined."""
+        paths = sorted({_path(name) for name in names})
+        return cls(Category(number, *levels) for number, levels in enumerate(paths, 1))
+
+    @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Taxonomy":
         """Inverse of to_json."""
         try:
@@ -103,6 +110,16 @@ class Taxonomy:
         wanted = np.asarray(category_ids, dtype=np.int64)
         return find_rows(self.category_ids, wanted, self._order).astype(np.int32)
 
+    def named(self, names: Iterable[str]) -> np.ndarray:
+        """Class index (int32) of each name or path `A > B > C`: of the category with these levels,
+        or else of the only one whose narrowest name this is; -1 if there is none."""
+        by_path = {(c.level1, c.level2, c.level3): i for i, c in enumerate(self.categories)}
+        by_name: dict[str, int] = {}
+        for class_index, category in enumerate(self.categories):
+            by_name[category.name] = -1 if category.name in by_name else class_index
+        found = [by_path.get(_path(name), by_name.get(name, -1)) for name in names]
+        return np.array(found, dtype=np.int32)
+
     @cached_property
     def families(self) -> np.ndarray:
         """Ancestors of each class, int32 [K, 2]: the numbers of its level-1 name and of its
@@ -122,6 +139,14 @@ class Taxonomy:
     def fingerprint(self) -> str:
         """Changes if an id, a name or the order changes."""
         return fingerprint(self.to_json())
+
+
+def _path(name: str) -> tuple[str, str, str]:
+    """The three levels of a name or path; those that it lacks are the middle ones, then the first,
+    as the narrowest name always is level 3."""
+    *above, narrowest = (part.strip() for part in name.split(">"))
+    first, *rest = above or [""]
+    return first, " > ".join(rest), narrowest
 
 
 def _rows(names: CsvFile) -> Iterable[Category]:

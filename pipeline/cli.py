@@ -80,11 +80,8 @@ COMMANDS = {
     ),
     "unpack": Command(
         commands.unpack,
-        "store -> photos in folders (ImageFolder) or WebDataset shards",
+        "store -> photos in folders (ImageFolder), WebDataset shards or BSON dumps",
         (flags.run, flags.unpack),
-    ),
-    "pack": Command(
-        commands.pack, "photos in folders (ImageFolder) -> a dump to ingest", (flags.pack,)
     ),
     "compare": Command(
         commands.compare,

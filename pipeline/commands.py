@@ -50,6 +50,7 @@ def ingest(options: argparse.Namespace) -> None:
     """The only command that makes a run folder."""
     from pipeline import steps
 
+    options.set += _columns(options.columns)
     run, config = _load(options)
     with run_lock(run.folder):
         steps.ingest(
@@ -94,6 +95,15 @@ def _silent(_line: str) -> None:
     pass
 
 
+def _columns(text: str | None) -> list[str]:
+    """`--columns product=sku,image=photo` as keys of the configuration."""
+    pairs = [pair.partition("=") for pair in (text or "").split(",") if pair]
+    for role, equals, name in pairs:
+        if not (equals and name):
+            raise ShelfsortError(f"--columns: expected ROLE=NAME, found {role!r}")
+    return [f"catalog.table.{role.strip()}={name.strip()}" for role, _, name in pairs]
+
+
 def features(options: argparse.Namespace) -> None:
     """The step features."""
     _step(options, "features", workers=_workers(options))
@@ -136,23 +146,14 @@ def tune(options: argparse.Namespace) -> None:
 
 
 def unpack(options: argparse.Namespace) -> None:
-    """The store's photos as an ImageFolder tree or WebDataset shards."""
-    from pipeline.exchange.image_folder import write_shards, write_tree
+    """The store's photos as an ImageFolder tree, WebDataset shards or BSON dumps."""
+    from pipeline.exchange.image_folder import write_bson, write_shards, write_tree
     from pipeline.run_folder import RunFolder
 
-    write = write_shards if options.shards else write_tree
+    write = write_bson if options.bson else write_shards if options.shards else write_tree
     counts = write(RunFolder(options.run).store, options.out)
     photos = ", ".join(f"{split} {n}" for split, n in counts.items())
     print(f"unpack: {photos} photos -> {options.out}")
-
-
-def pack(options: argparse.Namespace) -> None:
-    """An ImageFolder tree as a dump to ingest."""
-    from pipeline.exchange.image_folder import pack_tree
-
-    products, photos = pack_tree(options.folder, options.out)
-    files = f"{options.out / 'train.bson'}, {options.out / 'category_names.csv'}"
-    print(f"pack: {products} products, {photos} photos -> {files}")
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -219,6 +220,7 @@ def score(options: argparse.Namespace) -> None:
     it."""
     from pipeline import steps
 
+    options.set += _columns(options.columns)
     for key, value in (("top", options.top), ("min_confidence", options.min_confidence)):
         options.set += [] if value is None else [f"score.{key}={value}"]
     if options.list:

@@ -143,20 +143,31 @@ def ingest(sub: ArgumentParser) -> None:
         "--dump",
         nargs="+",
         required=True,
-        metavar="FILE",
-        help="BSON dump, plain or .gz; several files or patterns",
+        metavar="SOURCE",
+        help="BSON dumps, plain or .gz, or patterns; or a folder of photos; or a table (.csv, "
+        ".tsv, .parquet); or archives (.tar, .zip); also as URLs",
     )
+    columns(sub)
     sub.add_argument(
         "--categories",
         type=Path,
         metavar="CSV",
-        help="category_names.csv; without it the ids alone are used",
+        help="category_names.csv; without it the ids, or names, of the source are the categories",
     )
     spread(sub)
     sub.add_argument(
         "--corrections", type=Path, metavar="CSV", help="better labels, as the report exports them"
     )
     _accept_damage(sub)
+
+
+def columns(sub: ArgumentParser) -> None:
+    """What the columns of a table are called."""
+    sub.add_argument(
+        "--columns",
+        metavar="ROLE=NAME,...",
+        help="a table's columns, such as product=sku,image=photo,category=path (catalog.table)",
+    )
 
 
 def report(sub: ArgumentParser) -> None:
@@ -196,12 +207,13 @@ def score(sub: ArgumentParser) -> None:
         "source",
         nargs="+",
         metavar="SOURCE",
-        help="BSON dumps, plain or .gz, or patterns; or a folder of photos; or a .csv or .parquet "
-        "table of photos; also as URLs",
+        help="BSON dumps, plain or .gz, or patterns; or a folder of photos; or a table "
+        "(.csv, .tsv, .parquet); also as URLs",
     )
     sub.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for the predictions"
     )
+    columns(sub)
     sub.add_argument(
         "--labels",
         type=Path,
@@ -272,24 +284,9 @@ def predict(sub: ArgumentParser) -> None:
 def unpack(sub: ArgumentParser) -> None:
     """Where a store's photos go, and how."""
     export(sub)
-    sub.add_argument("--shards", action="store_true", help="WebDataset shards in place of folders")
-
-
-def pack(sub: ArgumentParser) -> None:
-    """Photos in folders, and where their dump goes."""
-    sub.add_argument(
-        "folder",
-        type=Path,
-        metavar="DIR",
-        help="one folder per category, or folders of such folders",
-    )
-    sub.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder for train.bson and category_names.csv",
-    )
+    kind = sub.add_mutually_exclusive_group()
+    kind.add_argument("--shards", action="store_true", help="WebDataset shards in place of folders")
+    kind.add_argument("--bson", action="store_true", help="a BSON dump per split")
 
 
 def compare(sub: ArgumentParser) -> None:

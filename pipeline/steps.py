@@ -282,7 +282,7 @@ def lookalikes(
     predictor = open_network(run.checkpoint, **LOOK_UPS)
     images = ListedImages.read(listed, predictor)
     started = time.perf_counter()
-    source, jobs = open_source(paths, out / "dumps"), config.jobs or cores()
+    source, jobs = open_source(paths, out / "dumps", config.catalog), config.jobs or cores()
     require_whole(paths[0], len(source), source.rejects, accept_damage)
     totals = find_lookalikes(predictor, source, images, threshold, out, config.score, jobs)
     compared = f"{totals.products} products against {len(images.names)} images"

@@ -1,37 +1,44 @@
-"""Products of Cdiscount-style BSON dumps: plain or gzip files, in sequence or at random through a
-saved index.
+"""Products of BSON dumps: plain or gzip files, in sequence or at random through a saved index.
 
-A dump is one or several files of BSON documents `{_id, category_id?, imgs: [{picture}]}`, perhaps
-with a text. Reading is a chain of small generators. An error policy says what happens to a document
-that can't be read: `raise_error`, or any function that takes a DumpError, such as a list's append.
-A corrupt document inside a valid length frame costs that document alone; a bad length ends its
-file, and what came before is kept.
+A dump is one or several files of BSON documents `{_id, category_id?, imgs: [{picture}]}`, or with
+fields of other names (config.Fields), perhaps with a text. Reading is a chain of small generators.
+An error policy says what happens to a document that can't be read: `raise_error`, or any function
+that takes a DumpError, such as a list's append. A corrupt document inside a valid length frame
+costs that document alone; a bad length ends its file, and what came before is kept.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+from uuid import UUID
 
 import bson
 import xxhash
+from bson import ObjectId
+from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
-from bson.int64 import Int64
 
+from catalog.config import Fields
 from catalog.errors import DumpError, ShelfsortError
 from catalog.files import DAMAGED, is_url, matching, open_file, size_and_stamp
-from catalog.image_table import MAX_PRODUCT_ID, POSITIONS
+from catalog.image_table import POSITIONS
+from catalog.sources.categories import whole_number
+from catalog.sources.keys import Key
+from catalog.sources.mongo_archive import MAGIC, archived
 
 MIN_DOCUMENT, MAX_DOCUMENT = 5, 256 * 2**20
 _PIECE = 2**20
 _BUFFER = 2**18
 """The fastest of 8 kB to 4 MB."""
-_INTEGERS = (int, Int64)
-"""Compared with type(), as a bool is an int to isinstance."""
+_KEYS = (ObjectId, UUID)
 # Fields that nobody uses must never cost a product: odd text and dates out of range are accepted.
 _CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
-    unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_MS
+    unicode_decode_error_handler="replace",
+    datetime_conversion=DatetimeConversion.DATETIME_MS,
+    uuid_representation=UuidRepresentation.STANDARD,
 )
+DEFAULT = Fields()
 
 OnError = Callable[[DumpError], None]
 
@@ -74,19 +81,29 @@ class Location(NamedTuple):
 
 
 class Product(NamedTuple):
-    """One product. `images` holds None for an element of `imgs` without a picture. `category_id` is
-    -1 in an unlabelled dump."""
+    """One product. `category` is whatever the document has as its category, None if nothing.
+    `images` holds a picture's bytes, or its URL or path; None for an element without a picture."""
 
-    product_id: int
-    category_id: int
-    images: tuple[bytes | None, ...]
+    key: Key
+    category: object
+    images: tuple[bytes | str | None, ...]
     fields: Mapping[str, Any] = {}
     """All fields of the document."""
 
     def text(self, field: str | None) -> str:
         """A field of the document; empty if it has none, or it isn't a text."""
-        value = None if field is None else self.fields.get(field)
+        value = None if field is None else lookup(self.fields, field)
         return value.strip() if isinstance(value, str) else ""
+
+
+def lookup(fields: Mapping[str, Any], name: str) -> Any:
+    """The field of this name, or a nested one, if the name has dots; None if there is none."""
+    if name in fields or "." not in name:
+        return fields.get(name)
+    value: Any = fields
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def raise_error(error: DumpError) -> None:
@@ -109,20 +126,25 @@ def expand(paths: Iterable[str | Path]) -> list[DumpFile]:
     return list(files.values())
 
 
-def documents(source: DumpFile, on_error: OnError = raise_error) -> Iterator[Document]:
-    """Splits one file into documents by their length prefixes. A bad length or a truncation ends
-    the file.
+def documents(
+    source: DumpFile, on_error: OnError = raise_error, collection: str | None = None
+) -> Iterator[Document]:
+    """Splits one file into documents by their length prefixes; of an archive of mongodump, takes
+    those of a collection. A bad length or a truncation ends the file.
 
     Raises DumpError, whatever the policy, if the disk or the server failed or the file changed
     while it was read: a retry may find the rest.
     """
     offset, fault = 0, None
     with source.open(_BUFFER) as stream:
+        frames = _frames(stream, source.path, collection)
         while fault is None:
             try:
-                data = _frame(stream, source.path, offset)
+                at, data = next(frames, (offset, b""))
             except DumpError as error:
                 fault = error
+            except ShelfsortError:
+                raise
             except DAMAGED as error:
                 detail = f"decompression failed at this point: {error}"
                 fault = DumpError(source.path, offset, "unreadable", detail, fatal=True)
@@ -135,8 +157,8 @@ def documents(source: DumpFile, on_error: OnError = raise_error) -> Iterator[Doc
             else:
                 if not data:
                     break
-                yield Document(source.path, offset, data)
-                offset += len(data)
+                yield Document(source.path, at, data)
+                offset = at + len(data)
     if DumpFile.of(source.path) != source:
         detail = (
             "the file changed while it was read; run the same command again when it is complete"
@@ -146,10 +168,27 @@ def documents(source: DumpFile, on_error: OnError = raise_error) -> Iterator[Doc
         on_error(fault)
 
 
-def _frame(stream: BinaryIO, path: str, offset: int) -> bytes:
-    """The next document's bytes, b"" at the end of the file. Allocates no more than the file
-    holds."""
-    head = stream.read(4)
+def _frames(stream: BinaryIO, path: str, collection: str | None) -> Iterator[tuple[int, bytes]]:
+    """Offset and bytes of each document of a file. Raises DumpError at the first fault, and
+    ShelfsortError if the file is of another kind."""
+    head, offset = stream.read(4), 0
+    if head == MAGIC:
+        yield from archived(stream, path, _frame, collection)
+        return
+    if head.lstrip()[:1] in (b"{", b"[") and head.isascii() and head.count(b"\0") == 0:
+        raise ShelfsortError(
+            f"{path}: JSON, expected BSON; mongoexport writes JSON, mongodump BSON: "
+            "mongodump --collection=NAME"
+        )
+    while data := _frame(stream, path, offset, head):
+        yield offset, data
+        offset += len(data)
+        head = stream.read(4)
+
+
+def _frame(stream: BinaryIO, path: str, offset: int, head: bytes) -> bytes:
+    """The bytes of the document whose first four are `head`, b"" at the end of the file. Allocates
+    no more than the file holds."""
     if len(head) < 4:
         if not head:
             return b""
@@ -174,11 +213,29 @@ def _large(stream: BinaryIO, head: bytes, length: int) -> bytes:
     return b"".join(pieces)
 
 
-def parse(document: Document) -> Product:
+def parse(document: Document, names: Fields = DEFAULT) -> Product:
     """The product in a document. Raises DumpError, with the offset and what was found, if it isn't
     one."""
+    fields = _decoded(document)
+    key = _key(lookup(fields, names.id))
+    if key is None:
+        detail = f"{names.id} is {_show(fields, names.id)}, expected an integer, text, or an id"
+        raise _fault(document, "bad_product_id", detail)
+    images = lookup(fields, names.images)
+    if not isinstance(images, list) or not images:
+        found = _show(fields, names.images)
+        detail = f"{names.images} is {found}, expected a list of at least one image"
+        raise _fault(document, "no_images", detail, key)
+    if len(images) > POSITIONS:
+        detail = f"{names.images} has {len(images)} elements, expected at most {POSITIONS}"
+        raise _fault(document, "too_many_images", detail, key)
+    pictures = tuple([_picture(image, names) for image in images])
+    return Product(key, lookup(fields, names.category), pictures, fields)
+
+
+def _decoded(document: Document) -> dict[str, Any]:
     try:
-        fields: dict[str, Any] = bson.decode(document.data, _CODEC)
+        return bson.decode(document.data, _CODEC)
     except (
         bson.errors.BSONError,
         ValueError,
@@ -188,53 +245,50 @@ def parse(document: Document) -> Product:
         IndexError,
         RecursionError,
     ) as error:
-        raise _fault(
-            document, "corrupt", f"not a BSON document: {error or type(error).__name__}"
-        ) from error
-    product_id: Any = fields.get("_id")
-    if type(product_id) not in _INTEGERS or not 0 <= product_id <= MAX_PRODUCT_ID:
-        detail = f"_id is {_show(fields, '_id')}, expected an integer from 0 to {MAX_PRODUCT_ID}"
-        raise _fault(document, "bad_product_id", detail)
-    category_id = fields.get("category_id", -1)
-    if type(category_id) not in _INTEGERS or (category_id < 0 and "category_id" in fields):
-        detail = f"category_id is {_show(fields, 'category_id')}, expected a non-negative integer"
-        raise _fault(document, "bad_category_id", detail, product_id)
-    images = fields.get("imgs")
-    if not isinstance(images, list) or not images:
-        detail = f"imgs is {_show(fields, 'imgs')}, expected a list of at least one image"
-        raise _fault(document, "no_images", detail, product_id)
-    if len(images) > POSITIONS:
-        detail = f"imgs has {len(images)} elements, expected at most {POSITIONS}"
-        raise _fault(document, "too_many_images", detail, product_id)
-    return Product(
-        int(product_id), int(category_id), tuple([_picture(image) for image in images]), fields
-    )
+        problem = f"not a BSON document: {error or type(error).__name__}"
+        raise _fault(document, "corrupt", problem) from error
 
 
-def _fault(document: Document, reason: str, detail: str, product_id: int = -1) -> DumpError:
+def _fault(document: Document, reason: str, detail: str, product_id: Key = -1) -> DumpError:
     return DumpError(document.source, document.offset, reason, detail, product_id=product_id)
 
 
-def _picture(image: object) -> bytes | None:
-    """The bytes of an element's picture; a subclass of bytes, such as other BSON subtypes have, is
-    made plain."""
-    picture = image.get("picture") if isinstance(image, dict) else None
+def _key(value: object) -> Key | None:
+    """A product's key; None if it is none."""
+    if isinstance(value, str) and value.strip():
+        return value
+    return str(value) if isinstance(value, _KEYS) else whole_number(value)
+
+
+def _picture(image: object, names: Fields) -> bytes | str | None:
+    """The bytes of an element's picture, or its URL or path where these are asked for; a subclass
+    of bytes, such as other BSON subtypes have, is made plain."""
+    picture = image
+    if names.picture is not None:
+        picture = lookup(image, names.picture) if isinstance(image, dict) else None
+    if names.picture_is == "path":
+        return picture if isinstance(picture, str) and picture.strip() else None
+    if isinstance(picture, UUID):  # bytes that were declared as one
+        return picture.bytes
     return bytes(picture) if isinstance(picture, bytes) else None
 
 
-def _show(fields: dict, key: str) -> str:
-    if key not in fields:
+def _show(fields: dict, name: str) -> str:
+    value = lookup(fields, name)
+    if value is None and name not in fields:
         return "missing"
-    text = "null" if fields[key] is None else f"{type(fields[key]).__name__} {fields[key]!r}"
+    text = "null" if value is None else f"{type(value).__name__} {value!r}"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def products(paths: Iterable[str | Path], on_error: OnError = raise_error) -> Iterator[Product]:
+def products(
+    paths: Iterable[str | Path], on_error: OnError = raise_error, names: Fields = DEFAULT
+) -> Iterator[Product]:
     """All products of a dump, in sequence."""
     for source in expand(paths):
-        for document in documents(source, on_error):
+        for document in documents(source, on_error, names.collection):
             try:
-                product = parse(document)
+                product = parse(document, names)
             except DumpError as error:
                 on_error(error)
                 continue
@@ -249,12 +303,12 @@ class DumpReader:
     files again.
     """
 
-    def __init__(self, sources: Sequence[DumpFile]) -> None:
-        self.sources = sources
+    def __init__(self, sources: Sequence[DumpFile], names: Fields = DEFAULT) -> None:
+        self.sources, self.names = sources, names
         self._open: dict[int, BinaryIO] = {}
 
     def __reduce__(self) -> tuple:
-        return DumpReader, (self.sources,)
+        return DumpReader, (self.sources, self.names)
 
     def __enter__(self) -> "DumpReader":
         return self
@@ -280,4 +334,4 @@ class DumpReader:
         if xxhash.xxh3_64_intdigest(data) != digest:
             detail = "not the document that was indexed; the file changed since"
             raise DumpError(path, offset, "changed", detail, fatal=True)
-        return parse(Document(path, offset, data))
+        return parse(Document(path, offset, data), self.names)

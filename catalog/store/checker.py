@@ -1,4 +1,4 @@
-"""Reads products of a dump and has their images checked by all cores, a bounded number under
+"""Reads products of a source and has their images checked by all cores, a bounded number under
 way."""
 
 import contextlib
@@ -8,9 +8,9 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 from joblib.externals.loky import ProcessPoolExecutor
@@ -18,8 +18,9 @@ from joblib.externals.loky import ProcessPoolExecutor
 from catalog.config import CatalogConfig
 from catalog.errors import ImageError
 from catalog.parallel import in_order
-from catalog.sources.bson_reader import DumpReader, Product
-from catalog.sources.dump_index import DumpIndex, partition
+from catalog.sources.dump_index import partition
+from catalog.sources.photo_list import Photos
+from catalog.sources.source import ProductSource
 from catalog.store.image_checks import CheckedImage, check
 
 P = ParamSpec("P")
@@ -33,52 +34,69 @@ Checks = list[list[CheckedImage | ImageError]]
 """One list per product, one element per image."""
 
 
-class CheckedProduct(NamedTuple):
-    """A product of `row` of the index, and what the check of each of its images gave."""
+class ReadProduct(NamedTuple):
+    """What ingest reads of the product in a row of the source. `names` are those of its photos."""
 
     row: int
-    product: Product
+    photos: Photos
+    names: list[str | None]
+    text: str
+    columns: list[Any]
+
+
+class CheckedProduct(NamedTuple):
+    """A product, and what the check of each of its photos gave."""
+
+    product: ReadProduct
     images: list[CheckedImage | ImageError]
 
 
 def checked_chunks(
-    index: DumpIndex,
+    source: ProductSource,
     rows: np.ndarray,
     config: CatalogConfig,
     jobs: int,
     executor: Executor | None = None,
 ) -> Iterator[list[CheckedProduct]]:
-    """The products in these rows of the index (int64 [P]), checked, in the order of the rows.
+    """The products in these rows of the source (int64 [P]), checked, in the order of the rows.
 
     `jobs` processes check. A caller's own `executor` is used and left open, with `jobs` workers in
-    it. Raises DumpError if the dump changed since it was indexed, BrokenExecutor if a worker died.
+    it. Raises DumpError if a dump changed since it was indexed, BrokenExecutor if a worker died.
     """
-    read: deque[tuple[list[int], list[Product]]] = deque()
+    read: deque[list[ReadProduct]] = deque()
 
     def submit(chunk: np.ndarray) -> Future[Checks]:
-        products = [reader.product(*index.location(row)) for row in chunk]
-        read.append((chunk.tolist(), products))
-        return pool.submit(check_products, [product.images for product in products], config)
+        products = [_read(source, row, config.columns) for row in chunk.tolist()]
+        read.append(products)
+        return pool.submit(check_products, [product.photos for product in products], config)
 
-    with DumpReader(index.sources) as reader, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         pool = executor or stack.enter_context(_executor(jobs))
-        for checks in in_order(submit, _chunks(rows, index.length), _IN_FLIGHT * jobs):
-            columns = zip(*read.popleft(), checks, strict=True)
-            yield list(itertools.starmap(CheckedProduct, columns))
+        for checks in in_order(submit, _chunks(rows, source.length), _IN_FLIGHT * jobs):
+            pairs = zip(read.popleft(), checks, strict=True)
+            yield list(itertools.starmap(CheckedProduct, pairs))
+
+
+def _read(source: ProductSource, row: int, columns: Sequence[str]) -> ReadProduct:
+    photos = source.read(row)
+    names = [source.photo_name(row, position) for position in range(len(photos))]
+    return ReadProduct(row, photos, names, source.text(row), source.columns(row, columns))
 
 
 def _chunks(rows: np.ndarray, length: np.ndarray) -> list[np.ndarray]:
-    """The rows in chunks of about _CHUNK_BYTES of documents."""
+    """The rows in chunks of about _CHUNK_BYTES."""
     return [rows[first:end] for first, end in partition(length[rows], _CHUNK_BYTES)]
 
 
-def check_products(products: list[tuple[bytes | None, ...]], config: CatalogConfig) -> Checks:
+def check_products(products: list[Photos], config: CatalogConfig) -> Checks:
     """Checks every image of some products; an error takes the place of an image that fails. Runs in
     worker processes."""
     return [[_checked(data, config) for data in images] for images in products]
 
 
-def _checked(data: bytes | None, config: CatalogConfig) -> CheckedImage | ImageError:
+def _checked(data: bytes | ImageError, config: CatalogConfig) -> CheckedImage | ImageError:
+    if isinstance(data, ImageError):
+        return data
     try:
         return check(data, config)
     except ImageError as error:

@@ -24,11 +24,9 @@ class CheckedImage(NamedTuple):
     format: str
 
 
-def check(data: bytes | None, config: CatalogConfig) -> CheckedImage:
+def check(data: bytes, config: CatalogConfig) -> CheckedImage:
     """Decodes one image and applies the rules. Raises ImageError as `decode` does, or with reason
-    `no_picture` or `too_long`."""
-    if data is None:
-        raise ImageError("no_picture", "the element of imgs has no binary field `picture`")
+    `too_long`."""
     try:
         return _checked(data, config)
     except ImageError as error:

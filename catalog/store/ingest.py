@@ -1,6 +1,6 @@
-"""Ingest: from a dump to a store. First a plan, made on the index alone: splits and caps. Then only
-the chosen images are read, checked by all cores, and written by one process. Killed at any moment,
-the same command goes on.
+"""Ingest: from a source of products to a store. First a plan, made on what it lists: splits and
+caps. Then only the chosen images are read, checked by all cores, and written by one process. Killed
+at any moment, the same command goes on.
 
 Ingesting the same dump again changes nothing. A later dump adds products, whose splits are dealt so
 that the shares hold, and may push products out from under a cap (`dropped`).
@@ -19,14 +19,17 @@ from typing import Any
 from catalog.config import CatalogConfig
 from catalog.errors import ArtifactError, ShelfsortError
 from catalog.sources.damage import require_whole
-from catalog.sources.dump_index import DumpIndex, open_index
+from catalog.sources.keys import Key
+from catalog.sources.source import ProductSource, open_source
 from catalog.splits import SPLITS
-from catalog.store.plan import classes_of_corrections, plan, require_known, stored_labels
+from catalog.store.plan import Listed, classes_of_corrections, plan, require_known, stored_labels
 from catalog.store.schema import (
     count_rejects,
     create_tables,
     has_tables,
+    key_type_of,
     open_for_writing,
+    read_taxonomy,
     require_made_with,
 )
 from catalog.store.writer import copy, finish
@@ -77,49 +80,102 @@ def ingest_dump(
     *,
     index_folder: Path,
     jobs: int,
-    corrections: Mapping[int, int] | None = None,
+    corrections: Mapping[Key, int] | None = None,
     executor: Executor | None = None,
     rebuild: bool = False,
     accept_damage: bool = False,
 ) -> IngestSummary:
-    """Brings a dump into the store at `store` and returns what the store holds.
+    """Brings dumps, a folder or a table into the store at `store` and returns what the store holds.
 
-    `categories` is category_names.csv; without it the ids of the first dump are the taxonomy.
-    `jobs` processes decode, or the workers of `executor`. `corrections`, product id -> category id,
-    overrule the dump and the store; the split of a product stays. `rebuild` removes the store
-    first, once dump, categories and corrections are known to make another. `accept_damage` goes on
-    without what a damaged file has lost.
+    `categories` is category_names.csv; without it the ids, or names, of the first source are the
+    taxonomy. `jobs` processes decode, or the workers of `executor`. `corrections`, the shop's key
+    -> category id, overrule the source and the store; the split of a product stays. `rebuild`
+    removes the store first, once source, categories and corrections are known to make another.
+    `accept_damage` goes on without what a damaged file has lost.
 
     Raises DamagedSourceError if a file is damaged; ArtifactError if the store is damaged, made with
-    other settings or categories, unfinished or not writable; ShelfsortError if no product of the
-    dump has a known category.
+    other settings or categories, unfinished or not writable; ShelfsortError if no product has a
+    known category, or no photo can be used.
     """
     corrections = corrections or {}
-    dumped = open_index(dumps, index_folder)
-    index = dumped.relabelled(corrections)
-    require_whole(dumps[0], len(index), index.rejects, accept_damage)
+    source = open_source(dumps, index_folder, config)
+    require_whole(dumps[0], len(source), source.rejects, accept_damage)
     taxonomy = Taxonomy.from_csv(categories) if categories else None
-    if rebuild or not store.exists():
-        taxonomy = taxonomy or _taxonomy_of(index)
+    new = rebuild or not store.exists()
+    if new:
+        taxonomy = taxonomy or _taxonomy_of(source)
         classes_of_corrections(corrections, taxonomy)
-        require_known(index, taxonomy.class_index(index.category_id))
+        listed = Listed.of(source, taxonomy, corrections)
+        require_known(listed, taxonomy.class_index(listed.category_id))
         store.unlink(missing_ok=True)
     with _explained(store), closing(open_for_writing(store)) as connection:
         if not has_tables(connection):
-            create_tables(connection, config, taxonomy or _taxonomy_of(index))
+            taxonomy = taxonomy or _taxonomy_of(source)
+            create_tables(connection, config, taxonomy, source.keys.type)
         require_made_with(connection, store, config, taxonomy)
-        stored, original = stored_labels(connection, corrections), dumped.labels_of(corrections)
-        if changed := plan(connection, store, index, corrections, config):
-            copy(connection, index, config, jobs, executor)
-            finish(connection, index, config)
+        source = _with_keys_of(connection, store, source)
+        listed = Listed.of(source, read_taxonomy(connection), corrections)
+        better = _by_number(connection, source, corrections)
+        original = Listed.of(source, read_taxonomy(connection), {}).labels_of(better)
+        stored = stored_labels(connection, better)
+        if changed := plan(connection, store, listed, better, config):
+            copy(connection, source, config, jobs, executor)
+            finish(connection, listed.fingerprint, config)
         now, first = original | stored, stored | original
-        return _summary(
+        summary = _summary(
             connection,
             changed,
             corrections=len(now),
-            corrected=sum(corrections[i] != label for i, label in now.items()),
-            labels_before={i: label for i, label in first.items() if corrections[i] != label},
+            corrected=sum(better[i] != label for i, label in now.items()),
+            labels_before={i: label for i, label in first.items() if better[i] != label},
         )
+    _require_photos(store, source, summary, new)
+    return summary
+
+
+def _with_keys_of(
+    connection: sqlite3.Connection, path: Path, source: ProductSource
+) -> ProductSource:
+    """The source with the numbers that the store has given its keys. Raises ArtifactError if the
+    store's are integers and the source's are texts."""
+    key_type = key_type_of(connection)
+    known = dict(connection.execute("SELECT key, product_id FROM keys"))
+    try:
+        return source.with_keys(source.keys.of_type(key_type, known))
+    except ValueError as error:
+        problem = (
+            f"its products have integers as keys, those of {source.roots[0]} texts, such as "
+            f"{next(key for key in source.keys if key)!r}; one catalogue has keys of one type"
+        )
+        raise ArtifactError(path, problem, "ingest") from error
+
+
+def _by_number(
+    connection: sqlite3.Connection, source: ProductSource, corrections: Mapping[Key, int]
+) -> dict[int, int]:
+    """Corrections by product id, of the products that the source or the store have."""
+    known = dict(connection.execute("SELECT key, product_id FROM keys"))
+    if source.keys.texts is not None:
+        known |= dict(zip(source.keys.texts, source.keys.numbers.tolist(), strict=True))
+    better = {}
+    for key, category in corrections.items():
+        number = known.get(str(key), key if isinstance(key, int) else -1)
+        if number >= 0:
+            better[number] = category
+    return better
+
+
+def _require_photos(store: Path, source: ProductSource, summary: IngestSummary, new: bool) -> None:
+    """Raises ShelfsortError if a store has no photo that can be used, and removes a new one."""
+    if any(split["images"] for split in summary.kept.values()):
+        return
+    if new:
+        store.unlink()
+    counts = ", ".join(f"{reason} {n}" for reason, n in summary.rejects.items())
+    raise ShelfsortError(
+        f"{source.roots[0]}: expected photos that can be used, found none of {summary.images}: "
+        f"{counts or 'all are blank'}; are catalog.fields the names of the fields?"
+    )
 
 
 @contextlib.contextmanager
@@ -137,15 +193,17 @@ def _explained(store: Path) -> Iterator[None]:
         raise ArtifactError(store, f"not readable as a store ({error})", "ingest") from error
 
 
-def _taxonomy_of(index: DumpIndex) -> Taxonomy:
+def _taxonomy_of(source: ProductSource) -> Taxonomy:
     """The categories of a new store that is given no names."""
-    labelled = index.category_id >= 0
-    if not labelled.any():
+    labelled = source.category_id[source.category_id >= 0]
+    if not len(labelled):
         raise ShelfsortError(
-            f"{index.sources[0].path}: no product has a category_id; "
-            "a store is made from a labelled dump"
+            f"{source.roots[0]}: no product has a category_id; "
+            "a store is made from labelled products"
         )
-    return Taxonomy.from_ids(index.category_id[labelled])
+    if source.category_names is not None:
+        return Taxonomy.from_names(source.category_names)
+    return Taxonomy.from_ids(labelled)
 
 
 def _summary(connection: sqlite3.Connection, changed: bool, **corrected: Any) -> IngestSummary:

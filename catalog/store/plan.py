@@ -1,20 +1,26 @@
-"""What an ingest will do, decided on the index of the dump alone: which products are new, their
+"""What an ingest will do, decided on what the source lists: which products are new, their
 splits, and which of them a cap leaves out. Written to the store in one transaction; nothing of the
 photos is read."""
 
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import xxhash
 
-from catalog.arrays import starts_group
+from catalog.arrays import find_rows, starts_group
+from catalog.artifacts import fingerprint
 from catalog.config import CatalogConfig
 from catalog.errors import ArtifactError, ShelfsortError
 from catalog.image_table import POSITIONS
-from catalog.sources.dump_index import DumpIndex
-from catalog.splits import SPLITS, deal, select
+from catalog.sources.categories import NONE, resolved
+from catalog.sources.keys import Key, Keys
+from catalog.sources.source import ProductSource, reject_of
+from catalog.splits import SPLITS, deal, deal_groups, deal_official, select
 from catalog.store.schema import (
     add_rejects,
     fetch_columns,
@@ -24,32 +30,72 @@ from catalog.store.schema import (
 from catalog.taxonomy import Taxonomy
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A source whose keys have the store's numbers, and its products' category ids in the store's
+    taxonomy, int64 [N]; -1 if a product has none, -2 if it is not in the taxonomy."""
+
+    source: ProductSource
+    category_id: np.ndarray
+    fingerprint: str
+    """The source's, and of the better labels if any of its products has one."""
+
+    @classmethod
+    def of(
+        cls, source: ProductSource, taxonomy: Taxonomy, corrections: Mapping[Key, int]
+    ) -> "Listed":
+        """What a source lists, with an analyst's better labels."""
+        ids = resolved(source.category_id, source.category_names, taxonomy)
+        better, content = _relabelled(ids, source.keys, corrections), source.fingerprint
+        if (better != ids).any():
+            content = fingerprint([content, xxhash.xxh3_128_hexdigest(better.tobytes())])
+        return cls(source, better, content)
+
+    def labels_of(self, product_ids: Iterable[int]) -> dict[int, int]:
+        """Product id -> category id of those of these products that the source has a category
+        of."""
+        ids = np.array(list(product_ids), dtype=np.int64)
+        numbers = self.source.keys.numbers
+        rows = find_rows(numbers, ids, np.argsort(numbers, kind="stable"))
+        labels = np.where(rows >= 0, self.category_id[rows], -1)
+        return {i: c for i, c in zip(ids.tolist(), labels.tolist(), strict=True) if c >= 0}
+
+
+def _relabelled(ids: np.ndarray, keys: Keys, labels: Mapping[Key, int]) -> np.ndarray:
+    """Category ids with those of `labels` in their place; labels of other products are ignored."""
+    if not labels:
+        return ids
+    row_labels = [labels.get(key, -1) for key in keys]
+    return np.where(np.array(row_labels, dtype=np.int64) >= 0, row_labels, ids)
+
+
 def plan(
     connection: sqlite3.Connection,
     path: Path,
-    index: DumpIndex,
+    listed: Listed,
     corrections: Mapping[int, int],
     config: CatalogConfig,
 ) -> bool:
     """Deals the new products to the splits, moves the corrected ones and applies the caps. Whether
-    there is something to copy: False if the dump is in the store already.
+    there is something to copy: False if the source is in the store already. `corrections`: product
+    id -> category id.
 
-    Raises ArtifactError if another dump's ingest is unfinished.
+    Raises ArtifactError if another source's ingest is unfinished.
     """
     moved = _corrected(connection, corrections)
     states = dict(connection.execute("SELECT fingerprint, state FROM dumps"))
-    fingerprint = index.fingerprint
-    if fingerprint in states and not moved:
-        return states[fingerprint] == "planned"
-    _require_finished(connection, path, fingerprint)
+    source = listed.source
+    if listed.fingerprint in states and not moved:
+        return states[listed.fingerprint] == "planned"
+    _require_finished(connection, path, listed.fingerprint)
     with transaction(connection):
-        paths = json.dumps([source.path for source in index.sources])
-        row = (fingerprint, paths, len(index), int(index.n_images.sum()), "planned")
+        paths = json.dumps(source.roots)
+        row = (listed.fingerprint, paths, len(source), int(source.n_images.sum()), "planned")
         connection.execute("INSERT OR REPLACE INTO dumps VALUES (?, ?, ?, ?, ?)", row)
         connection.execute("DELETE FROM meta WHERE key = 'content'")
-        add_rejects(connection, index.rejects)
+        add_rejects(connection, source.rejects)
         _move(connection, moved)
-        _add_products(connection, index, config.seed)
+        _add_products(connection, listed, config.seed)
         _apply_caps(connection, config)
     return True
 
@@ -94,60 +140,93 @@ def _move(connection: sqlite3.Connection, moved: Sequence[tuple[int, int]]) -> N
     connection.executemany(query, spans)
 
 
-def _add_products(connection: sqlite3.Connection, index: DumpIndex, seed: int) -> None:
+def _add_products(connection: sqlite3.Connection, listed: Listed, seed: int) -> None:
     """Deals the products that the store doesn't have yet to the splits."""
-    taxonomy = read_taxonomy(connection)
-    classes = taxonomy.class_index(index.category_id)
-    require_known(index, classes)
-    _reject_unknown(connection, index, classes)
-    new = _new_rows(connection, index, classes)
+    taxonomy, source = read_taxonomy(connection), listed.source
+    classes = taxonomy.class_index(listed.category_id)
+    require_known(listed, classes)
+    _reject_unknown(connection, listed, classes)
+    new = _new_rows(connection, source, classes)
     existing = np.zeros((len(taxonomy), len(SPLITS)), dtype=np.int64)
     query = "SELECT class_index, split, count(*) FROM products GROUP BY 1, 2"
     for class_index, name, count in connection.execute(query):
         existing[class_index, SPLITS.index(name)] = count
-    split = deal(classes[new], index.product_id[new], existing, seed)
-    digest = index.digest[new].astype(np.int64)
-    columns = (index.product_id[new], classes[new], split, index.n_images[new], digest)
+    numbers, digest = source.keys.numbers[new], source.digest[new].astype(np.int64)
+    split = deal(classes[new], numbers, existing, seed)
+    split = _given(source, new, classes[new], split, seed)
+    columns = (numbers, classes[new], split, source.n_images[new], digest)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     connection.executemany(
         "INSERT INTO products VALUES (?, ?, ?, 'pending', ?, ?, NULL)",
         ((i, c, SPLITS[s], n, d) for i, c, s, n, d in rows),
     )
+    if (texts := source.keys.texts) is not None:
+        pairs = ((number, texts[row]) for number, row in zip(numbers.tolist(), new, strict=True))
+        named = [(number, text) for number, text in pairs if str(number) != text]
+        connection.executemany("INSERT INTO keys VALUES (?, ?)", named)
 
 
-def _reject_unknown(connection: sqlite3.Connection, index: DumpIndex, classes: np.ndarray) -> None:
+def _given(
+    source: ProductSource, rows: np.ndarray, classes: np.ndarray, split: np.ndarray, seed: int
+) -> np.ndarray:
+    """The splits that were dealt, but where the source itself has splits, or groups."""
+    official = np.array([source.split(row) or "" for row in rows.tolist()], dtype=object)
+    if any(official):
+        split = deal_official(classes, source.keys.numbers[rows], official, split, seed)
+    groups = [source.group(row) for row in rows.tolist()]
+    if any(group is not None for group in groups):
+        split = deal_groups(groups, split, seed)
+    return split
+
+
+def _reject_unknown(connection: sqlite3.Connection, listed: Listed, classes: np.ndarray) -> None:
     """Rejects the rows without a known category, in place of those of an earlier plan: corrections
     may have given some a category."""
     stale = "DELETE FROM rejects WHERE reason = 'unknown_category' AND source = ?"
-    connection.executemany(stale, [(source.path,) for source in index.sources])
+    source = listed.source
+    unknown = np.flatnonzero(classes < 0).tolist()
+    places = {source.place(row, -1)[0] for row in unknown} | set(source.roots)
+    connection.executemany(stale, [(place,) for place in places])
     rejects = []
-    for row in np.flatnonzero(classes < 0).tolist():
-        category = int(index.category_id[row])
-        missing = "category_id is missing"
-        unknown = f"category_id {category} is not in the taxonomy"
-        detail = missing if category < 0 else unknown
-        rejects.append(index.reject(row, "unknown_category", detail))
+    for row in unknown:
+        detail = _unknown(int(listed.category_id[row]), source, row)
+        rejects.append(reject_of(source, row, "unknown_category", detail))
     add_rejects(connection, rejects)
 
 
-def _new_rows(connection: sqlite3.Connection, index: DumpIndex, classes: np.ndarray) -> np.ndarray:
-    """The rows of the index, int64, that are products of a known category and not in the store.
+def _unknown(category: int, source: ProductSource, row: int) -> str:
+    """Why the category of a row is not known."""
+    if category >= 0:
+        return f"category_id {category} is not in the taxonomy"
+    place, names = int(source.category_id[row]), source.category_names
+    if place >= 0 and names:
+        return f"category {names[place]!r} is not in the taxonomy"
+    if category == NONE:
+        return "category_id is missing"
+    return "category_id is no integer from 0 to 2^63 - 1, and no name of a category"
 
-    Rejects those whose _id has other content elsewhere. What the store has stays; within a dump the
-    document of the lowest digest does, so that the order of the dump doesn't matter.
+
+def _new_rows(
+    connection: sqlite3.Connection, source: ProductSource, classes: np.ndarray
+) -> np.ndarray:
+    """The rows of a source, int64, that are products of a known category and not in the store.
+
+    Rejects those whose key has other content elsewhere. What the store has stays; within a source
+    the row of the lowest digest does, so that the order of a dump doesn't matter.
     """
     known = np.flatnonzero(classes >= 0)
     query = "SELECT product_id, digest FROM products"
     stored_id, stored_digest = fetch_columns(connection, query, (), 2)
-    ids = np.concatenate([stored_id, index.product_id[known]])
-    digests = np.concatenate([stored_digest, index.digest[known].astype(np.int64)])
+    ids = np.concatenate([stored_id, source.keys.numbers[known]])
+    digests = np.concatenate([stored_digest, source.digest[known].astype(np.int64)])
     rows = np.concatenate([np.full(len(stored_id), -1), known])
     order = np.lexsort((digests, rows >= 0, ids))
     first = starts_group(ids[order])
     kept_digest = digests[order][first][np.cumsum(first) - 1]
     conflicts = rows[order][digests[order] != kept_digest].tolist()
     detail = "another document with this _id and other content is in the store"
-    add_rejects(connection, (index.reject(row, "conflicting_product", detail) for row in conflicts))
+    reason = "conflicting_product"
+    add_rejects(connection, (reject_of(source, row, reason, detail) for row in conflicts))
     kept = rows[order][first]
     return kept[kept >= 0]
 
@@ -168,20 +247,21 @@ def _apply_caps(connection: sqlite3.Connection, config: CatalogConfig) -> None:
         )
 
 
-def require_known(index: DumpIndex, classes: np.ndarray) -> None:
-    """Raises ShelfsortError if no row of the index has a class: such a dump is the wrong one."""
+def require_known(listed: Listed, classes: np.ndarray) -> None:
+    """Raises ShelfsortError if no row of the source has a class: such a source is the wrong one."""
     if (classes >= 0).any():
         return
-    without = int((index.category_id < 0).sum())
+    source = listed.source
+    without = int((listed.category_id == NONE).sum())
     raise ShelfsortError(
-        f"{index.sources[0].path}: expected products of the known categories, found none: "
-        f"{without} without category_id, {len(index) - without} of unknown categories, "
-        f"{len(index.rejects)} unreadable; "
-        "give a labelled dump and the category_names.csv that belongs to it"
+        f"{source.roots[0]}: expected products of the known categories, found none: "
+        f"{without} without category_id, {len(source) - without} of unknown categories, "
+        f"{len(source.rejects)} unreadable; "
+        "give labelled products and the category_names.csv that belongs to them"
     )
 
 
-def classes_of_corrections(corrections: Mapping[int, int], taxonomy: Taxonomy) -> list[int]:
+def classes_of_corrections(corrections: Mapping[Any, int], taxonomy: Taxonomy) -> list[int]:
     """The class index of each correction. Raises ShelfsortError if there is no such category."""
     classes = taxonomy.class_index(np.array(list(corrections.values()), dtype=np.int64)).tolist()
     for (product, category), class_index in zip(corrections.items(), classes, strict=True):

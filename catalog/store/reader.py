@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas
 import xxhash
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -18,14 +19,18 @@ from scipy.sparse.csgraph import connected_components
 from catalog.errors import ArtifactError
 from catalog.image_table import POSITIONS, ImageTable
 from catalog.sources.dump_index import Reject
+from catalog.sources.keys import Key, KeyType
 from catalog.splits import SPLITS
+from catalog.store.columns import frame
 from catalog.store.schema import (
-    FIRST_SCHEMA,
+    OLD_SCHEMAS,
     SCHEMA,
     USED,
     content_of,
     count_rejects,
     fetch_columns,
+    has_table,
+    key_type_of,
     read_taxonomy,
 )
 from catalog.taxonomy import Taxonomy
@@ -112,7 +117,7 @@ class Store:
             raise ArtifactError(
                 self.path, f"not readable as a store ({error})", "ingest"
             ) from error
-        if (schema := meta.get("schema")) not in (str(FIRST_SCHEMA), str(SCHEMA)):
+        if (schema := meta.get("schema")) not in (*OLD_SCHEMAS, str(SCHEMA)):
             raise ArtifactError(self.path, f"store of schema {schema}, expected {SCHEMA}", "ingest")
         if unfinished or "content" not in meta:
             sources = ", ".join(json.loads(unfinished[0])) if unfinished else "its dump"
@@ -138,7 +143,7 @@ class Store:
         with self._reading() as connection:
             return fetch_columns(connection, query, parameters, width)
 
-    def _rows_of(self, query: str, ids: Sequence[int]) -> Iterator[tuple]:
+    def _rows_of(self, query: str, ids: Sequence[int | str]) -> Iterator[tuple]:
         """The rows of a query that ends in `IN`, for some ids, in any order."""
         for start in range(0, len(ids), _CHUNK):
             chunk = ids[start : start + _CHUNK]
@@ -249,6 +254,53 @@ class Store:
         query = "SELECT product_id, text FROM products WHERE text NOT NULL AND product_id IN"
         text_of = dict(self._rows_of(query, wanted))
         return [text_of.get(i, "") for i in wanted]
+
+    def columns(self, product_ids: np.ndarray) -> pandas.DataFrame:
+        """The columns of some products that the store was told to keep (`catalog.columns`), one row
+        per product in the order asked. What is missing is NaN, NaT or None.
+
+        store.columns(store.images("train").product_id)["price"]
+        """
+        names, wanted = self.settings.get("columns", []), product_ids.tolist()
+        rows: dict[int, str] = {}
+        if names:
+            query = "SELECT product_id, content FROM columns WHERE product_id IN"
+            rows = dict(self._rows_of(query, list(dict.fromkeys(wanted))))
+        return frame(names, [rows.get(i) for i in wanted])
+
+    @property
+    def key_type(self) -> KeyType:
+        """What the shop's own keys are, `int` or `text`."""
+        with self._reading() as connection:
+            return key_type_of(connection)
+
+    def keys(self, product_ids: np.ndarray) -> list[Key]:
+        """The shop's own keys of some products, in the order asked. Inverse: `numbers`."""
+        wanted = product_ids.tolist()
+        text_of: dict[int, str] = {}
+        if self._has_keys():
+            query = "SELECT product_id, key FROM keys WHERE product_id IN"
+            text_of = dict(self._rows_of(query, list(dict.fromkeys(wanted))))
+        typed = int if self.key_type == "int" else str
+        return [typed(text_of.get(i, i)) for i in wanted]
+
+    def numbers(self, keys: Sequence[Key]) -> np.ndarray:
+        """The product ids of the shop's own keys, int64 [N]; -1 for what the store doesn't have."""
+        texts = list(map(str, keys))
+        found: dict[str, int] = {}
+        if self._has_keys():
+            query = "SELECT key, product_id FROM keys WHERE key IN"
+            found = dict(self._rows_of(query, list(dict.fromkeys(texts))))
+        if self.key_type == "int":
+            small = [int(t) for t in texts if t.isascii() and t.isdecimal() and len(t) < 16]
+            query = "SELECT product_id FROM products WHERE product_id IN"
+            here = {i for (i,) in self._rows_of(query, list(dict.fromkeys(small)))}
+            found = {str(i): i for i in here} | found
+        return np.array([found.get(text, -1) for text in texts], dtype=np.int64)
+
+    def _has_keys(self) -> bool:
+        with self._reading() as connection:
+            return has_table(connection, "keys")
 
     def picture_digests(self, image_ids: np.ndarray) -> list[str]:
         """The digest of some images' bytes (xxh3_128, hexadecimal), in the order asked."""

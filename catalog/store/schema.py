@@ -13,11 +13,13 @@ import xxhash
 from catalog.artifacts import require_same
 from catalog.config import CatalogConfig
 from catalog.sources.dump_index import Reject
+from catalog.sources.keys import KeyType
 from catalog.taxonomy import Category, Taxonomy
 
-SCHEMA = 2
-FIRST_SCHEMA = 1
-"""Read as well: its products have no column `text`; the next ingest adds it."""
+SCHEMA = 3
+OLD_SCHEMAS = ("1", "2")
+"""Read as well. They keep their number, as their fingerprint knows the documents of the dump; the
+next ingest adds the tables and columns that they lack."""
 
 USED = "status IN ('ok', 'duplicate')"
 """SQL: images that are evaluated; of those the `ok` ones are fitted."""
@@ -38,13 +40,18 @@ CREATE TABLE images (image_id INTEGER PRIMARY KEY,
   status TEXT NOT NULL CHECK (status IN ('ok', 'duplicate', 'blank', 'undecodable')),
   duplicate_of INTEGER, digest BLOB NOT NULL,
   width INTEGER NOT NULL, height INTEGER NOT NULL, format TEXT NOT NULL,
-  n_bytes INTEGER NOT NULL);
+  n_bytes INTEGER NOT NULL, name TEXT);
 CREATE INDEX images_by_digest ON images (digest);
 CREATE TABLE blobs (image_id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE rejects (source TEXT NOT NULL, offset INTEGER NOT NULL, position INTEGER NOT NULL,
-  product_id INTEGER NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL,
+  product_id NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL,
   PRIMARY KEY (source, offset, position)) WITHOUT ROWID;
 """
+NEW_TABLES = """
+CREATE TABLE IF NOT EXISTS keys (product_id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS columns (product_id INTEGER PRIMARY KEY, content TEXT NOT NULL)
+"""
+"""Of schema 3: keys that are not the product's id itself; further columns of products, as JSON."""
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
@@ -74,20 +81,21 @@ def has_tables(connection: sqlite3.Connection) -> bool:
 
 
 def create_tables(
-    connection: sqlite3.Connection, config: CatalogConfig, taxonomy: Taxonomy
+    connection: sqlite3.Connection, config: CatalogConfig, taxonomy: Taxonomy, key_type: KeyType
 ) -> None:
     """Makes the tables of a new store and fills `meta` and `categories`, in one transaction."""
     meta = {
         "schema": str(SCHEMA),
-        "settings": json.dumps(config.model_dump(mode="json")),
+        "settings": json.dumps(config.shape()),
         "taxonomy": taxonomy.fingerprint,
+        "key_type": key_type,
     }
     categories = (
         (class_index, c.category_id, c.level1, c.level2, c.level3)
         for class_index, c in enumerate(taxonomy.categories)
     )
     with transaction(connection):
-        for statement in TABLES.split(";"):
+        for statement in (TABLES + NEW_TABLES).split(";"):
             connection.execute(statement)
         connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         connection.executemany("INSERT INTO categories VALUES (?, ?, ?, ?, ?)", categories)
@@ -97,27 +105,43 @@ def require_made_with(
     connection: sqlite3.Connection, path: Path, config: CatalogConfig, taxonomy: Taxonomy | None
 ) -> None:
     """Raises ArtifactError unless a store has this schema, these settings and, if one is given,
-    this taxonomy. Upgrades a store of the first schema."""
+    this taxonomy. Adds what a store of an older schema lacks."""
     meta = dict(connection.execute("SELECT key, value FROM meta"))
-    of_first_schema = meta.get("schema") == str(FIRST_SCHEMA)
-    if not of_first_schema:
+    old = meta.get("schema") in OLD_SCHEMAS
+    if not old:
         require_same(path, {"schema": str(SCHEMA)}, {"schema": meta.get("schema")}, "ingest")
     # A key that is younger than the store has its default.
-    settings = CatalogConfig().model_dump(mode="json") | json.loads(meta["settings"])
+    settings = CatalogConfig().shape() | json.loads(meta["settings"])
     expected = {
-        "settings": config.model_dump(mode="json"),
+        "settings": config.shape(),
         "taxonomy": taxonomy.fingerprint if taxonomy else meta["taxonomy"],
     }
     require_same(path, expected, {"settings": settings, "taxonomy": meta["taxonomy"]}, "ingest")
-    if of_first_schema:
-        _add_text_column(connection)
+    if old:
+        _complete(connection)
 
 
-def _add_text_column(connection: sqlite3.Connection) -> None:
-    """What a store of the first schema lacks; its content, and so its fingerprint, stay."""
-    columns = [column[1] for column in connection.execute("PRAGMA table_info (products)")]
-    if "text" not in columns:
-        connection.execute("ALTER TABLE products ADD COLUMN text TEXT")
+def _complete(connection: sqlite3.Connection) -> None:
+    """What a store of an older schema lacks; its content, and so its fingerprint, stay."""
+    for table, name in (("products", "text"), ("images", "name")):
+        columns = [column[1] for column in connection.execute(f"PRAGMA table_info ({table})")]
+        if name not in columns:
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} TEXT")
+    for statement in NEW_TABLES.split(";"):
+        connection.execute(statement)
+
+
+def key_type_of(connection: sqlite3.Connection) -> KeyType:
+    """What the keys of a store's products are: integers before schema 3."""
+    query = "SELECT value FROM meta WHERE key = 'key_type'"
+    row = connection.execute(query).fetchone()
+    return "text" if row and row[0] == "text" else "int"
+
+
+def has_table(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether the store has a table, which those of older schemas may lack."""
+    query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+    return connection.execute(query, (name,)).fetchone() is not None
 
 
 def add_rejects(connection: sqlite3.Connection, rejects: Iterable[Reject]) -> None:
@@ -149,14 +173,19 @@ def count_rejects(connection: sqlite3.Connection) -> dict[str, int]:
 def content_of(connection: sqlite3.Connection) -> str:
     """Fingerprint of a store's sorted rows; the digests of the images stand for their bytes."""
     state = xxhash.xxh3_128()
-    settings = connection.execute("SELECT value FROM meta WHERE key = 'settings'").fetchone()[0]
+    meta = dict(connection.execute("SELECT key, value FROM meta"))
     texts = "SELECT product_id, text FROM products WHERE text NOT NULL ORDER BY 1"
+    # The same products give the same fingerprint, whether they came as documents or otherwise.
+    document = ", digest" if meta["schema"] in OLD_SCHEMAS else ""
+    further = [name for name in ("keys", "columns") if has_table(connection, name)]
     queries = (
         "SELECT value FROM meta WHERE key IN ('schema', 'settings', 'taxonomy') ORDER BY key",
-        "SELECT product_id, class_index, split, state, n_images, digest FROM products ORDER BY 1",
+        f"SELECT product_id, class_index, split, state, n_images{document} FROM products"
+        " ORDER BY 1",
         "SELECT image_id, split, status, duplicate_of, hex(digest), width, height"
         " FROM images ORDER BY 1",
-        *([texts] if json.loads(settings).get("text") else []),
+        *([texts] if json.loads(meta["settings"]).get("text") else []),
+        *(f"SELECT * FROM {name} ORDER BY product_id" for name in further),
     )
     for query in queries:
         for row in connection.execute(query):

@@ -1,4 +1,4 @@
-"""The copy: what was planned is read from the dump, checked by all cores, and written by this
+"""The copy: what was planned is read from the source, checked by all cores, and written by this
 process alone, in transactions of a few megabytes. Killed at any moment, the next ingest goes on."""
 
 import sqlite3
@@ -12,9 +12,10 @@ from catalog.config import CatalogConfig
 from catalog.errors import ImageError
 from catalog.image_table import POSITIONS
 from catalog.progress import progress
-from catalog.sources.dump_index import DumpIndex
+from catalog.sources.source import ProductSource, reject_of
 from catalog.splits import PRECEDENCE, SPLITS, product_hash
 from catalog.store.checker import CheckedProduct, checked_chunks
+from catalog.store.columns import encode
 from catalog.store.schema import add_rejects, content_of, fetch_columns, transaction
 
 _COMMIT_BYTES = 16 * 2**20
@@ -22,7 +23,7 @@ _COMMIT_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class PendingProducts:
-    """Products that are planned and not yet copied, in the order of the dump: `row` of the index,
+    """Products that are planned and not yet copied, in the order of the source: `row` of it,
     `class_index`, and `split` (index into SPLITS), int64 [P] each."""
 
     row: np.ndarray
@@ -32,22 +33,22 @@ class PendingProducts:
 
 def copy(
     connection: sqlite3.Connection,
-    index: DumpIndex,
+    source: ProductSource,
     config: CatalogConfig,
     jobs: int,
     executor: Executor | None,
 ) -> None:
     """Reads, checks and writes the images of every pending product, a transaction every 16 MiB."""
-    pending = _pending(connection, index)
+    pending = _pending(connection, source)
     written = start = 0
     with progress(len(pending.row), "ingest", "product") as bar:
-        for chunk in checked_chunks(index, pending.row, config, jobs, executor):
+        for chunk in checked_chunks(source, pending.row, config, jobs, executor):
             if not connection.in_transaction:
                 connection.execute("BEGIN IMMEDIATE")
             for number, checked in enumerate(chunk, start):
                 class_index, split = int(pending.class_index[number]), SPLITS[pending.split[number]]
-                _write_product(connection, index, checked, class_index, split, config.text)
-                written += int(index.length[checked.row])
+                _write_product(connection, source, checked, class_index, split)
+                written += int(source.length[checked.product.row])
             start += len(chunk)
             if written > _COMMIT_BYTES:
                 connection.execute("COMMIT")
@@ -57,7 +58,7 @@ def copy(
         connection.execute("COMMIT")
 
 
-def _pending(connection: sqlite3.Connection, index: DumpIndex) -> PendingProducts:
+def _pending(connection: sqlite3.Connection, source: ProductSource) -> PendingProducts:
     """Each pending product once, by its first row of the same content."""
     blocks = []
     query = (
@@ -67,49 +68,52 @@ def _pending(connection: sqlite3.Connection, index: DumpIndex) -> PendingProduct
         columns = fetch_columns(connection, query, (split,), 3)
         blocks.append(np.vstack([columns, np.full((1, columns.shape[1]), number)]))
     product_id, digest, class_index, split_number = np.concatenate(blocks, axis=1)
-    planned = find_rows(product_id, index.product_id, np.argsort(product_id))
+    numbers = source.keys.numbers
+    planned = find_rows(product_id, numbers, np.argsort(product_id))
     rows = np.flatnonzero(planned >= 0)
-    rows = rows[digest[planned[rows]] == index.digest[rows].astype(np.int64)]
-    rows = np.sort(rows[np.unique(index.product_id[rows], return_index=True)[1]])
+    rows = rows[digest[planned[rows]] == source.digest[rows].astype(np.int64)]
+    rows = np.sort(rows[np.unique(numbers[rows], return_index=True)[1]])
     return PendingProducts(rows, class_index[planned[rows]], split_number[planned[rows]])
 
 
 def _write_product(
     connection: sqlite3.Connection,
-    index: DumpIndex,
+    source: ProductSource,
     checked: CheckedProduct,
     class_index: int,
     split: str,
-    text_field: str | None,
 ) -> None:
-    """Writes one product's images and rejects, and declares it kept."""
-    product = checked.product
-    for position, (data, image) in enumerate(zip(product.images, checked.images, strict=True)):
+    """Writes one product's images, rejects and columns, and declares it kept."""
+    product, product_id = checked.product, int(source.keys.numbers[checked.product.row])
+    photos = zip(product.photos, product.names, checked.images, strict=True)
+    for position, (data, name, image) in enumerate(photos):
         if isinstance(image, ImageError):
-            reject = index.reject(checked.row, image.reason, image.detail, position)
+            reject = reject_of(source, product.row, image.reason, image.detail, position)
             add_rejects(connection, [reject])
             continue
-        image_id = product.product_id * POSITIONS + position
+        image_id = product_id * POSITIONS + position
         values = (
-            *(image_id, product.product_id, position, class_index, split, image.status, None),
-            *(image.digest, image.width, image.height, image.format, len(data or b"")),
+            *(image_id, product_id, position, class_index, split, image.status, None),
+            *(image.digest, image.width, image.height, image.format, len(data), name),  # type: ignore[arg-type]
         )
         connection.execute(f"INSERT INTO images VALUES ({','.join('?' * len(values))})", values)
         connection.execute("INSERT INTO blobs VALUES (?, ?)", (image_id, data))
-    text = product.text(text_field) or None
+    if product.columns:
+        row = (product_id, encode(product.columns))
+        connection.execute("INSERT OR REPLACE INTO columns VALUES (?, ?)", row)
     query = "UPDATE products SET state = 'kept', text = ? WHERE product_id = ?"
-    connection.execute(query, (text, product.product_id))
+    connection.execute(query, (product.text or None, product_id))
 
 
-def finish(connection: sqlite3.Connection, index: DumpIndex, config: CatalogConfig) -> None:
-    """Marks duplicates, fingerprints the content and declares the dump complete."""
+def finish(connection: sqlite3.Connection, fingerprint: str, config: CatalogConfig) -> None:
+    """Marks duplicates, fingerprints the content and declares the source complete."""
     with transaction(connection):
         if config.duplicates == "drop":
             _mark_duplicates(connection, config.seed)
         content = content_of(connection)
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('content', ?)", (content,))
         query = "UPDATE dumps SET state = 'complete' WHERE fingerprint = ?"
-        connection.execute(query, (index.fingerprint,))
+        connection.execute(query, (fingerprint,))
 
 
 def _mark_duplicates(connection: sqlite3.Connection, seed: int) -> None:

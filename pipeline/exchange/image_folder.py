@@ -1,8 +1,10 @@
-"""A store's photos as other tools read them, and photos in folders as a dump.
+"""A store's photos as other tools read them.
 
 ImageFolder (torchvision, timm): SPLIT/CLASS-ID/PRODUCT_POSITION.jpg, CLASS the class index in five
 digits, ID the category's. WebDataset: SPLIT-000000.tar ..., each sample PRODUCT_POSITION of .jpg,
-.cls (class index) and .json, shuffled. Either has category_names.csv. Bytes are as in the store.
+.cls (class index) and .json, shuffled. BSON: SPLIT.bson, a document
+per product. Each has category_names.csv. Products have the shop's own keys, in names of files with
+%XX for what a name can't have; bytes are as in the store.
 Identical pictures appear once, in the split that has precedence; blank ones are left out.
 """
 
@@ -10,22 +12,21 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator
+from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import bson
 import numpy as np
 
-from catalog.artifacts import atomic_path, require_own
 from catalog.errors import ShelfsortError
 from catalog.image_table import POSITIONS, ImageTable
 from catalog.progress import progress
-from catalog.sources.photo_list import read_folder
+from catalog.sources.keys import Key
 from catalog.splits import SPLITS
 from catalog.store.reader import Store
-from catalog.taxonomy import Category, Taxonomy
 
 NAMES = "category_names.csv"
 _SUFFIX = {"JPEG": "jpg"}
@@ -35,7 +36,8 @@ _BLOCK = 500
 class Photo(NamedTuple):
     """A photo of the store: its bytes, and what they show."""
 
-    image_id: int
+    product: Key
+    position: int
     class_index: int
     suffix: str
     data: bytes
@@ -43,7 +45,7 @@ class Photo(NamedTuple):
     @property
     def key(self) -> str:
         """PRODUCT_POSITION"""
-        return "{}_{}".format(*divmod(self.image_id, POSITIONS))
+        return f"{quote(str(self.product), safe=' ')}_{self.position}"
 
 
 def write_tree(store: Store, out: Path) -> dict[str, int]:
@@ -74,9 +76,28 @@ def write_shards(store: Store, out: Path, size: int = 10_000) -> dict[str, int]:
     return _written(store, out, write, shuffled=True)
 
 
+def write_bson(store: Store, out: Path) -> dict[str, int]:
+    """Writes a BSON dump per split into the new folder `out`; returns the photos per split. Raises
+    as write_tree."""
+
+    def write(folder: Path, split: str, photos: Iterator[Photo]) -> None:
+        with open(folder / f"{split}.bson", "wb") as file:
+            for key, images in groupby(photos, key=lambda photo: photo.product):
+                own = list(images)
+                category_id = int(ids[own[0].class_index])
+                pictures = [{"picture": photo.data} for photo in own]
+                file.write(bson.encode({"_id": key, "category_id": category_id, "imgs": pictures}))
+
+    ids = store.taxonomy.category_ids
+    return _written(store, out, write, shuffled=False)
+
+
 def _add(archive: tarfile.TarFile, photo: Photo, category_id: int) -> None:
-    product, position = divmod(photo.image_id, POSITIONS)
-    about = {"product_id": product, "position": position, "category_id": category_id}
+    about = {
+        "product_id": photo.product,
+        "position": photo.position,
+        "category_id": category_id,
+    }
     files = {
         photo.suffix: photo.data,
         "cls": str(photo.class_index).encode(),
@@ -119,66 +140,12 @@ def _photos(store: Store, table: ImageTable, split: str) -> Iterator[Photo]:
         for start in range(0, len(table), _BLOCK):
             block = table[start : start + _BLOCK]
             columns = (
-                block.image_id.tolist(),
+                store.keys(block.product_id),
+                (block.image_id % POSITIONS).tolist(),
                 block.class_index.tolist(),
                 store.formats(block.image_id),
                 store.read(block.image_id),
             )
-            for image_id, class_index, name, data in zip(*columns, strict=True):
-                yield Photo(image_id, class_index, _SUFFIX.get(name, name.lower()), data)
+            for key, position, class_index, name, data in zip(*columns, strict=True):
+                yield Photo(key, position, class_index, _SUFFIX.get(name, name.lower()), data)
             bar.update(len(block))
-
-
-def pack_tree(folder: Path, out: Path) -> tuple[int, int]:
-    """An ImageFolder tree -> train.bson and category_names.csv in `out`; returns the numbers of
-    products and photos.
-
-    The folder of a photo is its category. Files whose names differ only in _1 .. _99 at the end are
-    photos of one product; its id is that name if all names are numbers, else a hash of its path.
-    Categories are those of the tree's category_names.csv, by the id at the end of the folder's
-    name; without it they are numbered in the order of the names. Raises ShelfsortError if a photo
-    lies in no folder, or a folder belongs to no category, or if `out` has files of these names.
-    """
-    require_own(out, [], ["train.bson", NAMES])
-    source = read_folder(str(folder))
-    names = source.names or tuple(map(str, source.product_id.tolist()))
-    if loose := [name for name in names if "/" not in name]:
-        raise ShelfsortError(
-            f"{folder}: photo {loose[0]} lies in no folder, expected one folder per category: "
-            f"CATEGORY/{loose[0]}"
-        )
-    folders = [name.rsplit("/", 2)[-2] for name in names]
-    taxonomy, id_of = _categories(folder, folders)
-    ids = _ids([name.rsplit("/", 1)[-1] for name in names], source.product_id)
-    photos = 0
-    with atomic_path(out / "train.bson") as temporary, open(temporary, "wb") as file:
-        for row, name in enumerate(folders):
-            pictures = [{"picture": data} for data in source.read(row) if isinstance(data, bytes)]
-            photos += len(pictures)
-            file.write(
-                bson.encode({"_id": int(ids[row]), "category_id": id_of[name], "imgs": pictures})
-            )
-    taxonomy.to_csv(out / NAMES)
-    return len(names), photos
-
-
-def _categories(folder: Path, folders: Sequence[str]) -> tuple[Taxonomy, dict[str, int]]:
-    """The categories, and the id of each folder's name."""
-    found = sorted(set(folders))
-    if not (folder / NAMES).exists():
-        numbers = {name: number for number, name in enumerate(found, 1)}
-        return Taxonomy(Category(number, "", "", name) for name, number in numbers.items()), numbers
-    taxonomy = Taxonomy.from_csv(folder / NAMES)
-    known = {str(category_id): int(category_id) for category_id in taxonomy.category_ids}
-    if bad := [name for name in found if name.rpartition("-")[2] not in known]:
-        raise ShelfsortError(f"{folder}: folder {bad[0]} does not end in a category id of {NAMES}")
-    return taxonomy, {name: known[name.rpartition("-")[2]] for name in found}
-
-
-def _ids(names: Sequence[str], otherwise: np.ndarray) -> Sequence[int]:
-    plain = all(name.isascii() and name.isdecimal() and len(name) < 15 for name in names)
-    return (
-        list(map(int, names))
-        if plain and len(set(map(int, names))) == len(names)
-        else otherwise.tolist()
-    )

@@ -34,14 +34,14 @@ from catalog.sources.source import ProductSource
 from catalog.tables import write_table
 from features.neighbours import unit
 from pipeline.config import ScoreConfig
+from pipeline.scoring.parts import keyed
 from stage1_cnn.device import ordered
 from stage1_cnn.predict import Predictor, photo_features
 
-SCHEMA = 2
+SCHEMA = 3
 TABLE = pyarrow.schema(
     [
         ("product_id", pyarrow.int64()),
-        ("name", pyarrow.string()),
         ("n_images", pyarrow.int32()),
         ("unreadable", pyarrow.int32()),
         ("position", pyarrow.int32()),
@@ -188,7 +188,9 @@ def _table(
             yield rows, photos
 
     with contextlib.closing(ordered(compared, read(), lanes)) as tables:
-        return pyarrow.concat_tables([TABLE.empty_table(), *tables]), unreachable
+        return pyarrow.concat_tables(
+            [keyed(TABLE, source.keys.type).empty_table(), *tables]
+        ), unreachable
 
 
 def _compared(
@@ -208,8 +210,7 @@ def _compared(
     nearest, cosine = listed.nearest(features)
     best = _best(owner[readable], cosine, len(rows))  # per product, a row of `features`, or -1
     columns = {
-        "product_id": source.product_id[rows],
-        "name": [source.name(row) for row in rows.tolist()],
+        "product_id": [source.keys[row] for row in rows.tolist()],
         "n_images": np.bincount(owner[readable], minlength=len(rows)),
         "unreadable": np.bincount(owner[~readable], minlength=len(rows)),
         "position": [int(position[readable][b]) if b >= 0 else None for b in best],
@@ -217,7 +218,7 @@ def _compared(
         "cosine": [float(cosine[b]) if b >= 0 else None for b in best],
         "match": np.append(cosine, -2)[best] >= threshold,
     }
-    return pyarrow.table(columns, schema=TABLE)
+    return pyarrow.table(columns, schema=keyed(TABLE, source.keys.type))
 
 
 def _best(owner: np.ndarray, cosine: np.ndarray, owners: int) -> np.ndarray:

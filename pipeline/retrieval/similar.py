@@ -16,6 +16,8 @@ from catalog.files import read_file
 from catalog.image_table import POSITIONS
 from catalog.lock import run_lock
 from catalog.parallel import cores
+from catalog.sources.keys import Key
+from catalog.store.reader import Store
 from catalog.taxonomy import Category, Taxonomy
 from features.extract import extract, made_from
 from features.similar import SHORTLIST, SimilarIndex, build
@@ -37,7 +39,7 @@ class SimilarProduct:
     """A product of the catalogue, the position of its most similar image, and the cosine of the
     two images' features (1: the same direction)."""
 
-    product_id: int
+    product_id: Key
     position: int
     cosine: float
     category: Category
@@ -49,6 +51,7 @@ class Finder:
 
     predictor: Predictor
     index: SimilarIndex
+    catalogue: Store
     taxonomy: Taxonomy
 
     @classmethod
@@ -70,7 +73,7 @@ class Finder:
                     _extract_again(predictor, run, features.path, rebuild)
                 build(folder, features)
         features.require(made_from(predictor, run.store.fingerprint))
-        return cls(predictor, SimilarIndex.open(folder, features), run.store.taxonomy)
+        return cls(predictor, SimilarIndex.open(folder, features), run.store, run.store.taxonomy)
 
     def products(self, queries: np.ndarray, top: int) -> list[SimilarProduct]:
         """The `top` products most similar to the features [Q, D] of one product's photos, the most
@@ -89,9 +92,8 @@ class Finder:
     def _product(self, row: int, cosine: float) -> SimilarProduct:
         table = self.index.store.table
         category = self.taxonomy[int(table.class_index[row])]
-        return SimilarProduct(
-            int(table.product_id[row]), int(table.image_id[row] % POSITIONS), cosine, category
-        )
+        [key] = self.catalogue.keys(table.product_id[[row]])
+        return SimilarProduct(key, int(table.image_id[row] % POSITIONS), cosine, category)
 
 
 def _as_look_ups(computed_with: dict[str, str]) -> bool:
@@ -131,7 +133,7 @@ def table_text(found: Sequence[SimilarProduct]) -> str:
     for p in found:
         levels = (p.category.level1, p.category.level2, p.category.level3)
         names = " > ".join(name for name in levels if name)
-        image = f"{p.cosine:6.3f}  {p.product_id:>{width}d}  {p.position:5d}"
+        image = f"{p.cosine:6.3f}  {p.product_id:>{width}}  {p.position:5d}"
         lines.append(f"{image}  {p.category.category_id}  {names}".rstrip())
     return "\n".join(lines)
 

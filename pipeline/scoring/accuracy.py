@@ -9,6 +9,8 @@ import pyarrow.parquet
 
 from catalog.errors import ShelfsortError
 from catalog.intervals import Estimate, clustered_change, clustered_share
+from catalog.sources.categories import resolved
+from catalog.sources.keys import Key
 from catalog.sources.source import ProductSource
 from catalog.taxonomy import Taxonomy
 from pipeline.scoring.parts import PREDICTIONS
@@ -51,21 +53,22 @@ class Comparison:
         )
 
 
-def labels_of(source: ProductSource) -> dict[int, int]:
-    """Product id -> category id of the products that the source itself has a category of; of a
-    repeated id, the first one's."""
-    labelled = source.category_id >= 0
-    ids, first = np.unique(source.product_id[labelled], return_index=True)
-    return dict(zip(ids.tolist(), source.category_id[labelled][first].tolist(), strict=True))
+def labels_of(source: ProductSource, taxonomy: Taxonomy) -> dict[Key, int]:
+    """Key -> category id of the products that the source itself has a category of; of a repeated
+    key, the first one's."""
+    category_id = resolved(source.category_id, source.category_names, taxonomy)
+    rows = np.flatnonzero(category_id >= 0)[::-1].tolist()  # so that the first one stays
+    return {source.keys[row]: int(category_id[row]) for row in rows}
 
 
 def labels_in(
-    source: ProductSource, labels: dict[int, int], path: Path, taxonomy: Taxonomy
-) -> dict[int, int]:
+    source: ProductSource, labels: dict[Key, int], path: Path, taxonomy: Taxonomy
+) -> dict[Key, int]:
     """Those labels of the file `path` whose product stands in the source, readable or not. Raises
     ShelfsortError if there are none, or all are of categories that the taxonomy doesn't have."""
-    products = chain(source.product_id.tolist(), (reject.product_id for reject in source.rejects))
-    known = {product: labels[product] for product in products if product in labels}
+    products = chain(source.keys, (reject.product_id for reject in source.rejects))
+    given = {str(key): label for key, label in labels.items()}  # a text may be in figures
+    known = {product: given[str(product)] for product in products if str(product) in given}
     if not known:
         place = source.place(0, -1)[0] if len(source) else "the source"
         raise ShelfsortError(
@@ -80,21 +83,24 @@ def labels_in(
     return known
 
 
-def _known(labels: dict[int, int], taxonomy: Taxonomy) -> np.ndarray:
+def _known(labels: dict[Key, int], taxonomy: Taxonomy) -> np.ndarray:
     """Which of the labels are of categories of the taxonomy, bool [N]."""
     return taxonomy.class_index(np.array(list(labels.values()), dtype=np.int64)) >= 0
 
 
-def compare(out: Path, labels: dict[int, int], taxonomy: Taxonomy) -> Comparison:
+def compare(out: Path, labels: dict[Key, int], taxonomy: Taxonomy) -> Comparison:
     """Compares all parts in the folder `out` with labels, of a model with these categories."""
     columns = ["product_id", "stage1_category_id", "shifted_category_id", "category_id", "blank"]
     parts = [
         pyarrow.parquet.read_table(part, columns=columns)
         for part in sorted(out.glob("part-*.parquet"))
     ]
-    table = pyarrow.concat_tables([PREDICTIONS.empty_table().select(columns), *parts]).to_pandas()
+    table = pyarrow.concat_tables(parts or [PREDICTIONS.empty_table().select(columns)]).to_pandas()
     table = table[table["product_id"].isin(labels.keys()) & ~table["blank"]]
-    seen, known = len(table), np.array(list(labels))[_known(labels, taxonomy)]
+    seen, known = (
+        len(table),
+        [k for k, here in zip(labels, _known(labels, taxonomy), strict=True) if here],
+    )
     table = table[table["product_id"].isin(known)]
     truth = table["product_id"].map(labels)
     right = {

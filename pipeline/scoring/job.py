@@ -11,6 +11,7 @@ from catalog.errors import ShelfsortError
 from catalog.image_table import image_ids
 from catalog.labels import read_labels
 from catalog.sources.damage import require_whole
+from catalog.sources.keys import Key
 from catalog.sources.source import ProductSource, open_source
 from pipeline.config import RunConfig
 from pipeline.model import TwoStageModel
@@ -36,7 +37,7 @@ class ScoreJob:
     checksums: dict[str, str]
     fallback: int
     labels: Path | None
-    given: dict[int, int]
+    given: dict[Key, int]
     costs: list[coverage.Cost]
 
     @classmethod
@@ -63,18 +64,20 @@ class ScoreJob:
 
     def source(
         self, paths: Sequence[str], out: Path, accept_damage: bool
-    ) -> tuple[ProductSource, dict[int, int]]:
+    ) -> tuple[ProductSource, dict[Key, int]]:
         """What is to be scored, and the true category ids of it that are known. Raises
         ShelfsortError if the labels are of other products, if the source has no readable product or
         lacks what a view reads, and if a file of it is damaged, unless `accept_damage`."""
-        source = open_source(
-            paths, out / "dumps", self.config.catalog.text if self.model.text_view else None
-        )
+        table = self.config.catalog.table.model_copy(update={"split": None, "group": None})
+        needed = {"columns": (), "table": table}
+        needed |= {} if self.model.text_view else {"text": None}
+        catalog = self.config.catalog.model_copy(update=needed)
+        source = open_source(paths, out / "dumps", catalog)
         require_whole(paths[0], len(source), source.rejects, accept_damage)
         truth = (
             labels_in(source, self.given, self.labels, self.model.taxonomy)
             if self.labels
-            else labels_of(source)
+            else labels_of(source, self.model.taxonomy)
         )
         self._require_texts(source)
         warn_of_other_arithmetic(self.run, self.model)
@@ -125,7 +128,7 @@ class ScoreJob:
         )
 
     def said(
-        self, totals: Totals, out: Path, truth: dict[int, int], seconds: float
+        self, totals: Totals, out: Path, truth: dict[Key, int], seconds: float
     ) -> Iterator[str]:
         """What became of it, in lines; compares with the truth."""
         yield (

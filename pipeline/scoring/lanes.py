@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow
 import xxhash
 
+from catalog.arrays import find_rows
 from catalog.errors import ImageError
 from catalog.image_table import POSITIONS
 from catalog.images import lacks_end
@@ -30,7 +31,7 @@ from catalog.sources.source import ProductSource
 from catalog.store.reader import digest_number
 from pipeline.config import ScoreConfig
 from pipeline.model import TwoStageModel, image_table, top_classes
-from pipeline.scoring.parts import FEATURES, PREDICTIONS, REJECTS, Part
+from pipeline.scoring.parts import FEATURES, PREDICTIONS, REJECTS, Part, keyed
 from stage1_cnn.device import ordered
 from stage2_xgb.items import Pooled
 from stage2_xgb.refine import Refined
@@ -71,14 +72,17 @@ class Task:
         """The text of a product."""
         return "" if row in self.deadly else self.source.text(row)
 
+    def empty(self, schema: pyarrow.Schema) -> pyarrow.Table:
+        """A table of this schema, with the source's kind of keys, without rows."""
+        return keyed(schema, self.source.keys.type).empty_table()
+
     def reject(self, row: int, position: int, reason: str, detail: str) -> dict[str, Any]:
         """A row of the rejects."""
         path, offset = self.source.place(row, position)
         return {
             "source": path,
             "offset": offset,
-            "product_id": int(self.source.product_id[row]),
-            "name": self.source.name(row),
+            "product_id": self.source.keys[row],
             "position": position,
             "reason": reason,
             "detail": detail,
@@ -160,10 +164,10 @@ class Lanes:
         ]
         rejects += [reject for group in scored for reject in group.rejects]
         predictions = pyarrow.concat_tables(
-            [PREDICTIONS.empty_table(), *(group.predictions for group in scored)]
+            [task.empty(PREDICTIONS), *(group.predictions for group in scored)]
         )
         features = pyarrow.concat_tables(
-            [FEATURES.empty_table(), *(group.features for group in scored)]
+            [task.empty(FEATURES), *(group.features for group in scored)]
         )
         digests = np.array(
             [digest for group in scored for digest in group.digests], dtype=np.uint64
@@ -173,7 +177,7 @@ class Lanes:
             len(task.source),
             predictions,
             features if config.features else None,
-            pyarrow.Table.from_pylist(rejects, schema=REJECTS),
+            pyarrow.Table.from_pylist(rejects, schema=task.empty(REJECTS).schema),
             sum(group.images for group in scored),
             sum(group.repaired for group in scored),
             digests,
@@ -205,13 +209,17 @@ def score_group(
         for photo in flat
         if not isinstance(photo, ImageError)
     ]
-    product_ids = task.source.product_id[rows].tolist()
-    names = dict(zip(product_ids, map(task.source.name, rows.tolist()), strict=True))
-    predictions, features = PREDICTIONS.empty_table(), FEATURES.empty_table()
+    predictions, features = task.empty(PREDICTIONS), task.empty(FEATURES)
     if len(images):
         result = model.answer(images, "product")
-        predictions = _predictions(model, result, names, images.product_id[blank], config.top)
-        features = _features(result.pooled) if config.features else features
+        numbers = task.source.product_id[rows]
+        own = rows[find_rows(numbers, result.pooled.product_id, np.argsort(numbers))]
+        keys = pyarrow.array(
+            [task.source.keys[row] for row in own.tolist()],
+            predictions.schema.field("product_id").type,
+        )
+        predictions = _predictions(model, result, keys, images.product_id[blank], config.top)
+        features = _features(result.pooled, keys) if config.features else features
     repaired = sum(
         lacks_end(photo)
         for i, photo in enumerate(flat)
@@ -220,18 +228,18 @@ def score_group(
     return _Scored(predictions, features, rejects, len(images), repaired, digests)
 
 
-def _features(pooled: Pooled) -> pyarrow.Table:
+def _features(pooled: Pooled, keys: pyarrow.Array) -> pyarrow.Table:
     """Stage 1's features, rounded as in features.h5; float32, because Spark has no float16."""
     values = pooled.features[0].astype(np.float16).astype(np.float32)
     offsets = np.arange(len(values) + 1, dtype=np.int32) * np.int32(values.shape[1])
     lists = pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(values.ravel()))
-    return pyarrow.table({"product_id": pooled.product_id, "features": lists}, schema=FEATURES)
+    return pyarrow.table({"product_id": keys, "features": lists})
 
 
 def _predictions(
     model: TwoStageModel,
     result: Refined,
-    names: dict[int, str | None],
+    keys: pyarrow.Array,
     blank_products: np.ndarray,
     top: int,
 ) -> pyarrow.Table:
@@ -240,8 +248,7 @@ def _predictions(
     categories = [taxonomy[c] for c in classes[:, 0].tolist()]
     ids = taxonomy.category_ids
     columns = {
-        "product_id": pooled.product_id,
-        "name": [names[i] for i in pooled.product_id.tolist()],
+        "product_id": keys,
         "n_images": pooled.n_images,
         "category_id": ids[classes[:, 0]],
         "level1": [c.level1 for c in categories],
@@ -255,4 +262,5 @@ def _predictions(
         "refined": result.refined,
         "blank": np.isin(pooled.product_id, blank_products),
     }
-    return pyarrow.table(columns, schema=PREDICTIONS)
+    schema = PREDICTIONS.set(0, pyarrow.field("product_id", keys.type))
+    return pyarrow.table(columns, schema=schema)

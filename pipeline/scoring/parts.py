@@ -14,13 +14,13 @@ import pyarrow.parquet
 from catalog.artifacts import read_sealed, require_same, sha256_file, write_sealed
 from catalog.errors import ArtifactError
 from catalog.files import UNREACHABLE
+from catalog.sources.keys import KeyType
 from catalog.tables import write_table
 
-SCHEMA = 3
+SCHEMA = 4
 PREDICTIONS = pyarrow.schema(
     [
         ("product_id", pyarrow.int64()),
-        ("name", pyarrow.string()),
         ("n_images", pyarrow.int32()),
         ("category_id", pyarrow.int64()),
         ("level1", pyarrow.string()),
@@ -40,7 +40,6 @@ REJECTS = pyarrow.schema(
         ("source", pyarrow.string()),
         ("offset", pyarrow.int64()),
         ("product_id", pyarrow.int64()),
-        ("name", pyarrow.string()),
         ("position", pyarrow.int32()),
         ("reason", pyarrow.string()),
         ("detail", pyarrow.string()),
@@ -50,6 +49,13 @@ REJECTS = pyarrow.schema(
 FEATURES = pyarrow.schema(
     [("product_id", pyarrow.int64()), ("features", pyarrow.list_(pyarrow.float32()))]
 )
+
+
+def keyed(schema: pyarrow.Schema, key_type: KeyType) -> pyarrow.Schema:
+    """A schema of these tables, with the shop's own keys as `product_id`: int64, or text."""
+    place = schema.get_field_index("product_id")
+    kind = pyarrow.int64() if key_type == "int" else pyarrow.string()
+    return schema.set(place, pyarrow.field("product_id", kind))
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,8 @@ def reject_reasons(out: Path, parts: int) -> tuple[dict[str, int], dict[str, int
 
 
 def answers(out: Path, parts: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Product ids and category ids, int64 each, of every part."""
+    """The products' keys and category ids, int64 (or keys that are text, objects), of every
+    part."""
     for number in range(parts):
         table = pyarrow.parquet.read_table(
             part_path(out, number), columns=["product_id", "category_id"]

@@ -7,6 +7,7 @@ with a sidecar. Run again, finished parts are verified and skipped.
 
 import csv
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,22 @@ import pyarrow
 from catalog.artifacts import atomic_path, write_json
 from catalog.errors import ShelfsortError
 from catalog.progress import progress
-from catalog.sources.dump_index import partition
+from catalog.sources.dump_index import Reject, partition
+from catalog.sources.keys import Key
 from catalog.sources.source import ProductSource
 from catalog.tables import write_table
 from pipeline.config import ScoreConfig
 from pipeline.scoring import coverage
 from pipeline.scoring.lanes import Engine, Task
-from pipeline.scoring.parts import REJECTS, SCHEMA, answers, finished, reject_reasons, write_part
+from pipeline.scoring.parts import (
+    REJECTS,
+    SCHEMA,
+    answers,
+    finished,
+    keyed,
+    reject_reasons,
+    write_part,
+)
 
 
 @dataclass(frozen=True)
@@ -86,8 +96,9 @@ def score_source(scorer: Scorer, source: ProductSource, out: Path, config: Score
             sidecars[part.number] = write_part(part, out, origin, scorer.known)
             bar.update(part.products)
     _drop_strays(out, len(parts))
-    rejects = [asdict(reject) | {"name": None} for reject in source.rejects]
-    write_table(out / "rejects-scan.parquet", pyarrow.Table.from_pylist(rejects, schema=REJECTS))
+    schema = keyed(REJECTS, source.keys.type)
+    rejects = [asdict(reject) | {"product_id": _key(source, reject)} for reject in source.rejects]
+    write_table(out / "rejects-scan.parquet", pyarrow.Table.from_pylist(rejects, schema=schema))
     reasons = reject_reasons(out, len(parts))
     totals = _totals(source, [sidecar for sidecar in sidecars.values() if sidecar], *reasons)
     if totals.products != totals.predictions + totals.rejected_products:
@@ -104,6 +115,15 @@ def score_source(scorer: Scorer, source: ProductSource, out: Path, config: Score
         )
     write_json(out / "_SUCCESS", {"made_from": origin, **asdict(totals)})
     return totals
+
+
+def _key(source: ProductSource, reject: Reject) -> Key | None:
+    """The key of a product that could not be read, of the type of the others: -1, or None among
+    texts, if it is not known."""
+    known = reject.product_id != -1
+    if source.keys.type == "text":
+        return str(reject.product_id) if known else None
+    return reject.product_id if isinstance(reject.product_id, int) else -1
 
 
 def _require_predictions(out: Path, totals: Totals) -> None:
@@ -170,14 +190,12 @@ def _write_kaggle(out: Path, source: ProductSource, parts: int, fallback: int) -
     ):
         writer = csv.writer(file)
         writer.writerow(["_id", "category_id"])
-        answered = [np.zeros(0, dtype=np.int64)]
-        for ids, categories in answers(out, parts):
-            answered.append(ids)
-            writer.writerows(zip(ids.tolist(), categories.tolist(), strict=True))
-        unread = np.array(
-            [r.product_id for r in source.rejects if r.product_id >= 0], dtype=np.int64
-        )
-        everyone = np.concatenate([source.product_id, unread])
-        ids, first = np.unique(everyone, return_index=True)
-        left = np.sort(first[~np.isin(ids, np.concatenate(answered))])
-        writer.writerows([product_id, fallback] for product_id in everyone[left].tolist())
+        answered: set[Key] = set()
+        for keys, categories in answers(out, parts):
+            answered.update(keys.tolist())
+            writer.writerows(zip(keys.tolist(), categories.tolist(), strict=True))
+        unread = [_key(source, reject) for reject in source.rejects]
+        for key in chain(source.keys, (key for key in unread if key not in (None, -1))):
+            if key not in answered:
+                answered.add(key)
+                writer.writerow([key, fallback])

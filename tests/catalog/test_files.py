@@ -42,7 +42,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("name", ["a.bson", "a.bson.gz"])
 def test_a_dump_reads_alike_everywhere(base: str, name: str) -> None:
     path = f"{base}/{name}"
-    assert [p.product_id for p in products([path])] == list(range(20))
+    assert [p.key for p in products([path])] == list(range(20))
     index = build_index([path])
     with DumpReader(index.sources) as reader:
         for row in (0, 7, 19, 3):
@@ -71,14 +71,15 @@ def test_patterns_and_folders(base: str) -> None:
     else:
         assert is_folder(f"{base}/p") and not is_folder(f"{base}/a.bson")
         assert [s.path.rsplit("/", 1)[1] for s in expand([f"{base}/*.bson"])] == ["a.bson"]
-    found = files_below(f"{base}/p/")
+    found, lost = files_below(f"{base}/p/")
+    assert not lost
     sizes = (
         [0, 0] if base.startswith("http") else [len(jpeg(1)), len(jpeg(2))]
     )  # a web page of links tells no sizes
-    assert [(within, size) for within, _, size, _ in found] == list(
+    assert [(file.relative, file.size) for file in found] == list(
         zip(("1.jpg", "2.jpg"), sizes, strict=True)
     )
-    with open_file(found[0][1]) as file:
+    with open_file(found[0].path) as file:
         assert file.read() == jpeg(1)
 
 
@@ -99,10 +100,14 @@ def test_an_odd_url_costs_itself_alone(tmp_path: Path) -> None:
         assert isinstance(result, ImageError) and result.reason == "unreadable_file"
 
 
-def test_a_broken_link_is_listed_and_fails_when_it_is_read(tmp_path: Path) -> None:
+def test_a_broken_link_is_told_apart_and_fails_when_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_bytes(jpeg(1))
     (tmp_path / "2.jpg").symlink_to(tmp_path / "absent")
-    listed = files_below(str(tmp_path))
-    assert [file.relative for file in listed] == ["1.jpg", "2.jpg"]
-    found = read_files([file.path for file in listed])
+    [file], [lost] = files_below(str(tmp_path))
+    assert (file.relative, lost.path, lost.reason) == (
+        "1.jpg",
+        str(tmp_path / "2.jpg"),
+        "unreadable_file",
+    )
+    found = read_files([file.path, lost.path])
     assert found[0] == jpeg(1) and isinstance(found[1], ImageError)

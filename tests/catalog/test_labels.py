@@ -27,7 +27,8 @@ def test_reads_either_name_of_the_id(tmp_path: Path, header: str) -> None:
     [
         ("a,b\n1,2\n", "line 1"),
         ("_id,category_id\n1,2\n3,x\n", "line 3"),
-        (f"_id,category_id\n{2**49},2\n", f"line 2: .* {2**49} is not from 0 to {2**49 - 1}"),
+        ("_id,category_id\n4.00638E+12,2\n", "line 2: .*a spreadsheet has rounded it"),
+        ("_id,category_id\n1.0,2\n", "line 2: .*expected an integer, found '1.0'"),
         (f"_id,category_id\n1,2\n3,{2**63}\n", f"line 3: .* {2**63} is not from 0 to {2**63 - 1}"),
     ],
 )
@@ -36,6 +37,12 @@ def test_names_the_line_that_is_wrong(tmp_path: Path, text: str, found: str) -> 
     path.write_text(text)
     with pytest.raises(ShelfsortError, match=found):
         read_labels(path)
+
+
+def test_keys_are_integers_or_text(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(f"_id,category_id\nAB-7,1\n007,2\n{2**62},3\n-5,4\n")
+    assert read_labels(path) == {"AB-7": 1, "007": 2, 2**62: 3, -5: 4}
 
 
 def store_of(

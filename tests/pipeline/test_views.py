@@ -10,6 +10,7 @@ import numpy as np
 import pandas
 import pytest
 
+from catalog.config import CatalogConfig
 from catalog.errors import ArtifactError, ConfigError, ShelfsortError
 from catalog.image_table import image_ids
 from catalog.sources.source import open_source
@@ -183,7 +184,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
 def test_a_worker_scores_the_same(
     titled: Tiny, reader: TwoStageModel, client, tmp_path: Path
 ) -> None:
-    source = open_source([titled.data / "test.bson"], tmp_path, "title")
+    source = open_source([titled.data / "test.bson"], tmp_path, CatalogConfig(text="title"))
     client.run(hide, str(titled.folder))
     for engine, out in ((reader, "here"), (Workers(client, place(titled), source.files), "there")):
         score_source(scorer(titled, engine), source, tmp_path / out, CONFIG)
@@ -202,7 +203,7 @@ def test_a_table_has_a_column_of_titles(
                 {"product_id": document["_id"], "path": name, "title": document.get("title")}
             )
     pandas.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
-    source = open_source([tmp_path / "t.csv"], tmp_path, "title")
+    source = open_source([tmp_path / "t.csv"], tmp_path, CatalogConfig(text="title"))
     assert [source.text(row) for row in range(20)] == [
         d.get("title") for d in documents(titled.data / "test.bson")
     ][:20]

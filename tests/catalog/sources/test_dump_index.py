@@ -12,6 +12,7 @@ import bson
 import numpy as np
 import pytest
 
+from catalog.config import Fields
 from catalog.errors import ArtifactError, DumpError, ShelfsortError
 from catalog.sources.bson_reader import DumpReader, parse, products
 from catalog.sources.dump_index import DumpIndex, Reject, build_index, open_index, partition
@@ -22,8 +23,8 @@ def test_one_scan_finds_every_product(small_dump: SmallDump) -> None:
     index = build_index([small_dump.path])
     expected = list(products([small_dump.path]))
     assert len(index) == len(expected) == 120
-    assert index.product_id.tolist() == [p.product_id for p in expected]
-    assert index.category_id.tolist() == [p.category_id for p in expected]
+    assert index.product_id.tolist() == [p.key for p in expected]
+    assert index.category_id.tolist() == [p.category for p in expected]
     assert index.n_images.tolist() == [len(p.images) for p in expected]
     assert index.rejects == ()
     assert int(index.offset[-1] + index.length[-1]) == small_dump.path.stat().st_size
@@ -34,7 +35,7 @@ def test_one_scan_finds_every_product(small_dump: SmallDump) -> None:
 def test_rejects_have_place_and_reason_and_offsets_of_zipped_files_are_unpacked(
     tmp_path: Path,
 ) -> None:
-    bad = bson.encode({"_id": 2, "category_id": "x"})
+    bad = bson.encode({"_id": 2, "category_id": 7})
     whole = [
         bson.encode(document(1, 1, [b"a"])),
         bad,
@@ -54,21 +55,21 @@ def test_rejects_have_place_and_reason_and_offsets_of_zipped_files_are_unpacked(
         (str(path), offset, -1, product_id, reason)
         for path in (plain, zipped)
         for offset, product_id, reason in (
-            (starts[1], 2, "bad_category_id"),
+            (starts[1], 2, "no_images"),
             (starts[3], -1, "truncated"),
         )
     ]
 
 
 def test_a_policy_takes_the_place_of_the_rejects(tmp_path: Path) -> None:
-    path = write_bson(tmp_path / "a.bson", [document(1, -5, [b"a"]), document(2, 5, [b"a"])])
+    path = write_bson(tmp_path / "a.bson", [document(1, 5, []), document(2, 5, [b"a"])])
     seen: list[DumpError] = []
     assert build_index([path], seen.append).product_id.tolist() == [2]
-    assert [e.reason for e in seen] == ["bad_category_id"]
+    assert [e.reason for e in seen] == ["no_images"]
 
 
 def test_rejects_do_not_keep_their_documents(tmp_path: Path) -> None:
-    path = write_bson(tmp_path / "a.bson", [document(i, "x", [bytes(20_000)]) for i in range(300)])
+    path = write_bson(tmp_path / "a.bson", [document(True, 1, [bytes(20_000)]) for i in range(300)])
     tracemalloc.start()
     index = build_index([path])
     peak = tracemalloc.get_traced_memory()[1]
@@ -112,7 +113,8 @@ def test_a_saved_index_is_used_while_the_dump_is_unchanged(
     path = write_bson(tmp_path / "a.bson", [document(1, 1, [b"a"]), b"\x01"])
     scanned = []
     monkeypatch.setattr(
-        "catalog.sources.dump_index.parse", lambda d: (scanned.append(d.offset), parse(d))[1]
+        "catalog.sources.dump_index.parse",
+        lambda d, names: (scanned.append(d.offset), parse(d, names))[1],
     )
     first = open_index([path], tmp_path / "dumps")
     again = open_index([path], tmp_path / "dumps")
@@ -134,7 +136,7 @@ def _hash(folder: Path) -> str:
 
 
 def test_the_saved_file_is_as_documented(tmp_path: Path) -> None:
-    path = write_bson(tmp_path / "a.bson", [document(1, 7, [b"a", b"b"]), document(2, "x", [b"a"])])
+    path = write_bson(tmp_path / "a.bson", [document(1, 7, [b"a", b"b"]), document(2, 7, [])])
     open_index([path], tmp_path / "dumps")
     with np.load(next((tmp_path / "dumps").iterdir())) as file:
         header = json.loads(file["header"].tobytes())
@@ -152,9 +154,55 @@ def test_the_saved_file_is_as_documented(tmp_path: Path) -> None:
         "source": ("int16", [0]),
         "offset": ("int64", [0]),
     }
-    assert header["schema"] == 1
+    assert header["schema"] == 2
     assert header["sources"] == [[str(path), path.stat().st_size, path.stat().st_mtime_ns]]
-    assert Reject(**header["rejects"][0]).reason == "bad_category_id"
+    assert Reject(**header["rejects"][0]).reason == "no_images"
+
+
+@pytest.mark.parametrize(
+    "keys, kind",
+    [(["b", "a"], "text"), ([2**60, -3], "int"), ([7, "a"], "text"), ([7, 8], "int")],
+)
+def test_an_index_keeps_keys_that_are_no_small_numbers(
+    tmp_path: Path, keys: list, kind: str
+) -> None:
+    path = write_bson(tmp_path / "a.bson", [document(key, 1, [b"x"]) for key in keys])
+    expected = keys if kind == "int" else list(map(str, keys))
+    for _ in range(2):  # scanned, then loaded
+        index = open_index([path], tmp_path / "dumps")
+        assert list(index.keys) == expected and index.key_type == kind
+        assert len(set(index.product_id.tolist())) == 2 and (index.product_id >= 0).all()
+        assert index[1:].keys[0] == expected[1]
+
+
+@pytest.mark.parametrize(
+    "categories, ids, names",
+    [
+        (["Shoes > Boots", None, "Hats"], [0, -1, 1], ("Shoes > Boots", "Hats")),
+        ([7, "Hats", "8"], [7, -2, 8], None),
+        ([7.0, 7.5, True], [7, -2, -2], None),
+        (["12", "13", None], [12, 13, -1], None),
+        ([-4, 3, [3]], [-2, 3, -2], None),
+    ],
+)
+def test_categories_are_ids_or_names(
+    tmp_path: Path, categories: list, ids: list[int], names: tuple | None
+) -> None:
+    documents = [document(i, category, [b"x"]) for i, category in enumerate(categories)]
+    write_bson(tmp_path / "a.bson", documents)
+    for _ in range(2):
+        index = open_index([tmp_path / "a.bson"], tmp_path / "dumps")
+        assert (index.category_id.tolist(), index.category_names) == (ids, names)
+
+
+def test_other_names_of_fields_are_another_index(tmp_path: Path) -> None:
+    write_bson(tmp_path / "a.bson", [document(1, 5, [b"x"], sku="a")])
+    default, other = (
+        open_index([tmp_path / "a.bson"], tmp_path / "dumps", names)
+        for names in (Fields(), Fields(id="sku"))
+    )
+    assert list(default.keys) == [1] and list(other.keys) == ["a"]
+    assert default.fingerprint != other.fingerprint
 
 
 def test_a_damaged_index_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -206,7 +254,7 @@ def test_an_index_of_another_schema_is_made_again(
     open_index([path], tmp_path / "dumps")
     monkeypatch.undo()
     [saved] = (tmp_path / "dumps").iterdir()
-    with pytest.raises(ArtifactError, match="schema 99, expected 1"):
+    with pytest.raises(ArtifactError, match="schema 99, expected 2"):
         DumpIndex.load(saved)
     open_index([path], tmp_path / "dumps")
     assert len(DumpIndex.load(saved)) == 1

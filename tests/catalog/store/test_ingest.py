@@ -31,6 +31,7 @@ from catalog.errors import ArtifactError, DamagedSourceError, DumpError, Shelfso
 from catalog.image_table import POSITIONS
 from catalog.sources.bson_reader import DumpReader, documents, expand
 from catalog.sources.dump_index import build_index
+from catalog.sources.source import open_source
 from catalog.splits import SPLITS, deal, product_hash
 from catalog.store.ingest import IngestSummary, ingest_dump
 from catalog.store.reader import Store
@@ -364,7 +365,7 @@ def test_rejects_have_their_reason_and_place(tmp_path: Path) -> None:
     bad = [
         document(20, 99),
         {"_id": 21, "imgs": [{"picture": jpeg(21)}]},
-        document(22, "1"),
+        document(22, "shoes"),
         document(23, 1, []),
         document(24, 1, [b"text", b"", jpeg(24), jpeg(25)[:-60]]),
         {"_id": 25, "category_id": 1, "imgs": [{}]},
@@ -384,7 +385,7 @@ def test_rejects_have_their_reason_and_place(tmp_path: Path) -> None:
     assert found == [
         (starts[8], -1, 20, "unknown_category"),
         (starts[9], -1, 21, "unknown_category"),
-        (starts[10], -1, 22, "bad_category_id"),
+        (starts[10], -1, 22, "unknown_category"),
         (starts[11], -1, 23, "no_images"),
         (starts[12], 0, 24, "not_an_image"),
         (starts[12], 1, 24, "empty"),
@@ -394,8 +395,7 @@ def test_rejects_have_their_reason_and_place(tmp_path: Path) -> None:
         (starts[15], -1, -1, "truncated"),
     ]
     assert summary.rejects == {
-        "unknown_category": 2,
-        "bad_category_id": 1,
+        "unknown_category": 3,
         "corrupt": 1,
         "empty": 1,
         "no_images": 1,
@@ -412,7 +412,11 @@ def test_rejects_have_their_reason_and_place(tmp_path: Path) -> None:
     details = dict(
         rows(tmp_path, "SELECT product_id, detail FROM rejects WHERE reason = 'unknown_category'")
     )
-    assert details == {20: "category_id 99 is not in the taxonomy", 21: "category_id is missing"}
+    assert details == {
+        20: "category_id 99 is not in the taxonomy",
+        21: "category_id is missing",
+        22: "category_id is no integer from 0 to 2^63 - 1, and no name of a category",
+    }
 
 
 def test_half_a_dump_makes_and_removes_no_store_until_its_damage_is_accepted(
@@ -850,7 +854,7 @@ def test_a_store_of_another_schema_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "store.sqlite") as connection:
         connection.execute("UPDATE meta SET value = '7' WHERE key = 'schema'")
         connection.execute("DELETE FROM meta WHERE key = 'settings'")
-    with pytest.raises(ArtifactError, match="schema was '7', is now '2'"):
+    with pytest.raises(ArtifactError, match="schema was '7', is now '3'"):
         run(tmp_path, dump)
 
 
@@ -920,18 +924,18 @@ def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(
 def test_a_slow_writer_is_not_run_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reader stays a few chunks ahead, however slow the writer is."""
     dump = write_bson(tmp_path / "a.bson", [document(i, 1, [jpeg(i, 8)]) for i in range(400)])
-    index, taken, ahead = build_index([dump]), 0, []
+    source, taken, ahead = open_source([dump], tmp_path), 0, []
     read: list[int] = []
     original = DumpReader.product
     monkeypatch.setattr(
         DumpReader, "product", lambda self, *place: (read.append(1), original(self, *place))[1]
     )
-    monkeypatch.setattr(catalog.store.checker, "_CHUNK_BYTES", 5 * int(index.length[0]))
-    chunks = catalog.store.checker.checked_chunks(index, np.arange(400), CatalogConfig(), 2)
+    monkeypatch.setattr(catalog.store.checker, "_CHUNK_BYTES", 5 * int(source.length[0]))
+    chunks = catalog.store.checker.checked_chunks(source, np.arange(400), CatalogConfig(), 2)
     for chunk in chunks:
         time.sleep(0.003)
         ahead.append(len(read) - taken)
-        assert [checked.row for checked in chunk] == list(range(taken, taken + len(chunk)))
+        assert [checked.product.row for checked in chunk] == list(range(taken, taken + len(chunk)))
         taken += len(chunk)
     assert taken == 400
     assert max(ahead) < 60

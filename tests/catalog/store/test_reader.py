@@ -43,7 +43,7 @@ def test_every_image_of_the_dump_with_its_own_bytes(
     small_dump: SmallDump, small_store: Store
 ) -> None:
     expected = {
-        p.product_id * POSITIONS + i: d
+        p.key * POSITIONS + i: d
         for p in products([small_dump.path])
         for i, d in enumerate(p.images)
     }
@@ -89,7 +89,7 @@ def test_images_come_in_store_order_with_their_dtypes(
         "bool",
     ]
     np.testing.assert_array_equal(table.image_id // POSITIONS, table.product_id)
-    categories = {p.product_id: p.category_id for p in products([small_dump.path])}
+    categories = {p.key: p.category for p in products([small_dump.path])}
     classes = small_store.taxonomy.class_index(
         np.array([categories[i] for i in table.product_id.tolist()])
     )
@@ -424,10 +424,10 @@ def test_an_image_that_is_gone_is_named(small_store: Store, tmp_path: Path) -> N
     [
         (
             "UPDATE meta SET value = '9' WHERE key = 'schema'",
-            "store of schema 9, expected 2",
+            "store of schema 9, expected 3",
             False,
         ),
-        ("DELETE FROM meta WHERE key = 'schema'", "store of schema None, expected 2", False),
+        ("DELETE FROM meta WHERE key = 'schema'", "store of schema None, expected 3", False),
         ("UPDATE dumps SET state = 'planned'", "train.bson was interrupted", True),
         ("DELETE FROM meta WHERE key = 'content'", "was interrupted", True),
         ("DROP TABLE dumps", "no such table", False),

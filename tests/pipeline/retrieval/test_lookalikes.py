@@ -201,10 +201,11 @@ def test_a_folder_of_photos_against_a_list(
     path, product = banned
     (tmp_path / "photos").mkdir()
     for place, image in enumerate(product["imgs"]):
-        (tmp_path / "photos" / f"blue chair_{place + 1}.jpg").write_bytes(image["picture"])
+        name = f"blue chair_{place}.jpg" if place else "blue chair.jpg"
+        (tmp_path / "photos" / name).write_bytes(image["picture"])
     look(predictor, tmp_path / "photos", ListedImages.read(path, predictor), 0.97, tmp_path / "out")
     (found,) = rows(tmp_path / "out").to_dict("records")
-    assert (found["name"], found["n_images"], found["listed"]) == (
+    assert (found["product_id"], found["n_images"], found["listed"]) == (
         "blue chair",
         len(product["imgs"]),
         "images/copy.png",

@@ -1,0 +1,63 @@
+"""Further columns of products (`catalog.columns`): as JSON in the store, as a table for readers."""
+
+import datetime
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas
+from bson.datetime_ms import DatetimeMS
+
+
+def encode(values: Sequence[Any]) -> str:
+    """The values of one product's columns as JSON: numbers, texts, dates (`{"date": ISO 8601}`),
+    null for what is missing. Anything else becomes a text."""
+    return json.dumps([_plain(value) for value in values], ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, DatetimeMS):
+        value = _moment(value)
+    if isinstance(value, datetime.date):  # a datetime is one
+        return {"date": value.isoformat()}
+    if isinstance(value, bool):
+        return float(value)
+    if isinstance(value, int | float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.strip() or None
+    if value is None:
+        return None
+    return str(value)
+
+
+def _moment(value: DatetimeMS) -> datetime.datetime | None:
+    """A date of BSON; None if it is beyond the year 9999."""
+    try:
+        return value.as_datetime()
+    except (ValueError, OverflowError):
+        return None
+
+
+def frame(names: Sequence[str], rows: Sequence[str | None]) -> pandas.DataFrame:
+    """One row per product, one column per name: float64 if all values are numbers, datetime64 (UTC,
+    without a zone) if all are dates, else texts (object). What is missing is NaN, NaT, None."""
+    decoded = [json.loads(row) if row else [None] * len(names) for row in rows]
+    return pandas.DataFrame(
+        {name: _column([row[place] for row in decoded]) for place, name in enumerate(names)},
+        index=range(len(rows)),
+    )
+
+
+def _column(values: Sequence[Any]) -> Any:
+    present = [value for value in values if value is not None]
+    if all(isinstance(value, int | float) for value in present):
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    if all(isinstance(value, dict) for value in present):
+        dates = [None if value is None else value["date"] for value in values]
+        moments = pandas.to_datetime(pandas.Series(dates, dtype=object), format="ISO8601", utc=True)
+        return moments.dt.tz_localize(None).to_numpy()
+    texts = [value["date"] if isinstance(value, dict) else value for value in values]
+    return pandas.Series([None if t is None else str(t) for t in texts], dtype=object)
