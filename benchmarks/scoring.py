@@ -36,6 +36,7 @@ from pipeline.demo import write_synthetic
 from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
 from pipeline.scoring.lanes import Lanes, ordered
+from pipeline.scoring.plan import Judges
 from pipeline.scoring.score import Scorer, score_source
 
 CASES = {
@@ -106,7 +107,7 @@ def main() -> None:
 
 def make_run(folder: Path, backbone: str, size: int, side: int) -> RunFolder:
     """A run of a network that has hardly learnt anything: accuracy does not matter here."""
-    if (folder / "run" / "stage2" / "coverage.json").exists():
+    if (folder / "run" / "stage2" / "heldout.npz").exists():
         return RunFolder(folder / "run")
     write_synthetic(folder / "data", products=160, categories=8, side=side, seed=0)
     settings = (
@@ -224,8 +225,9 @@ def end_to_end(model: TwoStageModel, dump: Path, folder: Path) -> None:
     """Scan, reading, decoding, both stages, Parquet."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         source = open_source([dump], Path(name) / "dumps")
+        judges = Judges(model.taxonomy, np.ones(len(model.taxonomy)), None)
         score_source(
-            Scorer(Lanes(model, cores()), {}, 0, NO_IMAGES),
+            Scorer(Lanes(model, cores()), {}, 0, NO_IMAGES, judges),
             source,
             Path(name),
             ScoreConfig(part_mb=16),

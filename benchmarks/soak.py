@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import bson
+import numpy as np
 import psutil
 
 from benchmarks import record
@@ -21,6 +22,7 @@ from catalog.synthetic.dump import SyntheticSpec, products
 from pipeline.config import ScoreConfig
 from pipeline.model import TwoStageModel
 from pipeline.scoring.lanes import Lanes
+from pipeline.scoring.plan import Judges
 from pipeline.scoring.score import Scorer, score_source
 
 BAD = (b"", b"no image", b"\xff\xd8\xff broken")
@@ -57,13 +59,13 @@ def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
         TwoStageModel.open(run),
         psutil.Process(),
     )
-    scorer = Scorer(
-        Lanes(model, cores()), {"checkpoint": sha256_file(run.checkpoint)}, 0, run.store.digests()
-    )
+    checksums, classes = {"checkpoint": sha256_file(run.checkpoint)}, len(model.taxonomy)
+    judges = Judges(model.taxonomy, np.ones(classes), None)
+    scorer = Scorer(Lanes(model, cores()), checksums, 0, run.store.digests(), judges)
     started, seen = time.monotonic(), []
     while not seen or seen[-1][0] < seconds:
         with tempfile.TemporaryDirectory(dir=folder) as out:
-            totals = score_source(
+            totals, _ = score_source(
                 scorer, open_source([dump], Path(out) / "dumps"), Path(out), ScoreConfig(part_mb=1)
             )
         seen.append(

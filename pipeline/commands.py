@@ -201,10 +201,12 @@ def score(options: argparse.Namespace) -> None:
     it."""
     from pipeline import steps
 
-    for key, value in (("top", options.top), ("min_confidence", options.min_confidence)):
+    keys = ("top", "mix", "promise", "min_confidence", "csv")
+    for key in keys:
+        value = getattr(options, key)
         options.set += [] if value is None else [f"score.{key}={value}"]
     if options.list:
-        for name in ("labels", "workers", "scheduler", "top", "min_confidence"):
+        for name in ("labels", "workers", "scheduler", *keys):
             if getattr(options, name) is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise ShelfsortError(f"{option} has no effect with --list; leave it out")

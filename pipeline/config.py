@@ -34,9 +34,17 @@ class ScoreConfig(Section):
     """Images per batch; null is 128 on a GPU, and 32 on a processor, where more gains nothing."""
     top: PositiveInt = 5
     """Categories listed for each product."""
+    mix: Literal["natural", "balanced", "estimate"] | Path | None = None
+    """Class mix of the products to score; a path names a CSV category_id,weight, `estimate` finds
+    it in the products themselves; null is the mix that stage 2 was trained for."""
+    promise: float | None = Field(default=None, gt=0, lt=1)
+    """Accepts as many predictions as keep this precision with 95% confidence, on the deepest level
+    of the hierarchy that does, into accepted.parquet, and leaves the others in review.parquet."""
     min_confidence: float | None = Field(default=None, ge=0, le=1)
     """Splits the predictions into accepted.parquet, at least this confident, and review.parquet;
     null writes neither."""
+    csv: bool = False
+    """Also writes predictions.csv, for spreadsheets."""
     runtime: Literal["torch", "onnx"] = "torch"
     """What computes the network: `onnx` is ONNX Runtime in fp32, faster on processors without bf16;
     needs the extra `export`."""
@@ -45,6 +53,12 @@ class ScoreConfig(Section):
     features: bool = False
     """Also writes each product's bottleneck features, features-*.parquet; a part then needs four
     more bytes of memory per product and feature."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> "ScoreConfig":
+        if self.promise is not None and self.min_confidence is not None:
+            raise ValueError("promise and min_confidence are two rules, expected one of them")
+        return self
 
     def on(self, device: str) -> "ScoreConfig":
         """With the batch size for this type of device, `cpu` or `cuda`."""

@@ -146,13 +146,37 @@ def score(sub: ArgumentParser) -> None:
     sub.add_argument(
         "--top", type=_positive, metavar="K", help="categories listed for each product (score.top)"
     )
+    _decide(sub)
+    spread(sub)
+
+
+def _decide(sub: ArgumentParser) -> None:
     sub.add_argument(
+        "--mix",
+        metavar="MIX",
+        help="class mix of the products: natural, balanced, estimate (found in them), or a CSV "
+        "category_id,weight (score.mix)",
+    )
+    rule = sub.add_mutually_exclusive_group()
+    rule.add_argument(
+        "--promise",
+        type=float,
+        metavar="P",
+        help="accept as many as keep this precision, such as 0.95, into accepted.parquet; the "
+        "others go to review.parquet",
+    )
+    rule.add_argument(
         "--min-confidence",
         type=float,
         metavar="X",
         help="split into accepted.parquet (confidence of at least X) and review.parquet",
     )
-    spread(sub)
+    sub.add_argument(
+        "--csv",
+        action="store_const",
+        const=True,
+        help="also write predictions.csv, for spreadsheets",
+    )
 
 
 def _look_for(sub: ArgumentParser) -> None:

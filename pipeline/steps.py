@@ -132,13 +132,13 @@ def stage2(
     run: RunFolder, config: RunConfig, rebuild: bool, say: Say = print, workers: Workers = None
 ) -> None:
     """features.h5 -> stage2/: the pool of experts, the reclassifiers of confusable categories, and
-    where these answer; also what each confidence threshold costs."""
+    where these answer; also what it answers for held-out products."""
     views = second_stage.current_features(run, config, config.view_names)
     made_from = second_stage.stage2_origin(run, config, views)
     current = not rebuild and run.current(run.stage2 / "manifest.json", made_from, "stage2")
     if not current:
         second_stage.fit(run, config, views, made_from, rebuild, say, workers)
-    second_stage.measure_coverage(run, config, views)
+    second_stage.ask_held_out(run, config, views)
     if current:
         say(f"stage2: current ({run.stage2})")
 
@@ -209,8 +209,8 @@ def score(
     source, truth = job.source(paths, out)
     with workers() if workers else contextlib.nullcontext() as client:
         scorer = job.scorer(source, client, config.jobs or cores())
-        totals = score_source(scorer, source, out, job.config.score)
-    for line in job.said(totals, out, truth, time.perf_counter() - started):
+        totals, decided = score_source(scorer, source, out, job.config.score)
+    for line in job.said(totals, decided, out, truth, time.perf_counter() - started):
         say(line)
 
 

@@ -8,7 +8,7 @@ promise with probability 1 - `risk`, however many are tested.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy.stats import beta, binom
@@ -40,14 +40,17 @@ class Promise:
     low: float | None
     needed: int
 
+    def to_json(self) -> dict[str, float | int | None]:
+        """As summary.json and metrics.json have it."""
+        return asdict(self)
+
     def text(self, unit: str = "products") -> str:
         """For a terminal."""
         if self.threshold is not None:
             return (
                 f"{self.precision:.1%} promised: confidence >= {self.threshold:.4f}; of {self.n} "
                 f"held-out {unit} it accepts {self.accepted / self.n:.1%}, of which "
-                f"{self.right / self.accepted:.1%} are right (at least {self.low:.1%}, with "
-                f"{1 - RISK:.0%} confidence)"
+                f"{self.right / self.accepted:.1%} are right (at least {self.low:.1%})"
             )
         if self.n < self.needed:
             return (
@@ -73,7 +76,9 @@ def promise(
     ranked, hits = confidence[order], np.cumsum(right[order])
     needed, passed = fewest(precision, risk), 0
     for accepted in _sequence(len(ranked), precision, risk):
-        last = int(np.searchsorted(-ranked, -ranked[accepted - 1], side="right"))  # ties stay together
+        last = int(
+            np.searchsorted(-ranked, -ranked[accepted - 1], side="right")
+        )  # ties stay together
         if binom.sf(hits[last - 1] - 1, last, precision) > risk:
             break
         passed = last

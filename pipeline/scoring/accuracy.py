@@ -10,7 +10,7 @@ import pyarrow.parquet
 from catalog.errors import ShelfsortError
 from catalog.intervals import Estimate, clustered_change, clustered_share
 from catalog.sources.source import ProductSource
-from pipeline.scoring.parts import PREDICTIONS
+from pipeline.scoring.predictions import PREDICTIONS
 
 
 @dataclass(frozen=True)

@@ -12,21 +12,22 @@ from catalog.image_table import image_ids
 from catalog.labels import read_labels
 from catalog.sources.source import ProductSource, open_source
 from pipeline.config import RunConfig
+from pipeline.decisions import heldout
 from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
-from pipeline.scoring import coverage
 from pipeline.scoring.accuracy import compare, labels_in, labels_of
 from pipeline.scoring.agreement import warn_of_other_arithmetic
 from pipeline.scoring.lanes import Engine, Lanes
+from pipeline.scoring.plan import Judges, Plan
 from pipeline.scoring.score import Scorer, Totals
+from stage2_xgb.prior import mix
 
 
 @dataclass(frozen=True)
 class ScoreJob:
     """A run that is to score: its configuration with absolute paths, its model, the sha256 of
     checkpoint and second stage, the category id of products that get no answer, the file of
-    `labels` and what is `given` there, and what each threshold of confidence costs (empty where
-    none was asked for)."""
+    `labels` and what is `given` there, and what decisions rest on."""
 
     run: RunFolder
     config: RunConfig
@@ -35,14 +36,14 @@ class ScoreJob:
     fallback: int
     labels: Path | None
     given: dict[int, int]
-    costs: list[coverage.Cost]
+    judges: Judges
 
     @classmethod
     def open(cls, run: RunFolder, config: RunConfig, labels: Path | None) -> "ScoreJob":
-        """Raises ShelfsortError where the labels, the costs or the model can't be read."""
+        """Raises ShelfsortError where the labels, the held-out answers, a file of weights or the model
+        can't be read."""
         given = read_labels(labels) if labels else {}
-        sure = config.score.min_confidence is not None
-        costs = coverage.read(run.stage2) if sure else []
+        held = heldout.read(run.stage2) if Judges.needed(config.score) else None
         vectors = {name: str(Path(file).absolute()) for name, file in config.score.vectors.items()}
         config = config.model_copy(
             update={"score": config.score.model_copy(update={"vectors": vectors})}
@@ -50,14 +51,15 @@ class ScoreJob:
         model = TwoStageModel.open(
             run, config.stage1.device, config.features.precision, config.score.runtime, vectors
         )
-        fallback = int(
-            model.taxonomy.category_ids[int(run.store.natural_counts("product").argmax())]
-        )
+        counts = run.store.natural_counts("product")
+        judges = Judges(model.taxonomy, mix(counts), held)
+        judges.fixed_mix(config.score)  # a wrong file is said now, not after hours
+        fallback = int(model.taxonomy.category_ids[int(counts.argmax())])
         checksums = {
             "checkpoint": run.stage1_checksum(),
             "stage2": sha256_file(run.stage2 / "manifest.json"),
         }
-        return cls(run, config, model, checksums, fallback, labels, given, costs)
+        return cls(run, config, model, checksums, fallback, labels, given, judges)
 
     def source(self, paths: Sequence[str], out: Path) -> tuple[ProductSource, dict[int, int]]:
         """What is to be scored, and the true category ids of it that are known. Raises
@@ -94,7 +96,8 @@ class ScoreJob:
         )
         made_with = {f"vectors.{name}": sha256_file(path) for name, path in vectors.items()}
         made_with["precision"] = self.model.predictors[0].compute.precision
-        return Scorer(engine, self.checksums | made_with, self.fallback, self.run.store.digests())
+        checksums, digests = self.checksums | made_with, self.run.store.digests()
+        return Scorer(engine, checksums, self.fallback, digests, self.judges)
 
     def _workers(self, source: ProductSource, client: Any) -> Engine:
         from pipeline.scoring.workers import ModelPlace, Workers
@@ -111,7 +114,12 @@ class ScoreJob:
         )
 
     def said(
-        self, totals: Totals, out: Path, truth: dict[int, int], seconds: float
+        self,
+        totals: Totals,
+        decided: Plan,
+        out: Path,
+        truth: dict[int, int],
+        seconds: float,
     ) -> Iterator[str]:
         """What became of it, in lines; compares with the truth."""
         yield (
@@ -126,11 +134,27 @@ class ScoreJob:
         yield f"  overlap: {totals.known_images} of these images stand, byte for byte, in the run's own store{learnt}"
         if totals.unreachable:
             yield f"  {totals.unreachable} photos could not be reached; the same command scores the parts that they are in again"
-        if totals.min_confidence is not None:
-            yield f"  {coverage.text_at(self.costs, totals.min_confidence)}"
-            yield f"  here: {totals.accepted} products in accepted.parquet, {totals.review} in review.parquet"
+        for line in decided.lines:
+            yield f"  {line}"
+        if decided.decider.rules:
+            yield f"  here: {_shares(totals)}"
         if truth:
             yield f"  {compare(out, truth).text()}"
         if totals.broken:
             mend = self.run.command("stage2", "--rebuild")
             yield f"  stage 2 answered without {', '.join(totals.broken)}; rebuild it with: {mend}"
+
+
+def _shares(totals: Totals) -> str:
+    """What the rule accepts of this source."""
+    n = max(totals.predictions, 1)
+    levels = [
+        f"{count / n:.1%} on level {level}"
+        for level, count in reversed(list(enumerate(totals.levels, start=1)))
+        if count
+    ]
+    accepted = f" ({', '.join(levels)})" if totals.promise is not None and levels else ""
+    return (
+        f"{totals.accepted} products in accepted.parquet, {totals.accepted / n:.1%}{accepted}; "
+        f"{totals.review} in review.parquet"
+    )

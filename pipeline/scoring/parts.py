@@ -1,5 +1,9 @@
-"""One part of the predictions: its Parquet files and a sidecar, each written atomically, and how
-they are verified later."""
+"""One part of a scoring: its Parquet files and a sidecar, each written atomically, and how they are
+verified later.
+
+Opinions are what the model says, and what takes long; predictions are decided on them
+(pipeline.scoring.predictions), in seconds, and so are not verified but written again.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,23 +18,19 @@ from catalog.artifacts import atomic_path, read_sealed, require_same, sha256_fil
 from catalog.errors import ArtifactError
 from catalog.files import UNREACHABLE
 
-SCHEMA = 3
-PREDICTIONS = pyarrow.schema(
+SCHEMA = 4
+OPINIONS = pyarrow.schema(
     [
         ("product_id", pyarrow.int64()),
         ("name", pyarrow.string()),
         ("n_images", pyarrow.int32()),
-        ("category_id", pyarrow.int64()),
-        ("level1", pyarrow.string()),
-        ("level2", pyarrow.string()),
-        ("level3", pyarrow.string()),
-        ("confidence", pyarrow.float32()),
-        ("top_category_id", pyarrow.list_(pyarrow.int64())),
-        ("top_confidence", pyarrow.list_(pyarrow.float32())),
-        ("stage1_category_id", pyarrow.int64()),
-        ("shifted_category_id", pyarrow.int64()),
-        ("refined", pyarrow.bool_()),
+        ("top_class", pyarrow.list_(pyarrow.int32())),
+        ("log_prob", pyarrow.list_(pyarrow.float32())),
+        ("stage1_class", pyarrow.int32()),
+        ("shifted_class", pyarrow.int32()),
+        ("answered_by", pyarrow.string()),
         ("blank", pyarrow.bool_()),
+        ("z", pyarrow.list_(pyarrow.float32())),
     ]
 )
 REJECTS = pyarrow.schema(
@@ -52,13 +52,13 @@ FEATURES = pyarrow.schema(
 
 @dataclass(frozen=True)
 class Part:
-    """What scoring one partition gave: predictions, features (None where nobody asked for them),
+    """What scoring one partition gave: opinions, features (None where nobody asked for them),
     rejects, the number of readable images, every image's digest uint64, and the files of stage 2
     that could not be read."""
 
     number: int
     products: int
-    predictions: pyarrow.Table
+    opinions: pyarrow.Table
     features: pyarrow.Table | None
     rejects: pyarrow.Table
     images: int
@@ -71,11 +71,16 @@ def part_path(out: Path, number: int) -> Path:
     return out / f"part-{number:05d}.parquet"
 
 
+def opinions_path(out: Path, number: int) -> Path:
+    """Where the opinions of a part lie."""
+    return out / f"opinions-{number:05d}.parquet"
+
+
 def write_part(part: Part, out: Path, origin: dict[str, Any], known: np.ndarray) -> dict[str, Any]:
     """Writes a part, its sidecar last, and returns the sidecar. `known`: digests (uint64, sorted)
     of the run's own images."""
     files = {
-        part_path(out, part.number): part.predictions,
+        opinions_path(out, part.number): part.opinions,
         out / f"rejects-{part.number:05d}.parquet": part.rejects,
     }
     if part.features is not None:
@@ -86,7 +91,7 @@ def write_part(part: Part, out: Path, origin: dict[str, Any], known: np.ndarray)
     sidecar = {
         "made_from": origin,
         "products": part.products,
-        "predictions": len(part.predictions),
+        "predictions": len(part.opinions),
         "images": part.images,
         "known_images": int(np.isin(part.digests, known).sum()),
         "rejected_products": int(whole.sum()),
