@@ -110,7 +110,7 @@ def plot(sub: ArgumentParser) -> None:
     sub.add_argument(
         "figure",
         help="per-category, confusion, hierarchy, coverage, reliability, distribution, training, "
-        "or attention",
+        "promises, or attention",
     )
     sub.add_argument(
         "folder", nargs="?", type=Path, metavar="DIR", help="run folder, such as runs/first"

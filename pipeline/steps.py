@@ -148,6 +148,7 @@ def evaluate(run: RunFolder, config: RunConfig, rebuild: bool, say: Say = print)
 
     Says and returns the figures, as metrics.json holds them, also if they are current.
     """
+    from pipeline.decisions import heldout
     from pipeline.evaluation.evaluate import evaluate as evaluate_test
     from pipeline.evaluation.summary import summary
     from stage2_xgb.bundle import Bundle
@@ -168,11 +169,14 @@ def evaluate(run: RunFolder, config: RunConfig, rebuild: bool, say: Say = print)
         say(f"evaluate: current ({metrics_path})")
         say(summary(metrics))
         return metrics
+    held = heldout.read(run.stage2)
     run.store.verify()
     with writing(summary_path):  # summary.txt, written last, marks the evaluation as complete
         summary_path.unlink(missing_ok=True)
     stores = list(views.values())
-    metrics = evaluate_test(stores, run.store, bundle, config.evaluate, run.evaluation, made_from)
+    metrics = evaluate_test(
+        stores, run.store, bundle, held, config.evaluate, run.evaluation, made_from
+    )
     write_text(summary_path, summary(metrics) + "\n")
     say(summary(metrics))
     return metrics
@@ -201,8 +205,10 @@ def score(
 
     Finished parts are kept. Compares the predictions with `labels` if they are given.
     """
+    from pipeline.scoring.accuracy import compare
     from pipeline.scoring.job import ScoreJob
-    from pipeline.scoring.score import score_source
+    from pipeline.scoring.outcome import Outcome
+    from pipeline.scoring.score import SUMMARY, score_source
 
     job = ScoreJob.open(run, config, labels)
     started = time.perf_counter()
@@ -210,7 +216,10 @@ def score(
     with workers() if workers else contextlib.nullcontext() as client:
         scorer = job.scorer(source, client, config.jobs or cores())
         totals, decided = score_source(scorer, source, out, job.config.score)
-    for line in job.said(totals, decided, out, truth, time.perf_counter() - started):
+    comparison = compare(out, truth, job.model.taxonomy) if truth else None
+    outcome = Outcome(totals, decided, comparison, time.perf_counter() - started)
+    write_json(out / SUMMARY, outcome.figures())
+    for line in outcome.lines(run, out):
         say(line)
 
 

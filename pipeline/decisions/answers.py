@@ -2,6 +2,7 @@
 and their mass on each level of the hierarchy. Nothing is put on disk.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,12 @@ class Answers:
     def of(cls, log_probs: np.ndarray) -> "Answers":
         """From log-probabilities float32 [N, K] of all categories."""
         return cls(*likeliest(log_probs))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Answers"]) -> "Answers":
+        """Answers one after another."""
+        columns = ("top_class", "log_prob")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
 
     def __len__(self) -> int:
         return len(self.top_class)

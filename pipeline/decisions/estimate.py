@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.compute
+from scipy.optimize import brentq
 
 from catalog.artifacts import atomic_path
 from catalog.errors import ShelfsortError
@@ -28,11 +29,12 @@ PRODUCTS = 50_000
 ENOUGH = 20
 """Products that a category has to have, as expected before, to be estimated by itself; the others
 of its family on level 2 are estimated together."""
-_BELIEF = 0.05
+_BELIEF = 0.005
 """Weight of the mix before, as a share of the products: without, chance would empty categories."""
 _RESAMPLES = 30
 _STEPS, _CLOSE = 300, 1e-5
 _LEAST = 1e-9
+_WIDEST = 100.0
 _SHOWN = 3
 
 
@@ -107,7 +109,9 @@ def estimate_mix(
     if not len(answers):
         raise ShelfsortError("score.mix: estimate: there is no product with an answer")
     groups = _Groups.of(answers, held.fitted, taxonomy)
-    share = groups.fit(np.ones(len(answers)))
+    found = groups.fit(np.ones(len(answers)))
+    resampled = groups.resample(found)
+    share = _shrunk(found, resampled, groups.shares_before)
     mix = groups.spread(share)
     drift = compare(held.under(mix).z, z)
     if drift.unlike:
@@ -115,16 +119,26 @@ def estimate_mix(
             f"score.mix: estimate: {drift.text()}; an estimate would be worth nothing. Name the "
             "mix instead: --mix natural, balanced, or a CSV category_id,weight"
         )
-    rng = np.random.default_rng(0)
-    resampled = [
-        groups.fit(rng.poisson(1.0, len(answers)).astype(np.float64), share)
-        for _ in range(_RESAMPLES)
-    ]
     error = 1.96 * np.std(resampled, axis=0)
     low, high = groups.spread(np.maximum(share - error, 0)), groups.spread(share + error)
     alone = int((np.bincount(groups.group) == 1).sum())
     families = len(share) - alone
     return EstimatedMix(mix, low, high, held.fitted, len(answers), alone, families, drift)
+
+
+def _shrunk(share: np.ndarray, resampled: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Shares [G] as far as chance doesn't explain how they differ from those before: each log-ratio
+    times the part of its variance that is not the resamples' [R, G] (empirical Bayes; the variance
+    between groups by Paule and Mandel 1982). Where nothing shifted, nothing moves."""
+    log_ratio = np.log(share / before)
+    chance = np.var(np.log(resampled / before), axis=0) + _LEAST
+
+    def excess(spread: float) -> float:
+        return float((log_ratio**2 / (spread + chance)).sum()) - len(share)
+
+    spread = brentq(excess, 0.0, _WIDEST) if excess(0.0) > 0 > excess(_WIDEST) else 0.0
+    shares = before * np.exp(log_ratio * spread / (spread + chance))
+    return shares / shares.sum()
 
 
 @dataclass(frozen=True)
@@ -150,19 +164,29 @@ class _Groups:
         rest = np.maximum(1 - share.sum(axis=1), 0)
         return cls(group, before, group[answers.top_class], share, rest)
 
+    @property
+    def shares_before(self) -> np.ndarray:
+        """Share of each group in the mix before, float [G]."""
+        return np.bincount(self.group, self.before)
+
+    def resample(self, found: np.ndarray) -> np.ndarray:
+        """The shares [R, G] of resampled products (bootstrap), each search starting from `found`."""
+        rng = np.random.default_rng(0)
+        weights = rng.poisson(1.0, (_RESAMPLES, len(self.share))).astype(np.float64)
+        return np.array([self.fit(weight, found) for weight in weights])
+
     def fit(self, weight: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
         """The share of each group, float [G], among products of some weight [N].
 
         What a product's likeliest categories leave is of all others, as before.
         """
-        count = int(self.group.max()) + 1
-        before = np.bincount(self.group, self.before, count)
+        before = self.shares_before
         found = before if start is None else start
         total = weight.sum() * (1 + _BELIEF)
         for _ in range(_STEPS):
             odds = self.share * (found / before)[self.likeliest]
             scale = weight / (odds.sum(axis=1) + self.rest)
-            seen = np.bincount(self.likeliest.ravel(), (odds * scale[:, None]).ravel(), count)
+            seen = np.bincount(self.likeliest.ravel(), (odds * scale[:, None]).ravel(), len(before))
             seen += ((self.rest * scale).sum() + _BELIEF * weight.sum()) * before
             last, found = found, seen / total
             if np.abs(found - last).sum() < _CLOSE:
@@ -171,8 +195,7 @@ class _Groups:
 
     def spread(self, share: np.ndarray) -> np.ndarray:
         """Shares [G] of groups as shares [K] of categories, within a group as before."""
-        before = np.bincount(self.group, self.before)
-        return np.maximum(self.before * (share / before)[self.group], _LEAST)
+        return np.maximum(self.before * (share / self.shares_before)[self.group], _LEAST)
 
 
 def _read(opinions: Iterable[pyarrow.Table]) -> tuple[Answers, np.ndarray]:

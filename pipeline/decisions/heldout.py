@@ -117,10 +117,7 @@ def projected(bundle: Bundle, pooled: Pooled) -> np.ndarray:
 
 
 def _joined(parts: list[HeldOutAnswers]) -> HeldOutAnswers:
-    answers = Answers(
-        np.concatenate([part.answers.top_class for part in parts]),
-        np.concatenate([part.answers.log_prob for part in parts]),
-    )
+    answers = Answers.concatenate([part.answers for part in parts])
     return HeldOutAnswers(
         np.concatenate([part.product_id for part in parts]),
         np.concatenate([part.class_index for part in parts]),

@@ -19,15 +19,18 @@ from catalog.store.reader import Store
 from catalog.taxonomy import Taxonomy
 from features.store import FeatureStore
 from pipeline.config import EvaluateConfig
+from pipeline.decisions.answers import Answers
+from pipeline.decisions.heldout import HeldOutAnswers
 from pipeline.evaluation.measures import SYSTEMS, measure, systems_in
 from pipeline.evaluation.near_twins import near_twins
+from pipeline.evaluation.promises import realised
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL, STAGE1
 from stage2_xgb.items import Pooled
 from stage2_xgb.prior import importance, mix
 from stage2_xgb.published import FOLDER
-from stage2_xgb.refine import refine
+from stage2_xgb.refine import Refined, refine
 
 UNITS = ("image", "product")
 
@@ -36,6 +39,7 @@ def evaluate(
     stores: Sequence[FeatureStore],
     store: Store,
     bundle: Bundle,
+    held: HeldOutAnswers,
     config: EvaluateConfig,
     folder: Path,
     made_from: dict,
@@ -46,7 +50,7 @@ def evaluate(
     Raises ShelfsortError if no test image can be read.
     """
     started, taxonomy, features = time.perf_counter(), store.taxonomy, stores[0]
-    frames = _judged(bundle, Views(stores), store)
+    frames, answers = _judged(bundle, Views(stores), store)
     rows = features.of_split("train")
     train = np.bincount(
         features.table.class_index[rows][features.table.fit[rows]], minlength=len(taxonomy)
@@ -61,6 +65,9 @@ def evaluate(
         unit: measure(frame, len(taxonomy), config.min_support) for unit, frame in frames.items()
     }
     metrics["without_photo"] = _without_photo(features, store, len(frames["product"]))
+    products = frames["product"]
+    columns = (products[name].to_numpy() for name in ("class_index", "weight", "group"))
+    metrics["promises"] = realised(held, answers, *columns, taxonomy)
     metrics["near_twins"] = near_twins(stores, frames["image"])
     metrics["rejects"] = store.reject_counts()
     metrics["seconds"] = round(time.perf_counter() - started, 3)
@@ -68,14 +75,20 @@ def evaluate(
     return metrics
 
 
-def _judged(bundle: Bundle, views: Views, store: Store) -> dict[str, pandas.DataFrame]:
-    """Unit -> a row for each item of the test split, as items.parquet has them."""
+def _judged(
+    bundle: Bundle, views: Views, store: Store
+) -> tuple[dict[str, pandas.DataFrame], Answers]:
+    """Unit -> a row for each item of the test split, as items.parquet has them; and both stages'
+    answers for its products."""
     rival, rows, table = published(bundle), views.first.of_split("test"), views.first.table
     items: dict[str, list[pandas.DataFrame]] = {unit: [] for unit in UNITS}
+    answers: list[Answers] = []
     with progress(rows.stop - rows.start, "evaluate", "img") as bar:
         for images in views.blocks("test", fit_only=False):
             for unit in UNITS:
-                items[unit].append(_judge(bundle, rival, images, unit))
+                result = refine(bundle, images, unit)
+                items[unit].append(_judge(result, rival, images, unit))
+            answers.append(Answers.of(result.two_stage))
             bar.update(len(images.product_id))
     if not any(len(frame) for frame in items["image"]):
         problem = "no readable image on the test split; the catalogue has too few products"
@@ -95,7 +108,7 @@ def _judged(bundle: Bundle, views: Views, store: Store) -> dict[str, pandas.Data
             importance(frame["class_index"].to_numpy(), natural) if capped else np.ones(len(frame))
         )
         frames[unit] = frame
-    return frames
+    return frames, Answers.concatenate(answers)
 
 
 def _without_photo(features: FeatureStore, store: Store, evaluated: int) -> int:
@@ -132,8 +145,7 @@ def _stage2(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _judge(bundle: Bundle, rival: Bundle | None, images: Pooled, unit: str) -> pandas.DataFrame:
-    result = refine(bundle, images, unit)
+def _judge(result: Refined, rival: Bundle | None, images: Pooled, unit: str) -> pandas.DataFrame:
     pooled = result.pooled
     answers = [pooled.log_probs, result.shifted, result.two_stage]
     if rival:

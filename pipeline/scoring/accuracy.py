@@ -1,45 +1,66 @@
 """Predictions beside the true categories of a scored dump, where a CSV or the dump itself has them."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pyarrow.parquet
 
 from catalog.errors import ShelfsortError
 from catalog.intervals import Estimate, clustered_change, clustered_share
 from catalog.sources.source import ProductSource
-from pipeline.scoring.predictions import PREDICTIONS
+from catalog.taxonomy import Taxonomy
+from pipeline.scoring.predictions import PREDICTIONS, category_path
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Top-1 of the labelled products that count: stage 1, the shifted stage 1, both stages, and the
     change of the last two, as `evaluate` has them. A product counts if a photo of it can be read
-    and shows something; `without_photo` is how many don't."""
+    and shows something; `without_photo` is how many don't. `accepted`: the share of right answers
+    among those that a rule accepts, in `all` and by level; empty if there is no rule."""
 
     stage1: Estimate
     shifted: Estimate
     two_stage: Estimate
     change: Estimate
     without_photo: int
+    accepted: Mapping[str, Estimate]
 
-    def text(self) -> str:
+    def systems(self) -> dict[str, Estimate]:
+        """Each answer's top-1, by name."""
+        return {"stage 1": self.stage1, "shifted": self.shifted, "two-stage": self.two_stage}
+
+    def lines(self) -> Iterator[str]:
         """For a terminal."""
-        n = self.two_stage.n
-        left_out = f"; {self.without_photo} more have no photo that can be read and shows something, and don't count"
-        if not n:
-            return f"top-1: no labelled product to count{left_out if self.without_photo else ''}"
-        systems = {"stage 1": self.stage1, "shifted": self.shifted, "two-stage": self.two_stage}
-        shares = ", ".join(
-            f"{name} {e.value:.4f} [{e.low:.4f}, {e.high:.4f}]" for name, e in systems.items()
+        left_out = (
+            f"; {self.without_photo} more have no photo that can be read and shows something, and "
+            "don't count"
+            if self.without_photo
+            else ""
         )
-        value, low, high = (100 * x for x in self.change[:3])
-        return (
-            f"top-1 of {n} labelled products: {shares}, two-stage over shifted {value:+.2f} [{low:+.2f}, {high:+.2f}] points"
-            f"{left_out if self.without_photo else ''}"
+        if not self.two_stage.n:
+            yield f"top-1: no labelled product to count{left_out}"
+            return
+        shares = ", ".join(f"{name} {_percent(e)}" for name, e in self.systems().items())
+        value, low, high = (100 * (x or 0.0) for x in self.change[:3])
+        yield (
+            f"top-1 of {self.two_stage.n} labelled products: {shares}, two-stage over shifted "
+            f"{value:+.2f} [{low:+.2f}, {high:+.2f}] points{left_out}"
         )
+        counted = {name: e for name, e in self.accepted.items() if e.n}
+        if counted:
+            yield "right among the accepted: " + ", ".join(
+                f"{name} {_percent(e)} (n {e.n})" for name, e in counted.items()
+            )
+
+
+def _percent(estimate: Estimate) -> str:
+    value, low, high = (100 * (x or 0.0) for x in estimate[:3])
+    return f"{value:.1f}% [{low:.1f}, {high:.1f}]"
 
 
 def labels_of(source: ProductSource) -> dict[int, int]:
@@ -63,9 +84,10 @@ def labels_in(source: ProductSource, labels: dict[int, int], path: Path) -> dict
     return known
 
 
-def compare(out: Path, labels: dict[int, int]) -> Comparison:
+def compare(out: Path, labels: dict[int, int], taxonomy: Taxonomy) -> Comparison:
     """Compares all parts in the folder `out` with labels."""
     columns = ["product_id", "stage1_category_id", "shifted_category_id", "category_id", "blank"]
+    columns += ["level", "category_path", "accepted"]
     parts = [
         pyarrow.parquet.read_table(part, columns=columns)
         for part in sorted(out.glob("part-*.parquet"))
@@ -80,4 +102,38 @@ def compare(out: Path, labels: dict[int, int]) -> Comparison:
     ones, product = np.ones(len(table)), np.arange(len(table))
     shares = (clustered_share(hit, ones, product) for hit in right.values())
     change = clustered_change(right[""].astype(np.float64) - right["shifted_"], ones, product)
-    return Comparison(*shares, change, without_photo=len(labels) - len(table))
+    without_photo = len(labels) - len(table)
+    return Comparison(*shares, change, without_photo, _accepted(table, truth.to_numpy(), taxonomy))
+
+
+def _accepted(
+    table: pandas.DataFrame, truth: np.ndarray, taxonomy: Taxonomy
+) -> dict[str, Estimate]:
+    """The share of right answers among the accepted ones, in `all` and by level."""
+    rows = table["accepted"].eq(True).to_numpy()
+    accepted, truth = table[rows], taxonomy.class_index(truth[rows].astype(np.int64))
+    level = accepted["level"].to_numpy()
+    right = np.zeros(len(accepted), dtype=bool)
+    if not len(right):
+        return {}
+    for i, (c, number, path, answer) in enumerate(
+        zip(
+            truth.tolist(),
+            level.tolist(),
+            accepted["category_path"],
+            accepted["category_id"],
+            strict=True,
+        )
+    ):
+        if c < 0:
+            continue  # a category that the run doesn't know
+        if number == 3:
+            right[i] = taxonomy.category_ids[c] == answer
+        else:
+            right[i] = category_path(taxonomy, c, number) == path
+    ones, product = np.ones(len(right)), np.arange(len(right))
+    found = {"all": clustered_share(right, ones, product)}
+    for number in sorted(set(level.tolist()), reverse=True):
+        on = level == number
+        found[f"level {number}"] = clustered_share(right[on], ones[on], product[on])
+    return found

@@ -1,7 +1,7 @@
 """The step `score` around the scoring itself (score.py): what is opened and checked before, and
 what is said after."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from pipeline.config import RunConfig
 from pipeline.decisions import heldout
 from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
-from pipeline.scoring.accuracy import compare, labels_in, labels_of
+from pipeline.scoring.accuracy import labels_in, labels_of
 from pipeline.scoring.agreement import warn_of_other_arithmetic
 from pipeline.scoring.lanes import Engine, Lanes
-from pipeline.scoring.plan import Judges, Plan
-from pipeline.scoring.score import Scorer, Totals
+from pipeline.scoring.plan import Judges
+from pipeline.scoring.score import Scorer
 from stage2_xgb.prior import mix
 
 
@@ -112,49 +112,3 @@ class ScoreJob:
             place,
             [*source.files, *((path, Path(path).stat().st_size) for path in vectors.values())],
         )
-
-    def said(
-        self,
-        totals: Totals,
-        decided: Plan,
-        out: Path,
-        truth: dict[int, int],
-        seconds: float,
-    ) -> Iterator[str]:
-        """What became of it, in lines; compares with the truth."""
-        yield (
-            f"score: {totals.products} products = {totals.predictions} predictions + {totals.rejected_products} rejects, "
-            f"{totals.images} images in {seconds:.1f} s -> {out}"
-        )
-        learnt = (
-            "; answers to those that it learnt from are no check of their labels"
-            if totals.known_images
-            else ""
-        )
-        yield f"  overlap: {totals.known_images} of these images stand, byte for byte, in the run's own store{learnt}"
-        if totals.unreachable:
-            yield f"  {totals.unreachable} photos could not be reached; the same command scores the parts that they are in again"
-        for line in decided.lines:
-            yield f"  {line}"
-        if decided.decider.rules:
-            yield f"  here: {_shares(totals)}"
-        if truth:
-            yield f"  {compare(out, truth).text()}"
-        if totals.broken:
-            mend = self.run.command("stage2", "--rebuild")
-            yield f"  stage 2 answered without {', '.join(totals.broken)}; rebuild it with: {mend}"
-
-
-def _shares(totals: Totals) -> str:
-    """What the rule accepts of this source."""
-    n = max(totals.predictions, 1)
-    levels = [
-        f"{count / n:.1%} on level {level}"
-        for level, count in reversed(list(enumerate(totals.levels, start=1)))
-        if count
-    ]
-    accepted = f" ({', '.join(levels)})" if totals.promise is not None and levels else ""
-    return (
-        f"{totals.accepted} products in accepted.parquet, {totals.accepted / n:.1%}{accepted}; "
-        f"{totals.review} in review.parquet"
-    )
