@@ -201,7 +201,7 @@ def score(options: argparse.Namespace) -> None:
     it."""
     from pipeline import steps
 
-    keys = ("top", "mix", "promise", "min_confidence", "csv")
+    keys = ("top", "mix", "promise", "min_confidence", "allowed", "csv")
     for key in keys:
         value = getattr(options, key)
         options.set += [] if value is None else [f"score.{key}={value}"]

@@ -43,6 +43,9 @@ class ScoreConfig(Section):
     min_confidence: float | None = Field(default=None, ge=0, le=1)
     """Splits the predictions into accepted.parquet, at least this confident, and review.parquet;
     null writes neither."""
+    allowed: Path | None = None
+    """CSV _id,category_id of the categories that products may have; those it doesn't name may have
+    any. If no allowed category is likely, the product is for review."""
     csv: bool = False
     """Also writes predictions.csv, for spreadsheets."""
     runtime: Literal["torch", "onnx"] = "torch"

@@ -172,6 +172,11 @@ def _decide(sub: ArgumentParser) -> None:
         help="split into accepted.parquet (confidence of at least X) and review.parquet",
     )
     sub.add_argument(
+        "--allowed",
+        metavar="CSV",
+        help="categories that products may have (_id,category_id); those not named may have any",
+    )
+    sub.add_argument(
         "--csv",
         action="store_const",
         const=True,

@@ -7,6 +7,7 @@ workers if there are some, and asks what comes out about held-out products.
 import contextlib
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,9 @@ def ask_held_out(run: RunFolder, config: RunConfig, views: Mapping[str, FeatureS
     source = mix(mixes.natural["product"])
     stores = Views(list(views.values()))
     held = heldout.held_out_answers(bundle, stores, config.stage2, fitted, source)
+    if run.store.settings["caps"]["val_b"] is not None:  # not a sample of the natural mix
+        counts = np.bincount(held.class_index, minlength=len(source))
+        held = replace(held, source=mix(counts))
     heldout.save(run.stage2, held)
 
 

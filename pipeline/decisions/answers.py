@@ -74,6 +74,18 @@ class Answers:
         order = np.argsort(-scores, axis=1, kind="stable")
         return Answers(*(np.take_along_axis(x, order, axis=1) for x in (self.top_class, scores)))
 
+    def mass(self, allowed: np.ndarray) -> np.ndarray:
+        """Probability float [N] of the categories in the mask `allowed` bool [N, T] together."""
+        return np.where(allowed, np.exp(self.log_prob), 0).sum(axis=1)
+
+    def restricted(self, allowed: np.ndarray) -> "Answers":
+        """The same answers if no other categories than those in the mask `allowed` bool [N, T] are
+        possible; each product needs one."""
+        scores = np.where(allowed, self.log_prob, -np.inf)
+        scores = (scores - logsumexp(scores, axis=1, keepdims=True)).astype(np.float32)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        return Answers(*(np.take_along_axis(x, order, axis=1) for x in (self.top_class, scores)))
+
     def at(self, level: Level) -> tuple[np.ndarray, np.ndarray]:
         """The likeliest family on a level: a category of it (its likeliest), int32 [N], and the
         family's probability, float32 [N], summed over its categories."""

@@ -13,6 +13,7 @@ from catalog.labels import read_labels
 from catalog.sources.source import ProductSource, open_source
 from pipeline.config import RunConfig
 from pipeline.decisions import heldout
+from pipeline.decisions.allowed import Allowed
 from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
 from pipeline.scoring.accuracy import labels_in, labels_of
@@ -52,7 +53,9 @@ class ScoreJob:
             run, config.stage1.device, config.features.precision, config.score.runtime, vectors
         )
         counts = run.store.natural_counts("product")
-        judges = Judges(model.taxonomy, mix(counts), held)
+        table = config.score.allowed
+        allowed = Allowed.read(table, model.taxonomy) if table else None
+        judges = Judges(model.taxonomy, mix(counts), held, allowed)
         judges.fixed_mix(config.score)  # a wrong file is said now, not after hours
         fallback = int(model.taxonomy.category_ids[int(counts.argmax())])
         checksums = {

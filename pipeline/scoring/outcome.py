@@ -10,6 +10,7 @@ from catalog.intervals import Estimate
 from pipeline.run_folder import RunFolder
 from pipeline.scoring.accuracy import Comparison
 from pipeline.scoring.plan import Plan
+from pipeline.scoring.predictions import NOT_ALLOWED
 from pipeline.scoring.score import Totals
 
 SCHEMA = 1
@@ -43,6 +44,8 @@ class Outcome:
             yield f"  {line}"
         if self.decided.decider.rules:
             yield f"  here: {self._accepted()}"
+        if count := self.totals.reasons.get(NOT_ALLOWED):
+            yield f"  of {count} products no allowed category is likely: they are for review"
         if self.comparison:
             yield from (f"  {line}" for line in self.comparison.lines())
         if totals.broken:

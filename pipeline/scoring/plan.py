@@ -11,6 +11,7 @@ import pyarrow
 
 from catalog.taxonomy import Taxonomy
 from pipeline.config import ScoreConfig
+from pipeline.decisions.allowed import Allowed
 from pipeline.decisions.answers import Level, levels_of
 from pipeline.decisions.estimate import EstimatedMix, estimate_mix
 from pipeline.decisions.heldout import HeldOutAnswers
@@ -23,12 +24,14 @@ from stage2_xgb.prior import mix, read_mix
 
 @dataclass(frozen=True)
 class Judges:
-    """What decisions rest on: the categories, the natural mix [K], and what both stages answer for
-    held-out products (None if the configuration asks for nothing that needs them)."""
+    """What decisions rest on: the categories, the natural mix [K], what both stages answer for
+    held-out products (None if the configuration asks for nothing that needs them), and which
+    categories each product may have (None: any)."""
 
     taxonomy: Taxonomy
     natural: np.ndarray
     held: HeldOutAnswers | None
+    allowed: Allowed | None = None
 
     @staticmethod
     def needed(config: ScoreConfig) -> bool:
@@ -63,7 +66,7 @@ def plan(judges: Judges, config: ScoreConfig, opinions: Iterable[pyarrow.Table])
     held, taxonomy = judges.held, judges.taxonomy
     if held is None:
         as_fitted = np.ones(len(taxonomy))
-        return Plan(Decider(taxonomy, as_fitted, as_fitted))
+        return Plan(Decider(taxonomy, as_fitted, as_fitted, (), judges.allowed))
     lines: list[str] = []
     figures: dict[str, Any] = {"mix": str(config.mix or "as trained")}
     estimated, target = None, judges.fixed_mix(config)
@@ -77,7 +80,7 @@ def plan(judges: Judges, config: ScoreConfig, opinions: Iterable[pyarrow.Table])
     if len(asked) < len(held):
         lines.append(f"{len(asked)} of {len(held)} held-out products stand for this class mix")
     rules, told, counted = _rules(asked, levels_of(taxonomy), config)
-    decider = Decider(taxonomy, held.fitted, target, rules)
+    decider = Decider(taxonomy, held.fitted, target, rules, judges.allowed)
     return Plan(decider, [*lines, *told], figures | counted, estimated)
 
 

@@ -4,6 +4,7 @@ another class mix, promise or threshold needs no scoring.
 
 import contextlib
 import csv
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow.parquet
 
 from catalog.artifacts import atomic_path
 from catalog.taxonomy import Taxonomy
+from pipeline.decisions.allowed import Allowed
 from pipeline.decisions.answers import Answers, levels_of
 from pipeline.decisions.estimate import matrix
 from pipeline.decisions.rules import REVIEW, Decided, Rule, decide
@@ -33,6 +35,7 @@ PREDICTIONS = pyarrow.schema(
         ("category_path", pyarrow.string()),
         ("confidence", pyarrow.float32()),
         ("accepted", pyarrow.bool_()),
+        ("reason", pyarrow.string()),
         ("answered_by", pyarrow.string()),
         ("top_category_id", pyarrow.list_(pyarrow.int64())),
         ("top_confidence", pyarrow.list_(pyarrow.float32())),
@@ -52,21 +55,27 @@ CSV_COLUMNS = (
     "category_path",
     "confidence",
     "accepted",
+    "reason",
     "answered_by",
 )
+UNSURE, NOT_ALLOWED = "unsure", "nothing_allowed"
+"""Why a person decides: no level is sure enough; no allowed category is likely."""
+LIKELY = 0.01
+"""Probability that the allowed categories of a product have to have together."""
 ACCEPTED, REVIEWED = "accepted.parquet", "review.parquet"
 
 
 @dataclass(frozen=True)
 class Decider:
     """How opinions become predictions: the class mix [K] that they are under (`fitted`), the one
-    that is expected (`target`), and the rules that accept; without rules nothing is accepted or
-    sent to review."""
+    that is expected (`target`), the rules that accept (without any, nothing is accepted or sent to
+    review), and which categories each product may have."""
 
     taxonomy: Taxonomy
     fitted: np.ndarray
     target: np.ndarray
     rules: Sequence[Rule] = ()
+    allowed: Allowed | None = None
 
     def answers(self, opinions: pyarrow.Table) -> Answers:
         """The opinions of some products under the mix that is expected."""
@@ -75,16 +84,33 @@ class Decider:
             return answers
         return answers.under(self.fitted, self.target)
 
-    def decide(self, answers: Answers) -> Decided:
-        """What stands of some answers; without rules the likeliest category."""
-        if self.rules:
-            return decide(answers, self.rules)
-        return decide(answers, [Rule(levels_of(self.taxonomy)[0], 0.0)])
+    def decide(self, answers: Answers, possible: np.ndarray) -> Decided:
+        """What stands of some answers, of those whose allowed categories are `possible`, bool [N];
+        without rules the likeliest category."""
+        decided = decide(answers, self.rules or [Rule(levels_of(self.taxonomy)[0], 0.0)])
+        likeliest, sure = answers.top_class[:, 0], np.exp(answers.log_prob[:, 0])
+        return Decided(
+            np.where(possible, decided.level, REVIEW).astype(np.int8),
+            np.where(possible, decided.class_index, likeliest),
+            np.where(possible, decided.confidence, sure),
+        )
+
+    def _restricted(self, answers: Answers, opinions: pyarrow.Table) -> tuple[Answers, np.ndarray]:
+        """The answers among the allowed categories, and of which products one is likely."""
+        if self.allowed is None:
+            return answers, np.ones(len(answers), dtype=bool)
+        mask = self.allowed.mask(opinions["product_id"].to_numpy(), answers.top_class)
+        free, likely = mask.all(axis=1), answers.mass(mask) >= LIKELY
+        bound = likely & ~free
+        found = answers.restricted(mask | ~bound[:, None])
+        unchanged = np.where(bound[:, None], found.log_prob, answers.log_prob)
+        return Answers(found.top_class, unchanged), free | likely
 
     def predictions(self, opinions: pyarrow.Table, top: int) -> pyarrow.Table:
         """The rows of one part, with the `top` likeliest categories each."""
-        answers, taxonomy = self.answers(opinions), self.taxonomy
-        decided, ids = self.decide(answers), taxonomy.category_ids
+        taxonomy, ids = self.taxonomy, self.taxonomy.category_ids
+        answers, possible = self._restricted(self.answers(opinions), opinions)
+        decided = self.decide(answers, possible)
         categories = [taxonomy[c] for c in answers.top_class[:, 0].tolist()]
         columns = {
             "category_id": ids[answers.top_class[:, 0]],
@@ -95,6 +121,7 @@ class Decider:
             "category_path": self._paths(decided),
             "confidence": decided.confidence,
             "accepted": decided.level != REVIEW if self.rules else [None] * len(answers),
+            "reason": self._reasons(decided, possible),
             "top_category_id": list(ids[answers.top_class[:, :top]]),
             "top_confidence": list(np.exp(answers.log_prob[:, :top])),
             "stage1_category_id": ids[opinions["stage1_class"].to_numpy()],
@@ -106,6 +133,14 @@ class Decider:
             .select(PREDICTIONS.names)
             .cast(PREDICTIONS)
         )
+
+    def _reasons(self, decided: Decided, possible: np.ndarray) -> list[str | None]:
+        """Why a person decides; None for what stands."""
+        pairs = zip(decided.level.tolist(), possible.tolist(), strict=True)
+        return [
+            None if level != REVIEW else UNSURE if may_be else NOT_ALLOWED
+            for level, may_be in pairs
+        ]
 
     def _paths(self, decided: Decided) -> list[str]:
         """Names of the family that stands, from the widest down; empty for review."""
@@ -129,14 +164,18 @@ def opinions_of(out: Path, parts: int) -> Iterator[pyarrow.Table]:
     return (pyarrow.parquet.read_table(opinions_path(out, number)) for number in range(parts))
 
 
-def write_predictions(out: Path, parts: int, decider: Decider, top: int) -> list[int]:
-    """Writes the predictions of every part; how many stand on each level, from REVIEW up to 3."""
-    counts = np.zeros(4, dtype=np.int64)
+def write_predictions(
+    out: Path, parts: int, decider: Decider, top: int
+) -> tuple[list[int], dict[str, int]]:
+    """Writes the predictions of every part; how many stand on each level, from REVIEW up to 3, and
+    how many are for review by reason."""
+    counts, reasons = np.zeros(4, dtype=np.int64), Counter[str]()
     for number, opinions in enumerate(opinions_of(out, parts)):
         table = decider.predictions(opinions, top)
         write_table(part_path(out, number), table)
         counts += np.bincount(table["level"].to_numpy(), minlength=4)
-    return counts.tolist()
+        reasons.update(table["reason"].drop_null().to_pylist())
+    return counts.tolist(), dict(reasons)
 
 
 def split(out: Path, parts: int) -> None:

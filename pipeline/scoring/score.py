@@ -7,7 +7,7 @@ decided on the opinions: class mix, rules, predictions.
 """
 
 import csv
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ class Totals:
     """Predictions that the rule accepts, and the others; 0 if no rule was asked for."""
     levels: tuple[int, ...] = ()
     """Of the accepted ones, how many stand on level 1, 2 and 3."""
+    reasons: dict[str, int] = field(default_factory=dict)
+    """How many are for review, by reason."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def score_source(
     rejects = [asdict(reject) | {"name": None} for reject in source.rejects]
     write_table(out / "rejects-scan.parquet", pyarrow.Table.from_pylist(rejects, schema=REJECTS))
     decided = plan(scorer.judges, config, opinions_of(out, totals.parts))
-    review, *levels = write_predictions(out, totals.parts, decided.decider, config.top)
+    (review, *levels), reasons = write_predictions(out, totals.parts, decided.decider, config.top)
+    totals = replace(totals, reasons=reasons)
     if decided.decider.rules:
         totals = replace(
             totals,

@@ -58,3 +58,15 @@ def test_what_lies_beyond_the_likeliest_keeps_its_share() -> None:
         np.testing.assert_allclose(
             np.exp(found.log_prob[0]), exact[found.top_class[0]], rtol=1e-3, atol=1e-6
         )
+
+
+def test_restricted_answers_share_all_probability() -> None:
+    found = answers([0.5, 0.3, 0.1, 0.05, 0.03, 0.02], [0.5, 0.3, 0.1, 0.05, 0.03, 0.02])
+    mask = np.isin(found.top_class, [1, 4])
+    mask[1] = True
+    restricted = found.restricted(mask)
+    assert restricted.top_class[0, :2].tolist() == [1, 4]
+    expected = [0.3 / 0.33, 0.03 / 0.33, 0]
+    np.testing.assert_allclose(np.exp(restricted.log_prob[0, :3]), expected, rtol=1e-5)
+    np.testing.assert_allclose(found.mass(mask), [0.33, 1], rtol=1e-5)
+    np.testing.assert_allclose(restricted.log_prob[1], found.log_prob[1], atol=1e-6)

@@ -47,7 +47,7 @@ def _kept(size: int, precision: float, repeats: int, seed: int) -> tuple[int, fl
     """In how many repeats the precision of all accepted products, known exactly, is what was
     promised on `size` held-out products; and their mean share."""
     rng = np.random.default_rng(seed)
-    population = Population.draw(8000, rng)
+    population = Population.draw(4000, rng)
     kept, shares = 0, []
     for _ in range(repeats):
         rows = rng.integers(0, len(population.answers), size)

@@ -11,6 +11,7 @@ import pytest
 
 from catalog.taxonomy import Category, Taxonomy
 from pipeline.cli import main
+from pipeline.decisions.allowed import Allowed
 from pipeline.decisions.answers import levels_of
 from pipeline.decisions.rules import Rule
 from pipeline.scoring.parts import OPINIONS
@@ -59,8 +60,23 @@ def test_the_deepest_level_that_is_sure_enough() -> None:
     assert found["category_path"].tolist() == ["a > a1 > c0", "a > a1", "a", ""]
     np.testing.assert_allclose(found["confidence"], [0.65, 0.75, 0.95, 0.3], rtol=1e-5)
     assert found["accepted"].tolist() == [True, True, True, False]
+    assert found["reason"].fillna("").tolist() == ["", "", "", "unsure"]
     assert found["category_id"].tolist() == [10] * 4
     assert found["top_category_id"].map(len).eq(2).all()
+
+
+def test_products_are_what_they_may_be(tmp_path: Path) -> None:
+    """The first may be 11 alone, the second 15, which is not likely; nothing is said of the third."""
+    path = tmp_path / "allowed.csv"
+    path.write_text("product_id,category_id\n0,11\n1,15\n")
+    rules = [Rule(levels_of(TAXONOMY)[0], 0.6)]
+    decider = Decider(TAXONOMY, EVEN, EVEN, rules, Allowed.read(path, TAXONOMY))
+    likely = [0.7, 0.2, 0.05, 0.03, 0.015, 0.005]
+    found = decider.predictions(opinions(likely, likely, likely), top=2).to_pandas()
+    assert found["category_id"].tolist() == [11, 10, 10]
+    assert found["accepted"].tolist() == [True, False, True]
+    assert found["reason"].fillna("").tolist() == ["", "nothing_allowed", ""]
+    np.testing.assert_allclose(found["confidence"], [1, 0.7, 0.7], rtol=1e-5)
 
 
 def test_without_a_rule_nothing_is_accepted_or_refused() -> None:
