@@ -225,9 +225,8 @@ def end_to_end(model: TwoStageModel, dump: Path, folder: Path) -> None:
     """Scan, reading, decoding, both stages, Parquet."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         source = open_source([dump], Path(name) / "dumps")
-        judges = Judges(model.taxonomy, np.ones(len(model.taxonomy)), None)
         score_source(
-            Scorer(Lanes(model, cores()), {}, 0, NO_IMAGES, judges),
+            Scorer(Lanes(model, cores()), {}, 0, NO_IMAGES, Judges(model.taxonomy)),
             source,
             Path(name),
             ScoreConfig(part_mb=16),

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import bson
-import numpy as np
 import psutil
 
 from benchmarks import record
@@ -59,8 +58,7 @@ def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
         TwoStageModel.open(run),
         psutil.Process(),
     )
-    checksums, classes = {"checkpoint": sha256_file(run.checkpoint)}, len(model.taxonomy)
-    judges = Judges(model.taxonomy, np.ones(classes), None)
+    checksums, judges = {"checkpoint": sha256_file(run.checkpoint)}, Judges(model.taxonomy)
     scorer = Scorer(Lanes(model, cores()), checksums, 0, run.store.digests(), judges)
     started, seen = time.monotonic(), []
     while not seen or seen[-1][0] < seconds:

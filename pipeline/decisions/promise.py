@@ -7,6 +7,7 @@ The sequence depends on the number of items alone, so that the last threshold pa
 promise with probability 1 - `risk`, however many are tested.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
@@ -105,6 +106,7 @@ def _sequence(n: int, precision: float, risk: float) -> Iterator[int]:
     yield n
 
 
+@functools.cache
 def _start(precision: float, risk: float) -> int:
     """The fewest items among which good answers (_GOOD) pass the test with probability _POWER."""
     good = (1 - precision) / _GOOD

@@ -19,9 +19,8 @@ from pipeline.run_folder import RunFolder
 from pipeline.scoring.accuracy import labels_in, labels_of
 from pipeline.scoring.agreement import warn_of_other_arithmetic
 from pipeline.scoring.lanes import Engine, Lanes
-from pipeline.scoring.plan import Judges
+from pipeline.scoring.plan import Judges, named_mix, needs_held_out
 from pipeline.scoring.score import Scorer
-from stage2_xgb.prior import mix
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class ScoreJob:
         """Raises ShelfsortError where the labels, the held-out answers, a file of weights or the model
         can't be read."""
         given = read_labels(labels) if labels else {}
-        held = heldout.read(run.stage2) if Judges.needed(config.score) else None
+        held = heldout.read(run.stage2) if needs_held_out(config.score) else None
         vectors = {name: str(Path(file).absolute()) for name, file in config.score.vectors.items()}
         config = config.model_copy(
             update={"score": config.score.model_copy(update={"vectors": vectors})}
@@ -53,10 +52,9 @@ class ScoreJob:
             run, config.stage1.device, config.features.precision, config.score.runtime, vectors
         )
         counts = run.store.natural_counts("product")
-        table = config.score.allowed
+        mix, table = named_mix(config.score, counts, model.taxonomy), config.score.allowed
         allowed = Allowed.read(table, model.taxonomy) if table else None
-        judges = Judges(model.taxonomy, mix(counts), held, allowed)
-        judges.fixed_mix(config.score)  # a wrong file is said now, not after hours
+        judges = Judges(model.taxonomy, held, mix, allowed)
         fallback = int(model.taxonomy.category_ids[int(counts.argmax())])
         checksums = {
             "checkpoint": run.stage1_checksum(),

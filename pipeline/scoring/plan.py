@@ -24,30 +24,33 @@ from stage2_xgb.prior import mix, read_mix
 
 @dataclass(frozen=True)
 class Judges:
-    """What decisions rest on: the categories, the natural mix [K], what both stages answer for
-    held-out products (None if the configuration asks for nothing that needs them), and which
-    categories each product may have (None: any)."""
+    """What decisions rest on: the categories; what both stages answer for held-out products (None
+    if the configuration asks for nothing that needs them); the class mix [K] that is expected (None
+    for stage 2's own, or if it is to be estimated); and which categories each product may have
+    (None: any)."""
 
     taxonomy: Taxonomy
-    natural: np.ndarray
-    held: HeldOutAnswers | None
+    held: HeldOutAnswers | None = None
+    mix: np.ndarray | None = None
     allowed: Allowed | None = None
 
-    @staticmethod
-    def needed(config: ScoreConfig) -> bool:
-        """Whether a configuration asks for something that rests on held-out products."""
-        asked = (config.mix, config.promise, config.min_confidence)
-        return any(value is not None for value in asked)
 
-    def fixed_mix(self, config: ScoreConfig) -> np.ndarray | None:
-        """The mix [K] that `score.mix` names; None if stage 2's own or an estimate is asked for.
-        Raises ConfigError where a file of weights doesn't fit the taxonomy."""
-        named = {"natural": self.natural, "balanced": mix(np.ones(len(self.taxonomy)))}
-        if config.mix is None or config.mix == "estimate":
-            return None
-        if config.mix in named:
-            return named[str(config.mix)]
-        return read_mix(Path(config.mix), self.taxonomy, "score.mix")
+def needs_held_out(config: ScoreConfig) -> bool:
+    """Whether a configuration asks for something that rests on held-out products."""
+    asked = (config.mix, config.promise, config.min_confidence)
+    return any(value is not None for value in asked)
+
+
+def named_mix(config: ScoreConfig, natural: np.ndarray, taxonomy: Taxonomy) -> np.ndarray | None:
+    """The mix [K] that `score.mix` names; None for stage 2's own, and for an estimate. `natural`
+    counts products by category, [K]. Raises ConfigError if a file of weights doesn't fit the
+    taxonomy."""
+    if config.mix is None or config.mix == "estimate":
+        return None
+    named = {"natural": natural, "balanced": np.ones(len(taxonomy))}
+    if config.mix in named:
+        return mix(named[str(config.mix)])
+    return read_mix(Path(config.mix), taxonomy, "score.mix")
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def plan(judges: Judges, config: ScoreConfig, opinions: Iterable[pyarrow.Table])
         return Plan(Decider(taxonomy, as_fitted, as_fitted, (), judges.allowed))
     lines: list[str] = []
     figures: dict[str, Any] = {"mix": str(config.mix or "as trained")}
-    estimated, target = None, judges.fixed_mix(config)
+    estimated, target = None, judges.mix
     if config.mix == "estimate":
         estimated = estimate_mix(held, taxonomy, opinions)
         target = estimated.mix

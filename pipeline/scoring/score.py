@@ -128,7 +128,7 @@ def _ask(scorer: Scorer, source: ProductSource, out: Path, config: ScoreConfig) 
     parts = partition(source.length, config.part_mb * 2**20)
     origin = _origin(scorer, source, config)
     sidecars = {number: finished(out, number, origin) for number in range(len(parts))}
-    for name in (SUCCESS, ACCEPTED, REVIEWED, CSV, MIX, SUMMARY):
+    for name in (SUCCESS, ACCEPTED, REVIEWED, CSV, SUMMARY):
         (out / name).unlink(missing_ok=True)
     missing = [number for number, sidecar in sidecars.items() if sidecar is None]
     repeated, compared = _repeated(source.product_id), _compared(source.product_id)

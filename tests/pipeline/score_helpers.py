@@ -19,7 +19,6 @@ from pipeline.scoring.lanes import Engine, Lanes
 from pipeline.scoring.plan import Judges
 from pipeline.scoring.score import Scorer, Totals, score_source
 from pipeline.scoring.workers import ModelPlace, Workers
-from stage2_xgb.prior import mix
 from tests.pipeline.tiny import Tiny, documents, same, write_dump
 
 CONFIG = ScoreConfig(part_mb=1, batch_size=50)
@@ -53,9 +52,7 @@ def scorer(tiny: Tiny, engine: Engine | TwoStageModel, **checksums: str) -> Scor
 
 def judges(tiny: Tiny) -> Judges:
     """What decisions of the tiny run rest on."""
-    store = tiny.run.store
-    natural = mix(store.natural_counts("product"))
-    return Judges(store.taxonomy, natural, heldout.read(tiny.run.stage2))
+    return Judges(tiny.run.store.taxonomy, heldout.read(tiny.run.stage2))
 
 
 def score(by: Scorer, dumps: list[Path], out: Path, config: ScoreConfig = CONFIG) -> Totals:

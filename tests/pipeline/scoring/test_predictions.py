@@ -101,6 +101,9 @@ def test_promise_mix_and_csv_score_nothing_twice(
     weights.write_text("category_id,weight\n" + f"{ids[0]},1\n")
     assert main([*command, "--mix", str(weights)]) == 0
     assert set(predictions(out)["category_id"]) == {ids[0]}  # nothing else is possible
+    copied = out / "mix.csv"  # where an estimate lies, and stays
+    copied.write_text(weights.read_text())
+    assert main([*command, "--mix", str(copied)]) == 0 and copied.exists()
     capsys.readouterr()
     assert main([*command, "--promise", "0.5", "--mix", "natural", "--csv"]) == 0
     assert (out / "opinions-00000.parquet").stat().st_mtime_ns == made
