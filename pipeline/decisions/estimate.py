@@ -1,5 +1,6 @@
 """The class mix of products whose categories nobody knows, from what both stages say of them:
-expectation-maximisation on calibrated probabilities (Saerens, Latinne, Decaestecker 2002).
+expectation-maximisation (Saerens, Latinne, Decaestecker 2002) on probabilities whose bias for or
+against each category is taken out on held-out products first (Alexandari, Kundaje, Shrikumar 2020).
 
 That holds if the products of a category look as they do in the catalogue, however many there are.
 Whether they do is tested (`pipeline.decisions.drift`); if not, nothing is estimated.
@@ -14,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.compute
-from scipy.optimize import brentq
 
 from catalog.artifacts import atomic_path
 from catalog.errors import ShelfsortError
@@ -34,7 +34,7 @@ _BELIEF = 0.005
 _RESAMPLES = 30
 _STEPS, _CLOSE = 300, 1e-5
 _LEAST = 1e-9
-_WIDEST = 100.0
+_NEWTON, _DAMPED = 50, 0.7
 _SHOWN = 3
 
 
@@ -108,7 +108,8 @@ def estimate_mix(
     answers, z = _read(opinions)
     if not len(answers):
         raise ShelfsortError("score.mix: estimate: there is no product with an answer")
-    groups = _Groups.of(answers, held.fitted, taxonomy)
+    unbiased = answers.under(held.fitted, _with_bias(held.fitted, _bias(held)))
+    groups = _Groups.of(unbiased, held.fitted, taxonomy)
     found = groups.fit(np.ones(len(answers)))
     resampled = groups.resample(found)
     share = _shrunk(found, resampled, groups.shares_before)
@@ -126,17 +127,38 @@ def estimate_mix(
     return EstimatedMix(mix, low, high, held.fitted, len(answers), alone, families, drift)
 
 
+def _bias(held: HeldOutAnswers) -> np.ndarray:
+    """Log-odds float [K] that each category lacks on held-out products: the maximum of their
+    likelihood with a ridge penalty, by damped Newton steps that take the categories one by one. The
+    penalty is what the first step says of the variance of biases beyond chance; none, no bias."""
+    bias = np.zeros(len(held.fitted))
+    counts, variance = np.bincount(held.class_index, minlength=len(bias)), None
+    for _ in range(_NEWTON if len(held) else 0):
+        answers = held.answers.under(held.fitted, _with_bias(held.fitted, bias))
+        place, share = answers.top_class.ravel(), np.exp(answers.log_prob.astype(np.float64))
+        gap = counts - np.bincount(place, share.ravel(), len(bias))
+        curvature = np.bincount(place, (share * (1 - share)).ravel(), len(bias))
+        if variance is None:
+            variance = float((gap**2 - curvature).sum() / np.square(curvature).sum())
+            if variance <= 0:
+                break
+        bias += _DAMPED * (gap - bias / variance) / (curvature + 1 / variance)
+    return bias
+
+
+def _with_bias(mix: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """The mix [K] under which probabilities are as if log-odds [K] were added to them."""
+    tilted = mix * np.exp(bias)
+    return tilted / tilted.sum()
+
+
 def _shrunk(share: np.ndarray, resampled: np.ndarray, before: np.ndarray) -> np.ndarray:
     """Shares [G] as far as chance doesn't explain how they differ from those before: each log-ratio
-    times the part of its variance that is not the resamples' [R, G] (empirical Bayes; the variance
-    between groups by Paule and Mandel 1982). Where nothing shifted, nothing moves."""
+    times the part of its variance that is not the resamples' [R, G] (empirical Bayes; a group's
+    part in the variance between groups is its share)."""
     log_ratio = np.log(share / before)
     chance = np.var(np.log(resampled / before), axis=0) + _LEAST
-
-    def excess(spread: float) -> float:
-        return float((log_ratio**2 / (spread + chance)).sum()) - len(share)
-
-    spread = brentq(excess, 0.0, _WIDEST) if excess(0.0) > 0 > excess(_WIDEST) else 0.0
+    spread = max(0.0, float((before * (log_ratio**2 - chance)).sum()))
     shares = before * np.exp(log_ratio * spread / (spread + chance))
     return shares / shares.sum()
 
