@@ -8,7 +8,6 @@ Run: python -m benchmarks.agreement RUN [DUMP] [--predict N] [--json FILE], or -
 run of its own.
 """
 
-import argparse
 import functools
 import importlib.util
 import io
@@ -39,9 +38,7 @@ _BATCH = 64
 
 def main() -> None:
     """Prints a line for each way of answering."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument("run", type=Path, nargs="?", help="a run that was evaluated")
     parser.add_argument(
         "dump",
@@ -51,10 +48,6 @@ def main() -> None:
     )
     parser.add_argument(
         "--predict", type=int, default=300, help="products that `predict` answers, one call each"
-    )
-    record.add_option(parser)
-    parser.add_argument(
-        "--smoke", action="store_true", help="small and quick, to see that it works"
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -199,7 +192,10 @@ def predictions(
 def read_elsewhere(run: RunFolder, dump: Path, folder: Path) -> pandas.DataFrame:
     """By the exported folder's own reader."""
     export_model(run, folder / "model")
-    spec = importlib.util.spec_from_file_location("exported_reader", folder / "model" / "reader.py")
+    path = folder / "model" / "reader.py"
+    spec = importlib.util.spec_from_file_location("exported_reader", path)
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"{path} is no module")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     reader = module.Model(threads=cores())

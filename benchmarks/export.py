@@ -5,13 +5,13 @@ Claim: the same top-1, probabilities within 1e-3. Run: python -m benchmarks.expo
 [--photos N] [--smoke]; else of a MobileNetV2 at 96 that hardly learnt anything.
 """
 
-import argparse
 import importlib
 import io
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -30,17 +30,11 @@ BATCH = 64
 
 def main() -> None:
     """Prints how far apart the two are."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument(
         "--of", nargs=2, type=Path, metavar=("RUN", "DUMP"), help="a run that is there"
     )
     parser.add_argument("--photos", type=int, default=1000)
-    parser.add_argument(
-        "--smoke", action="store_true", help="small and quick, to see that it works"
-    )
-    record.add_option(parser)
     options = parser.parse_args()
     network, photos = (
         (("shufflenet_v2_x0_5", 32), 40)
@@ -69,19 +63,22 @@ def against(run: RunFolder, dump: Path, count: int, folder: Path) -> dict[str, A
     source = open_source([dump], folder / "dumps")
     products: list[list[bytes]] = []
     while sum(map(len, products)) < count:
-        products.append(source.read(len(products)))
-    photos = [photo for product in products for photo in product][:count]
+        photos = source.read(len(products))
+        products.append([photo for photo in photos if isinstance(photo, bytes)])
+    flat = [photo for product in products for photo in product][:count]
     ours, theirs = TwoStageModel.open(run, "cpu", "fp32"), reader.Model()
     return {
-        "pixels": same_pixels(reader, ours, photos),
-        "photos": compare(theirs, ours, [[photo] for photo in photos], "photos"),
+        "pixels": same_pixels(reader, ours, flat),
+        "photos": compare(theirs, ours, [[photo] for photo in flat], "photos"),
         "products": compare(theirs, ours, products, "products"),
     }
 
 
-def same_pixels(reader, ours: TwoStageModel, photos: Sequence[bytes]) -> dict[str, float]:
+def same_pixels(
+    reader: ModuleType, ours: TwoStageModel, photos: Sequence[bytes]
+) -> dict[str, float]:
     """Whether both decode and resize alike."""
-    transform = ours.predictors[0].transform
+    transform = ours.network.transform
     differences = []
     for photo in photos:
         mine = transform([decode(photo)])[0].permute(1, 2, 0).numpy()
@@ -95,7 +92,7 @@ def same_pixels(reader, ours: TwoStageModel, photos: Sequence[bytes]) -> dict[st
 
 
 def compare(
-    theirs, ours: TwoStageModel, products: Sequence[Sequence[bytes]], what: str
+    theirs: Any, ours: TwoStageModel, products: Sequence[Sequence[bytes]], what: str
 ) -> dict[str, float]:
     """Probabilities of both."""
     number = np.repeat(np.arange(len(products)), [len(product) for product in products])
@@ -111,7 +108,8 @@ def compare(
     )
     near, most = float((apart < 1e-3).mean()), float(apart.max())
     print(
-        f"{len(products)} {what}: the same top-1 {top1:.2%}, within 1e-3 {near:.2%}, most apart {most:.5f}",
+        f"{len(products)} {what}: the same top-1 {top1:.2%}, within 1e-3 {near:.2%}, "
+        f"most apart {most:.5f}",
         flush=True,
     )
     return {"n": len(products), "same_top1": top1, "within_001": near, "most_apart": most}

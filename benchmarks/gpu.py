@@ -7,7 +7,6 @@ Photos are drawn, 180 px. Takes turns; the median counts. --smoke runs on a CPU.
 benchmarks.gpu [--batch N] [--photos N] [--rounds N] [--no-compile] [--graphs] [--smoke]
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,9 +30,7 @@ from stage1_cnn.training.learner import Learner, Pair, Schedule, Tally, train_st
 
 def main() -> None:
     """Prints images/s of each, the ratios, and the memory taken."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument(
         "--photos", type=int, default=6000, help="products drawn; read over and over"
@@ -42,21 +39,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
     parser.add_argument("--graphs", action="store_true", help="with CUDA graphs")
-    parser.add_argument(
-        "--smoke", action="store_true", help="small and quick, to see that it works"
-    )
-    record.add_option(parser)
     options = parser.parse_args()
     backbone, side, own = "resnet50", 224, 180
     if options.smoke:
         backbone, side, own = "resnet18", 32, 32
-        options.batch, options.photos, options.steps, options.rounds, options.no_compile = (
-            8,
-            60,
-            2,
-            1,
-            True,
-        )
+        options.batch, options.photos, options.steps, options.rounds = 8, 60, 2, 1
+        options.no_compile = True
     elif not torch.cuda.is_available():
         print("no usable GPU here: nothing measured (--smoke runs on a CPU)")
         return
@@ -79,9 +67,8 @@ def measure(
     """Both jobs, from the store and bare: images/s."""
     table = store.images("train")
     photos = PhotoInputs(store, table, table, config, compute)
-    network = build(config.backbone, len(store.taxonomy)).to(
-        compute.device, memory_format=torch.channels_last
-    )
+    network = build(config.backbone, len(store.taxonomy)).to(compute.device)
+    network.to(memory_format=torch.channels_last)
     learner = Learner(network, config, compute, lr=1e-4, schedule=Schedule(10**6, 0))
     learner.distribute(compiled)
     inputs, labels = next(photos.training([np.arange(config.batch_size) % len(table)], 1))
@@ -97,20 +84,16 @@ def measure(
     }
     figures: dict[str, Any] = {}
     for name, (from_store, in_memory) in jobs.items():
-        rates = [(rate(compute, from_store), rate(compute, in_memory)) for _ in range(rounds + 1)][
-            1:
-        ]
+        rate(compute, from_store), rate(compute, in_memory)  # compiles, and warms up
+        rates = [(rate(compute, from_store), rate(compute, in_memory)) for _ in range(rounds)]
         figures[name] = {
             "stored": record.over_rounds([stored for stored, _ in rates]),
             "bare": record.over_rounds([alone for _, alone in rates]),
             "ratio": record.over_rounds([stored / alone for stored, alone in rates]),
         }
         stored, alone, ratio = (figure["median"] for figure in figures[name].values())
-        print(
-            f"{name}: from the store {stored:.0f} images/s, bare {alone:.0f}, "
-            f"ratio {ratio:.3f} (goal 0.9)",
-            flush=True,
-        )
+        found = f"from the store {stored:.0f} images/s, bare {alone:.0f}, ratio {ratio:.3f}"
+        print(f"{name}: {found} (goal 0.9)", flush=True)
     print("published, training: A100 2,470 images/s (AMP, 224 px), H100 about 7,000 (MLPerf)")
     if compute.device.type == "cuda":
         figures["gib"] = torch.cuda.max_memory_allocated(compute.device) / 2**30

@@ -34,14 +34,8 @@ SMALL = {"resnet18": (32, 4, 4)}
 
 def main() -> None:
     """Prints images/s of both ways, the median ratio, and the memory that each took at most."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="pairs of processes")
-    parser.add_argument(
-        "--smoke", action="store_true", help="small and quick, to see that it works"
-    )
-    record.add_option(parser)
     parser.add_argument("--one", nargs=2, metavar=("WAY", "NETWORK"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     cases = SMALL if options.smoke else CASES

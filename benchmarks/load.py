@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import bson
 import numpy as np
@@ -23,6 +24,7 @@ from PIL import Image
 from benchmarks import catalogue, record
 from catalog.artifacts import write_json
 from catalog.config import CatalogConfig
+from catalog.image_table import ImageTable
 from catalog.sources.dump_index import open_index
 from catalog.splits import SPLITS, deal, select
 from catalog.store.ingest import ingest_dump
@@ -46,19 +48,13 @@ _IMAGES = (1, 1, 2, 3)
 
 def main() -> None:
     """Runs each stage in a process of its own and prints its time and its peak memory."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--categories", type=int, default=5270)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where the catalogue (2 GB) goes, and stays")
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--smoke", action="store_true", help="small and quick, to see that it works"
-    )
-    record.add_option(parser)
     options = parser.parse_args()
     if options.inside:
         STAGES[options.stages[0]](options)
@@ -220,6 +216,28 @@ def figures(options: argparse.Namespace) -> None:
     taxonomy, table, rng = store.taxonomy, features.table, np.random.default_rng(0)
     groups = store.groups_of(table.product_id, "test")
     print(f"{len(np.unique(table.product_id))} test products in {groups.max() + 1} groups")
+    frame = _answers(table, len(taxonomy), rng)
+    frames = {unit: frame.assign(unit=unit) for unit in ("image", "product")}
+    started = time.perf_counter()
+    metrics: dict[str, Any] = {"image": measure(frame, len(taxonomy), min_support=5)}
+    print(f"figures of {len(frame)} items in {time.perf_counter() - started:.1f} s")
+    metrics |= {
+        "product": metrics["image"],
+        "settings": store.settings,
+        "rejects": {},
+        "seconds": 0.0,
+    }
+    sample = frame.head(SAMPLE)
+    twins = twin_figures(sample, *rng.random((2, len(sample)))) | {"networks": 1}
+    metrics |= {"without_photo": 0, "near_twins": twins}
+    metrics["made_from"] = {"views": {"stage1": {"store": store.fingerprint}}}
+    trained = np.bincount(table.class_index, minlength=len(taxonomy))
+    save_evaluation(options.folder / "evaluation", frames, taxonomy, trained, metrics)
+    tell_peak(0)
+
+
+def _answers(table: ImageTable, classes: int, rng: np.random.Generator) -> pandas.DataFrame:
+    """Rows as in evaluation/items.parquet, with answers drawn at random."""
     groups_of_all = np.unique(table.product_id, return_inverse=True)[1]
     rank = rng.geometric(0.6, (len(SYSTEMS) - 1, len(table))) - 1
     frame = pandas.DataFrame(
@@ -235,28 +253,12 @@ def figures(options: argparse.Namespace) -> None:
             "refined": True,
         }
     )
-    for place, system in enumerate(SYSTEMS[:-1]):
-        frame[f"{system}_true_rank"] = rank[place]
-        frame[f"{system}_class"] = (frame["class_index"] + rank[place]) % len(taxonomy)
+    for number, system in enumerate(SYSTEMS[:-1]):
+        frame[f"{system}_true_rank"] = rank[number]
+        frame[f"{system}_class"] = (frame["class_index"] + rank[number]) % classes
         frame[f"{system}_confidence"] = rng.random(len(frame))
-        frame[f"{system}_true_confidence"] = frame[f"{system}_confidence"] / (1 + rank[place])
-    frames = {unit: frame.assign(unit=unit) for unit in ("image", "product")}
-    started = time.perf_counter()
-    metrics = {"image": measure(frame, len(taxonomy), min_support=5)}
-    print(f"figures of {len(frame)} items in {time.perf_counter() - started:.1f} s")
-    metrics |= {
-        "product": metrics["image"],
-        "settings": store.settings,
-        "rejects": {},
-        "seconds": 0.0,
-    }
-    sample = frame.head(SAMPLE)
-    twins = twin_figures(sample, *rng.random((2, len(sample)))) | {"networks": 1}
-    metrics |= {"without_photo": 0, "near_twins": twins, "promises": []}
-    metrics["made_from"] = {"views": {"stage1": {"store": store.fingerprint}}}
-    trained = np.bincount(table.class_index, minlength=len(taxonomy))
-    save_evaluation(options.folder / "evaluation", frames, taxonomy, trained, metrics)
-    tell_peak(0)
+        frame[f"{system}_true_confidence"] = frame[f"{system}_confidence"] / (1 + rank[number])
+    return frame
 
 
 def report(options: argparse.Namespace) -> None:

@@ -30,9 +30,7 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "small"
 
 def main() -> None:
     """Filters, ingests, trains, compares."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument("--data", type=Path, help="folder with train.bson and category_names.csv")
     parser.add_argument("--out", type=Path, help="run directory, kept; a temporary one without")
     parser.add_argument(
@@ -46,36 +44,29 @@ def main() -> None:
         default=sorted(path.stem for path in CONFIGS.iterdir()),
         help="of configs/small",
     )
-    parser.add_argument("--smoke", action="store_true", help="tiny, to see that it runs")
-    record.add_option(parser)
     options = parser.parse_args()
     if options.smoke:
         options.categories, options.cap, options.networks = 4, 8, ["mobilenet_v2", "vanilla"]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.out or Path(temporary)
-        run = ingest(folder, options)
+        run = ingest(options.out or Path(temporary), options)
         smoke = ["stage1.epochs=1", "stage1.image_size=32"] if options.smoke else []
         configs = {
             name: load_config(CONFIGS / f"{name}.yaml", smoke).stage1 for name in options.networks
         }
         rows = compare_networks(run, configs, options.repeats)
-        photos = len(run.store.images("train"))
-        print(
-            f"{len(run.store.taxonomy)} categories, {photos} training photos, "
-            f"top-1 on {rows[0].images} images of validation, {options.repeats} trainings each"
-        )
-        print(markdown(rows))
-        about = {
-            "categories": len(run.store.taxonomy),
-            "train_images": len(run.store.images("train")),
-        }
-        precision = choose_compute().precision
-        record.save(
-            options.json,
-            about | {"rows": [asdict(row) for row in rows]},
-            precision=precision,
-            rounds=options.repeats,
-        )
+        categories, photos = len(run.store.taxonomy), len(run.store.images("train"))
+    print(
+        f"{categories} categories, {photos} training photos, "
+        f"top-1 on {rows[0].images} images of validation, {options.repeats} trainings each"
+    )
+    print(markdown(rows))
+    figures = {
+        "categories": categories,
+        "train_images": photos,
+        "rows": [asdict(row) for row in rows],
+    }
+    precision = choose_compute().precision
+    record.save(options.json, figures, precision=precision, rounds=options.repeats)
 
 
 def ingest(folder: Path, options: argparse.Namespace) -> RunFolder:

@@ -24,14 +24,22 @@ from catalog.parallel import cores
 from pipeline.run_folder import revision
 
 FIELDS = ("command", "revision", "date", "processor", "precision", "rounds", "figures")
+SMALL = "small and quick, to see that it works"
 _CPUINFO = Path("/proc/cpuinfo")
 
 
-def add_option(parser: argparse.ArgumentParser) -> None:
-    """The option --json, for `save`."""
-    parser.add_argument(
+def parser(description: str | None, *, smoke: str | None = SMALL) -> argparse.ArgumentParser:
+    """A benchmark's parser: its docstring as it stands, --json for `save`, and --smoke, unless that
+    is None."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if smoke:
+        made.add_argument("--smoke", action="store_true", help=smoke)
+    made.add_argument(
         "--json", type=Path, metavar="FILE", help="write the figures to this JSON file too"
     )
+    return made
 
 
 def save(

@@ -76,7 +76,9 @@ def share(figure: Any) -> str:
     value, low, high = _interval(figure)
     if value is None:
         return "–"
-    return _decimal(value) + ("" if low is None else f" [{_decimal(low)}, {_decimal(high)}]")
+    if low is None or high is None:
+        return _decimal(value)
+    return f"{_decimal(value)} [{_decimal(low)}, {_decimal(high)}]"
 
 
 def percent(value: float | None, digits: int = 0) -> str:
@@ -90,7 +92,7 @@ def points(figure: Any) -> str:
     value, low, high = _interval(figure)
     if value is None:
         return "–"
-    if low is None:
+    if low is None or high is None:
         return f"{100 * value:+.2f}"
     text = f"{100 * value:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
     return f"**{text}**" if low > 0 or high < 0 else text
@@ -169,14 +171,12 @@ def wrapped(page: str) -> str:
 def _paragraph(lines: list[str]) -> list[str]:
     """One paragraph, or the items of a list."""
     items = re.split(r"\n(?=- )", "\n".join(line.strip() for line in lines))
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    return [
-        line
-        for item in items
-        for line in textwrap.wrap(
-            item, _WIDTH, subsequent_indent="  " if item.startswith("- ") else "", **options
-        )
-    ]
+    wrapper = textwrap.TextWrapper(_WIDTH, break_long_words=False, break_on_hyphens=False)
+    wrapped: list[str] = []
+    for item in items:
+        wrapper.subsequent_indent = "  " if item.startswith("- ") else ""
+        wrapped += wrapper.wrap(item)
+    return wrapped
 
 
 if __name__ == "__main__":

@@ -216,11 +216,10 @@ def moves(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Iterator
     yield "| mean over the seeds | before | after | change |"
     yield "|---|---|---|---|"
     for name in new | old:
-        values = [found.get(name) for found in (old, new)]
-        change = f"{values[1] - values[0]:+.4f}" if None not in values else ""
-        yield " | ".join(
-            [f"| {name}", *("" if v is None else f"{v:.4f}" for v in values), f"{change} |"]
-        )
+        values = [found[name] for found in (old, new) if name in found]
+        change = f"{values[-1] - values[0]:+.4f}" if len(values) == 2 else ""
+        columns = [f"{found[name]:.4f}" if name in found else "" for found in (old, new)]
+        yield " | ".join([f"| {name}", *columns, f"{change} |"])
 
 
 def means(seeds: list[dict[str, Any]]) -> dict[str, float]:

@@ -52,9 +52,7 @@ NO_IMAGES = np.zeros(0, dtype=np.uint64)
 
 def main() -> None:
     """Prints each case's ratio, or the memory of both sizes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument(
         "--backbone",
         choices=CASES,
@@ -75,34 +73,30 @@ def main() -> None:
         help="products of the two dumps for --memory",
     )
     parser.add_argument(
-        "--smoke", action="store_true", help="small and quick, to see that it works"
-    )
-    record.add_option(parser)
-    parser.add_argument(
         "--score", nargs=2, type=Path, metavar=("RUN", "DUMP"), help=argparse.SUPPRESS
     )
     options = parser.parse_args()
     if options.smoke:
-        options.products, options.rounds, options.sizes, options.backbone = (
-            60,
-            1,
-            [100, 400],
-            ["shufflenet_v2_x0_5"],
-        )
+        options.products, options.rounds, options.sizes = 60, 1, [100, 400]
+        options.backbone = ["shufflenet_v2_x0_5"]
     if options.score:
         print(peak_of(*options.score))
     elif options.memory:
         figures = memory(options.sizes)
         record.save(options.json, figures, precision=figures["precision"])
     else:
-        figures = {}
-        with tempfile.TemporaryDirectory() as name:
-            for backbone in options.backbone or ["resnet50", "mobilenet_v2"]:
-                place = (options.folder or Path(name)) / backbone
-                figures[backbone] = speed(backbone, place, options.products, options.rounds)
-        record.save(
-            options.json, figures, precision=figures[backbone]["precision"], rounds=options.rounds
-        )
+        speeds(options)
+
+
+def speeds(options: argparse.Namespace) -> None:
+    """The ratio of each backbone asked for."""
+    figures = {}
+    with tempfile.TemporaryDirectory() as name:
+        for backbone in options.backbone or ["resnet50", "mobilenet_v2"]:
+            folder = (options.folder or Path(name)) / backbone
+            figures[backbone] = speed(backbone, folder, options.products, options.rounds)
+    precision = figures[backbone]["precision"]
+    record.save(options.json, figures, precision=precision, rounds=options.rounds)
 
 
 def make_run(folder: Path, backbone: str, size: int, side: int) -> RunFolder:
@@ -152,72 +146,67 @@ def speed(backbone: str, folder: Path, count: int, rounds: int) -> dict[str, Any
         "end to end": (images, lambda: end_to_end(model, dump, folder)),
         "by ONNX Runtime": (images, lambda: end_to_end(onnx, dump, folder)),
     }
-    rates: dict[str, list[float]] = {way: [] for way in ways}
-    bare_lanes(
-        model, batches[: cores()]
-    )  # memory, caches and kernels are warm before the first round
-    for _ in range(rounds):
-        for way, (number, work) in ways.items():
-            started = time.perf_counter()
-            work()
-            rates[way].append(number / (time.perf_counter() - started))
-        print(
-            "  " + ", ".join(f"{way} {rate[-1]:.1f} img/s" for way, rate in rates.items()),
-            flush=True,
-        )
+    bare_lanes(model, batches[: cores()])  # memory, caches and kernels are warm before round one
+    rates = in_turns(ways, rounds)
     median = {way: statistics.median(rate) for way, rate in rates.items()}
     best = max(("one stream", "a stream a core"), key=median.__getitem__)
-    ratio = median["end to end"] / median[best]
-    compute = model.predictors[0].compute
-    what = (
-        f"{backbone} at {size}, {compute.precision}, {cores()} cores, {images} images, "
-        f"medians of {rounds}"
-    )
+    ours, other = median["end to end"], median["by ONNX Runtime"]
+    precision = model.network.compute.precision
     print(
-        f"{what}: end to end {median['end to end']:.1f} img/s = {ratio:.1%} of bare ({best}); "
-        f"goal {goal:.0%}",
-        flush=True,
-    )
-    other = median["by ONNX Runtime"]
-    print(
-        f"  by ONNX Runtime in fp32 {other:.1f} img/s, "
-        f"{other / median['end to end']:.2f} times that",
+        f"{backbone} at {size}, {precision}, {cores()} cores, {images} images, medians of "
+        f"{rounds}: end to end {ours:.1f} img/s = {ours / median[best]:.1%} of bare ({best}); "
+        f"goal {goal:.0%}\n  by ONNX Runtime in fp32 {other:.1f} img/s, "
+        f"{other / ours:.2f} times that",
         flush=True,
     )
     return {
         "pixels": size,
         "photo_pixels": side,
         "images": images,
-        "precision": compute.precision,
+        "precision": precision,
         "goal": goal,
         "best": best,
         "images_per_second": {way: record.over_rounds(values) for way, values in rates.items()},
     }
 
 
+def in_turns(
+    ways: dict[str, tuple[int, Callable[[], None]]], rounds: int
+) -> dict[str, list[float]]:
+    """Images per second of each way, a number for each round; `ways` gives images and work."""
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, (images, work) in ways.items():
+            started = time.perf_counter()
+            work()
+            rates[way].append(images / (time.perf_counter() - started))
+        latest = ", ".join(f"{way} {rate[-1]:.1f} img/s" for way, rate in rates.items())
+        print(f"  {latest}", flush=True)
+    return rates
+
+
 def decoded(model: TwoStageModel, source: ProductSource) -> Iterator[torch.Tensor]:
     """The first photos of the dump as the network takes them, in batches."""
-    size = ScoreConfig().on(model.predictors[0].compute.device.type).batch_size
+    size = ScoreConfig().batch_size_on(model.network.compute.device.type)
     photos = list(
         itertools.islice(
             (photo for row in range(len(source)) for photo in source.read(row)), BARE * size
         )
     )
     for start in range(0, len(photos), size):
-        yield model.predictors[0].transform(
-            [decode(photo) for photo in photos[start : start + size]]
-        )
+        batch = photos[start : start + size]
+        yield model.network.transform([decode(p) for p in batch if isinstance(p, bytes)])
 
 
 def bare(model: TwoStageModel, batches: list[torch.Tensor]) -> None:
     """The forward alone, with PyTorch's own threads."""
     for batch in batches:
-        model.predictors[0].features(batch)
+        model.network.features(batch)
 
 
 def bare_lanes(model: TwoStageModel, batches: list[torch.Tensor]) -> None:
     """The forward alone, a single-threaded stream a core."""
-    for _ in ordered(model.predictors[0].features, batches, cores()):
+    for _ in ordered(model.network.features, batches, cores()):
         pass
 
 

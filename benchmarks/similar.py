@@ -7,12 +7,12 @@ generated: groups of like images around centres, with the spectrum that fine-tun
 catalogue photos). Run: python -m benchmarks.similar [--images N] [--smoke]
 """
 
-import argparse
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.fft import dct
@@ -28,6 +28,7 @@ from stage1_cnn.head import Head
 _BLOCK = 8192
 _GROUP = 40
 _TOP = 10
+T = TypeVar("T")
 
 
 def write(path: Path, images: int, width: int, seed: int = 0) -> None:
@@ -71,7 +72,7 @@ def memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def timed(function, *arguments):
+def timed(function: Callable[..., T], *arguments: Any) -> tuple[float, float, T]:
     """Wall seconds, processor seconds, result."""
     wall, processor = time.perf_counter(), time.process_time()
     result = function(*arguments)
@@ -80,19 +81,13 @@ def timed(function, *arguments):
 
 def main() -> None:
     """Prints each figure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument(
         "--folder", type=Path, help="keep the generated features here, and use those that are there"
     )
-    parser.add_argument(
-        "--smoke", action="store_true", help="small and quick, to see that it works"
-    )
-    record.add_option(parser)
     options = parser.parse_args()
     if options.smoke:
         options.images, options.width, options.queries = 4000, 384, 20
@@ -123,7 +118,7 @@ def run(folder: Path, images: int, width: int, queries: int) -> dict[str, Any]:
         f"peak memory {before:.0f} -> {memory():.0f} MB",
         flush=True,
     )
-    figures |= {"load_seconds": wall, "query_seconds": {}}
+    figures["load_seconds"] = wall
     rng = np.random.default_rng(1)
     rows = np.sort(rng.choice(images, queries, replace=False))
     found = unit(store.features_at(rows))
@@ -131,24 +126,31 @@ def run(folder: Path, images: int, width: int, queries: int) -> dict[str, Any]:
         found + 0.2 * rng.standard_normal(found.shape).astype(np.float32) / width**0.5
     )  # another photo of it
     index.nearest(asked[:1])
-    for batch in (1, 4, 16):
-        seconds = [
-            timed(index.nearest, asked[s : s + batch])
-            for s in range(0, queries - batch + 1, max(batch, queries // 5))
-        ]
-        wall, processor = (float(np.median([s[i] for s in seconds])) for i in (0, 1))
-        print(
-            f"{batch:2d} photos at once: {wall:.3f} s, {processor:.3f} s of processor "
-            f"(median of {len(seconds)})",
-            flush=True,
-        )
-        figures["query_seconds"][str(batch)] = record.over_rounds([wall for wall, _, _ in seconds])
+    figures["query_seconds"] = query_seconds(index, asked)
     cosines = np.concatenate(
         [index.nearest(asked[s : s + 16])[1][:, :_TOP] for s in range(0, queries, 16)]
     )
     recall = float((cosines >= brute_force(store, asked)[:, None] - 1e-5).mean())
     print(f"recall@{_TOP}: {recall:.4f} over {queries} queries; peak memory {memory():.0f} MB")
     return figures | {"recall": recall, "peak_mb": memory()}
+
+
+def query_seconds(index: SimilarIndex, asked: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Photos at once -> seconds by the clock."""
+    queries, figures = len(asked), {}
+    for batch in (1, 4, 16):
+        seconds = [
+            timed(index.nearest, asked[start : start + batch])[:2]
+            for start in range(0, queries - batch + 1, max(batch, queries // 5))
+        ]
+        wall, processor = np.median(seconds, axis=0).tolist()
+        print(
+            f"{batch:2d} photos at once: {wall:.3f} s, {processor:.3f} s of processor "
+            f"(median of {len(seconds)})",
+            flush=True,
+        )
+        figures[str(batch)] = record.over_rounds([wall for wall, _ in seconds])
+    return figures
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Claim: after the first tenth of the time neither the resident memory grows by mo
 number of open files at all. Run: python -m benchmarks.soak [--minutes 20] [--smoke]
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -30,9 +29,7 @@ GROWTH = 0.05
 
 def main() -> None:
     """Prints memory and open files as time goes by, and what they grew by."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument(
         "--products",
@@ -40,8 +37,6 @@ def main() -> None:
         default=2000,
         help="products of the dump, which is scored again and again",
     )
-    parser.add_argument("--smoke", action="store_true", help="a few rounds, to see that it works")
-    record.add_option(parser)
     options = parser.parse_args()
     if options.smoke:
         options.minutes, options.products = 0.05, 200
@@ -53,26 +48,19 @@ def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
     """Scores the same dump with the same model until the time is over, each time into a new folder;
     figures go to `json`."""
     run = make_run(folder, "shufflenet_v2_x0_5", 32, 32)
-    dump, model, process = (
-        write_dump(folder / "dump.bson", count),
-        TwoStageModel.open(run),
-        psutil.Process(),
-    )
+    dump, model = write_dump(folder / "dump.bson", count), TwoStageModel.open(run)
+    process = psutil.Process()
     checksums, judges = {"checkpoint": sha256_file(run.checkpoint)}, Judges(model.taxonomy)
     scorer = Scorer(Lanes(model, cores()), checksums, 0, run.store.digests(), judges)
-    started, seen = time.monotonic(), []
+    started = time.monotonic()
+    seen: list[tuple[float, int, int]] = []
     while not seen or seen[-1][0] < seconds:
         with tempfile.TemporaryDirectory(dir=folder) as out:
             totals, _ = score_source(
                 scorer, open_source([dump], Path(out) / "dumps"), Path(out), ScoreConfig(part_mb=1)
             )
-        seen.append(
-            (
-                time.monotonic() - started,
-                process.memory_info().rss,
-                process.num_fds() + process.num_threads(),
-            )
-        )
+        handles = process.num_fds() + process.num_threads()
+        seen.append((time.monotonic() - started, process.memory_info().rss, handles))
     for at, memory, handles in seen[:: max(1, len(seen) // 10)]:
         print(f"{at:6.0f} s: {memory / 2**20:.1f} MiB, {handles} open files and threads")
     settled = next(place for place, round in enumerate(seen) if round[0] >= 0.1 * seen[-1][0])
@@ -89,7 +77,7 @@ def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
         "handles_growth": handles,
         "memory_mb": [seen[settled][1] / 2**20, seen[-1][1] / 2**20],
     }
-    record.save(json, figures, precision=model.predictors[0].compute.precision, rounds=len(seen))
+    record.save(json, figures, precision=model.network.compute.precision, rounds=len(seen))
     if seconds >= 60 and (growth > GROWTH or handles > 0):  # a few rounds only begin to settle
         raise SystemExit("not flat")
 

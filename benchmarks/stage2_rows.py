@@ -5,7 +5,6 @@ Nothing is chosen here: every row has the run's configuration but for what its n
 python -m benchmarks.stage2_rows runs/NAME [--resamples N]
 """
 
-import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -29,18 +28,17 @@ from stage2_xgb.items import Pooled, mean_by_product, of_unit
 from stage2_xgb.published import PUBLISHED
 from stage2_xgb.refine import each_answer, refine
 
+Row = tuple[str, np.ndarray, np.ndarray, np.ndarray]
+
 LEAST = 5
 """Test items of a category in the balanced mix."""
 
 
 def main() -> None:
     """Prints a table of both units and both mixes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__, smoke=None)
     parser.add_argument("run", type=Path)
     parser.add_argument("--resamples", type=int, default=2000)
-    record.add_option(parser)
     options = parser.parse_args()
     run = RunFolder(options.run)
     names = list(Bundle.open(run.stage2).made_from["views"])
@@ -49,9 +47,8 @@ def main() -> None:
     figures: dict[str, Any] = {"split": "test"}
     for unit in ("image", "product"):
         figures[unit] = []
-        print(
-            f"\n| {unit} | natural | over shifted | balanced | over shifted |\n|---|---|---|---|---|"
-        )
+        print(f"\n| {unit} | natural | over shifted | balanced | over shifted |")
+        print("|---|---|---|---|---|")
         shifted = None
         for name, predicted, truth, group in rows(stores, class_mixes(run), run, config, unit):
             right = predicted == truth
@@ -76,14 +73,14 @@ def rows(
     run: RunFolder,
     config: Stage2Config,
     unit: str,
-) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[Row]:
     """Name of each row, and each test item's predicted class, true class and product."""
     images = list(Views(stores).blocks("test", fit_only=False))
     items = [of_unit(part, unit) for part in images]
     truth = np.concatenate([part.class_index for part in items])
     group = np.concatenate([part.product_id for part in items])
 
-    def row(name: str, predicted: Sequence[np.ndarray]) -> tuple[str, np.ndarray, ...]:
+    def row(name: str, predicted: Sequence[np.ndarray]) -> Row:
         return name, np.concatenate(predicted), truth, group
 
     yield row("stage 1", [part.log_probs.argmax(axis=1) for part in items])

@@ -32,9 +32,7 @@ from stage2_xgb.refine import refine
 
 def main() -> None:
     """Prints the time of each part, the peak memory of training, the bundle's size and speed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument("--categories", type=int, default=5270)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--cap", type=int, default=300, help="training photos of a category")
@@ -45,10 +43,6 @@ def main() -> None:
         type=Path,
         help="where the generated features (6 GB) and the bundle go, and stay",
     )
-    parser.add_argument(
-        "--smoke", action="store_true", help="small and quick, to see that it works"
-    )
-    record.add_option(parser)
     options = parser.parse_args()
     if options.smoke:
         options.categories, options.width, options.cap, options.images = 20, 64, 40, 500

@@ -7,11 +7,10 @@ top-1 on val_a equal within 0.2 points. Takes turns; medians count. Run: python 
 benchmarks.trainer [--rounds N] [--steps N] [--batch N] [--weights FILE] [--smoke]
 """
 
-import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +42,7 @@ STILL = Augment(flip=False, crop=1, stretch=1, colour=0)
 
 def main() -> None:
     """Prints both ratios."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument(
         "--rounds", type=int, default=5, help="pairs of runs of the step; the head phase runs three"
     )
@@ -55,10 +52,6 @@ def main() -> None:
     parser.add_argument(
         "--weights", default="none", help="of the head phase's ResNet-18, as stage1.weights"
     )
-    parser.add_argument(
-        "--smoke", action="store_true", help="small and quick, to see that it works"
-    )
-    record.add_option(parser)
     options = parser.parse_args()
     backbone, side, rounds = "resnet50", 224, 3
     if options.smoke:
@@ -81,10 +74,9 @@ def step_ratio(backbone: str, side: int, batch: int, steps: int, rounds: int) ->
     )
     inputs = torch.randn(batch, 3, side, side).to(compute.device, memory_format=torch.channels_last)
     labels = torch.randint(CLASSES, (batch,), device=compute.device)
-    networks = [
-        build(backbone, CLASSES).to(compute.device, memory_format=torch.channels_last).train()
-        for _ in range(2)
-    ]
+    networks = [build(backbone, CLASSES).to(compute.device).train() for _ in range(2)]
+    for network in networks:
+        network.to(memory_format=torch.channels_last)
     learner = Learner(networks[0], config, compute, lr=1e-4, schedule=Schedule(10**6, 0))
     optimizer = make_optimizer(networks[1].parameters(), config, 1e-4, {})
     ratios = []
@@ -108,7 +100,7 @@ def step_ratio(backbone: str, side: int, batch: int, steps: int, rounds: int) ->
     }
 
 
-def seconds(compute: Compute, run: object) -> float:
+def seconds(compute: Compute, run: Callable[[], None]) -> float:
     """How long `run` takes, the device's queue included."""
     started = time.perf_counter()
     run()
@@ -123,7 +115,7 @@ def trainer_steps(learner: Learner, inputs: torch.Tensor, labels: torch.Tensor, 
         pass
 
 
-def in_memory(inputs: torch.Tensor, labels: torch.Tensor, steps: int) -> Iterator[Pair]:
+def in_memory(inputs: torch.Tensor, labels: torch.Tensor, steps: int) -> Generator[Pair]:
     """The same batch again and again."""
     for _ in range(steps):
         yield inputs, labels
@@ -165,14 +157,11 @@ def head_ratio(store: Store, weights: str, side: int, rounds: int, folder: Path)
         spent = {}
         for name in ("frozen", "cached"):
             network = build("resnet18", len(store.taxonomy), weights=weights)
-            network.to(compute.device, memory_format=torch.channels_last).freeze(0)
+            network.to(compute.device).to(memory_format=torch.channels_last).freeze(0)
             started = time.perf_counter()
-            source = (
-                CachedFeatures(photos, network, folder, lambda: None)
-                if name == "cached"
-                else photos
-            )
-            top1[name] = train_head(network, source, config, name == "cached")
+            cached = name == "cached"
+            source = CachedFeatures(photos, network, folder, lambda: None) if cached else photos
+            top1[name] = train_head(network, source, config, cached)
             spent[name] = time.perf_counter() - started
         ratios.append(spent["frozen"] / spent["cached"])
     apart = 100 * abs(top1["cached"] - top1["frozen"])
@@ -207,7 +196,10 @@ def train_head(
             learner, source.training(in_parts(order, config.batch_size), epoch), Tally()
         ):
             pass
-    return evaluate(module, source.validation(), source.compute).top1
+    metrics = evaluate(module, source.validation(), source.compute)
+    if metrics is None:
+        raise SystemExit("no photo of val_a could be read")
+    return metrics.top1
 
 
 if __name__ == "__main__":

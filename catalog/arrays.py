@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catalog.artifacts import atomic_path
+from catalog.artifacts import atomic_path, unreadable
 from catalog.errors import ArtifactError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -88,4 +88,4 @@ def read_npz(path: str | Path, step: str) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise ArtifactError(path, "no such file", step) from None
     except _DAMAGE as error:
-        raise ArtifactError(path, f"not readable as an npz ({error})", step) from error
+        raise unreadable(path, f"not readable as an npz ({error})", step, error) from error

@@ -1,11 +1,12 @@
 """Files that are either complete or absent: atomic writes, fingerprints, and manifests."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +17,30 @@ _DIGITS = 12
 """Digits of a hash that messages show: enough to tell two apart."""
 
 
+_REFUSED = {
+    errno.EAGAIN: "another program, such as a notebook, has it open; close it there",
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ETIMEDOUT), "its disk fails"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "too many files are open"),
+    errno.EBUSY: "it is in use",
+}
+"""Faults of opening a file that say nothing about what is in it."""
+
+
+def unreadable(path: str | Path, problem: str, step: str, error: Exception) -> ShelfsortError:
+    """The error to raise if an artefact can't be read: ArtifactError with this `problem`, which has
+    it rebuilt, unless the system refused to open it. Then it may be whole, and nothing may replace
+    it.
+
+        except (ValueError, OSError) as error:
+            raise unreadable(path, f"not readable as JSON ({error})", "stage2", error) from error
+    """
+    if not isinstance(error, OSError) or error.errno not in _REFUSED:
+        return ArtifactError(path, problem, step)
+    return ShelfsortError(f"{path}: can't be opened: {_REFUSED[error.errno]} ({error.strerror})")
+
+
 @contextlib.contextmanager
 def writing(target: str | Path) -> Iterator[None]:
     """Turns an OSError inside (disk full, no permission) into a ShelfsortError that names
@@ -24,6 +49,18 @@ def writing(target: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ShelfsortError(f"{target}: can't be written: {error}") from error
+
+
+def require_own(folder: Path, marks: Sequence[str], names: Sequence[str]) -> None:
+    """Raises ShelfsortError if a folder holds files that a command would overwrite (patterns
+    `names`), but none of the `marks` that the command leaves where it has written before."""
+    if any((folder / mark).exists() for mark in marks):
+        return
+    if foreign := sorted(path for name in names for path in folder.glob(name)):
+        raise ShelfsortError(
+            f"{foreign[0]}: exists, and was not made by this command, which would overwrite it; "
+            "move it, or name another folder"
+        )
 
 
 def reserve(file: IO[bytes], size: int, start: int = 0) -> None:
@@ -86,7 +123,7 @@ def read_json(path: str | Path, step: str) -> Any:
     except FileNotFoundError:
         raise ArtifactError(path, "no such file", step) from None
     except (ValueError, OSError) as error:
-        raise ArtifactError(path, f"not readable as JSON ({error})", step) from error
+        raise unreadable(path, f"not readable as JSON ({error})", step, error) from error
 
 
 def write_sealed(target: str | Path, value: Mapping[str, Any]) -> None:

@@ -48,6 +48,11 @@ def _dump_error(
     return DumpError(source, offset, reason, detail, product_id=product_id, fatal=fatal)
 
 
+class DamagedSourceError(ShelfsortError):
+    """A file of a source is damaged: products that nobody can count are lost. The command line adds
+    the command that goes on without them (`--accept-damage`)."""
+
+
 class ImageError(ShelfsortError):
     """The bytes of one image can't be decoded. `reason` is a short name, `detail` the sentence."""
 

@@ -66,8 +66,9 @@ def _explained(path: str | Path) -> Iterator[None]:
 def _locate(url: str) -> tuple[Any, str]:
     """The file system of a URL, and its path in it."""
     with _explained(url):
+        scheme, rest = url.split("://", 1)
         try:
-            return fsspec.core.url_to_fs(url)
+            return fsspec.core.url_to_fs(f"{scheme.lower()}://{rest}")
         except ImportError as error:
             raise ShelfsortError(f"{url}: can't be read: {error}") from error
 
@@ -132,9 +133,7 @@ def files_below(folder: str) -> list[ListedFile]:
     """Every file below a folder, sorted by its path."""
     if not is_url(folder):
         paths = [os.path.join(root, name) for root, _, names in os.walk(folder) for name in names]
-        return sorted(
-            ListedFile(os.path.relpath(path, folder), path, *size_and_stamp(path)) for path in paths
-        )
+        return sorted(ListedFile(os.path.relpath(p, folder), p, *_size_if_there(p)) for p in paths)
     system, remote = _locate(folder)
     with _explained(folder):
         listing = system.find(remote, detail=True).items()
@@ -147,6 +146,14 @@ def files_below(folder: str) -> list[ListedFile]:
         )
         for path, info in listing
     )
+
+
+def _size_if_there(path: str) -> tuple[int, int]:
+    """As size_and_stamp; zeros for a broken link, which fails when it is read."""
+    try:
+        return size_and_stamp(path)
+    except ShelfsortError:
+        return 0, 0
 
 
 def _stamp(info: dict[str, Any]) -> int:
@@ -168,7 +175,7 @@ def read_files(paths: Sequence[str]) -> list[bytes | ImageError]:
     remote: dict[str, list[str]] = {}
     for path in dict.fromkeys(paths):
         if is_url(path):
-            remote.setdefault(path.split("://")[0], []).append(path)
+            remote.setdefault(path.split("://")[0].lower(), []).append(path)
             continue
         try:
             content[path] = read_file(path)
@@ -183,15 +190,11 @@ def read_files(paths: Sequence[str]) -> list[bytes | ImageError]:
 def _read_urls(urls: list[str]) -> dict[str, bytes | ImageError]:
     """Fetches URLs of one file system together. Retries those that fail for another reason than
     absence."""
-    results: dict[str, Any] = {}
+    results: dict[str, bytes | Exception] = {}
     missing = urls
     for attempt in range(_TRIES):
         time.sleep(attempt)
-        system = _locate(missing[0])[0]
-        path_of = {url: system._strip_protocol(url) for url in missing}
-        with _explained(missing[0]):
-            fetched = system.cat(list(path_of.values()), on_error="return")
-        results |= {url: fetched[path] for url, path in path_of.items()}
+        results |= _fetch(missing)
         missing = [url for url in urls if _may_come(results[url])]
         if not missing:
             break
@@ -201,14 +204,45 @@ def _read_urls(urls: list[str]) -> dict[str, bytes | ImageError]:
     }
 
 
+def _fetch(urls: list[str]) -> dict[str, bytes | Exception]:
+    """The bytes of each URL, or what its file system raises; a URL that no file system understands
+    costs itself alone."""
+    results: dict[str, bytes | Exception] = {}
+    located: dict[Any, dict[str, str]] = {}
+    for url in urls:
+        try:
+            system, path = _locate(url)
+            located.setdefault(system, {})[url] = path
+        except ShelfsortError as error:
+            cause = error.__cause__
+            results[url] = cause if isinstance(cause, Exception) else error
+    for system, path_of in located.items():
+        paths = list(path_of.values())
+        try:
+            fetched = system.cat(paths, on_error="return")
+        except (
+            Exception
+        ):  # fsspec's file systems raise for all what one of the paths is to blame for
+            fetched = {path: _fetch_one(system, path) for path in paths}
+        results |= {url: fetched[path] for url, path in path_of.items()}
+    return results
+
+
+def _fetch_one(system: Any, path: str) -> bytes | Exception:
+    try:
+        return system.cat_file(path)
+    except Exception as error:  # as above
+        return error
+
+
 def _may_come(result: bytes | Exception) -> bool:
     """Whether a retry may bring the file."""
-    return not isinstance(result, bytes) and not _absent(result)
+    return not isinstance(result, (bytes, ImportError)) and not _absent(result)
 
 
 def _absent(error: BaseException | None) -> bool:
-    """Whether an error says for certain that there is no such file."""
-    return isinstance(error, _ABSENT) or getattr(error, "status", None) in _GONE
+    """Whether an error says for certain that there is no such file, or that it is no URL."""
+    return isinstance(error, (*_ABSENT, ValueError)) or getattr(error, "status", None) in _GONE
 
 
 def _failed(url: str, error: Exception) -> ImageError:

@@ -1,12 +1,14 @@
 """The one decoder: bytes of any common image format to RGB pixels.
 
 Size and format are read from the header first; an image that declares too many pixels is refused
-before anything is allocated. Upright JPEGs take the fast path (simplejpeg). Pillow decodes PNG,
-WebP, GIF, BMP and rotated or CMYK JPEGs, and none of its other formats (one of them starts
+before anything is allocated. Upright JPEGs take the fast path (simplejpeg); one that lacks nothing
+but its end marker is read all the same. Pillow decodes PNG, WebP, GIF, BMP, TIFF, AVIF, rotated or
+CMYK JPEGs, with the extra `heic` HEIC, and none of its other formats (one of them starts
 Ghostscript). Orientation is applied, gray and CMYK become RGB, transparent pixels become white,
 16-bit samples are scaled to 8.
 """
 
+import contextlib
 import io
 import struct
 import warnings
@@ -14,13 +16,35 @@ from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from catalog.config import MAX_PIXELS
 from catalog.errors import ImageError
+from catalog.filetypes import HEAD, kind
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
+def _formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read here: AVIF if this Pillow has it, HEIC with the
+    extra `heic`."""
+    found = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
+    if features.check("avif"):
+        found.append("AVIF")
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        found.append("HEIF")
+    return tuple(found)
+
+
+FORMATS = _formats()
+
+_JPEG, _JPEG_SCAN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
+_PNG, _PNG_TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt")
+_XMP, _LONG_XMP = b"XML:com.adobe.xmp\0\0", 2**20
+"""How the one text of a PNG begins that is read here, for its orientation, and its most bytes."""
+_TILE_SIZE = (322, 323)
+"""TIFF's tags of the width and height of a tile."""
 _ORIENTATION = 0x0112
 _ORIENTED = (b"Exif\0\0", b"tiff:Orientation")
 """Marks of the metadata in which Pillow finds an orientation: EXIF, else XMP."""
@@ -50,6 +74,12 @@ _DAMAGE = (
 """What Pillow's decoders raise on damaged bytes."""
 
 
+_INSTALL = {
+    "HEIC": "pip install 'shelfsort[heic]' reads it",
+    "AVIF": "a later Pillow reads it: pip install --upgrade pillow",
+}
+
+
 class Header(NamedTuple):
     """What an image declares: Pillow's name of its format, width and height in pixels as stored
     (before rotation)."""
@@ -66,15 +96,26 @@ def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     `too_large`)."""
     if not data:
         raise ImageError("empty", "the image has no bytes")
-    declared = _jpeg_header(data) if data[:3] == b"\xff\xd8\xff" else None
+    declared = _jpeg_header(data) if data[:3] == _JPEG else None
     if declared is None:
         with _pillow(data) as image:
             declared = Header(image.format or "unknown", *image.size, fast=False)
+            _require_small_tiles(image, max_pixels)
     if declared.width * declared.height > max_pixels:
         size = f"{declared.width} x {declared.height}"
         detail = f"declares {size} pixels, expected at most {max_pixels} in all"
         raise ImageError("too_large", detail)
     return declared
+
+
+def _require_small_tiles(image: Image.Image, max_pixels: int) -> None:
+    """Raises ImageError (`too_large`) for a TIFF whose tiles are large, whatever its own size is:
+    the decoder makes room for a whole one."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = (tags.get(tag, 0) for tag in _TILE_SIZE)
+    if width * height > max(max_pixels, image.width * image.height):
+        detail = f"declares tiles of {width} x {height} pixels, expected at most {max_pixels}"
+        raise ImageError("too_large", detail)
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, out: np.ndarray | None = None) -> np.ndarray:
@@ -92,6 +133,8 @@ def pixels(data: bytes, declared: Header, out: np.ndarray | None = None) -> np.n
     """Like `decode`, for an image whose header was read and accepted."""
     if declared.fast:
         fits = out is not None and out.shape == (declared.height, declared.width, 3)
+        if lacks_end(data):
+            data = data + _JPEG_END
         try:
             return simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out if fits else None)
         except ValueError as error:
@@ -102,6 +145,12 @@ def pixels(data: bytes, declared: Header, out: np.ndarray | None = None) -> np.n
             return np.ascontiguousarray(_rgb(image if turn is None else image.transpose(turn)))
         except _DAMAGE as error:
             raise ImageError("undecodable", f"{image.format} decoder: {error}") from error
+
+
+def lacks_end(data: bytes) -> bool:
+    """Whether a JPEG has no end marker behind its last scan, as some cameras and broken downloads
+    leave it."""
+    return data[:3] == _JPEG and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
 
 
 def _jpeg_header(data: bytes) -> Header | None:
@@ -128,6 +177,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _pillow(data: bytes) -> Image.Image:
+    data = _without_texts(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images: `header` holds our own limit
@@ -135,9 +185,28 @@ def _pillow(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", str(error)) from error
     except UnidentifiedImageError:
-        raise ImageError("not_an_image", f"no image format starts with {data[:8]!r}") from None
+        found = kind(data[:HEAD])
+        detail = f"the file is {found}" if found else f"no image format starts with {data[:8]!r}"
+        if found in ("HEIC", "AVIF"):
+            detail += f"; {_INSTALL[found]}"
+        raise ImageError("not_an_image", detail) from None
     except _DAMAGE as error:
         raise ImageError("not_an_image", f"damaged header: {error}") from error
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without its texts, but for XMP: for long ones Pillow refuses the whole photo."""
+    if data[:8] != _PNG or not any(name in data for name in _PNG_TEXTS):
+        return data
+    kept, start = [_PNG], 8
+    while start < len(data):
+        length, name = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
+        stop = start + length + 12
+        is_xmp = data.startswith(_XMP, start + 8) and length < _LONG_XMP
+        if name not in _PNG_TEXTS or is_xmp:
+            kept.append(data[start:stop])
+        start = stop
+    return b"".join(kept)
 
 
 def _rgb(image: Image.Image) -> np.ndarray:

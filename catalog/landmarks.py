@@ -9,12 +9,12 @@ import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from catalog.arrays import find_rows
 from catalog.artifacts import atomic_path
+from catalog.csv_file import CsvFile, whole_number
 from catalog.errors import ConfigError
 from catalog.image_table import MAX_PRODUCT_ID, POSITIONS
 
@@ -44,38 +44,20 @@ class Landmarks:
 def read_landmarks(path: Path) -> Landmarks:
     """Reads the CSV. Raises ConfigError, naming file and line, if the file can't be read or a row
     doesn't have HEADER's form."""
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            ids, rows = _parse(csv.reader(file), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"stage1.landmarks: {path} can't be read: {error}") from error
+    file = CsvFile(path, ConfigError, "stage1.landmarks")
+    ids: list[int] = []
+    rows: list[list[float]] = []
+    for product, position, *values in file.rows(HEADER):
+        try:
+            product_id = whole_number(product, MAX_PRODUCT_ID)
+            ids.append(product_id * POSITIONS + whole_number(position, POSITIONS - 1))
+            rows.append([float(value) for value in values])
+        except ValueError as error:
+            raise file.fault(str(error)) from error
     image_id = np.array(ids, dtype=np.int64)
     points = np.array(rows, dtype=np.float32).reshape(-1, COUNT, 3)
     order = np.argsort(image_id, kind="stable")
     return Landmarks(image_id[order], points[order])
-
-
-def _parse(reader: Any, path: Path) -> tuple[list[int], list[list[float]]]:
-    ids, rows = [], []
-    try:
-        if tuple(next(reader, ())) != HEADER:
-            raise ValueError(f"expected the header {','.join(HEADER[:5])}...v{COUNT}")
-        for product, position, *values in reader:
-            if not 0 <= int(product) <= MAX_PRODUCT_ID:
-                raise ValueError(
-                    f"expected a product_id from 0 to {MAX_PRODUCT_ID}, found {product}"
-                )
-            if len(values) != 3 * COUNT or not 0 <= int(position) < POSITIONS:
-                raise ValueError(
-                    f"expected {len(HEADER)} values, and an image number below {POSITIONS}"
-                )
-            ids.append(int(product) * POSITIONS + int(position))
-            rows.append([float(value) for value in values])
-    except UnicodeDecodeError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"stage1.landmarks: {path}, line {reader.line_num}: {error}") from error
-    return ids, rows
 
 
 def write_landmarks(path: Path, rows: Iterable[tuple[int, int, np.ndarray]]) -> None:

@@ -1,15 +1,20 @@
 """The lock of a run directory: one command at a time writes it."""
 
 import contextlib
+import errno
 import fcntl
+import logging
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from catalog.artifacts import writing
-from catalog.errors import LockedError
+from catalog.errors import LockedError, ShelfsortError
 
+log = logging.getLogger(__name__)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""What a file system without locks answers, such as some network mounts."""
 _held: set[Path] = set()
 """The locks that this process holds: to the kernel its own handles don't exclude each other."""
 os.register_at_fork(after_in_child=_held.clear)  # a child holds none
@@ -22,7 +27,8 @@ def run_lock(run: str | Path) -> Iterator[None]:
 
     The lock is the process's own, not its handle's (fcntl, not flock): the kernel drops it with the
     process, also while a child that was just forked still has the handle, so that a dead one never
-    blocks. To close any handle of the file drops it too: none but this function opens it.
+    blocks. To close any handle of the file drops it too: none but this function opens it. Where a
+    file system has no locks, a file with pid and host stands in, and a warning says so.
 
     Raises LockedError with the holder's pid and host, ShelfsortError where the directory can't be
     written.
@@ -35,13 +41,9 @@ def run_lock(run: str | Path) -> Iterator[None]:
         raise _locked(run, name)
     with writing(run):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    marker = None
     try:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # POSIX allows either
-            raise _locked(
-                run, os.read(handle, 200).decode(errors="replace").strip() or "an unnamed process"
-            ) from None
+        marker = _lock(run, path, handle, name)
         _held.add(path)
         os.ftruncate(handle, 0)
         os.pwrite(handle, name.encode(), 0)
@@ -50,6 +52,50 @@ def run_lock(run: str | Path) -> Iterator[None]:
     finally:
         _held.discard(path)
         os.close(handle)
+        if marker:
+            marker.unlink(missing_ok=True)
+
+
+def _lock(run: str | Path, path: Path, handle: int, name: str) -> Path | None:
+    """Locks an open file; returns the file that stands in, if its file system has no locks."""
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # POSIX allows either
+        raise _locked(
+            run, os.read(handle, 200).decode(errors="replace").strip() or "an unnamed process"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise ShelfsortError(f"{path}: can't be locked: {error}") from error
+        return _marked(run, path.with_name("lock.pid"), name)
+    return None
+
+
+def _marked(run: str | Path, marker: Path, name: str) -> Path:
+    """Makes the file that stands in for a lock; a dead process of this host, which left one, has
+    none. Raises LockedError if another process, or one of another host, has it."""
+    for _ in range(2):
+        try:
+            with open(marker, "x", encoding="utf-8") as file:
+                file.write(name)
+        except FileExistsError:
+            holder = marker.read_text(encoding="utf-8", errors="replace").strip()
+            if not _gone(holder, name):
+                raise _locked(run, f"{holder or 'an unnamed process'} ({marker})") from None
+            marker.unlink(missing_ok=True)
+        else:
+            log.warning("%s: its file system has no locks; %s stands in for one", run, marker)
+            return marker
+    raise _locked(run, "an unnamed process")
+
+
+def _gone(holder: str, name: str) -> bool:
+    """Whether the holder `pid N on HOST` is a process of this host that is no more. One of our own
+    pid, which doesn't hold it, was of an earlier life, as in containers."""
+    pid, here = holder.removeprefix("pid ").partition(" ")[0], name.partition(" on ")[2]
+    if not pid.isdigit() or holder.partition(" on ")[2] != here:
+        return False
+    return int(pid) == os.getpid() or not _alive(int(pid))
 
 
 def _locked(run: str | Path, holder: str) -> LockedError:

@@ -1,6 +1,7 @@
 """Parallel work: the number of usable processors, and results in the order of their tasks."""
 
 import math
+import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,21 @@ def cores(root: Path = Path("/")) -> int:
     bound = hasattr(os, "sched_getaffinity")
     affinity = len(os.sched_getaffinity(0)) if bound else os.cpu_count() or 1
     return math.ceil(max(1, min(affinity, quota(root))))
+
+
+def processes_fault() -> str | None:
+    """Why this machine can't start processes that work together; None if it can. They share
+    semaphores, for which Linux needs a /dev/shm that can be written, and not every container has
+    one."""
+    try:
+        multiprocessing.get_context("spawn").Semaphore()
+    except OSError as error:
+        return (
+            f"no worker processes can be started: /dev/shm can't be written ({error.strerror}); "
+            "make it writable (in docker: --shm-size=1g), or work in one process, "
+            "with --set jobs=1 and without --workers"
+        )
+    return None
 
 
 def quota(root: Path = Path("/")) -> float:

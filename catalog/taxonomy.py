@@ -16,6 +16,7 @@ import numpy as np
 
 from catalog.arrays import find_rows
 from catalog.artifacts import atomic_path, fingerprint
+from catalog.csv_file import CsvFile
 from catalog.errors import TaxonomyError
 
 COLUMNS = ("category_id", "category_level1", "category_level2", "category_level3")
@@ -58,12 +59,8 @@ class Taxonomy:
 
     @classmethod
     def from_csv(cls, path: str | Path) -> "Taxonomy":
-        """Reads category_names.csv (UTF-8, with or without a byte-order mark)."""
-        try:
-            with open(path, encoding="utf-8-sig", newline="") as file:
-                return cls(_rows(csv.DictReader(file), str(path)), str(path))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise TaxonomyError(f"{path}: not readable as a CSV file in UTF-8: {error}") from error
+        """Reads category_names.csv, as `catalog.csv_file` says. Raises TaxonomyError."""
+        return cls(_rows(CsvFile(path, TaxonomyError)), str(path))
 
     @classmethod
     def from_ids(cls, category_ids: Iterable[int]) -> "Taxonomy":
@@ -127,18 +124,9 @@ class Taxonomy:
         return fingerprint(self.to_json())
 
 
-def _rows(reader: csv.DictReader, source: str) -> Iterable[Category]:
-    if missing := [c for c in COLUMNS if c not in (reader.fieldnames or ())]:
-        raise TaxonomyError(
-            f"{source}: column {missing[0]} is missing; "
-            f"found {reader.fieldnames}, expected {list(COLUMNS)}"
-        )
-    for row in reader:
-        line = f"{source}: line {reader.line_num}"
-        if any(row[c] is None for c in COLUMNS):
-            raise TaxonomyError(f"{line}: too few fields, expected {len(COLUMNS)}")
-        category_id, *names = (row[c].strip() for c in COLUMNS)
+def _rows(names: CsvFile) -> Iterable[Category]:
+    for category_id, *levels in names.rows(COLUMNS):
         if not _ID.fullmatch(category_id):
-            problem = f"category_id is {category_id!r}, expected an integer from 0 to {10**18 - 1}"
-            raise TaxonomyError(f"{line}: {problem}")
-        yield Category(int(category_id), *names)
+            expected = f"expected an integer from 0 to {10**18 - 1}"
+            raise names.fault(f"category_id is {category_id!r}, {expected}")
+        yield Category(int(category_id), *levels)

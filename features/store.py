@@ -9,11 +9,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from catalog.artifacts import require_same
+from catalog.artifacts import require_same, unreadable
 from catalog.errors import ArtifactError
 from catalog.image_table import ImageTable
 from catalog.splits import SPLITS
 from features import schema
+from features.hdf5 import open_hdf5
 from stage1_cnn.head import Head
 
 
@@ -26,7 +27,7 @@ class FeatureStore:
     """A finished features.h5, opened when first needed, once per process.
 
     Every read raises ArtifactError if the file is missing, damaged, unfinished or of another
-    schema.
+    schema, and ShelfsortError if the system refuses to open it.
 
         store = FeatureStore(run / "features.h5")
         log_probs = store.head.log_probs(store.features(store.of_split("val_a")))
@@ -51,10 +52,11 @@ class FeatureStore:
         if not self.path.exists():
             raise ArtifactError(self.path, "no such file", "features")
         try:
-            file = h5py.File(self.path, "r")
+            file = open_hdf5(self.path)
             version, complete = file.attrs.get("schema"), file.attrs.get("complete")
         except OSError as error:
-            raise ArtifactError(self.path, f"not readable as HDF5 ({error})", "features") from error
+            problem = f"not readable as HDF5 ({error})"
+            raise unreadable(self.path, problem, "features", error) from error
         if version != schema.SCHEMA or not complete:
             other = f"features of schema {version}, expected {schema.SCHEMA}"
             raise ArtifactError(self.path, other if complete else "unfinished", "features")
@@ -110,10 +112,8 @@ class FeatureStore:
         return self.file[schema.FEATURES].shape[1]
 
     @cached_property
-    def head(self) -> Head | None:
-        """The last layer; None if the features have none."""
-        if schema.HEAD_WEIGHT not in self.file:
-            return None
+    def head(self) -> Head:
+        """The last layer."""
         return Head(self._read(schema.HEAD_WEIGHT), self._read(schema.HEAD_BIAS))
 
     def of_class(self, split: str, class_index: int) -> slice:

@@ -1,11 +1,11 @@
-"""Vectors of the products' texts: TF-IDF of words and word pairs, reduced by a truncated SVD to
-unit vectors.
+"""Vectors of texts, products' titles or the words in photos: TF-IDF of words and word pairs, if
+asked for also of runs of characters, reduced by a truncated SVD to unit vectors.
 
-Fitted on products of the train split only. On disk, without pickles: text.npz and, written last,
+Fitted on the train split only. On disk, without pickles: text.npz and, written last,
 text.json with the vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,44 +24,77 @@ from features.neighbours import unit
 from features.schema import FEATURE_DTYPE
 from stage1_cnn.head import Head
 
+
+class NoWordsError(ShelfsortError):
+    """There is nothing to fit a model of texts on."""
+
+
 SCHEMA = 1
 VOCABULARY, ARRAYS = "text.json", "text.npz"
 _WORDS: dict[str, Any] = {
     "strip_accents": "unicode",
     "token_pattern": r"(?u)\b\w+\b",
     "ngram_range": (1, 2),
-    "sublinear_tf": True,
-    "dtype": np.float32,
 }
+_CHARACTERS: dict[str, Any] = {
+    "strip_accents": "unicode",
+    "analyzer": "char_wb",
+    "ngram_range": (3, 4),
+}
+_MARK = "#"
+"""Before a run of characters, which tells it from a word of the same letters."""
 _MOST_WORDS = 100_000
+
+
+def _tokens(characters: bool) -> Callable[[str], list[str]]:
+    """What splits a text into words and pairs of words, and into runs of characters if asked."""
+    words = TfidfVectorizer(**_WORDS).build_analyzer()
+    if not characters:
+        return words
+    runs = TfidfVectorizer(**_CHARACTERS).build_analyzer()
+    return lambda text: words(text) + [_MARK + run for run in runs(text)]
+
+
+def _tfidf(characters: bool, **options: Any) -> TfidfVectorizer:
+    return TfidfVectorizer(
+        analyzer=_tokens(characters), sublinear_tf=True, dtype=np.float32, **options
+    )
 
 
 @dataclass(frozen=True)
 class TextModel:
-    """`words` [W] (single words and pairs), their `idf` float32 [W], `directions` float32 [W, D],
-    and the `head` for the K classes."""
+    """`words` [W] (single words, pairs, and runs of characters behind a #), their `idf` float32
+    [W], `directions` float32 [W, D], the `head` for the K classes, and whether texts are split
+    into runs of `characters` too, which survive a misread letter."""
 
     words: tuple[str, ...]
     idf: np.ndarray
     directions: np.ndarray
     head: Head
+    characters: bool = False
 
     @classmethod
     @one_blas_thread()
     def fit(
-        cls, texts: Sequence[str], class_index: np.ndarray, classes: int, components: int, seed: int
+        cls,
+        texts: Sequence[str],
+        class_index: np.ndarray,
+        classes: int,
+        components: int,
+        seed: int,
+        *,
+        characters: bool = False,
     ) -> "TextModel":
-        """Fits on labelled products. Raises ShelfsortError if no word occurs in two of their
-        texts."""
-        vectoriser = TfidfVectorizer(**_WORDS, min_df=2, max_features=_MOST_WORDS)
+        """Fits on labelled texts, of products or of photos. Raises NoWordsError if no word occurs
+        in two of them."""
+        vectoriser = _tfidf(characters, min_df=2, max_features=_MOST_WORDS)
         try:
             counts = vectoriser.fit_transform(texts)
         except ValueError as error:
             known = sum(map(bool, texts))
-            raise ShelfsortError(
-                f"a view of texts: {known} of the train split's {len(texts)} products have a text, "
-                "and no word occurs in two of them; name their field in catalog.text and rebuild "
-                "the store (step ingest)"
+            raise NoWordsError(
+                f"{known} of the train split's {len(texts)} texts are not empty, and no word "
+                "occurs in two of them"
             ) from error
         words = vectoriser.get_feature_names_out().tolist()
         rank = min(components, *counts.shape)
@@ -69,7 +102,8 @@ class TextModel:
         directions[:, :rank] = TruncatedSVD(rank, random_state=seed).fit(counts).components_.T
         rows = sample(np.arange(len(texts)), classes, seed)
         head = fit_head(unit(counts[rows] @ directions), class_index[rows], classes)
-        return cls(tuple(words), vectoriser.idf_.astype(np.float32), directions, head)
+        idf = vectoriser.idf_.astype(np.float32)
+        return cls(tuple(words), idf, directions, head, characters)
 
     @property
     def width(self) -> int:
@@ -84,7 +118,7 @@ class TextModel:
 
     @cached_property
     def _vectoriser(self) -> TfidfVectorizer:
-        vectoriser = TfidfVectorizer(**_WORDS, vocabulary=self.words)
+        vectoriser = _tfidf(self.characters, vocabulary=self.words)
         vectoriser.idf_ = self.idf
         return vectoriser
 
@@ -101,6 +135,7 @@ class TextModel:
             "schema": SCHEMA,
             "made_from": made_from,
             "words": self.words,
+            "characters": self.characters,
             ARRAYS: sha256_file(folder / ARRAYS),
         }
         write_sealed(folder / VOCABULARY, content)
@@ -115,4 +150,6 @@ class TextModel:
             raise ArtifactError(path, problem, "features")
         arrays = read_npz(path, "features")
         head = Head(arrays["weight"], arrays["bias"])
-        return cls(tuple(content["words"]), arrays["idf"], arrays["directions"], head)
+        characters = content.get("characters", False)  # older titles have no such key
+        words = tuple(content["words"])
+        return cls(words, arrays["idf"], arrays["directions"], head, characters)

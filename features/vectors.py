@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from catalog.arrays import find_rows
 from catalog.errors import ShelfsortError
+from features.hdf5 import open_hdf5
 from features.schema import FEATURE_DTYPE
 from features.store import consecutive_runs
 from stage1_cnn.head import Head
@@ -27,7 +27,7 @@ class VectorFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            self._file = h5py.File(self.path, "r")
+            self._file = open_hdf5(self.path)
         except OSError as error:
             raise ShelfsortError(f"{path}: can't be read as HDF5: {error}") from error
         shapes = {

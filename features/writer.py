@@ -13,10 +13,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from catalog.artifacts import differences, publish, reserve, writing
+from catalog.artifacts import differences, publish, reserve, unreadable, writing
+from catalog.errors import ArtifactError
 from catalog.image_table import ImageTable
 from catalog.splits import SPLITS
 from features import schema
+from features.hdf5 import open_hdf5
 from stage1_cnn.head import Head
 
 _log = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ class FeatureWriter:
     manager.
 
     Continues at `cursor` what an interrupted writer left, if that was made from the same things;
-    else starts over.
+    else starts over. A file that is there stays until its successor can be written.
 
         with FeatureWriter(path, table, width, classes, made_from, computed_with) as writer:
             for start in range(writer.cursor, len(table), size):
@@ -54,6 +56,7 @@ class FeatureWriter:
                 width, classes, made_from, computed_with
             )
             self._reserve()
+            path.unlink(missing_ok=True)  # only now that its successor can be written
 
     def _reserve(self) -> None:
         """Reserves disk space for what is left to write besides the features, whose space is
@@ -68,7 +71,7 @@ class FeatureWriter:
         if not self.partial.exists():
             return None
         try:
-            file = h5py.File(self.partial, "r+")
+            file = open_hdf5(self.partial, "r+")
             if not self._continues(file, made_from):
                 file.close()
                 return None
@@ -76,7 +79,9 @@ class FeatureWriter:
             errors = np.isin(file[schema.ERROR_ID][:], done).sum()
             file[schema.ERROR_REASON][:errors]  # readable
             before = json.loads(file.attrs["computed_with"])
-        except (OSError, RuntimeError):
+        except (OSError, RuntimeError) as error:
+            if not isinstance(fault := unreadable(self.partial, "", "", error), ArtifactError):
+                raise fault from error  # the system refused to open it, it may be whole
             # Killed while the first bytes were written, or those of a reason: nothing to keep.
             return None
         for name in (schema.ERROR_ID, schema.ERROR_REASON):
@@ -101,7 +106,7 @@ class FeatureWriter:
         rows = len(self.table)
         feature_bytes = rows * width * schema.FEATURE_DTYPE().itemsize
         self._try_space(feature_bytes + _beside(rows, width, classes))
-        file = h5py.File(self.partial, "w")
+        file = open_hdf5(self.partial, "w")
         chunks = (min(schema.chunk_rows(width), rows), width) if rows else None
         # Allocated early, so that a batch changes no structure, which a kill could leave half done.
         early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -171,13 +176,12 @@ class FeatureWriter:
         self.file[name].resize((length + len(values),))
         self.file[name][length:] = values
 
-    def finish(self, head: Head | None) -> None:
-        """Adds stage 1's head, declares the file complete and gives it its final name."""
+    def finish(self, head: Head) -> None:
+        """Adds the view's head, declares the file complete and gives it its final name."""
         with writing(self.path):
             self._reserve()
-            if head is not None:
-                self._replace(schema.HEAD_WEIGHT, head.weight)
-                self._replace(schema.HEAD_BIAS, head.bias)
+            self._replace(schema.HEAD_WEIGHT, head.weight)
+            self._replace(schema.HEAD_BIAS, head.bias)
             self.file.attrs["complete"] = True
             self._close()
             publish(self.partial, self.path)
@@ -205,9 +209,8 @@ def _partial(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
-def discard(path: Path) -> None:
-    """Removes a features.h5, complete or partial."""
-    path.unlink(missing_ok=True)
+def discard_partial(path: Path) -> None:
+    """Removes what an interrupted writer of `path` left, so that the next one starts over."""
     _partial(path).unlink(missing_ok=True)
 
 

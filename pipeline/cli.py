@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from catalog.errors import ArtifactError, ShelfsortError
+from catalog.errors import ArtifactError, DamagedSourceError, ShelfsortError
 from catalog.parallel import cores, quota
 from pipeline import commands, flags
 
@@ -55,7 +55,9 @@ COMMANDS = {
         "features -> stage2: fits the pool of experts, trains the reclassifiers",
         (*STEP, flags.spread),
     ),
-    "evaluate": Command(commands.evaluate, "accuracy on the test split, of each stage", STEP),
+    "evaluate": Command(
+        commands.evaluate, "accuracy on the test split, of each stage", (*STEP, flags.rivals)
+    ),
     "report": Command(commands.report, "evaluation -> one HTML page for analysts", (flags.report,)),
     "plot": Command(commands.plot, "draws one figure of a run: SVG, PNG or PDF", (flags.plot,)),
     "score": Command(
@@ -189,9 +191,12 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _sentence(error: ShelfsortError, options: argparse.Namespace, words: Sequence[str]) -> str:
-    """The error; if it is about an artefact, with the command that rebuilds it."""
-    if not isinstance(error, ArtifactError):
+    """The error; if it is about an artefact, with the command that rebuilds it;
+    if about a damaged source, with the one that goes on without the rest of it."""
+    if not isinstance(error, (ArtifactError, DamagedSourceError)):
         return str(error)
-    from pipeline.remedy import with_remedy
+    from pipeline.remedy import same_command, with_remedy
 
-    return with_remedy(error, options, words)
+    if isinstance(error, ArtifactError):
+        return with_remedy(error, options, words)
+    return f"{error}, or go on without them: {same_command(words)} --accept-damage"

@@ -10,12 +10,25 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from catalog.artifacts import require_own
 from catalog.errors import ShelfsortError
 from catalog.lock import run_lock
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.run_folder import RunFolder, Workers
+
+
+_PREDICTIONS = (
+    "part-*",
+    "rejects-*",
+    "features-*",
+    "opinions-*",
+    "lookalikes-*",
+    *("kaggle.csv", "accepted.parquet", "review.parquet", "predictions.csv", "mix.csv"),
+    *("summary.json", "_SUCCESS", "_LOOKALIKES"),
+)
+"""Files that `score` writes or removes in a folder of predictions."""
 
 
 def _load(options: argparse.Namespace) -> "tuple[RunFolder, RunConfig]":
@@ -43,6 +56,7 @@ def ingest(options: argparse.Namespace) -> None:
             options.rebuild,
             options.corrections,
             _workers(options),
+            accept_damage=options.accept_damage,
         )
         run.save_config(config)
 
@@ -88,7 +102,7 @@ def stage2(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """The step evaluate."""
-    _step(options, "evaluate")
+    _step(options, "evaluate", rivals=options.rivals)
 
 
 def _step(options: argparse.Namespace, name: str, **more: Any) -> None:
@@ -211,13 +225,15 @@ def score(options: argparse.Namespace) -> None:
                 option = f"--{name.replace('_', '-')}"
                 raise ShelfsortError(f"{option} has no effect with --list; leave it out")
     run, config = _load(options)
+    accept = options.accept_damage
+    require_own(options.out, ["lock"], _PREDICTIONS)
     with run_lock(options.out):
         if options.list:
-            steps.lookalikes(
-                run, config, options.source, options.list, options.threshold, options.out
-            )
-            return
-        steps.score(run, config, options.source, options.out, options.labels, _workers(options))
+            wanted = options.list, options.threshold
+            steps.lookalikes(run, config, options.source, *wanted, options.out, accept)
+        else:
+            given = options.labels, _workers(options)
+            steps.score(run, config, options.source, options.out, *given, accept)
 
 
 def _workers(options: argparse.Namespace) -> "Workers":
@@ -227,7 +243,9 @@ def _workers(options: argparse.Namespace) -> "Workers":
         return None
     from pipeline.cluster.client import connect
 
-    return functools.partial(connect, options.workers, options.scheduler)
+    return functools.partial(
+        connect, options.workers, options.scheduler, options.allow_version_mismatch
+    )
 
 
 def similar(options: argparse.Namespace) -> None:
@@ -308,6 +326,7 @@ def synthetic(options: argparse.Namespace) -> None:
         side=options.side,
         seed=options.seed,
         titles=options.titles,
+        covers=options.covers,
     )
 
 

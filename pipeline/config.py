@@ -63,10 +63,6 @@ class ScoreConfig(Section):
             raise ValueError("promise and min_confidence are two rules, expected one of them")
         return self
 
-    def on(self, device: str) -> "ScoreConfig":
-        """With the batch size for this type of device, `cpu` or `cuda`."""
-        return self.model_copy(update={"batch_size": self.batch_size_on(device)})
-
     def batch_size_on(self, device: str) -> int:
         """The batch size on a type of device, `cpu` or `cuda`."""
         return self.batch_size or (128 if device == "cuda" else 32)
@@ -88,7 +84,21 @@ class FileView(Section):
     """HDF5 file with a vector of every image in the store (docs/formats.md)."""
 
 
-_KINDS: dict[str, type[TextView] | type[FileView]] = {"text": TextView, "file": FileView}
+class CoverView(Section):
+    """A view of the words in the photos."""
+
+    ocr: Literal["rapidocr"]
+    """What reads them; needs the extra `ocr`."""
+    components: PositiveInt = 128
+    """Length of the vector of a photo's words."""
+
+
+View = Stage1Config | TextView | CoverView | FileView
+_KINDS: dict[str, type[TextView] | type[CoverView] | type[FileView]] = {
+    "text": TextView,
+    "ocr": CoverView,
+    "file": FileView,
+}
 
 
 class RunConfig(Section):
@@ -109,7 +119,8 @@ class RunConfig(Section):
     views: dict[str, dict[str, Any]] = {}
     """Further views of stage 2: name -> for a network, what differs from section `stage1`,
     such as `epochs: 0` (the head phase alone, on the frozen backbone), another backbone, weights or
-    image size; `{text: tfidf, components: 128}` for the products' texts (`catalog.text`); `{file:
+    image size; `{text: tfidf, components: 128}` for the products' texts (`catalog.text`); `{ocr:
+    rapidocr, components: 128}` for the words in the photos (needs the extra `ocr`); `{file:
     vectors.h5}` for vectors of the images that another program computed."""
     jobs: PositiveInt | None = None
     """Processes that decode in ingest and train in stage 2; null takes every core that affinity and
@@ -145,8 +156,9 @@ class RunConfig(Section):
             )
         return self
 
-    def view(self, name: str) -> Stage1Config | TextView | FileView:
-        """The settings of a view, of the type that says what it is: a network, texts, or a file."""
+    def view(self, name: str) -> View:
+        """The settings of a view, of the type that says what it is: a network, texts, words in the
+        photos, or a file."""
         if name == "stage1":
             return self.stage1
         for key, kind in _KINDS.items():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from catalog.artifacts import read_json, write_json
+from catalog.artifacts import read_json, require_own, write_json
 from catalog.errors import ArtifactError
 from catalog.lock import run_lock
 from catalog.synthetic.dump import (
@@ -23,35 +23,49 @@ from pipeline.run_folder import RunFolder
 from pipeline.shipped import CONFIGS
 
 _TEST_SEED = 1_000_003
+_FILES = ("train.bson", "test.bson", "category_names.csv", "test_labels.csv", "landmarks.csv")
 
 
 def write_synthetic(
-    out: Path, *, products: int, categories: int, side: int, seed: int, titles: bool = False
+    out: Path,
+    *,
+    products: int,
+    categories: int,
+    side: int,
+    seed: int,
+    titles: bool = False,
+    covers: bool = False,
 ) -> None:
     """Writes train.bson, category_names.csv, landmarks.csv (of the photos in train.bson), and
     test.bson (a quarter as large, unlabelled) with test_labels.csv, unless they are there with
-    these settings."""
+    these settings. Raises ShelfsortError if one is there that was not written here."""
     train = SyntheticSpec(
-        categories=categories, products=products, side=side, seed=seed, titles=titles
+        categories=categories,
+        products=products,
+        side=side,
+        seed=seed,
+        titles=titles,
+        covers=covers,
     )
     test = replace(
         train, products=max(1, products // 4), seed=seed + _TEST_SEED, first_product_id=1 + products
     )
-    settings_path, settings = out / "synthetic.json", asdict(train)
+    mark, settings = out / "synthetic.json", asdict(train)
+    require_own(out, [mark.name], _FILES)
     try:
-        made = read_json(settings_path, "synthetic")
+        made = read_json(mark, "synthetic")
     except ArtifactError:  # none yet, or damaged
         made = None
     if made != settings:
-        for name in ("synthetic.json", "train.bson", "test.bson"):
+        for name in _FILES:
             (out / name).unlink(missing_ok=True)
+        write_json(mark, settings)  # first: what a killed command leaves is its own
     write_categories(out / "category_names.csv", train)
     for name, spec, labelled in (("train.bson", train, True), ("test.bson", test, False)):
         if not (out / name).exists():
             write_dump(out / name, spec, labelled=labelled)
     write_labels(out / "test_labels.csv", test)
     write_landmarks_of(out / "landmarks.csv", train)
-    write_json(settings_path, settings)
 
 
 def run_demo(folder: Path, overrides: Sequence[str]) -> None:

@@ -104,6 +104,9 @@ def _python() -> ProbeResult:
 
 def _code() -> ProbeResult:
     installation.require_own_packages()
+    if others := installation.other_owners():
+        mixed = "; ".join(f"{name} also comes with {', '.join(d)}" for name, d in others.items())
+        return False, f"{mixed}; its files may stand among those of {installation.ROOT}"
     found = installation.version() or "not installed"
     return True, f"shelfsort {found}, revision {installation.revision()}, of {installation.ROOT}"
 
@@ -266,7 +269,8 @@ PROBES: tuple[tuple[str, Callable[[], ProbeResult], str], ...] = (
     (
         "code",
         _code,
-        "a package of the same name hides one of shelfsort's: give it an environment of its own",
+        "a package of the same name hides one of shelfsort's, or is mixed with it: "
+        "install shelfsort again into an environment of its own",
     ),
     ("packages", _packages, "make setup, which installs the tested versions of constraints.txt"),
     (

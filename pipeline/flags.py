@@ -56,6 +56,13 @@ def rebuild(sub: ArgumentParser) -> None:
     )
 
 
+def rivals(sub: ArgumentParser) -> None:
+    """What the two stages are compared with."""
+    text = "also fit and judge simple systems on the same features: stage 1's head refitted, a "
+    text += "logistic regression, neighbours, the published second stage"
+    sub.add_argument("--rivals", action="store_true", help=text)
+
+
 def spread(sub: ArgumentParser) -> None:
     """Which processes do the work."""
     group = sub.add_mutually_exclusive_group()
@@ -69,6 +76,19 @@ def spread(sub: ArgumentParser) -> None:
         "--scheduler",
         metavar="ADDRESS",
         help="use the workers of a dask scheduler, such as tcp://host:8786",
+    )
+    sub.add_argument(
+        "--allow-version-mismatch",
+        action="store_true",
+        help="with --scheduler: go on if workers run other versions, whose answers may differ",
+    )
+
+
+def _accept_damage(sub: ArgumentParser) -> None:
+    sub.add_argument(
+        "--accept-damage",
+        action="store_true",
+        help="go on without what a damaged file has lost, such as a dump that was cut short",
     )
 
 
@@ -91,6 +111,7 @@ def ingest(sub: ArgumentParser) -> None:
     sub.add_argument(
         "--corrections", type=Path, metavar="CSV", help="better labels, as the report exports them"
     )
+    _accept_damage(sub)
 
 
 def report(sub: ArgumentParser) -> None:
@@ -147,6 +168,7 @@ def score(sub: ArgumentParser) -> None:
         "--top", type=_positive, metavar="K", help="categories listed for each product (score.top)"
     )
     _decide(sub)
+    _accept_damage(sub)
     spread(sub)
 
 
@@ -316,6 +338,11 @@ def synthetic(sub: ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, default=0, help="seed of the random products (0)")
     sub.add_argument(
         "--titles", action="store_true", help="with noisy titles, for catalog.text=title"
+    )
+    sub.add_argument(
+        "--covers",
+        action="store_true",
+        help="with books and packets that differ by printed words only; take --side 180",
     )
 
 

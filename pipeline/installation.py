@@ -3,6 +3,7 @@
 Imports nothing of shelfsort, as it runs before anyone knows whose `catalog` that would be.
 """
 
+import hashlib
 import subprocess
 from importlib import metadata
 from importlib.util import find_spec
@@ -10,6 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 """Folder of the five packages: a checkout, or site-packages."""
+ARITHMETIC = ("torch", "xgboost", "numpy")
+"""Libraries whose version may change an answer."""
 PACKAGES = ("catalog", "stage1_cnn", "features", "stage2_xgb", "pipeline")
 
 
@@ -31,6 +34,14 @@ def require_own_packages(root: Path = ROOT) -> None:
                 "rename it, or remove its folder from PYTHONPATH, "
                 "or install shelfsort into an environment of its own"
             )
+
+
+def other_owners() -> dict[str, list[str]]:
+    """Packages of ours that another installed distribution brings as well, with its name: if both
+    lie in one folder, their files are mixed, whoever was installed last."""
+    owners = metadata.packages_distributions()
+    others = {name: sorted({*owners.get(name, [])} - {"shelfsort"}) for name in PACKAGES}
+    return {name: found for name, found in others.items() if found}
 
 
 def version() -> str | None:
@@ -57,3 +68,21 @@ def revision(root: Path = ROOT) -> str:
         except (OSError, subprocess.SubprocessError):
             return "unknown"
     return version() or "unknown"
+
+
+def code_fingerprint(root: Path = ROOT) -> str:
+    """16 hexadecimal digits of all our Python code: the same on two machines if they run the same,
+    installed or from a checkout."""
+    state = hashlib.sha256()
+    for name in PACKAGES:
+        for path in sorted((root / name).rglob("*.py")):
+            state.update(f"{path.relative_to(root).as_posix()}\0".encode())
+            state.update(hashlib.sha256(path.read_bytes()).digest())
+    return state.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """What shapes an answer besides the model: our code, and the libraries that compute (without
+    the part of a version that names a build, such as +cu126)."""
+    found = {name: metadata.version(name).partition("+")[0] for name in ARITHMETIC}
+    return {"code": code_fingerprint(), **found}

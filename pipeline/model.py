@@ -5,6 +5,7 @@ Evaluation, scoring and single predictions all end in `refine`, here in `TwoStag
 differ in where the features come from.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -12,14 +13,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import xxhash
 
-from catalog.artifacts import differences
+from catalog.artifacts import differences, read_json
 from catalog.blank import beside_others, is_blank
 from catalog.errors import ArtifactError, ImageError, ShelfsortError
 from catalog.files import read_file
 from catalog.image_table import ImageTable
 from catalog.taxonomy import Taxonomy
+from features.cover import CoverModel, PictureTexts
 from features.linear_head import load_head
+from features.ocr import READERS
 from features.text import TextModel
 from features.vectors import GivenVectors, VectorFile
 from pipeline.networks import open_network
@@ -31,8 +35,10 @@ from stage2_xgb.bundle import Bundle
 from stage2_xgb.items import Pooled
 from stage2_xgb.refine import Refined, refine
 
-View = Predictor | TextModel | GivenVectors
-"""What makes the features of a view: a network, a model of texts, or a file of vectors."""
+View = Predictor | TextModel | CoverModel | GivenVectors
+"""What makes the features of a view: a network, a model of texts or of the words in photos, or a
+file of vectors."""
+log = logging.getLogger(__name__)
 _BLANK = "shows nothing, and the product has other photos"
 
 
@@ -75,6 +81,9 @@ class TwoStageModel:
             if "text" in origin:
                 predictors.append(TextModel.open(view_folder.folder))
                 there_now = {"text": view_folder.text_checksum()}
+            elif "cover" in origin:
+                predictors.append(_cover(view_folder, name))
+                there_now = {"cover": view_folder.text_checksum()}
             else:
                 network = open_network(
                     view_folder.checkpoint,
@@ -91,9 +100,14 @@ class TwoStageModel:
         return cls(tuple(predictors), bundle)
 
     @property
+    def network(self) -> Predictor:
+        """Stage 1's network, which makes the features of the first view."""
+        return cast("Predictor", self.predictors[0])
+
+    @property
     def taxonomy(self) -> Taxonomy:
         """The categories."""
-        return cast("Predictor", self.predictors[0]).taxonomy
+        return self.network.taxonomy
 
     @property
     def networks(self) -> dict[str, Predictor | None]:
@@ -139,6 +153,9 @@ class TwoStageModel:
         def view_features(predictor: View) -> np.ndarray:
             if isinstance(predictor, TextModel):
                 return predictor.features(texts_read)
+            if isinstance(predictor, CoverModel):
+                blobs = cast("Iterator[bytes]", compress(images, readable))
+                return predictor.features(photos, list(map(xxhash.xxh3_128_hexdigest, blobs)))
             if isinstance(predictor, GivenVectors):
                 return predictor.features(image_id[readable])
             return predictor.features(padded(predictor.transform(photos), readable))[readable]
@@ -175,7 +192,7 @@ class TwoStageModel:
         needless = beside_others(blank, table.product_id[rows])
         errors |= {row: ImageError("blank", _BLANK) for row in rows[needless].tolist()}
         counted = [np.concatenate(view)[~needless] for view in zip(*batches, strict=True)]
-        pooled = Pooled.images(table[rows[~needless]], counted, self.predictors[0].head)
+        pooled = Pooled.images(table[rows[~needless]], counted, self.network.head)
         return pooled, errors, blank[~needless]
 
     def answer(self, images: Pooled, unit: str) -> Refined:
@@ -195,6 +212,17 @@ def _require_file_views(bundle: Bundle, vectors: Mapping[str, str]) -> None:
             f"score.vectors: {bundle.folder} has no view {unknown[0]} that is a file of vectors; "
             f"{expected}"
         )
+
+
+def _cover(view_folder: RunFolder, name: str) -> CoverModel:
+    """A view of the words in photos. Raises ShelfsortError if what reads them is not installed."""
+    model = TextModel.open(view_folder.folder)
+    made_from = read_json(view_folder.text_model, "features")["made_from"]
+    reader = READERS[made_from["config"]["ocr"]](f"view {name}")
+    if reader.name != made_from["reader"]:
+        message = "view %s learnt from words that %s read, now %s reads them"
+        log.warning(message, name, made_from["reader"], reader.name)
+    return CoverModel(model, reader, PictureTexts(view_folder.folder, reader.name))
 
 
 def _given(

@@ -53,6 +53,13 @@ class RunFolder:
         """ingest.json"""
         return self.folder / "ingest.json"
 
+    def labels_before(self) -> dict[int, int]:
+        """Product id -> the category id that a correction replaced, of all ingests so far."""
+        if not self.ingest_summary.exists():
+            return {}
+        stored = read_json(self.ingest_summary, "ingest").get("labels_before", {})
+        return {int(product_id): category_id for product_id, category_id in stored.items()}
+
     @property
     def stage1(self) -> Path:
         """Folder of stage 1."""
@@ -70,7 +77,8 @@ class RunFolder:
 
     @property
     def text_model(self) -> Path:
-        """Vocabulary of a view of texts; its weights, text.npz, lie beside it."""
+        """Vocabulary of a view of texts, or of words in photos; text.npz with its weights lies
+        beside it."""
         return self.folder / "text.json"
 
     @property
@@ -152,10 +160,11 @@ class RunFolder:
 
     def require_features(self, source: str | None = None) -> None:
         """Raises ArtifactError unless the features were made from the store and the `source` that
-        are there now: `checkpoint`, `text` (a text model) or `file`; by default the one they name.
-        """
+        are there now: `checkpoint`, `text` or `cover` (a text model) or `file`; by default the one
+        they name."""
         origin = self.features.made_from
-        source = source or next((kind for kind in ("text", "file") if kind in origin), "checkpoint")
+        kinds = ("text", "cover", "file")
+        source = source or next((kind for kind in kinds if kind in origin), "checkpoint")
         there_now = {"store": self.store.fingerprint}
         if source != "file":
             there_now[source] = (

@@ -24,6 +24,7 @@ from stage1_cnn.config import Stage1Config
 if TYPE_CHECKING:
     from stage2_xgb.bundle import Bundle
     from stage2_xgb.fit import ClassMixes
+    from stage2_xgb.rivals import Rival
 
 
 def current_features(
@@ -99,7 +100,6 @@ def fit(
     asks for that. What an interrupted training has finished is kept, unless `rebuild`; nothing is
     removed before class mix and workers are known to be usable."""
     from stage2_xgb.fit import UNITS, fit_stage2
-    from stage2_xgb.published import FOLDER, PUBLISHED
 
     mixes, taxonomy = class_mixes(run), run.store.taxonomy
     jobs = config.jobs or cores()
@@ -113,12 +113,41 @@ def fit(
         if rebuild:
             shutil.rmtree(run.stage2, ignore_errors=True)
         if config.stage2.published:
-            folder, single = run.stage2 / FOLDER, [run.features]
-            summary = fit_stage2(single, mixes, taxonomy, PUBLISHED, folder, made_from, jobs)
-            say(f"published recipe, {summary.text()}")
+            fit_published(run, made_from, jobs, say)
         stores = list(views.values())
         summary = fit_stage2(stores, mixes, taxonomy, config.stage2, run.stage2, made_from, jobs)
     say(summary.text())
+
+
+def fit_published(run: RunFolder, made_from: dict[str, Any], jobs: int, say: Say) -> None:
+    """Trains the published recipe on stage 1's features, into a folder of stage 2's."""
+    from stage2_xgb.fit import fit_stage2
+    from stage2_xgb.published import FOLDER, PUBLISHED
+
+    folder, mixes, taxonomy = run.stage2 / FOLDER, class_mixes(run), run.store.taxonomy
+    summary = fit_stage2([run.features], mixes, taxonomy, PUBLISHED, folder, made_from, jobs)
+    say(f"published recipe, {summary.text()}")
+
+
+def rivals(
+    run: RunFolder,
+    config: RunConfig,
+    views: Mapping[str, FeatureStore],
+    bundle: "Bundle",
+    say: Say,
+) -> "dict[str, Rival]":
+    """Simple systems fitted on the features that a bundle learnt from. The published recipe is
+    trained beside the bundle, unless that is there."""
+    from pipeline.evaluation.evaluate import published
+    from stage2_xgb.dataset import Views
+    from stage2_xgb.fit import UNITS
+    from stage2_xgb.rivals import fit_rivals
+
+    if published(bundle) is None:
+        fit_published(run, bundle.made_from, config.jobs or cores(), say)
+    mixes, taxonomy = class_mixes(run), run.store.taxonomy
+    targets = {unit: mixes.target(config.stage2, unit, taxonomy) for unit in UNITS}
+    return fit_rivals(Views(list(views.values())), targets, bundle.pool, config.stage2.seed)
 
 
 def ask_held_out(run: RunFolder, config: RunConfig, views: Mapping[str, FeatureStore]) -> None:

@@ -39,10 +39,11 @@ from catalog.artifacts import (
     write_text,
     writing,
 )
+from catalog.errors import ShelfsortError
 from catalog.labels import read_labels
-from catalog.parallel import cores
+from catalog.parallel import cores, processes_fault
 from pipeline import second_stage, training
-from pipeline.config import FileView, RunConfig, TextView
+from pipeline.config import CoverView, FileView, RunConfig, TextView
 from pipeline.run_folder import RunFolder, Say, Workers
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def ingest(
     rebuild: bool,
     corrections: Path | None = None,
     workers: Workers = None,
+    accept_damage: bool = False,
     say: Say = print,
 ) -> None:
     """Dump -> store.sqlite: deals products to splits, checks photos and copies them.
@@ -74,6 +76,8 @@ def ingest(
             from pipeline.cluster.steps import checking
 
             executor, jobs = stack.enter_context(checking(stack.enter_context(workers())))
+        elif jobs > 1 and (fault := processes_fault()):
+            raise ShelfsortError(fault)
         summary = ingest_dump(
             run.store_path,
             dumps,
@@ -84,10 +88,19 @@ def ingest(
             corrections=read_labels(corrections) if corrections else {},
             executor=executor,
             rebuild=rebuild,
+            accept_damage=accept_damage,
         )
     made_from = {"store": run.store.fingerprint}
+    earlier = {} if rebuild else run.labels_before()
+    found = summary.to_json()
+    found["labels_before"] = {str(i): c for i, c in (summary.labels_before | earlier).items()}
     write_json(run.folder / "taxonomy.json", run.store.taxonomy.to_json())
-    write_json(run.ingest_summary, {"made_from": made_from, **summary.to_json()})
+    write_json(run.ingest_summary, {"made_from": made_from, **found})
+    if corrections:
+        say(
+            f"corrections: changed {summary.corrected} labels; {summary.corrections} of the file's "
+            "products are in the store"
+        )
     for line in _ingest_lines(run, config, summary, time.perf_counter() - started):
         say(line)
 
@@ -112,14 +125,18 @@ def features(
     """stage1/best.pt -> features.h5: every photo's bottleneck features.
 
     Further views (section `views`) get a features.h5 of their own, in views/NAME/: those of another
-    network, which is trained first; vectors of the products' texts; vectors from a file.
+    network, which is trained first; vectors of the products' texts, or of the words in the photos;
+    vectors from a file.
     """
-    from pipeline.views import file_view, network_view, text_view
+    from pipeline.views import cover_view, file_view, network_view, text_readers, text_view
 
+    readers = text_readers(config)  # what they lack is said now, not after a training
     for name in config.view_names:
         view_folder, view = run.view(name), config.view(name)
         if isinstance(view, TextView):
             text_view(view_folder, view, config.stage1.seed, rebuild, say)
+        elif isinstance(view, CoverView):
+            cover_view(view_folder, view, readers[name], config, rebuild, say)
         elif isinstance(view, FileView):
             file_view(view_folder, view, config.stage1.seed, rebuild, say)
         else:
@@ -143,8 +160,11 @@ def stage2(
         say(f"stage2: current ({run.stage2})")
 
 
-def evaluate(run: RunFolder, config: RunConfig, rebuild: bool, say: Say = print) -> dict[str, Any]:
-    """The test split -> evaluation/: accuracy of each stage, with intervals.
+def evaluate(
+    run: RunFolder, config: RunConfig, rebuild: bool, say: Say = print, *, rivals: bool = False
+) -> dict[str, Any]:
+    """The test split -> evaluation/: accuracy of each stage, with intervals; with `rivals`, that of
+    simple systems on the same features too.
 
     Says and returns the figures, as metrics.json holds them, also if they are current.
     """
@@ -165,17 +185,22 @@ def evaluate(run: RunFolder, config: RunConfig, rebuild: bool, say: Say = print)
     metrics_path, summary_path = run.evaluation / "metrics.json", run.evaluation / "summary.txt"
     if not rebuild and metrics_path.exists() and summary_path.exists():
         metrics = read_sealed(metrics_path, "evaluate")
-        require_same(metrics_path, made_from, metrics["made_from"], "evaluate")
-        say(f"evaluate: current ({metrics_path})")
-        say(summary(metrics))
-        return metrics
+        found = dict(metrics["made_from"])
+        has_rivals = found.pop("rivals", False)
+        require_same(metrics_path, made_from, found, "evaluate")
+        if has_rivals or not rivals:
+            say(f"evaluate: current ({metrics_path})")
+            say(summary(metrics))
+            return metrics
     held = heldout.read(run.stage2)
     run.store.verify()
     with writing(summary_path):  # summary.txt, written last, marks the evaluation as complete
         summary_path.unlink(missing_ok=True)
-    stores = list(views.values())
+    stores, before = list(views.values()), run.labels_before()
+    others = second_stage.rivals(run, config, views, bundle, say) if rivals else {}
+    made_from |= {"rivals": True} if rivals else {}
     metrics = evaluate_test(
-        stores, run.store, bundle, held, config.evaluate, run.evaluation, made_from
+        stores, run.store, bundle, held, config.evaluate, run.evaluation, made_from, before, others
     )
     write_text(summary_path, summary(metrics) + "\n")
     say(summary(metrics))
@@ -198,12 +223,14 @@ def score(
     out: Path,
     labels: Path | None = None,
     workers: Workers = None,
+    accept_damage: bool = False,
     say: Say = print,
 ) -> None:
     """A dump, or another source of products -> predictions-*.parquet and rejects-*.parquet in
     `out`, every product accounted for.
 
-    Finished parts are kept. Compares the predictions with `labels` if they are given.
+    Finished parts are kept. Compares the predictions with `labels` if they are given. Raises
+    DamagedSourceError if a file of the source is damaged, unless `accept_damage`.
     """
     from pipeline.scoring.accuracy import compare
     from pipeline.scoring.job import ScoreJob
@@ -212,7 +239,7 @@ def score(
 
     job = ScoreJob.open(run, config, labels)
     started = time.perf_counter()
-    source, truth = job.source(paths, out)
+    source, truth = job.source(paths, out, accept_damage)
     with workers() if workers else contextlib.nullcontext() as client:
         scorer = job.scorer(source, client, config.jobs or cores())
         totals, decided = score_source(scorer, source, out, job.config.score)
@@ -230,10 +257,12 @@ def lookalikes(
     listed: Path,
     threshold: float,
     out: Path,
+    accept_damage: bool = False,
     say: Say = print,
 ) -> None:
     """A dump, or another source of products, against a list of images -> lookalikes-*.parquet in
     `out`: each product's nearest listed image, a match from cosine `threshold` on."""
+    from catalog.sources.damage import require_whole
     from catalog.sources.source import open_source
     from pipeline.networks import open_network
     from pipeline.retrieval.lookalikes import ListedImages, find_lookalikes
@@ -244,6 +273,7 @@ def lookalikes(
     images = ListedImages.read(listed, predictor)
     started = time.perf_counter()
     source, jobs = open_source(paths, out / "dumps"), config.jobs or cores()
+    require_whole(paths[0], len(source), source.rejects, accept_damage)
     totals = find_lookalikes(predictor, source, images, threshold, out, config.score, jobs)
     compared = f"{totals.products} products against {len(images.names)} images"
     seconds = time.perf_counter() - started

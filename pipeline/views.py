@@ -1,25 +1,30 @@
 """The views of stage 2, each made into a features.h5: a network's bottleneck features, the
-products' texts, or vectors that another program computed.
+products' texts, the words in the photos, or vectors that another program computed.
 
 The first view is the run itself, with stage 1's network; a further one has a folder of its own in
 views/. The functions do nothing if the features are current.
 """
 
 import contextlib
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from catalog.artifacts import sha256_file
+from catalog.errors import ShelfsortError
 from catalog.image_table import ImageTable
+from catalog.parallel import cores
+from features.cover import PictureTexts, read_pictures
 from features.linear_head import fit_head, sample, save_head
+from features.ocr import READERS, TextReader
 from features.schema import FEATURE_DTYPE, SCHEMA
-from features.text import TextModel
+from features.text import NoWordsError, TextModel
 from features.vectors import VectorFile
-from features.writer import discard, write_features
-from pipeline.config import FileView, RunConfig, TextView
+from features.writer import discard_partial, write_features
+from pipeline.config import CoverView, FileView, RunConfig, TextView
 from pipeline.run_folder import RunFolder, Say, Workers
 from stage1_cnn.head import Head
 
@@ -73,7 +78,7 @@ def _extract(
             client = stack.enter_context(workers())
             on_workers = extraction(client, view_folder, size, device, precision)
         if rebuild:
-            discard(view_folder.features_path)
+            discard_partial(view_folder.features_path)
         unreadable = extract(
             predictor,
             view_folder.store,
@@ -91,16 +96,14 @@ def text_view(view_folder: RunFolder, view: TextView, seed: int, rebuild: bool, 
         "store": store.fingerprint,
         "config": view.model_dump(mode="json") | {"seed": seed},
     }
-    if rebuild:
-        view_folder.text_model.unlink(missing_ok=True)
-    if not view_folder.current(view_folder.text_model, made_from, "features"):
+    if rebuild or not view_folder.current(view_folder.text_model, made_from, "features"):
         store.verify()
         train = store.images("train")
         train = train[train.fit]  # without products whose photos all belong to another split
         products, first = np.unique(train.product_id, return_index=True)
-        texts, classes = store.texts(products), len(store.taxonomy)
-        TextModel.fit(texts, train.class_index[first], classes, view.components, seed).save(
-            view_folder.folder, made_from
+        remedy = "name their field in catalog.text and rebuild the store (step ingest)"
+        _fit_texts(
+            view_folder, store.texts(products), train.class_index[first], made_from, remedy=remedy
         )
 
     def source() -> Source:
@@ -115,6 +118,96 @@ def text_view(view_folder: RunFolder, view: TextView, seed: int, rebuild: bool, 
         rebuild,
         say,
     )
+
+
+def _fit_texts(
+    view_folder: RunFolder,
+    texts: Sequence[str],
+    class_index: np.ndarray,
+    made_from: dict[str, Any],
+    *,
+    remedy: str,
+    characters: bool = False,
+) -> None:
+    """Fits a view's model of texts, with the components and seed that it is `made_from`. Raises
+    ShelfsortError, with the `remedy`, if they have no words."""
+    settings, classes = made_from["config"], len(view_folder.store.taxonomy)
+    size, seed = settings["components"], settings["seed"]
+    try:
+        model = TextModel.fit(texts, class_index, classes, size, seed, characters=characters)
+    except NoWordsError as error:
+        raise ShelfsortError(f"view {view_folder.folder.name}: {error}; {remedy}") from error
+    model.save(view_folder.folder, made_from)
+
+
+def text_readers(config: RunConfig) -> dict[str, TextReader]:
+    """What reads the words in the photos, by the name of the view. Raises ShelfsortError if it is
+    not installed."""
+    views = {name: config.view(name) for name in config.views}
+    return {
+        name: READERS[view.ocr](f"view {name}")
+        for name, view in views.items()
+        if isinstance(view, CoverView)
+    }
+
+
+def cover_view(
+    view_folder: RunFolder,
+    view: CoverView,
+    reader: TextReader,
+    config: RunConfig,
+    rebuild: bool,
+    say: Say,
+) -> None:
+    """The store's photos -> words/, text.json, text.npz and features.h5 of a view. Interrupted, it
+    resumes; what is read stays read, also in a rebuild."""
+    store = view_folder.store
+    made_from = {
+        "store": store.fingerprint,
+        "config": view.model_dump(mode="json") | {"seed": config.stage1.seed},
+        "reader": reader.name,
+    }
+
+    @functools.cache
+    def texts() -> PictureTexts:
+        return _read_words(view_folder, reader, config.jobs or cores(), say)
+
+    def texts_of(images: ImageTable) -> list[str]:
+        return [texts()[digest] for digest in store.picture_digests(images.image_id)]
+
+    if rebuild:
+        view_folder.text_model.unlink(missing_ok=True)
+    if not view_folder.current(view_folder.text_model, made_from, "features"):
+        store.verify()
+        train = store.images("train")
+        train = train[train.fit]
+        _fit_texts(
+            view_folder,
+            texts_of(train),
+            train.class_index,
+            made_from,
+            remedy="leave it out of section views",
+            characters=True,
+        )
+
+    def source() -> Source:
+        model = TextModel.open(view_folder.folder)
+        return model.head, lambda images: model.features(texts_of(images))
+
+    origin = _origin(view_folder, "cover", view_folder.text_checksum())
+    _write(view_folder, "cover", origin, source, rebuild, say)
+
+
+def _read_words(view_folder: RunFolder, reader: TextReader, jobs: int, say: Say) -> PictureTexts:
+    started = time.perf_counter()
+    texts = PictureTexts(view_folder.folder, reader.name)
+    read = read_pictures(view_folder.store, reader, texts, jobs)
+    seconds, wordy = time.perf_counter() - started, sum(map(bool, texts.values()))
+    say(
+        f"features: words of {read} pictures read in {seconds:.1f} s, {len(texts) - read} were "
+        f"there; {wordy} have some -> {texts.folder}"
+    )
+    return texts
 
 
 def file_view(view_folder: RunFolder, view: FileView, seed: int, rebuild: bool, say: Say) -> None:
@@ -152,8 +245,8 @@ def _write(
     say: Say,
 ) -> None:
     if rebuild:
-        discard(view_folder.features_path)
-    if view_folder.features_path.exists():
+        discard_partial(view_folder.features_path)
+    if view_folder.features_path.exists() and not rebuild:
         view_folder.features.require(origin)
         say(f"features: current ({view_folder.features_path}: {len(view_folder.features)} images)")
         return

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from catalog.artifacts import atomic_path
+from catalog.artifacts import atomic_path, unreadable
 from catalog.errors import ArtifactError
 
 SCHEMA = 1
@@ -114,7 +114,7 @@ def load(path: Path, *, resume: bool = False) -> dict[str, Any]:
         NotImplementedError,
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ArtifactError(path, f"damaged ({reason})", "stage1") from error
+        raise unreadable(path, f"damaged ({reason})", "stage1", error) from error
     if not isinstance(content, dict) or "schema" not in content:
         raise ArtifactError(path, "not a checkpoint of stage 1", "stage1")
     if content["schema"] != SCHEMA:

@@ -105,7 +105,7 @@ class Stage1Config(Section):
     """Pixels: a side, or height and width; `auto` is what the pretrained weights were trained on.
     Photos are resized to exactly this, so that the whole product is seen."""
     train_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
-    """Pixels while fine-tuning, where they are to be fewer than in evaluation (Touvron et al.
+    """Pixels while fine-tuning, if fewer than in evaluation (Touvron et al.
     2019); null is image_size."""
     normalisation: Literal["auto", "imagenet", "unit", "train_mean", "mean_image"] = "auto"
     """`auto` is what the pretrained weights were trained with; `imagenet` is that of torchvision's,
@@ -160,16 +160,16 @@ class Stage1Config(Section):
     clip_norm: PositiveFloat | None = 1.0
     """Longest gradient; null shortens none."""
     batch_norm: Literal["auto", "train", "frozen"] = "auto"
-    """While fine-tuning, `train` learns its statistics anew and `frozen` keeps them; `auto` keeps
+    """While fine-tuning, `train` learns its statistics again and `frozen` keeps them; `auto` keeps
     those of pretrained weights that have them folded into their filters, as quantised releases
     do."""
     augment: Augment = Augment()
     """Random changes of training photos while fine-tuning."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of training's arithmetic; `auto` is bf16 where the processor has it, else fp16 on a GPU and
+    """Of training's arithmetic; `auto` is bf16 if the processor has it, else fp16 on a GPU and
     fp32 on a CPU. Answers have a precision of their own, `features.precision`."""
     device: str = "auto"
-    """`auto` is the GPU where there is one; else `cpu`, `cuda`, `cuda:1`."""
+    """`auto` is the GPU if there is one; else `cpu`, `cuda`, `cuda:1`."""
     workers: NonNegativeInt | Literal["auto"] = "auto"
     """Threads that decode; 0 decodes between the steps. `auto` uses the cores that the arithmetic
     leaves."""
@@ -246,7 +246,7 @@ class Stage1Config(Section):
     def shaping(self) -> dict[str, Any]:
         """What shapes the result, for `made_from`: all but where and how fast it runs.
 
-        Keys that came later stand in it only where they differ from their default, which is how it
+        Keys that came later stand in it only if they differ from their default, which is how it
         was before they came, so that earlier checkpoints stay current.
         """
         first = self.model_dump(mode="json", include=_FIRST)

@@ -36,7 +36,7 @@ class Blobs(Protocol):
 @dataclass(frozen=True)
 class Batch:
     """B images: `rows` int64 [B] of the image table, `repeats` int64 [B] (how often each row came
-    before in the epoch), `pixels` uint8 [B, 3, H, W] (channels_last; 0 where not readable),
+    before in the epoch), `pixels` uint8 [B, 3, H, W] (channels_last; 0 if not readable),
     `labels` int64 [B], `readable` bool [B], and `reasons`, row -> why it isn't."""
 
     rows: np.ndarray

@@ -19,14 +19,13 @@ class Head(NamedTuple):
         """Log-probabilities float32 [N, K] of features [N, D]; these are rounded to float16 first,
         as the file stores them."""
         rounded = features.astype(np.float16).astype(np.float32)
-        return normalise(rounded @ self.weight.T + self.bias)
+        return log_softmax(rounded @ self.weight.T + self.bias)
 
 
-def normalise(scores: np.ndarray) -> np.ndarray:
-    """Scores [N, K] as log-probabilities of the same dtype: each row's exponentials sum to 1."""
-    out = np.empty_like(
-        scores
-    )  # scipy's logsumexp takes five times as long on thousands of classes
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """Scores [N, K] as log-probabilities of the same dtype: each row's exponentials sum to 1.
+    scipy's takes five times as long on thousands of classes."""
+    out = np.empty_like(scores)
     rows = max(1, _CACHED // max(scores.shape[1], 1))
     for start in range(0, len(scores), rows):
         part, into = scores[start : start + rows], out[start : start + rows]

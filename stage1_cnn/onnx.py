@@ -32,7 +32,7 @@ class FromPixels(nn.Module):
     """uint8 [B, H, W, 3] photos of the network's own size -> features float32 [B, D]: Normaliser
     and backbone in one."""
 
-    mean: torch.Tensor
+    centre: torch.Tensor
     scale: torch.Tensor
 
     def __init__(self, predictor: Predictor) -> None:

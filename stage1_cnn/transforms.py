@@ -68,7 +68,8 @@ class EvalTransform:
     def from_config(cls, config: Stage1Config, moments: Moments | None = None) -> "EvalTransform":
         """The transform that a configuration asks for; `moments` of the training photos if it asks
         for theirs."""
-        return cls(*config.size, *(moments or _moments(config)))
+        mean, std, image = moments or _moments(config)
+        return cls(*config.size, mean, std, image)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary for fingerprints; the mean image, if there is one, stands in it as its
@@ -125,7 +126,7 @@ class EvalTransform:
         ids are not used.
 
         Photos of one size are resized in one call, three times as fast as one by one and equal to
-        the bit. The batch lies in `room` where that is given and the photos are not all resized
+        the bit. The batch lies in `room` if that is given and the photos are not all resized
         alike; a photo may lie in its own row already, where numpy leaves it.
         """
         by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -190,7 +191,7 @@ class TrainTransform:
         repeats: np.ndarray | None = None,
         room: np.ndarray | None = None,
     ) -> torch.Tensor:
-        """As EvalTransform; `image_ids` int64 [B], `repeats` int64 [B] (0 where None)."""
+        """As EvalTransform; `image_ids` int64 [B], `repeats` int64 [B] (0 if None)."""
         repeats = np.zeros(len(images), dtype=np.int64) if repeats is None else repeats
         draws = self._draws(image_ids, repeats, 5, _GEOMETRY)
         kinds = self._kinds(repeats)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import xgboost
 
-from catalog.artifacts import atomic_path, read_sealed, sha256_file, write_sealed
+from catalog.arrays import write_npz
+from catalog.artifacts import atomic_path, read_sealed, sha256_file, unreadable, write_sealed
 from catalog.errors import ArtifactError
 from catalog.taxonomy import Taxonomy
 from stage2_xgb.expert_pool import ExpertPool, pool_arrays, read_pool
@@ -24,7 +25,7 @@ from stage2_xgb.reclassifier import Reclassifier
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 3
+SCHEMA = 4
 _POOL = "pool_"
 """Before the names of the pool's arrays in shared.npz."""
 
@@ -122,6 +123,9 @@ class Bundle:
             booster = xgboost.Booster({"nthread": 1})
             booster.load_model(self.folder / name)
         except (ArtifactError, xgboost.core.XGBoostError, OSError, ValueError) as error:
+            fault = unreadable(self.folder / name, str(error), "stage2", error)
+            if not isinstance(fault, ArtifactError):
+                raise fault from error
             self.broken[name] = str(error)
             before = {POOL: "the pool", STAGE1: "stage 1"}[self.default]
             log.warning("%s answers where %s would: %s", before, name, error)
@@ -160,7 +164,7 @@ def _read_shared(path: Path, checksums: Mapping[str, str]) -> dict[str, np.ndarr
                 arrays = dict(file)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             whole.result()
-            raise ArtifactError(path, f"not readable ({error})", "stage2") from error
+            raise unreadable(path, f"not readable ({error})", "stage2", error) from error
         whole.result()
     return arrays
 
@@ -172,8 +176,7 @@ def save_shared(folder: Path, bundle: Bundle) -> None:
         arrays |= {f"mean_{v}": projection.mean, f"components_{v}": projection.components}
     if bundle.pool is not None:
         arrays |= {f"{_POOL}{name}": array for name, array in pool_arrays(bundle.pool).items()}
-    with atomic_path(folder / "shared.npz") as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    write_npz(folder / "shared.npz", **arrays)
 
 
 def save_manifest(

@@ -60,8 +60,8 @@ class Stage2Config(Section):
     booster: BoosterConfig = BoosterConfig()
     """The reclassifiers."""
     components: PositiveInt | None = 64
-    """Principal components of the bottleneck features that reclassifiers see; null takes the features as
-    they are."""
+    """Principal components of the bottleneck features that reclassifiers see; null takes all
+    features as they are."""
     rows: Literal["heldout", "train"] = "heldout"
     """What reclassifiers learn from: rows that stage 1 never saw, or those it was fitted on."""
     base_margin: bool = True

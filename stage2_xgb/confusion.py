@@ -10,8 +10,8 @@ import pyarrow
 import pyarrow.parquet
 from scipy.sparse import csr_array
 
-from catalog.artifacts import atomic_path
 from catalog.errors import ShelfsortError
+from catalog.tables import write_table
 from catalog.taxonomy import Taxonomy
 from stage2_xgb.config import ConfusionConfig
 from stage2_xgb.items import Items
@@ -101,7 +101,4 @@ def save_sets(path: Path, sets: Sequence[ConfusionSet], taxonomy: Taxonomy) -> N
         "member_counts": pyarrow.list_(pyarrow.int64()),
     }
     fields = [(name, kinds.get(name, pyarrow.int64())) for name in columns]
-    with atomic_path(path) as temporary:
-        pyarrow.parquet.write_table(
-            pyarrow.table(columns, schema=pyarrow.schema(fields)), temporary
-        )
+    write_table(path, pyarrow.table(columns, schema=pyarrow.schema(fields)))

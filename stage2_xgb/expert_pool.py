@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from features.neighbours import STRANGER, Bank
-from stage1_cnn.head import normalise
+from stage1_cnn.head import log_softmax
 from stage2_xgb.experts import CANDIDATES, Inputs, LinearExpert, NeighbourExpert, bounded, highest
 from stage2_xgb.items import Pooled, Projection, images_by_product, mean_by_product
 
@@ -90,14 +90,14 @@ class ExpertPool:
         if unit == "image":
             (scores,) = self._sums(images, known, weights.plain)
             scores += self._mix(weights.plain, weights)
-            return normalise(scores)
+            return log_softmax(scores)
         sums = self._sums(images, known, weights.plain, weights.growth)
         scores, growth = (mean_by_product(x, images.product_id) for x in sums)
         growth += self._mix(weights.growth, weights)
         growth *= np.log(images_by_product(images.product_id)).astype(np.float32)[:, None]
         scores += growth
         scores += self._mix(weights.plain, weights)
-        return normalise(scores)
+        return log_softmax(scores)
 
     def _mix(self, weight: np.ndarray, weights: Weights) -> np.ndarray:
         """What class frequencies add to scores, float32 [K]."""
@@ -122,7 +122,7 @@ class ExpertPool:
             if self.neighbours is not None:
                 z = self.neighbours.projection(prepared[self.neighbours.inputs])
                 asked.append((z, highest(likely, CANDIDATES)))
-        if asked:
+        if self.neighbours is not None and asked:
             z, candidates = map(np.concatenate, zip(*asked, strict=True))
             known = np.full(len(images), STRANGER) if known is None else known
             votes = self.neighbours.log_votes(z, known, candidates)

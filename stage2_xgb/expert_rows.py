@@ -4,16 +4,15 @@ held-out images for the weights. Everything is read once, but for the samples.
 Reserve and val_a, which stage 1 never saw, are cut into FOLDS by product.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import TypeVar
 
 import numpy as np
 from scipy.linalg import eigh
 
 from catalog.image_table import ImageTable
+from catalog.parallel import in_order
 from catalog.splits import SPLITS, sample_mask
 from features.neighbours import Bank
 from stage1_cnn.head import Head
@@ -42,7 +41,6 @@ _ROWS = 512
 """Held-out images scored at once, about: it keeps memory small with thousands of classes."""
 Block = tuple[ImageTable, Sequence[np.ndarray]]
 """Images, and an array of features [N, D_v] for each view."""
-T = TypeVar("T")
 
 
 def product_fold(product_id: np.ndarray, seed: int) -> np.ndarray:
@@ -149,7 +147,9 @@ def read_rows(views: Views, seed: int, jobs: int) -> Rows:
         return *banked, kept, table.class_index, fold
 
     blocks = (block for split in FITTED for block in views.features(split, fit_only=True))
-    columns = zip(*in_order(read, blocks, jobs), strict=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        results = in_order(lambda block: pool.submit(read, block), blocks, jobs + 1)
+        columns = zip(*results, strict=True)
     z, product_id, bank_class, kept, class_index, fold = map(np.concatenate, columns)
     bank = Bank.of(z, product_id, bank_class, classes)
     neighbours = NeighbourExpert.of(inputs, projection, bank) if len(z) else None
@@ -165,18 +165,6 @@ def thinned(counts: np.ndarray, most: int) -> np.ndarray:
         fits = np.minimum(counts, cap).sum() <= most
         low, high = (cap, high) if fits else (low, cap - 1)
     return np.minimum(low / np.maximum(counts, 1), 1)
-
-
-def in_order(work: Callable[[Block], T], blocks: Iterable[Block], jobs: int) -> Iterator[T]:
-    """The results of `work` in the order of the blocks; `jobs` threads have a few at a time."""
-    waiting = deque()
-    with ThreadPoolExecutor(jobs) as executor:
-        for block in blocks:
-            waiting.append(executor.submit(work, block))
-            if len(waiting) > jobs:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _bank_projection(views: Views, inputs: Inputs, seed: int) -> Projection:

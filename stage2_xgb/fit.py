@@ -30,6 +30,7 @@ from stage2_xgb.dataset import Opinion, Views, fit_projection, read_items
 from stage2_xgb.fit_experts import FittedPool, fit_experts
 from stage2_xgb.heldout import UNITS, ValB
 from stage2_xgb.items import Items, Projection, of_unit
+from stage2_xgb.out_of_fold import FILE, judge, nothing_judged, save_judged
 from stage2_xgb.prior import Shift, fit_shift, mix, target_mix
 from stage2_xgb.summary import Stage2Summary, summarise
 from stage2_xgb.train_reclassifier import RowPicker, fit_booster
@@ -74,13 +75,18 @@ def fit_stage2(
     material = gather(stores, mixes, taxonomy, config, jobs, clock)
     sets = material.sets
     save_sets(folder / "sets.parquet", sets, taxonomy)
-    checksums = _train_reclassifiers(sets, material.picker(config), folder, jobs)
+    picker = material.picker(config)
+    checksums = _train_reclassifiers(sets, picker, folder, jobs)
     clock.lap("reclassify")
+    images, judged = material.items["image"], nothing_judged()
+    if config.gate:
+        judged = judge(picker, images, len(taxonomy), jobs)
+    save_judged(folder / FILE, judged)
     fitted = material.fitted
     bundle = Bundle(
         folder,
         material.shifts,
-        fitted and fitted.pool,
+        fitted.pool if fitted else None,
         material.projections,
         {s.class_index: s.members for s in sets},
         {},
@@ -89,8 +95,8 @@ def fit_stage2(
         made_from,
     )
     save_shared(folder, bundle)
-    checksums |= {name: sha256_file(folder / name) for name in ("shared.npz", "sets.parquet")}
-    val_b = ValB.of(bundle, material.views)
+    checksums |= {name: sha256_file(folder / name) for name in ("shared.npz", "sets.parquet", FILE)}
+    val_b = ValB.of(bundle, material.views, judged, material.targets["product"])
     decisions = val_b.decide(bundle, config)
     bundle.answers = {c: d.answer for c, d in decisions.items()}
     clock.lap("gate")
@@ -279,7 +285,7 @@ def _train_one(picker: RowPicker, members: np.ndarray, path: Path) -> tuple[Path
     pin_blas()
     rows = picker.rows(members)
     booster = fit_booster(rows, picker.config)
-    return path, booster and save_booster(path, booster)
+    return path, save_booster(path, booster) if booster is not None else None
 
 
 class Clock:

@@ -98,7 +98,7 @@ def _fit_linear(rows: Rows) -> list[tuple[LinearExpert, ...]]:
     rows."""
     total = rows.total
     sums = [*(total - part for part in rows.sums[:FOLDS]), total]
-    fitted = [(fit_lda(part, rows.inputs),) for part in sums]
+    fitted: list[tuple[LinearExpert, ...]] = [(fit_lda(part, rows.inputs),) for part in sums]
     if rows.logistic is None:
         return fitted
     x, class_index, fold = rows.logistic

@@ -1,35 +1,36 @@
 """The gate: whether a category's own reclassifier answers, or the opinion before it (the pool's, or
-the adjusted stage 1's if there is no pool), decided on val_b, which no fit saw.
+the adjusted stage 1's if there is no pool), decided on held-out products that neither this opinion
+nor the reclassifier knows.
 
 Products are counted, not items: the images of a product and their pool are right or wrong together,
 and chance deals products. One is fixed where a model mends more of its items than it breaks, broken
-where it breaks more.
+where it breaks more. They are weighted to the target mix.
 
-What ships is decided on all of val_b; what is reported of it is cross-fitted (stage2_xgb.heldout).
+What ships is decided on all of them; what is reported of it is cross-fitted (stage2_xgb.heldout).
 """
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy.stats import binomtest
+
+from stage2_xgb.crossfit import cross_judge
+from stage2_xgb.prior import importance
 
 STAGE1, POOL, OWN = "stage1", "pool", "own"
 
 PRIOR = 20.0
-"""Products' worth of the overall gain that a category's own count is weighed against."""
-
-_CHANCE = 0.1
-"""The overall gain of a model counts only where a one-sided sign test finds it less likely than
-this by chance."""
+"""Products' worth of the overall rate of change that a category's own rate is weighed against, in
+the variance of its gain."""
+_REPEATS = 5
+"""Halvings by which the whole is judged."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Who answers for the items that the opinion before puts into one category, and val_b's
-    products behind it: how many, what its own reclassifier fixed and broke, and its net gain a
-    product, shrunk."""
+    """Who answers for the items that the opinion before puts into one category, and the held-out
+    products behind it: how many, what its own reclassifier fixed and broke, and the posterior mean
+    of its net gain a product, in the target mix."""
 
     answer: str
     products: int
@@ -40,9 +41,9 @@ class Decision:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """val_b's items: the class int [N] that the opinion before the reclassifiers predicts, the true
-    one, the product, and whether each answer is right, bool [N]: `pool` is that opinion, `own` the
-    reclassifiers', which is as `pool` where there is none."""
+    """Held-out items: the class int [N] that the opinion before the reclassifiers predicts, the
+    true one, the product, and whether each answer is right, bool [N]: `pool` is that opinion, `own`
+    the reclassifiers', which is as `pool` where there is none."""
 
     predicted: np.ndarray
     class_index: np.ndarray
@@ -53,60 +54,111 @@ class HeldOut:
         return len(self.predicted)
 
     def __getitem__(self, rows: np.ndarray) -> "HeldOut":
-        plain = (getattr(self, name)[rows] for name in ("predicted", "class_index", "product_id"))
-        return HeldOut(*plain, {name: right[rows] for name, right in self.right.items()})
+        right = {name: right[rows] for name, right in self.right.items()}
+        return HeldOut(self.predicted[rows], self.class_index[rows], self.product_id[rows], right)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["HeldOut"]) -> "HeldOut":
+        """Items one after another, with the answers that all parts know."""
+        known = set.intersection(*(set(part.right) for part in parts))
+        names = ("predicted", "class_index", "product_id")
+        predicted, class_index, product_id = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in names
+        )
+        right = {name: np.concatenate([p.right[name] for p in parts]) for name in sorted(known)}
+        return cls(predicted, class_index, product_id, right)
 
 
-def counts(product_id: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[int, int, int]:
-    """Products, and how many of them are fixed and broken; a row an item: whether it was right
-    `before` and is `after`."""
-    _, product = np.unique(product_id, return_inverse=True)
-    net = np.bincount(product, after.astype(np.int8) - before)
-    return len(net), int((net > 0).sum()), int((net < 0).sum())
+@dataclass(frozen=True)
+class Votes:
+    """One row for each product and category that the opinion before put some of its items into:
+    what the reclassifier did there (1 fixed, -1 broken, 0 neither), and the product's weight."""
 
+    predicted: np.ndarray
+    product_id: np.ndarray
+    net: np.ndarray
+    weight: np.ndarray
 
-def gains(fixed: int, broken: int) -> bool:
-    """Whether fixing this many and breaking that many is a gain beyond chance."""
-    return (
-        fixed > broken and binomtest(fixed, fixed + broken, alternative="greater").pvalue <= _CHANCE
-    )
+    def __getitem__(self, rows: np.ndarray) -> "Votes":
+        return Votes(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @classmethod
+    def of(cls, held: HeldOut, target: np.ndarray) -> "Votes":
+        """Counts the items of each product; products are weighted to the mix `target` [K]."""
+        ids, first, product = np.unique(held.product_id, return_index=True, return_inverse=True)
+        weight = importance(held.class_index[first], target)
+        change = held.right[OWN].astype(np.int8) - held.right[POOL]
+        pairs, pair = np.unique(
+            held.predicted.astype(np.int64) * len(ids) + product, return_inverse=True
+        )
+        predicted, place = np.divmod(pairs, max(len(ids), 1))
+        return cls(predicted, ids[place], np.sign(np.bincount(pair, change)), weight[place])
 
 
 def decide(
-    held: HeldOut, default: str, classes: np.ndarray, prior: float = PRIOR
+    held: HeldOut, default: str, classes: np.ndarray, target: np.ndarray, seed: int
 ) -> dict[int, Decision]:
     """Decisions of the categories `classes`, which have a reclassifier, by class index.
 
-    `default` names the opinion before. Each one's net gain over it is shrunk towards the overall
-    one by `prior` products, so that a category with few held-out products stays with the default
-    unless reclassifiers gain everywhere; an overall gain within chance counts as none. It answers
-    where its shrunk gain is above one standard error: choosing the luckiest of many by a hair would
-    undo itself on test.
+    `default` names the opinion before; `target` [K] is the mix that counts. A category's
+    reclassifier answers where the posterior mean of its gain is above zero, and all are off unless
+    that rule, cross-fitted over products, gains by more than a standard error on the whole:
+    choosing the luckiest of many would undo itself on test.
     """
-    held = held[np.isin(held.predicted, classes)]
-    before, after = held.right[POOL], held.right[OWN]
-    n, up, down = counts(held.product_id, before, after)
-    overall = (up - down if gains(up, down) else min(up - down, 0)) / max(n, 1)
-    decisions = {}
-    for class_index, n, up, down in zip(
-        classes.tolist(), *_counts_of_each(held, before, after, classes), strict=True
-    ):
-        gain, error = (up - down + prior * overall) / (n + prior), (up + down) ** 0.5 / (n + prior)
-        decisions[class_index] = Decision(OWN if gain > error else default, n, up, down, gain)
-    return decisions
+    votes = Votes.of(held, target)
+    votes = votes[np.isin(votes.predicted, classes)]
+    gain, proven = posterior_means(votes, classes), gains_as_a_whole(votes, classes, seed)
+    sizes = [
+        np.bincount(votes.predicted[votes.net == net], minlength=len(target))[classes]
+        for net in (0, 1, -1)
+    ]
+    return {
+        c: Decision(OWN if proven and mean > 0 else default, same + up + down, up, down, mean)
+        for c, same, up, down, mean in zip(
+            classes.tolist(), *(size.tolist() for size in sizes), gain.tolist(), strict=True
+        )
+    }
 
 
-def _counts_of_each(
-    held: HeldOut, before: np.ndarray, after: np.ndarray, classes: np.ndarray
-) -> list[list[int]]:
-    """`counts` among the items of each predicted class: products, fixed and broken, each a list
-    over `classes`."""
-    _, product = np.unique(held.product_id, return_inverse=True)
-    pairs, pair = np.unique(
-        held.predicted.astype(np.int64) * len(held) + product, return_inverse=True
+def posterior_means(votes: Votes, classes: np.ndarray) -> np.ndarray:
+    """Each category's expected net gain a product, float64 [C]: empirical Bayes with a normal prior
+    over categories, whose mean and variance are estimated from all of them (DerSimonian and Laird
+    1986)."""
+    place = np.argsort(classes)[np.searchsorted(np.sort(classes), votes.predicted)]
+    weight, change = votes.weight, votes.net != 0
+    mass, square, total, moved = (
+        np.bincount(place, x, len(classes))
+        for x in (weight, weight**2, weight * votes.net, weight * change)
     )
-    net = np.bincount(pair, after.astype(np.int8) - before)
-    found = (
-        Counter((pairs[rows] // len(held)).tolist()) for rows in (slice(None), net > 0, net < 0)
-    )
-    return [[counter[c] for c in classes.tolist()] for counter in found]
+    seen = mass > 0
+    if not moved.any():
+        return np.zeros(len(classes))
+    size = mass[seen] ** 2 / square[seen]  # effective products
+    gain, rate = total[seen] / mass[seen], moved[seen] / mass[seen]
+    rate = (size * rate + PRIOR * moved.sum() / mass.sum()) / (size + PRIOR)
+    precision = size / rate
+    mean = (precision @ gain) / precision.sum()
+    excess = precision @ (gain - mean) ** 2 - (len(gain) - 1)
+    spread = precision.sum() - precision @ precision / precision.sum()
+    variance = max(excess / spread, 0.0) if spread > 0 else 0.0
+    trust = 1 / (variance + 1 / precision)
+    mean = (trust @ gain) / trust.sum()
+    out = np.full(len(classes), mean)
+    out[seen] += variance * trust * (gain - mean)
+    return out
+
+
+def gains_as_a_whole(votes: Votes, classes: np.ndarray, seed: int) -> bool:
+    """Whether reclassifiers that answer where their posterior mean is above zero gain more than a
+    standard error on products that did not decide."""
+    if not len(votes.net):
+        return False
+
+    def judge(deciders: np.ndarray, judged: np.ndarray) -> np.ndarray:
+        on = classes[posterior_means(votes[deciders], classes) > 0]
+        return votes.net[judged] * np.isin(votes.predicted[judged], on)
+
+    score = votes.weight * cross_judge(votes.product_id, judge, "gate, the whole", seed, _REPEATS)
+    _, product = np.unique(votes.product_id, return_inverse=True)
+    by_product = np.bincount(product, score)
+    return bool(by_product.sum() > np.sqrt(np.square(by_product).sum()))

@@ -1,6 +1,7 @@
 """What every system answers for val_b, computed once.
 
-The gate decides on it, and what is reported of stage 2 is counted on it: by decisions that other
+The gate decides on it together with reserve and val_a, of which it knows out-of-fold answers
+(stage2_xgb.out_of_fold). What is reported of stage 2 is counted on val_b: by decisions that other
 products made (`ValB.own`), never by those of the item itself.
 """
 
@@ -36,15 +37,18 @@ def own_answers(predicted: np.ndarray, decisions: Mapping[int, Decision]) -> np.
     return np.isin(predicted, own).astype(np.float64)
 
 
-def cross_fit(held: HeldOut, counted: np.ndarray, classes: np.ndarray, seed: int) -> np.ndarray:
+def cross_fit(
+    held: HeldOut, counted: np.ndarray, classes: np.ndarray, target: np.ndarray, seed: int
+) -> np.ndarray:
     """Share of judgements [N] in which a reclassifier answers if other products decide: many ways
     of halving the products, each half deciding for the other.
 
-    `classes`: as `decide`. Of the deciders the items in the mask `counted` bool [N] count.
+    `classes`, `target`: as `decide`. Of the deciders the items in the mask `counted` bool [N]
+    count.
     """
 
     def judge(deciders: np.ndarray, judged: np.ndarray) -> np.ndarray:
-        decisions = decide(held[deciders & counted], POOL, classes)
+        decisions = decide(held[deciders & counted], POOL, classes, target, seed)
         return own_answers(held.predicted[judged], decisions)
 
     return cross_judge(held.product_id, judge, "gate", seed)
@@ -56,16 +60,19 @@ class ValB:
 
     held: what each of raw, stage1, pool and own has right. confidence: of each of pool and own in
     its answer, float [N]. counted bool [N]: items that count in the gate (a product of one image
-    counts as that image). unit int [N]: place in UNITS.
+    counts as that image). unit int [N]: place in UNITS. others: the held-out items of reserve and
+    val_a, out of fold, which decide as well. target [K]: the mix that the gate weights to.
     """
 
     held: HeldOut
     confidence: Mapping[str, np.ndarray]
     counted: np.ndarray
     unit: np.ndarray
+    others: HeldOut
+    target: np.ndarray
 
     @classmethod
-    def of(cls, bundle: Bundle, views: Views) -> "ValB":
+    def of(cls, bundle: Bundle, views: Views, others: HeldOut, target: np.ndarray) -> "ValB":
         """Asks every system of the bundle about every item."""
         parts: list[dict[str, np.ndarray]] = []
         for images in views.blocks("val_b", fit_only=True):
@@ -75,7 +82,7 @@ class ValB:
         held = HeldOut(columns["predicted"], columns["class_index"], columns["product_id"], right)
         confidence = {name: columns[f"confidence_{name}"] for name in (POOL, OWN)}
         counted = (columns["n_images"] > 1) | (columns["unit"] == UNITS.index("image"))
-        return cls(held, confidence, counted, columns["unit"])
+        return cls(held, confidence, counted, columns["unit"], others, target)
 
     def of_unit(self, unit: str) -> np.ndarray:
         """Mask of the items of one unit."""
@@ -84,9 +91,10 @@ class ValB:
     def decide(self, bundle: Bundle, config: Stage2Config) -> dict[int, Decision]:
         """What ships: the decision of each category with a reclassifier.
 
-        The gate decides on all of val_b; without a gate every reclassifier answers.
+        The gate decides on all of val_b and `others`; without a gate every reclassifier answers.
         """
-        decisions = decide(self.held[self.counted], bundle.default, _modelled(bundle))
+        held = HeldOut.concatenate([self.held[self.counted], self.others])
+        decisions = decide(held, bundle.default, _modelled(bundle), self.target, config.seed)
         if config.gate:
             return decisions
         return {c: replace(decision, answer=OWN) for c, decision in decisions.items()}
@@ -94,9 +102,12 @@ class ValB:
     def own(self, bundle: Bundle, config: Stage2Config) -> np.ndarray:
         """Share of judgements [N] in which a reclassifier answers if other products decide; without
         a gate, what ships."""
-        if config.gate:
-            return cross_fit(self.held, self.counted, _modelled(bundle), config.seed)
-        return own_answers(self.held.predicted, self.decide(bundle, config))
+        if not config.gate:
+            return own_answers(self.held.predicted, self.decide(bundle, config))
+        held = HeldOut.concatenate([self.held, self.others])
+        counted = np.r_[self.counted, np.ones(len(self.others), dtype=bool)]
+        share = cross_fit(held, counted, _modelled(bundle), self.target, config.seed)
+        return share[: len(self.held)]
 
 
 def _modelled(bundle: Bundle) -> np.ndarray:

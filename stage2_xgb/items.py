@@ -10,9 +10,10 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from catalog.arrays import group_starts
 from catalog.image_table import ImageTable
 from catalog.splits import SPLITS, sample_mask
-from stage1_cnn.head import Head, normalise
+from stage1_cnn.head import Head, log_softmax
 
 TOP = 32
 """Log-probabilities kept of an item."""
@@ -61,8 +62,8 @@ class Pooled:
 
     def rows(self, rows: np.ndarray | slice) -> "Pooled":
         """Some of the items."""
-        plain = (getattr(self, field.name)[rows] for field in fields(self)[:-1])
-        return Pooled(*plain, tuple(x[rows] for x in self.features))
+        plain = {field.name: getattr(self, field.name)[rows] for field in fields(self)[:-1]}
+        return Pooled(**plain, features=tuple(x[rows] for x in self.features))
 
     def first_view(self) -> "Pooled":
         """The same items through stage 1 alone."""
@@ -133,7 +134,7 @@ class Items:
 
 def product_starts(product_id: np.ndarray) -> np.ndarray:
     """First row of each product, whose rows stand together."""
-    return np.flatnonzero(np.r_[True, product_id[1:] != product_id[:-1]][: len(product_id)])
+    return group_starts(product_id)
 
 
 def images_by_product(product_id: np.ndarray) -> np.ndarray:
@@ -162,7 +163,7 @@ def pool(images: Pooled) -> Pooled:
         images.class_index[starts],
         images.split[starts],
         images_by_product(product_id).astype(np.int32),
-        normalise(mean_by_product(images.log_probs, product_id)),
+        log_softmax(mean_by_product(images.log_probs, product_id)),
         tuple(mean_by_product(x, product_id) for x in images.features),
     )
 

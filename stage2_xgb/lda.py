@@ -77,7 +77,7 @@ def fit_lda(moments: Moments, inputs: Inputs, shrinkage: float = SHRINKAGE) -> L
     mean = np.where(moments.count[:, None] > 0, mean - centre, 0)
     rank = MULTIPLICATIONS // sum(mean.shape)
     if mean.size <= MULTIPLICATIONS or rank >= mean.shape[1]:
-        factors = (cho_solve((factor, True), mean.T),)
+        factors: tuple[np.ndarray, ...] = (cho_solve((factor, True), mean.T),)
         half_square = 0.5 * np.einsum("kd,dk->k", mean, factors[0])
     else:
         factors, half_square = _main_discriminants(moments, mean, factor, rank)

@@ -4,7 +4,7 @@ sums, one start for all folds."""
 import numpy as np
 from scipy.optimize import minimize
 
-from stage1_cnn.head import normalise
+from stage1_cnn.head import log_softmax
 from stage2_xgb.experts import Inputs, LinearExpert
 
 C = 3.0
@@ -68,7 +68,7 @@ def _log_loss(weights: np.ndarray, x: np.ndarray, label: np.ndarray) -> tuple[fl
     value, slope = 0.0, np.zeros(weights.shape)
     for begin in range(0, len(x), _ROWS):
         part, truth = x[begin : begin + _ROWS], label[begin : begin + _ROWS]
-        log_probs = normalise(part @ weights[:-1] + weights[-1])
+        log_probs = log_softmax(part @ weights[:-1] + weights[-1])
         rows = np.arange(len(part))
         value -= float(log_probs[rows, truth].sum(dtype=np.float64))
         error = np.exp(log_probs, out=log_probs)

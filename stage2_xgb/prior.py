@@ -5,16 +5,16 @@ et al. 2002, with a strength; temperature: Guo et al. 2017). Temperature and str
 val_a, for images and for products apart.
 """
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize
 
+from catalog.csv_file import CsvFile, whole_number
 from catalog.errors import ConfigError
 from catalog.taxonomy import Taxonomy
-from stage1_cnn.head import normalise
+from stage1_cnn.head import log_softmax
 
 _ROWS = 256
 """Items at once in fitting: thousands of categories of so many stay in the processor's cache."""
@@ -40,7 +40,7 @@ class Shift:
         """Shifted log-probabilities, float32 [N, K]."""
         scores = log_probs / np.float32(self.temperature)
         scores += np.float32(self.strength) * self.log_ratio
-        return normalise(scores)
+        return log_softmax(scores)
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -80,13 +80,13 @@ def target_mix(
 def read_mix(path: Path, taxonomy: Taxonomy, key: str) -> np.ndarray:
     """The mix [K] in a CSV with columns category_id,weight. Raises ConfigError, naming the `key` of
     the configuration, where it doesn't fit the taxonomy."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [(int(row["category_id"]), float(row["weight"])) for row in csv.DictReader(file)]
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{key}: {path}: expected a CSV with columns category_id,weight: {error!r}"
-        ) from error
+    file = CsvFile(path, ConfigError, key)
+    rows: list[tuple[int, float]] = []
+    for category, weight in file.rows(["category_id", "weight"]):
+        try:
+            rows.append((whole_number(category, 2**63 - 1), float(weight)))
+        except ValueError as error:
+            raise file.fault(f"as category_id and weight: {error}") from error
     index = taxonomy.class_index(np.array([row[0] for row in rows], dtype=np.int64))
     if (index < 0).any():
         raise ConfigError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import xgboost
 
-from stage1_cnn.head import normalise
+from stage1_cnn.head import log_softmax
 from stage2_xgb.items import Items
 
 
@@ -30,7 +30,7 @@ class Reclassifier:
             predict_type="margin",
             validate_features=False,
         )
-        return normalise(scores.reshape(start.shape))
+        return log_softmax(scores.reshape(start.shape))
 
 
 def inputs(items: Items, log_prob: np.ndarray | None) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Stage 2 on one page: what each answer gets right on val_b, in both class mixes, and what stage 2
 is worth there.
 
-No item counts where it decided: who answers is decided on half of val_b's products and counted on
-the other half, both ways, many times (`heldout.ValB.own`). All else on val_b chose nothing.
+No item counts where it decided: who answers is decided on half of the held-out products (reserve,
+val_a, val_b) and counted on val_b's of the other half, both ways, many times (`heldout.ValB.own`).
+All else on val_b chose nothing.
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class Stage2Summary:
     models: int
     default: str
     answers: dict[str, int]
-    """Categories answered by each of stage1, pool, own, as decided on all of val_b."""
+    """Categories answered by each of stage1, pool, own, as decided on all held-out products."""
     mendable_share: float | None
     """Share of val_b's images that the pool has wrong whose true class the set behind its answer
     has."""
@@ -54,7 +55,8 @@ class Stage2Summary:
         else:
             lines += [
                 *self._standings(),
-                f"errors of the pool on val_b that the sets could mend: {_or_dash(self.mendable_share, '.0%')}",
+                "errors of the pool on val_b that the sets could mend: "
+                f"{_or_dash(self.mendable_share, '.0%')}",
             ]
         lines += [
             f"the pool weighs, of {unit}s: "
@@ -69,25 +71,30 @@ class Stage2Summary:
     def _standings(self) -> list[str]:
         heads = "".join(f"{head:>9}" for head in _HEADS.values())
         lines = [
-            f"{'top-1 on val_b':32}{heads}   gated over shifted    fixed  broken    net  share of own"
+            f"{'top-1 on val_b':32}{heads}   gated over shifted    fixed  broken    net  "
+            "share of own"
         ]
         for unit, mixes in self.units.items():
             for name, row in mixes.items():
                 top1 = "".join(f"{_or_dash(row[answer], '.4f'):>9}" for answer in _HEADS)
-                ends = [
-                    _or_dash(row[end] and 100 * row[end], "+.2f") for end in ("gain", "low", "high")
-                ]
-                gain = f"{ends[0]} [{ends[1]}, {ends[2]}]"
-                net = f"{row['fixed']:9.1f}{row['broken']:8.1f}{row['fixed'] - row['broken']:+7.1f}"
+                gain, low, high = (_points(row[end]) for end in ("gain", "low", "high"))
+                gain = f"{gain} [{low}, {high}]"
+                fixed, broken = row["fixed"] or 0.0, row["broken"] or 0.0
+                net = f"{fixed:9.1f}{broken:8.1f}{fixed - broken:+7.1f}"
                 lines.append(
                     f"  {row['items']:,.0f} {unit}s, {name}".ljust(32) + f"{top1}{gain:>23}{net}"
                 )
                 lines[-1] += f"{_or_dash(row['own_share'], '.0%'):>14}"
-        judged = f"decided on half of val_b's products and counted on the other half, {2 * REPEATS} times"
         return [
             *lines,
-            f"gated, its gain, fixed, broken and share of own: {judged}; what answers was decided on all of val_b",
+            "gated, its gain, fixed, broken and share of own: decided on half of the held-out "
+            f"products and counted on the other half, {2 * REPEATS} times; what answers was "
+            "decided on all of them",
         ]
+
+
+def _points(share: float | None) -> str:
+    return _or_dash(None if share is None else 100 * share, "+.2f")
 
 
 def _or_dash(value: float | None, form: str) -> str:
@@ -158,5 +165,7 @@ def standing(held: HeldOut, own: np.ndarray, weight: np.ndarray) -> Figures:
         "gain": gain.value,
         "low": gain.low,
         "high": gain.high,
-        "own_share": float(by_own / gain.value) if gain.value > 0 else None,
+        "own_share": float(by_own / gain.value)
+        if gain.value is not None and gain.value > 0
+        else None,
     }

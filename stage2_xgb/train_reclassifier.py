@@ -6,7 +6,7 @@ import numpy as np
 import xgboost
 
 from catalog.splits import sample_hash
-from stage1_cnn.head import normalise
+from stage1_cnn.head import log_softmax
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.items import Items
 from stage2_xgb.reclassifier import inputs
@@ -38,19 +38,19 @@ class RowPicker:
         opinion before, under the rows' own class mix, not the target's, so that the trees learn
         what the inputs add and nothing about how common a category is."""
         picked, labels = [], []
-        for label, member in enumerate(members):
+        for number, member in enumerate(members):
             span = np.searchsorted(self.sorted_class, [member, member + 1])
             rows = self.order[span[0] : span[1]]
             rows = (rows if only is None else rows[only[rows]])[: self.config.max_rows_per_class]
             picked.append(rows)
-            labels.append(np.full(len(rows), label, dtype=np.int32))
+            labels.append(np.full(len(rows), number, dtype=np.int32))
         items, label = self.items[np.concatenate(picked)], np.concatenate(labels)
         if not self.config.base_margin:
             margin = np.zeros((len(label), len(members)), dtype=np.float32)
             return TrainingRows(inputs(items, None), label, margin)
         log_prob = items.log_probs(members)
         mix = np.bincount(label, minlength=len(members)) + 0.5
-        margin = normalise(log_prob + np.log(mix / self.target[members]).astype(np.float32))
+        margin = log_softmax(log_prob + np.log(mix / self.target[members]).astype(np.float32))
         return TrainingRows(inputs(items, log_prob), label, margin)
 
 

@@ -10,7 +10,7 @@ from joblib import Parallel, delayed
 
 from catalog.arithmetic import one_blas_thread, pin_blas
 from catalog.progress import progress
-from stage1_cnn.head import normalise
+from stage1_cnn.head import log_softmax
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.confusion import ConfusionSet
 from stage2_xgb.crossfit import folds
@@ -87,7 +87,7 @@ def _trial(
             scores = booster.inplace_predict(
                 seen, iteration_range=(0, rounds), base_margin=margin, predict_type="margin"
             )
-            after = right[rows, normalise(scores.reshape(margin.shape)).argmax(axis=1)].sum()
+            after = right[rows, log_softmax(scores.reshape(margin.shape)).argmax(axis=1)].sum()
             counts[place] += (len(test), right[rows, log_prob.argmax(axis=1)].sum(), after)
     return counts
 

@@ -31,11 +31,12 @@ SAYS = {
     "similar": ["loading", " 1 photos at once", "recall@10: 1.0000"],
     "gpu": ["training: from the store", "extraction: from the store", "published"],
     "load": ["ingest: ", "extract: ", "bootstrap: ", "report: ", "within 6 GiB"],
+    "ocr": ["without_words: ", "Turkish", "over shifted", "products: Estimate"],
     "soak": ["products, 1.0% bad: memory"],
 }
 
 
-SLOW = ("agreement", "load")
+SLOW = ("agreement", "load", "ocr")
 IN_ROUNDS = ("loader", "heap", "scoring", "gpu")
 """Those whose figures are medians over as many rounds as they were told."""
 
@@ -44,6 +45,8 @@ IN_ROUNDS = ("loader", "heap", "scoring", "gpu")
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SAYS]
 )
 def test_it_runs_in_small(name: str, tmp_path: Path) -> None:
+    if name == "ocr":
+        pytest.importorskip("rapidocr", reason="needs the extra `ocr`")
     path = tmp_path / "figures" / f"{name}.json"
     result = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--smoke", "--json", str(path)],

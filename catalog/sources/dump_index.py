@@ -90,6 +90,13 @@ class DumpIndex:
         better = np.array([labels[i] for i in ids.tolist()], dtype=np.int64)
         return replace(self, category_id=np.where(rows >= 0, better[rows], self.category_id))
 
+    def labels_of(self, product_ids: Iterable[int]) -> dict[int, int]:
+        """Category id of those of some products that the dump has."""
+        ids = np.array(sorted(product_ids), dtype=np.int64)
+        found = np.flatnonzero(find_rows(ids, self.product_id) >= 0)
+        labels = self.category_id[found].tolist()
+        return dict(zip(self.product_id[found].tolist(), labels, strict=True))
+
     def location(self, row: int) -> Location:
         """Where the document of a row is, as DumpReader.product takes it."""
         return Location(

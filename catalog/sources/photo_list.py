@@ -27,7 +27,10 @@ from catalog.sources.dump_index import Reject
 
 TABLES = (".csv", ".csv.gz", ".parquet")
 PATH_COLUMNS, ID_COLUMNS = ("path", "url", "image"), ("product_id", "_id", "name")
-_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp")
+_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"),
+    *(".tif", ".tiff", ".avif", ".heic", ".heif"),
+)
 _FURTHER = re.compile(r"_\d{1,2}$")
 """At the end of a further photo's name. No more digits: IMG_0001 and IMG_0002 are two products."""
 _USUAL_BYTES = 20_000

@@ -14,12 +14,14 @@ from concurrent.futures import BrokenExecutor, Executor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from catalog.config import CatalogConfig
 from catalog.errors import ArtifactError, ShelfsortError
+from catalog.sources.damage import require_whole
 from catalog.sources.dump_index import DumpIndex, open_index
 from catalog.splits import SPLITS
-from catalog.store.plan import classes_of_corrections, plan, require_known
+from catalog.store.plan import classes_of_corrections, plan, require_known, stored_labels
 from catalog.store.schema import (
     count_rejects,
     create_tables,
@@ -54,6 +56,13 @@ class IngestSummary:
     rejects: dict[str, int]
     changed: bool
     """False if the dump was in the store already."""
+    corrections: int
+    """How many products were given a correction that is in the store or the dump."""
+    corrected: int
+    """How many of these had another label until now."""
+    labels_before: dict[int, int]
+    """Product id -> the dump's category id (the store's for another dump's product), if the
+    correction differs from it."""
 
     def to_json(self) -> dict:
         """As a dictionary of plain values."""
@@ -71,19 +80,24 @@ def ingest_dump(
     corrections: Mapping[int, int] | None = None,
     executor: Executor | None = None,
     rebuild: bool = False,
+    accept_damage: bool = False,
 ) -> IngestSummary:
     """Brings a dump into the store at `store` and returns what the store holds.
 
     `categories` is category_names.csv; without it the ids of the first dump are the taxonomy.
     `jobs` processes decode, or the workers of `executor`. `corrections`, product id -> category id,
     overrule the dump and the store; the split of a product stays. `rebuild` removes the store
-    first, once dump, categories and corrections are known to make another.
+    first, once dump, categories and corrections are known to make another. `accept_damage` goes on
+    without what a damaged file has lost.
 
-    Raises ArtifactError if the store is damaged, made with other settings or categories, unfinished
-    or not writable; ShelfsortError if no product of the dump has a known category.
+    Raises DamagedSourceError if a file is damaged; ArtifactError if the store is damaged, made with
+    other settings or categories, unfinished or not writable; ShelfsortError if no product of the
+    dump has a known category.
     """
     corrections = corrections or {}
-    index = open_index(dumps, index_folder).relabelled(corrections)
+    dumped = open_index(dumps, index_folder)
+    index = dumped.relabelled(corrections)
+    require_whole(dumps[0], len(index), index.rejects, accept_damage)
     taxonomy = Taxonomy.from_csv(categories) if categories else None
     if rebuild or not store.exists():
         taxonomy = taxonomy or _taxonomy_of(index)
@@ -94,10 +108,18 @@ def ingest_dump(
         if not has_tables(connection):
             create_tables(connection, config, taxonomy or _taxonomy_of(index))
         require_made_with(connection, store, config, taxonomy)
+        stored, original = stored_labels(connection, corrections), dumped.labels_of(corrections)
         if changed := plan(connection, store, index, corrections, config):
             copy(connection, index, config, jobs, executor)
             finish(connection, index, config)
-        return _summary(connection, changed)
+        now, first = original | stored, stored | original
+        return _summary(
+            connection,
+            changed,
+            corrections=len(now),
+            corrected=sum(corrections[i] != label for i, label in now.items()),
+            labels_before={i: label for i, label in first.items() if corrections[i] != label},
+        )
 
 
 @contextlib.contextmanager
@@ -126,8 +148,8 @@ def _taxonomy_of(index: DumpIndex) -> Taxonomy:
     return Taxonomy.from_ids(index.category_id[labelled])
 
 
-def _summary(connection: sqlite3.Connection, changed: bool) -> IngestSummary:
-    """Counts of the finished store."""
+def _summary(connection: sqlite3.Connection, changed: bool, **corrected: Any) -> IngestSummary:
+    """Counts of the finished store, and what became of the corrections."""
     kept = {name: {"products": 0, "images": 0, "fit": 0} for name in SPLITS}
     query = "SELECT split, count(*) FROM products WHERE state = 'kept' GROUP BY 1"
     for split, count in connection.execute(query):
@@ -155,4 +177,5 @@ def _summary(connection: sqlite3.Connection, changed: bool) -> IngestSummary:
         texts=texts,
         rejects=count_rejects(connection),
         changed=changed,
+        **corrected,
     )

@@ -4,7 +4,7 @@ photos is read."""
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,17 @@ def _corrected(
     classes = classes_of_corrections(corrections, read_taxonomy(connection))
     pairs = zip(classes, corrections, strict=True)
     return [pair for pair in pairs if connection.execute(query, pair).fetchone()]
+
+
+def stored_labels(connection: sqlite3.Connection, product_ids: Iterable[int]) -> dict[int, int]:
+    """Category id of those of some products that the store has, kept or not."""
+    query = """SELECT category_id FROM products JOIN categories USING (class_index)
+               WHERE product_id = ?"""
+    found = {}
+    for product_id in product_ids:
+        if row := connection.execute(query, (product_id,)).fetchone():
+            found[product_id] = row[0]
+    return found
 
 
 def _move(connection: sqlite3.Connection, moved: Sequence[tuple[int, int]]) -> None:

@@ -250,6 +250,13 @@ class Store:
         text_of = dict(self._rows_of(query, wanted))
         return [text_of.get(i, "") for i in wanted]
 
+    def picture_digests(self, image_ids: np.ndarray) -> list[str]:
+        """The digest of some images' bytes (xxh3_128, hexadecimal), in the order asked."""
+        query = "SELECT image_id, digest FROM images WHERE image_id IN"
+        wanted: list[int] = image_ids.tolist()
+        digest_of = dict(self._rows_of(query, wanted))
+        return [digest_of[i].hex() for i in wanted]
+
     def digests(self) -> np.ndarray:
         """The distinct numbers of all images' digests, uint64, sorted."""
         with self._reading() as connection:

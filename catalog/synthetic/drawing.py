@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageDraw
 
+from catalog.synthetic.printing import Line, print_lines
 from catalog.synthetic.silhouettes import ACCENT, BODY, CLEAR, DARK, LIGHT, SECOND, Part
 
 PATTERNS = ("plain", "stripes", "diagonals", "chevrons", "checks", "diamonds", "dots", "halves")
@@ -46,6 +47,8 @@ class Look:
     """Stretches the silhouette downwards."""
     colours: tuple[tuple[int, int, int, int], ...] = ()
     """RGBA of each paint, by its number. Empty for a category; each product has its own."""
+    lines: tuple[Line, ...] = ()
+    """What is printed on it."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def _pose_of(look: Look, rng: np.random.Generator) -> tuple[Pose, float]:
     return _pose(
         turn,
         size,
-        squash if flip < 0.7 else -squash,
+        squash if flip < 0.7 or look.lines else -squash,  # words are not mirrored
         np.array([0.5 + right, 0.5 + lower]),
         look.height,
     ), size
@@ -160,6 +163,8 @@ def _compose(
     side = background.shape[-1]
     canvas = Image.new("RGBA", (2 * side, 2 * side))
     _draw_parts(ImageDraw.Draw(canvas), look, pose, 2 * side, look.colours)
+    if look.lines:
+        print_lines(canvas, look.lines, _ink(look), pose.linear, pose.centre)
     pixels = np.array(canvas).view(np.uint32)[..., 0]
     if look.pattern != "plain":
         body, second = np.array([look.colours[BODY], look.colours[SECOND]], np.uint8).view(
@@ -176,6 +181,12 @@ def _compose(
     light += grain * (rng.random((side, side), np.float32) - 0.5)
     shown = layer[:3] * light + background * (1 - layer[3] / 255)
     return np.ascontiguousarray(shown.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
+
+
+def _ink(look: Look) -> tuple[int, int, int, int]:
+    """The dark or the light paint, whichever stands out from the body."""
+    body, dark, light = (sum(look.colours[paint][:3]) for paint in (BODY, DARK, LIGHT))
+    return look.colours[DARK if body - dark > light - body else LIGHT]
 
 
 def _planes(picture: Image.Image) -> np.ndarray:

@@ -5,7 +5,8 @@ A category has three level names. Siblings (of one level 2) share a silhouette a
 or proportion, and a little in hue; families differ in silhouette. Product i is a function of the
 seed and i alone, so that any product can be made without those before it. Categories don't depend
 on the seed: another seed gives other products of the same categories. Optional titles name the
-family and the style of most products, and wrong ones of some.
+family and the style of most products, and wrong ones of some. Optional covers are a family of books
+and one of packets whose siblings differ by nothing but the words printed on them.
 """
 
 import csv
@@ -13,7 +14,7 @@ import functools
 import gzip
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bson
@@ -23,7 +24,8 @@ from catalog.artifacts import atomic_path, write_text
 from catalog.errors import ConfigError
 from catalog.landmarks import write_landmarks
 from catalog.synthetic.drawing import Look, blank, encode, extremes, mislead, photograph, vary
-from catalog.synthetic.silhouettes import FAMILIES
+from catalog.synthetic.printing import BOOK_SUBJECTS, PACKET_SUBJECTS, compose_lines
+from catalog.synthetic.silhouettes import FAMILIES, book, packet
 
 SIBLINGS = (4, 3, 5)
 """Categories of a family, by its number modulo 3; at most 8, see _category_id."""
@@ -52,6 +54,12 @@ STYLES = (
 """Name, pattern, pitch of the pattern, slimness, size of the characteristic detail. Neighbours are
 easily confused."""
 
+COVERS = {
+    2: ("BOOKS", "PAPERBACKS", book, BOOK_SUBJECTS),
+    5: ("GROCERIES", "PACKETS", packet, PACKET_SUBJECTS),
+}
+"""Number of the family that is one of printed products if the spec asks for `covers`: level 1,
+level 2, silhouette, and the subject of each sibling in several languages."""
 BRANDS = (
     "Alvar",
     "Belo",
@@ -112,6 +120,9 @@ class SyntheticSpec:
     titles: bool = False
     """Give documents a `title`: noisy words that tell something about the category; a few have
     none."""
+    covers: bool = False
+    """Make the families in COVERS (ten categories of 24) books and packets whose siblings differ by
+    printed words only; these take photos of 128 pixels or more to be read."""
 
     def __post_init__(self) -> None:
         for name, low in (("categories", 1), ("side", 16), ("seed", 0), ("first_product_id", 0)):
@@ -137,7 +148,8 @@ class SyntheticSpec:
 
 @dataclass(frozen=True)
 class Category:
-    """A leaf: its id, three names, the name of its style, and the look that its products vary."""
+    """A leaf: its id, three names, the name of its style, the look that its products vary, and the
+    word that is printed on them, in several languages."""
 
     category_id: int
     level1: str
@@ -145,6 +157,7 @@ class Category:
     level3: str
     style: str
     look: Look
+    subject: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,7 +179,8 @@ def categories(spec: SyntheticSpec) -> tuple[Category, ...]:
     family = 0
     while len(leaves) < spec.categories:
         siblings = SIBLINGS[family % len(SIBLINGS)]
-        leaves += [_category(family, sibling) for sibling in range(siblings)]
+        make = _printed if spec.covers and family in COVERS else _category
+        leaves += [make(family, sibling) for sibling in range(siblings)]
         family += 1
     return tuple(leaves[: spec.categories])
 
@@ -185,6 +199,16 @@ def _category(family: int, sibling: int) -> Category:
     return Category(
         _category_id(family, sibling), prefix + level1, prefix + level2, level3, style, look
     )
+
+
+def _printed(family: int, sibling: int) -> Category:
+    """A category of books or packets: only its subject is its own."""
+    level1, level2, silhouette, subjects = COVERS[family]
+    subject = subjects[sibling]
+    style = subject[0].upper()
+    look = Look(silhouette, "plain", 1.0, 0.0, 0.0, (0.37 * family) % 1)
+    category_id, level3 = _category_id(family, sibling), f"{level2} - {style}"
+    return Category(category_id, level1, level2, level3, style, look, subject)
 
 
 def _category_id(family: int, sibling: int) -> int:
@@ -282,13 +306,20 @@ def _view(spec: SyntheticSpec, index: int, position: int) -> tuple[str, Look, np
     copied, emptied, misled = rng.random(3)
     if copied < spec.duplicates and index:
         return _view(spec, _source(spec, index, rng), 0)
-    look = vary(
-        categories(spec)[plan(spec).category[index]].look,
-        np.random.default_rng([spec.seed, index, 99]),
-    )
+    look = look_of(spec, index)
     if emptied < spec.blanks:
         return "blank", look, rng
     return "misleading" if misled < spec.misleading else "product", look, rng
+
+
+def look_of(spec: SyntheticSpec, index: int) -> Look:
+    """A product's own look, with what is printed on it."""
+    category = categories(spec)[plan(spec).category[index]]
+    look = vary(category.look, np.random.default_rng([spec.seed, index, 99]))
+    if not category.subject:
+        return look
+    rng = np.random.default_rng([spec.seed, index, 97])
+    return replace(look, lines=compose_lines(category.subject, BRANDS, FILLERS, rng))
 
 
 def _source(spec: SyntheticSpec, index: int, rng: np.random.Generator) -> int:

@@ -406,6 +406,26 @@ def balloon(slim: float, detail: float) -> list[Part]:
     ]
 
 
+def book(slim: float, detail: float) -> list[Part]:
+    """A book, from the front."""
+    width, spine = 0.6 - 0.05 * slim, 0.1 + 0.02 * detail
+    return [
+        (LIGHT, box(-width, -0.86, width + 0.06, 0.94)),
+        (BODY, box(-width, -0.92, width, 0.88)),
+        (DARK, box(-width, -0.92, spine - width, 0.88)),
+    ]
+
+
+def packet(slim: float, detail: float) -> list[Part]:
+    """A packet of groceries, from the front."""
+    width, flap = 0.58 - 0.05 * slim, 0.1 + 0.02 * detail
+    return [
+        (BODY, box(-width, -0.88, width, 0.9)),
+        (ACCENT, mirrored((width - 0.12, -0.88 - flap), (width, -0.88))),
+        (SECOND, box(-width, 0.8, width, 0.9)),
+    ]
+
+
 FAMILIES: tuple[tuple[str, str, Callable[[float, float], list[Part]]], ...] = (
     ("KITCHEN", "CUPS", cup),
     ("KITCHEN", "PANS", pan),

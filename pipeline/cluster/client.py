@@ -4,17 +4,26 @@ before work begins."""
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import dask
-from distributed import Client, LocalCluster
+import distributed
+from distributed import Client, Future, LocalCluster
 
 from catalog.errors import ShelfsortError
-from catalog.parallel import cores
+from catalog.parallel import cores, processes_fault
+from pipeline.installation import versions
 
+T = TypeVar("T")
 PATIENCE = 120.0
-"""Seconds without a single worker before the work is given up."""
+"""Seconds without a worker that works before the work is given up."""
+_GLANCE = 3.0
+"""Seconds between looks at the workers."""
+_TRIES = 3
+log = logging.getLogger(__name__)
 _LOCAL = {
     "distributed.scheduler.allowed-failures": 0,  # `Workers` counts deaths itself
     # else a worker that dies again while it restarts is given up for good
@@ -25,10 +34,13 @@ _LOCAL = {
 
 
 @contextlib.contextmanager
-def connect(workers: int | None, scheduler: str | None) -> Iterator[Client]:
+def connect(
+    workers: int | None, scheduler: str | None, allow_version_mismatch: bool = False
+) -> Iterator[Client]:
     """A client of `workers` new processes on this machine, or of an existing scheduler.
 
-    Raises ShelfsortError if the scheduler doesn't answer or has no workers.
+    Raises ShelfsortError if the scheduler doesn't answer or has no workers, and if a worker runs
+    other code or other libraries than this process, unless that is allowed.
     """
     # each death of a worker would print pages
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
@@ -45,11 +57,14 @@ def connect(workers: int | None, scheduler: str | None) -> Iterator[Client]:
             raise ShelfsortError(
                 f"{scheduler}: expected a dask scheduler with a worker, found none: {error}"
             ) from error
+        require_same_versions(client, versions(), allow_version_mismatch)
         yield client
 
 
 @contextlib.contextmanager
 def _local_cluster(workers: int) -> Iterator[LocalCluster]:
+    if fault := processes_fault():
+        raise ShelfsortError(fault)
     with contextlib.ExitStack() as stack:
         set_by_dask = {*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"}
         stack.callback(_forget, set_by_dask - os.environ.keys())
@@ -72,15 +87,94 @@ def _forget(names: set[str]) -> None:
         os.environ.pop(name, None)
 
 
-def require_files(client: Client, files: Sequence[tuple[str, int]]) -> None:
-    """Raises ShelfsortError if a worker lacks shelfsort, or one of the `files` (path, bytes)."""
+def ask(client: Client, function: Callable[..., T], *arguments: Any) -> dict[str, T]:
+    """What a function returns on each worker. Raises ShelfsortError if one lacks this version of
+    shelfsort, or if they die while they are asked."""
     try:
-        lacking = client.run(missing_files, list(files))
-    except ImportError as error:
+        return patiently(client, lambda: client.run(function, *arguments))
+    except (ImportError, AttributeError) as error:
         raise ShelfsortError(
             f"the workers need this version of shelfsort installed: {error}"
         ) from error
-    for worker, missing in lacking.items():
+
+
+def patiently(client: Client, call: Callable[[], T]) -> T:
+    """The result of a call that reaches every worker, tried again if one of them dies meanwhile.
+    Raises ShelfsortError if that goes on."""
+    for _ in range(_TRIES):
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+            return call()
+        except (OSError, TimeoutError) as error:  # CommClosedError is an OSError
+            fault = error
+            time.sleep(1)
+    raise ShelfsortError(
+        "the workers die while they are asked, perhaps for want of memory: "
+        f"give them more, or start fewer ({type(fault).__name__}: {fault})"
+    ) from fault
+
+
+def require_same_versions(
+    client: Client, expected: dict[str, str], allow_mismatch: bool = False
+) -> None:
+    """Raises ShelfsortError if a worker's `versions` differ from those `expected`: it would give
+    other answers without a word. If that is allowed, warns."""
+    for worker, found in ask(client, versions).items():
+        others = {name: found.get(name) for name in expected if found.get(name) != expected[name]}
+        if not others:
+            continue
+        changes = ", ".join(
+            f"{name} {value}, here {expected[name]}" for name, value in others.items()
+        )
+        problem = f"worker {worker} runs other versions than this process: {changes}"
+        if not allow_mismatch:
+            raise ShelfsortError(
+                f"{problem}; install the same versions there and restart it, "
+                "or go on with --allow-version-mismatch"
+            )
+        log.warning("%s; its answers may differ", problem)
+
+
+def wait(client: Client, futures: Collection[Future]) -> set[Future]:
+    """Waits until some of the futures are done, and returns these. Raises ShelfsortError if for
+    PATIENCE seconds no worker is left, or all are paused."""
+    since = None
+    while True:
+        try:
+            return distributed.wait(
+                list(futures), timeout=_GLANCE, return_when="FIRST_COMPLETED"
+            ).done
+        except TimeoutError:
+            idle = _why_idle(client)
+        if idle is None:
+            since = None
+        elif since is None:
+            since = time.monotonic()
+            log.warning("%s; waiting for them", idle)
+        elif time.monotonic() - since > PATIENCE:
+            raise ShelfsortError(
+                f"{idle}, for {PATIENCE:.0f} s; finished parts are kept, run the same command again"
+            )
+
+
+def _why_idle(client: Client) -> str | None:
+    """Why nobody works; None if somebody does."""
+    if not client.nthreads():
+        return "no worker is left"
+    workers = list(client.scheduler_info(n_workers=-1)["workers"].values())
+    for worker in workers:
+        executing = worker["metrics"].get("task_counts", {}).get("executing", 0)
+        if worker["status"] != "paused" or executing:
+            return None
+    return (
+        f"all workers ({len(workers)}) are paused, as their memory is nearly full: "
+        "give them more, or start fewer"
+    )
+
+
+def require_files(client: Client, files: Sequence[tuple[str, int]]) -> None:
+    """Raises ShelfsortError if a worker lacks shelfsort, or one of the `files` (path, bytes)."""
+    for worker, missing in ask(client, missing_files, list(files)).items():
         if missing:
             raise ShelfsortError(
                 f"{missing[0]}: worker {worker} sees no such file of the same size; put it on a "

@@ -18,7 +18,7 @@ from catalog.errors import ShelfsortError
 from catalog.image_table import ImageTable
 from catalog.store.reader import Store
 from features.extract import Block, blocks_of
-from pipeline.cluster.client import require_files, sized
+from pipeline.cluster.client import require_files, sized, wait
 from pipeline.networks import open_network
 from pipeline.run_folder import RunFolder
 from stage1_cnn.predict import Predictor
@@ -87,15 +87,21 @@ def _blocks(
                 client.submit(task, first, min(first + each, rows), pure=False, retries=2)
             )
             if len(waiting) >= 2 * len(client.nthreads()):
-                yield waiting.popleft().result()
+                yield _first(client, waiting)
         while waiting:
-            yield waiting.popleft().result()
+            yield _first(client, waiting)
     except KilledWorker as error:
         raise ShelfsortError(
             f"a worker died while it extracted features; {RESUME}: {error}"
         ) from error
     finally:
         client.cancel(list(waiting))
+
+
+def _first(client: Client, waiting: deque[Future]) -> Block:
+    """The result of the first task, which is taken out."""
+    wait(client, [waiting[0]])
+    return waiting.popleft().result()
 
 
 _turn = threading.Lock()

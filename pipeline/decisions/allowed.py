@@ -2,12 +2,12 @@
 table of pairs, read from a CSV; products that it doesn't name may have any.
 """
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from catalog.csv_file import CsvFile, whole_number
 from catalog.errors import ShelfsortError
 from catalog.image_table import MAX_PRODUCT_ID
 from catalog.labels import ID_COLUMNS
@@ -46,23 +46,12 @@ class Allowed:
 
 def _columns(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Product ids and category ids, int64 each."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            names = reader.fieldnames or ()
-            column = next((name for name in ID_COLUMNS if name in names), None)
-            if column is None or "category_id" not in names:
-                expected = f"columns {' or '.join(ID_COLUMNS)}, and category_id"
-                raise ShelfsortError(f"{path}: line 1: expected {expected}, found {list(names)}")
-            rows = [(int(row[column]), int(row["category_id"])) for row in reader]
-    except OSError as error:
-        raise ShelfsortError(f"{path}: can't be read: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
-        raise ShelfsortError(
-            f"{path}: line {reader.line_num}: expected integers as product id and category_id: "
-            f"{error}"
-        ) from error
+    file = CsvFile(path)
+    rows: list[tuple[int, int]] = []
+    for product, category in file.rows([ID_COLUMNS, "category_id"]):
+        try:
+            rows.append((whole_number(product, MAX_PRODUCT_ID), whole_number(category, 2**63 - 1)))
+        except ValueError as error:
+            raise file.fault(f"as product id and category_id: {error}") from error
     found = np.array(rows, dtype=np.int64).reshape(-1, 2)
-    if len(found) and not (found[:, 0].min() >= 0 and found[:, 0].max() <= MAX_PRODUCT_ID):
-        raise ShelfsortError(f"{path}: expected product ids from 0 to {MAX_PRODUCT_ID}")
     return found[:, 0], found[:, 1]

@@ -1,5 +1,5 @@
-"""Answers that decisions are made on: the likeliest categories of each product, under one class mix,
-and their mass on each level of the hierarchy. Nothing is put on disk.
+"""Answers that decisions are made on: the likeliest categories of each product, under one class
+mix, and their mass on each level of the hierarchy. Nothing is put on disk.
 """
 
 from collections.abc import Sequence

@@ -68,9 +68,9 @@ class EstimatedMix:
             for c in order.tolist()
         ]
         return [
-            f"class mix, estimated from {self.products} products, {self.alone} categories alone and "
-            f"{self.families} groups of rare ones: {self.moved:.1%} of the products are of other "
-            "categories than was expected",
+            f"class mix, estimated from {self.products} products, {self.alone} categories alone "
+            f"and {self.families} groups of rare ones: {self.moved:.1%} of the products are of "
+            "other categories than was expected",
             f"what moved most: {', '.join(most)}",
             self.drift.text(),
         ]
@@ -192,7 +192,7 @@ class _Groups:
         return np.bincount(self.group, self.before)
 
     def resample(self, found: np.ndarray) -> np.ndarray:
-        """The shares [R, G] of resampled products (bootstrap), each search starting from `found`."""
+        """The shares [R, G] of resampled products (bootstrap); each search starts from `found`."""
         rng = np.random.default_rng(0)
         weights = rng.poisson(1.0, (_RESAMPLES, len(self.share))).astype(np.float64)
         return np.array([self.fit(weight, found) for weight in weights])

@@ -23,6 +23,7 @@ from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL
 from stage2_xgb.heldout import ValB
 from stage2_xgb.items import Pooled
+from stage2_xgb.out_of_fold import FILE, read_judged
 from stage2_xgb.refine import each_answer
 
 SCHEMA = 1
@@ -79,7 +80,7 @@ def held_out_answers(
 
     Whether a reclassifier answers for a product is what most decisions of other products say.
     """
-    val_b = ValB.of(bundle, views)
+    val_b = ValB.of(bundle, views, read_judged(bundle.folder / FILE), fitted)
     products = val_b.of_unit("product")
     own = dict(
         zip(

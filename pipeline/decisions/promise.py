@@ -1,4 +1,5 @@
-"""A promised precision: the lowest confidence from which on at least that share of answers is right.
+"""A promised precision: the lowest confidence from which on at least that share of answers is
+right.
 
 Thresholds are tested one after the other, from few accepted items to all, each against the null
 hypothesis that precision is below the promise, by the exact binomial test; the first that is not

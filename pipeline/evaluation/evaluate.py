@@ -5,15 +5,16 @@ Writes evaluation/ (docs/formats.md). pipeline.evaluation.measures computes the 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas
 
-from catalog.artifacts import atomic_path, sha256_file, write_sealed
-from catalog.errors import ShelfsortError
+from catalog.artifacts import atomic_path, read_sealed, sha256_file, write_sealed
+from catalog.errors import ArtifactError, ShelfsortError
+from catalog.intervals import clustered_share
 from catalog.progress import progress
 from catalog.store.reader import Store
 from catalog.taxonomy import Taxonomy
@@ -31,6 +32,7 @@ from stage2_xgb.items import Pooled
 from stage2_xgb.prior import importance, mix
 from stage2_xgb.published import FOLDER
 from stage2_xgb.refine import Refined, refine
+from stage2_xgb.rivals import Rival
 
 UNITS = ("image", "product")
 
@@ -43,14 +45,17 @@ def evaluate(
     config: EvaluateConfig,
     folder: Path,
     made_from: dict,
+    labels_before: Mapping[int, int],
+    rivals: Mapping[str, Rival] | None = None,
 ) -> dict[str, Any]:
     """Scores the test split through the path that scoring uses, writes evaluation/ and returns what
-    metrics.json holds.
+    metrics.json holds. `labels_before`: product id -> the category id that a correction replaced;
+    `rivals` stand beside.
 
     Raises ShelfsortError if no test image can be read.
     """
     started, taxonomy, features = time.perf_counter(), store.taxonomy, stores[0]
-    frames, answers = _judged(bundle, Views(stores), store)
+    frames, answers = _judged(bundle, Views(stores), store, rivals or {})
     rows = features.of_split("train")
     train = np.bincount(
         features.table.class_index[rows][features.table.fit[rows]], minlength=len(taxonomy)
@@ -64,10 +69,14 @@ def evaluate(
     metrics |= {
         unit: measure(frame, len(taxonomy), config.min_support) for unit, frame in frames.items()
     }
+    if corrected := corrected_labels(frames["product"], taxonomy, labels_before):
+        metrics["corrected_labels"] = corrected | {"previous": _previous(folder)}
     metrics["without_photo"] = _without_photo(features, store, len(frames["product"]))
     products = frames["product"]
-    columns = (products[name].to_numpy() for name in ("class_index", "weight", "group"))
-    metrics["promises"] = realised(held, answers, *columns, taxonomy)
+    truth, weight, group = (
+        products[name].to_numpy() for name in ("class_index", "weight", "group")
+    )
+    metrics["promises"] = realised(held, answers, truth, weight, group, taxonomy)
     metrics["near_twins"] = near_twins(stores, frames["image"])
     metrics["rejects"] = store.reject_counts()
     metrics["seconds"] = round(time.perf_counter() - started, 3)
@@ -76,18 +85,18 @@ def evaluate(
 
 
 def _judged(
-    bundle: Bundle, views: Views, store: Store
+    bundle: Bundle, views: Views, store: Store, rivals: Mapping[str, Rival]
 ) -> tuple[dict[str, pandas.DataFrame], Answers]:
     """Unit -> a row for each item of the test split, as items.parquet has them; and both stages'
     answers for its products."""
-    rival, rows, table = published(bundle), views.first.of_split("test"), views.first.table
+    old, rows, table = published(bundle), views.first.of_split("test"), views.first.table
     items: dict[str, list[pandas.DataFrame]] = {unit: [] for unit in UNITS}
     answers: list[Answers] = []
     with progress(rows.stop - rows.start, "evaluate", "img") as bar:
         for images in views.blocks("test", fit_only=False):
             for unit in UNITS:
                 result = refine(bundle, images, unit)
-                items[unit].append(_judge(result, rival, images, unit))
+                items[unit].append(_judge(result, old, rivals, images, unit))
             answers.append(Answers.of(result.two_stage))
             bar.update(len(images.product_id))
     if not any(len(frame) for frame in items["image"]):
@@ -111,6 +120,39 @@ def _judged(
     return frames, Answers.concatenate(answers)
 
 
+def corrected_labels(
+    items: pandas.DataFrame, taxonomy: Taxonomy, labels_before: Mapping[int, int]
+) -> dict[str, Any]:
+    """How much of the products' accuracy stands on corrected test labels: top-1 of both stages by
+    the labels that are there now and by those before any correction. Empty without corrections.
+
+    `items`: products of the test split, as items.parquet has them.
+    """
+    old = items["product_id"].map(labels_before)
+    corrected = old.notna().to_numpy()
+    if not corrected.any():
+        return {}
+    truth, answer = items["class_index"].to_numpy(), items["two_stage_class"].to_numpy()
+    before = truth.copy()
+    before[corrected] = taxonomy.class_index(old[corrected].to_numpy(dtype=np.int64))
+    weight, group = items["weight"].to_numpy(dtype=np.float64), items["group"].to_numpy()
+    return {
+        "test_products": int(corrected.sum()),
+        "top1": clustered_share(answer == truth, weight, group).to_json(),
+        "top1_by_labels_before": clustered_share(answer == before, weight, group).to_json(),
+    }
+
+
+def _previous(folder: Path) -> dict[str, Any] | None:
+    """Top-1 of both stages per product of the evaluation that this one replaces; None if there is
+    none to read."""
+    try:
+        found = read_sealed(folder / "metrics.json", "evaluate")
+        return found["product"]["natural"]["two_stage"]["top1"]
+    except (ArtifactError, KeyError):
+        return None
+
+
 def _without_photo(features: FeatureStore, store: Store, evaluated: int) -> int:
     """Kept test products that were not evaluated: none of their photos can be read and shows
     something."""
@@ -119,8 +161,8 @@ def _without_photo(features: FeatureStore, store: Store, evaluated: int) -> int:
 
 
 def published(bundle: Bundle) -> Bundle | None:
-    """The published second stage, where it was trained on the same features; one that an earlier
-    training left is none. Raises ArtifactError where it is damaged."""
+    """The published second stage, None if there is none of the same training as `bundle`. Raises
+    ArtifactError if it is damaged."""
     if not (bundle.folder / FOLDER / "manifest.json").exists():
         return None
     rival = Bundle.open(bundle.folder / FOLDER)
@@ -145,11 +187,18 @@ def _stage2(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _judge(result: Refined, rival: Bundle | None, images: Pooled, unit: str) -> pandas.DataFrame:
+def _judge(
+    result: Refined,
+    old: Bundle | None,
+    rivals: Mapping[str, Rival],
+    images: Pooled,
+    unit: str,
+) -> pandas.DataFrame:
     pooled = result.pooled
-    answers = [pooled.log_probs, result.shifted, result.two_stage]
-    if rival:
-        answers.append(refine(rival, images.first_view(), unit).two_stage)
+    answers = dict(zip(SYSTEMS, (pooled.log_probs, result.shifted, result.two_stage), strict=False))
+    if old:
+        answers["published"] = refine(old, images.first_view(), unit).two_stage
+    answers |= {name: rival.log_probs(images, unit) for name, rival in rivals.items()}
     truth = pooled.class_index.astype(np.int64)
     columns: dict[str, Any] = {
         "unit": unit,
@@ -158,7 +207,7 @@ def _judge(result: Refined, rival: Bundle | None, images: Pooled, unit: str) -> 
         "class_index": truth,
         "n_images": pooled.n_images,
     }
-    for system, log_probs in zip(SYSTEMS, answers, strict=False):
+    for system, log_probs in answers.items():
         own = log_probs[np.arange(len(truth)), truth][:, None]
         ahead = (log_probs > own) | (
             (log_probs == own) & (np.arange(log_probs.shape[1]) < truth[:, None])

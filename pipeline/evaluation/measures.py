@@ -21,6 +21,7 @@ from catalog.intervals import (
     clustered_change,
     clustered_share,
 )
+from stage2_xgb.rivals import RIVALS
 
 SYSTEMS = ("stage1", "shifted", "two_stage", "published")
 """The last one only if the published second stage was trained as well."""
@@ -30,7 +31,7 @@ CHANGES = {
     "two_stage_over_shifted": ("two_stage", "shifted"),
     "two_stage_over_stage1": ("two_stage", "stage1"),
     "published_over_stage1": ("published", "stage1"),
-}
+} | {f"two_stage_over_{rival}": ("two_stage", rival) for rival in (*RIVALS, "published")}
 BINS = 20
 """Of confidence, in the reliability diagram and the calibration error."""
 RATE = 0.05
@@ -39,7 +40,7 @@ RATE = 0.05
 
 def systems_in(frame: pandas.DataFrame) -> list[str]:
     """The systems that a table of items has answers of."""
-    return [system for system in SYSTEMS if f"{system}_class" in frame]
+    return [system for system in (*SYSTEMS, *RIVALS) if f"{system}_class" in frame]
 
 
 def measure(frame: pandas.DataFrame, classes: int, min_support: int) -> dict[str, Any]:
@@ -60,6 +61,9 @@ def measure(frame: pandas.DataFrame, classes: int, min_support: int) -> dict[str
     out["refined"] = int(frame["refined"].sum())
     out["ece"] = {
         s: reliability(a.confidence, a.right, items.weight)["ece"] for s, a in answers.items()
+    }
+    out["ece_by_chance"] = {
+        s: ece_by_chance(a.confidence, items.weight) for s, a in answers.items()
     }
     out["linked"] = _by_link(items, answers, frame["linked"].to_numpy())
     return out
@@ -325,3 +329,13 @@ def reliability(confidence: np.ndarray, right: np.ndarray, weight: np.ndarray) -
     ]
     error = float(np.abs(hits - trust).sum() / weight.sum()) if len(weight) else None
     return {"ece": error, "bins": bins}
+
+
+def ece_by_chance(confidence: np.ndarray, weight: np.ndarray) -> float | None:
+    """About the calibration error to be expected of so many independent items if every confidence,
+    float [N], were exact: in each bin the mean absolute value of a normal gap. None if there are no
+    items."""
+    confidence = confidence.astype(np.float64)
+    place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    variance = np.bincount(place, weight**2 * confidence * (1 - confidence), BINS)
+    return float(np.sqrt(2 / np.pi * variance).sum() / weight.sum()) if len(weight) else None

@@ -58,7 +58,7 @@ def twin_figures(sample: pandas.DataFrame, own: np.ndarray, other: np.ndarray) -
     return {
         "cosine": threshold,
         "share": share.to_json(),
-        "suspicious": share.value > SUSPICIOUS,
+        "suspicious": share.value is not None and share.value > SUSPICIOUS,
         "top1_with": clustered_share(right[twin], ones[twin], group[twin]).to_json(),
         "top1_without": clustered_share(right[~twin], ones[~twin], group[~twin]).to_json(),
     }
@@ -107,7 +107,7 @@ def _features_at(store: FeatureStore, rows: np.ndarray) -> np.ndarray:
 
 
 def _fitted(stores: Sequence[FeatureStore]) -> Iterator[tuple[slice, np.ndarray]]:
-    """Blocks of rows of train and reserve, and which of them are fitted and readable in every file."""
+    """Blocks of rows of train and reserve; which of them are fitted and readable in every file."""
     spans = [stores[0].of_split(split) for split in ("train", "reserve")]
     with progress(sum(span.stop - span.start for span in spans), "near twins", "img") as bar:
         for span in spans:

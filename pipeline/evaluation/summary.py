@@ -13,6 +13,13 @@ SYSTEMS = {
 CHANGES = {
     "two_stage_over_shifted": "two-stage over shifted",
     "published_over_stage1": "published over stage 1",
+    "two_stage_over_published": "two-stage over published",
+}
+RIVALS = {
+    "head_train": "head refitted on train",
+    "head_all": "refitted on all",
+    "logistic": "logistic, all views",
+    "neighbours": "neighbours",
 }
 METRICS = {"top1": "top-1", "top5": "top-5", "macro_f1": "macro F1"}
 NOTHING = "no items"
@@ -26,11 +33,30 @@ def summary(metrics: dict[str, Any]) -> str:
         for mix in ("natural", "balanced"):
             lines += _mix(unit, mix, metrics[unit][mix])
         lines += _unit(unit, metrics[unit])
+    lines += _rivals(metrics["image"]["natural"])
     lines.append("macro F1 in either mix is over the categories of the balanced mix")
     lines += _promises(metrics["promises"])
+    lines += corrected_lines(metrics.get("corrected_labels"))
     lines += _without_photo(metrics["without_photo"]) + _near_twins(metrics["near_twins"])
     lines.append(f"seconds: {metrics['seconds']:.1f}")
     return "\n".join(lines)
+
+
+def corrected_lines(found: dict[str, Any] | None) -> list[str]:
+    """How much of top-1 stands on corrected test labels; no line without any."""
+    if not found:
+        return []
+    now, before = found["top1"], found["top1_by_labels_before"]
+    gain = 100 * (now["value"] - before["value"])
+    lines = [
+        f"corrected labels: {found['test_products']} test products; two-stage top-1 per product "
+        f"{_share(now)} by the labels now,",
+        f"  {_share(before)} by those before: {gain:+.1f} percentage points stand on corrected "
+        "test labels",
+    ]
+    if found["previous"]:
+        lines.append(f"  the evaluation before this one had {_share(found['previous'])}")
+    return lines
 
 
 def _stage2(found: dict[str, Any]) -> str:
@@ -50,18 +76,31 @@ def _mix(unit: str, mix: str, found: dict[str, Any]) -> list[str]:
         else f" of >= {counts['min_support']} independent products"
     )
     lines = [f"  per {unit}, {mix} mix ({size})"]
-    for system, label in SYSTEMS.items():
+    for system, label in (SYSTEMS | RIVALS).items():
         if system in found:
             lines.append(
                 _row(f"{label:>{_LABEL}}", [_share(found[system][metric]) for metric in METRICS])
             )
-    for change, label in CHANGES.items():
+    over = {f"two_stage_over_{rival}": f"two-stage over {rival}" for rival in RIVALS}
+    for change, label in (CHANGES | over).items():
         if change in changes:
             lines.append(
                 _row(f"{label:>{_LABEL}}", [_points(changes[change][metric]) for metric in METRICS])
                 + " points"
             )
     return lines
+
+
+def _rivals(natural: dict[str, Any]) -> list[str]:
+    """What the rivals are, if there are any."""
+    if not natural.keys() & RIVALS.keys():
+        return []
+    return [
+        "rivals, each shifted to the target mix on val_b: head_train, head_all: a logistic "
+        "regression in the place of stage 1's",
+        "  head, fitted on train or on all that the pool saw; logistic: on all views; neighbours: "
+        "their votes",
+    ]
 
 
 def _row(label: str, values: Iterable[str]) -> str:
@@ -84,25 +123,31 @@ def _points(found: dict[str, Any]) -> str:
 
 def _unit(unit: str, found: dict[str, Any]) -> list[str]:
     fixed, broken = found["fixed"], found["broken"]
-    errors = {
-        label: found["ece"][system] for system, label in SYSTEMS.items() if system in found["ece"]
-    }
     ece = ", ".join(
-        f"{label} {NOTHING if error is None else f'{error:.4f}'}" for label, error in errors.items()
+        f"{label} {_error(found['ece'][system])}"
+        for system, label in SYSTEMS.items()
+        if system in found["ece"]
     )
+    ece += f"; by chance {_error(found['ece_by_chance']['two_stage'])}"
     return [
         f"  per {unit}: {fixed} {unit}s fixed, {broken} broken, net {fixed - broken:+}",
         *_changed(unit, found["categories_changed"]),
-        f"  per {unit}: expected calibration error, natural mix: {ece}",
+        f"  per {unit}: expected calibration error: {ece}",
         *_by_link(unit, found["linked"]),
     ]
 
 
+def _error(error: float | None) -> str:
+    return NOTHING if error is None else f"{error:.4f}"
+
+
 def _changed(unit: str, found: dict[str, Any]) -> list[str]:
     return [
-        f"  per {unit}: {len(found['better'])} categories significantly better with stage 2, {len(found['worse'])} worse",
-        f"  per {unit}: of {found['moved']} categories that moved, one would have been called worse from {found['needed']} of "
-        f"{found['needed']} products broken; {found['noticeable']} have so many",
+        f"  per {unit}: {len(found['better'])} categories significantly better with stage 2, "
+        f"{len(found['worse'])} worse",
+        f"  per {unit}: of {found['moved']} categories that moved, one would have been called "
+        f"worse from {found['needed']} of {found['needed']} products broken; "
+        f"{found['noticeable']} have so many",
     ]
 
 
@@ -146,14 +191,17 @@ def _without_photo(count: int) -> list[str]:
 
 def _near_twins(found: dict[str, Any]) -> list[str]:
     share = found["share"]
-    where = f"cosine > {found['cosine']:.3f} in {found['networks']} network(s)"
+    criterion = f"cosine > {found['cosine']:.3f} in {found['networks']} network(s)"
     lines = [
-        f"near twins: {_percent(share)} of {share['n']} sampled test photos have one among other products' fitted ({where})"
+        f"near twins: {_percent(share)} of {share['n']} sampled test photos have one among other "
+        f"products' fitted ({criterion})"
     ]
     if found["suspicious"]:
         lines += [
-            "  WARNING: if twins show one thing or come from one round through the shop, new products will be sorted less well;",
-            f"  two-stage top-1 per image: {_share(found['top1_with'])} with a twin, {_share(found['top1_without'])} without",
+            "  WARNING: if twins show one thing or come from one round through the shop, new "
+            "products will be sorted less well;",
+            f"  two-stage top-1 per image: {_share(found['top1_with'])} with a twin, "
+            f"{_share(found['top1_without'])} without",
         ]
     return lines
 

@@ -38,6 +38,7 @@ ANSWERS = (
     "stage1_cnn/head.py",
     "stage2_xgb/__init__.py",
     "stage2_xgb/bundle.py",
+    "stage2_xgb/crossfit.py",
     "stage2_xgb/expert_pool.py",
     "stage2_xgb/experts.py",
     "stage2_xgb/gate.py",
@@ -128,8 +129,8 @@ def _networks(run: RunFolder, model: TwoStageModel) -> dict[str, Predictor]:
         if network is None:
             retrain = run.command("stage2", "--set", "views={}", "--rebuild")
             raise ShelfsortError(
-                f"{run.stage2}: view {name} reads texts, but an exported model reads photos "
-                f"alone; train without it: {retrain}"
+                f"{run.stage2}: view {name} is no network, but an exported model answers by "
+                f"networks alone; train without it: {retrain}"
             )
         networks[name] = network
     return networks

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import bson
 import numpy as np
 
-from catalog.artifacts import atomic_path
+from catalog.artifacts import atomic_path, require_own
 from catalog.errors import ShelfsortError
 from catalog.image_table import POSITIONS, ImageTable
 from catalog.progress import progress
@@ -137,8 +137,9 @@ def pack_tree(folder: Path, out: Path) -> tuple[int, int]:
     photos of one product; its id is that name if all names are numbers, else a hash of its path.
     Categories are those of the tree's category_names.csv, by the id at the end of the folder's
     name; without it they are numbered in the order of the names. Raises ShelfsortError if a photo
-    lies in no folder, or a folder belongs to no category.
+    lies in no folder, or a folder belongs to no category, or if `out` has files of these names.
     """
+    require_own(out, [], ["train.bson", NAMES])
     source = read_folder(str(folder))
     names = source.names or tuple(map(str, source.product_id.tolist()))
     if loose := [name for name in names if "/" not in name]:

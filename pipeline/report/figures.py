@@ -59,7 +59,7 @@ def _per_category(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     axes, rows = figure.add_subplot(), run.categories(run.unit)
     size = 6 + 60 * np.sqrt(rows["support"] / max(1, rows["support"].max()))
     level1 = run.taxonomy.families[:, 0]
-    starts = np.flatnonzero(np.r_[True, level1[1:] != level1[:-1]])
+    starts = np.flatnonzero(np.r_[True, level1[1:] != level1[:-1]]).tolist()
     for number, (start, stop) in enumerate(zip(starts, [*starts[1:], len(level1)], strict=True)):
         if number % 2:
             axes.axvspan(start - 0.5, stop - 0.5, color="#f2f1ed", zorder=0)
@@ -157,7 +157,7 @@ def _icicle_row(
     left = np.concatenate([[0], np.cumsum(width)])[:-1]
     color: Colormap = ACCURACY
     edge = 0.8 if len(cuts) < 400 else 0.0
-    for x, w, h, first in zip(left, width, hits, cuts, strict=True):
+    for x, w, h, first in zip(left, width, hits, cuts.tolist(), strict=True):
         if not w:
             continue
         axes.add_patch(

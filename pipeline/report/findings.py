@@ -1,13 +1,16 @@
 """What the report says beyond the evaluation's own tables. It is stored beside them, and the page
 is made from what is stored:
 
-evaluation/hierarchy.parquet each node of the hierarchy: what every system loses there
-(pipeline.report.hierarchy) evaluation/report.json       accuracy per level, coverage, reliability,
-distances of errors, health of the data, training evaluation/catalogue.parquet images and products
-of each category in the whole catalogue evaluation/review.parquet    labels that are likely wrong
+- evaluation/hierarchy.parquet: each node of the hierarchy, and what every system loses there
+  (pipeline.report.hierarchy)
+- evaluation/report.json: accuracy per level, coverage, reliability, distances of errors, health of
+  the data, training
+- evaluation/catalogue.parquet: images and products of each category in the whole catalogue
+- evaluation/review.parquet: labels that are likely wrong (pipeline.report.label_issues)
 """
 
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas
@@ -20,9 +23,10 @@ from pipeline.decisions import heldout
 from pipeline.evaluation.measures import paired_change, reliability
 from pipeline.report.evaluated_run import SYSTEMS, EvaluatedRun
 from pipeline.report.hierarchy import hierarchy
+from pipeline.report.label_issues import review_table
 from pipeline.scoring import coverage
 
-SCHEMA = 3
+SCHEMA = 4
 FEW_IMAGES = 20
 """Categories that were trained on fewer images than this are listed as too small."""
 LISTED = 2000
@@ -49,7 +53,7 @@ def findings_of(run: EvaluatedRun) -> dict:
 
 def write_findings(run: EvaluatedRun) -> dict:
     """Computes and stores the four files; returns the content of report.json."""
-    found = {
+    found: dict[str, Any] = {
         "schema": SCHEMA,
         "evaluation": fingerprint(run.metrics),
         "unit": run.unit,
@@ -60,13 +64,8 @@ def write_findings(run: EvaluatedRun) -> dict:
         found[str(unit)] = {system: system_findings(items, system, families) for system in SYSTEMS}
         found[str(unit)]["changes"] = changes(items, families)
     found["coverage_val_b"] = coverage_on_val_b(run)
-    review = pandas.concat(
-        [
-            doubtful_labels(run.items[run.items["unit"] == run.unit], len(run.taxonomy)),
-            _conflicts(run),
-        ]
-    )
-    found["health"] = _health(run, review)
+    review, judged = review_table(run)
+    found["health"] = _health(run, review) | {"labels_judged": judged}
     found["training"] = {"epochs": run.epochs, "seconds": run.seconds}
     tables = {
         "catalogue.parquet": _catalogue(run),
@@ -159,67 +158,6 @@ def distances(steps: np.ndarray) -> list[dict]:
         {"low": low, "high": high, "n": int(n)}
         for (low, high), n in zip(edges, counts, strict=True)
     ]
-
-
-def doubtful_labels(items: pandas.DataFrame, classes: int) -> pandas.DataFrame:
-    """Labels that the model contradicts with confidence, the surest first.
-
-    Confident learning (Northcutt, Jiang and Chuang, 2021): a class's threshold is its mean
-    self-confidence, the mean probability of the class over the items that carry its label. An item
-    is doubtful when its answer is another class whose threshold the answer's probability reaches;
-    the ranking is by normalised margin, the label's probability less the answer's.
-    """
-    truth, answer = items["class_index"].to_numpy(), items["two_stage_class"].to_numpy()
-    own = items["two_stage_true_confidence"].to_numpy(dtype=np.float64)
-    confidence = items["two_stage_confidence"].to_numpy(dtype=np.float64)
-    support = np.bincount(truth, minlength=classes)
-    threshold = np.bincount(truth, weights=own, minlength=classes) / np.maximum(support, 1)
-    doubtful = np.flatnonzero(
-        (truth != answer) & (support[answer] > 0) & (confidence >= threshold[answer])
-    )
-    doubtful = doubtful[np.argsort(own[doubtful] - confidence[doubtful], kind="stable")]
-    return pandas.DataFrame(
-        {
-            "kind": "doubt",
-            "group": np.arange(len(doubtful)),
-            "item_id": items["item_id"].to_numpy()[doubtful],
-            "product_id": items["product_id"].to_numpy()[doubtful],
-            "class_index": truth[doubtful].astype(np.int32),
-            "suggested_class": answer[doubtful].astype(np.int32),
-            "self_confidence": own[doubtful],
-            "suggested_confidence": confidence[doubtful],
-            "threshold": threshold[answer[doubtful]],
-            "margin": own[doubtful] - confidence[doubtful],
-        }
-    )
-
-
-def _conflicts(run: EvaluatedRun) -> pandas.DataFrame:
-    """Products that show the same picture under different categories, a row an image, groups ranked
-    by the least believed label.
-
-    Only evaluated products have probabilities; groups without one come last.
-    """
-    if run.store is None:
-        return pandas.DataFrame()
-    rows = pandas.DataFrame(run.store.conflicts()._asdict())
-    rows = rows.rename(columns={"group": "picture", "image_id": "item_id"})
-    items = (
-        run.items[run.items["unit"] == run.unit]
-        .drop_duplicates("product_id")
-        .set_index("product_id")
-    )
-    judged = items.reindex(rows["product_id"]).reset_index(drop=True)
-    rows["suggested_class"] = judged["two_stage_class"].fillna(-1).astype(np.int32)
-    rows["self_confidence"] = judged["two_stage_true_confidence"].astype(np.float64)
-    rows["suggested_confidence"] = judged["two_stage_confidence"].astype(np.float64)
-    rows["margin"] = rows["self_confidence"] - rows["suggested_confidence"]
-    doubt = rows.groupby("picture")["self_confidence"].transform("min").fillna(2.0)
-    rows = rows.assign(doubt=doubt).sort_values(["doubt", "picture", "item_id"], kind="stable")
-    rows["group"] = pandas.factorize(rows["picture"])[0]
-    return rows.assign(kind="conflict", class_index=rows["class_index"].astype(np.int32)).drop(
-        columns=["picture", "doubt"]
-    )
 
 
 def _catalogue(run: EvaluatedRun) -> pandas.DataFrame:

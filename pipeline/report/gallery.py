@@ -39,13 +39,17 @@ def make_gallery(
     """Thumbnails of at most `budget` bytes: likely label errors first, then round by round the
     wrong and the most uncertain products of each category, those that lose most products first.
     Without a store the gallery is empty."""
-    products, counts, sizes, parts = [], [], [], []
+    if store is None:
+        nothing = np.zeros(1, dtype=np.uint32)
+        return Gallery(np.zeros(0), nothing, nothing, b"")
+    products: list[int] = []
+    counts: list[int] = []
+    sizes: list[int] = []
+    parts: list[bytes] = []
     left = budget
-    order = list(_in_order(items, review)) if store else []
-    side = (
-        _side(store, order, int((items["two_stage_class"] != items["class_index"]).sum()), budget)
-        if store
-        else SIDES[-1]
+    order = list(_in_order(items, review))
+    side = _side(
+        store, order, int((items["two_stage_class"] != items["class_index"]).sum()), budget
     )
     for product_id in order:
         thumbnails = [

@@ -8,6 +8,7 @@ or, inside the base64 of the data, to be set as text by the scripts.
 """
 
 import base64
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
@@ -22,6 +23,7 @@ from markupsafe import Markup
 from catalog.artifacts import fingerprint, write_text
 from catalog.errors import ConfigError
 from catalog.image_table import POSITIONS
+from catalog.splits import SPLITS
 from pipeline.report.columns import pack, plain, share, unsigned
 from pipeline.report.evaluated_run import SYSTEMS, EvaluatedRun
 from pipeline.report.figures import write_figures
@@ -36,6 +38,7 @@ SCRIPTS = (
     "chart",
     "picker",
     "viewer",
+    "judgements",
     "gallery",
     "overview",
     "plot",
@@ -121,6 +124,9 @@ def _one_decimal(value: float) -> Decimal:
 
 def _render(run: EvaluatedRun, findings: dict, data: bytes, gallery: Gallery) -> str:
     index = {"product": gallery.product_id, "starts": gallery.starts, "offsets": gallery.offsets}
+    script = "\n".join(
+        ['"use strict";', *((TEMPLATES / f"{name}.js").read_text("utf-8") for name in SCRIPTS)]
+    )
     return (
         _environment()
         .get_template("report.html.j2")
@@ -129,17 +135,22 @@ def _render(run: EvaluatedRun, findings: dict, data: bytes, gallery: Gallery) ->
             unit=run.unit,
             about=_about(run),
             headline=_headline(run, findings),
+            policy=_policy(script),
             style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-            echarts=Markup((TEMPLATES / "echarts.min.js").read_text(encoding="utf-8")),
-            script=Markup(
-                "\n".join(
-                    (TEMPLATES / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS
-                )
-            ),
+            script=Markup(script),
             data=data.decode(),
             photo_index=pack({}, index).decode(),
             photos=base64.b64encode(gallery.data).decode(),
         )
+    )
+
+
+def _policy(script: str) -> str:
+    """The content policy: only this script runs, nothing is fetched and nothing is sent."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -169,6 +180,7 @@ def _values(run: EvaluatedRun, others: list[EvaluatedRun], findings: dict) -> di
     return plain(
         {
             "unit": run.unit,
+            "splits": [*SPLITS, "not judged"],
             "name": run.name,
             "findings": findings,
             "sets": run.sets,
@@ -227,7 +239,7 @@ def _about(run: EvaluatedRun) -> dict[str, str]:
     return {
         "Run": run.name,
         "Model": run.backbone,
-        "Evaluated": f"{made:%d %B %Y}".lstrip("0"),
+        "Evaluation written": f"{made:%d %B %Y}".lstrip("0"),
         "Code": run.revision,
         "Data": _data(run),
     }
@@ -313,14 +325,21 @@ def _item_columns(items: pandas.DataFrame) -> dict[str, np.ndarray]:
     return columns
 
 
+def split_numbers(names: pandas.Series) -> np.ndarray:
+    """Place in SPLITS of each split's name [N]; len(SPLITS) if it is not known."""
+    places = {name: number for number, name in enumerate(SPLITS)}
+    return names.map(places).fillna(len(SPLITS)).to_numpy(dtype=np.int64)
+
+
 def _review_columns(review: pandas.DataFrame) -> dict[str, np.ndarray]:
-    columns = {}
+    columns: dict[str, np.ndarray] = {}
     for kind in ("doubt", "conflict"):
         rows = review[review["kind"] == kind].head(REVIEW_ROWS)
         columns |= {
             f"{kind}.product": rows["product_id"].to_numpy(dtype=np.float64),
             f"{kind}.item": rows["item_id"].to_numpy(dtype=np.float64),
             f"{kind}.group": unsigned(rows["group"].to_numpy()),
+            f"{kind}.split": unsigned(split_numbers(rows["split"])),
             f"{kind}.true": unsigned(rows["class_index"].to_numpy()),
             f"{kind}.suggested": rows["suggested_class"].to_numpy(dtype=np.int32),
             f"{kind}.own": share(rows["self_confidence"].to_numpy()),

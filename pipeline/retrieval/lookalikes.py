@@ -19,7 +19,6 @@ import pyarrow.parquet
 import xxhash
 
 from catalog.artifacts import (
-    atomic_path,
     fingerprint,
     read_json,
     require_same,
@@ -32,6 +31,7 @@ from catalog.progress import progress
 from catalog.sources.dump_index import partition
 from catalog.sources.photo_list import Photos
 from catalog.sources.source import ProductSource
+from catalog.tables import write_table
 from features.neighbours import unit
 from pipeline.config import ScoreConfig
 from pipeline.scoring.lanes import ordered
@@ -133,7 +133,7 @@ def find_lookalikes(
     """
     batch_size = config.batch_size_on(predictor.compute.device.type)
     compare = partial(_table, predictor, listed, threshold, batch_size, lanes)
-    origin: dict[str, Any] = {
+    origin = {
         "schema": SCHEMA,
         "dump": source.fingerprint,
         "checkpoint": predictor.fingerprint,
@@ -146,16 +146,15 @@ def find_lookalikes(
     with progress(len(source), "lookalikes", "product") as bar:
         for number, (start, stop) in enumerate(partition(source.length, config.part_mb * 2**20)):
             path = out / f"lookalikes-{number:05d}.parquet"
-            part = _finished(path, origin)
-            if part is None:
-                part, lost = compare(source[start:stop])
-                _write_part(path, part, origin, lost)
+            table = _finished(path, origin)
+            if table is None:
+                table, lost = compare(source[start:stop])
+                _write_part(path, table, origin, lost)
                 unreachable += lost
-            matches += part["match"].to_numpy().sum()
-            unreadable += part["unreadable"].to_numpy().sum()
+            matches += int(table["match"].to_numpy().sum())
+            unreadable += int(table["unreadable"].to_numpy().sum())
             bar.update(stop - start)
-    scanned = len(source), len(source.rejects)
-    totals = LookalikeTotals(*scanned, int(matches), int(unreadable), unreachable)
+    totals = LookalikeTotals(len(source), len(source.rejects), matches, unreadable, unreachable)
     write_json(out / "_LOOKALIKES", {"made_from": origin, **asdict(totals)})
     return totals
 
@@ -230,8 +229,7 @@ def _best(owner: np.ndarray, cosine: np.ndarray, owners: int) -> np.ndarray:
 
 
 def _write_part(path: Path, part: pyarrow.Table, origin: dict[str, Any], unreachable: int) -> None:
-    with atomic_path(path) as temporary:
-        pyarrow.parquet.write_table(part, temporary)
+    write_table(path, part)
     write_json(
         path.with_suffix(".json"),
         {"made_from": origin, "unreachable": unreachable, "sha256": sha256_file(path)},

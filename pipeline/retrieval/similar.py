@@ -19,7 +19,7 @@ from catalog.taxonomy import Category, Taxonomy
 from features.extract import extract, made_from
 from features.similar import SHORTLIST, SimilarIndex, build
 from features.store import FeatureStore
-from features.writer import discard
+from features.writer import discard_partial
 from pipeline.networks import open_network
 from pipeline.run_folder import RunFolder
 from stage1_cnn.predict import Predictor, photo_features
@@ -98,8 +98,8 @@ def _extract_again(predictor: Predictor, run: RunFolder, path: Path, rebuild: bo
     resumes."""
     run.store.verify()
     if rebuild:
-        discard(path)
-    if not path.exists():
+        discard_partial(path)
+    if rebuild or not path.exists():
         extract(predictor, run.store, path, batch_size=_BATCH)
 
 

@@ -20,14 +20,17 @@ from pipeline.scoring.predictions import PREDICTIONS, category_path
 class Comparison:
     """Top-1 of the labelled products that count: stage 1, the shifted stage 1, both stages, and the
     change of the last two, as `evaluate` has them. A product counts if a photo of it can be read
-    and shows something; `without_photo` is how many don't. `accepted`: the share of right answers
-    among those that a rule accepts, in `all` and by level; empty if there is no rule."""
+    and shows something, and the model knows its category: `without_photo` is how many have no such
+    photo, `unknown` how many of the others are of categories that no answer could name. `accepted`:
+    the share of right answers among those that a rule accepts, in `all` and by level; empty if
+    there is no rule."""
 
     stage1: Estimate
     shifted: Estimate
     two_stage: Estimate
     change: Estimate
     without_photo: int
+    unknown: int
     accepted: Mapping[str, Estimate]
 
     def systems(self) -> dict[str, Estimate]:
@@ -36,11 +39,12 @@ class Comparison:
 
     def lines(self) -> Iterator[str]:
         """For a terminal."""
-        left_out = (
-            f"; {self.without_photo} more have no photo that can be read and shows something, and "
-            "don't count"
-            if self.without_photo
-            else ""
+        apart = {
+            "have no photo that can be read and shows something": self.without_photo,
+            "are of categories that the model doesn't know": self.unknown,
+        }
+        left_out = "".join(
+            f"; {count} more {why}, and don't count" for why, count in apart.items() if count
         )
         if not self.two_stage.n:
             yield f"top-1: no labelled product to count{left_out}"
@@ -71,9 +75,11 @@ def labels_of(source: ProductSource) -> dict[int, int]:
     return dict(zip(ids.tolist(), source.category_id[labelled][first].tolist(), strict=True))
 
 
-def labels_in(source: ProductSource, labels: dict[int, int], path: Path) -> dict[int, int]:
+def labels_in(
+    source: ProductSource, labels: dict[int, int], path: Path, taxonomy: Taxonomy
+) -> dict[int, int]:
     """Those labels of the file `path` whose product stands in the source, readable or not. Raises
-    ShelfsortError where none does."""
+    ShelfsortError if there are none, or all are of categories that the taxonomy doesn't have."""
     products = chain(source.product_id.tolist(), (reject.product_id for reject in source.rejects))
     known = {product: labels[product] for product in products if product in labels}
     if not known:
@@ -81,11 +87,22 @@ def labels_in(source: ProductSource, labels: dict[int, int], path: Path) -> dict
         raise ShelfsortError(
             f"{path}: expected labels of the products in {place}, found {len(labels)} of others alone"
         )
+    if not _known(known, taxonomy).any():
+        raise ShelfsortError(
+            f"{path}: expected categories of the run, found {len(known)} labels of others alone, "
+            f"such as category_id {next(iter(known.values()))}; "
+            "give the labels that belong to the run's category_names.csv"
+        )
     return known
 
 
+def _known(labels: dict[int, int], taxonomy: Taxonomy) -> np.ndarray:
+    """Which of the labels are of categories of the taxonomy, bool [N]."""
+    return taxonomy.class_index(np.array(list(labels.values()), dtype=np.int64)) >= 0
+
+
 def compare(out: Path, labels: dict[int, int], taxonomy: Taxonomy) -> Comparison:
-    """Compares all parts in the folder `out` with labels."""
+    """Compares all parts in the folder `out` with labels, of a model with these categories."""
     columns = ["product_id", "stage1_category_id", "shifted_category_id", "category_id", "blank"]
     columns += ["level", "category_path", "accepted"]
     parts = [
@@ -94,16 +111,19 @@ def compare(out: Path, labels: dict[int, int], taxonomy: Taxonomy) -> Comparison
     ]
     table = pyarrow.concat_tables([PREDICTIONS.empty_table().select(columns), *parts]).to_pandas()
     table = table[table["product_id"].isin(labels.keys()) & ~table["blank"]]
+    seen, known = len(table), np.array(list(labels))[_known(labels, taxonomy)]
+    table = table[table["product_id"].isin(known)]
     truth = table["product_id"].map(labels)
     right = {
         name: (table[f"{name}category_id"] == truth).to_numpy()
         for name in ("stage1_", "shifted_", "")
     }
     ones, product = np.ones(len(table)), np.arange(len(table))
-    shares = (clustered_share(hit, ones, product) for hit in right.values())
+    stage1, shifted, two_stage = (clustered_share(hit, ones, product) for hit in right.values())
     change = clustered_change(right[""].astype(np.float64) - right["shifted_"], ones, product)
-    without_photo = len(labels) - len(table)
-    return Comparison(*shares, change, without_photo, _accepted(table, truth.to_numpy(), taxonomy))
+    without_photo, unknown = len(labels) - seen, seen - len(table)
+    accepted = _accepted(table, truth.to_numpy(), taxonomy)
+    return Comparison(stage1, shifted, two_stage, change, without_photo, unknown, accepted)
 
 
 def _accepted(

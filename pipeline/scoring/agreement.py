@@ -1,5 +1,5 @@
-"""Answers that are computed otherwise than what was evaluated (another precision, device or
-runtime): how far apart the two are, measured on products of val_b in the run's own store."""
+"""How well scoring agrees with evaluation if it computes in another precision, on another device or
+with another runtime: measured on products of val_b in the run's own store."""
 
 import logging
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from stage1_cnn.predict import Predictor, photo_features
 from stage2_xgb.items import Pooled
 
 PHOTOS = 256
-"""Photos that are computed again, at most: seconds, where a network has to be."""
+"""At most so many photos are computed again, which takes seconds."""
 _BATCH, _SHARE = 32, 0.99
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of so many products: how many get the same category both ways, and how far apart the
-    confidences of the likeliest category are, of 99% of the products and at most."""
+    """Of `products`, how many get the same category both ways (`same`), and how far apart the
+    confidences of the top category are: of 99% of the products (`most_of_99`) and of all."""
 
     products: int
     same: int
@@ -45,14 +45,15 @@ class Agreement:
     def text(self) -> str:
         """For the terminal."""
         return (
-            f"of {self.products} products of val_b {self.same} ({self.same / self.products:.1%}) get the same category, their "
-            f"confidences within {self.most_of_99:.5f} for 99% and {self.most:.5f} for all"
+            f"of {self.products} products of val_b {self.same} ({self.same / self.products:.1%}) "
+            f"get the same category, their confidences within {self.most_of_99:.5f} for 99% and "
+            f"{self.most:.5f} for all"
         )
 
 
 def warn_of_other_arithmetic(run: RunFolder, model: TwoStageModel, photos: int = PHOTOS) -> None:
-    """Logs in what the model computes otherwise than what was evaluated, and how well the two
-    agree; nothing where it computes alike."""
+    """Logs how the model's arithmetic differs from the evaluated one's, and how well the two agree;
+    logs nothing if it doesn't differ."""
     evaluated = model.bundle.made_from.get("computed_with", {})
     networks = {name: network for name, network in model.networks.items() if network}
     now = {name: network.computed_with for name, network in networks.items()}
@@ -72,10 +73,11 @@ def warn_of_other_arithmetic(run: RunFolder, model: TwoStageModel, photos: int =
 
 
 def measure(run: RunFolder, model: TwoStageModel, photos: int = PHOTOS) -> Agreement:
-    """What `model` answers to about so many photos of val_b against what the run's features give.
+    """Compares the model's answers to about so many photos of val_b, decoded again, with its
+    answers to the run's stored features.
 
-    Raises ArtifactError where the store or the features are not at hand, are others than stage 2's,
-    or have nothing on val_b.
+    Raises ArtifactError if the store or the features are missing, are not those that stage 2 was
+    trained on, or have nothing on val_b.
     """
     stores = [_features(run, model, name) for name in model.networks]
     rows = _sample(stores, photos)
@@ -87,18 +89,18 @@ def measure(run: RunFolder, model: TwoStageModel, photos: int = PHOTOS) -> Agree
     ]
     table = stores[0].table[rows]
     answers = [
-        model.answer(Pooled.images(table, features, model.predictors[0].head), "product").two_stage
+        model.answer(Pooled.images(table, features, model.network.head), "product").two_stage
         for features in (stored, computed)
     ]
     return Agreement.between(*answers)
 
 
 def _features(run: RunFolder, model: TwoStageModel, name: str) -> FeatureStore:
-    part = run.view(name)
+    view_folder = run.view(name)
     if not run.store_path.exists():
         raise ArtifactError(run.store_path, "no such file; copy the whole run folder", "ingest")
-    part.features.require(model.bundle.made_from["views"][name])
-    return part.features
+    view_folder.features.require(model.bundle.made_from["views"][name])
+    return view_folder.features
 
 
 def _sample(stores: list[FeatureStore], photos: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from catalog.artifacts import sha256_file
 from catalog.errors import ShelfsortError
 from catalog.image_table import image_ids
 from catalog.labels import read_labels
+from catalog.sources.damage import require_whole
 from catalog.sources.source import ProductSource, open_source
 from pipeline.config import RunConfig
 from pipeline.decisions import heldout
@@ -62,14 +63,21 @@ class ScoreJob:
         }
         return cls(run, config, model, checksums, fallback, labels, given, judges)
 
-    def source(self, paths: Sequence[str], out: Path) -> tuple[ProductSource, dict[int, int]]:
+    def source(
+        self, paths: Sequence[str], out: Path, accept_damage: bool
+    ) -> tuple[ProductSource, dict[int, int]]:
         """What is to be scored, and the true category ids of it that are known. Raises
-        ShelfsortError where the labels are of other products, and where the source lacks what a
-        view reads."""
+        ShelfsortError if the labels are of other products, if the source has no readable product or
+        lacks what a view reads, and if a file of it is damaged, unless `accept_damage`."""
         source = open_source(
             paths, out / "dumps", self.config.catalog.text if self.model.text_view else None
         )
-        truth = labels_in(source, self.given, self.labels) if self.labels else labels_of(source)
+        require_whole(paths[0], len(source), source.rejects, accept_damage)
+        truth = (
+            labels_in(source, self.given, self.labels, self.model.taxonomy)
+            if self.labels
+            else labels_of(source)
+        )
         self._require_texts(source)
         warn_of_other_arithmetic(self.run, self.model)
         for file in self.model.vector_files:
@@ -96,14 +104,14 @@ class ScoreJob:
             Lanes(self.model, lanes) if client is None else self._workers(source, client)
         )
         made_with = {f"vectors.{name}": sha256_file(path) for name, path in vectors.items()}
-        made_with["precision"] = self.model.predictors[0].compute.precision
+        made_with["precision"] = self.model.network.compute.precision
         checksums, digests = self.checksums | made_with, self.run.store.digests()
         return Scorer(engine, checksums, self.fallback, digests, self.judges)
 
     def _workers(self, source: ProductSource, client: Any) -> Engine:
         from pipeline.scoring.workers import ModelPlace, Workers
 
-        vectors, precision = self.config.score.vectors, self.model.predictors[0].compute.precision
+        vectors, precision = self.config.score.vectors, self.model.network.compute.precision
         folder = str(self.run.folder.absolute())
         place = ModelPlace(
             folder, **self.checksums, device=self.config.stage1.device, precision=precision

@@ -1,15 +1,19 @@
-"""The engine that scores in this process: one reader, and a lane a core that decodes, infers and
-refines groups of products.
+"""The engine that scores in this process: one reader, and one lane per core that decodes, infers
+and refines groups of products.
 
-A lane is a thread with single-threaded arithmetic, so that nothing waits for anything: while one
-decodes another computes, and the reader and the writer run beside both. Groups never cross
+A lane is a thread with single-threaded arithmetic, so that lanes never wait for each other: while
+one decodes another computes, and the reader and the writer run beside both. Groups never cross
 partitions and batches never cross groups, so that neither the number of lanes nor the engine
 changes a result.
+
+A photo that can't be decoded (`catalog.images.decode` raises ImageError, `TwoStageModel.read`
+returns it) becomes a row of the rejects with its reason; its product is answered from its other
+photos, and is itself rejected, as `no_readable_image`, if it has none. Workers run these lanes too.
 """
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -21,6 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from catalog.errors import ImageError
 from catalog.image_table import POSITIONS
+from catalog.images import lacks_end
 from catalog.sources.dump_index import partition
 from catalog.sources.photo_list import Photos
 from catalog.sources.source import ProductSource
@@ -88,15 +93,23 @@ class Task:
             "detail": detail,
         }
 
+    def reject_whole(self, row: int) -> dict[str, Any]:
+        """A row of the rejects for a product without an answer."""
+        if row in self.deadly:
+            return self.reject(row, -1, KILLS_WORKER, "scoring it ends the worker process")
+        return self.reject(row, -1, "no_readable_image", "no image of the product can be read")
+
 
 Group = tuple[Task, np.ndarray, list[tuple[Photos, str]]]
 """Some rows of a task, with the photos and the text of each."""
 
 
 class Engine(Protocol):
-    """Scores tasks, in any order."""
+    """Scores tasks."""
 
-    def __call__(self, tasks: Iterable[Task], config: ScoreConfig) -> Iterator[Part]: ...
+    def __call__(self, tasks: Iterable[Task], config: ScoreConfig) -> Iterator[Part]:
+        """One part per task, in any order."""
+        ...
 
 
 @dataclass
@@ -107,6 +120,7 @@ class _Scored:
     features: pyarrow.Table
     rejects: list[dict[str, Any]]
     images: int
+    repaired: int
     digests: list[int]
 
 
@@ -119,12 +133,12 @@ class Lanes:
     def __call__(self, tasks: Iterable[Task], config: ScoreConfig) -> Iterator[Part]:
         """Parts in the order of the tasks; groups of the next task are under way before a task is
         finished."""
-        config = config.on(self.model.predictors[0].compute.device.type)
+        batch_size = config.batch_size_on(self.model.network.compute.device.type)
         waiting: deque[tuple[Task, int]] = deque()
 
         def groups() -> Iterator[Group]:
             for task in tasks:
-                rows = list(task.groups(_BATCHES * config.batch_size))
+                rows = list(task.groups(_BATCHES * batch_size))
                 waiting.append((task, len(rows)))
                 for group in rows:
                     yield (
@@ -134,7 +148,7 @@ class Lanes:
                     )
 
         def score(group: Group) -> _Scored:
-            return score_group(self.model, group, config)
+            return score_group(self.model, group, batch_size, config)
 
         with contextlib.closing(ordered(score, groups(), self.lanes)) as results:
             done: list[_Scored] = []
@@ -170,12 +184,13 @@ class Lanes:
             features if config.features else None,
             pyarrow.Table.from_pylist(rejects, schema=REJECTS),
             sum(group.images for group in scored),
+            sum(group.repaired for group in scored),
             digests,
             tuple(sorted(self.model.bundle.broken)),
         )
 
 
-def ordered(function: Callable[[T], U], items: Iterable[T], lanes: int) -> Iterator[U]:
+def ordered(function: Callable[[T], U], items: Iterable[T], lanes: int) -> Generator[U]:
     """The results of `function` in the order of `items`, computed by `lanes` threads of
     single-threaded arithmetic.
 
@@ -195,8 +210,11 @@ def ordered(function: Callable[[T], U], items: Iterable[T], lanes: int) -> Itera
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def score_group(model: TwoStageModel, group: Group, config: ScoreConfig) -> _Scored:
-    """Scores some products of a task."""
+def score_group(
+    model: TwoStageModel, group: Group, batch_size: int, config: ScoreConfig
+) -> _Scored:
+    """Scores one group: predictions and features of its products, and rejects for each photo that
+    can't be read and each product without a readable one."""
     task, rows, products = group
     row_of_image = np.repeat(rows, [len(photos) for photos, _ in products]).astype(np.int64)
     position = np.concatenate([np.arange(len(photos)) for photos, _ in products])
@@ -204,43 +222,36 @@ def score_group(model: TwoStageModel, group: Group, config: ScoreConfig) -> _Sco
     texts = [text for photos, text in products for _ in photos]
     product_id = task.source.product_id[row_of_image]
     table = image_table(product_id * POSITIONS + position, product_id)
-    images, errors, blank = model.read(flat, table, config.batch_size, texts)
+    images, errors, blank = model.read(flat, table, batch_size, texts)
     rejects = [
         task.reject(int(row_of_image[i]), int(position[i]), error.reason, error.detail)
         for i, error in sorted(errors.items())
     ]
-    lost = rows[~np.isin(task.source.product_id[rows], images.product_id)].tolist()
-    for row in lost:
-        deadly = row in task.deadly
-        detail = (
-            "scoring it ends the worker process"
-            if deadly
-            else "no image of the product can be read"
-        )
-        rejects.append(
-            task.reject(row, -1, KILLS_WORKER if deadly else "no_readable_image", detail)
-        )
+    answered = np.isin(task.source.product_id[rows], images.product_id)
+    rejects += [task.reject_whole(row) for row in rows[~answered].tolist()]
     digests = [
         digest_number(xxhash.xxh3_128_digest(photo))
         for photo in flat
         if not isinstance(photo, ImageError)
     ]
-    names = dict(
-        zip(
-            task.source.product_id[rows].tolist(), map(task.source.name, rows.tolist()), strict=True
-        )
-    )
+    product_ids = task.source.product_id[rows].tolist()
+    names = dict(zip(product_ids, map(task.source.name, rows.tolist()), strict=True))
     opinions, features = OPINIONS.empty_table(), FEATURES.empty_table()
     if len(images):
         result = model.answer(images, "product")
         compared = task.source.product_id[task.compared]
         opinions = _opinions(model, result, names, images.product_id[blank], compared)
         features = _features(result.pooled) if config.features else features
-    return _Scored(opinions, features, rejects, len(images), digests)
+    repaired = sum(
+        lacks_end(photo)
+        for i, photo in enumerate(flat)
+        if i not in errors and not isinstance(photo, ImageError)
+    )
+    return _Scored(opinions, features, rejects, len(images), repaired, digests)
 
 
 def _features(pooled: Pooled) -> pyarrow.Table:
-    """Stage 1's, rounded as features.h5 has them; in float32, as Spark and others know no float16."""
+    """Stage 1's features, rounded as in features.h5; float32, because Spark has no float16."""
     values = pooled.features[0].astype(np.float16).astype(np.float32)
     return pyarrow.table(
         {"product_id": pooled.product_id, "features": _lists(values)}, schema=FEATURES

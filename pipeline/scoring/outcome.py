@@ -34,6 +34,13 @@ class Outcome:
             f"{totals.rejected_products} rejects, {totals.images} images in {self.seconds:.1f} s "
             f"-> {out}"
         )
+        for what, reasons in (("products", totals.reasons), ("photos", totals.image_reasons)):
+            if reasons:
+                yield f"  rejected {what}: {', '.join(f'{r} {n}' for r, n in reasons.items())}"
+        if totals.repaired_images:
+            yield (
+                f"  {totals.repaired_images} JPEGs lack their end marker and were read all the same"
+            )
         yield f"  overlap: {self._overlap()}"
         if totals.unreachable:
             yield (
@@ -44,7 +51,7 @@ class Outcome:
             yield f"  {line}"
         if self.decided.decider.rules:
             yield f"  here: {self._accepted()}"
-        if count := self.totals.reasons.get(NOT_ALLOWED):
+        if count := self.totals.review_reasons.get(NOT_ALLOWED):
             yield f"  of {count} products no allowed category is likely: they are for review"
         if self.comparison:
             yield from (f"  {line}" for line in self.comparison.lines())

@@ -5,6 +5,7 @@ Opinions are what the model says, and what takes long; predictions are decided o
 (pipeline.scoring.predictions), in seconds, and so are not verified but written again.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from catalog.artifacts import atomic_path, read_sealed, require_same, sha256_file, write_sealed
+from catalog.artifacts import read_sealed, require_same, sha256_file, write_sealed
 from catalog.errors import ArtifactError
 from catalog.files import UNREACHABLE
+from catalog.tables import write_table
 
 SCHEMA = 4
 OPINIONS = pyarrow.schema(
@@ -52,8 +54,9 @@ FEATURES = pyarrow.schema(
 
 @dataclass(frozen=True)
 class Part:
-    """What scoring one partition gave: opinions, features (None where nobody asked for them),
-    rejects, the number of readable images, every image's digest uint64, and the files of stage 2
+    """What scoring one partition gave: opinions, features (None if nobody asked for them),
+    rejects, the numbers of readable images and of JPEGs among them that lacked their end
+    marker, every image's digest uint64, and the files of stage 2
     that could not be read."""
 
     number: int
@@ -62,6 +65,7 @@ class Part:
     features: pyarrow.Table | None
     rejects: pyarrow.Table
     images: int
+    repaired: int
     digests: np.ndarray
     broken: tuple[str, ...]
 
@@ -93,6 +97,7 @@ def write_part(part: Part, out: Path, origin: dict[str, Any], known: np.ndarray)
         "products": part.products,
         "predictions": len(part.opinions),
         "images": part.images,
+        "repaired_images": part.repaired,
         "known_images": int(np.isin(part.digests, known).sum()),
         "rejected_products": int(whole.sum()),
         "rejected_images": int((~whole).sum()),
@@ -104,20 +109,14 @@ def write_part(part: Part, out: Path, origin: dict[str, Any], known: np.ndarray)
     return sidecar
 
 
-def write_table(path: Path, table: pyarrow.Table) -> None:
-    """Writes a Parquet file atomically."""
-    with atomic_path(path) as temporary:
-        pyarrow.parquet.write_table(table, temporary)
-
-
 def _sidecar(out: Path, number: int) -> Path:
     return out / f"part-{number:05d}.json"
 
 
 def finished(out: Path, number: int, origin: dict[str, Any]) -> dict[str, Any] | None:
-    """The sidecar of a part that is whole; None where there is none yet, a file of it is damaged,
+    """The sidecar of a finished part; None if there is none yet, a file of it is damaged,
     or what it lacked may be there now: photos that could not be reached, a broken stage 2. Raises
-    ArtifactError where it has another origin."""
+    ArtifactError if it has another origin."""
     path = _sidecar(out, number)
     if not path.exists():
         return None
@@ -131,6 +130,20 @@ def finished(out: Path, number: int, origin: dict[str, Any]) -> dict[str, Any] |
         for name, checksum in sidecar["sha256"].items()
     )
     return sidecar if whole and not sidecar["broken"] and not sidecar.get("unreachable") else None
+
+
+def reject_reasons(out: Path, parts: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Why products were rejected, and why single photos: reason -> count, the commonest first."""
+    products, photos = Counter[str](), Counter[str]()
+    names = [*(f"{number:05d}" for number in range(parts)), "scan"]
+    for name in names:
+        path = out / f"rejects-{name}.parquet"
+        table = pyarrow.parquet.read_table(path, columns=["position", "reason"])
+        reasons = table["reason"].to_numpy(zero_copy_only=False)
+        whole = table["position"].to_numpy() < 0
+        products.update(reasons[whole].tolist())
+        photos.update(reasons[~whole].tolist())
+    return dict(products.most_common()), dict(photos.most_common())
 
 
 def answers(out: Path, parts: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -1,5 +1,5 @@
-"""How the products of a scoring are decided on: the class mix that they are taken to have, the rules
-that accept, and what held-out products say of both."""
+"""How the products of a scoring are decided on: the class mix that they are taken to have, the
+rules that accept, and what held-out products say of both."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

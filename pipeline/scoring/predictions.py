@@ -1,5 +1,5 @@
-"""Predictions: what is decided on the opinions of a scoring, part by part. It takes seconds, so that
-another class mix, promise or threshold needs no scoring.
+"""Predictions: what is decided on the opinions of a scoring, part by part. It takes seconds, so
+that another class mix, promise or threshold needs no scoring.
 """
 
 import contextlib
@@ -15,12 +15,13 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from catalog.artifacts import atomic_path
+from catalog.tables import write_table
 from catalog.taxonomy import Taxonomy
 from pipeline.decisions.allowed import Allowed
 from pipeline.decisions.answers import Answers, levels_of
 from pipeline.decisions.estimate import matrix
 from pipeline.decisions.rules import REVIEW, Decided, Rule, decide
-from pipeline.scoring.parts import opinions_path, part_path, write_table
+from pipeline.scoring.parts import opinions_path, part_path
 
 PREDICTIONS = pyarrow.schema(
     [

@@ -7,6 +7,7 @@ decided on the opinions: class mix, rules, predictions.
 """
 
 import csv
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from catalog.progress import progress
 from catalog.sources.dump_index import partition
 from catalog.sources.source import ProductSource
 from catalog.splits import sample_hash
+from catalog.tables import write_table
 from pipeline.config import ScoreConfig
 from pipeline.scoring.lanes import Engine, Task
-from pipeline.scoring.parts import REJECTS, SCHEMA, answers, finished, write_part, write_table
+from pipeline.scoring.parts import REJECTS, SCHEMA, answers, finished, reject_reasons, write_part
 from pipeline.scoring.plan import Judges, Plan, plan
 from pipeline.scoring.predictions import (
     ACCEPTED,
@@ -47,13 +49,19 @@ class Totals:
     rejected_products: int
     images: int
     rejected_images: int
+    repaired_images: int
+    """JPEGs that were read although they lack their end marker."""
     unreachable: int
     """Photos among `rejected_images` that the same command tries again."""
     known_images: int
     """Images whose very bytes stand in the run's own store."""
     parts: int
     broken: tuple[str, ...]
-    """Files of stage 2 that could not be read; stage 1 answered in their place."""
+    """Files of stage 2 that could not be read; the opinion before them answered."""
+    reasons: dict[str, int]
+    """Why products were rejected, the commonest reason first."""
+    image_reasons: dict[str, int]
+    """Why single photos were."""
     promise: float | None = None
     min_confidence: float | None = None
     accepted: int = 0
@@ -61,8 +69,8 @@ class Totals:
     """Predictions that the rule accepts, and the others; 0 if no rule was asked for."""
     levels: tuple[int, ...] = ()
     """Of the accepted ones, how many stand on level 1, 2 and 3."""
-    reasons: dict[str, int] = field(default_factory=dict)
-    """How many are for review, by reason."""
+    review_reasons: dict[str, int] = field(default_factory=dict)
+    """Why predictions are for review."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,8 @@ def score_source(
 ) -> tuple[Totals, Plan]:
     """Scores a source into the folder `out`; what became of it, and how it was decided.
 
-    Raises ArtifactError where `out` holds parts of another model or source.
+    Raises ArtifactError if `out` holds parts of another model or source, ShelfsortError if no
+    product could be answered.
     """
     totals = _ask(scorer, source, out, config)
     if totals.products != totals.predictions + totals.rejected_products:
@@ -92,11 +101,10 @@ def score_source(
             f"{out}: {totals.products} products, but {totals.predictions} predictions and "
             f"{totals.rejected_products} rejects"
         )
-    rejects = [asdict(reject) | {"name": None} for reject in source.rejects]
-    write_table(out / "rejects-scan.parquet", pyarrow.Table.from_pylist(rejects, schema=REJECTS))
+    _require_predictions(out, totals)
     decided = plan(scorer.judges, config, opinions_of(out, totals.parts))
     (review, *levels), reasons = write_predictions(out, totals.parts, decided.decider, config.top)
-    totals = replace(totals, reasons=reasons)
+    totals = replace(totals, review_reasons=reasons)
     if decided.decider.rules:
         totals = replace(
             totals,
@@ -132,17 +140,22 @@ def _ask(scorer: Scorer, source: ProductSource, out: Path, config: ScoreConfig) 
         (out / name).unlink(missing_ok=True)
     missing = [number for number, sidecar in sidecars.items() if sidecar is None]
     repeated, compared = _repeated(source.product_id), _compared(source.product_id)
-    tasks = (
-        Task(n, *(column[slice(*parts[n])] for column in (source, repeated, compared)))
-        for n in missing
-    )
+
+    def tasks() -> Iterator[Task]:
+        for n in missing:
+            rows = slice(*parts[n])
+            yield Task(n, source[rows], repeated[rows], compared[rows])
+
     done = len(source) - sum(parts[n][1] - parts[n][0] for n in missing)
     with progress(len(source), "score", "product", initial=done) as bar:
-        for part in scorer.engine(tasks, config):
+        for part in scorer.engine(tasks(), config):
             sidecars[part.number] = write_part(part, out, origin, scorer.known)
             bar.update(part.products)
     _drop_strays(out, len(parts))
-    return _totals(source, [sidecar for sidecar in sidecars.values() if sidecar])
+    rejects = [asdict(reject) | {"name": None} for reject in source.rejects]
+    write_table(out / "rejects-scan.parquet", pyarrow.Table.from_pylist(rejects, schema=REJECTS))
+    reasons = reject_reasons(out, len(parts))
+    return _totals(source, [sidecar for sidecar in sidecars.values() if sidecar], *reasons)
 
 
 def _compared(product_id: np.ndarray) -> np.ndarray:
@@ -151,6 +164,15 @@ def _compared(product_id: np.ndarray) -> np.ndarray:
     mask = np.zeros(len(product_id), dtype=bool)
     mask[drawn[:COMPARED]] = True
     return mask
+
+
+def _require_predictions(out: Path, totals: Totals) -> None:
+    if not totals.predictions:
+        found = ", ".join(f"{r} {n}" for r, n in (totals.reasons | totals.image_reasons).items())
+        raise ShelfsortError(
+            f"{out}: expected a prediction of at least one of {totals.products} products, found "
+            f"none ({found}); rejects-*.parquet there name each"
+        )
 
 
 def _repeated(product_id: np.ndarray) -> np.ndarray:
@@ -172,7 +194,12 @@ def _drop_strays(out: Path, parts: int) -> None:
             path.unlink()
 
 
-def _totals(source: ProductSource, sidecars: list[dict[str, Any]]) -> Totals:
+def _totals(
+    source: ProductSource,
+    sidecars: list[dict[str, Any]],
+    reasons: dict[str, int],
+    image_reasons: dict[str, int],
+) -> Totals:
     total = {
         key: sum(s.get(key, 0) for s in sidecars)
         for key in (
@@ -180,6 +207,7 @@ def _totals(source: ProductSource, sidecars: list[dict[str, Any]]) -> Totals:
             "rejected_products",
             "images",
             "rejected_images",
+            "repaired_images",
             "unreachable",
             "known_images",
         )
@@ -190,6 +218,8 @@ def _totals(source: ProductSource, sidecars: list[dict[str, Any]]) -> Totals:
         products=len(source) + len(source.rejects),
         parts=len(sidecars),
         broken=tuple(broken),
+        reasons=reasons,
+        image_reasons=image_reasons,
         **total,
     )
 

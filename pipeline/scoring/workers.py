@@ -4,7 +4,8 @@
 A task is one partition; as many are under way as there are workers. A worker returns what it scored
 and this process alone writes, so that no worker needs to see the folder of the predictions. A
 partition whose worker dies twice is cut up until the product at fault stands alone; the partition
-is then scored without it. The network's batches keep their size and places, so that the features of
+is then scored without it. Within a task a worker runs `Lanes`: what becomes of products and photos
+is decided there alone. The network's batches keep their size and places, so that the features of
 all other products are the same to the bit; stage 2 has fewer rows to multiply at once, and BLAS may
 add up in another order, which has moved confidences by less than 1e-6.
 """
@@ -12,7 +13,6 @@ add up in another order, which has moved confidences by less than 1e-6.
 import io
 import itertools
 import threading
-import time
 import traceback
 import zipfile
 from collections import deque
@@ -30,7 +30,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from catalog.artifacts import fingerprint, sha256_file
 from catalog.errors import ArtifactError, ShelfsortError
-from pipeline.cluster.client import PATIENCE, require_files
+from pipeline.cluster.client import ask, patiently, require_files, wait
 from pipeline.config import ScoreConfig
 from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
@@ -42,13 +42,11 @@ _PIECES = 4
 _DEATHS = 2
 """Workers that may die of a task before it is at fault: the first may have been killed by somebody.
 """
-_GLANCE = 3.0
-"""Seconds between looks at the workers."""
 
 
 @dataclass(frozen=True)
 class ModelPlace:
-    """Where a worker finds the model: the run folder where it sees one with these checksums, else
+    """Where a worker finds the model: the run folder if it sees one with these checksums, else
     the copy that it was sent; and how it computes, in the client's precision: what `auto` is
     depends on the machine."""
 
@@ -152,7 +150,7 @@ def _open_model(
 
 @dataclass
 class _Work:
-    """A task that is to be done; `span` says which of its rows where it only looks for the product
+    """A task that is to be done; `span` says which of its rows if it only looks for the product
     at fault, `searched` that this was done; `sent` that the model was sent for it."""
 
     task: Task
@@ -188,18 +186,19 @@ class Workers:
     """The engine that scores on dask workers."""
 
     def __init__(self, client: Client, place: ModelPlace, files: list[tuple[str, int]]) -> None:
-        """Raises ShelfsortError where a worker lacks shelfsort or one of the `files`, those of the
+        """Raises ShelfsortError if a worker lacks shelfsort or one of the `files`, those of the
         source (path, size)."""
         self.client, self.place = client, place
         require_files(client, files)
         self._sent = False
-        if not all(client.run(place.visible).values()):
+        if not all(ask(client, place.visible).values()):
             self._send_model()
 
     def _send_model(self) -> None:
         """Gives every worker the model, also those that start later."""
         if not self._sent:
-            self.client.register_plugin(SentModel(self.place))
+            model = SentModel(self.place)
+            patiently(self.client, lambda: self.client.register_plugin(model))
             self._sent = True
 
     def __call__(self, tasks: Iterable[Task], config: ScoreConfig) -> Iterator[Part]:
@@ -219,13 +218,13 @@ class Workers:
                     running[future] = work
                 if not running:
                     return
-                for future in self._finished(running):
+                for future in wait(self.client, running):
                     work = running.pop(future)
                     if future.status == "finished":
                         if work.span is None:
                             yield future.result()
                         else:
-                            todo.extend(_close(searches, work, guilty=False))
+                            todo.extend(_close(searches, work))
                     elif isinstance(error := future.exception(), KilledWorker):
                         todo.extendleft(_after_death(searches, work))
                     elif isinstance(error, ModelNotSeenError) and not work.sent:
@@ -244,51 +243,35 @@ class Workers:
         """How many workers there are; at least 1, so that work waits for those that restart."""
         return max(1, len(self.client.nthreads()))
 
-    def _finished(self, running: dict[Future, _Work]) -> set[Future]:
-        """Waits for some tasks. Raises ShelfsortError where no worker is left to do them."""
-        seen = time.monotonic()
-        while True:
-            try:
-                return distributed.wait(
-                    list(running), timeout=_GLANCE, return_when="FIRST_COMPLETED"
-                ).done
-            except TimeoutError:
-                if self.client.nthreads():
-                    seen = time.monotonic()
-                elif time.monotonic() - seen > PATIENCE:
-                    message = f"no worker for {PATIENCE:.0f} s; finished parts are kept, run the same command again"
-                    raise ShelfsortError(message) from None
-
 
 def _after_death(searches: dict[int, _Search], work: _Work) -> list[_Work]:
     """What to do next after a task's worker died."""
     work.deaths += 1
     number, pieces = work.task.number, work.pieces()
-    alone = work.span is not None and len(pieces) == 1
-    if work.deaths < _DEATHS and (alone or work.span is None):
-        return [work]
-    if alone:
-        return _close(searches, work, guilty=True)
-    if work.span is None:
-        if work.searched:
-            raise ShelfsortError(
-                f"part {number} ends its workers, also without the {len(work.task.deadly)} products that do so alone; "
-                "give the workers more memory, or make the parts smaller (score.part_mb)"
-            )
-        searches[number] = _Search(open=len(pieces))
-    else:
+    if work.span is not None and len(pieces) > 1:
         searches[number].open += len(pieces) - 1
+        return pieces
+    if work.deaths < _DEATHS:
+        return [work]
+    if work.span is not None:
+        return _close(searches, work, killer=work.span[0])
+    if work.searched:
+        raise ShelfsortError(
+            f"part {number} ends its workers, also without the {len(work.task.deadly)} products "
+            "that do so alone; give the workers more memory, or make the parts smaller "
+            "(score.part_mb)"
+        )
+    searches[number] = _Search(open=len(pieces))
     return pieces
 
 
-def _close(searches: dict[int, _Search], work: _Work, *, guilty: bool) -> list[_Work]:
-    """Ends the search in some rows; the whole task follows when this was the last of them."""
+def _close(searches: dict[int, _Search], work: _Work, *, killer: int | None = None) -> list[_Work]:
+    """Ends the search in some rows, of which `killer` ended its worker; after the last of them the
+    whole task follows, without the rows that do so."""
     search = searches[work.task.number]
     search.open -= 1
-    if guilty:
-        search.deadly.add(work.span[0])
-    return (
-        []
-        if search.open
-        else [_Work(replace(work.task, deadly=frozenset(search.deadly)), searched=True)]
-    )
+    if killer is not None:
+        search.deadly.add(killer)
+    if search.open:
+        return []
+    return [_Work(replace(work.task, deadly=frozenset(search.deadly)), searched=True)]

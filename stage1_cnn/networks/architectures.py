@@ -4,7 +4,7 @@ were trained on; not the weights themselves."""
 
 import difflib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torchvision
 from torch import nn
@@ -29,7 +29,7 @@ _OWN = {"vanilla", "vgg16_landmarks", "nasnet_mobile", *LITE}
 
 
 class Architecture(NamedTuple):
-    """A network, the place of the classification layer it came with (empty where it has none),
+    """A network, the place of the classification layer it came with (empty if it has none),
     and its number of features."""
 
     module: nn.Module
@@ -104,10 +104,12 @@ def pretraining(name: str) -> Pretraining:
     import timm
 
     known = timm.get_pretrained_cfg(own)
-    found = timm.data.resolve_data_config(pretrained_cfg=known.to_dict())
+    if known is None:
+        return IMAGENET
+    data = timm.data.resolve_data_config(pretrained_cfg=known.to_dict())
     if name in LITE:  # (x - 127) / 128, which timm rounds
-        found |= {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
-    return Pretraining(tuple(found["input_size"][1:]), tuple(found["mean"]), tuple(found["std"]))
+        data |= {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
+    return Pretraining(tuple(data["input_size"][1:]), tuple(data["mean"]), tuple(data["std"]))
 
 
 def make(name: str, width: float = 1.0) -> Architecture:
@@ -149,7 +151,7 @@ def _split(name: str, module: nn.Module) -> Architecture:
     if in_timm(name):
         layer = module.get_classifier()  # type: ignore[operator]  # a method of timm's networks
         if isinstance(layer, nn.Identity):  # pretrained without categories, such as DINOv2
-            return Architecture(module, "", module.head_hidden_size)
+            return Architecture(module, "", cast("int", module.head_hidden_size))
         found = [pair for pair in found if pair[1] is layer] or [("", layer)]
     place, layer = found[-1]
     if not isinstance(layer, nn.Linear):

@@ -81,7 +81,7 @@ def build(
     """A network for `classes` categories; head and random weights follow from `seed`, whatever was
     drawn before.
 
-    `width` and `weights` are as in Stage1Config. Raises ConfigError where the name is unknown or
+    `width` and `weights` are as in Stage1Config. Raises ConfigError if the name is unknown or
     the weights don't fit.
     """
     with torch.random.fork_rng(devices=[]):
@@ -106,7 +106,7 @@ def synchronised(network: Network) -> Network:
 
 
 def check_size(network: Network, name: str, size: tuple[int, int]) -> None:
-    """Raises ConfigError where images of (height, width) pixels can't pass through the network."""
+    """Raises ConfigError if images of (height, width) pixels can't pass through the network."""
     training = network.training
     network.eval()
     try:

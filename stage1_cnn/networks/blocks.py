@@ -53,7 +53,7 @@ def depths(backbone: nn.Module) -> dict[nn.Parameter, int]:
 
 def set_drop_path(backbone: nn.Module, rate: float, name: str) -> None:
     """Sets the rates at which residual branches are skipped, rising from 0 to `rate` over the depth
-    (stochastic depth, Huang et al. 2016). Raises ConfigError where the backbone has no such
+    (stochastic depth, Huang et al. 2016). Raises ConfigError if the backbone has no such
     branches."""
     found = [module for module in backbone.modules() if type(module).__name__ in _DROP_PATH]
     if not found:

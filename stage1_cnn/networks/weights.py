@@ -9,9 +9,9 @@ import importlib.util
 import pickle
 import re
 import urllib.error
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 import torchvision
@@ -22,6 +22,9 @@ from torch import nn
 from catalog.artifacts import sha256_file
 from catalog.errors import ConfigError
 from stage1_cnn.networks.architectures import LITE, TIMM
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 State = Mapping[str, torch.Tensor]
 
@@ -94,7 +97,7 @@ def load_into(backbone: nn.Module, name: str, weights: str, head: str) -> None:
 
 def at_hand() -> Iterator[tuple[str, Path]]:
     """Networks whose ImageNet weights are on this machine, and the file. Raises ConfigError
-    where a package's file is damaged."""
+    if a package's file is damaged."""
     for name in PACKAGES:
         if path := _packaged(name):
             yield name, path
@@ -105,7 +108,7 @@ def at_hand() -> Iterator[tuple[str, Path]]:
 
 
 def _packaged(name: str) -> Path | None:
-    """The file of a package of weights, checked; None where the package is not installed. The
+    """The file of a package of weights, checked; None if the package is not installed. The
     package's code does not run."""
     package = PACKAGES[name]
     found = importlib.util.find_spec(package.name.replace("-", "_"))
@@ -144,7 +147,8 @@ def _url(name: str) -> str:
     if name in LITE:
         import timm
 
-        return timm.get_pretrained_cfg(LITE[name]).url  # the same weights, by timm's names
+        known = cast("PretrainedCfg", timm.get_pretrained_cfg(LITE[name]))
+        return cast("str", known.url)  # the same weights, by timm's names
     found = torchvision.models.get_model_weights("vgg16" if name == "vgg16_landmarks" else name)
     # V1 by choice: the features of the longer V2 recipes transfer less well under a linear head
     return (found["IMAGENET1K_V1"] if "IMAGENET1K_V1" in found.__members__ else found.DEFAULT).url
@@ -160,7 +164,7 @@ def _from_timm(name: str) -> tuple[str, State]:
         raise ConfigError(
             f"stage1.weights: timm has no pretrained weights for {own}; expected none, or a file"
         )
-    source = f"https://huggingface.co/{known.hf_hub_id}" if known.hf_hub_id else known.url
+    source = f"https://huggingface.co/{known.hf_hub_id}" if known.hf_hub_id else str(known.url)
     try:
         return source, timm.create_model(own, pretrained=True).state_dict()
     except (OSError, RuntimeError, ValueError) as error:
@@ -191,11 +195,10 @@ def _from_file(path: Path, name: str) -> tuple[str, State]:
             )
         network = content["network"].items()
         content = {k.removeprefix("backbone."): v for k, v in network if k.startswith("backbone.")}
-    plain = isinstance(content, Mapping)
-    if not plain or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        found = type(content).__name__
+    if not isinstance(content, Mapping) or not all(map(torch.is_tensor, content.values())):
         raise ConfigError(
-            f"stage1.weights: {path} holds a {found}, expected a state_dict: names to tensors"
+            f"stage1.weights: {path} holds a {type(content).__name__}, expected a state_dict: "
+            "names to tensors"
         )
     return str(path), content
 
@@ -221,7 +224,7 @@ def _timm_names(backbone: nn.Module, state: State) -> State:
     as timm's; blocks, which they count throughout, are timm's by stage."""
     places = [
         f"blocks.{stage}.{row}"
-        for stage, blocks in enumerate(backbone.blocks)
+        for stage, blocks in enumerate(cast("Iterable[nn.Sequential]", backbone.blocks))
         for row in range(len(blocks))
     ]
     out = {}

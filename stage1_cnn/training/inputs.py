@@ -142,7 +142,7 @@ class PhotoInputs:
                 )
 
     def _moments(self) -> Moments:
-        """Means of training photos, and the deviation from them, at the size that the network sees."""
+        """Mean and standard deviation of training photos, at the size that the network sees."""
         plain = EvalTransform(*self.config.size, (0.0,) * 3, (1.0,) * 3)
         count = min(len(self.train), _MEASURED)
         rows = np.unique(np.linspace(0, len(self.train) - 1, count).astype(np.int64))

@@ -86,3 +86,23 @@ def test_a_server_that_is_gone_or_a_package_that_is_absent() -> None:
     for url in ("http://127.0.0.1:9/a.bson", "nonsense://a.bson"):
         with pytest.raises(ShelfsortError, match=re.escape(f"{url}: can't be read: ")):
             expand([url])
+
+
+def test_an_odd_url_costs_itself_alone(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(jpeg(1))
+    with served(tmp_path) as url:
+        good = url.replace("http", "HTTP") + "/1.jpg"
+        odd = ["foo://x/1.jpg", "http://[bad/1.jpg", "http://", "://"]
+        found = read_files([*odd, good, f"{tmp_path}/none", "nul\0.jpg"])
+    assert found[len(odd)] == jpeg(1)
+    for result in found[: len(odd)] + found[len(odd) + 1 :]:
+        assert isinstance(result, ImageError) and result.reason == "unreadable_file"
+
+
+def test_a_broken_link_is_listed_and_fails_when_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(jpeg(1))
+    (tmp_path / "2.jpg").symlink_to(tmp_path / "absent")
+    listed = files_below(str(tmp_path))
+    assert [file.relative for file in listed] == ["1.jpg", "2.jpg"]
+    found = read_files([file.path for file in listed])
+    assert found[0] == jpeg(1) and isinstance(found[1], ImageError)

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from catalog.errors import ImageError
-from catalog.images import decode, header
+from catalog.images import FORMATS, decode, header, lacks_end
 from tests.conftest import jpeg
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +98,61 @@ def test_room_of_a_jpegs_shape_is_decoded_into_and_no_other() -> None:
         room[:] = 7
         np.testing.assert_array_equal(decode(other, out=room[1]), decode(other))
         assert (room == 7).all()
+
+
+@pytest.mark.parametrize("kind", [k for k in ("AVIF", "TIFF", "HEIF") if k in FORMATS])
+def test_what_phones_and_cameras_make(kind: str) -> None:
+    data = encoded(picture(50, 41), kind)
+    assert header(data).format == kind and difference(decode(data), pillow(data)) == 0
+
+
+def test_a_jpeg_without_its_end_marker_is_read_and_a_cut_one_is_not() -> None:
+    for options in ({}, {"progressive": True}, {"exif": b"Exif\0\0" + b"\xff\xd9" * 9}):
+        data = encoded(picture(50, 41), "JPEG", **options)
+        assert not lacks_end(data) and not lacks_end(data + b"trailing bytes of a phone")
+        assert lacks_end(data[:-2])
+        np.testing.assert_array_equal(decode(data[:-2]), decode(data))
+        assert reason(data[: len(data) - 200]) == "undecodable"
+
+
+def test_a_png_with_long_texts_is_read() -> None:
+    texts = PngInfo()
+    texts.add_text("history", "a" * 3_000_000)
+    texts.add_text("packed", "b" * 3_000_000, zip=True)
+    texts.add_itxt("further", "c" * 3_000_000, zip=True)
+    data = encoded(picture(50, 41), "PNG", pnginfo=texts)
+    plain = encoded(picture(50, 41), "PNG")
+    np.testing.assert_array_equal(decode(data), decode(plain))
+
+
+def test_a_small_tiff_with_huge_tiles_is_refused() -> None:
+    def gray(tile: int) -> bytes:
+        pixels = zlib.compress(bytes(tile * tile) if tile < 100 else b"")
+        tags = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile}
+        tags |= {324: 8 + 2 + 12 * 10 + 4, 325: len(pixels)}
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+        return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + pixels
+
+    assert not decode(gray(16)).any()
+    assert reason(gray(60_000)) == "too_large"
+
+
+@pytest.mark.parametrize(
+    "data, expected",
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50), "HEIC"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(50), "JPEG XL"),
+        (b"<!DOCTYPE html><title>Sign in</title>", "an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a Git LFS pointer"),
+        (b"7z\xbc\xaf\x27\x1c\0\4" + bytes(50), "a 7z archive"),
+        (b"/9j/4AAQSkZJRgABAQ", "a JPEG in base64"),
+    ],
+)
+def test_what_cannot_be_read_is_named_for_what_it_is(data: bytes, expected: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        decode(data)
+    assert caught.value.reason == "not_an_image"
+    assert expected in caught.value.detail or "HEIF" in FORMATS
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP"])
@@ -249,10 +305,9 @@ def test_what_is_no_image_says_so(data: bytes) -> None:
     assert reason(data) == ("not_an_image" if data else "empty")
 
 
-@pytest.mark.parametrize("kind", ["TIFF", "PPM", "ICO", "EPS", "PDF"])
+@pytest.mark.parametrize("kind", ["PPM", "ICO", "EPS", "PDF"])
 def test_formats_that_no_shop_uses_are_not_opened(kind: str) -> None:
-    """Pillow would run Ghostscript on an EPS, and TIFF's decoder takes memory that its header
-    doesn't tell."""
+    """Pillow would run Ghostscript on an EPS."""
     assert reason(encoded(picture(), kind)) == "not_an_image"
 
 
@@ -412,7 +467,7 @@ def test_10000_mutated_jpegs_are_images_or_named_errors_and_leak_nothing() -> No
     assert int(grown) < 10_000
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_other_mutated_images_are_images_or_named_errors(kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x011A] = 6, 72.0

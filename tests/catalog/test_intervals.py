@@ -60,6 +60,48 @@ def test_images_that_happen_to_differ_in_each_product_are_no_certainty() -> None
     assert found == pytest.approx((0.5, *wilson(0.5, 5), 10))
 
 
+def test_the_effective_number_by_hand() -> None:
+    """Of 3 products with two equal images each, one product is wrong: variance 1/9 of the three
+    shares, over 3 - 1 degrees of freedom; the quantiles are those of Student's t with 5 and 2."""
+    right, group = np.repeat([True, True, False], 2), np.repeat(np.arange(3), 2)
+    variance = (2 / 3) * (1 / 3) / 3 * (3 / 2)
+    effective = (2 / 3) * (1 / 3) * 6 / 5 / variance * (2.570582 / 4.302653) ** 2
+    found = clustered_share(right, np.ones(6), group)
+    assert found == pytest.approx((2 / 3, *wilson(2 / 3, effective), 6), rel=1e-6)
+
+
+def test_two_groups_have_one_degree_of_freedom() -> None:
+    """Their quantile is 12.706, and the effective number is far below two."""
+    right, group = np.array([True, True, True, False, False, True]), np.repeat([0, 1], 3)
+    influence = np.array([right[:3].sum() - 2, right[3:].sum() - 2]) / 6
+    variance = (influence**2).sum() * 2 / 1
+    effective = (2 / 3) * (1 / 3) * 6 / 5 / variance * (2.570582 / 12.706205) ** 2
+    found = clustered_share(right, np.ones(6), group)
+    assert found == pytest.approx((2 / 3, *wilson(2 / 3, effective), 6), rel=1e-6)
+
+
+def test_more_certain_than_independent_items_is_not_believed() -> None:
+    """Of 8 products one image is right and one wrong, so that products hardly differ."""
+    right = np.array([True, False] * 8 + [True, True, False, False])
+    found = clustered_share(right, np.ones(20), np.repeat(np.arange(10), 2))
+    assert found == pytest.approx((0.5, *wilson(0.5, 20), 20))
+
+
+def test_an_average_whose_influence_is_a_shares_is_that_share() -> None:
+    rng = np.random.default_rng(1)
+    right, group, weight = rng.random(60) < 0.7, rng.integers(0, 20, 60), rng.uniform(0.5, 2, 60)
+    share, part = clustered_share(right, weight, group), weight / weight.sum()
+    found = clustered_average(share.value, part * (right - share.value), part, group)
+    assert found == pytest.approx(share)
+
+
+def test_a_change_stays_between_minus_one_and_one() -> None:
+    for sign in (-1, 1):
+        found = clustered_change(np.full(2, sign, dtype=np.float64), np.ones(2), np.arange(2))
+        assert found.value == sign and (found.low if sign < 0 else found.high) == sign
+        assert -1 <= found.low < found.high <= 1
+
+
 def test_nothing_is_none() -> None:
     none, nobody = np.zeros(0), np.zeros(0, dtype=np.int64)
     assert clustered_share(none, none, nobody) == clustered_change(none, none, nobody) == NOTHING
@@ -116,6 +158,8 @@ def test_no_change_in_a_few_products_is_no_certainty() -> None:
 def test_effective_groups() -> None:
     assert effective_groups(np.arange(7)) == effective_groups(np.repeat(np.arange(7), 3)) == 7
     assert effective_groups(np.array([0, 0, 0, 1])) == pytest.approx(16 / 10)
+    assert effective_groups(np.zeros(1, dtype=np.int64)) == 1
+    assert effective_groups(np.zeros(0, dtype=np.int64)) == 0
     assert effective_groups(np.zeros(0, dtype=np.int64)) == 0
 
 

@@ -1,5 +1,6 @@
 """A run has one writer at a time."""
 
+import errno
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import pytest
 
 from catalog.errors import LockedError, ShelfsortError
 from catalog.lock import run_lock
+from tests.catalog.nolocks import run_without_locks
 from tests.catalog.processes import python, result
 
 
@@ -156,3 +158,47 @@ def test_a_run_directory_that_cannot_be_written_is_one_sentence(tmp_path: Path) 
     (tmp_path / "lock").mkdir()
     with pytest.raises(ShelfsortError, match="can't be written"), run_lock(tmp_path):
         pass
+
+
+WITHOUT_LOCKS = """
+import logging, os, subprocess, sys
+from catalog.errors import LockedError
+from catalog.lock import run_lock
+logging.basicConfig(stream=sys.stdout)
+if "again" in sys.argv:
+    try:
+        with run_lock("run"): print("held")
+    except LockedError as error: print(error)
+    sys.exit()
+again = [sys.executable, "-c", open("code.py").read(), "again"]
+with run_lock("run"):
+    subprocess.run(again, check=True)
+    print(open("run/lock.pid").read(), flush=True)
+subprocess.run(again, check=True)
+os.environ["PYTHONUNBUFFERED"] = "1"
+host = os.uname().nodename
+for holder in (f"pid {2**22 + 1} on {host}", f"pid {os.getpid()} on {host}", "pid 1 on elsewhere"):
+    print(holder, file=open("run/lock.pid", "w"))
+    subprocess.run(again, check=True)
+"""
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks(tmp_path: Path, error: int) -> None:
+    """A file with pid and host stands in: it is heeded, goes with its command, and a dead one's is
+    none."""
+    (tmp_path / "code.py").write_text(WITHOUT_LOCKS)
+    done = run_without_locks(WITHOUT_LOCKS, tmp_path, error)
+    assert done.returncode == 0, done.stderr
+    warning = "WARNING:catalog.lock:run: its file system has no locks; "
+    said = [line for line in done.stdout.splitlines() if not line.startswith(warning)]
+    mine = said.pop(1)
+    assert mine.startswith("pid ") and said == [
+        f"run: {mine} ({tmp_path.resolve()}/run/lock.pid) is writing this run; wait for it, or stop it",
+        "held",
+        "held",
+        f"run: {mine} ({tmp_path.resolve()}/run/lock.pid) is writing this run; wait for it, or stop it",
+        f"run: pid 1 on elsewhere ({tmp_path.resolve()}/run/lock.pid) is writing this run; "
+        "wait for it, or stop it",
+    ]
+    assert warning in done.stdout

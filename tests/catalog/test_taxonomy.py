@@ -104,7 +104,7 @@ def test_json_of_another_shape_is_refused(value: object) -> None:
             "column category_level2 is missing",
         ),
         (HEADER, "no categories"),
-        (HEADER + "1,a,b,c\n2,a,b\n", "line 3: too few fields"),
+        (HEADER + "1,a,b,c\n2,a,b\n", "line 3: found 3 fields, expected 4"),
         (HEADER + "1,a,b,c\nabc,a,b,c\n", "line 3: category_id is 'abc'"),
         (HEADER + ",a,b,c\n", "category_id is ''"),
         (HEADER + "-1,a,b,c\n", "category_id is '-1'"),
@@ -112,10 +112,13 @@ def test_json_of_another_shape_is_refused(value: object) -> None:
         (HEADER + "1_000,a,b,c\n", "category_id is '1_000'"),
         (HEADER + "9" * 30 + ",a,b,c\n", "category_id is '999"),
         (HEADER + "1,a,b,c\n2,a,b,c\n1,d,e,f\n", "category_id 1 has two rows"),
-        (HEADER + '1,"a,b,c\n2,a,b,c\n', "too few fields"),
-        (HEADER + "1,a,b," + "c" * 200_000 + "\n", "not readable as a CSV file"),
-        (b"\xff\xfe\x00c", "not readable as a CSV file in UTF-8"),
-        (HEADER.encode() + b"1,\xe9,b,c\n", "not readable as a CSV file in UTF-8"),
+        (HEADER + '1,"a,b,c\n2,a,b,c\n', "line 2: not CSV"),
+        (HEADER + "1,a,b," + "c" * 200_000 + "\n", "line 2: not CSV"),
+        (b"\xff\xfe\x00c", "the file is UTF-16"),
+        (
+            HEADER.encode() + b"1,\xe9,b,c\n",
+            "line 2: byte 0xe9 is not UTF-8; the file may be Latin-1",
+        ),
     ],
 )
 def test_malformed_files_are_named(tmp_path: Path, text: str | bytes, problem: str) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from catalog.artifacts import read_sealed, write_sealed
 from catalog.errors import ArtifactError, ShelfsortError
 from features.linear_head import fit_head
 from features.text import TextModel
@@ -73,9 +74,28 @@ def test_two_classes_and_one() -> None:
 def test_no_text_at_all() -> None:
     with pytest.raises(
         ShelfsortError,
-        match=r"0 of the train split's 9 products have a text.* name their field in catalog",
+        match=r"0 of the train split's 9 texts are not empty, and no word occurs in two of them",
     ):
         TextModel.fit([""] * 9, CLASSES[:9], 4, components=3, seed=0)
+
+
+def test_runs_of_characters_survive_a_misread_letter(tmp_path: Path) -> None:
+    TextModel.fit(TEXTS, CLASSES, 6, 8, seed=0, characters=True).save(tmp_path, {})
+    model = TextModel.open(tmp_path)
+    misread = model.features(["blve ovp", "red boof", "8lue bo0t"])
+    assert np.linalg.norm(misread.astype(float), axis=1) == pytest.approx(1, abs=2e-3)
+    assert model.head.log_probs(misread).argmax(axis=1).tolist() == [1, 2, 3]
+    assert {"cup", "#cup", "red cup"} <= set(model.words)
+
+
+def test_titles_from_before_there_were_runs_of_characters_are_read(
+    model: TextModel, tmp_path: Path
+) -> None:
+    model.save(tmp_path, {})
+    content = read_sealed(tmp_path / "text.json", "features")
+    del content["characters"]
+    write_sealed(tmp_path / "text.json", content)
+    np.testing.assert_array_equal(TextModel.open(tmp_path).features(TEXTS), model.features(TEXTS))
 
 
 def test_threads_of_blas_change_nothing() -> None:

@@ -81,6 +81,7 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
         ("views: {stage1: {}}", "views", "plain word other than stage1", "'stage1'"),
         ("views: {t: {text: words}}", "views.t.text", "'tfidf'", "found 'words'"),
         ("views: {t: {text: tfidf, epochs: 1}}", "views.t.epochs", "unknown key", ""),
+        ("views: {t: {ocr: tesseract}}", "views.t.ocr", "'rapidocr'", "found 'tesseract'"),
         ("views: {t: {file: ''}}", "views.t.file", "at least 1 character", "found ''"),
         ("views: {../x: {}}", "views", "plain word", "'../x'"),
     ],

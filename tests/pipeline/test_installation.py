@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.installation import ROOT, require_own_packages, revision, version
+from pipeline.doctor import checkup
+from pipeline.installation import ROOT, other_owners, require_own_packages, revision, version
 
 
 def git(folder: Path, *words: str) -> str:
@@ -45,3 +46,20 @@ def test_a_repository_around_the_code_is_not_its_revision(checkout: Path) -> Non
     packages = checkout / ".venv" / "site-packages"
     packages.mkdir(parents=True)
     assert revision(packages) == (version() or "unknown")
+
+
+def test_a_distribution_that_brings_a_package_of_our_name_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pip leaves it: its folder of metadata, with the list of its files."""
+    assert other_owners() == {}
+    folder = tmp_path / "shopfeatures-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: shopfeatures\nVersion: 1.0\n")
+    (folder / "RECORD").write_text(
+        "features/__init__.py,,\nshopfeatures-1.0.dist-info/METADATA,,\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert other_owners() == {"features": ["shopfeatures"]}
+    code = next(finding for finding in checkup() if finding.name == "code")
+    assert code.ok is False and "features also comes with shopfeatures" in code.detail

@@ -17,6 +17,7 @@ from pipeline.evaluation.evaluate import published
 from pipeline.model import TwoStageModel
 from pipeline.second_stage import class_mixes
 from stage2_xgb.bundle import Bundle
+from stage2_xgb.rivals import RIVALS
 from tests.pipeline.tiny import Tiny, snapshot
 
 STEPS = ("stage1", "features", "stage2", "evaluate")
@@ -178,7 +179,10 @@ def test_features_of_another_checkpoint_are_refused(copy: Tiny) -> None:
     [
         (["--dump", "absent.bson"], "absent.bson: no such file"),
         (["--categories", "absent.csv"], "absent.csv"),
-        (["--corrections", "bad.csv"], "bad.csv: line 2: expected integers"),
+        (
+            ["--corrections", "bad.csv"],
+            "bad.csv: line 2: as product id and category_id: expected an integer",
+        ),
         (["--corrections", "unknown.csv"], "category_id 5 is not in the taxonomy"),
     ],
 )
@@ -216,7 +220,7 @@ def test_what_cannot_be_ingested_removes_no_store(
         (
             "stage2",
             "stage2.target_prior=bad.csv stage2.published=true",
-            "bad.csv: expected a CSV with columns",
+            "bad.csv: line 1: column category_id is missing",
         ),
         (
             "stage2 --scheduler no://scheduler",
@@ -272,6 +276,33 @@ def test_a_published_stage_2_of_another_training_is_no_rival(copy: Tiny) -> None
     content = read_sealed(manifest, "")
     write_sealed(manifest, content | {"made_from": content["made_from"] | {"store": "another"}})
     assert published(bundle) is None
+
+
+def test_rivals_stand_beside_where_they_are_asked_for(copy: Tiny) -> None:
+    """Asked for once, they stay; the figures of ours are the same with and without."""
+
+    def evaluated(**options: bool) -> tuple[dict, list[str]]:
+        said: list[str] = []
+        found = steps.evaluate(copy.run, copy.config, rebuild=False, say=said.append, **options)
+        return found, said
+
+    before, _ = evaluated()
+    found, said = evaluated(rivals=True)
+    assert not said[0].startswith("evaluate: current")
+    again, said = evaluated()
+    assert again["image"] == found["image"] and said[0].startswith("evaluate: current")
+    assert evaluated(rivals=True)[1][0].startswith("evaluate: current")
+    for unit in ("image", "product"):
+        natural = found[unit]["natural"]
+        assert natural["two_stage"] == before[unit]["natural"]["two_stage"]
+        for name in (*RIVALS, "published"):
+            change = natural["changes"][f"two_stage_over_{name}"]["top1"]
+            gain = natural["two_stage"]["top1"]["value"] - natural[name]["top1"]["value"]
+            assert change["value"] == pytest.approx(gain)
+            assert name not in before[unit]["natural"]
+    page = "\n".join(said)
+    assert "two-stage over head_all" in page and "rivals, each shifted" in page
+    assert max(map(len, page.splitlines())) <= 130
 
 
 def test_too_few_products_for_val_a(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

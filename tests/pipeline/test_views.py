@@ -230,7 +230,7 @@ def test_a_single_product_needs_its_title(
 def test_what_cannot_read_texts_says_so(titled: Tiny, tmp_path: Path) -> None:
     with pytest.raises(
         ShelfsortError,
-        match="view title reads texts, but an exported model reads photos alone; train without it",
+        match="view title is no network, but an exported model answers by networks alone; train",
     ):
         export_model(titled.run, tmp_path / "model")
     with pytest.raises(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stage1_cnn.head import Head, normalise
+from stage1_cnn.head import Head, log_softmax
 
 
 def test_equals_torch_on_the_stored_features() -> None:
@@ -26,7 +26,7 @@ def test_equals_torch_on_the_stored_features() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_normalise(dtype: type) -> None:
     scores = np.array([[1000.0, 1001.0, -1000.0], [0.0, 0.0, 0.0]], dtype=dtype)
-    found = normalise(scores)
+    found = log_softmax(scores)
     assert found.dtype == dtype
     np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, rtol=1e-4)
     np.testing.assert_allclose(found[0, 1] - found[0, 0], 1, atol=1e-4)

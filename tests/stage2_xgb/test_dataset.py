@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 from catalog.errors import ArtifactError
 from catalog.image_table import ImageTable
 from catalog.splits import SPLITS, deal
-from stage1_cnn.head import Head, normalise
+from stage1_cnn.head import Head, log_softmax
 from stage2_xgb import dataset
 from stage2_xgb.dataset import Views, fit_projection, read_items
 from stage2_xgb.items import TOP, Items, Pooled, Projection, compact, of_unit, pool
@@ -50,10 +50,44 @@ def test_images_of_products_that_have_several(fitted: Fitted) -> None:
     assert len(several.of_products(1.0, "all", 0)) == len(expected)
 
 
+def of_one_class(product_id: list[int], views: int) -> Pooled:
+    """Images of these products, each with its row number as its features in every view."""
+    ids = np.array(product_id)
+    n = len(ids)
+    rows = np.repeat(np.arange(n, dtype=np.float32)[:, None], WIDTH, axis=1)
+    zeros, ones = np.zeros((n, 1), np.float32), np.ones(n, np.int32)
+    return Pooled(np.arange(n), ids, ids, ids, ones, zeros, (rows,) * views)
+
+
+@pytest.mark.parametrize(
+    ("product_id", "several"),
+    [([1, 1, 2], [1, 1]), ([1, 2, 2], [2, 2]), ([1, 2], []), ([1], []), ([], [])],
+)
+def test_a_single_image_at_either_end_is_no_product_of_several(
+    product_id: list[int], several: list[int]
+) -> None:
+    assert of_one_class(product_id, 1).of_several().product_id.tolist() == several
+
+
+def test_the_first_view_alone() -> None:
+    assert len(of_one_class([1, 2], 3).first_view().features) == 1
+
+
+def test_compact_projects_each_view_by_itself() -> None:
+    """z is [N, V, C]: less the mean, then onto the components."""
+    images = of_one_class([1, 2, 3, 4], 2)
+    mean = np.arange(WIDTH, dtype=np.float32)
+    shifted = Projection(mean, np.eye(WIDTH, dtype=np.float32)[:, :3])
+    both = Projection(2 * mean, np.eye(WIDTH, dtype=np.float32)[:, :3])
+    items = compact(images, np.zeros((4, 1), np.float32), [shifted, both])
+    expected = np.stack([np.arange(4)[:, None] - k * mean[:3] for k in (1, 2)], axis=1)
+    np.testing.assert_array_equal(items.z, expected)
+
+
 def wide_items(classes: int = 50, n: int = 30) -> tuple[Items, np.ndarray]:
     """Items with more classes than are kept, and their whole shifted log-probabilities."""
     rng = np.random.default_rng(0)
-    log_probs = normalise(rng.normal(size=(n, classes)).astype(np.float32))
+    log_probs = log_softmax(rng.normal(size=(n, classes)).astype(np.float32))
     ids = np.arange(n)
     zeros = np.zeros((n, WIDTH), np.float32)
     pooled = Pooled(
@@ -69,12 +103,12 @@ def wide_items(classes: int = 50, n: int = 30) -> tuple[Items, np.ndarray]:
 
 
 def test_the_highest_are_kept_exactly_and_the_rest_is_floored() -> None:
-    items, log_probs = wide_items()
-    assert items.top_class.shape == (30, TOP)
+    items, log_probs = wide_items(classes=300, n=60)
+    assert items.top_class.shape == (60, TOP)
     order = np.argsort(-log_probs, axis=1, kind="stable")
     np.testing.assert_array_equal(items.top_class, order[:, :TOP])
     np.testing.assert_array_equal(items.predicted, log_probs.argmax(axis=1))
-    members = np.array([3, 49, 0, 17])
+    members = np.array([3, 299, 0, 17])
     found = items.log_probs(members)
     for row in range(len(items)):
         lowest = log_probs[row, order[row, TOP - 1]]

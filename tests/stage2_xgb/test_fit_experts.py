@@ -10,7 +10,7 @@ import pytest
 
 from catalog.image_table import ImageTable
 from features.store import FeatureStore
-from stage1_cnn.head import normalise
+from stage1_cnn.head import log_softmax
 from stage2_xgb import dataset, expert_rows, fit_experts
 from stage2_xgb.dataset import Views
 from stage2_xgb.expert_pool import ExpertPool, pool_arrays, read_pool
@@ -88,7 +88,7 @@ def test_is_not_worse_than_any_expert_alone_on_what_it_was_fitted_on(
         opinion = np.empty_like(log_probs)
         for place in np.unique(fold):
             opinion[fold == place] = whole.by_fold[place].opinions(held.rows(fold == place))[number]
-        losses.append(-normalise(opinion)[rows, held.class_index].mean())
+        losses.append(-log_softmax(opinion)[rows, held.class_index].mean())
     assert -log_probs[rows, held.class_index].mean() < min(losses) + 0.01
 
 

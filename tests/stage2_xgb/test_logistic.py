@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from stage1_cnn.head import normalise
+from stage1_cnn.head import log_softmax
 from stage2_xgb import logistic
 from stage2_xgb.experts import Inputs
 from stage2_xgb.logistic import fit_logistic, too_large
@@ -26,7 +26,7 @@ def test_probabilities_are_scikit_learns(monkeypatch) -> None:
         x.astype(np.float64), class_index
     )
     expert = fit_logistic(x, class_index, CLASSES, Inputs((0,)), c=3.0)
-    ours = normalise((x @ expert.factors[0] + expert.bias)[:, theirs.classes_])
+    ours = log_softmax((x @ expert.factors[0] + expert.bias)[:, theirs.classes_])
     np.testing.assert_allclose(np.exp(ours), theirs.predict_proba(x), rtol=0, atol=2e-3)
     assert expert.bias[ABSENT] == -np.inf
 

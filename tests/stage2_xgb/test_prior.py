@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from catalog.errors import ConfigError
-from stage1_cnn.head import normalise
+from stage1_cnn.head import log_softmax
 from stage2_xgb.prior import Shift, fit_shift, importance, mix, target_mix
 from tests.stage2_xgb.planted import taxonomy
 
@@ -25,8 +25,8 @@ def gaussians(n: int, prior: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.
 
 def test_the_shift_is_bayes_rule() -> None:
     _, likelihood = gaussians(500, TARGET)
-    under_train = normalise((likelihood + np.log(TRAIN)).astype(np.float32))
-    bayes = normalise(likelihood + np.log(TARGET))
+    under_train = log_softmax((likelihood + np.log(TRAIN)).astype(np.float32))
+    bayes = log_softmax(likelihood + np.log(TARGET))
     shifted = Shift(1.0, 1.0, np.log(TARGET / TRAIN).astype(np.float32))(under_train)
     np.testing.assert_allclose(shifted, bayes, atol=1e-4)
     assert shifted.dtype == np.float32
@@ -37,7 +37,7 @@ def test_the_shift_is_bayes_rule() -> None:
 @pytest.mark.parametrize("drawn_from", [TARGET, TRAIN], ids=["natural val", "balanced val"])
 def test_temperature_and_strength_are_recovered(temperature: float, drawn_from: np.ndarray) -> None:
     truth, likelihood = gaussians(8000, drawn_from)
-    overconfident = normalise(temperature * (likelihood + np.log(TRAIN))).astype(np.float32)
+    overconfident = log_softmax(temperature * (likelihood + np.log(TRAIN))).astype(np.float32)
     shift = fit_shift(overconfident, truth, TRAIN, TARGET)
     assert shift.temperature == pytest.approx(temperature, rel=0.1)
     assert shift.strength == pytest.approx(1.0, abs=0.12)
@@ -46,9 +46,27 @@ def test_temperature_and_strength_are_recovered(temperature: float, drawn_from: 
 def test_a_mix_that_is_there_already_needs_no_shift() -> None:
     truth, likelihood = gaussians(8000, TARGET)
     shift = fit_shift(
-        normalise(likelihood + np.log(TARGET)).astype(np.float32), truth, TRAIN, TARGET
+        log_softmax(likelihood + np.log(TARGET)).astype(np.float32), truth, TRAIN, TARGET
     )
     assert shift.strength == pytest.approx(0.0, abs=0.1)
+
+
+def test_the_ratio_is_of_target_to_train() -> None:
+    """Stage 1 learnt an uneven mix, and val has another."""
+    train = np.array([0.1, 0.2, 0.3, 0.4])
+    truth, likelihood = gaussians(8000, TARGET)
+    learnt = log_softmax(likelihood + np.log(train)).astype(np.float32)
+    shift = fit_shift(learnt, truth, train, TARGET)
+    np.testing.assert_allclose(shift.log_ratio, np.log(TARGET / train), rtol=1e-6)
+    assert (shift.temperature, shift.strength) == pytest.approx((1, 1), abs=0.12)
+
+
+def test_a_single_item_counts() -> None:
+    """It is labelled as stage 1 would never have it, so that stage 1 is trusted a little less."""
+    _, likelihood = gaussians(1, TARGET)
+    under = log_softmax(3 * (likelihood + np.log(TRAIN))).astype(np.float32)
+    shift = fit_shift(under, under.argmin(axis=1), TRAIN, TARGET)
+    assert shift.temperature > 1.01
 
 
 def test_without_items_nothing_is_fitted() -> None:
@@ -75,15 +93,15 @@ def test_a_file_of_weights_counts_by_its_shares(tmp_path: Path, scale: int) -> N
     )
     found = target_mix(path, np.ones(4), np.ones(4), taxonomy(4))
     np.testing.assert_allclose(found[:3], [0.2, 0.7, 0.1], rtol=1e-6)
-    assert 0 < found[3] < 1e-6 and found.sum() == pytest.approx(1)
+    assert found[3] == pytest.approx(1e-9, rel=1e-6) and found.sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("category_id,share\n100,1\n", "expected a CSV with columns category_id,weight"),
-        ("category_id,weight\n100,much\n", "expected a CSV with columns category_id,weight"),
-        ("category_id,weight\n100\n", "expected a CSV with columns category_id,weight"),
+        ("category_id,share\n100,1\n", "line 1: column weight is missing"),
+        ("category_id,weight\n100,much\n", "line 2: as category_id and weight"),
+        ("category_id,weight\n100\n", "line 2: found 1 fields, expected 2"),
         ("category_id,weight\n100,1\n777,1\n", "category_id 777 is not in the taxonomy"),
         ("category_id,weight\n100,1\n101,-1\n", "expected weights of at least 0"),
         ("category_id,weight\n100,0\n", "expected weights of at least 0 and not all 0"),
@@ -120,7 +138,7 @@ def loss_of(shift: Shift, truth: np.ndarray, under: np.ndarray) -> float:
 def drawn(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """n items of the target mix, and stage 1's opinion of them under the train mix."""
     truth, likelihood = gaussians(n, TARGET, seed)
-    return truth, normalise(likelihood + np.log(TRAIN)).astype(np.float32)
+    return truth, log_softmax(likelihood + np.log(TRAIN)).astype(np.float32)
 
 
 def test_few_items_do_not_make_it_worse_than_unfitted() -> None:
@@ -143,7 +161,7 @@ def test_a_wrong_temperature_is_mended_the_more_the_more_items_say_so() -> None:
         some = []
         for seed in range(8):
             truth, likelihood = gaussians(n, TARGET, seed)
-            sure = normalise(2 * (likelihood + np.log(TRAIN))).astype(np.float32)
+            sure = log_softmax(2 * (likelihood + np.log(TRAIN))).astype(np.float32)
             some.append(fit_shift(sure, truth, TRAIN, TARGET).temperature)
         found.append(float(np.mean(some)))
     assert (
@@ -184,13 +202,13 @@ def test_the_least_loss_is_found() -> None:
     weight = importance(truth, TARGET)
     effective = weight.sum() ** 2 / (weight**2).sum()
     ratio = np.log(TARGET / TRAIN)
-    labels = np.exp(normalise(under.astype(np.float64) + ratio)) * 50 / (effective + 50)
+    labels = np.exp(log_softmax(under.astype(np.float64) + ratio)) * 50 / (effective + 50)
     labels[np.arange(60), truth] += effective / (effective + 50)
 
     def loss(sharpness: float, strength: float) -> float:
         return -float(
             weight
-            @ (labels * normalise(sharpness * under.astype(np.float64) + strength * ratio)).sum(
+            @ (labels * log_softmax(sharpness * under.astype(np.float64) + strength * ratio)).sum(
                 axis=1
             )
         )
@@ -221,15 +239,18 @@ def test_what_lies_at_the_end_of_its_range_is_named(
 def test_the_range_ends_there() -> None:
     truth, likelihood = gaussians(4000, TARGET)
     hot = fit_shift(
-        normalise(9 * (likelihood + np.log(TRAIN))).astype(np.float32), truth, TRAIN, TARGET
+        log_softmax(9 * (likelihood + np.log(TRAIN))).astype(np.float32), truth, TRAIN, TARGET
     )
     assert hot.temperature == pytest.approx(4.0) and "temperature" in hot.at_border
     cold = fit_shift(
-        normalise(0.1 * (likelihood + np.log(TRAIN))).astype(np.float32), truth, TRAIN, TARGET
+        log_softmax(0.1 * (likelihood + np.log(TRAIN))).astype(np.float32), truth, TRAIN, TARGET
     )
     assert cold.temperature == pytest.approx(0.25) and "temperature" in cold.at_border
     falling = fit_shift(
-        normalise(likelihood + 2 * np.log(TARGET / TRAIN)).astype(np.float32), truth, TRAIN, TARGET
+        log_softmax(likelihood + 2 * np.log(TARGET / TRAIN)).astype(np.float32),
+        truth,
+        TRAIN,
+        TARGET,
     )
     assert falling.strength == 0.0 and "strength" in falling.at_border
 

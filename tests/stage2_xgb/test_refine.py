@@ -76,6 +76,18 @@ def test_the_adjusted_stage_1_stands_beside(fitted: Fitted, images: Pooled, unit
     assert result.refined.all()
 
 
+def test_without_a_pool_only_reclassified_items_are_refined(fitted: Fitted, images: Pooled) -> None:
+    """Then the adjusted stage 1 answers for the others."""
+    bundle = fitted.open()
+    bundle.pool, own = None, min(bundle.members)
+    bundle.answers = {own: OWN}
+    result = refine(bundle, images, "product")
+    np.testing.assert_array_equal(result.refined, result.shifted.argmax(axis=1) == own)
+    assert 0 < result.refined.sum() < len(result.refined)
+    others = ~result.refined
+    np.testing.assert_array_equal(result.two_stage[others], result.shifted[others])
+
+
 def test_items_are_answered_one_by_one_as_together(fitted: Fitted, images: Pooled) -> None:
     result = refine(fitted.open(), images, "product")
     for row in (0, 33, 80):

@@ -1,7 +1,6 @@
 // The page of one category, drawn when it is opened.
 
 function renderCategory(view, c) {
-  forget(view);
   const support = D.support[c], trained = D.columns["category.train_images"][c], names = D.values.names;
   const share = (system, measure) => percent(scoreOf(system, measure)[c]);
   const row = (title, measure) => [title, share("two_stage", measure), `from ${share("shifted", measure)} adjusted, ${share("stage1", measure)} alone`];
@@ -21,7 +20,7 @@ function renderCategory(view, c) {
 function mistakenCard(c, asTruth) {
   const pairs = (asTruth ? D.pairsOfTrue : D.pairsOfPredicted)[c], other = D.columns[asTruth ? "pair.predicted" : "pair.true"];
   const before = D.columns["pair.shifted"], after = D.columns["pair.two_stage"];
-  const columns = [...categoryColumns("Category", (i) => other[i]), countColumn("Both stages", (i) => after[i]),
+  const columns = [...categoryColumns("Category", (i) => other[i]), {...countColumn("Both stages", (i) => after[i], "A number leads to the photos"), cell: (i) => countLink(D.columns["pair.true"][i], D.columns["pair.predicted"][i], after[i])},
     fewerColumn("Change by stage 2", (i) => after[i] - before[i], "Both stages less stage 1, adjusted"), countColumn("Stage 1, adjusted", (i) => before[i]), countColumn("Stage 1 alone", (i) => D.columns["pair.stage1"][i])];
   const title = asTruth ? "It is mistaken for" : "Mistaken for it";
   if (!pairs.length) return card(title, null, empty(asTruth ? `None of its ${D.unit}s was sorted elsewhere.` : "Nothing else was sorted here."));

@@ -4,7 +4,7 @@ function renderConfusions(view) {
   const {"pair.true": truth, "pair.predicted": answer, "pair.shifted": before, "pair.two_stage": after} = D.columns;
   const rows = Array.from(truth.keys()).filter((i) => truth[i] !== answer[i]);
   const columns = [...categoryColumns("True category", (i) => truth[i]), ...categoryColumns("Sorted into", (i) => answer[i]),
-    countColumn("Both stages", (i) => after[i]), fewerColumn("Change by stage 2", (i) => after[i] - before[i], "Both stages less stage 1, adjusted"),
+    {...countColumn("Both stages", (i) => after[i], "A number leads to the photos"), cell: (i) => countLink(truth[i], answer[i], after[i])}, fewerColumn("Change by stage 2", (i) => after[i] - before[i], "Both stages less stage 1, adjusted"),
     countColumn("Stage 1, adjusted", (i) => before[i]), countColumn("Stage 1 alone", (i) => D.columns["pair.stage1"][i]),
     rateColumn("Share", (i) => after[i] / D.support[truth[i]], `Of the true category’s ${D.unit}s, both stages`)];
   const match = (query) => { const found = new Set(findClasses(query)); return (i) => found.has(truth[i]) || found.has(answer[i]); };
@@ -16,9 +16,8 @@ function matrixCard() {
   const families = familyOptions(), state = {family: families[0][0], stage: "two_stage"};
   const box = el("div", {}), said = el("p", {class: "note", "aria-live": "polite"});
   const show = () => {
-    forget(box);
     const members = membersOf(state.family);
-    const chart = makeChart("Confusion matrix of the selected family", 140 + Math.min(620, Math.max(180, members.length * 26)), (colours, width) => matrixOption(members, state.stage, colours, width));
+    const chart = makeChart("Confusion matrix of the selected family", 140 + Math.min(620, Math.max(180, members.length * 26)), (colours, width, height) => matrix(members, state.stage, colours, width, height));
     box.replaceChildren(chart);
     const total = D.level2.reduce((n, f) => n + (f === Number(state.family)), 0), inside = cellsOf(members, state.stage), all = members.reduce((sum, c) => sum + D.support[c], 0);
     const lost = members.reduce((sum, c) => sum + D.lost[state.stage][c], 0), within = inside.reduce((sum, [x, y, n]) => sum + (x === y ? 0 : n), 0);
@@ -30,7 +29,7 @@ function matrixCard() {
     downloadTable("confusion-matrix", ["true \\ answered", ...members.map((c) => `${nameOf(c)} (${idOf(c)})`)], table.map((row, y) => [`${nameOf(members[y])} (${idOf(members[y])})`, ...row]));
   };
   show();
-  return card("Matrix of a family", "Rows are true categories, columns the answers; the diagonal is right.",
+  return card("Matrix of a family", "Rows are true categories, columns the answers; the diagonal is right. A cell leads to its photos.",
     el("div", {class: "tools"}, chooser("Family", families, state.family, (family) => { state.family = family; show(); }),
       toggle("Answer", Object.entries(SYSTEM_NAMES), state.stage, (stage) => { state.stage = stage; show(); }), el("span", {class: "grow"}), el("button", {type: "button", onclick: save}, "Export the matrix")), said, box);
 }
@@ -57,17 +56,17 @@ function cellsOf(members, stage) {
   return cells;
 }
 
-function matrixOption(members, stage, colours, width) {
-  const cells = cellsOf(members, stage), wide = width > 620, names = members.map((c) => nameIn(c, c)), labels = {interval: 0, overflow: "truncate", width: wide ? 190 : 116, fontSize: 11};
-  const row = members.map((c) => Math.max(1, D.support[c]));
-  const data = cells.map(([x, y, n]) => ({value: [x, y, n], itemStyle: {color: x === y ? mix(colours.mid, colours.high, Math.min(1, n / row[y])) : mix(colours.mid, colours.low, Math.min(1, 0.12 + 1.6 * n / row[y]))},
-    label: {color: readable(x === y ? mix(colours.mid, colours.high, Math.min(1, n / row[y])) : mix(colours.mid, colours.low, Math.min(1, 0.12 + 1.6 * n / row[y])))}}));
-  const left = wide ? 204 : 130, cell = (width - left - 8) / members.length;
-  return {
-    grid: {left, right: 8, top: 6, bottom: 124, show: true, borderWidth: 0, backgroundColor: colours.soft},
-    tooltip: tooltip((found) => { const [x, y, n] = found.data.value; return [el("b", {}, `${plural(n, D.unit)}, ${percent(n / row[y], 0)} of the row`), pairsOf([["True", names[y]], ["Answer", names[x]]])]; }, {trigger: "item"}),
-    xAxis: axis(colours, {type: "category", data: names, splitLine: {show: true, lineStyle: {color: colours.card}}, axisLabel: {...labels, width: 136, rotate: 55}}),
-    yAxis: axis(colours, {type: "category", data: names, inverse: true, splitLine: {show: true, lineStyle: {color: colours.card}}, axisLabel: labels}),
-    series: [{type: "heatmap", data, label: {show: cell >= 24, fontFamily: colours.sans, fontSize: 11, formatter: (p) => p.data.value[2]}, itemStyle: {borderColor: colours.card, borderWidth: 1}}],
-  };
+function matrix(members, stage, colours, width, height) {
+  const wide = width > 620, left = wide ? 204 : 130, area = {top: 6, bottom: height - 124}, names = members.map((c) => nameIn(c, c));
+  const cell = (width - left - 8) / members.length, row = (area.bottom - area.top) / members.length, most = members.map((c) => Math.max(1, D.support[c]));
+  const fill = (x, y, n) => (x === y ? mix(colours.mid, colours.high, Math.min(1, n / most[y])) : mix(colours.mid, colours.low, Math.min(1, 0.12 + 1.6 * n / most[y])));
+  const content = (x, y, n) => [el("b", {}, `${plural(n, D.unit)}, ${percent(n / most[y], 0)} of the row`), pairsOf([["True", names[y]], ["Answer", names[x]]])];
+  const boxes = cellsOf(members, stage).map(([x, y, n]) => {
+    const colour = fill(x, y, n), box = hinted(svg("rect", {class: "node", x: left + x * cell + 0.5, y: area.top + y * row + 0.5, width: Math.max(1, cell - 1), height: Math.max(1, row - 1), fill: colour}), () => content(x, y, n));
+    box.addEventListener("click", () => { tip.hide(); location.hash = itemsOf(members[y], members[x]); });
+    return cell < 24 ? [box] : [box, svg("text", {class: "middle through", x: left + (x + 0.5) * cell, y: area.top + (y + 0.5) * row + 4, style: `fill: ${readable(colour)}`}, whole(n))];
+  });
+  const labels = names.map((name, k) => [svg("text", {class: "end", x: left - 8, y: area.top + (k + 0.5) * row + 4}, fitted(name, left - 12)),
+    svg("text", {class: "end", transform: `translate(${left + (k + 0.5) * cell + 4} ${area.bottom + 12}) rotate(-55)`}, fitted(name, 136))]);
+  return [svg("rect", {x: left, y: area.top, width: width - left - 8, height: area.bottom - area.top, fill: colours.soft}), ...boxes.flat(), ...labels.flat()];
 }

@@ -44,6 +44,8 @@ function prepare(names) {
   countNames(names);
   D.set = new Map(D.values.sets.map((s) => [s.class_index, s]));
   countPairs();
+  D.twins = new Set(D.columns["conflict.product"]);
+  D.testProducts = new Set(D.columns["item.product"]);
 }
 
 // Level-3 names repeat, even within a family: how often each stands alone, and with its family.

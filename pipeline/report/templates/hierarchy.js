@@ -12,38 +12,84 @@ function hierarchyTree(system) {
 
 const accuracyOf = (node) => 1 - node.lost / node.value;
 
-function paintTree(nodes, colours) {
-  for (const node of nodes) {
-    const fill = accuracyColour(colours, accuracyOf(node));
-    node.itemStyle = {color: fill};
-    node.label = {color: readable(fill)};
-    if (node.children) paintTree(node.children, colours);
+// Rectangles of `nodes`, the largest first, each as square as can be (Bruls, Huizing and van Wijk, 2000).
+function squarify(nodes, box) {
+  const rest = nodes.slice().sort((a, b) => b.value - a.value), placed = [];
+  let {x, y, width, height} = box, total = rest.reduce((sum, node) => sum + node.value, 0);
+  while (rest.length && width > 0.5 && height > 0.5) {
+    const short = Math.min(width, height), scale = width * height / total;
+    const worst = (n, sum) => { const side = sum * scale / short; return Math.max(...[rest[0], rest[n - 1]].map((node) => { const other = node.value * scale / side; return Math.max(side / other, other / side); })); };
+    let n = 1, sum = rest[0].value;
+    while (n < rest.length && worst(n + 1, sum + rest[n].value) <= worst(n, sum)) sum += rest[n++].value;
+    const side = sum * scale / short, row = rest.splice(0, n);
+    let at = 0;
+    for (const node of row) {
+      const length = short * node.value / sum;
+      placed.push(width < height ? {node, x: x + at, y, width: length, height: side} : {node, x, y: y + at, width: side, height: length});
+      at += length;
+    }
+    if (width < height) [y, height] = [y + side, height - side];
+    else [x, width] = [x + side, width - side];
+    total -= sum;
   }
-  return nodes;
+  return placed;
 }
 
-function treeOption(system) {
-  const label = (gap) => (p) => (p.data && p.data.value ? `${p.name}${gap}${percent(accuracyOf(p.data), 0)}` : p.name);
-  return (colours) => ({
-    tooltip: tooltip((found) => (found.data && found.data.level ? [el("b", {}, found.data.name), found.data.c === undefined ? null : el("small", {}, pathOf(found.data.c)),
-      pairsOf([["Accuracy", percent(accuracyOf(found.data))], [`Evaluated ${D.unit}s`, whole(found.data.value)], ["Lost", whole(found.data.lost)]])].filter(Boolean) : [el("b", {}, "All categories")]), {trigger: "item"}),
-    series: [{type: "treemap", name: "All", data: paintTree(hierarchyTree(system), colours), leafDepth: 2, roam: false, nodeClick: "zoomToNode", left: 0, right: 0, top: 34, bottom: 0, visibleMin: 1,
-      childrenVisibleMin: 1, squareRatio: 1, drillDownIcon: "",
-      breadcrumb: {top: 0, left: 0, height: 24, itemStyle: {color: colours.soft, borderColor: colours.line, textStyle: {color: colours.ink, fontFamily: colours.sans}}, emphasis: {itemStyle: {color: colours.line}}},
-      label: {fontFamily: colours.sans, fontSize: 12, overflow: "truncate", lineHeight: 16, formatter: label("\n")},
-      itemStyle: {borderColor: colours.card, borderWidth: 1, gapWidth: 1}, upperLabel: {show: true, height: 22, color: colours.ink, fontFamily: colours.sans, fontSize: 12, fontWeight: 600, overflow: "truncate", formatter: label("  ")},
-      levels: [{upperLabel: {show: false}, itemStyle: {gapWidth: 6}}, {itemStyle: {borderColor: colours.soft, borderWidth: 0, gapWidth: 1}}]}],
+function treeHint(node) {
+  return [el("b", {}, node.name), node.c === undefined ? null : el("small", {}, pathOf(node.c)),
+    pairsOf([["Accuracy", percent(accuracyOf(node))], [`Evaluated ${D.unit}s`, whole(node.value)], ["Lost", whole(node.lost)]])].filter(Boolean);
+}
+
+// Two levels below `nodes`: each node is a frame with its name around its children.
+function drawTree(nodes, colours, width, height, open) {
+  const mark = (box, node, colour) => {
+    const rect = hinted(svg("rect", {class: "node", x: box.x, y: box.y, width: Math.max(0, box.width - 1), height: Math.max(0, box.height - 1), fill: colour}), () => treeHint(node));
+    rect.addEventListener("click", () => open(node));
+    return rect;
+  };
+  const leaf = (box) => {
+    const colour = accuracyColour(colours, accuracyOf(box.node)), rect = mark(box, box.node, colour), name = fitted(box.node.name, box.width - 8);
+    if (box.height < 20 || name.length < 3) return [rect];
+    const style = `fill: ${readable(colour)}`, text = (at, line) => svg("text", {class: "middle through", x: box.x + box.width / 2, y: box.y + box.height / 2 + at, style}, line);
+    return box.height < 36 ? [rect, text(4, name)] : [rect, text(-4, name), text(12, percent(accuracyOf(box.node), 0))];
+  };
+  return squarify(nodes, {x: 0, y: 0, width, height}).flatMap((box) => {
+    if (!box.node.children || box.height < 40) return leaf(box);
+    const inner = {x: box.x + 2, y: box.y + 22, width: box.width - 6, height: box.height - 26}, head = `${box.node.name}  ${percent(accuracyOf(box.node), 0)}`;
+    return [mark(box, box.node, colours.soft), svg("text", {class: "head through", x: box.x + 5, y: box.y + 15}, fitted(head, box.width - 10)), ...squarify(box.node.children, inner).flatMap(leaf)];
   });
+}
+
+// The nodes under `open`: the whole tree, or a node of level 1 or 2 that was clicked.
+function treeUnder(tree, open) {
+  if (!open) return tree;
+  const all = [...tree, ...tree.flatMap((top) => top.children)];
+  return all.find((node) => node.level === open.level && node.k === open.k)?.children || tree;
+}
+
+function treeTrail(state, show) {
+  const {level1, level2, parent} = D.values.names, {open} = state;
+  const step = (text, to) => el("button", {type: "button", class: "crumb", onclick: () => show(to)}, text || "(no name)");
+  const steps = [step("All", null)];
+  if (open) steps.push(step(level1[open.level === 1 ? open.k : parent[open.k]], {level: 1, k: open.level === 1 ? open.k : parent[open.k]}));
+  if (open?.level === 2) steps.push(step(level2[open.k], open));
+  return steps;
 }
 
 function renderHierarchy(view) {
-  const state = {system: "two_stage"};
-  const chart = makeChart("Treemap of the categories, coloured by accuracy; the table below holds the same numbers", innerWidth < 560 ? 460 : 560, (colours) => treeOption(state.system)(colours), (made) => {
-    made.on("click", (event) => { if (event.data && event.data.c !== undefined) location.hash = "category/" + idOf(event.data.c); });
-  });
+  const state = {system: "two_stage", open: null}, trail = el("span", {});
+  const show = (open) => {
+    if (open?.c !== undefined) { tip.hide(); location.hash = "category/" + idOf(open.c); return; }
+    state.open = open;
+    trail.replaceChildren(...treeTrail(state, show));
+    chart.redraw();
+  };
+  const chart = makeChart("Treemap of the categories, coloured by accuracy; the table below holds the same numbers", innerWidth < 560 ? 460 : 560,
+    (colours, width, height) => drawTree(treeUnder(hierarchyTree(state.system), state.open), colours, width, height, show));
   view.append(levelsCard(), card("Where accuracy is lost", `Area is the number of evaluated ${D.unit}s, colour their accuracy. Click to go down a level; a category opens its page.`,
-    el("div", {class: "tools"}, toggle("Answer", Object.entries(SYSTEM_NAMES), state.system, (system) => { state.system = system; chart.redraw(); }), el("span", {class: "grow"}), accuracyKey()), chart),
+    el("div", {class: "tools"}, toggle("Answer", Object.entries(SYSTEM_NAMES), state.system, (system) => { state.system = system; chart.redraw(); }), trail, el("span", {class: "grow"}), accuracyKey()), chart),
     el("div", {class: "card", id: "nodes"}));
+  show(null);
 }
 
 function levelsCard() {

@@ -3,7 +3,7 @@
 const VIEWS = {overview: (view) => { renderPlot($("plot-card")); renderLost($("lost-card")); renderMetrics($("metrics-card")); renderApart($("apart-card")); },
   categories: renderCategories, hierarchy: renderHierarchy, confusions: renderConfusions, confidence: renderConfidence,
   review: renderReview, items: renderItems, training: renderTraining};
-const ARRIVED = {hierarchy: showNodes};
+const ARRIVED = {hierarchy: showNodes, items: showItems, confidence: showThreshold};
 const rendered = new Set();
 
 function render(name) {
@@ -12,8 +12,31 @@ function render(name) {
   VIEWS[name]($("view-" + name));
 }
 
-function go() {
-  const [name, id] = decodeURIComponent(location.hash.slice(1)).split("/");
+// The address without a new entry in the history: filters, threshold, sorting.
+function setAddress(address) {
+  history.replaceState(history.state, "", "#" + address);
+}
+
+// Each entry of the history keeps its place on the page, so that Back leads to where one was.
+const scrolled = new Map();
+let entry = 0;
+
+function keepPlace() {
+  history.scrollRestoration = "manual";
+  addEventListener("scroll", () => { if (history.state?.entry === entry) scrolled.set(entry, scrollY); }, {passive: true});
+}
+
+function arrive(focus) {
+  const returning = history.state?.entry !== undefined;
+  entry = returning ? history.state.entry : Math.max(0, ...scrolled.keys()) + 1;
+  if (!returning) { history.replaceState({entry}, ""); scrolled.set(entry, 0); }
+  scrollTo(0, scrolled.get(entry) || 0);
+  if (focus && !returning) $("content").focus({preventScroll: true});
+}
+
+function go(event) {
+  const address = location.hash.slice(1), name = address.split("/")[0], rest = address.slice(name.length + 1);
+  const id = name === "items" ? rest : decodeURIComponent(rest);
   const shown = name === "category" && D.byId.has(id) ? "category" : name in VIEWS ? name : "overview";
   for (const view of document.querySelectorAll(".view")) view.hidden = view.id !== "view-" + shown;
   for (const link of document.querySelectorAll("nav a")) {
@@ -24,10 +47,10 @@ function go() {
     else link.removeAttribute("aria-current");
   }
   tip.hide();
-  scrollTo(0, 0);
   if (shown === "category") renderCategory($("view-category"), D.byId.get(id));
   else { render(shown); ARRIVED[shown]?.(id); }
   document.title = (shown === "category" ? titleOf(D.byId.get(id)) : D.values.name) + " · category report";
+  if (!(name === "hierarchy" && id)) arrive(event instanceof HashChangeEvent);
 }
 
 function setUpSearch() {
@@ -49,12 +72,12 @@ let printAll = false;
 addEventListener("beforeprint", () => {
   document.documentElement.classList.add("printing");
   if (printAll) for (const name of Object.keys(VIEWS)) { $("view-" + name).hidden = false; render(name); ARRIVED[name]?.(); }
-  chartsToPaper();
+  redrawCharts();
 });
 addEventListener("afterprint", () => {
   document.documentElement.classList.remove("printing");
   if (printAll) { printAll = false; go(); }
-  chartsToScreen();
+  redrawCharts();
 });
 
 function setUpPrinting() {
@@ -70,6 +93,8 @@ async function start() {
   setUpViewer();
   setUpPrinting();
   loadMarks();
+  keepPlace();
+  $("skip").addEventListener("click", (event) => { event.preventDefault(); $("content").focus(); $("content").scrollIntoView(); });
   addEventListener("hashchange", go);
   go();
 }

@@ -26,8 +26,8 @@ function wonBack(c) {
 
 function takenCell(c) {
   const {"pair.predicted": answer, "pair.shifted": before, "pair.two_stage": after} = D.columns;
-  return el("span", {class: "name wide"}, mostlyTaken(c).map((i, k) => [k ? ", " : "", el("a", {href: "#category/" + idOf(answer[i]), title: pathOf(answer[i])}, nameIn(answer[i], c)), ` ${whole(after[i])}`,
-    after[i] === before[i] ? "" : el("small", {class: "beside"}, ` was ${whole(before[i])}`)]).flat());
+  return el("span", {class: "name wide"}, mostlyTaken(c).map((i, k) => [k ? ", " : "", el("a", {href: "#category/" + idOf(answer[i]), title: pathOf(answer[i])}, nameIn(answer[i], c)), " ", countLink(c, answer[i], after[i]),
+    after[i] === before[i] ? "" : el("small", {class: "beside"}, ` (${whole(before[i])} → ${whole(after[i])})`)]).flat());
 }
 
 function renderLost(host) {
@@ -42,13 +42,13 @@ function renderLost(host) {
       bar.style.width = Math.round(64 * D.lost.two_stage[c] / most) + "px";
       return el("span", {}, bar, whole(D.lost.two_stage[c]));
     }},
-    {...countColumn(`Evaluated ${D.unit}s`, (c) => D.support[c]), head: "of", hint: `Evaluated ${D.unit}s`},
+    {...countColumn(`Evaluated ${D.unit}s`, (c) => D.support[c]), head: "Evaluated", hint: `Evaluated ${D.unit}s`},
     {title: "Mostly taken for", value: (c) => mostlyTaken(c).map((i) => `${nameIn(answer[i], c)}: ${after[i]}`).join("; "), cell: takenCell},
     {title: "Stage 2 won back", hint: "Fixed less broken, over stage 1, adjusted", numeric: true, value: (c) => effectOf(3, c).fixed - effectOf(3, c).broken, cell: wonBack},
     countColumn("Lost by stage 1, adjusted", (c) => D.lost.shifted[c]), countColumn("Lost by stage 1 alone", (c) => D.lost.stage1[c]),
   ];
   host.append(el("h2", {}, `Where ${D.unit}s are lost`),
-    el("p", {class: "note"}, `After both stages ${plural(total, D.unit)} of ${whole(D.support.reduce((a, b) => a + b, 0))} stand in a wrong category. “Stage 2 won back” is what stage 2 fixed less what it broke, counted from stage 1, adjusted; “was” is that stage’s count.` +
+    el("p", {class: "note"}, `After both stages ${plural(total, D.unit)} of ${whole(D.support.reduce((a, b) => a + b, 0))} stand in a wrong category. “Stage 2 won back” is what stage 2 fixed less what it broke, counted from stage 1, adjusted; “(5 → 2)” is the count by that stage and after both.` +
       " “May be chance” marks a change too small to be sure of."), el("p", {class: "note", id: "power"}, powerOf(D.values.metrics[D.unit].categories_changed)),
     makeTable({name: "lost", label: `Categories that lose most ${D.unit}s`, rows: losing, columns, sort: [1, true], page: 10, stack: true}));
 }
@@ -106,12 +106,12 @@ function renderCategories(view) {
   const columns = [
     categoryColumn("Category", (c) => c), // a phone shows two or three more
     rateColumn("Accuracy", score("two_stage", "recall"), "Both stages"),
-    pointsColumn("Change", (c) => score("two_stage", "recall")(c) - score("shifted", "recall")(c), "Accuracy, both stages less stage 1, adjusted, in points"),
+    pointsColumn("Change", (c) => score("two_stage", "recall")(c) - score("shifted", "recall")(c), "Accuracy, both stages less stage 1, adjusted, in percentage points"),
     countColumn(D.unit === "product" ? "Products" : "Images", (c) => D.support[c], `Evaluated ${D.unit}s`),
     countColumn("Lost", (c) => D.lost.two_stage[c], "After both stages"),
     rateColumn("Stage 1, adjusted", score("shifted", "recall"), "Accuracy"), rateColumn("Stage 1 alone", score("stage1", "recall"), "Accuracy"),
     rateColumn("Precision", score("two_stage", "precision"), "Both stages"), rateColumn("F1", score("two_stage", "f1"), "Both stages"),
-    countColumn("Trained on", (c) => trained[c], "Images"),
+    countColumn("Trained on", (c) => trained[c], "Images"), ...(D.columns["category.images"] ? [countColumn("In the catalogue", (c) => D.columns["category.images"][c], "Images of train and reserve")] : []),
     {title: "Second opinion", value: (c) => OPINIONS[answererOf(c)] || "no stage 2"}, idColumn("Id", (c) => c),
   ];
   view.append(el("div", {class: "card"}, makeTable({name: "categories", label: "All categories", rows: D.classes, columns, sort: [4, true], support: (c) => D.support[c],

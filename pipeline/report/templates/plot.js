@@ -6,7 +6,7 @@ const BANDS = 4;
 const bandOf = (support) => (support >= 100 ? 3 : support >= 20 ? 2 : support >= 5 ? 1 : 0);
 const RADII = [2.6, 4, 5.6, 8];
 
-const plot = {measure: "recall", sorting: "hierarchy", shown: "change", unit: null, picked: -1};
+const plot = {measure: "recall", sorting: "hierarchy", shown: "change", unit: null, picked: -1, from: -0.5, to: 0.5};
 
 function arrangePlot() {
   const values = Object.fromEntries(SYSTEMS.map((s) => [s, scoreOf(s, plot.measure, plot.unit)]));
@@ -28,23 +28,6 @@ function arrangePlot() {
 // The systems whose points are drawn: before and after stage 2, or the one that was chosen.
 const plotted = () => (plot.shown === "change" ? ["shifted", "two_stage"] : [plot.shown]);
 
-// Points of one system, those of one band of support together, so that each band is one fast series.
-function plotSeries(colours) {
-  const series = [];
-  for (const system of plotted()) {
-    const values = plot.values[system], last = system === "two_stage", colour = last ? colours.accent : colours.before;
-    const parts = Array.from({length: BANDS}, () => []);
-    plot.order.forEach((c, x) => { if (!missing(values[c])) parts[bandOf(plot.support[c])].push(x, values[c]); });
-    parts.forEach((part, band) => {
-      const rows = [];
-      for (let i = 0; i < part.length; i += 2) rows.push([part[i], part[i + 1]]);
-      series.push({type: "scatter", data: rows, symbolSize: RADII[band] * 2 * plotScale(), large: true, largeThreshold: 1500, silent: true, clip: false,
-                   progressive: 0, itemStyle: {color: colour, opacity: last ? 0.62 : 0.45}, z: last ? 3 : 2});
-    });
-  }
-  return series;
-}
-
 const plotScale = () => (plot.order.length > 2000 ? 0.62 : plot.order.length > 400 ? 0.8 : 1.15);
 
 function plotBands() {
@@ -57,61 +40,55 @@ function plotBands() {
   return rows;
 }
 
-function bandSeries(colours) {
-  const rows = plotBands();
-  return {type: "custom", silent: true, z: 0, clip: false, encode: {x: [0, 1], y: -1}, data: rows, renderItem(params, api) {
-    const area = params.coordSys, left = Math.max(api.coord([api.value(0), 0])[0], area.x);
-    const right = Math.min(api.coord([api.value(1), 0])[0], area.x + area.width);
-    if (right <= left) return null;
-    const shape = {x: left, y: area.y, width: right - left, height: area.height};
-    const name = D.values.names.level1[api.value(2)];
-    const children = [{type: "rect", shape, style: {fill: api.value(3) ? colours.soft : "transparent"}}];
-    if (right - left > 56) children.push({type: "text", x: left + 2, y: area.y - 17,
-      style: {text: name, fill: colours.muted, font: `11px ${colours.sans}`, width: right - left - 8, overflow: "truncate"}});
-    return {type: "group", children};
-  }};
+function drawBands(colours, p) {
+  return plotBands().flatMap(([from, to, name, odd]) => {
+    const left = Math.max(p.x(from), p.area.left), right = Math.min(p.x(to), p.area.right);
+    if (right <= left) return [];
+    const marks = odd ? [svg("rect", {x: left, y: p.area.top, width: right - left, height: p.area.bottom - p.area.top, fill: colours.soft})] : [];
+    if (right - left > 56) marks.push(svg("text", {x: left + 2, y: p.area.top - 10, class: "small"}, fitted(D.values.names.level1[name], right - left - 8, 11)));
+    return marks;
+  });
 }
+
+// The categories in view, by their places.
+const inView = () => plot.order.subarray(Math.max(0, Math.ceil(plot.from)), Math.min(plot.order.length, Math.floor(plot.to) + 1));
 
 // A line from stage 1, adjusted, to both stages for each category, where few enough are in view to tell them apart.
-function changeSeries(colours) {
-  if (plot.shown !== "change") return null;
-  const rows = [];
-  plot.order.forEach((c, x) => {
-    if (!missing(plot.before[c]) && !missing(plot.after[c]) && plot.before[c] !== plot.after[c]) rows.push([x, plot.before[c], plot.after[c]]);
+function drawChanges(colours, p) {
+  const step = p.x(1) - p.x(0);
+  if (plot.shown !== "change" || step < 2.2) return [];
+  const paths = {right: "", wrong: ""};
+  for (const c of inView()) {
+    const [before, after] = [plot.before[c], plot.after[c]];
+    if (!missing(before) && !missing(after) && before !== after) paths[after > before ? "right" : "wrong"] += `M${p.x(plot.place[c]).toFixed(1)} ${p.y(before).toFixed(1)}V${p.y(after).toFixed(1)}`;
+  }
+  return Object.entries(paths).map(([kind, d]) => svg("path", {d, stroke: colours[kind], "stroke-width": step > 6 ? 2.5 : 1.2, opacity: 0.75}));
+}
+
+// Points of one system and band of support are one path of dots: 10,000 of them draw in milliseconds.
+function drawPoints(colours, p) {
+  return plotted().flatMap((system) => {
+    const values = plot.values[system], last = system === "two_stage", paths = Array(BANDS).fill("");
+    for (const c of inView()) if (!missing(values[c])) paths[bandOf(plot.support[c])] += `M${p.x(plot.place[c]).toFixed(1)} ${p.y(values[c]).toFixed(1)}h0`;
+    return paths.map((d, band) => svg("path", {d, class: "dots", stroke: last ? colours.accent : colours.before, "stroke-width": RADII[band] * 2 * plotScale(), opacity: last ? 0.62 : 0.45}));
   });
-  return {type: "custom", silent: true, z: 1, clip: true, encode: {x: 0, y: [1, 2]}, data: rows, progressive: 0, renderItem(params, api) {
-    const step = api.size([1, 0])[0];
-    if (step < 2.2) return null;
-    const [x, y1] = api.coord([api.value(0), api.value(1)]), y2 = api.coord([api.value(0), api.value(2)])[1];
-    return {type: "line", shape: {x1: x, y1, x2: x, y2}, style: {stroke: y2 < y1 ? colours.right : colours.wrong, lineWidth: step > 6 ? 2.5 : 1.2, opacity: 0.75}};
-  }};
 }
 
-function plotOption(colours) {
-  const n = plot.order.length, lines = changeSeries(colours), x = plot.picked >= 0 ? plot.place[plot.picked] : -1;
-  const series = [bandSeries(colours), ...(lines ? [lines] : []), ...plotSeries(colours)];
-  if (x >= 0) series.push({type: "line", data: [[x, 0], [x, 1]], symbol: "none", silent: true, lineStyle: {color: colours.ink, width: 1, type: "dashed"}, z: 4});
-  return {
-    grid: {left: 46, right: 14, top: 26, bottom: 62}, series,
-    xAxis: axis(colours, {type: "value", min: -0.5, max: n - 0.5, minInterval: 1, splitLine: {show: false}, axisLabel: {show: false}}),
-    yAxis: axis(colours, {type: "value", min: 0, max: 1, ...shares}),
-    dataZoom: [{type: "inside", filterMode: "filter", zoomOnMouseWheel: "ctrl", moveOnMouseWheel: false, minValueSpan: 8, ...plot.zoom},
-      {type: "slider", height: 22, bottom: 12, filterMode: "filter", minValueSpan: 8, brushSelect: false, showDetail: false, showDataShadow: false, borderColor: colours.line,
-       fillerColor: "rgba(120,140,160,.16)", backgroundColor: colours.soft, handleStyle: {color: colours.card, borderColor: colours.faint},
-       moveHandleStyle: {color: colours.faint, opacity: 0.35}, emphasis: {moveHandleStyle: {color: colours.accent}, handleStyle: {borderColor: colours.accent}}, ...plot.zoom}],
-  };
+function drawPlot(colours, width, height) {
+  const p = plane(colours, width, height, {left: 46, right: 14, top: 26, bottom: 16, x: {min: plot.from, max: plot.to, ticks: []}, y: shares});
+  const picked = plot.picked >= 0 ? plot.place[plot.picked] : -1;
+  plot.plane = p;
+  return [...drawBands(colours, p), ...p.axes, ...drawChanges(colours, p), ...drawPoints(colours, p),
+    ...(picked >= plot.from && picked >= 0 && picked <= plot.to ? [line([[picked, 0], [picked, 1]], p, dashed(colours.ink))] : [])];
 }
 
-function nearestPoint(chart, x, y) {
-  const n = plot.order.length, at = chart.convertFromPixel({gridIndex: 0}, [x, y]);
-  if (!at || at[1] < -0.05 || at[1] > 1.08) return -1;
-  const unit = chart.convertToPixel({gridIndex: 0}, [1, 0])[0] - chart.convertToPixel({gridIndex: 0}, [0, 0])[0];
-  const height = chart.convertToPixel({gridIndex: 0}, [0, 0])[1] - chart.convertToPixel({gridIndex: 0}, [0, 1])[1];
-  const reach = Math.max(1, Math.ceil(14 / unit)), middle = Math.round(at[0]);
+// The place of the point at most 26 pixels from (x, y), or -1.
+function nearestPoint(x, y) {
+  const {x: toX, y: toY} = plot.plane, middle = Math.round(plot.from + (x - toX(plot.from)) / (toX(1) - toX(0))), reach = Math.max(1, Math.ceil(14 / (toX(1) - toX(0))));
   let best = -1, least = 26 ** 2;
-  for (let k = Math.max(0, middle - reach); k <= Math.min(n - 1, middle + reach); k++) {
-    for (const values of plotted().map((s) => plot.values[s])) {
-      const distance = ((k - at[0]) * unit) ** 2 + ((values[plot.order[k]] - at[1]) * height) ** 2;
+  for (let k = Math.max(0, middle - reach); k <= Math.min(plot.order.length - 1, middle + reach); k++) {
+    for (const system of plotted()) {
+      const distance = (toX(k) - x) ** 2 + (toY(plot.values[system][plot.order[k]]) - y) ** 2;
       if (distance < least) [best, least] = [k, distance];
     }
   }
@@ -126,59 +103,66 @@ function describe(c) {
 }
 
 function zoomPlot(factor, shift = 0) {
-  const {startValue, endValue} = plot.chart.getOption().dataZoom[0];
-  const middle = (startValue + endValue) / 2 + shift * (endValue - startValue), half = Math.max(4, (endValue - startValue) / 2 * factor);
+  const middle = (plot.from + plot.to) / 2 + shift * (plot.to - plot.from), half = Math.max(4, (plot.to - plot.from) / 2 * factor);
   showPlot(middle - half, middle + half);
 }
 
-function showPlot(from, to) {
-  const n = plot.order.length, span = Math.min(n, to - from), start = Math.min(Math.max(-0.5, from), n - 0.5 - span);
-  plot.chart.dispatchAction({type: "dataZoom", batch: [0, 1].map((dataZoomIndex) => ({dataZoomIndex, startValue: start, endValue: start + span}))});
+function showPlot(from = -0.5, to = plot.order.length - 0.5) {
+  const n = plot.order.length, width = Math.min(n, to - from), start = Math.min(Math.max(-0.5, from), n - 0.5 - width);
+  Object.assign(plot, {from: start, to: start + width});
+  plot.slider.hidden = width >= n;
+  plot.slider.max = Math.round(n - width);
+  plot.slider.value = Math.round(start + 0.5);
+  plot.chart.redraw();
 }
 
 function plotEvents(chart) {
-  plot.chart = chart;
-  const surface = chart.getZr();
-  surface.on("mousemove", (event) => {
-    const k = nearestPoint(chart, event.offsetX, event.offsetY);
-    surface.setCursorStyle(k < 0 ? "default" : "pointer");
-    if (k < 0) return tip.hide();
-    tip.show(event.event.clientX, event.event.clientY, ...describe(plot.order[k]));
+  const inside = (event) => { const box = chart.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
+  let drag = null;
+  chart.addEventListener("pointerdown", (event) => { drag = {x: event.clientX, from: plot.from, to: plot.to, moved: false}; });
+  addEventListener("pointerup", () => { setTimeout(() => { drag = null; }); });
+  chart.addEventListener("pointermove", (event) => {
+    if (drag && Math.abs(event.clientX - drag.x) > 4) drag.moved = true;
+    if (drag?.moved) {
+      const step = (drag.x - event.clientX) * (drag.to - drag.from) / (plot.plane.area.right - plot.plane.area.left);
+      tip.hide();
+      return showPlot(drag.from + step, drag.to + step);
+    }
+    const k = nearestPoint(...inside(event));
+    chart.style.cursor = k < 0 ? "" : "pointer";
+    if (k >= 0) tip.show(event.clientX, event.clientY, ...describe(plot.order[k]));
   });
-  surface.on("globalout", () => tip.hide());
-  surface.on("click", (event) => {
-    const k = nearestPoint(chart, event.offsetX, event.offsetY);
-    if (k >= 0) { tip.hide(); location.hash = "category/" + idOf(plot.order[k]); }
+  chart.addEventListener("click", (event) => {
+    const k = nearestPoint(...inside(event));
+    if (k >= 0 && !drag?.moved) { tip.hide(); location.hash = "category/" + idOf(plot.order[k]); }
   });
-  chart.on("datazoom", () => {
-    const {startValue, endValue} = chart.getOption().dataZoom[0];
-    plot.zoom = {startValue, endValue};
+  chart.addEventListener("wheel", (event) => { if (event.ctrlKey) { event.preventDefault(); zoomPlot(event.deltaY < 0 ? 0.7 : 1.4); } }, {passive: false});
+  chart.addEventListener("keydown", (event) => {
+    const action = {ArrowLeft: [1, -0.25], ArrowRight: [1, 0.25], "+": [0.5], "-": [2]}[event.key];
+    if (action) { zoomPlot(...action); event.preventDefault(); }
   });
 }
 
 function renderPlot(host) {
   plot.unit = D.unit;
   arrangePlot();
-  const chart = makeChart("Accuracy of every category before and after stage 2; the table of all categories holds the same numbers",
-    390, plotOption, plotEvents);
+  const chart = makeChart("Accuracy of every category before and after stage 2; the table of all categories holds the same numbers", 360, drawPlot);
+  const slider = el("input", {type: "range", min: 0, step: 1, "aria-label": "Part of the categories in view", oninput: () => showPlot(slider.value - 0.5, slider.value - 0.5 + plot.to - plot.from)});
+  Object.assign(plot, {chart, slider});
+  plotEvents(chart);
   const key = el("span", {class: "keys"}), few = el("span", {class: "key"});
   const paint = () => {
     key.replaceChildren(...plotted().map((s) => el("span", {class: "key"}, el("i", {class: s === "two_stage" ? "after" : ""}), SYSTEM_NAMES[s].toLowerCase())));
     few.textContent = plot.few ? `the last ${whole(plot.few)} have fewer than ${D.minSupport} ${plot.unit}s` : "";
   };
-  const again = (change) => { Object.assign(plot, change); plot.zoom = undefined; arrangePlot(); chart.redraw(); paint(); };
+  const again = (change) => { Object.assign(plot, change); arrangePlot(); showPlot(); paint(); };
   const units = Object.keys(D.values.metrics);
   chart.tabIndex = 0;
-  chart.addEventListener("keydown", (event) => {
-    const action = {ArrowLeft: [1, -0.25], ArrowRight: [1, 0.25], "+": [0.5], "-": [2]}[event.key];
-    if (action) { zoomPlot(...action); event.preventDefault(); }
-  });
   const pick = (c) => {
     plot.picked = c;
-    plot.zoom = undefined;
-    chart.redraw();
     const x = c >= 0 ? plot.place[c] : -1;
     if (x >= 0) showPlot(x - 30, x + 30);
+    else showPlot();
   };
   const find = categoryPicker({label: "Show a category in the plot", placeholder: "Show a category", keep: true, choose: pick, clear: () => pick(-1)});
   host.append(el("h2", {}, "Accuracy of every category"),
@@ -187,9 +171,10 @@ function renderPlot(host) {
       toggle("Shown", SHOWN, plot.shown, (shown) => again({shown})),
       chooser("Sort by", [["hierarchy", "hierarchy"], ["value", "value"], ["support", "number of " + D.unit + "s"], ["change", "change by stage 2"]], plot.sorting, (sorting) => again({sorting})),
       units.length > 1 ? chooser("Per", units.map((u) => [u, u]), plot.unit, (unit) => again({unit})) : null, find),
-    chart,
+    chart, slider,
     el("div", {class: "tools"}, key, few, el("span", {class: "grow"}),
       el("button", {type: "button", "aria-label": "Zoom in", onclick: () => zoomPlot(0.5)}, "+"), el("button", {type: "button", "aria-label": "Zoom out", onclick: () => zoomPlot(2)}, "−"),
-      el("button", {type: "button", onclick: () => showPlot(-0.5, plot.order.length - 0.5)}, "Whole")));
+      el("button", {type: "button", onclick: () => showPlot()}, "Whole")));
   paint();
+  showPlot();
 }

@@ -2,15 +2,15 @@
 
 function renderReview(view) {
   const health = D.values.findings.health, rejected = Object.values(health.rejects || {}).reduce((a, b) => a + b, 0);
-  view.append(el("p", {class: "lead"}, "Look at the photos, correct the labels that are wrong, export the corrections. Nothing leaves this page but the file you save."),
+  view.append(el("p", {class: "lead"}, "Look at the photos, say of each label whether it is right, export the corrections. Nothing leaves this page but the file you save. On a card the keys r (right), s (take the suggestion), o (other category), b (bad photo) and u (not sure) judge, and lead on to the next one."),
     el("div", {class: "card"}, statistics([["Labels the model doubts", whole(health.doubtful_labels)], ["Same picture, other category", whole(health.conflicting_groups), "pictures"],
       ...(health.images !== undefined ? [["Duplicate images", whole(health.duplicates)], ["Blank images", whole(health.blanks)], ["Rejected", whole(rejected)]] : []),
       ["Small categories", whole(health.small_categories), `under ${D.values.findings.few_images} images`]])),
     correctionsCard(), doubtsCard(), conflictsCard(), el("div", {class: "columns"}, rejectsCard(health), blanksCard(health)), smallCard());
 }
 
-function pagedCards(rows, make, size = 12) {
-  const grid = el("div", {class: "photos"}), said = el("span", {"aria-live": "polite"});
+function pagedCards(rows, make, size = 12, kind = "photos") {
+  const grid = el("div", {class: kind}), said = el("span", {"aria-live": "polite"});
   let at = 0;
   const show = (from) => {
     at = Math.max(0, Math.min(from, Math.floor((rows.length - 1) / size) * size));
@@ -27,8 +27,8 @@ function pagedCards(rows, make, size = 12) {
 
 function reviewTable(kind, name, label) {
   const c = (key) => D.columns[`${kind}.${key}`];
-  const columns = [{title: "Product", value: (i) => c("product")[i]}, ...categoryColumns("Label", (i) => c("true")[i]),
-    {title: "Answer", value: (i) => (c("suggested")[i] < 0 ? "" : titleOf(c("suggested")[i])), text: (i) => (c("suggested")[i] < 0 ? "not evaluated" : titleOf(c("suggested")[i])), cell: (i) => (c("suggested")[i] < 0 ? "not evaluated" : categoryLink(c("suggested")[i]))},
+  const columns = [{title: "Product", value: (i) => c("product")[i]}, {title: "Split", value: (i) => D.values.splits[c("split")[i]]}, ...categoryColumns("Label", (i) => c("true")[i]),
+    {title: "Answer", value: (i) => (c("suggested")[i] < 0 ? "" : titleOf(c("suggested")[i])), text: (i) => (c("suggested")[i] < 0 ? "not judged" : titleOf(c("suggested")[i])), cell: (i) => (c("suggested")[i] < 0 ? "not judged" : categoryLink(c("suggested")[i]))},
     {title: "Answer: category_id", hidden: true, value: (i) => (c("suggested")[i] < 0 ? "" : D.values.names.id[c("suggested")[i]])},
     {title: "Label’s probability", numeric: true, value: (i) => shareOf(c("own"), i), text: (i) => percent(shareOf(c("own"), i))},
     {title: "Answer’s probability", numeric: true, value: (i) => shareOf(c("confidence"), i), text: (i) => percent(shareOf(c("confidence"), i))}];
@@ -36,26 +36,30 @@ function reviewTable(kind, name, label) {
 }
 
 function doubtsCard() {
-  const {"doubt.product": product, "doubt.true": truth, "doubt.suggested": suggested, "doubt.own": own, "doubt.confidence": confidence} = D.columns;
-  const total = D.values.findings.health.doubtful_labels;
-  const node = card("Labels the model doubts", "The model is at least as sure of another category as it usually is of products that truly carry it (confident learning, as in Cleanlab). First those where it is surest that the label is wrong: where the label’s probability is furthest below the answer’s." +
+  const {"doubt.product": product, "doubt.true": truth, "doubt.suggested": suggested, "doubt.own": own, "doubt.confidence": confidence, "doubt.split": split} = D.columns;
+  const {doubtful_labels: total, labels_judged: judged} = D.values.findings.health;
+  const node = card("Labels the model doubts", (judged === "all" ? "Labels of every split, each judged by a model that saw neither the product nor its photos. " : "The run has no features of this store any more, so that only the test split is judged. ") +
+    "Those to whose label the model gives the lowest probability come first; about half of the first are wrong on the demo, so look before you correct." +
     (total > product.length ? ` The first ${whole(product.length)} of ${whole(total)}; all stand in evaluation/review.parquet.` : ""));
   node.id = "doubts";
   if (!product.length) { node.append(empty("None.")); return node; }
-  node.append(...pagedCards(Array.from(product.keys()), (i) => photoCard(product[i], truth[i], [["Answer", suggested[i], shareOf(confidence, i)]], suggested[i], `The model gives the label ${percent(shareOf(own, i))}.`)),
+  const note = (i) => `The model gives the label ${percent(shareOf(own, i))}. Split: ${D.values.splits[split[i]]}.`;
+  node.append(progressOf(product), ...pagedCards(Array.from(product.keys()), (i) => photoCard(product[i], truth[i], [["Suggestion", suggested[i], shareOf(confidence, i)]], suggested[i], note(i))),
     el("details", {}, el("summary", {}, "As a table"), reviewTable("doubt", "doubts", "Labels the model doubts")));
   return node;
 }
 
+// No suggestion: the model knows the picture under the other label, so that it doubts either.
 function conflictsCard() {
-  const {"conflict.product": product, "conflict.group": group, "conflict.true": truth, "conflict.suggested": suggested, "conflict.confidence": confidence} = D.columns;
-  const node = card("Same picture, other category", "Products whose photos are identical to the byte but whose categories differ: at least one label is likely wrong. Those that the model believes least come first.");
+  const {"conflict.product": product, "conflict.group": group, "conflict.true": truth, "conflict.suggested": answer, "conflict.confidence": confidence} = D.columns;
+  const node = card("Same picture, other category", "Products whose photos are identical to the byte but whose categories differ. Often both labels are right, as a picture may show two things; so nothing is suggested. Those that the model believes least come first.");
   node.id = "conflicts";
   if (!D.values.has_store) { node.append(empty("The run has no store, so pictures can’t be compared.")); return node; }
   if (!product.length) { node.append(empty("None: no picture stands in two categories.")); return node; }
-  const groups = Map.groupBy ? [...Map.groupBy(product.keys(), (i) => group[i]).values()] : [...product.keys()].reduce((all, i) => ((all[group[i]] ||= []).push(i), all), []);
-  node.append(...pagedCards(groups.flat(), (i) => photoCard(product[i], truth[i], suggested[i] < 0 ? [] : [["Answer", suggested[i], shareOf(confidence, i)]], suggested[i], `Picture ${group[i] + 1}; also in ` +
-    [...new Set(groups[group[i]].filter((k) => truth[k] !== truth[i]).map((k) => titleOf(truth[k])))].join(", "))), el("details", {}, el("summary", {}, "As a table"), reviewTable("conflict", "conflicts", "Same picture, other category")));
+  const groups = [...product.keys()].reduce((all, i) => ((all[group[i]] ||= []).push(i), all), []);
+  const cards = (rows) => el("section", {class: "twins", "aria-label": `Picture ${group[rows[0]] + 1}`}, el("h3", {}, `Picture ${whole(group[rows[0]] + 1)}: ${[...new Set(rows.map((i) => titleOf(truth[i])))].join(" and ")}`),
+    el("div", {class: "photos"}, rows.map((i) => photoCard(product[i], truth[i], answer[i] < 0 ? [] : [["Answer", answer[i], shareOf(confidence, i)]], -1))));
+  node.append(progressOf(product), ...pagedCards(groups, cards, 6, "groups"), el("details", {}, el("summary", {}, "As a table"), reviewTable("conflict", "conflicts", "Same picture, other category")));
   return node;
 }
 

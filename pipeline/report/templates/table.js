@@ -7,13 +7,15 @@
 
 const PAGE = 20;
 
-function makeTable({name, label, rows, columns, sort, match, save = true, page = PAGE, extra = [], support = null, stack = false, unit = D.unit}) {
+function makeTable({name, label, rows, columns, sort, match, save = true, page = PAGE, extra = [], support = null, stack = false, unit = D.unit, onsort = null}) {
   const seen = columns.filter((column) => !column.hidden); // hidden ones are exported only
   const state = {sort, order: null, page: 0, query: "", least: 0};
   const all = typeof rows === "number" ? Uint32Array.from({length: rows}, (_, i) => i) : Uint32Array.from(rows);
   const textOf = (column, i) => (column.text ? column.text(i) : String(column.value(i) ?? ""));
   const matcher = match || ((query) => (i) => seen.some((column) => textOf(column, i).toLowerCase().includes(query)));
   const head = el("tr", {}), body = el("tbody", {}), said = el("span", {"aria-live": "polite"}), last = el("span", {});
+  const first = el("button", {type: "button", onclick: () => show(0)}, "First"), final = el("button", {type: "button", onclick: () => show(Infinity)}, "Last");
+  const sizes = chooser("Rows", [...new Set([page, 10, 25, 100])].sort((a, b) => a - b).map((n) => [String(n), String(n)]), String(page), (n) => { page = Number(n); show(0); });
   const previous = el("button", {type: "button", onclick: () => show(state.page - 1)}, "Previous");
   const next = el("button", {type: "button", onclick: () => show(state.page + 1)}, "Next");
 
@@ -35,15 +37,17 @@ function makeTable({name, label, rows, columns, sort, match, save = true, page =
       el("td", {class: column.numeric ? "number" : "", "data-title": column.title}, column.cell ? column.cell(i) : textOf(column, i))))));
     said.textContent = state.order.length ? `${whole(from + 1)}–${whole(from + shown.length)} of ${whole(state.order.length)}` : "nothing found";
     said.hidden = all.length <= page && state.order.length === all.length;
-    previous.disabled = state.page === 0;
-    next.disabled = state.page === end;
-    previous.hidden = next.hidden = all.length <= page;
+    first.disabled = previous.disabled = state.page === 0;
+    next.disabled = final.disabled = state.page === end;
+    sizes.hidden = all.length <= 10;
+    for (const button of [first, previous, next, final]) button.hidden = all.length <= page;
   }
   seen.forEach((column, number) => {
     const cell = el("th", {scope: "col", class: column.numeric ? "number" : ""});
     cell.append(el("button", {type: "button", title: column.hint || "", onclick: () => {
       const down = state.sort && state.sort[0] === number ? !state.sort[1] : !!column.numeric;
       state.sort = [number, down];
+      onsort?.(number, down);
       paintHead();
       arrange();
     }}, column.head || column.title));
@@ -66,7 +70,7 @@ function makeTable({name, label, rows, columns, sort, match, save = true, page =
   const box = el("div", {class: stack ? "table stack" : "table", id: "table-" + name},
     el("div", {class: "tools"}, input, ...extra, support ? leastChooser(0, (least) => { state.least = least; arrange(); }, unit) : null, el("span", {class: "grow"}), save ? button : null),
     el("div", {class: "scroll", tabIndex: 0, role: "region", "aria-label": label}, el("table", {"aria-label": label}, el("thead", {}, head), body)),
-    el("div", {class: "pager"}, previous, next, said, last));
+    el("div", {class: "pager"}, first, previous, next, final, said, sizes, last));
   paintHead();
   arrange();
   return box;

@@ -10,24 +10,25 @@ function renderTraining(view) {
   else {
     view.append(el("div", {class: "columns"},
       card("Loss", null, epochChart("Loss", epochs, [["train_loss", "training", "before"], ["val_loss", "validation", "accent"]])),
-      card("Accuracy on validation", null, epochChart("Accuracy on validation", epochs, [["val_top5", "among first five", "before"], ["val_top1", "first", "accent"]], {type: "value", ...shares}, percent))),
+      card("Accuracy on validation", null, epochChart("Accuracy on validation", epochs, [["val_top5", "among first five", "before"], ["val_top1", "first", "accent"]], shares, percent))),
     el("div", {class: "columns"}, card("Learning rate", null, epochChart("Learning rate", epochs, [["lr", "learning rate", "accent"]])),
-      card("Images per second", null, epochChart("Images per second", epochs, [["images_per_second", "images/s", "accent"]], {type: "log"}))), epochsCard(epochs));
+      card("Images per second", null, epochChart("Images per second", epochs, [["images_per_second", "images/s", "accent"]], {log: true}))), epochsCard(epochs));
   }
   renderRuns(view);
 }
 
 // Speed wants a logarithmic axis: a head that is trained on stored features is hundreds of times as fast as the whole network.
-function epochChart(label, epochs, lines, scale = {type: "value", scale: true}, text = (v) => Number(v).toPrecision(3)) {
-  return makeChart(label + " over the epochs", 240, (colours) => {
-    const tuned = epochs.findIndex((e) => e.phase !== epochs[0].phase);
-    const series = lines.map(([key, name, colour]) => ({type: "line", name, symbolSize: 5, showSymbol: epochs.length < 40, data: epochs.map((e) => (missing(e[key]) ? null : e[key])), lineStyle: {color: colours[colour], width: 2.5}, itemStyle: {color: colours[colour]}}));
-    if (tuned > 0) series[0].markLine = {symbol: "none", silent: true, lineStyle: {color: colours.faint, type: "dashed", width: 1}, label: {formatter: epochs[tuned].phase, color: colours.muted, fontFamily: colours.sans, position: "end", rotate: 0}, data: [{xAxis: tuned}]};
-    return {
-      legend: lines.length > 1 ? {top: 0, right: 14, icon: "roundRect", itemHeight: 3, itemWidth: 16, textStyle: {color: colours.muted, fontFamily: colours.sans}} : undefined,
-      grid: {left: 58, right: 14, top: lines.length > 1 ? 44 : 24, bottom: 44}, xAxis: axis(colours, {type: "category", data: epochs.map((_, k) => k + 1), name: "epoch", splitLine: {show: false}}), yAxis: axis(colours, scale),
-      tooltip: tooltip((parts) => [el("b", {}, "Epoch " + parts[0].axisValue), pairsOf(parts.map((p) => [p.seriesName, text(p.data)]))]), series,
-    };
+function epochChart(label, epochs, lines, scaled = {}, text = (v) => Number(v).toPrecision(3)) {
+  return makeChart(label + " over the epochs", 240, (colours, width, height) => {
+    const tuned = epochs.findIndex((e) => e.phase !== epochs[0].phase), values = lines.flatMap(([key]) => epochs.map((e) => e[key])).filter((v) => !missing(v) && (!scaled.log || v > 0));
+    const top = lines.length > 1 ? 44 : 24, range = {min: scaled.log ? Math.min(...values) : 0, max: Math.max(...values), text: (v) => String(Number(v.toPrecision(3))), ...scaled};
+    const p = plane(colours, width, height, {left: 58, top, bottom: 44, x: {min: 0.5, max: epochs.length + 0.5, name: "epoch", ticks: epochs.map((_, k) => k + 1).filter((k) => k % Math.ceil(epochs.length / 20) === 0)}, y: range});
+    const of = (key) => epochs.map((e, k) => [k + 1, e[key]]);
+    return [...p.axes, ...(lines.length > 1 ? legend(colours, lines.map(([, name, colour]) => [name, colours[colour]]), 58) : []),
+      ...(tuned > 0 ? [line([[tuned + 0.5, range.min], [tuned + 0.5, range.max]], p, dashed(colours.faint)), svg("text", {x: p.x(tuned + 0.5) + 4, y: top - 4}, epochs[tuned].phase)] : []),
+      ...lines.map(([key, , colour]) => line(of(key), p, {stroke: colours[colour]})),
+      ...lines.flatMap(([key, , colour]) => of(key).filter(([, v]) => !missing(v)).map(([k, v]) => svg("circle", {cx: p.x(k), cy: p.y(v), r: 2.5, fill: colours[colour]}))),
+      ...columnsOf(epochs.map((_, k) => k + 1), p, (k) => [el("b", {}, "Epoch " + (k + 1)), pairsOf(lines.map(([key, name]) => [name, missing(epochs[k][key]) ? "–" : text(epochs[k][key])]))])];
   });
 }
 
@@ -61,15 +62,15 @@ function otherStore(run) {
 }
 
 function runsChart(runs, score, total) {
-  return makeChart("Accuracy and hours of each run", 80 + 84 * runs.length, (colours, width) => {
-    const names = runs.map((r) => r.name), half = width > 620, y = (gridIndex, show) => axis(colours, {type: "category", data: names, inverse: true, gridIndex, splitLine: {show: false}, axisLabel: {show, width: 110, overflow: "truncate"}});
-    const bar = (name, color, of, k = 0) => ({type: "bar", name, xAxisIndex: k, yAxisIndex: k, data: runs.map(of), itemStyle: {color, borderRadius: 2}, barMaxWidth: 16, label: {show: true, position: "right", color: colours.muted, fontFamily: colours.sans, formatter: (p) => (k ? hours(p.value * 3600) : percent(p.value))}});
-    return {
-      legend: {top: 0, left: 120, data: ["stage 1 alone", "stage 1, adjusted", "both stages"], icon: "roundRect", itemHeight: 8, itemWidth: 12, textStyle: {color: colours.muted, fontFamily: colours.sans}},
-      grid: [{left: 120, right: half ? "40%" : 50, top: 30, bottom: 30}, {left: half ? "66%" : "200%", right: 60, top: 30, bottom: 30}],
-      xAxis: [axis(colours, {type: "value", min: 0, max: 1, ...shares}), axis(colours, {type: "value", gridIndex: 1, axisLabel: {formatter: (v) => v + " h"}, splitNumber: 3})], yAxis: [y(0, true), y(1, false)],
-      series: [bar("stage 1 alone", colours.line, (r) => score(r, "stage1").value), bar("stage 1, adjusted", colours.before, (r) => score(r, "shifted").value), bar("both stages", colours.accent, (r) => score(r, "two_stage").value), bar("hours", colours.faint, (r) => total(r) / 3600, 1)],
-    };
+  const systems = [["stage 1 alone", "line", "stage1"], ["stage 1, adjusted", "before", "shifted"], ["both stages", "accent", "two_stage"]];
+  return makeChart("Accuracy and time of each run", 60 + 84 * runs.length, (colours, width) => {
+    const left = 120, bar = scale({min: 0, max: 1}, 0, Math.max(60, width - left - 150));
+    const text = (x, y, content, kind = "") => svg("text", {x, y, class: kind}, content);
+    return [...legend(colours, systems.map(([name, colour]) => [name, colours[colour]]), left), ...runs.flatMap((run, k) => {
+      const top = 36 + 84 * k, value = ([, , system]) => score(run, system).value;
+      return [text(left - 8, top + 34, fitted(run.name, left - 12), "end"), text(left, top + 72, `all steps: ${hours(total(run))}`),
+        ...systems.flatMap((system, n) => [svg("rect", {x: left, y: top + 19 * n, width: bar(value(system)), height: 14, rx: 2, fill: colours[system[1]]}), text(left + bar(value(system)) + 6, top + 12 + 19 * n, percent(value(system)))])];
+    })];
   });
 }
 

@@ -27,7 +27,7 @@ import catalog.store.checker
 import catalog.store.ingest
 import catalog.store.writer
 from catalog.config import Caps, CatalogConfig
-from catalog.errors import ArtifactError, DumpError, ShelfsortError
+from catalog.errors import ArtifactError, DamagedSourceError, DumpError, ShelfsortError
 from catalog.image_table import POSITIONS
 from catalog.sources.bson_reader import DumpReader, documents, expand
 from catalog.sources.dump_index import build_index
@@ -51,10 +51,15 @@ def run(
     jobs: int = 1,
     config: CatalogConfig | None = None,
 ) -> IngestSummary:
-    """Ingests into `folder`/store.sqlite."""
-    config = config or CatalogConfig()
+    """Ingests into `folder`/store.sqlite, also what a damaged file still has."""
     return ingest_dump(
-        folder / "store.sqlite", dumps, categories, config, index_folder=folder / "dumps", jobs=jobs
+        folder / "store.sqlite",
+        dumps,
+        categories,
+        config or CatalogConfig(),
+        index_folder=folder / "dumps",
+        jobs=jobs,
+        accept_damage=True,
     )
 
 
@@ -410,6 +415,30 @@ def test_rejects_have_their_reason_and_place(tmp_path: Path) -> None:
     assert details == {20: "category_id 99 is not in the taxonomy", 21: "category_id is missing"}
 
 
+def test_half_a_dump_makes_and_removes_no_store_until_its_damage_is_accepted(
+    tmp_path: Path,
+) -> None:
+    cut = write_bson(tmp_path / "a.bson", [document(i, 1) for i in range(9)])
+    cut.write_bytes(cut.read_bytes()[:-5])
+    made = partial(
+        ingest_dump,
+        tmp_path / "store.sqlite",
+        [cut],
+        None,
+        CatalogConfig(),
+        index_folder=tmp_path / "dumps",
+        jobs=1,
+    )
+    with pytest.raises(DamagedSourceError, match="8 products can be read"):
+        made()
+    assert not (tmp_path / "store.sqlite").exists()
+    assert made(accept_damage=True).rejects == {"truncated": 1}
+    before = fingerprint(tmp_path)
+    with pytest.raises(DamagedSourceError):
+        made(rebuild=True)
+    assert fingerprint(tmp_path) == before
+
+
 def test_one_id_twice(tmp_path: Path) -> None:
     """The same content counts once; of other content the lower digest stands, wherever it is in the
     dump."""
@@ -472,14 +501,15 @@ def test_an_unlabelled_dump_makes_no_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        ([], "0 without category_id, 0 of unknown categories, 0 unreadable"),
+        ([], "expected at least one product, found none"),
         (
             [random.Random(0).randbytes(3000)],
-            "0 without category_id, 0 of unknown categories, 1 unreadable",
+            r"at byte 0: .* no product can be read \(bad_length 1",
         ),
         (
             [{"_id": 1, "imgs": [{"picture": jpeg(1)}]}, document(2, 7)],
-            "1 without category_id, 1 of unknown categories",
+            "expected products of the known categories, found none: 1 without category_id, "
+            "1 of unknown categories",
         ),
     ],
 )
@@ -492,7 +522,7 @@ def test_a_dump_without_a_known_category_is_refused(
         write_bson(tmp_path / f"{name}.bson", c)
         for name, c in (("wrong", content), ("good", [document(1, 1)]))
     )
-    expected = rf"wrong\.bson: expected products of the known categories, found none: {found}"
+    expected = rf"wrong\.bson: {found}"
     with pytest.raises(ShelfsortError, match=expected):
         run(tmp_path, wrong, categories=tmp_path / "names.csv")
     assert not (tmp_path / "store.sqlite").exists()
@@ -986,3 +1016,36 @@ def test_real_catalogues_have_nothing_on_two_sides(tmp_path: Path, name: str, im
         "pictures": 0,
         "strays": 0,
     }
+
+
+def test_corrections_say_how_many_labels_they_changed(
+    small_dump: SmallDump, tmp_path: Path
+) -> None:
+    """One label is corrected, one confirmed, one product unknown; once more changes nothing, and
+    the label before stays known."""
+    run(tmp_path, small_dump.path)
+    labels = dict(rows(tmp_path, "SELECT product_id, class_index FROM products"))
+    ids = Store(tmp_path / "store.sqlite").taxonomy.category_ids
+    first, second = sorted(labels)[:2]
+    old, other = int(ids[labels[first]]), int(ids[labels[first] - 1])
+    corrections = {first: other, second: int(ids[labels[second]]), 10**9: other}
+
+    def correct() -> IngestSummary:
+        return ingest_dump(
+            tmp_path / "store.sqlite",
+            [small_dump.path],
+            None,
+            CatalogConfig(),
+            index_folder=tmp_path / "dumps",
+            jobs=1,
+            corrections=corrections,
+        )
+
+    summary = correct()
+    assert (summary.corrections, summary.corrected) == (2, 1)
+    assert summary.labels_before == {first: old}
+    (now,) = rows(tmp_path, "SELECT class_index FROM products WHERE product_id = ?", first)
+    assert ids[now[0]] == other
+    again = correct()
+    assert (again.corrections, again.corrected, again.changed) == (2, 0, False)
+    assert again.labels_before == {first: old}

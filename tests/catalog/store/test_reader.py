@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from PIL import Image
 
 from catalog.config import CatalogConfig
@@ -60,6 +61,13 @@ def test_every_image_of_the_dump_with_its_own_bytes(
     assert small_store.read([]) == []
     some = table.image_id[[5, 0, 5, 70]]
     assert small_store.read(some) == [expected[i] for i in some.tolist()]
+
+
+def test_equal_pictures_have_equal_digests(small_store: Store) -> None:
+    image_id = small_store.images().image_id[::-1]
+    digests = small_store.picture_digests(image_id)
+    expected = [xxhash.xxh3_128_hexdigest(data) for data in small_store.read(image_id)]
+    assert digests == expected and small_store.picture_digests(image_id[:0]) == []
 
 
 def test_images_come_in_store_order_with_their_dtypes(

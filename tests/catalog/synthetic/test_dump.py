@@ -15,9 +15,13 @@ import pytest
 from PIL import Image
 
 from catalog.errors import ConfigError
+from catalog.synthetic.drawing import photograph, vary
 from catalog.synthetic.dump import (
+    BRANDS,
+    FILLERS,
     SyntheticSpec,
     categories,
+    look_of,
     picture,
     plan,
     product,
@@ -26,6 +30,7 @@ from catalog.synthetic.dump import (
     write_dump,
     write_labels,
 )
+from catalog.synthetic.printing import compose_lines
 
 SMALL = SyntheticSpec(categories=6, products=60, side=32, seed=1)
 
@@ -114,6 +119,42 @@ def test_titles_tell_something_of_the_category_and_change_no_picture():
     ]
     assert 0.5 < np.mean(named) < 0.9
     assert 0 < sum("title" not in d for d in found) < 30
+
+
+def test_covers_change_the_printed_families_alone():
+    plain = SyntheticSpec(products=240, side=32, misleading=0, blanks=0, duplicates=0)
+    spec, every = replace(plain, covers=True), categories(replace(plain, covers=True))
+    printed = [bool(category.subject) for category in every]
+    assert [c.level2 for c in every if c.subject] == ["PAPERBACKS"] * 5 + ["PACKETS"] * 5
+    for mine, other in zip(every, categories(plain), strict=True):
+        assert mine.category_id == other.category_id and (mine == other) != bool(mine.subject)
+    changed = [a != b for a, b in zip(digests(spec), digests(plain), strict=True)]
+    assert changed == [printed[number] for number in plan(spec).category]
+
+
+def test_siblings_of_a_printed_family_differ_by_their_words_alone():
+    spec = SyntheticSpec(products=400, side=96, covers=True)
+    books = [category for category in categories(spec) if category.level2 == "PAPERBACKS"]
+    assert len({category.look for category in books}) == 1
+    assert len({word for category in books for word in category.subject}) == 5 * 6
+    look = vary(books[0].look, np.random.default_rng(0))
+    words = compose_lines(books[0].subject, BRANDS, FILLERS, np.random.default_rng(1))
+    printed = replace(look, lines=words)
+    bare, full = (photograph(x, np.random.default_rng(2), 96).astype(int) for x in (look, printed))
+    ink = np.abs(full - bare).max(axis=2) > 30
+    assert 0.005 < ink.mean() < 0.2  # letters, not a page of ink
+
+
+def test_a_product_keeps_its_words_in_all_its_photos():
+    spec = SyntheticSpec(products=300, side=48, covers=True)
+    looks = [look_of(spec, index) for index in range(300)]
+    lines = [look.lines for look in looks if look.lines]
+    titles = {title.words.lower() for _, title, _ in lines}
+    known = {w.lower() for c in categories(spec) for w in c.subject}
+    assert 90 < len(lines) < 200 and titles <= known and len(titles) > 30
+    heights = [title.height for _, title, _ in lines]
+    assert min(heights) < 0.18 and max(heights) > 0.32
+    assert looks == [look_of(spec, index) for index in range(300)]
 
 
 def test_label_noise_is_as_asked_and_mostly_within_the_family(tmp_path):

@@ -25,9 +25,9 @@ def test_who_may_be_what(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("_id,category_id\n5,101\n", "category_id 101 is not in the taxonomy"),
-        ("_id,category_id\n5,100\nx,100\n", "line 3: expected integers"),
-        ("_id,category\n5,100\n", "line 1: expected columns _id or product_id, and category_id"),
-        ("_id,category_id\n-1,100\n", "expected product ids from 0 to"),
+        ("_id,category_id\n5,100\nx,100\n", "line 3: as product id and category_id: "),
+        ("_id,category\n5,100\n", "line 1: .*category_id"),
+        ("_id,category_id\n-1,100\n", "line 2: as product id and category_id: "),
     ],
 )
 def test_faults_are_named(tmp_path: Path, text: str, said: str) -> None:
@@ -35,5 +35,5 @@ def test_faults_are_named(tmp_path: Path, text: str, said: str) -> None:
     path.write_text(text)
     with pytest.raises(ShelfsortError, match=said):
         Allowed.read(path, TAXONOMY)
-    with pytest.raises(ShelfsortError, match="can't be read"):
+    with pytest.raises(ShelfsortError, match=r"none\.csv"):
         Allowed.read(tmp_path / "none.csv", TAXONOMY)

@@ -7,7 +7,16 @@ import pandas
 import pytest
 
 from catalog.intervals import clustered_share
-from pipeline.evaluation.measures import changed_categories, least_noticed, measure, reliability
+from catalog.taxonomy import Category, Taxonomy
+from pipeline.evaluation.evaluate import corrected_labels
+from pipeline.evaluation.measures import (
+    changed_categories,
+    ece_by_chance,
+    least_noticed,
+    measure,
+    reliability,
+)
+from pipeline.evaluation.summary import corrected_lines as summary_lines
 from tests.pipeline.tiny import Tiny
 
 CLASSES, SYSTEMS = 6, ("stage1", "shifted", "two_stage")
@@ -435,3 +444,44 @@ def test_repeats_of_an_item_make_no_change_significant() -> None:
         rows = np.repeat(np.arange(13), times)
         found = changed_categories(truth[rows], rows, ~after[rows], after[rows], 2)
         assert (found["worse"], found["better"]) == ([], [1])
+
+
+def test_the_calibration_error_of_exact_confidences_is_that_of_chance() -> None:
+    """Few items have an error of .03 whatever answers them; a fault of .1 is seen all the same."""
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(size=2000) ** 0.5
+    weight = rng.uniform(0.5, 2, size=2000)
+    found = [
+        reliability(confidence, rng.random(2000) < confidence, weight)["ece"] for _ in range(40)
+    ]
+    expected = ece_by_chance(confidence, weight)
+    assert expected == pytest.approx(np.mean(found), rel=0.06)
+    assert expected == pytest.approx(
+        2 * ece_by_chance(*(np.tile(x, 4) for x in (confidence, weight)))
+    )
+    wrong = reliability(confidence, rng.random(2000) < confidence - 0.1, weight)["ece"]
+    assert wrong > 2 * expected
+    assert ece_by_chance(confidence[:0], weight[:0]) is None
+
+
+def test_what_stands_on_corrected_labels_by_hand():
+    """Of four products one label was corrected to the answer, one away from it: 3 of 4 are right
+    now, 3 of 4 by the labels before; without corrections nothing is said."""
+    items = pandas.DataFrame(
+        {
+            "product_id": [1, 2, 3, 4],
+            "class_index": [0, 1, 1, 0],
+            "two_stage_class": [0, 1, 0, 0],
+            "weight": np.ones(4),
+            "group": np.arange(4),
+        }
+    )
+    taxonomy = Taxonomy(Category(100 + c, "all", "family", f"{c}") for c in range(2))
+    found = corrected_labels(items, taxonomy, {1: 101, 99: 100})
+    assert found["test_products"] == 1
+    assert (found["top1"]["value"], found["top1_by_labels_before"]["value"]) == (0.75, 0.5)
+    both = corrected_labels(items, taxonomy, {1: 101, 3: 100})
+    assert both["top1_by_labels_before"]["value"] == 0.75
+    assert corrected_labels(items, taxonomy, {99: 100}) == {}
+    text = "\n".join(summary_lines(found | {"previous": None}))
+    assert "1 test products" in text and "+25.0 percentage points" in text

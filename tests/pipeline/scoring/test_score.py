@@ -185,6 +185,7 @@ def test_bad_documents_and_images_are_counted_and_named(
         and reasons[900_002] == "no_images"
     )
     assert {"corrupt", "bad_product_id", "truncated"} <= set(whole["reason"])
+    assert totals.reasons == whole["reason"].value_counts().to_dict()
     single = found[found["position"] >= 0]
     assert sorted(zip(single["product_id"], single["position"], strict=True)) == [
         (900_003, 0),

@@ -1,6 +1,7 @@
 """What may befall a scoring: damaged files, a full disk, a kill at any moment. The same command
 always mends it."""
 
+import base64
 import json
 import signal
 import sys
@@ -22,11 +23,12 @@ from tests.pipeline.score_helpers import (
     padded_dump,
     poisoned_dump,
     predictions,
+    rejects,
     score,
     scorer,
     workers,
 )
-from tests.pipeline.tiny import Tiny, boosters_answer
+from tests.pipeline.tiny import Tiny, boosters_answer, write_dump
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +178,33 @@ def test_three_workers_are_killed_during_a_run(
         totals = score(on(client, tiny, dump, tmp_path / "out"), [dump], tmp_path / "out")
     assert len(list(tmp_path.glob("*.killed"))) == 3 and totals.products == totals.predictions
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_half_a_dump_is_an_error_until_its_damage_is_accepted(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    whole, cut, out = tiny.data / "test.bson", tmp_path / "cut.bson", tmp_path / "out"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert main(scoring(tiny, cut, out)) == 2 and not (out / "_SUCCESS").exists()
+    error = capsys.readouterr().err
+    assert f"{cut}: at byte " in error and "the file ends inside a document" in error
+    assert error.rstrip().endswith("--accept-damage") and len(error.splitlines()) == 1
+    assert main(scoring(tiny, cut, out, "--accept-damage")) == 0
+    assert "rejected products: truncated 1" in capsys.readouterr().out
+    assert json.loads((out / "_SUCCESS").read_text())["reasons"] == {"truncated": 1}
+    assert len(predictions(out)) > 50
+
+
+def test_a_source_without_a_usable_photo_is_an_error(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    dump, out = tmp_path / "a.bson", tmp_path / "out"
+    write_dump(dump, tiny.data / "test.bson", lambda d: d["_id"] % 9 == 0, base64_pictures)
+    assert main(scoring(tiny, dump, out)) == 2 and not (out / "_SUCCESS").exists()
+    assert "no_readable_image " in (error := capsys.readouterr().err) and "not_an_image" in error
+    assert set(rejects(out)["reason"]) == {"no_readable_image", "not_an_image"}
+
+
+def base64_pictures(document: dict) -> None:
+    for image in document["imgs"]:
+        image["picture"] = base64.b64encode(image["picture"])

@@ -131,6 +131,34 @@ def test_photos_that_are_gone_are_rejects(tiny: Tiny, model: TwoStageModel, tmp_
     assert set(found[found["position"] == -1]["product_id"]) == {6, 7}
 
 
+def test_jpegs_without_their_end_marker_are_read_and_counted(
+    tiny: Tiny, model: TwoStageModel, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(4):
+        data = jpeg(number, 40)
+        (folder / f"{number}.jpg").write_bytes(data if number else data[:-2])
+    totals = score(scorer(tiny, model), [folder], tmp_path / "out")
+    assert (totals.predictions, totals.repaired_images, totals.rejected_images) == (4, 1, 0)
+
+
+def test_odd_rows_and_broken_links_are_rejects_of_their_products(
+    tiny: Tiny, model: TwoStageModel, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "1.jpg").write_bytes(jpeg(1, 40))
+    (folder / "2.jpg").symlink_to(tmp_path / "absent.jpg")
+    odd = ["foo://x/y.jpg", "http://[bad", "HTTP://", "nul\0.jpg"]
+    rows = [f"{number},{path}" for number, path in enumerate([*odd, "photos/1.jpg"])]
+    (tmp_path / "t.csv").write_text("\n".join(["product_id,path", *rows]) + "\n")
+    for name, rejected in (("t.csv", len(odd)), ("photos", 1)):
+        totals = score(scorer(tiny, model), [tmp_path / name], tmp_path / f"out of {name}")
+        assert (totals.predictions, totals.rejected_products) == (1, rejected)
+        assert totals.image_reasons == {"unreadable_file": rejected}
+
+
 def test_what_a_server_withholds_for_a_while_is_scored_by_the_same_command(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

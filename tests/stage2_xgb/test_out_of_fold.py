@@ -1,0 +1,67 @@
+"""Reclassifiers' answers for reserve and val_a, by others that know none of an item's product."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from features.store import FeatureStore
+from stage2_xgb.fit import Material, gather
+from stage2_xgb.gate import OWN, POOL, HeldOut
+from stage2_xgb.out_of_fold import judge, nothing_judged, read_judged, save_judged
+from tests.stage2_xgb.conftest import Fitted
+from tests.stage2_xgb.planted import CLASSES, CONFIG, make_rows, mixes, taxonomy, write
+
+
+@pytest.fixture(scope="module")
+def curved(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    """A problem in which only trees can gain."""
+    path = tmp_path_factory.mktemp("curved") / "features.h5"
+    return material(write(path, make_rows(answer=False, curved=True)))
+
+
+def material(store: FeatureStore) -> Material:
+    return gather([store], mixes(store), taxonomy(), CONFIG, 1)
+
+
+def judged(found: Material, jobs: int = 1) -> HeldOut:
+    return judge(found.picker(CONFIG), found.items["image"], CLASSES, jobs)
+
+
+def test_trees_gain_where_they_can(curved: Material) -> None:
+    held = judged(curved)
+    images, products = curved.items["image"], curved.items["product"]
+    assert len(held) == len(images) + len(products)  # all are of reserve and val_a
+    np.testing.assert_array_equal(held.class_index[: len(images)], images.class_index)
+    np.testing.assert_array_equal(held.predicted[: len(images)], images.predicted)
+    before = images.predicted == images.class_index
+    np.testing.assert_array_equal(held.right[POOL][: len(images)], before)
+    assert held.right[OWN].mean() > held.right[POOL].mean() + 0.05
+
+
+def test_nothing_is_gained_where_nothing_can_be(hopeless: Fitted) -> None:
+    """In-sample, reclassifiers would mend a good part of their own rows."""
+    held = judged(material(hopeless.store))
+    changed = int((held.right[OWN] != held.right[POOL]).sum())
+    net = held.right[OWN].sum() - held.right[POOL].sum()
+    assert changed and net < 3 * changed**0.5
+
+
+def test_the_number_of_processes_changes_nothing(curved: Material) -> None:
+    one, two = judged(curved), judged(curved, jobs=2)
+    np.testing.assert_array_equal(one.right[OWN], two.right[OWN])
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    plain = (rng.integers(0, 9, 50) for _ in range(3))
+    held = HeldOut(*plain, {name: rng.random(50) < 0.5 for name in (POOL, OWN)})
+    save_judged(tmp_path / "judged.parquet", held)
+    found = read_judged(tmp_path / "judged.parquet")
+    for name in ("predicted", "class_index", "product_id"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(held, name))
+    assert set(found.right) == {POOL, OWN}
+    for name in found.right:
+        np.testing.assert_array_equal(found.right[name], held.right[name])
+    save_judged(tmp_path / "nothing.parquet", nothing_judged())
+    assert not len(read_judged(tmp_path / "nothing.parquet"))
