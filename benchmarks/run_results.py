@@ -20,7 +20,6 @@ import yaml
 
 from benchmarks import record
 from catalog.artifacts import read_json
-from catalog.intervals import Estimate
 from catalog.labels import read_labels
 from pipeline.config import RunConfig, load_config
 from pipeline.run_folder import RunFolder
@@ -206,11 +205,10 @@ def by_support(run: RunFolder) -> list[dict[str, Any]]:
 
 def accuracy_of(run: RunFolder, scored: str, labels: dict[int | str, int]) -> dict[str, Any]:
     """Top-1 of a scored dump's labelled products, as `shelfsort score --labels` prints it."""
-    figures = vars(compare(run.folder / scored, labels, run.store.taxonomy))
-    return {
-        name: value.to_json() if isinstance(value, Estimate) else value
-        for name, value in figures.items()
-    }
+    found = compare(run.folder / scored, labels, run.store.taxonomy)
+    names = ("stage1", "shifted", "two_stage", "change")
+    figures = {name: getattr(found, name).to_json() for name in names}
+    return figures | {"without_photo": found.without_photo}
 
 
 def moves(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Iterator[str]:

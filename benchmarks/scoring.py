@@ -39,6 +39,7 @@ from pipeline.model import TwoStageModel
 from pipeline.networks import open_network
 from pipeline.run_folder import RunFolder
 from pipeline.scoring.lanes import Lanes
+from pipeline.scoring.plan import Judges
 from pipeline.scoring.score import Scorer, score_source
 from stage1_cnn.device import inference_compute, ordered
 from stage1_cnn.predict import Predictor
@@ -121,7 +122,7 @@ def make_run(
     folder: Path, backbone: str, size: int, side: int, precision: str = "fp32"
 ) -> RunFolder:
     """A run of a network that has hardly learnt anything: accuracy does not matter here."""
-    if (folder / "run" / "stage2" / "coverage.json").exists():
+    if (folder / "run" / "stage2" / "heldout.npz").exists():
         return RunFolder(folder / "run")
     write_synthetic(folder / "data", products=160, categories=8, side=side, seed=0)
     settings = (
@@ -250,7 +251,7 @@ def end_to_end(model: TwoStageModel, folder: Path, dump: str = "dump.bson") -> N
     with tempfile.TemporaryDirectory(dir=folder) as name:
         source = open_source([folder / dump], Path(name) / "dumps")
         score_source(
-            Scorer(Lanes(model, cores()), {}, 0, NO_IMAGES),
+            Scorer(Lanes(model, cores()), {}, 0, NO_IMAGES, Judges(model.taxonomy)),
             source,
             Path(name),
             ScoreConfig(part_mb=16),

@@ -22,7 +22,7 @@ def read_labels(path: Path) -> dict[int | str, int]:
     file = CsvFile(path)
     for product, category in file.rows([ID_COLUMNS, "category_id"]):
         try:
-            key = _key(product)
+            key = read_key(product)
             category_id = whole_number(category, _LARGEST)
         except ValueError as error:
             raise file.fault(f"as product id and category_id: {error}") from error
@@ -34,7 +34,7 @@ def read_labels(path: Path) -> dict[int | str, int]:
     return labels
 
 
-def _key(text: str) -> int | str:
+def read_key(text: str) -> int | str:
     """A product's key. Raises ValueError if it is empty, or a spreadsheet has rounded it."""
     if _NUMBER.fullmatch(text) and abs(int(text)) <= _LARGEST:
         return int(text)

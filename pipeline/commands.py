@@ -29,8 +29,10 @@ _PREDICTIONS = (
     "part-*",
     "rejects-*",
     "features-*",
+    "opinions-*",
     "lookalikes-*",
-    *("kaggle.csv", "accepted.parquet", "review.parquet", "_SUCCESS", "_LOOKALIKES"),
+    *("kaggle.csv", "accepted.parquet", "review.parquet", "predictions.csv", "mix.csv"),
+    *("summary.json", "_SUCCESS", "_LOOKALIKES"),
 )
 """Files that `score` writes or removes in a folder of predictions."""
 
@@ -221,19 +223,13 @@ def score(options: argparse.Namespace) -> None:
     from pipeline import steps
 
     options.set += _columns(options.columns)
-    for key, value in (("top", options.top), ("min_confidence", options.min_confidence)):
+    keys = ("top", "mix", "promise", "min_confidence", "allowed", "csv")
+    for key in keys:
+        value = getattr(options, key)
         options.set += [] if value is None else [f"score.{key}={value}"]
     if options.list:
-        for name in (
-            "labels",
-            "workers",
-            "scheduler",
-            "adapt",
-            "cluster",
-            "performance_report",
-            "top",
-            "min_confidence",
-        ):
+        spread = ("workers", "scheduler", "adapt", "cluster", "performance_report")
+        for name in ("labels", *spread, *keys):
             if getattr(options, name) is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise ShelfsortError(f"{option} has no effect with --list; leave it out")

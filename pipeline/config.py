@@ -34,9 +34,20 @@ class ScoreConfig(Section):
     """Images per batch; null is 128 on a GPU, and 32 on a processor, where more gains nothing."""
     top: PositiveInt = 5
     """Categories listed for each product."""
+    mix: Literal["natural", "balanced", "estimate"] | Path | None = None
+    """Class mix of the products to score; a path names a CSV category_id,weight, `estimate` finds
+    it in the products themselves; null is the mix that stage 2 was trained for."""
+    promise: float | None = Field(default=None, gt=0, lt=1)
+    """Accepts as many predictions as keep this precision with 95% confidence, on the deepest level
+    of the hierarchy that does, into accepted.parquet, and leaves the others in review.parquet."""
     min_confidence: float | None = Field(default=None, ge=0, le=1)
     """Splits the predictions into accepted.parquet, at least this confident, and review.parquet;
     null writes neither."""
+    allowed: Path | None = None
+    """CSV _id,category_id of the categories that products may have; those it doesn't name may have
+    any. If no allowed category is likely, the product is for review."""
+    csv: bool = False
+    """Also writes predictions.csv, for spreadsheets."""
     runtime: Literal["auto", "torch", "onnx", "openvino"] = "auto"
     """What computes the networks: `auto` is what computed the features that were evaluated, or
     PyTorch where that is not at hand; with another one, `score` says how well the two agree."""
@@ -45,6 +56,12 @@ class ScoreConfig(Section):
     features: bool = False
     """Also writes each product's bottleneck features, features-*.parquet; a part then needs four
     more bytes of memory per product and feature."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> "ScoreConfig":
+        if self.promise is not None and self.min_confidence is not None:
+            raise ValueError("promise and min_confidence are two rules, expected one of them")
+        return self
 
     def batch_size_on(self, device: str) -> int:
         """The batch size on a type of device, `cpu` or `cuda`."""

@@ -187,7 +187,7 @@ def plot(sub: ArgumentParser) -> None:
     sub.add_argument(
         "figure",
         help="per-category, confusion, hierarchy, coverage, reliability, distribution, training, "
-        "or attention",
+        "promises, or attention",
     )
     sub.add_argument(
         "folder", nargs="?", type=Path, metavar="DIR", help="run folder, such as runs/first"
@@ -224,14 +224,43 @@ def score(sub: ArgumentParser) -> None:
     sub.add_argument(
         "--top", type=_positive, metavar="K", help="categories listed for each product (score.top)"
     )
+    _decide(sub)
+    _accept_damage(sub)
+    spread(sub)
+
+
+def _decide(sub: ArgumentParser) -> None:
     sub.add_argument(
+        "--mix",
+        metavar="MIX",
+        help="class mix of the products: natural, balanced, estimate (found in them), or a CSV "
+        "category_id,weight (score.mix)",
+    )
+    rule = sub.add_mutually_exclusive_group()
+    rule.add_argument(
+        "--promise",
+        type=float,
+        metavar="P",
+        help="accept as many as keep this precision, such as 0.95, into accepted.parquet; the "
+        "others go to review.parquet",
+    )
+    rule.add_argument(
         "--min-confidence",
         type=float,
         metavar="X",
         help="split into accepted.parquet (confidence of at least X) and review.parquet",
     )
-    _accept_damage(sub)
-    spread(sub)
+    sub.add_argument(
+        "--allowed",
+        metavar="CSV",
+        help="categories that products may have (_id,category_id); those not named may have any",
+    )
+    sub.add_argument(
+        "--csv",
+        action="store_const",
+        const=True,
+        help="also write predictions.csv, for spreadsheets",
+    )
 
 
 def _look_for(sub: ArgumentParser) -> None:

@@ -1,12 +1,13 @@
 """What stage 2 is trained from and how: the features of the views, and the class mixes.
 
 `stage2_xgb` fits; this module finds in the run folder what it fits on, spreads the work over dask
-workers if there are some, and measures what each confidence threshold costs.
+workers if there are some, and asks what comes out about held-out products.
 """
 
 import contextlib
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,18 +167,27 @@ def rivals(
     return fit_rivals(Views(list(views.values())), targets, bundle.pool, config.stage2.seed)
 
 
-def measure_coverage(run: RunFolder, config: RunConfig, views: Mapping[str, FeatureStore]) -> None:
-    """Measures what each confidence threshold costs, unless that is current. Raises ArtifactError
-    if stage 2 is damaged."""
-    from pipeline.scoring import coverage
+def ask_held_out(run: RunFolder, config: RunConfig, views: Mapping[str, FeatureStore]) -> None:
+    """Keeps what stage 2 answers for held-out products, unless that is current. Raises
+    ArtifactError if stage 2 is damaged."""
+    from pipeline.decisions import heldout
     from stage2_xgb.bundle import Bundle
+    from stage2_xgb.dataset import Views
+    from stage2_xgb.prior import mix
 
     bundle = Bundle.open(run.stage2)
     bundle.verify()
-    if not coverage.is_current(run.stage2):
-        target = class_mixes(run).target(config.stage2, "product", run.store.taxonomy)
-        stores = list(views.values())
-        coverage.save(run.stage2, coverage.measure(stores, bundle, target, config.stage2))
+    if heldout.is_current(run.stage2):
+        return
+    mixes = class_mixes(run)
+    fitted = mixes.target(config.stage2, "product", run.store.taxonomy)
+    source = mix(mixes.natural["product"])
+    stores = Views(list(views.values()))
+    held = heldout.held_out_answers(bundle, stores, config.stage2, fitted, source)
+    if run.store.settings["caps"]["val_b"] is not None:  # not a sample of the natural mix
+        counts = np.bincount(held.class_index, minlength=len(source))
+        held = replace(held, source=mix(counts))
+    heldout.save(run.stage2, held)
 
 
 def class_mixes(run: RunFolder) -> "ClassMixes":

@@ -158,7 +158,7 @@ def stage2(
     final: bool = False,
 ) -> None:
     """features.h5 -> stage2/: the pool of experts, the reclassifiers of confusable categories, and
-    where these answer; also what each confidence threshold costs.
+    where these answer; also what it answers for held-out products.
 
     `final` then fits the experts on all labelled products, test included, into stage2/final/, which
     answers from then on; `evaluate` judges stage 2 without it.
@@ -168,7 +168,7 @@ def stage2(
     current = not rebuild and run.current(run.stage2 / "manifest.json", made_from, "stage2")
     if not current:
         second_stage.fit(run, config, views, made_from, rebuild, say, workers)
-    second_stage.measure_coverage(run, config, views)
+    second_stage.ask_held_out(run, config, views)
     if current:
         say(f"stage2: current ({run.stage2})")
     if final:
@@ -183,6 +183,7 @@ def evaluate(
 
     Says and returns the figures, as metrics.json holds them, also if they are current.
     """
+    from pipeline.decisions import heldout
     from pipeline.evaluation.evaluate import evaluate as evaluate_test
     from pipeline.evaluation.summary import summary
     from stage2_xgb.bundle import Bundle
@@ -208,6 +209,7 @@ def evaluate(
             say(f"evaluate: current ({metrics_path})")
             say(summary(metrics))
             return metrics
+    held = heldout.read(run.stage2)
     run.store.verify()
     with writing(summary_path):  # summary.txt, written last, marks the evaluation as complete
         summary_path.unlink(missing_ok=True)
@@ -215,7 +217,7 @@ def evaluate(
     others = second_stage.rivals(run, config, views, bundle, say) if rivals else {}
     made_from |= {"rivals": True} if rivals else {}
     metrics = evaluate_test(
-        stores, run.store, bundle, config.evaluate, run.evaluation, made_from, before, others
+        stores, run.store, bundle, held, config.evaluate, run.evaluation, made_from, before, others
     )
     write_text(summary_path, summary(metrics) + "\n")
     say(summary(metrics))
@@ -247,16 +249,23 @@ def score(
     Finished parts are kept. Compares the predictions with `labels` if they are given. Raises
     DamagedSourceError if a file of the source is damaged, unless `accept_damage`.
     """
+    from pipeline.scoring.accuracy import compare
     from pipeline.scoring.job import ScoreJob
-    from pipeline.scoring.score import score_source
+    from pipeline.scoring.outcome import Outcome
+    from pipeline.scoring.score import SUMMARY, score_source
+    from stage2_xgb.final import refitted_on
 
     job = ScoreJob.open(run, config, labels)
     started = time.perf_counter()
     source, truth = job.source(paths, out, accept_damage)
     with workers() if workers else contextlib.nullcontext() as client:
         scorer = job.scorer(source, client, config.jobs or cores())
-        totals = score_source(scorer, source, out, job.config.score)
-    for line in job.said(totals, out, truth, time.perf_counter() - started):
+        totals, decided = score_source(scorer, source, out, job.config.score)
+    comparison = compare(out, truth, job.model.taxonomy) if truth else None
+    refitted = refitted_on(job.model.bundle)
+    outcome = Outcome(totals, decided, comparison, refitted, time.perf_counter() - started)
+    write_json(out / SUMMARY, outcome.figures())
+    for line in outcome.lines(run, out):
         say(line)
 
 

@@ -173,17 +173,19 @@ def of_unit(images: Pooled, unit: str) -> Pooled:
     return pool(images) if unit == "product" else images
 
 
-def compact(pooled: Pooled, log_probs: np.ndarray, projections: Sequence[Projection]) -> Items:
-    """Projects the features, and keeps the highest of an opinion, log-probabilities [N, K]."""
-    top = min(TOP, log_probs.shape[1])
-    place = (
-        np.argpartition(log_probs, -top, axis=1)[:, -top:]
-        if top < log_probs.shape[1]
-        else np.tile(np.arange(top), (len(log_probs), 1))
-    )
-    place.sort(axis=1)  # so that ties go to the lower class index, as argmax has it
+def likeliest(log_probs: np.ndarray, top: int = TOP) -> tuple[np.ndarray, np.ndarray]:
+    """The `top` likeliest classes int32 [N, T] of log-probabilities [N, K], and those [N, T],
+    falling; ties by class index, as argmax has them."""
+    top = min(top, log_probs.shape[1])
+    place = np.argpartition(log_probs, -top, axis=1)[:, -top:]
+    place.sort(axis=1)
     order = np.argsort(-np.take_along_axis(log_probs, place, axis=1), axis=1, kind="stable")
     place = np.take_along_axis(place, order, axis=1)
+    return place.astype(np.int32), np.take_along_axis(log_probs, place, axis=1)
+
+
+def compact(pooled: Pooled, log_probs: np.ndarray, projections: Sequence[Projection]) -> Items:
+    """Projects the features, and keeps the highest of an opinion, log-probabilities [N, K]."""
     z = np.stack(
         [projection(x) for projection, x in zip(projections, pooled.features, strict=True)], axis=1
     )
@@ -192,7 +194,6 @@ def compact(pooled: Pooled, log_probs: np.ndarray, projections: Sequence[Project
         pooled.class_index,
         pooled.split,
         pooled.n_images,
-        place.astype(np.int32),
-        np.take_along_axis(log_probs, place, axis=1),
+        *likeliest(log_probs),
         z,
     )

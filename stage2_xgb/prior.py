@@ -72,11 +72,15 @@ def target_mix(
     """The mix [K] that `stage2.target_prior` names. Raises ConfigError where a file of weights
     doesn't fit the taxonomy."""
     named = {"natural": natural, "train": train, "balanced": np.ones(len(taxonomy))}
-    return mix(named[target]) if target in named else _weights(Path(target), taxonomy)
+    if target in named:
+        return mix(named[target])
+    return read_mix(Path(target), taxonomy, "stage2.target_prior")
 
 
-def _weights(path: Path, taxonomy: Taxonomy) -> np.ndarray:
-    file = CsvFile(path, ConfigError, "stage2.target_prior")
+def read_mix(path: Path, taxonomy: Taxonomy, key: str) -> np.ndarray:
+    """The mix [K] in a CSV with columns category_id,weight. Raises ConfigError, naming the `key` of
+    the configuration, where it doesn't fit the taxonomy."""
+    file = CsvFile(path, ConfigError, key)
     rows: list[tuple[int, float]] = []
     for category, weight in file.rows(["category_id", "weight"]):
         try:
@@ -86,14 +90,14 @@ def _weights(path: Path, taxonomy: Taxonomy) -> np.ndarray:
     index = taxonomy.class_index(np.array([row[0] for row in rows], dtype=np.int64))
     if (index < 0).any():
         raise ConfigError(
-            f"stage2.target_prior: {path}: category_id {rows[int(np.argmin(index))][0]} is not in the taxonomy"
+            f"{key}: {path}: category_id {rows[int(np.argmin(index))][0]} is not in the taxonomy"
         )
     weights = np.zeros(len(taxonomy))
     np.add.at(weights, index, [row[1] for row in rows])
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
         found = weights.tolist()[:10]
         raise ConfigError(
-            f"stage2.target_prior: {path}: expected weights of at least 0 and not all 0, found {found}"
+            f"{key}: {path}: expected weights of at least 0 and not all 0, found {found}"
         )
     shares = np.maximum(weights / weights.sum(), _LEAST)
     return shares / shares.sum()

@@ -16,12 +16,18 @@ from stage2_xgb.reclassifier import Reclassifier
 @dataclass(frozen=True)
 class Refined:
     """Images, or their products, as stage 1 has them; log-probabilities float32 [N, K] of the
-    adjusted stage 1 and of both stages; which items stage 2 answered (bool [N])."""
+    adjusted stage 1 and of both stages; who answers for each item, str [N]: STAGE1, POOL or OWN, a
+    category's own reclassifier."""
 
     pooled: Pooled
     shifted: np.ndarray
     two_stage: np.ndarray
-    refined: np.ndarray
+    answered_by: np.ndarray
+
+    @property
+    def refined(self) -> np.ndarray:
+        """Which items stage 2 answered, bool [N]."""
+        return self.answered_by != STAGE1
 
 
 @dataclass(frozen=True)
@@ -58,13 +64,13 @@ def refine(bundle: Bundle, images: Pooled, unit: str) -> Refined:
     """
     before = Before.of(bundle, images, unit)
     two_stage = before.pool.copy()
-    refined = np.full(len(two_stage), bundle.pool is not None)
+    answered_by = np.full(len(two_stage), bundle.default, dtype=object)
     for class_index, rows, items in before.by_answer(bundle):
         model = bundle.reclassifier(class_index) if bundle.answer(class_index) == OWN else None
         if model is not None:
             _reclassify(two_stage, items, rows, model)
-            refined[rows] = True
-    return Refined(before.pooled, before.shifted, two_stage, refined)
+            answered_by[rows] = OWN
+    return Refined(before.pooled, before.shifted, two_stage, answered_by)
 
 
 def each_answer(bundle: Bundle, images: Pooled, unit: str) -> tuple[Pooled, dict[str, np.ndarray]]:

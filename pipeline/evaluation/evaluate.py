@@ -20,15 +20,18 @@ from catalog.store.reader import Store
 from catalog.taxonomy import Taxonomy
 from features.store import FeatureStore
 from pipeline.config import EvaluateConfig
+from pipeline.decisions.answers import Answers
+from pipeline.decisions.heldout import HeldOutAnswers
 from pipeline.evaluation.measures import SYSTEMS, measure, systems_in
 from pipeline.evaluation.near_twins import near_twins
+from pipeline.evaluation.promises import realised
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL, STAGE1
 from stage2_xgb.items import Pooled
 from stage2_xgb.prior import importance, mix
 from stage2_xgb.published import FOLDER
-from stage2_xgb.refine import refine
+from stage2_xgb.refine import Refined, refine
 from stage2_xgb.rivals import Rival
 
 UNITS = ("image", "product")
@@ -38,6 +41,7 @@ def evaluate(
     stores: Sequence[FeatureStore],
     store: Store,
     bundle: Bundle,
+    held: HeldOutAnswers,
     config: EvaluateConfig,
     folder: Path,
     made_from: dict,
@@ -51,7 +55,7 @@ def evaluate(
     Raises ShelfsortError if no test image can be read.
     """
     started, taxonomy, features = time.perf_counter(), store.taxonomy, stores[0]
-    frames = _judged(bundle, Views(stores), store, rivals or {})
+    frames, answers = _judged(bundle, Views(stores), store, rivals or {})
     rows = features.of_split("train")
     train = np.bincount(
         features.table.class_index[rows][features.table.fit[rows]], minlength=len(taxonomy)
@@ -68,6 +72,11 @@ def evaluate(
     if corrected := corrected_labels(frames["product"], taxonomy, labels_before):
         metrics["corrected_labels"] = corrected | {"previous": _previous(folder)}
     metrics["without_photo"] = _without_photo(features, store, len(frames["product"]))
+    products = frames["product"]
+    truth, weight, group = (
+        products[name].to_numpy() for name in ("class_index", "weight", "group")
+    )
+    metrics["promises"] = realised(held, answers, truth, weight, group, taxonomy)
     metrics["near_twins"] = near_twins(stores, frames["image"])
     metrics["rejects"] = store.reject_counts()
     metrics["seconds"] = round(time.perf_counter() - started, 3)
@@ -77,14 +86,18 @@ def evaluate(
 
 def _judged(
     bundle: Bundle, views: Views, store: Store, rivals: Mapping[str, Rival]
-) -> dict[str, pandas.DataFrame]:
-    """Unit -> a row for each item of the test split, as items.parquet has them."""
+) -> tuple[dict[str, pandas.DataFrame], Answers]:
+    """Unit -> a row for each item of the test split, as items.parquet has them; and both stages'
+    answers for its products."""
     old, rows, table = published(bundle), views.first.of_split("test"), views.first.table
     items: dict[str, list[pandas.DataFrame]] = {unit: [] for unit in UNITS}
+    answers: list[Answers] = []
     with progress(rows.stop - rows.start, "evaluate", "img") as bar:
         for images in views.blocks("test", fit_only=False):
             for unit in UNITS:
-                items[unit].append(_judge(bundle, old, rivals, images, unit))
+                result = refine(bundle, images, unit)
+                items[unit].append(_judge(result, old, rivals, images, unit))
+            answers.append(Answers.of(result.two_stage))
             bar.update(len(images.product_id))
     if not any(len(frame) for frame in items["image"]):
         problem = "no readable image on the test split; the catalogue has too few products"
@@ -104,7 +117,7 @@ def _judged(
             importance(frame["class_index"].to_numpy(), natural) if capped else np.ones(len(frame))
         )
         frames[unit] = frame
-    return frames
+    return frames, Answers.concatenate(answers)
 
 
 def corrected_labels(
@@ -175,13 +188,12 @@ def _stage2(bundle: Bundle) -> dict[str, Any]:
 
 
 def _judge(
-    bundle: Bundle,
+    result: Refined,
     old: Bundle | None,
     rivals: Mapping[str, Rival],
     images: Pooled,
     unit: str,
 ) -> pandas.DataFrame:
-    result = refine(bundle, images, unit)
     pooled = result.pooled
     answers = dict(zip(SYSTEMS, (pooled.log_probs, result.shifted, result.two_stage), strict=False))
     if old:

@@ -35,6 +35,7 @@ def summary(metrics: dict[str, Any]) -> str:
         lines += _unit(unit, metrics[unit])
     lines += _rivals(metrics["image"]["natural"])
     lines.append("macro F1 in either mix is over the categories of the balanced mix")
+    lines += _promises(metrics["promises"])
     lines += corrected_lines(metrics.get("corrected_labels"))
     lines += _without_photo(metrics["without_photo"]) + _near_twins(metrics["near_twins"])
     lines.append(f"seconds: {metrics['seconds']:.1f}")
@@ -160,6 +161,27 @@ def _by_link(unit: str, found: dict[str, Any]) -> list[str]:
         f"  per {unit}: two-stage top-1 of {two_stage[k]['n']} {what}: {_share(two_stage[k])}"
         for k, what in names.items()
     ]
+
+
+def _promises(found: list[dict[str, Any]]) -> list[str]:
+    """What promised precisions come to on the test split."""
+    lines = []
+    for row in found:
+        levels = [
+            f"{_share_of(level['accepted'])} on level {level['level']}"
+            for level in row["levels"]
+            if level["threshold"] is not None
+        ]
+        accepted = f"{_share_of(row['accepted'])} of products accepted ({', '.join(levels)})"
+        if not levels:
+            accepted = "too few held-out products are surely right, nothing accepted"
+        right = f", of which {_percent(row['right'])} are right" if levels else ""
+        lines.append(f"promised {row['precision']:.0%}: {accepted}{right}")
+    return lines
+
+
+def _share_of(found: dict[str, Any]) -> str:
+    return NOTHING if found["value"] is None else f"{found['value']:.1%}"
 
 
 def _without_photo(count: int) -> list[str]:

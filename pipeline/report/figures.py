@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from catalog.errors import ConfigError
-from pipeline.figures import AFTER, BEFORE, INK, MUTED, WRONG, new_figure
+from pipeline.figures import AFTER, BEFORE, INK, LINE, MUTED, WRONG, new_figure
 from pipeline.report.evaluated_run import EvaluatedRun
 from pipeline.report.findings import findings_of
 
@@ -23,6 +23,8 @@ ACCURACY = LinearSegmentedColormap.from_list(
 STAGES = (("shifted", BEFORE, "stage 1, adjusted"), ("two_stage", AFTER, "both stages"))
 """Stage 2 starts from stage 1 adjusted to the catalogue's class mix, so that what it adds shows
 beside that."""
+_LEVELS = {3: AFTER, 2: "#56a0d3", 1: "#a9cde8"}
+"""Colours of the levels of the hierarchy that an answer can have."""
 _SHARE = PercentFormatter(1, decimals=0)
 
 
@@ -280,6 +282,35 @@ def _training(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     accuracy.yaxis.set_major_formatter(_SHARE)
 
 
+def _promises(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
+    """What each promise accepts of the test split, by level, and how much of that is right."""
+    axes, rows = figure.add_subplot(), run.metrics["promises"]
+    for place, row in enumerate(rows):
+        start = 0.0
+        for level in row["levels"]:
+            share = level["accepted"]["value"] or 0.0
+            axes.barh(place, share, left=start, color=_LEVELS[level["level"]], height=0.6)
+            start += share
+        axes.barh(place, 1 - start, left=start, color=LINE, height=0.6)
+        right = row["right"]
+        said = "nothing can be promised"
+        if right["value"] is not None:
+            said = f"{right['value']:.1%} right [{right['low']:.1%}, {right['high']:.1%}]"
+        axes.text(0.01, place + 0.36, said, color=INK, fontsize=8)
+    for name, color in (*((f"level {n}", c) for n, c in _LEVELS.items()), ("for review", LINE)):
+        axes.barh(0, 0, color=color, label=name)
+    axes.set(
+        title="Promised precision: what is accepted of the test split, and how much of it is right",
+        xlabel="share of products",
+        xlim=(0, 1),
+        ylim=(-0.5, len(rows) - 0.3),
+    )
+    axes.set_yticks(range(len(rows)), [f"{row['precision']:.0%}" for row in rows])
+    axes.xaxis.set_major_formatter(_SHARE)
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4)
+
+
 FIGURES: dict[str, Callable[[Figure, EvaluatedRun, dict], None]] = {
     "per-category": _per_category,
     "confusion": _confusion,
@@ -288,4 +319,5 @@ FIGURES: dict[str, Callable[[Figure, EvaluatedRun, dict], None]] = {
     "reliability": _reliability,
     "distribution": _distribution,
     "training": _training,
+    "promises": _promises,
 }

@@ -19,6 +19,7 @@ from catalog.artifacts import atomic_path, fingerprint, read_sealed, sha256_file
 from catalog.errors import ArtifactError
 from catalog.intervals import clustered_share
 from catalog.store.reader import Store
+from pipeline.decisions import heldout
 from pipeline.evaluation.measures import paired_change, reliability
 from pipeline.report.evaluated_run import SYSTEMS, EvaluatedRun
 from pipeline.report.hierarchy import hierarchy
@@ -155,12 +156,13 @@ def changes(items: pandas.DataFrame, families: np.ndarray) -> dict[str, dict]:
 
 
 def coverage_on_val_b(run: EvaluatedRun) -> list[dict] | None:
-    """The rows of stage2/coverage.json, which `score --min-confidence` prints; None without a
-    current one."""
+    """What each threshold costs on held-out products, as `score --min-confidence` prints it; None
+    without current answers for these."""
     stage2 = run.folder / "stage2"
-    if not coverage.is_current(stage2):
+    if not heldout.is_current(stage2):
         return None
-    return [asdict(cost) for cost in coverage.read(stage2)]
+    held = heldout.read(stage2)
+    return [asdict(cost) for cost in coverage.costs_of(held.under(held.fitted))]
 
 
 def distances(steps: np.ndarray) -> list[dict]:

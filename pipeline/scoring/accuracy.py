@@ -1,10 +1,12 @@
 """Predictions beside the true categories of a scored dump, where a CSV or the dump itself has them."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pyarrow.parquet
 
 from catalog.errors import ShelfsortError
@@ -13,7 +15,7 @@ from catalog.sources.categories import resolved
 from catalog.sources.keys import Key
 from catalog.sources.source import ProductSource
 from catalog.taxonomy import Taxonomy
-from pipeline.scoring.parts import PREDICTIONS
+from pipeline.scoring.predictions import PREDICTIONS, category_path
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,9 @@ class Comparison:
     """Top-1 of the labelled products that count: stage 1, the shifted stage 1, both stages, and the
     change of the last two, as `evaluate` has them. A product counts if a photo of it can be read
     and shows something, and the model knows its category: `without_photo` is how many have no such
-    photo, `unknown` how many of the others are of categories that no answer could name."""
+    photo, `unknown` how many of the others are of categories that no answer could name. `accepted`:
+    the share of right answers among those that a rule accepts, in `all` and by level; empty if
+    there is no rule."""
 
     stage1: Estimate
     shifted: Estimate
@@ -29,10 +33,14 @@ class Comparison:
     change: Estimate
     without_photo: int
     unknown: int
+    accepted: Mapping[str, Estimate]
 
-    def text(self) -> str:
+    def systems(self) -> dict[str, Estimate]:
+        """Each answer's top-1, by name."""
+        return {"stage 1": self.stage1, "shifted": self.shifted, "two-stage": self.two_stage}
+
+    def lines(self) -> Iterator[str]:
         """For a terminal."""
-        n = self.two_stage.n
         apart = {
             "have no photo that can be read and shows something": self.without_photo,
             "are of categories that the model doesn't know": self.unknown,
@@ -40,17 +48,25 @@ class Comparison:
         left_out = "".join(
             f"; {count} more {why}, and don't count" for why, count in apart.items() if count
         )
-        if not n:
-            return f"top-1: no labelled product to count{left_out}"
-        systems = {"stage 1": self.stage1, "shifted": self.shifted, "two-stage": self.two_stage}
-        shares = ", ".join(
-            f"{name} {e.value:.4f} [{e.low:.4f}, {e.high:.4f}]" for name, e in systems.items()
+        if not self.two_stage.n:
+            yield f"top-1: no labelled product to count{left_out}"
+            return
+        shares = ", ".join(f"{name} {_percent(e)}" for name, e in self.systems().items())
+        value, low, high = (100 * (x or 0.0) for x in self.change[:3])
+        yield (
+            f"top-1 of {self.two_stage.n} labelled products: {shares}, two-stage over shifted "
+            f"{value:+.2f} [{low:+.2f}, {high:+.2f}] points{left_out}"
         )
-        value, low, high = (100 * x for x in self.change[:3] if x is not None)
-        return (
-            f"top-1 of {n} labelled products: {shares}, two-stage over shifted {value:+.2f} [{low:+.2f}, {high:+.2f}] points"
-            f"{left_out}"
-        )
+        counted = {name: e for name, e in self.accepted.items() if e.n}
+        if counted:
+            yield "right among the accepted: " + ", ".join(
+                f"{name} {_percent(e)} (n {e.n})" for name, e in counted.items()
+            )
+
+
+def _percent(estimate: Estimate) -> str:
+    value, low, high = (100 * (x or 0.0) for x in estimate[:3])
+    return f"{value:.1f}% [{low:.1f}, {high:.1f}]"
 
 
 def labels_of(source: ProductSource, taxonomy: Taxonomy) -> dict[Key, int]:
@@ -91,6 +107,7 @@ def _known(labels: dict[Key, int], taxonomy: Taxonomy) -> np.ndarray:
 def compare(out: Path, labels: dict[Key, int], taxonomy: Taxonomy) -> Comparison:
     """Compares all parts in the folder `out` with labels, of a model with these categories."""
     columns = ["product_id", "stage1_category_id", "shifted_category_id", "category_id", "blank"]
+    columns += ["level", "category_path", "accepted"]
     parts = [
         pyarrow.parquet.read_table(part, columns=columns)
         for part in sorted(out.glob("part-*.parquet"))
@@ -111,4 +128,38 @@ def compare(out: Path, labels: dict[Key, int], taxonomy: Taxonomy) -> Comparison
     stage1, shifted, two_stage = (clustered_share(hit, ones, product) for hit in right.values())
     change = clustered_change(right[""].astype(np.float64) - right["shifted_"], ones, product)
     without_photo, unknown = len(labels) - seen, seen - len(table)
-    return Comparison(stage1, shifted, two_stage, change, without_photo, unknown)
+    accepted = _accepted(table, truth.to_numpy(), taxonomy)
+    return Comparison(stage1, shifted, two_stage, change, without_photo, unknown, accepted)
+
+
+def _accepted(
+    table: pandas.DataFrame, truth: np.ndarray, taxonomy: Taxonomy
+) -> dict[str, Estimate]:
+    """The share of right answers among the accepted ones, in `all` and by level."""
+    rows = table["accepted"].eq(True).to_numpy()
+    accepted, truth = table[rows], taxonomy.class_index(truth[rows].astype(np.int64))
+    level = accepted["level"].to_numpy()
+    right = np.zeros(len(accepted), dtype=bool)
+    if not len(right):
+        return {}
+    for i, (c, number, path, answer) in enumerate(
+        zip(
+            truth.tolist(),
+            level.tolist(),
+            accepted["category_path"],
+            accepted["category_id"],
+            strict=True,
+        )
+    ):
+        if c < 0:
+            continue  # a category that the run doesn't know
+        if number == 3:
+            right[i] = taxonomy.category_ids[c] == answer
+        else:
+            right[i] = category_path(taxonomy, c, number) == path
+    ones, product = np.ones(len(right)), np.arange(len(right))
+    found = {"all": clustered_share(right, ones, product)}
+    for number in sorted(set(level.tolist()), reverse=True):
+        on = level == number
+        found[f"level {number}"] = clustered_share(right[on], ones[on], product[on])
+    return found

@@ -1,7 +1,7 @@
 """The step `score` around the scoring itself (score.py): what is opened and checked before, and
 what is said after."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,22 @@ from catalog.sources.damage import require_whole
 from catalog.sources.keys import Key
 from catalog.sources.source import ProductSource, open_source
 from pipeline.config import RunConfig
+from pipeline.decisions import heldout
+from pipeline.decisions.allowed import Allowed
 from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
-from pipeline.scoring import coverage
-from pipeline.scoring.accuracy import compare, labels_in, labels_of
+from pipeline.scoring.accuracy import labels_in, labels_of
 from pipeline.scoring.agreement import warn_of_other_arithmetic
 from pipeline.scoring.lanes import Engine, Lanes
-from pipeline.scoring.score import Scorer, Totals
-from stage2_xgb.final import refitted_on
+from pipeline.scoring.plan import Judges, named_mix, needs_held_out
+from pipeline.scoring.score import Scorer
 
 
 @dataclass(frozen=True)
 class ScoreJob:
     """A run that is to score: its configuration with absolute paths, its model, the sha256 of
     checkpoint and second stage, the category id of products that get no answer, the file of
-    `labels` and what is `given` there, and what each threshold of confidence costs (empty where
-    none was asked for)."""
+    `labels` and what is `given` there, and what decisions rest on."""
 
     run: RunFolder
     config: RunConfig
@@ -38,14 +38,14 @@ class ScoreJob:
     fallback: int
     labels: Path | None
     given: dict[Key, int]
-    costs: list[coverage.Cost]
+    judges: Judges
 
     @classmethod
     def open(cls, run: RunFolder, config: RunConfig, labels: Path | None) -> "ScoreJob":
-        """Raises ShelfsortError where the labels, the costs or the model can't be read."""
+        """Raises ShelfsortError where the labels, the held-out answers, a file of weights or the model
+        can't be read."""
         given = read_labels(labels) if labels else {}
-        sure = config.score.min_confidence is not None
-        costs = coverage.read(run.stage2) if sure else []
+        held = heldout.read(run.stage2) if needs_held_out(config.score) else None
         vectors = {name: str(Path(file).absolute()) for name, file in config.score.vectors.items()}
         config = config.model_copy(
             update={"score": config.score.model_copy(update={"vectors": vectors})}
@@ -53,14 +53,16 @@ class ScoreJob:
         model = TwoStageModel.open(
             run, config.stage1.device, config.features.precision, config.score.runtime, vectors
         )
-        fallback = int(
-            model.taxonomy.category_ids[int(run.store.natural_counts("product").argmax())]
-        )
+        counts = run.store.natural_counts("product")
+        mix, table = named_mix(config.score, counts, model.taxonomy), config.score.allowed
+        allowed = Allowed.read(table, model.taxonomy) if table else None
+        judges = Judges(model.taxonomy, held, mix, allowed)
+        fallback = int(model.taxonomy.category_ids[int(counts.argmax())])
         checksums = {
             "checkpoint": run.stage1_checksum(),
             "stage2": sha256_file(model.bundle.folder / "manifest.json"),
         }
-        return cls(run, config, model, checksums, fallback, labels, given, costs)
+        return cls(run, config, model, checksums, fallback, labels, given, judges)
 
     def source(
         self, paths: Sequence[str], out: Path, accept_damage: bool
@@ -107,7 +109,8 @@ class ScoreJob:
         made_with = {f"vectors.{name}": sha256_file(path) for name, path in vectors.items()}
         made_with["precision"] = self.model.network.compute.precision
         made_with["runtime"] = ", ".join(sorted({*self.model.runtimes.values()}))
-        return Scorer(engine, self.checksums | made_with, self.fallback, self.run.store.digests())
+        checksums, digests = self.checksums | made_with, self.run.store.digests()
+        return Scorer(engine, checksums, self.fallback, digests, self.judges)
 
     def _workers(self, source: ProductSource, client: Any) -> Engine:
         from pipeline.scoring.workers import ModelPlace, Workers
@@ -126,35 +129,3 @@ class ScoreJob:
             place,
             [*source.files, *((path, Path(path).stat().st_size) for path in vectors.values())],
         )
-
-    def said(
-        self, totals: Totals, out: Path, truth: dict[Key, int], seconds: float
-    ) -> Iterator[str]:
-        """What became of it, in lines; compares with the truth."""
-        yield (
-            f"score: {totals.products} products = {totals.predictions} predictions + {totals.rejected_products} rejects, "
-            f"{totals.images} images in {seconds:.1f} s -> {out}"
-        )
-        for what, reasons in (("products", totals.reasons), ("photos", totals.image_reasons)):
-            if reasons:
-                yield f"  rejected {what}: {', '.join(f'{r} {n}' for r, n in reasons.items())}"
-        if totals.repaired_images:
-            yield f"  {totals.repaired_images} JPEGs lack their end marker and were read all the same"
-        learnt = (
-            "; answers to those that it learnt from are no check of their labels"
-            if totals.known_images
-            else ""
-        )
-        yield f"  overlap: {totals.known_images} of these images stand, byte for byte, in the run's own store{learnt}"
-        if said := refitted_on(self.model.bundle):
-            yield f"  {said}"
-        if totals.unreachable:
-            yield f"  {totals.unreachable} photos could not be reached; the same command scores the parts that they are in again"
-        if totals.min_confidence is not None:
-            yield f"  {coverage.text_at(self.costs, totals.min_confidence)}"
-            yield f"  here: {totals.accepted} products in accepted.parquet, {totals.review} in review.parquet"
-        if truth:
-            yield f"  {compare(out, truth, self.model.taxonomy).text()}"
-        if totals.broken:
-            mend = self.run.command("stage2", "--rebuild")
-            yield f"  stage 2 answered without {', '.join(totals.broken)}; rebuild it with: {mend}"

@@ -30,10 +30,11 @@ from catalog.sources.photo_list import Photos
 from catalog.sources.source import ProductSource
 from catalog.store.reader import digest_number
 from pipeline.config import ScoreConfig
-from pipeline.model import TwoStageModel, image_table, top_classes
-from pipeline.scoring.parts import FEATURES, PREDICTIONS, REJECTS, Part, keyed
+from pipeline.decisions.heldout import projected
+from pipeline.model import TwoStageModel, image_table
+from pipeline.scoring.parts import FEATURES, OPINIONS, REJECTS, Part, keyed
 from stage1_cnn.device import ordered
-from stage2_xgb.items import Pooled
+from stage2_xgb.items import Pooled, likeliest
 from stage2_xgb.refine import Refined
 
 KILLS_WORKER = "kills_worker"
@@ -45,12 +46,14 @@ batch weighs little."""
 @dataclass(frozen=True)
 class Task:
     """One partition to be scored. `repeated` bool [N]: products whose id stands earlier in the
-    whole source; `deadly`: rows that killed the workers that touched them, which are rejected
-    unread."""
+    whole source; `compared` bool [N]: those whose features are kept, to compare the source with the
+    catalogue; `deadly`: rows that killed the workers that touched them, which are rejected unread.
+    """
 
     number: int
     source: ProductSource
     repeated: np.ndarray
+    compared: np.ndarray
     deadly: frozenset[int] = frozenset()
 
     def groups(self, images: int) -> Iterator[np.ndarray]:
@@ -111,7 +114,7 @@ class Engine(Protocol):
 class _Scored:
     """What one group gave."""
 
-    predictions: pyarrow.Table
+    opinions: pyarrow.Table
     features: pyarrow.Table
     rejects: list[dict[str, Any]]
     images: int
@@ -163,8 +166,8 @@ class Lanes:
             for row in np.flatnonzero(task.repeated).tolist()
         ]
         rejects += [reject for group in scored for reject in group.rejects]
-        predictions = pyarrow.concat_tables(
-            [task.empty(PREDICTIONS), *(group.predictions for group in scored)]
+        opinions = pyarrow.concat_tables(
+            [task.empty(OPINIONS), *(group.opinions for group in scored)]
         )
         features = pyarrow.concat_tables(
             [task.empty(FEATURES), *(group.features for group in scored)]
@@ -175,7 +178,7 @@ class Lanes:
         return Part(
             task.number,
             len(task.source),
-            predictions,
+            opinions,
             features if config.features else None,
             pyarrow.Table.from_pylist(rejects, schema=task.empty(REJECTS).schema),
             sum(group.images for group in scored),
@@ -209,58 +212,57 @@ def score_group(
         for photo in flat
         if not isinstance(photo, ImageError)
     ]
-    predictions, features = task.empty(PREDICTIONS), task.empty(FEATURES)
+    opinions, features = task.empty(OPINIONS), task.empty(FEATURES)
     if len(images):
         result = model.answer(images, "product")
-        numbers = task.source.product_id[rows]
+        numbers, compared = task.source.product_id[rows], task.source.product_id[task.compared]
         own = rows[find_rows(numbers, result.pooled.product_id, np.argsort(numbers))]
         keys = pyarrow.array(
             [task.source.keys[row] for row in own.tolist()],
-            predictions.schema.field("product_id").type,
+            opinions.schema.field("product_id").type,
         )
-        predictions = _predictions(model, result, keys, images.product_id[blank], config.top)
+        opinions = _opinions(model, result, keys, images.product_id[blank], compared)
         features = _features(result.pooled, keys) if config.features else features
     repaired = sum(
         lacks_end(photo)
         for i, photo in enumerate(flat)
         if i not in errors and not isinstance(photo, ImageError)
     )
-    return _Scored(predictions, features, rejects, len(images), repaired, digests)
+    return _Scored(opinions, features, rejects, len(images), repaired, digests)
 
 
 def _features(pooled: Pooled, keys: pyarrow.Array) -> pyarrow.Table:
     """Stage 1's features, rounded as in features.h5; float32, because Spark has no float16."""
     values = pooled.features[0].astype(np.float16).astype(np.float32)
-    offsets = np.arange(len(values) + 1, dtype=np.int32) * np.int32(values.shape[1])
-    lists = pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(values.ravel()))
-    return pyarrow.table({"product_id": keys, "features": lists})
+    return pyarrow.table({"product_id": keys, "features": _lists(values)})
 
 
-def _predictions(
+def _opinions(
     model: TwoStageModel,
     result: Refined,
     keys: pyarrow.Array,
     blank_products: np.ndarray,
-    top: int,
+    compared: np.ndarray,
 ) -> pyarrow.Table:
-    pooled, taxonomy = result.pooled, model.taxonomy
-    classes, confidences = top_classes(result.two_stage, top)
-    categories = [taxonomy[c] for c in classes[:, 0].tolist()]
-    ids = taxonomy.category_ids
+    pooled, (top_class, log_prob) = result.pooled, likeliest(result.two_stage)
+    kept = np.isin(pooled.product_id, compared).tolist()
+    z = projected(model.bundle, pooled)
     columns = {
         "product_id": keys,
         "n_images": pooled.n_images,
-        "category_id": ids[classes[:, 0]],
-        "level1": [c.level1 for c in categories],
-        "level2": [c.level2 for c in categories],
-        "level3": [c.level3 for c in categories],
-        "confidence": confidences[:, 0],
-        "top_category_id": list(ids[classes]),
-        "top_confidence": list(confidences),
-        "stage1_category_id": ids[pooled.log_probs.argmax(axis=1)],
-        "shifted_category_id": ids[result.shifted.argmax(axis=1)],
-        "refined": result.refined,
+        "top_class": _lists(top_class),
+        "log_prob": _lists(log_prob),
+        "stage1_class": pooled.log_probs.argmax(axis=1).astype(np.int32),
+        "shifted_class": result.shifted.argmax(axis=1).astype(np.int32),
+        "answered_by": result.answered_by,
         "blank": np.isin(pooled.product_id, blank_products),
+        "z": [row if keep else None for row, keep in zip(z, kept, strict=True)],
     }
-    schema = PREDICTIONS.set(0, pyarrow.field("product_id", keys.type))
+    schema = OPINIONS.set(0, pyarrow.field("product_id", keys.type))
     return pyarrow.table(columns, schema=schema)
+
+
+def _lists(values: np.ndarray) -> pyarrow.ListArray:
+    """A list for each row of values [N, D]."""
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * np.int32(values.shape[1])
+    return pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(values.ravel()))

@@ -1,5 +1,9 @@
-"""One part of the predictions: its Parquet files and a sidecar, each written atomically, and how
-they are verified later."""
+"""One part of a scoring: its Parquet files and a sidecar, each written atomically, and how they are
+verified later.
+
+Opinions are what the model says, and what takes long; predictions are decided on them
+(pipeline.scoring.predictions), in seconds, and so are not verified but written again.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -18,21 +22,17 @@ from catalog.sources.keys import KeyType
 from catalog.tables import write_table
 
 SCHEMA = 4
-PREDICTIONS = pyarrow.schema(
+OPINIONS = pyarrow.schema(
     [
         ("product_id", pyarrow.int64()),
         ("n_images", pyarrow.int32()),
-        ("category_id", pyarrow.int64()),
-        ("level1", pyarrow.string()),
-        ("level2", pyarrow.string()),
-        ("level3", pyarrow.string()),
-        ("confidence", pyarrow.float32()),
-        ("top_category_id", pyarrow.list_(pyarrow.int64())),
-        ("top_confidence", pyarrow.list_(pyarrow.float32())),
-        ("stage1_category_id", pyarrow.int64()),
-        ("shifted_category_id", pyarrow.int64()),
-        ("refined", pyarrow.bool_()),
+        ("top_class", pyarrow.list_(pyarrow.int32())),
+        ("log_prob", pyarrow.list_(pyarrow.float32())),
+        ("stage1_class", pyarrow.int32()),
+        ("shifted_class", pyarrow.int32()),
+        ("answered_by", pyarrow.string()),
         ("blank", pyarrow.bool_()),
+        ("z", pyarrow.list_(pyarrow.float32())),
     ]
 )
 REJECTS = pyarrow.schema(
@@ -60,14 +60,14 @@ def keyed(schema: pyarrow.Schema, key_type: KeyType) -> pyarrow.Schema:
 
 @dataclass(frozen=True)
 class Part:
-    """What scoring one partition gave: predictions, features (None if nobody asked for them),
+    """What scoring one partition gave: opinions, features (None if nobody asked for them),
     rejects, the numbers of readable images and of JPEGs among them that lacked their end
     marker, every image's digest uint64, and the files of stage 2
     that could not be read."""
 
     number: int
     products: int
-    predictions: pyarrow.Table
+    opinions: pyarrow.Table
     features: pyarrow.Table | None
     rejects: pyarrow.Table
     images: int
@@ -81,11 +81,16 @@ def part_path(out: Path, number: int) -> Path:
     return out / f"part-{number:05d}.parquet"
 
 
+def opinions_path(out: Path, number: int) -> Path:
+    """Where the opinions of a part lie."""
+    return out / f"opinions-{number:05d}.parquet"
+
+
 def write_part(part: Part, out: Path, origin: dict[str, Any], known: np.ndarray) -> dict[str, Any]:
     """Writes a part, its sidecar last, and returns the sidecar. `known`: digests (uint64, sorted)
     of the run's own images."""
     files = {
-        part_path(out, part.number): part.predictions,
+        opinions_path(out, part.number): part.opinions,
         out / f"rejects-{part.number:05d}.parquet": part.rejects,
     }
     if part.features is not None:
@@ -96,7 +101,7 @@ def write_part(part: Part, out: Path, origin: dict[str, Any], known: np.ndarray)
     sidecar = {
         "made_from": origin,
         "products": part.products,
-        "predictions": len(part.predictions),
+        "predictions": len(part.opinions),
         "images": part.images,
         "repaired_images": part.repaired,
         "known_images": int(np.isin(part.digests, known).sum()),

@@ -1,12 +1,14 @@
 """Batch scoring: Parquet parts, rejects, a Kaggle CSV, and a _SUCCESS that says every product is
 accounted for.
 
-The source is cut into partitions; an engine makes each into one part, which is written atomically
-with a sidecar. Run again, finished parts are verified and skipped.
+The source is cut into partitions; an engine makes each into the opinions of one part, which are
+written atomically with a sidecar. Run again, finished parts are verified and skipped. Then all is
+decided on the opinions: class mix, rules, predictions.
 """
 
 import csv
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,9 @@ from catalog.progress import progress
 from catalog.sources.dump_index import Reject, partition
 from catalog.sources.keys import Key
 from catalog.sources.source import ProductSource
+from catalog.splits import sample_hash
 from catalog.tables import write_table
 from pipeline.config import ScoreConfig
-from pipeline.scoring import coverage
 from pipeline.scoring.lanes import Engine, Task
 from pipeline.scoring.parts import (
     REJECTS,
@@ -33,6 +35,19 @@ from pipeline.scoring.parts import (
     reject_reasons,
     write_part,
 )
+from pipeline.scoring.plan import Judges, Plan, plan
+from pipeline.scoring.predictions import (
+    ACCEPTED,
+    REVIEWED,
+    opinions_of,
+    split,
+    write_csv,
+    write_predictions,
+)
+
+COMPARED = 4000
+"""Products whose features are compared with the catalogue's, at most."""
+CSV, MIX, SUMMARY, SUCCESS = "predictions.csv", "mix.csv", "summary.json", "_SUCCESS"
 
 
 @dataclass(frozen=True)
@@ -57,42 +72,93 @@ class Totals:
     """Why products were rejected, the commonest reason first."""
     image_reasons: dict[str, int]
     """Why single photos were."""
+    promise: float | None = None
     min_confidence: float | None = None
     accepted: int = 0
     review: int = 0
-    """Predictions at least so confident, and the others; 0 if no threshold was asked for."""
+    """Predictions that the rule accepts, and the others; 0 if no rule was asked for."""
+    levels: tuple[int, ...] = ()
+    """Of the accepted ones, how many stand on level 1, 2 and 3."""
+    review_reasons: dict[str, int] = field(default_factory=dict)
+    """Why predictions are for review."""
 
 
 @dataclass(frozen=True)
 class Scorer:
     """What scores: the engine, the sha256 of its model's parts and the precision it computes in
     (`checksums`), `fallback`, the category id of products without a readable image in kaggle.csv,
-    and the digests of the store's images (uint64, sorted; empty if there is no store)."""
+    the digests of the store's images (uint64, sorted; empty where there is no store), and what
+    decisions rest on."""
 
     engine: Engine
     checksums: dict[str, str]
     fallback: int
     known: np.ndarray
+    judges: Judges
 
 
-def score_source(scorer: Scorer, source: ProductSource, out: Path, config: ScoreConfig) -> Totals:
-    """Scores a source into the folder `out`.
+def score_source(
+    scorer: Scorer, source: ProductSource, out: Path, config: ScoreConfig
+) -> tuple[Totals, Plan]:
+    """Scores a source into the folder `out`; what became of it, and how it was decided.
 
     Raises ArtifactError if `out` holds parts of another model or source, ShelfsortError if no
     product could be answered.
     """
+    totals = _ask(scorer, source, out, config)
+    if totals.products != totals.predictions + totals.rejected_products:
+        raise ShelfsortError(
+            f"{out}: {totals.products} products, but {totals.predictions} predictions and "
+            f"{totals.rejected_products} rejects"
+        )
+    _require_predictions(out, totals)
+    decided = plan(scorer.judges, config, opinions_of(out, totals.parts))
+    (review, *levels), reasons = write_predictions(out, totals.parts, decided.decider, config.top)
+    totals = replace(totals, review_reasons=reasons)
+    if decided.decider.rules:
+        totals = replace(
+            totals,
+            promise=config.promise,
+            min_confidence=config.min_confidence,
+            accepted=sum(levels),
+            review=review,
+            levels=tuple(levels),
+        )
+        split(out, totals.parts)
+    if decided.estimated is not None:
+        decided.estimated.to_csv(out / MIX, scorer.judges.taxonomy)
+    if config.csv:
+        write_csv(out / CSV, out, totals.parts)
+    _write_kaggle(out, source, totals.parts, scorer.fallback)
+    origin = _origin(scorer, source, config)
+    write_json(out / SUCCESS, {"made_from": origin, **asdict(totals)})
+    return totals, decided
+
+
+def _origin(scorer: Scorer, source: ProductSource, config: ScoreConfig) -> dict[str, Any]:
+    """What the opinions of a source are made from."""
+    shape = config.model_dump(include={"part_mb", "features"})
+    return {"schema": SCHEMA, "dump": source.fingerprint, **scorer.checksums, **shape}
+
+
+def _ask(scorer: Scorer, source: ProductSource, out: Path, config: ScoreConfig) -> Totals:
+    """Makes the opinions of all parts that are not there yet."""
     parts = partition(source.length, config.part_mb * 2**20)
-    shape = config.model_dump(include={"part_mb", "top", "features"})
-    origin = {"schema": SCHEMA, "dump": source.fingerprint, **scorer.checksums, **shape}
+    origin = _origin(scorer, source, config)
     sidecars = {number: finished(out, number, origin) for number in range(len(parts))}
-    for name in ("_SUCCESS", *coverage.FILES):
+    for name in (SUCCESS, ACCEPTED, REVIEWED, CSV, SUMMARY):
         (out / name).unlink(missing_ok=True)
     missing = [number for number, sidecar in sidecars.items() if sidecar is None]
-    repeated = _repeated(source.product_id)
-    tasks = (Task(n, source[slice(*parts[n])], repeated[slice(*parts[n])]) for n in missing)
+    repeated, compared = _repeated(source.product_id), _compared(source.product_id)
+
+    def tasks() -> Iterator[Task]:
+        for n in missing:
+            rows = slice(*parts[n])
+            yield Task(n, source[rows], repeated[rows], compared[rows])
+
     done = len(source) - sum(parts[n][1] - parts[n][0] for n in missing)
     with progress(len(source), "score", "product", initial=done) as bar:
-        for part in scorer.engine(tasks, config):
+        for part in scorer.engine(tasks(), config):
             sidecars[part.number] = write_part(part, out, origin, scorer.known)
             bar.update(part.products)
     _drop_strays(out, len(parts))
@@ -100,21 +166,15 @@ def score_source(scorer: Scorer, source: ProductSource, out: Path, config: Score
     rejects = [asdict(reject) | {"product_id": _key(source, reject)} for reject in source.rejects]
     write_table(out / "rejects-scan.parquet", pyarrow.Table.from_pylist(rejects, schema=schema))
     reasons = reject_reasons(out, len(parts))
-    totals = _totals(source, [sidecar for sidecar in sidecars.values() if sidecar], *reasons)
-    if totals.products != totals.predictions + totals.rejected_products:
-        raise ShelfsortError(
-            f"{out}: {totals.products} products, but {totals.predictions} predictions and "
-            f"{totals.rejected_products} rejects"
-        )
-    _require_predictions(out, totals)
-    _write_kaggle(out, source, len(parts), scorer.fallback)
-    if config.min_confidence is not None:
-        accepted, review = coverage.split(out, len(parts), config.min_confidence)
-        totals = replace(
-            totals, min_confidence=config.min_confidence, accepted=accepted, review=review
-        )
-    write_json(out / "_SUCCESS", {"made_from": origin, **asdict(totals)})
-    return totals
+    return _totals(source, [sidecar for sidecar in sidecars.values() if sidecar], *reasons)
+
+
+def _compared(product_id: np.ndarray) -> np.ndarray:
+    """Mask of up to COMPARED products, drawn by their ids."""
+    drawn = np.argsort(sample_hash(product_id, "comparison with the catalogue", 0), kind="stable")
+    mask = np.zeros(len(product_id), dtype=bool)
+    mask[drawn[:COMPARED]] = True
+    return mask
 
 
 def _key(source: ProductSource, reject: Reject) -> Key | None:
@@ -148,6 +208,7 @@ def _drop_strays(out: Path, parts: int) -> None:
         *out.glob("part-*.*"),
         *out.glob("rejects-[0-9]*.parquet"),
         *out.glob("features-*.parquet"),
+        *out.glob("opinions-*.parquet"),
     ]:
         if int(path.stem.split("-")[1]) >= parts:
             path.unlink()

@@ -163,7 +163,8 @@ class _Work:
         if self.span is None:
             return self.task
         start, stop = self.span
-        return Task(self.task.number, self.task.source[start:stop], self.task.repeated[start:stop])
+        task, rows = self.task, slice(start, stop)
+        return Task(task.number, task.source[rows], task.repeated[rows], task.compared[rows])
 
     def name(self) -> tuple[str, ...]:
         """As the dashboard shows it."""

@@ -33,6 +33,17 @@ NASTY = '<script>alert("level 3")</script> & "co" \'é\''
 """The name of class 0: it must reach the page as text."""
 
 
+def _promise(precision: float) -> dict:
+    """As metrics.json has what a promise comes to; 98% can't be kept."""
+    possible = precision < 0.98
+    share = {"value": 1.4 - precision, "low": 0.3, "high": 0.6, "n": 900}
+    none = {"value": None, "low": None, "high": None, "n": 0}
+    right = {"value": precision + 0.01, "low": 0.9, "high": 0.99, "n": 400} if possible else none
+    level = {"threshold": 0.8 if possible else None, "held_out": 800, "right": right}
+    levels = [level | {"level": n, "accepted": share | {"value": 0.15}} for n in (3, 2, 1)]
+    return {"precision": precision, "accepted": share, "right": right, "levels": levels}
+
+
 @dataclass(frozen=True)
 class Items:
     """What was evaluated, a row an item."""
@@ -245,6 +256,7 @@ def _finish(run: Path, taxonomy: Taxonomy, seed: int) -> Path:
     metrics |= {t["unit"].iloc[0]: measure(t, len(taxonomy), min_support=5) for t in tables}
     twins = twin_figures(tables[1].head(1000), *(rng.beta(8, 2, (2, min(1000, len(tables[1]))))))
     metrics |= {
+        "promises": [_promise(precision) for precision in (0.9, 0.95, 0.98)],
         "near_twins": twins | {"networks": 2},
         "without_photo": 3,
         "rejects": {"unreadable": 3},

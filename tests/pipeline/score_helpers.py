@@ -13,8 +13,10 @@ from catalog.artifacts import sha256_file
 from catalog.sources.source import open_source
 from pipeline.cluster.client import connect
 from pipeline.config import ScoreConfig
+from pipeline.decisions import heldout
 from pipeline.model import TwoStageModel
 from pipeline.scoring.lanes import Engine, Lanes
+from pipeline.scoring.plan import Judges
 from pipeline.scoring.score import Scorer, Totals, score_source
 from pipeline.scoring.workers import ModelPlace, Workers
 from tests.pipeline.tiny import Tiny, documents, same, write_dump
@@ -44,14 +46,18 @@ dataset.decode = deadly
 def scorer(tiny: Tiny, engine: Engine | TwoStageModel, **checksums: str) -> Scorer:
     """What scores, with some checksums changed; a bare model scores in this process."""
     engine = Lanes(engine, 2) if isinstance(engine, TwoStageModel) else engine
-    return Scorer(
-        engine, {"checkpoint": "c", "stage2": "s"} | checksums, FALLBACK, tiny.run.store.digests()
-    )
+    checksums = {"checkpoint": "c", "stage2": "s"} | checksums
+    return Scorer(engine, checksums, FALLBACK, tiny.run.store.digests(), judges(tiny))
+
+
+def judges(tiny: Tiny) -> Judges:
+    """What decisions of the tiny run rest on."""
+    return Judges(tiny.run.store.taxonomy, heldout.read(tiny.run.stage2))
 
 
 def score(by: Scorer, dumps: list[Path], out: Path, config: ScoreConfig = CONFIG) -> Totals:
     """Scores dumps."""
-    return score_source(by, open_source(dumps, out / "dumps"), out, config)
+    return score_source(by, open_source(dumps, out / "dumps"), out, config)[0]
 
 
 def place(tiny: Tiny) -> ModelPlace:

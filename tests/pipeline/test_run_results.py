@@ -120,7 +120,8 @@ def test_the_scored_dump_has_the_accuracy_that_score_prints(exported) -> None:
     scored = found["figures"]["seeds"][0]["scored"]
     line = next(line for line in said if "labelled products" in line)
     assert f"top-1 of {scored['two_stage']['n']} labelled products" in line
-    assert f"{scored['two_stage']['value']:.4f} [{scored['two_stage']['low']:.4f}" in line
+    value, low = (100 * scored["two_stage"][name] for name in ("value", "low"))
+    assert f"two-stage {value:.1f}% [{low:.1f}," in line
 
 
 def test_what_moved_is_printed(exported) -> None:

@@ -19,6 +19,7 @@ import pandas
 import pytest
 from PIL import Image
 
+from catalog.arrays import write_npz
 from catalog.artifacts import read_sealed, write_sealed
 from catalog.config import CatalogConfig
 from catalog.errors import ArtifactError, ConfigError
@@ -26,6 +27,8 @@ from catalog.store.ingest import ingest_dump
 from catalog.store.reader import Store
 from catalog.synthetic.dump import SyntheticSpec, write_categories, write_dump
 from pipeline.cli import main
+from pipeline.decisions.answers import Answers
+from pipeline.decisions.heldout import HeldOutAnswers, path_of, save
 from pipeline.evaluation.measures import reliability
 from pipeline.report.columns import KINDS, pack, share
 from pipeline.report.evaluated_run import EvaluatedRun
@@ -33,7 +36,7 @@ from pipeline.report.figures import FIGURES, plot
 from pipeline.report.findings import by_training_images, changes, distances
 from pipeline.report.gallery import make_gallery
 from pipeline.report.page import LIMIT, percent, points, write_report
-from pipeline.scoring.coverage import Cost, curve, save
+from pipeline.scoring.coverage import Cost, costs_of, curve
 from tests.pipeline.evaluation_maker import NASTY, make_small_run
 
 
@@ -198,21 +201,24 @@ def test_the_page_says_how_far_test_stands_apart(run: Path, page: str):
 
 
 def test_the_threshold_is_the_terminals(run: Path, tmp_path: Path):
-    """The page carries the rows of coverage.json, which `score --min-confidence` prints, and none
-    of another stage 2's."""
+    """The page carries what `score --min-confidence` prints of held-out products, and nothing of
+    another stage 2's."""
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     rng = np.random.default_rng(0)
-    costs = curve(rng.random(90), rng.random(90) < 0.7, np.ones(90), np.arange(90))
-    for manifest, expected in ((None, [asdict(cost) for cost in costs]), ("another", None)):
-        save(copy / "stage2", costs)
-        if manifest:
-            path = copy / "stage2" / "coverage.json"
-            write_sealed(path, read_sealed(path, "") | {"made_from": {"stage2": manifest}})
+    answers = Answers.of(np.log(rng.dirichlet(np.ones(4), 90).astype(np.float32)))
+    even, classes = np.full(4, 0.25), rng.integers(0, 4, 90)
+    held = HeldOutAnswers(np.arange(90), classes, answers, np.zeros((90, 1)), even, even)
+    save(copy / "stage2", held)
+    for expected in ([asdict(cost) for cost in costs_of(held)], None):
         values, _ = unpack(
             block(write_report([copy], tmp_path / "out").read_text(encoding="utf-8"), "data")
         )
         assert values["findings"]["coverage_val_b"] == expected
+        write_npz(
+            path_of(copy / "stage2"),
+            **dict(np.load(path_of(copy / "stage2"))) | {"stage2": np.array("another")},
+        )
 
 
 def test_times_are_the_steps(page: str):

@@ -1,6 +1,7 @@
 """What a threshold costs: the table from val_b, and the split of the predictions."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,26 +11,28 @@ import pandas
 import polars
 import pytest
 
-from catalog.artifacts import read_json, read_sealed, write_sealed
-from catalog.errors import ArtifactError
+from catalog.artifacts import read_json
 from catalog.intervals import clustered_share
-from pipeline import steps
 from pipeline.cli import main
 from pipeline.config import ScoreConfig
+from pipeline.decisions import heldout
 from pipeline.model import TwoStageModel
 from pipeline.scoring import coverage
 from pipeline.scoring.lanes import Task
 from pipeline.scoring.parts import Part
-from stage2_xgb.dataset import Views
-from stage2_xgb.heldout import ValB, gated
-from stage2_xgb.out_of_fold import FILE, read_judged
-from stage2_xgb.prior import importance
+from pipeline.scoring.predictions import ACCEPTED, REVIEWED
 from tests.pipeline.score_helpers import CONFIG, predictions, score, scorer
 from tests.pipeline.tiny import Tiny
 
 
+def costs(tiny: Tiny) -> list[coverage.Cost]:
+    """The table of the tiny run, as it was trained."""
+    held = heldout.read(tiny.run.stage2)
+    return coverage.costs_of(held.under(held.fitted))
+
+
 def test_the_table_falls_in_coverage_and_holds_its_intervals(tiny: Tiny) -> None:
-    table = coverage.read(tiny.run.stage2)
+    table = costs(tiny)
     assert [cost.threshold for cost in table] == [round(i / 100, 2) for i in range(101)]
     assert (
         table[0].coverage == pytest.approx(1)
@@ -43,43 +46,15 @@ def test_the_table_falls_in_coverage_and_holds_its_intervals(tiny: Tiny) -> None
 
 
 def test_a_threshold_between_two_is_told_by_the_lower_one(tiny: Tiny) -> None:
-    costs = coverage.read(tiny.run.stage2)
-    assert [coverage.text_at(costs, cost.threshold) for cost in costs] == [
-        cost.text() for cost in costs
+    table = costs(tiny)
+    assert [coverage.text_at(table, cost.threshold) for cost in table] == [
+        cost.text() for cost in table
     ]
     for asked, told in ((0.995, 99), (0.5749, 57), (0.001, 0)):
         assert (
-            coverage.text_at(costs, asked)
-            == f"{costs[told].text()}; {asked} lies above that and was not measured itself"
+            coverage.text_at(table, asked)
+            == f"{table[told].text()}; {asked} lies above that and was not measured itself"
         )
-
-
-def test_accuracy_at_no_threshold_is_stage_2s_own(tiny: Tiny, model: TwoStageModel) -> None:
-    """Without a class mix to weigh by, the first row is what stage 2's summary says of val_b."""
-    stores = [tiny.run.view(name).features for name in ("stage1", "small")]
-    store = tiny.run.store
-    counts = np.zeros(len(store.taxonomy))
-    for images in [stores[0].table[stores[0].of_split("val_b")]]:
-        fitted = images[images.fit]
-        products = dict(zip(fitted.product_id.tolist(), fitted.class_index.tolist(), strict=True))
-        np.add.at(counts, list(products.values()), 1)
-    first = coverage.measure(stores, model.bundle, counts / counts.sum(), tiny.config.stage2)[0]
-    held = json.loads((tiny.run.stage2 / "summary.json").read_text())["units"]["product"]["natural"]
-    assert first.accuracy == pytest.approx(held["gated"])
-
-
-def test_a_table_of_another_bundle_is_refused_and_made_anew(tiny: Tiny, tmp_path: Path) -> None:
-    copy = tiny.copy(tmp_path / "run")
-    path = copy.run.stage2 / "coverage.json"
-    good = path.read_text()
-    write_sealed(path, read_sealed(path, "") | {"made_from": {"stage2": "0"}})
-    with pytest.raises(
-        ArtifactError,
-        match=r"coverage\.json: measured with another stage 2 .*step stage2",
-    ):
-        coverage.read(copy.run.stage2)
-    steps.stage2(copy.run, copy.config, rebuild=False, say=lambda _: None)
-    assert path.read_text() == good
 
 
 def test_accepted_and_to_be_reviewed(
@@ -98,24 +73,25 @@ def test_accepted_and_to_be_reviewed(
     ]
     assert main([*command, "--min-confidence", "0.5"]) == 0
     text = capsys.readouterr().out
-    assert "confidence >= 0.50: " in text and "on val_b" in text
+    assert "confidence >= 0.50: " in text and "of held-out products" in text
     found = predictions(out)
     assert found["top_category_id"].map(len).eq(3).all()
-    accepted, review = (pandas.read_parquet(out / name) for name in coverage.FILES)
+    accepted, review = (pandas.read_parquet(out / name) for name in (ACCEPTED, REVIEWED))
     assert (
-        f"here: {len(accepted)} products in accepted.parquet, {len(review)} in review.parquet"
-        in text
+        f"here: {len(accepted)} products in accepted.parquet, {len(accepted) / len(found):.1%}; "
+        f"{len(review)} in review.parquet" in text
     )
     assert (accepted["confidence"] >= 0.5).all() and (review["confidence"] < 0.5).all()
+    assert accepted["accepted"].all() and not review["accepted"].any()
     assert sorted([*accepted["product_id"], *review["product_id"]]) == sorted(found["product_id"])
-    before = (out / "part-00000.parquet").stat().st_mtime_ns
+    before = (out / "opinions-00000.parquet").stat().st_mtime_ns
     assert main([*command, "--min-confidence", "0.9"]) == 0  # another threshold scores nothing anew
-    assert (out / "part-00000.parquet").stat().st_mtime_ns == before
+    assert (out / "opinions-00000.parquet").stat().st_mtime_ns == before
     assert len(pandas.read_parquet(out / "accepted.parquet")) < len(accepted)
     success = read_json(out / "_SUCCESS", "")
     assert (success["min_confidence"], success["accepted"] + success["review"]) == (0.9, len(found))
     assert (out / "_SUCCESS").stat().st_mtime_ns >= max(
-        (out / name).stat().st_mtime_ns for name in coverage.FILES
+        (out / name).stat().st_mtime_ns for name in (ACCEPTED, REVIEWED)
     )
     assert main(command) == 0 and not (out / "accepted.parquet").exists()
 
@@ -132,11 +108,11 @@ def test_nothing_of_an_earlier_threshold_stands_while_parts_are_made(
 
     config, dumps = CONFIG.model_copy(update={"min_confidence": 0.5}), [tiny.data / "test.bson"]
     score(scorer(tiny, model), dumps, tmp_path, config)
-    assert all((tmp_path / name).exists() for name in ("_SUCCESS", *coverage.FILES))
-    (tmp_path / "part-00000.parquet").unlink()
+    assert all((tmp_path / name).exists() for name in ("_SUCCESS", ACCEPTED, REVIEWED))
+    (tmp_path / "opinions-00000.parquet").unlink()
     with pytest.raises(Stopped):
         score(scorer(tiny, stop), dumps, tmp_path, config)
-    assert not any((tmp_path / name).exists() for name in ("_SUCCESS", *coverage.FILES))
+    assert not any((tmp_path / name).exists() for name in ("_SUCCESS", ACCEPTED, REVIEWED))
 
 
 def test_a_threshold_beyond_1_is_an_error(
@@ -184,7 +160,9 @@ def test_a_labelled_dump_prints_its_accuracy(
         str(tmp_path),
     ]
     assert main(command) == 0
-    assert "top-1 of 600 labelled products: stage 1 ." in capsys.readouterr().out.replace("0.", ".")
+    assert re.search(
+        r"top-1 of 600 labelled products: stage 1 \d+\.\d% \[", capsys.readouterr().out
+    )
 
 
 def test_a_curve_by_hand() -> None:
@@ -221,59 +199,11 @@ def test_a_curve_counts_groups_once() -> None:
     assert (together.accuracy, together.coverage) == (alone.accuracy, alone.coverage) == (0.75, 1.0)
 
 
-def test_an_item_with_several_answers_is_one_item() -> None:
-    """Half of the judgements answer with 0.4 and wrongly, half with 0.8 and rightly."""
-    confidence = np.repeat([0.4, 0.8], 10)
-    rows = coverage.curve(
-        confidence, confidence > 0.5, np.ones(20), np.tile(np.arange(10), 2), np.full(20, 0.5)
-    )
-    assert (rows[0].coverage, rows[0].accuracy, rows[0].n) == (1.0, 0.5, 10)
-    assert (rows[60].coverage, rows[60].accuracy, rows[60].n) == (0.5, 1.0, 5)
-
-
 def test_a_curve_of_nothing() -> None:
     nothing = np.zeros(0)
     rows = coverage.curve(nothing, nothing, nothing, nothing)
     assert (rows[0].coverage, rows[0].accuracy, rows[0].n) == (0, None, 0)
     assert (
         coverage.text_at(rows, 0.5)
-        == "val_b has no product, so that nobody knows what a threshold costs"
+        == "there is no held-out product, so that nobody knows what a threshold costs"
     )
-
-
-def test_no_product_is_counted_where_it_decided(tiny: Tiny, model: TwoStageModel) -> None:
-    """The first row is the mean over judgements by others, not what the gate says that ships."""
-    stores = [tiny.run.view(name).features for name in ("stage1", "small")]
-    balanced = np.ones(len(tiny.run.store.taxonomy))
-    others = read_judged(model.bundle.folder / FILE)
-    val_b = ValB.of(model.bundle, Views(stores), others, balanced)
-    products = val_b.of_unit("product")
-    own = val_b.own(model.bundle, tiny.config.stage2)[products]
-    rows = coverage.measure(stores, model.bundle, balanced, tiny.config.stage2)
-    held = val_b.held[products]
-    weight = importance(held.class_index, balanced)
-    assert rows[0].accuracy == pytest.approx(np.average(gated(own, held.right), weights=weight))
-    for place in (40, 70):
-        sure = {name: x[products] >= place / 100 for name, x in val_b.confidence.items()}
-        accepted = gated(own, sure)
-        assert rows[place].n == round(accepted.sum())
-        assert rows[place].coverage == pytest.approx(np.average(accepted, weights=weight))
-
-
-def test_an_older_table_is_measured_again(tiny: Tiny, tmp_path: Path) -> None:
-    """Tables of before decided and counted on the same products."""
-    copy = tiny.copy(tmp_path / "run")
-    path = copy.run.stage2 / "coverage.json"
-    good = path.read_text()
-    old = {
-        key: value
-        for key, value in read_sealed(path, "").items()
-        if key not in ("schema", "cross_fitted")
-    }
-    write_sealed(path, old)
-    with pytest.raises(
-        ArtifactError, match=r"coverage\.json: of schema None, expected 2 \(made by step stage2\)"
-    ):
-        coverage.read(copy.run.stage2)
-    steps.stage2(copy.run, copy.config, rebuild=False, say=lambda _: None)
-    assert path.read_text() == good

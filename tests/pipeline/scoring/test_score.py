@@ -17,6 +17,7 @@ from catalog.sources.source import open_source
 from pipeline import steps
 from pipeline.model import TwoStageModel
 from pipeline.scoring.lanes import Lanes, Task
+from pipeline.scoring.predictions import Decider
 from pipeline.scoring.score import Totals
 from stage2_xgb.dataset import Views
 from tests.pipeline.score_helpers import (
@@ -24,6 +25,7 @@ from tests.pipeline.score_helpers import (
     FALLBACK,
     Frames,
     assert_the_others_stand,
+    flip,
     padded_dump,
     predictions,
     rejects,
@@ -81,13 +83,16 @@ def test_a_second_call_skips_finished_parts_and_remakes_damaged_ones(
     score(scorer(tiny, model), [dump], out, CONFIG)
 
     def times() -> dict[str, int]:
-        return {p.name: p.stat().st_mtime_ns for p in out.glob("*-0*")}
+        return {
+            p.name: p.stat().st_mtime_ns
+            for p in out.glob("*-0*")
+            if p.match("part-*.json") or not p.match("part-*")
+        }
 
     before = times()
     assert score(scorer(tiny, model), [dump], out, CONFIG) == totals and times() == before
-    part = bytearray((out / "part-00001.parquet").read_bytes())
-    part[len(part) // 2] ^= 1
-    (out / "part-00001.parquet").write_bytes(part)
+    flip(out / "opinions-00001.parquet")
+    flip(out / "part-00003.parquet")  # is decided again anyway
     (out / "rejects-00000.parquet").unlink()
     sidecar = out / "part-00002.json"
     sidecar.write_text(sidecar.read_text().replace('"predictions": ', '"predictions": 1'))
@@ -109,10 +114,10 @@ def test_an_unfinished_scoring_goes_on(
 ) -> None:
     dump, whole, totals = scored
     for name in (
-        "part-00000.parquet",
+        "opinions-00000.parquet",
         "rejects-00000.parquet",
         "part-00000.json",
-        "part-00001.parquet",
+        "opinions-00001.parquet",
     ):
         (tmp_path / name).write_bytes((whole / name).read_bytes())
     assert score(scorer(tiny, model), [dump], tmp_path, CONFIG) == totals
@@ -256,7 +261,7 @@ def test_scoring_gives_what_the_stored_features_give(
             same(model.taxonomy.category_ids[items["two_stage_class"]], table["category_id"])
             >= 0.98
         )
-        assert same(items["refined"], table["refined"]) >= 0.98
+        assert same(items["refined"], table["answered_by"] != "stage1") >= 0.98
 
 
 def test_another_device_is_said_with_its_agreement(
@@ -320,10 +325,12 @@ def test_products_that_are_left_out_leave_the_others_as_they_were(
         np.zeros(len(source), dtype=bool),
     )
     config = CONFIG.model_copy(update={"features": True})
+    even = np.ones(len(tiny.run.store.taxonomy))
+    decider = Decider(tiny.run.store.taxonomy, even, even)
 
     def answers(deadly: set[int]) -> Frames:
-        part = next(engine([Task(0, source, repeated, frozenset(deadly))], config))
-        return part.predictions.to_pandas(), part.features.to_pandas()
+        part = next(engine([Task(0, source, repeated, ~repeated, frozenset(deadly))], config))
+        return decider.predictions(part.opinions, 5).to_pandas(), part.features.to_pandas()
 
     whole = answers(set())
     for deadly in ({0}, {3, 60}, set(range(10, 20)), set(range(0, 150, 3))):

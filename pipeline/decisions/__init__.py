@@ -1,0 +1,1 @@
+"""Which answers may go live unseen, at which level of the hierarchy, and which a person reviews."""

@@ -1,0 +1,104 @@
+"""The class mix is found where products look like the catalogue's, and refused where they don't."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pytest
+
+from catalog.errors import ShelfsortError
+from catalog.taxonomy import Category, Taxonomy
+from pipeline.decisions.answers import Answers
+from pipeline.decisions.drift import UNLIKE, compare
+from pipeline.decisions.estimate import estimate_mix
+from pipeline.decisions.heldout import HeldOutAnswers
+from stage2_xgb.prior import read_mix
+
+CLASSES, WIDTH = 12, 6
+EVEN = np.full(CLASSES, 1 / CLASSES)
+TAXONOMY = Taxonomy(Category(100 + i, f"a{i // 6}", f"b{i // 3}", f"c{i}") for i in range(CLASSES))
+CENTRES = np.random.default_rng(7).normal(0, 1.2, (CLASSES, WIDTH))
+
+
+def products(mix: np.ndarray, size: int, seed: int, shift: float = 0.0) -> tuple:
+    """True categories [N], exact posteriors under EVEN, and features [N, WIDTH] around the
+    categories' centres."""
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(CLASSES, size, p=mix)
+    z = CENTRES[truth] + rng.normal(0, 1, (size, WIDTH)) + shift
+    scores = -((z[:, None, :] - CENTRES) ** 2).sum(axis=2) / 2
+    scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    return truth, Answers.of(scores.astype(np.float32)), z.astype(np.float32)
+
+
+def opinions(answers: Answers, z: np.ndarray) -> pyarrow.Table:
+    return pyarrow.table(
+        {
+            "product_id": np.arange(len(answers)),
+            "top_class": list(answers.top_class),
+            "log_prob": list(answers.log_prob),
+            "blank": np.zeros(len(answers), dtype=bool),
+            "z": pyarrow.array(list(z), pyarrow.list_(pyarrow.float32())),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def held() -> HeldOutAnswers:
+    truth, answers, z = products(EVEN, 800, seed=1)
+    return HeldOutAnswers(np.arange(800), truth, answers, z, EVEN, EVEN)
+
+
+def test_another_mix_is_found(held: HeldOutAnswers, tmp_path: Path) -> None:
+    mix = np.arange(1, CLASSES + 1) / np.arange(1, CLASSES + 1).sum()
+    truth, answers, z = products(mix, 4000, seed=2)
+    tables = [opinions(answers[rows], z[rows]) for rows in np.split(np.arange(4000), 2)]
+    found = estimate_mix(held, TAXONOMY, tables)
+    assert found.alone == CLASSES and found.products == 4000 and not found.drift.unlike
+    assert np.abs(found.mix - mix).sum() / 2 < 0.06 < np.abs(EVEN - mix).sum() / 2
+    assert ((found.low <= mix) & (mix <= found.high)).sum() >= CLASSES - 3
+    right = [(a.top_class[:, 0] == truth).mean() for a in (answers, answers.under(EVEN, found.mix))]
+    assert right[1] > right[0] + 0.01
+    found.to_csv(tmp_path / "mix.csv", TAXONOMY)
+    np.testing.assert_allclose(
+        read_mix(tmp_path / "mix.csv", TAXONOMY, "score.mix"), found.mix, atol=1e-6
+    )
+    with open(tmp_path / "mix.csv", newline="") as file:
+        assert [int(row["category_id"]) for row in csv.DictReader(file)] == list(range(100, 112))
+
+
+def test_where_nothing_shifted_little_moves(held: HeldOutAnswers) -> None:
+    _, answers, z = products(EVEN, 3000, seed=3)
+    found = estimate_mix(held, TAXONOMY, [opinions(answers, z)])
+    assert found.moved < 0.03 and 0.4 < found.drift.auc < 0.6
+
+
+def test_rare_categories_are_estimated_with_their_family(held: HeldOutAnswers) -> None:
+    """60 products are about five a category: families of three are estimated together, and within
+    one all stays as before."""
+    _, answers, z = products(EVEN, 60, seed=4)
+    found = estimate_mix(held, TAXONOMY, [opinions(answers, z)])
+    assert (found.alone, found.families) == (0, 4)
+    np.testing.assert_allclose(found.mix.reshape(4, 3).std(axis=1), 0, atol=1e-12)
+
+
+def test_products_unlike_the_catalogues_are_refused(held: HeldOutAnswers) -> None:
+    _, answers, z = products(EVEN, 2000, seed=5, shift=2.0)
+    with pytest.raises(ShelfsortError, match=r"unlike the catalogue: .* worth nothing"):
+        estimate_mix(held, TAXONOMY, [opinions(answers, z)])
+
+
+def test_no_product_is_an_error(held: HeldOutAnswers) -> None:
+    with pytest.raises(ShelfsortError, match="no product with an answer"):
+        estimate_mix(held, TAXONOMY, [])
+
+
+def test_drift_sees_spread_and_place_and_not_chance() -> None:
+    rng = np.random.default_rng(0)
+    one, two = rng.normal(size=(400, 5)), rng.normal(size=(900, 5))
+    same = compare(one, two)
+    assert abs(same.auc - 0.5) < 3 * same.error and not same.unlike
+    assert compare(one, two + 1).auc > UNLIKE and compare(one, 2 * two).auc > UNLIKE
+    few = compare(one[:10], two)
+    assert not few.unlike and "not tested, 900 products against 10" in few.text()
