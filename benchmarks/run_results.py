@@ -144,7 +144,7 @@ def commands(
     """What makes such a run, a command a line; N is the seed."""
     folder = f"runs/{name}"
     seeds = [f"--set {key}=N" for key in _flat(load_config(base)) if key.endswith(".seed")]
-    if (run.folder / "pretraining").exists():
+    if base and base.stem == "demo":
         return " ".join([f"shelfsort demo --run {folder}", *seeds])
     settings = [
         f"--set {shlex.quote(f'{key}={json.dumps(value)}'.replace(chr(34), ''))}"
@@ -157,9 +157,10 @@ def commands(
         "--dump train.bson --categories category_names.csv",
     ]
     lines = [" ".join([*ingest, *settings, *seeds])]
-    lines += [
-        f"shelfsort {step} --run {folder}" for step in ("stage1", "features", "stage2", "evaluate")
-    ]
+    lines += [f"shelfsort {step} --run {folder}" for step in ("stage1", "features", "stage2")]
+    made_from = read_json(run.evaluation / "metrics.json", "evaluate")["made_from"]
+    rivals = " --rivals" if made_from.get("rivals") else ""
+    lines.append(f"shelfsort evaluate --run {folder}{rivals}")
     if scored:
         lines.append(
             f"shelfsort score test.bson --run {folder} --out predictions --labels test_labels.csv"

@@ -21,7 +21,7 @@ import psutil
 
 from benchmarks import catalogue, record
 from features.store import FeatureStore
-from pipeline.scoring.lanes import ordered
+from stage1_cnn.device import ordered
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.dataset import Views

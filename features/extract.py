@@ -1,6 +1,8 @@
 """Extracts the features of every usable image of a store into features.h5."""
 
 import contextlib
+import copy
+import threading
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
@@ -12,9 +14,9 @@ from catalog.progress import progress
 from catalog.store.reader import Store
 from features.schema import FEATURE_DTYPE, SCHEMA
 from features.writer import FeatureWriter
-from stage1_cnn.dataset import batches
-from stage1_cnn.device import decode_threads
-from stage1_cnn.predict import Predictor
+from stage1_cnn.dataset import batches, in_parts, load
+from stage1_cnn.device import decode_threads, ordered
+from stage1_cnn.predict import PROCESSOR_BATCH, Predictor
 
 
 def made_from(predictor: Predictor, store: str) -> dict:
@@ -36,18 +38,41 @@ unreadable."""
 
 
 def blocks_of(
-    predictor: Predictor, store: Store, table: ImageTable, batch_size: int
+    predictor: Predictor, store: Store, table: ImageTable, batch_size: int, lanes: int
 ) -> Generator[Block, None, None]:
-    """The features of all rows of `table`, one block per batch."""
+    """The features of all rows of `table`, one block per batch; on a processor by so many lanes, as
+    in scoring."""
     device = predictor.compute.device
-    workers, pin = decode_threads("auto", device), device.type == "cuda"
+    if device.type == "cpu":
+        yield from _blocks_of_lanes(predictor, store, table, batch_size, lanes)
+        return
+    workers = decode_threads("auto", device)
     read = batches(
-        store, table, predictor.transform, batch_size=batch_size, workers=workers, pin_memory=pin
+        store, table, predictor.transform, batch_size=batch_size, workers=workers, pin_memory=True
     )
     with contextlib.closing(read):
         for batch in read:
             errors = {row - int(batch.rows[0]): reason for row, reason in batch.reasons.items()}
             yield predictor.features(batch.pixels), errors
+
+
+def _blocks_of_lanes(
+    predictor: Predictor, store: Store, table: ImageTable, batch_size: int, lanes: int
+) -> Generator[Block, None, None]:
+    own = threading.local()
+
+    def block(rows: np.ndarray) -> Block:
+        if not hasattr(own, "store"):
+            own.store = copy.copy(store)
+        batch = load(own.store, table, rows, predictor.transform)
+        features = [predictor.features(part) for part in batch.pixels.split(PROCESSOR_BATCH)]
+        return np.concatenate(features), {
+            row - int(rows[0]): reason for row, reason in batch.reasons.items()
+        }
+
+    parts = in_parts(np.arange(len(table)), batch_size)
+    with contextlib.closing(ordered(block, parts, lanes)) as blocks:
+        yield from blocks
 
 
 def extract(
@@ -56,6 +81,7 @@ def extract(
     path: Path,
     *,
     batch_size: int,
+    lanes: int = 1,
     elsewhere: Callable[[int], Generator[Block, None, None]] | None = None,
 ) -> int:
     """Writes the features of all splits to `path` and returns the number of unreadable images.
@@ -75,7 +101,7 @@ def extract(
         if elsewhere:
             blocks = elsewhere(start)
         else:
-            blocks = blocks_of(predictor, store, table[start:], batch_size)
+            blocks = blocks_of(predictor, store, table[start:], batch_size, lanes)
         with (
             contextlib.closing(blocks),
             progress(len(table), "features", "img", initial=start) as bar,

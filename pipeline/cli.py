@@ -53,7 +53,7 @@ COMMANDS = {
     "stage2": Command(
         commands.stage2,
         "features -> stage2: fits the pool of experts, trains the reclassifiers",
-        (*STEP, flags.spread),
+        (*STEP, flags.spread, flags.final),
     ),
     "evaluate": Command(
         commands.evaluate, "accuracy on the test split, of each stage", (*STEP, flags.rivals)

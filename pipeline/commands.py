@@ -5,7 +5,9 @@ dask first; see pipeline/steps.py.
 """
 
 import argparse
+import contextlib
 import functools
+import importlib.util
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,10 @@ from catalog.errors import ShelfsortError
 from catalog.lock import run_lock
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from distributed import Client
+
     from pipeline.config import RunConfig
     from pipeline.run_folder import RunFolder, Workers
 
@@ -105,7 +111,7 @@ def features(options: argparse.Namespace) -> None:
 
 def stage2(options: argparse.Namespace) -> None:
     """The step stage2."""
-    _step(options, "stage2", workers=_workers(options))
+    _step(options, "stage2", workers=_workers(options), final=options.final)
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -218,7 +224,16 @@ def score(options: argparse.Namespace) -> None:
     for key, value in (("top", options.top), ("min_confidence", options.min_confidence)):
         options.set += [] if value is None else [f"score.{key}={value}"]
     if options.list:
-        for name in ("labels", "workers", "scheduler", "top", "min_confidence"):
+        for name in (
+            "labels",
+            "workers",
+            "scheduler",
+            "adapt",
+            "cluster",
+            "performance_report",
+            "top",
+            "min_confidence",
+        ):
             if getattr(options, name) is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise ShelfsortError(f"{option} has no effect with --list; leave it out")
@@ -235,15 +250,40 @@ def score(options: argparse.Namespace) -> None:
 
 
 def _workers(options: argparse.Namespace) -> "Workers":
-    """What `--workers` or `--scheduler` asks for: opens a client of them. None without either:
+    """What `--workers`, `--adapt` or `--scheduler` asks for: opens a client of them. None without:
     this process works alone."""
-    if options.workers is None and options.scheduler is None:
-        return None
+    starts = options.workers is not None or options.adapt is not None
+    if not starts and (options.cluster or options.cluster_options):
+        raise ShelfsortError("--cluster: how many workers? expected --workers N or --adapt MIN:MAX")
+    if options.cluster_options and not options.cluster:
+        raise ShelfsortError("--cluster-options has no effect without --cluster; leave it out")
+    if starts or options.scheduler is not None:
+        return functools.partial(_connected, options)
+    if options.performance_report:
+        raise ShelfsortError(
+            "--performance-report is of dask workers; expected --workers N, --adapt MIN:MAX or "
+            "--scheduler ADDRESS"
+        )
+    return None
+
+
+@contextlib.contextmanager
+def _connected(options: argparse.Namespace) -> "Iterator[Client]":
+    """The client; says where dask's dashboard is."""
     from pipeline.cluster.client import connect
 
-    return functools.partial(
-        connect, options.workers, options.scheduler, options.allow_version_mismatch
-    )
+    with connect(
+        options.workers,
+        options.scheduler,
+        options.allow_version_mismatch,
+        adapt=options.adapt,
+        kind=options.cluster,
+        options=options.cluster_options,
+        report=options.performance_report,
+    ) as client:
+        needs = "" if importlib.util.find_spec("bokeh") else "; it needs: pip install bokeh"
+        print(f"dask: dashboard at {client.dashboard_link}{needs}", file=sys.stderr)
+        yield client
 
 
 def similar(options: argparse.Namespace) -> None:
@@ -281,7 +321,9 @@ def predict(options: argparse.Namespace) -> None:
     from pipeline.scoring.agreement import warn_of_other_arithmetic
 
     run, config = _load(options)
-    model = TwoStageModel.open(run, config.stage1.device, config.features.precision)
+    model = TwoStageModel.open(
+        run, config.stage1.device, config.features.precision, config.score.runtime
+    )
     warn_of_other_arithmetic(run, model, photos=64)
     prediction = predict_files(model, options.photo, options.top, options.text)
     for path, reason in prediction.unreadable.items():

@@ -37,9 +37,9 @@ class ScoreConfig(Section):
     min_confidence: float | None = Field(default=None, ge=0, le=1)
     """Splits the predictions into accepted.parquet, at least this confident, and review.parquet;
     null writes neither."""
-    runtime: Literal["torch", "onnx"] = "torch"
-    """What computes the network: `onnx` is ONNX Runtime in fp32, faster on processors without bf16;
-    needs the extra `export`."""
+    runtime: Literal["auto", "torch", "onnx", "openvino"] = "auto"
+    """What computes the networks: `auto` is what computed the features that were evaluated, or
+    PyTorch where that is not at hand; with another one, `score` says how well the two agree."""
     vectors: dict[str, str] = {}
     """For each view that is a file of vectors: the file with the vectors of the images to score."""
     features: bool = False

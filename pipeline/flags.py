@@ -63,6 +63,28 @@ def rivals(sub: ArgumentParser) -> None:
     sub.add_argument("--rivals", action="store_true", help=text)
 
 
+def final(sub: ArgumentParser) -> None:
+    """The last fit for production."""
+    text = "also fit the experts on every labelled product, val_b and test included, for scoring; "
+    text += "evaluate judges stage 2 without it"
+    sub.add_argument("--final", action="store_true", help=text)
+
+
+CLUSTERS = ("slurm", "pbs", "lsf", "sge", "htcondor", "kubernetes", "coiled")
+"""Those of pipeline.cluster.clusters, which takes seconds to load."""
+
+
+def _range(text: str) -> tuple[int, int]:
+    least, _, most = text.partition(":")
+    try:
+        limits = int(least), int(most)
+    except ValueError:
+        limits = 0, 0
+    if not 1 <= limits[0] <= limits[1]:
+        raise argparse.ArgumentTypeError(f"expected MIN:MAX, such as 1:8, found {text!r}")
+    return limits
+
+
 def spread(sub: ArgumentParser) -> None:
     """Which processes do the work."""
     group = sub.add_mutually_exclusive_group()
@@ -76,6 +98,29 @@ def spread(sub: ArgumentParser) -> None:
         "--scheduler",
         metavar="ADDRESS",
         help="use the workers of a dask scheduler, such as tcp://host:8786",
+    )
+    group.add_argument(
+        "--adapt",
+        type=_range,
+        metavar="MIN:MAX",
+        help="use dask workers, between so many, as there is work",
+    )
+    sub.add_argument(
+        "--cluster",
+        choices=CLUSTERS,
+        help="start the workers of --workers or --adapt there, not on this machine",
+    )
+    sub.add_argument(
+        "--cluster-options",
+        type=Path,
+        metavar="YAML",
+        help="with --cluster: arguments of its class, such as cores and memory",
+    )
+    sub.add_argument(
+        "--performance-report",
+        type=Path,
+        metavar="FILE",
+        help="write dask's performance report, an HTML page",
     )
     sub.add_argument(
         "--allow-version-mismatch",

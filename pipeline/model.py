@@ -29,9 +29,10 @@ from features.vectors import GivenVectors, VectorFile
 from pipeline.networks import open_network
 from pipeline.run_folder import RunFolder
 from stage1_cnn.dataset import decode_all, padded
-from stage1_cnn.onnx import OnnxPredictor
 from stage1_cnn.predict import Predictor
+from stage1_cnn.runtimes import answering
 from stage2_xgb.bundle import Bundle
+from stage2_xgb.final import open_final
 from stage2_xgb.items import Pooled
 from stage2_xgb.refine import Refined, refine
 
@@ -60,17 +61,17 @@ class TwoStageModel:
         run: RunFolder,
         device: str = "auto",
         precision: str = "auto",
-        runtime: str = "torch",
+        runtime: str | Mapping[str, str] = "auto",
         vectors: Mapping[str, str] | None = None,
     ) -> "TwoStageModel":
-        """Loads checkpoints and bundle; `vectors` names the file of each view that is one.
+        """Loads checkpoints and bundle, the last fit's if there is one; `vectors` names the file of
+        each view that is one, `runtime` may name one per view.
 
         Raises ArtifactError if an artefact is missing, damaged, or made from another checkpoint,
         ShelfsortError if a view's file isn't named, or a file is named for another view.
         """
-        bundle = Bundle.open(run.stage2)
+        bundle = open_final(run.stage2) or Bundle.open(run.stage2)
         _require_file_views(bundle, vectors or {})
-        network_type = OnnxPredictor if runtime == "onnx" else Predictor
         predictors: list[View] = []
         for name, origin in bundle.made_from["views"].items():
             view_folder = run.view(name)
@@ -85,11 +86,13 @@ class TwoStageModel:
                 predictors.append(_cover(view_folder, name))
                 there_now = {"cover": view_folder.text_checksum()}
             else:
+                asked = runtime if isinstance(runtime, str) else runtime[name]
+                evaluated = bundle.made_from.get("computed_with", {}).get(name, {}).get("runtime")
                 network = open_network(
                     view_folder.checkpoint,
                     device=device,
                     precision=precision,
-                    kind=network_type,
+                    runtime=answering(asked, evaluated, device, precision),
                 )
                 predictors.append(network)
                 transform = network.transform.to_json()
@@ -116,6 +119,11 @@ class TwoStageModel:
             name: predictor if isinstance(predictor, Predictor) else None
             for name, predictor in self._views()
         }
+
+    @property
+    def runtimes(self) -> dict[str, str]:
+        """The runtime of each view that is a network."""
+        return {name: network.runtime for name, network in self.networks.items() if network}
 
     @property
     def text_view(self) -> str | None:

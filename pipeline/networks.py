@@ -7,6 +7,7 @@ from stage1_cnn.config import Stage1Config
 from stage1_cnn.device import choose_compute, keep_memory
 from stage1_cnn.predict import Predictor
 from stage1_cnn.processes import SINGLE_PROCESS, Processes
+from stage1_cnn.runtimes import RUNTIMES
 
 
 def open_network(
@@ -14,10 +15,10 @@ def open_network(
     *,
     device: str = "auto",
     precision: str = "auto",
-    kind: type[Predictor] = Predictor,
+    runtime: str = "torch",
 ) -> Predictor:
-    """As `Predictor.open`, of the class `kind`."""
-    predictor = kind.open(checkpoint, device=device, precision=precision)
+    """As `Predictor.open`, by one of `RUNTIMES`."""
+    predictor = RUNTIMES[runtime].open(checkpoint, device=device, precision=precision)
     if predictor.compute.device.type == "cpu":
         keep_memory()
     return predictor

@@ -71,6 +71,11 @@ class RunFolder:
         return self.stage1 / "best.pt"
 
     @property
+    def runtime_path(self) -> Path:
+        """Which runtime was the fastest for stage 1's network."""
+        return self.stage1 / "runtime.json"
+
+    @property
     def features_path(self) -> Path:
         """features.h5"""
         return self.folder / "features.h5"
@@ -90,6 +95,12 @@ class RunFolder:
     def stage2(self) -> Path:
         """Folder of stage 2."""
         return self.folder / "stage2"
+
+    @property
+    def answering(self) -> Path:
+        """Folder of the bundle that scores: the last fit's if there is one (`stage2 --final`)."""
+        final = self.stage2 / "final"
+        return final if (final / "manifest.json").exists() else self.stage2
 
     @property
     def evaluation(self) -> Path:

@@ -118,6 +118,23 @@ def fit(
     say(summary.text())
 
 
+def fit_final(
+    run: RunFolder, config: RunConfig, views: Mapping[str, FeatureStore], rebuild: bool, say: Say
+) -> None:
+    """Fits the experts of the stage 2 that is there once more, on every labelled image, unless that
+    was done."""
+    from stage2_xgb import final
+    from stage2_xgb.bundle import Bundle
+
+    found = None if rebuild else final.open_final(run.stage2)
+    if found is None:
+        evaluated = Bundle.open(run.stage2)
+        evaluated.verify()
+        jobs = config.jobs or cores()
+        found = final.fit_final(list(views.values()), evaluated, config.stage2.seed, jobs)
+    say(f"stage2: last fit, in {found.folder}: {final.refitted_on(found)}")
+
+
 def fit_published(run: RunFolder, made_from: dict[str, Any], jobs: int, say: Say) -> None:
     """Trains the published recipe on stage 1's features, into a folder of stage 2's."""
     from stage2_xgb.fit import fit_stage2

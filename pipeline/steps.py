@@ -101,6 +101,9 @@ def ingest(
             f"corrections: changed {summary.corrected} labels; {summary.corrections} of the file's "
             "products are in the store"
         )
+        if summary.corrected and run.features_path.exists():
+            steps = [run.command(name, "--rebuild") for name in ("features", "stage2", "evaluate")]
+            say("to bring the run up to date: " + " && ".join([*steps, run.command("report")]))
     for line in _ingest_lines(run, config, summary, time.perf_counter() - started):
         say(line)
 
@@ -146,10 +149,20 @@ def features(
 
 
 def stage2(
-    run: RunFolder, config: RunConfig, rebuild: bool, say: Say = print, workers: Workers = None
+    run: RunFolder,
+    config: RunConfig,
+    rebuild: bool,
+    say: Say = print,
+    workers: Workers = None,
+    *,
+    final: bool = False,
 ) -> None:
     """features.h5 -> stage2/: the pool of experts, the reclassifiers of confusable categories, and
-    where these answer; also what each confidence threshold costs."""
+    where these answer; also what each confidence threshold costs.
+
+    `final` then fits the experts on all labelled products, test included, into stage2/final/, which
+    answers from then on; `evaluate` judges stage 2 without it.
+    """
     views = second_stage.current_features(run, config, config.view_names)
     made_from = second_stage.stage2_origin(run, config, views)
     current = not rebuild and run.current(run.stage2 / "manifest.json", made_from, "stage2")
@@ -158,6 +171,8 @@ def stage2(
     second_stage.measure_coverage(run, config, views)
     if current:
         say(f"stage2: current ({run.stage2})")
+    if final:
+        second_stage.fit_final(run, config, views, rebuild, say)
 
 
 def evaluate(
@@ -176,6 +191,8 @@ def evaluate(
     bundle.verify()  # with a broken file stage 1 would answer, and its accuracy pass for stage 2's
     views = second_stage.current_features(run, config, bundle.made_from["views"])
     second_stage.require_learnt_from(views, bundle)
+    if run.answering != run.stage2:
+        say(f"evaluate: {run.stage2}, not the last fit in {run.answering}, which knows test")
     made_from = {
         "views": bundle.made_from["views"],
         "stage2": sha256_file(run.stage2 / "manifest.json"),

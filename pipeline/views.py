@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from catalog.artifacts import sha256_file
-from catalog.errors import ShelfsortError
+from catalog.artifacts import read_sealed, sha256_file, write_sealed
+from catalog.errors import ArtifactError, ShelfsortError
 from catalog.image_table import ImageTable
 from catalog.parallel import cores
 from features.cover import PictureTexts, read_pictures
@@ -44,31 +44,62 @@ def network_view(
         view_folder.require_precision(config.features.precision)
         made = view_folder.features.computed_with
         size = f"{len(view_folder.features)} images"
-        how = f"computed in {made['precision']} on {made['device']}"
+        how = f"computed in {made['precision']} on {made['device']} by {made['runtime']}"
         say(f"features: current ({view_folder.features_path}: {size}, {how})")
         return
     started = time.perf_counter()
     view_folder.store.verify()
     view_folder.stage1_checksum()  # the best.pt there may be one of an interrupted training
-    unreadable, precision = _extract(view_folder, config, rebuild, workers)
+    runtime = choose_runtime(view_folder, config, say)
+    unreadable, precision = _extract(view_folder, config, runtime, rebuild, workers)
     seconds, n = time.perf_counter() - started, len(view_folder.features)
     size = f"{n} images x {view_folder.features.width}"
-    rate = f"{seconds:.1f} s ({n / seconds:.0f} img/s, {precision})"
+    rate = f"{seconds:.1f} s ({n / seconds:.0f} img/s, {precision} by {runtime})"
     say(f"features: {size} in {rate}, {unreadable} unreadable -> {view_folder.features_path}")
 
 
+def choose_runtime(view_folder: RunFolder, config: RunConfig, say: Say) -> str:
+    """What `features.runtime` means for a view's network: `auto` is the fastest on this processor,
+    measured once and kept in runtime.json."""
+    from stage1_cnn.device import inference_compute
+    from stage1_cnn.runtimes import candidates, measure
+
+    if config.features.runtime != "auto":
+        return config.features.runtime
+    compute = inference_compute(config.stage1.device, config.features.precision)
+    known = candidates(compute)
+    if len(known) == 1:
+        return known[0]
+    checkpoint = view_folder.stage1_checksum()
+    origin = {"checkpoint": checkpoint, **compute.to_json(), "runtimes": known}
+    path = view_folder.runtime_path
+    with contextlib.suppress(ArtifactError):  # missing, or damaged: measured again
+        kept = read_sealed(path, "features")
+        if kept["made_from"] == origin:
+            return kept["fastest"]
+    rates = measure(view_folder.checkpoint, compute)
+    fastest = max(rates, key=rates.__getitem__)
+    write_sealed(path, {"made_from": origin, "images_per_second": rates, "fastest": fastest})
+    measured = ", ".join(f"{name} {rate:.0f} img/s" for name, rate in rates.items())
+    say(f"features: {measured}; {fastest} computes ({path})")
+    return fastest
+
+
 def _extract(
-    view_folder: RunFolder, config: RunConfig, rebuild: bool, workers: Workers
+    view_folder: RunFolder, config: RunConfig, runtime: str, rebuild: bool, workers: Workers
 ) -> tuple[int, str]:
     """Writes features.h5; returns the number of unreadable images, and the precision. A rebuild
     removes nothing before network and workers are known to be usable."""
     from features.extract import extract
     from pipeline.networks import open_network
+    from stage1_cnn.device import inference_compute
+    from stage1_cnn.runtimes import keep_network
 
-    device, size = config.stage1.device, config.features.batch_size
-    predictor = open_network(
-        view_folder.checkpoint, device=device, precision=config.features.precision
-    )
+    device, asked = config.stage1.device, config.features.precision
+    size = config.features.batch_size
+    keep_network(runtime, view_folder.checkpoint, inference_compute(device, asked))
+    network = {"device": device, "precision": asked, "runtime": runtime}
+    predictor = open_network(view_folder.checkpoint, **network)
     precision = predictor.compute.precision
     with contextlib.ExitStack() as stack:
         on_workers = None
@@ -76,7 +107,7 @@ def _extract(
             from pipeline.cluster.steps import extraction
 
             client = stack.enter_context(workers())
-            on_workers = extraction(client, view_folder, size, device, precision)
+            on_workers = extraction(client, view_folder, size, device, predictor)
         if rebuild:
             discard_partial(view_folder.features_path)
         unreadable = extract(
@@ -84,6 +115,7 @@ def _extract(
             view_folder.store,
             view_folder.features_path,
             batch_size=size,
+            lanes=config.jobs or cores(),
             elsewhere=on_workers,
         )
     return unreadable, precision

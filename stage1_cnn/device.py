@@ -4,11 +4,15 @@ import contextlib
 import ctypes
 import functools
 import platform
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from catalog.errors import ConfigError
 from catalog.parallel import cores
@@ -16,6 +20,10 @@ from stage1_cnn.processes import SINGLE_PROCESS, Processes
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 """Parameters of glibc's mallopt."""
+_AHEAD = 2
+"""Items that are taken ahead of the lanes."""
+T = TypeVar("T")
+U = TypeVar("U")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -168,6 +176,26 @@ def threads_restored() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def ordered(function: Callable[[T], U], items: Iterable[T], lanes: int) -> Generator[U]:
+    """The results of `function` in the order of `items`, computed by `lanes` threads of
+    single-threaded arithmetic.
+
+    The items are taken by the caller's thread, a few ahead. Close the iterator to stop early.
+    """
+    pending: deque[Future[U]] = deque()
+    with threadpool_limits(1), threads_restored():
+        pool = ThreadPoolExecutor(lanes, "lane", initializer=one_thread)
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= lanes + _AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def decode_threads(workers: int | str, device: torch.device, processes: int = 1) -> int:

@@ -1,30 +1,42 @@
 """A trained network in other formats: ONNX, from uint8 pixels to bottleneck features, and
-safetensors."""
+safetensors.
+
+On disk, beside a checkpoint that a runtime other than PyTorch answers from: network.onnx, so that
+it is exported once, and network.json, which says of which checkpoint it is."""
 
 import importlib.util
 import tempfile
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from catalog.errors import ConfigError, ShelfsortError
-from stage1_cnn.device import Compute
-from stage1_cnn.networks.backbones import Network
+from catalog.artifacts import atomic_path, read_sealed, sha256_file, write_sealed
+from catalog.errors import ArtifactError, ShelfsortError
 from stage1_cnn.predict import Predictor
 
-NEEDS = ("onnx", "onnxscript", "onnxruntime")
+EXTRAS = {
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+}
+"""The packages of an extra."""
+_KEPT, _MANIFEST = "network.onnx", "network.json"
 
 
-def require_packages(what: str) -> None:
-    """Raises ShelfsortError if a package of the extra `export` is not installed."""
-    if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
+def missing_package(extra: str) -> str | None:
+    """A package of an extra that is not installed."""
+    missing = (name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None)
+    return next(missing, None)
+
+
+def require_packages(what: str, extra: str = "export") -> None:
+    """Raises ShelfsortError if a package of the extra is not installed."""
+    if missing := missing_package(extra):
         raise ShelfsortError(
-            f"{what} needs the package {missing[0]}; "
-            "install it with: pip install 'shelfsort[export]'"
+            f"{what} needs the package {missing}; install it with: pip install 'shelfsort[{extra}]'"
         )
 
 
@@ -73,6 +85,37 @@ def save_onnx(predictor: Predictor, path: Path) -> None:
     program.save(path, external_data=False)
 
 
+def keep_onnx(predictor: Predictor, checkpoint: Path) -> None:
+    """Writes the network beside its checkpoint, for `read_onnx`; does nothing if it is there."""
+    if _is_kept(predictor, checkpoint):
+        return
+    with atomic_path(checkpoint.with_name(_KEPT)) as temporary:
+        save_onnx(predictor, temporary)
+    digest = sha256_file(checkpoint.with_name(_KEPT))
+    made = {"checkpoint": predictor.fingerprint, "sha256": digest}
+    write_sealed(checkpoint.with_name(_MANIFEST), made)
+
+
+def read_onnx(predictor: Predictor, checkpoint: Path) -> bytes:
+    """The network as `save_onnx` writes it: from beside its checkpoint, or, if there is none of
+    this very checkpoint, exported now, which takes seconds."""
+    if _is_kept(predictor, checkpoint):
+        return checkpoint.with_name(_KEPT).read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        save_onnx(predictor, Path(folder) / _KEPT)
+        return (Path(folder) / _KEPT).read_bytes()
+
+
+def _is_kept(predictor: Predictor, checkpoint: Path) -> bool:
+    try:
+        made = read_sealed(checkpoint.with_name(_MANIFEST), "features")
+    except ArtifactError:
+        return False  # none, or a damaged one
+    kept = checkpoint.with_name(_KEPT)
+    whole = kept.exists() and sha256_file(kept) == made["sha256"]
+    return whole and made["checkpoint"] == predictor.fingerprint
+
+
 def save_safetensors(predictor: Predictor, path: Path) -> None:
     """Writes the weights of backbone and head, by their names in PyTorch."""
     state = {name: value.contiguous() for name, value in predictor.network.state_dict().items()}
@@ -82,47 +125,3 @@ def save_safetensors(predictor: Predictor, path: Path) -> None:
 def head_arrays(predictor: Predictor, view: int) -> dict[str, np.ndarray]:
     """The head of a view, as heads.npz names it."""
     return {f"weight_{view}": predictor.head.weight, f"bias_{view}": predictor.head.bias}
-
-
-class OnnxPredictor(Predictor):
-    """The same network run by ONNX Runtime: faster than PyTorch in fp32 on a processor. One thread
-    per call, for lanes.
-
-    Features may differ from PyTorch's in the last bit. Raises ConfigError on a GPU and in another
-    precision, ShelfsortError if a package is missing.
-    """
-
-    runtime = "onnx"
-
-    def __init__(
-        self, network: Network, content: dict[str, Any], compute: Compute, fingerprint: str
-    ) -> None:
-        super().__init__(network, content, compute, fingerprint)
-        if self.compute.device.type != "cpu":
-            raise ConfigError(
-                f"score.runtime: onnx runs on a processor, found {self.compute.device}; "
-                "set stage1.device to cpu"
-            )
-        if self.compute.precision != "fp32":
-            raise ConfigError(
-                "score.runtime: onnx computes in fp32, features.precision is "
-                f"{self.compute.precision}; set it to fp32, or score.runtime to torch"
-            )
-        require_packages("score.runtime: onnx")
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        with tempfile.TemporaryDirectory() as folder:
-            save_onnx(self, Path(folder) / "network.onnx")
-            serialised = (Path(folder) / "network.onnx").read_bytes()
-        self._session = onnxruntime.InferenceSession(
-            serialised, options, providers=["CPUExecutionProvider"]
-        )
-
-    def features(self, pixels: torch.Tensor) -> np.ndarray:
-        """As Predictor.features."""
-        (features,) = self._session.run(
-            ["features"], {"pixels": pixels.permute(0, 2, 3, 1).numpy()}
-        )
-        return features.astype(np.float16)

@@ -20,6 +20,8 @@ from stage1_cnn.networks.backbones import Network, build
 from stage1_cnn.networks.landmarks import LandmarkVgg16
 from stage1_cnn.transforms import EvalTransform, Normaliser
 
+PROCESSOR_BATCH = 32
+"""Images per batch on a processor, where more gains nothing."""
 _BATCH = 64
 
 
@@ -34,8 +36,8 @@ class Predictor:
 
     runtime = "torch"
 
-    def __init__(self, network: Network, content: dict, compute: Compute, fingerprint: str) -> None:
-        self.compute, self.fingerprint = compute, fingerprint
+    def __init__(self, network: Network, content: dict, compute: Compute, path: Path) -> None:
+        self.compute, self.fingerprint = compute, sha256_file(path)
         self.made_from: dict = content["made_from"]
         self.taxonomy = Taxonomy.from_json(content["taxonomy"])
         self.transform = EvalTransform.from_json(content["transform"])
@@ -71,7 +73,7 @@ class Predictor:
             reason = str(error).splitlines()[1].strip()
             problem = f"its weights do not fit its network ({reason})"
             raise ArtifactError(path, problem, "stage1") from error
-        return cls(network, content, compute, sha256_file(path))
+        return cls(network, content, compute, path)
 
     @property
     def computed_with(self) -> dict[str, str]:

@@ -45,6 +45,9 @@ class Bundle:
     base_margin: bool
     checksums: Mapping[str, str]
     made_from: dict[str, Any]
+    final: dict[str, Any] | None = None
+    """Of a last fit (stage2_xgb.final): sha256 of the `evaluated` bundle's manifest, and the
+    `images` of each split."""
     broken: dict[str, str] = field(default_factory=dict)
     _loaded: dict[int, Reclassifier | None] = field(default_factory=dict)
 
@@ -79,6 +82,7 @@ class Bundle:
             manifest["base_margin"],
             manifest["files"],
             manifest["made_from"],
+            manifest.get("final"),
         )
 
     @property

@@ -124,15 +124,15 @@ class Rows:
         return total
 
 
-def read_rows(views: Views, seed: int, jobs: int) -> Rows:
-    """Reads train, reserve and val_a, with `jobs` threads."""
+def read_rows(views: Views, seed: int, jobs: int, splits: Sequence[str] = FITTED) -> Rows:
+    """Reads the images that may be fitted of some splits, with `jobs` threads."""
     every, classes = tuple(range(len(views.stores))), views.classes
     width = sum(store.width for store in views.stores)
     inputs, plain = Inputs(every, root=True), Inputs(every)
     projection = _bank_projection(views, inputs, seed)
     sums = [Moments.zeros(classes, width) for _ in range(FOLDS + 1)]
-    counts = views.fitted(*FITTED)
-    share, logistic = thinned(counts, BANK_ROWS), not too_large(int(counts.sum()), width, classes)
+    share = thinned(views.fitted(*splits), BANK_ROWS)
+    logistic = not too_large(int(views.fitted(*FITTED).sum()), width, classes)
 
     def read(block: Block) -> tuple[np.ndarray, ...]:
         table, features = block
@@ -146,7 +146,7 @@ def read_rows(views: Views, seed: int, jobs: int) -> Rows:
         banked = projection(x[mine]), table.product_id[mine], table.class_index[mine]
         return *banked, kept, table.class_index, fold
 
-    blocks = (block for split in FITTED for block in views.features(split, fit_only=True))
+    blocks = (block for split in splits for block in views.features(split, fit_only=True))
     with ThreadPoolExecutor(jobs) as pool:
         results = in_order(lambda block: pool.submit(read, block), blocks, jobs + 1)
         columns = zip(*results, strict=True)

@@ -7,6 +7,7 @@ declares the bundle finished.
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from stage2_xgb.bundle import Bundle, model_name, save_booster, save_manifest, s
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.confusion import ConfusionSet, mine, save_sets
 from stage2_xgb.dataset import Opinion, Views, fit_projection, read_items
+from stage2_xgb.final import FOLDER as FINAL
 from stage2_xgb.fit_experts import FittedPool, fit_experts
 from stage2_xgb.heldout import UNITS, ValB
 from stage2_xgb.items import Items, Projection, of_unit
@@ -190,6 +192,7 @@ def _begin(folder: Path, made_from: dict[str, Any]) -> None:
     made_from = json.loads(json.dumps(made_from))
     same = started.exists() and read_json(started, "stage2") == made_from
     (folder / "manifest.json").unlink(missing_ok=True)
+    shutil.rmtree(folder / FINAL, ignore_errors=True)
     if not same:
         for path in folder.glob("boosters/*"):
             path.unlink()

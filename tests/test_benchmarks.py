@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.record import FIELDS, own_command
+from benchmarks.scoring import summary
 from pipeline.installation import revision
 
 SAYS = {
@@ -75,6 +76,12 @@ def test_it_runs_in_small(name: str, tmp_path: Path) -> None:
         for figure in medians(found["figures"])
         if name in IN_ROUNDS
     )
+
+
+def test_scoring_says_what_a_million_images_cost() -> None:
+    figures = {"images_per_second": {"end to end": {"median": 100.0}}}
+    assert summary(figures, 0.36) == "end to end: 100.0 images/s, $1.00 a million images"
+    assert summary(figures, None) == "end to end: 100.0 images/s"
 
 
 def medians(figures: object) -> list[dict]:

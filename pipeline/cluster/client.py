@@ -2,20 +2,22 @@
 before work begins."""
 
 import contextlib
+import importlib.util
 import logging
-import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import dask
 import distributed
-from distributed import Client, Future, LocalCluster
+from distributed import Client, Future, performance_report
 
 from catalog.errors import ShelfsortError
-from catalog.parallel import cores, processes_fault
+from pipeline.cluster.clusters import ClusterPlan, started
 from pipeline.installation import versions
+
+if TYPE_CHECKING:
+    from distributed.deploy import Cluster
 
 T = TypeVar("T")
 PATIENCE = 120.0
@@ -24,67 +26,51 @@ _GLANCE = 3.0
 """Seconds between looks at the workers."""
 _TRIES = 3
 log = logging.getLogger(__name__)
-_LOCAL = {
-    "distributed.scheduler.allowed-failures": 0,  # `Workers` counts deaths itself
-    # else a worker that dies again while it restarts is given up for good
-    "distributed.deploy.lost-worker-timeout": "1000 days",
-    "distributed.worker.daemon": True,
-    "distributed.admin.log-format": "%(levelname)s %(name)s %(message)s",
-}
 
 
 @contextlib.contextmanager
 def connect(
-    workers: int | None, scheduler: str | None, allow_version_mismatch: bool = False
+    workers: int | None,
+    scheduler: str | None,
+    allow_version_mismatch: bool = False,
+    *,
+    adapt: tuple[int, int] | None = None,
+    kind: str | None = None,
+    options: Path | None = None,
+    report: Path | None = None,
 ) -> Iterator[Client]:
-    """A client of `workers` new processes on this machine, or of an existing scheduler.
+    """A client of an existing scheduler, or of a cluster that is started for it: `workers` new
+    processes on this machine, or as `ClusterPlan` says. dask's performance report of all that is
+    done until the client is closed is written to `report`.
 
-    Raises ShelfsortError if the scheduler doesn't answer or has no workers, and if a worker runs
-    other code or other libraries than this process, unless that is allowed.
+    Raises ShelfsortError if the scheduler doesn't answer or has no workers, or the cluster can't be
+    started, and if a worker runs other code or other libraries than this process, unless that is
+    allowed.
     """
     # each death of a worker would print pages
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    if report and importlib.util.find_spec("bokeh") is None:
+        raise ShelfsortError(
+            "--performance-report needs the package bokeh; "
+            "install it with: pip install 'shelfsort[cluster]'"
+        )
     with contextlib.ExitStack() as stack:
-        cluster: LocalCluster | str
-        if scheduler is None:
-            cluster = stack.enter_context(_local_cluster(workers or 1))
-        else:
-            cluster = scheduler
+        cluster: Cluster | str | None = scheduler
+        if cluster is None:
+            plan = ClusterPlan(workers, adapt, kind, options)
+            cluster = stack.enter_context(started(plan))
         try:
             client = stack.enter_context(Client(cluster, timeout=10))
-            client.wait_for_workers(1, timeout=PATIENCE)
+            # jobs of a batch system wait for their turn, for hours perhaps
+            client.wait_for_workers(1, timeout=None if kind else PATIENCE)
         except (OSError, TimeoutError, ValueError) as error:
             raise ShelfsortError(
                 f"{scheduler}: expected a dask scheduler with a worker, found none: {error}"
             ) from error
         require_same_versions(client, versions(), allow_version_mismatch)
+        if report:
+            stack.enter_context(performance_report(str(report)))
         yield client
-
-
-@contextlib.contextmanager
-def _local_cluster(workers: int) -> Iterator[LocalCluster]:
-    if fault := processes_fault():
-        raise ShelfsortError(fault)
-    with contextlib.ExitStack() as stack:
-        set_by_dask = {*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"}
-        stack.callback(_forget, set_by_dask - os.environ.keys())
-        stack.enter_context(dask.config.set(_LOCAL))
-        yield stack.enter_context(
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=max(1, cores() // workers),
-                processes=True,
-                dashboard_address=None,
-                silence_logs=logging.CRITICAL,
-            )
-        )
-
-
-def _forget(names: set[str]) -> None:
-    """dask limits its workers' threads through the environment of this process, which later
-    children of it would inherit."""
-    for name in names:
-        os.environ.pop(name, None)
 
 
 def ask(client: Client, function: Callable[..., T], *arguments: Any) -> dict[str, T]:

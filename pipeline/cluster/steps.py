@@ -2,6 +2,7 @@
 that all workers share."""
 
 import contextlib
+import copy
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -9,6 +10,7 @@ from concurrent.futures import Executor
 from functools import lru_cache, partial
 from pathlib import Path
 
+import distributed
 import joblib
 import numpy as np
 from dask.sizeof import sizeof
@@ -19,6 +21,7 @@ from catalog.image_table import ImageTable
 from catalog.store.reader import Store
 from features.extract import Block, blocks_of
 from pipeline.cluster.client import require_files, sized, wait
+from pipeline.cluster.clusters import named, slots
 from pipeline.networks import open_network
 from pipeline.run_folder import RunFolder
 from stage1_cnn.predict import Predictor
@@ -63,15 +66,17 @@ def training(client: Client, run: RunFolder) -> Iterator[None]:
 
 
 def extraction(
-    client: Client, view_folder: RunFolder, size: int, device: str, precision: str
+    client: Client, view_folder: RunFolder, size: int, device: str, predictor: Predictor
 ) -> Callable[[int], Generator[Block, None, None]]:
     """Computes the blocks of features.h5 on the workers, in batches of `size`; a function from the
     first row to the blocks from there on, for `features.extract.extract`. All workers compute in
-    the client's `precision`: what `auto` is depends on the machine."""
+    the precision and by the runtime of the client's `predictor`: what `auto` is depends on the
+    machine."""
     store = view_folder.store
     require_files(client, sized([store.path, view_folder.checkpoint]))
     files = view_folder.checkpoint.absolute(), store.path.absolute()
-    task = partial(extract_rows, *files, size, device, precision)
+    network = (*files, device, predictor.compute.precision, predictor.runtime)
+    task = partial(extract_rows, network, size)
     return partial(_blocks, client, task, len(store.images()), size * _BATCHES)
 
 
@@ -84,9 +89,15 @@ def _blocks(
     try:
         for first in range(start, rows, each):
             waiting.append(
-                client.submit(task, first, min(first + each, rows), pure=False, retries=2)
+                client.submit(
+                    task,
+                    first,
+                    min(first + each, rows),
+                    key=named("features", f"row-{first}"),
+                    retries=2,
+                )
             )
-            if len(waiting) >= 2 * len(client.nthreads()):
+            if len(waiting) >= 2 * slots(client):
                 yield _first(client, waiting)
         while waiting:
             yield _first(client, waiting)
@@ -108,21 +119,17 @@ _turn = threading.Lock()
 
 
 def extract_rows(
-    checkpoint: Path,
-    store: Path,
-    batch_size: int,
-    device: str,
-    precision: str,
-    first: int,
-    last: int,
+    network: tuple[Path, Path, str, str, str], batch_size: int, first: int, last: int
 ) -> Block:
-    """Rows first .. last - 1 of a store through a network, in a worker."""
+    """Rows first .. last - 1 of a store through a network (as `_opened` takes it), in a worker."""
+    lanes = distributed.get_worker().state.nthreads
     with _turn:
-        predictor, table = _opened(checkpoint, store, device, precision)
+        predictor, store, table = _opened(*network)
         features: list[np.ndarray] = []
         errors: dict[int, str] = {}
         done = 0
-        for batch, failed in blocks_of(predictor, Store(store), table[first:last], batch_size):
+        rows = table[first:last]
+        for batch, failed in blocks_of(predictor, copy.copy(store), rows, batch_size, lanes):
             errors |= {done + row: reason for row, reason in failed.items()}
             features.append(batch)
             done += len(batch)
@@ -131,7 +138,9 @@ def extract_rows(
 
 @lru_cache(maxsize=1)
 def _opened(
-    checkpoint: Path, store: Path, device: str, precision: str
-) -> tuple[Predictor, ImageTable]:
-    """Network and table, opened once per process."""
-    return open_network(checkpoint, device=device, precision=precision), Store(store).images()
+    checkpoint: Path, store: Path, device: str, precision: str, runtime: str
+) -> tuple[Predictor, Store, ImageTable]:
+    """Network, store and its table, opened once per process."""
+    opened = Store(store)
+    predictor = open_network(checkpoint, device=device, precision=precision, runtime=runtime)
+    return predictor, opened, opened.images()

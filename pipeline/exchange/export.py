@@ -69,12 +69,12 @@ def export_model(run: RunFolder, out: Path) -> Exported:
     if out.exists():
         raise ShelfsortError(f"{out}: exists, expected the name of a new folder")
     require_packages("export")
-    model = TwoStageModel.open(run, "cpu", "fp32")
+    model = TwoStageModel.open(run, "cpu", "fp32", "torch")
     networks = _networks(run, model)
     temporary = out.with_name(f".{out.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        _write(run, model, networks, temporary)
+        _write(model, networks, temporary)
         temporary.rename(out)
     except OSError as error:
         raise ShelfsortError(f"{out}: can't be written: {error}") from error
@@ -84,7 +84,7 @@ def export_model(run: RunFolder, out: Path) -> Exported:
     return Exported(len(sizes), sum(sizes))
 
 
-def _write(run: RunFolder, model: TwoStageModel, networks: dict[str, Predictor], out: Path) -> None:
+def _write(model: TwoStageModel, networks: dict[str, Predictor], out: Path) -> None:
     (out / "stage2").mkdir(parents=True)
     model.bundle.verify()
     for name in ("manifest.json", *model.bundle.checksums):
@@ -114,7 +114,7 @@ def _write(run: RunFolder, model: TwoStageModel, networks: dict[str, Predictor],
     }
     origin = {
         "views": model.bundle.made_from["views"],
-        "stage2": sha256_file(run.stage2 / "manifest.json"),
+        "stage2": sha256_file(model.bundle.folder / "manifest.json"),
     }
     write_json(
         out / "manifest.json",

@@ -19,6 +19,7 @@ from catalog.artifacts import atomic_path, read_json, write_json, write_text
 from catalog.errors import ArtifactError, ConfigError, ShelfsortError
 from catalog.image_table import ImageTable
 from catalog.intervals import Shares, clustered_shares, wilson
+from catalog.parallel import cores
 from catalog.store.reader import Store
 from catalog.taxonomy import Taxonomy
 from pipeline.experiments.compare_figures import draw_confusion, draw_curves
@@ -197,7 +198,7 @@ def _answers(predictor: "Predictor", store: Store) -> tuple[ImageTable, np.ndarr
     table = store.images(*SPLITS)
     rows, answers, ranks = [], [], []
     start = 0
-    for features, unreadable in blocks_of(predictor, store, table, _BATCH):
+    for features, unreadable in blocks_of(predictor, store, table, _BATCH, cores()):
         readable = np.setdiff1d(np.arange(len(features)), list(unreadable))
         truth = table.class_index[start + readable]
         log_probs = predictor.head.log_probs(features[readable])

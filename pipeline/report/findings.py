@@ -25,7 +25,7 @@ from pipeline.report.hierarchy import hierarchy
 from pipeline.report.label_issues import review_table
 from pipeline.scoring import coverage
 
-SCHEMA = 4
+SCHEMA = 5
 FEW_IMAGES = 20
 """Categories that were trained on fewer images than this are listed as too small."""
 LISTED = 2000
@@ -62,6 +62,7 @@ def write_findings(run: EvaluatedRun) -> dict:
     for unit, items in run.items.groupby("unit"):
         found[str(unit)] = {system: system_findings(items, system, families) for system in SYSTEMS}
         found[str(unit)]["changes"] = changes(items, families)
+        found[str(unit)]["by_training_images"] = by_training_images(items, run.train_images)
     found["coverage_val_b"] = coverage_on_val_b(run)
     review, judged = review_table(run)
     found["health"] = _health(run, review) | {"labels_judged": judged}
@@ -106,6 +107,28 @@ def system_findings(items: pandas.DataFrame, system: str, families: np.ndarray) 
             "same_level2": int((same["level2"] & ~right).sum()),
         },
     }
+
+
+def by_training_images(items: pandas.DataFrame, train_images: np.ndarray) -> list[dict]:
+    """Accuracy of both stages by how many images the true category was trained on (int64 [K]), in
+    bins whose upper ends double; bins without items are left out."""
+    truth = items["class_index"].to_numpy()
+    right = items["two_stage_class"].to_numpy() == truth
+    weight, group = items["weight"].to_numpy(dtype=np.float64), items["group"].to_numpy()
+    bins = np.ceil(np.log2(np.maximum(train_images, 1))).astype(np.int64)
+    rows = []
+    for number in np.unique(bins[truth]).tolist():
+        mine = bins[truth] == number
+        share = clustered_share(right[mine], weight[mine], group[mine]).to_json()
+        rows.append(
+            {
+                "low": 2 ** (number - 1) + 1 if number else 0,
+                "high": 2**number,
+                "categories": len(np.unique(truth[mine])),
+                "accuracy": share,
+            }
+        )
+    return rows
 
 
 def changes(items: pandas.DataFrame, families: np.ndarray) -> dict[str, dict]:

@@ -34,8 +34,8 @@ from catalog.sources.source import ProductSource
 from catalog.tables import write_table
 from features.neighbours import unit
 from pipeline.config import ScoreConfig
-from pipeline.scoring.lanes import ordered
 from pipeline.scoring.parts import keyed
+from stage1_cnn.device import ordered
 from stage1_cnn.predict import Predictor, photo_features
 
 SCHEMA = 3

@@ -15,6 +15,7 @@ from catalog.errors import ShelfsortError
 from catalog.files import read_file
 from catalog.image_table import POSITIONS
 from catalog.lock import run_lock
+from catalog.parallel import cores
 from catalog.sources.keys import Key
 from catalog.store.reader import Store
 from catalog.taxonomy import Category, Taxonomy
@@ -64,7 +65,7 @@ class Finder:
         folder = run.folder / "similar"
         predictor = open_network(run.checkpoint, **LOOK_UPS)
         features = run.features
-        if features.computed_with != predictor.computed_with:
+        if not _as_look_ups(features.computed_with):
             features = FeatureStore(folder / "features.h5")
         if rebuild or not (folder / "manifest.json").exists():
             with run_lock(run.folder):
@@ -95,6 +96,11 @@ class Finder:
         return SimilarProduct(key, int(table.image_id[row] % POSITIONS), cosine, category)
 
 
+def _as_look_ups(computed_with: dict[str, str]) -> bool:
+    """Whether features serve look-ups; by whichever runtime, as these differ in last bits alone."""
+    return all(computed_with[key] == value for key, value in LOOK_UPS.items())
+
+
 def _extract_again(predictor: Predictor, run: RunFolder, path: Path, rebuild: bool) -> None:
     """Features for look-ups, if the run's own are of another precision or device. Interrupted, it
     resumes."""
@@ -102,7 +108,7 @@ def _extract_again(predictor: Predictor, run: RunFolder, path: Path, rebuild: bo
     if rebuild:
         discard_partial(path)
     if rebuild or not path.exists():
-        extract(predictor, run.store, path, batch_size=_BATCH)
+        extract(predictor, run.store, path, batch_size=_BATCH, lanes=cores())
 
 
 def find_similar(

@@ -14,7 +14,7 @@ from features import schema
 from features.store import FeatureStore
 from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
-from pipeline.scoring.lanes import ordered
+from stage1_cnn.device import ordered
 from stage1_cnn.predict import Predictor, photo_features
 from stage2_xgb.items import Pooled
 

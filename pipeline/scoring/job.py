@@ -21,6 +21,7 @@ from pipeline.scoring.accuracy import compare, labels_in, labels_of
 from pipeline.scoring.agreement import warn_of_other_arithmetic
 from pipeline.scoring.lanes import Engine, Lanes
 from pipeline.scoring.score import Scorer, Totals
+from stage2_xgb.final import refitted_on
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class ScoreJob:
         )
         checksums = {
             "checkpoint": run.stage1_checksum(),
-            "stage2": sha256_file(run.stage2 / "manifest.json"),
+            "stage2": sha256_file(model.bundle.folder / "manifest.json"),
         }
         return cls(run, config, model, checksums, fallback, labels, given, costs)
 
@@ -105,6 +106,7 @@ class ScoreJob:
         )
         made_with = {f"vectors.{name}": sha256_file(path) for name, path in vectors.items()}
         made_with["precision"] = self.model.network.compute.precision
+        made_with["runtime"] = ", ".join(sorted({*self.model.runtimes.values()}))
         return Scorer(engine, self.checksums | made_with, self.fallback, self.run.store.digests())
 
     def _workers(self, source: ProductSource, client: Any) -> Engine:
@@ -113,7 +115,11 @@ class ScoreJob:
         vectors, precision = self.config.score.vectors, self.model.network.compute.precision
         folder = str(self.run.folder.absolute())
         place = ModelPlace(
-            folder, **self.checksums, device=self.config.stage1.device, precision=precision
+            folder,
+            **self.checksums,
+            device=self.config.stage1.device,
+            precision=precision,
+            runtimes=tuple(self.model.runtimes.items()),
         )
         return Workers(
             client,
@@ -140,6 +146,8 @@ class ScoreJob:
             else ""
         )
         yield f"  overlap: {totals.known_images} of these images stand, byte for byte, in the run's own store{learnt}"
+        if said := refitted_on(self.model.bundle):
+            yield f"  {said}"
         if totals.unreachable:
             yield f"  {totals.unreachable} photos could not be reached; the same command scores the parts that they are in again"
         if totals.min_confidence is not None:

@@ -13,15 +13,13 @@ photos, and is itself rejected, as `no_readable_image`, if it has none. Workers 
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow
 import xxhash
-from threadpoolctl import threadpool_limits
 
 from catalog.arrays import find_rows
 from catalog.errors import ImageError
@@ -34,7 +32,7 @@ from catalog.store.reader import digest_number
 from pipeline.config import ScoreConfig
 from pipeline.model import TwoStageModel, image_table, top_classes
 from pipeline.scoring.parts import FEATURES, PREDICTIONS, REJECTS, Part, keyed
-from stage1_cnn.device import one_thread, threads_restored
+from stage1_cnn.device import ordered
 from stage2_xgb.items import Pooled
 from stage2_xgb.refine import Refined
 
@@ -42,10 +40,6 @@ KILLS_WORKER = "kills_worker"
 _BATCHES = 4
 """Batches in a group: few, so that memory stays small; several, so that a group's last, smaller
 batch weighs little."""
-_AHEAD = 2
-"""Groups that are read ahead of the lanes."""
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 @dataclass(frozen=True)
@@ -189,26 +183,6 @@ class Lanes:
             digests,
             tuple(sorted(self.model.bundle.broken)),
         )
-
-
-def ordered(function: Callable[[T], U], items: Iterable[T], lanes: int) -> Generator[U]:
-    """The results of `function` in the order of `items`, computed by `lanes` threads of
-    single-threaded arithmetic.
-
-    The items are taken by the caller's thread, a few ahead. Close the iterator to stop early.
-    """
-    pending: deque[Future[U]] = deque()
-    with threadpool_limits(1), threads_restored():
-        pool = ThreadPoolExecutor(lanes, "lane", initializer=one_thread)
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) >= lanes + _AHEAD:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def score_group(

@@ -82,7 +82,7 @@ def score_source(scorer: Scorer, source: ProductSource, out: Path, config: Score
     product could be answered.
     """
     parts = partition(source.length, config.part_mb * 2**20)
-    shape = config.model_dump(include={"part_mb", "top", "features", "runtime"})
+    shape = config.model_dump(include={"part_mb", "top", "features"})
     origin = {"schema": SCHEMA, "dump": source.fingerprint, **scorer.checksums, **shape}
     sidecars = {number: finished(out, number, origin) for number in range(len(parts))}
     for name in ("_SUCCESS", *coverage.FILES):

@@ -31,6 +31,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from catalog.artifacts import fingerprint, sha256_file
 from catalog.errors import ArtifactError, ShelfsortError
 from pipeline.cluster.client import ask, patiently, require_files, wait
+from pipeline.cluster.clusters import TASK, named, slots
 from pipeline.config import ScoreConfig
 from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
@@ -47,14 +48,15 @@ _DEATHS = 2
 @dataclass(frozen=True)
 class ModelPlace:
     """Where a worker finds the model: the run folder if it sees one with these checksums, else
-    the copy that it was sent; and how it computes, in the client's precision: what `auto` is
-    depends on the machine."""
+    the copy that it was sent; and how it computes, in the client's precision and by its runtime of
+    each view: what `auto` is depends on the machine."""
 
     folder: str
     checkpoint: str
     stage2: str
     device: str
     precision: str
+    runtimes: tuple[tuple[str, str], ...]
 
     @property
     def sent_name(self) -> str:
@@ -66,7 +68,7 @@ class ModelPlace:
         run = RunFolder(Path(self.folder))
         found = [
             path.is_file() and sha256_file(path)
-            for path in (run.checkpoint, run.stage2 / "manifest.json")
+            for path in (run.checkpoint, run.answering / "manifest.json")
         ]
         return found == [self.checkpoint, self.stage2]
 
@@ -109,9 +111,7 @@ def score_task(task: Task, place: ModelPlace, config: ScoreConfig) -> Part:
     try:
         with _turn:
             vectors = tuple(config.vectors.items())
-            model = _open_model(
-                place, str(worker.name), Path(worker.local_directory), config.runtime, vectors
-            )
+            model = _open_model(place, str(worker.name), Path(worker.local_directory), vectors)
             part = next(Lanes(model, worker.state.nthreads)([task], config))
         if part.broken:
             _open_model.cache_clear()  # the worker may live on, and the file be mended
@@ -128,7 +128,6 @@ def _open_model(
     place: ModelPlace,
     worker: str,
     own_folder: Path,
-    runtime: str,
     vectors: tuple[tuple[str, str], ...],
 ) -> TwoStageModel:
     """The model, once a process."""
@@ -143,7 +142,7 @@ def _open_model(
         run,
         f"cuda:{int(worker) % gpus}" if spread else place.device,
         place.precision,
-        runtime,
+        dict(place.runtimes),
         dict(vectors),
     )
 
@@ -165,6 +164,13 @@ class _Work:
             return self.task
         start, stop = self.span
         return Task(self.task.number, self.task.source[start:stop], self.task.repeated[start:stop])
+
+    def name(self) -> tuple[str, ...]:
+        """As the dashboard shows it."""
+        part = f"part-{self.task.number:05d}"
+        if self.span is None:
+            return named(TASK, part)
+        return named("search", f"{part}-rows-{self.span[0]}-{self.span[1]}")
 
     def pieces(self) -> list["_Work"]:
         """The same rows in several pieces."""
@@ -207,12 +213,12 @@ class Workers:
         searches: dict[int, _Search] = {}
         try:
             while True:
-                while len(running) < self._workers():
+                while len(running) < slots(self.client):
                     work = todo.popleft() if todo else next((_Work(task) for task in fresh), None)
                     if work is None:
                         break
                     future = self.client.submit(
-                        score_task, work.rows(), self.place, config, pure=False, retries=0
+                        score_task, work.rows(), self.place, config, key=work.name(), retries=0
                     )
                     running[future] = work
                 if not running:
@@ -237,10 +243,6 @@ class Workers:
             ) from error
         finally:
             self.client.cancel(list(running))
-
-    def _workers(self) -> int:
-        """How many workers there are; at least 1, so that work waits for those that restart."""
-        return max(1, len(self.client.nthreads()))
 
 
 def _after_death(searches: dict[int, _Search], work: _Work) -> list[_Work]:

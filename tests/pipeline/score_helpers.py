@@ -58,7 +58,8 @@ def place(tiny: Tiny) -> ModelPlace:
     """Where workers find the model."""
     run = tiny.run
     sums = (sha256_file(run.checkpoint), sha256_file(run.stage2 / "manifest.json"))
-    return ModelPlace(str(run.folder), *sums, "cpu", "fp32")
+    runtimes = (("stage1", "torch"), ("small", "torch"))
+    return ModelPlace(str(run.folder), *sums, "cpu", "fp32", runtimes)
 
 
 @contextlib.contextmanager

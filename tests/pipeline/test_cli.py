@@ -47,6 +47,31 @@ def test_every_command_calls_the_function_of_its_name() -> None:
     assert all(function.__name__ == name for name, function in called.items())
 
 
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("--cluster slurm", "expected --workers N or --adapt MIN:MAX"),
+        ("--workers 1 --cluster-options x.yaml", "no effect without --cluster"),
+        ("--performance-report x.html", "expected --workers N, --adapt MIN:MAX or --scheduler"),
+        ("--adapt 1:2 --cluster slurm --cluster-options x.yaml", "x.yaml: can't be read as YAML"),
+    ],
+)
+def test_workers_that_cannot_be(
+    tiny: Tiny, words: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    copy = tiny.copy(tmp_path / "run")
+    copy.run.features_path.unlink()
+    assert main(["features", "--run", str(copy.folder), *words.split()]) == 2
+    assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["4:2", "0:2", "3", "a:b"])
+def test_a_range_of_workers_has_both_ends(words: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["features", "--run", "x", "--adapt", words])
+    assert f"expected MIN:MAX, such as 1:8, found '{words}'" in capsys.readouterr().err
+
+
 IN_A_CONTAINER = """
 import sys
 from functools import partial
@@ -134,7 +159,7 @@ def test_a_users_error_is_one_line_and_exit_2(
 def test_a_bug_exits_1_with_a_traceback_and_a_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("planted")
 
     monkeypatch.setattr(steps, "evaluate", broken)

@@ -1,13 +1,15 @@
 """The steps: each once, none silently on something else."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 
-from catalog.artifacts import read_sealed, write_sealed
+from catalog.artifacts import read_json, read_sealed, write_sealed
 from catalog.errors import ArtifactError
 from pipeline import steps
 from pipeline.cli import main
@@ -34,7 +36,7 @@ def test_every_artefact_is_where_the_formats_say(tiny: Tiny) -> None:
         "": "store.sqlite taxonomy.json ingest.json config.yaml features.h5 "
         "views/small/features.h5 views/small/stage1/best.pt",
         "stage1/": "best.pt last.pt metrics.jsonl summary.json",
-        "stage2/": "manifest.json shared.npz sets.parquet summary.json summary.txt",
+        "stage2/": "judged.parquet manifest.json shared.npz sets.parquet summary.json summary.txt",
         "evaluation/": "metrics.json items.parquet per_category.parquet confusion.parquet "
         "summary.txt",
     }
@@ -305,6 +307,30 @@ def test_rivals_stand_beside_where_they_are_asked_for(copy: Tiny) -> None:
     assert max(map(len, page.splitlines())) <= 130
 
 
+def test_the_last_fit_answers_and_is_not_evaluated(copy: Tiny, tmp_path: Path) -> None:
+    """It knows all images; evaluate's figures stay those of the fit before, and say so."""
+    shutil.rmtree(copy.run.stage2 / "published", ignore_errors=True)
+    before = (copy.run.evaluation / "metrics.json").read_bytes()
+    said: list[str] = []
+    steps.stage2(copy.run, copy.config, rebuild=False, say=said.append, final=True)
+    final = copy.run.stage2 / "final"
+    images = int(copy.run.features.table.fit.sum())
+    assert f"last fit, in {final}: experts fitted on all {images} labelled images" in said[-1]
+    assert copy.run.answering == final
+    assert TwoStageModel.open(copy.run, "cpu").bundle.folder == final
+    written = (final / "manifest.json").stat().st_mtime_ns
+    steps.stage2(copy.run, copy.config, rebuild=False, say=said.append, final=True)
+    assert (final / "manifest.json").stat().st_mtime_ns == written
+    said.clear()
+    steps.evaluate(copy.run, copy.config, rebuild=False, say=said.append)
+    assert said[0] == f"evaluate: {copy.run.stage2}, not the last fit in {final}, which knows test"
+    assert (copy.run.evaluation / "metrics.json").read_bytes() == before
+    dump, out = [str(copy.data / "test.bson")], tmp_path / "out"
+    said.clear()
+    steps.score(copy.run, copy.config, dump, out, say=said.append)
+    assert any("the figures of evaluate are of the fit before" in line for line in said)
+
+
 def test_too_few_products_for_val_a(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_synthetic(tmp_path, products=10, categories=2, side=32, seed=0)
     run = ["--run", str(tmp_path / "run")]
@@ -354,3 +380,30 @@ def test_evaluate_prints_every_headline(tiny: Tiny) -> None:
             top1 = metrics[unit][mix]["two_stage"]["top1"]
             assert f"two-stage {top1['value']:.4f} [{top1['low']:.4f}, {top1['high']:.4f}]" in text
             assert f"per {unit}, {mix} mix (n {metrics[unit][mix]['counts']['n']}" in text
+
+
+def test_corrections_reach_the_evaluation(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A test label is corrected: the printed commands bring the run up to date without training
+    stage 1 again, and evaluate says what stands on the corrected label."""
+    copy = tiny.copy(tmp_path / "run")
+    items = pandas.read_parquet(copy.folder / "evaluation" / "items.parquet")
+    wrong = items.query("unit == 'product' and two_stage_class != class_index").iloc[0]
+    answer = copy.run.store.taxonomy.category_ids[wrong["two_stage_class"]]
+    file = tmp_path / "corrections.csv"
+    file.write_text(f"product_id,category_id,note\n{wrong['product_id']},{answer},x\n")
+    options = ["--run", str(copy.folder), *copy.ingest_options, "--corrections", str(file)]
+    assert main(["ingest", *options]) == 0
+    said = capsys.readouterr().out
+    assert "corrections: changed 1 labels; 1 of the file's products" in said
+    (commands,) = [
+        line.partition(": ")[2] for line in said.splitlines() if line.startswith("to bring")
+    ]
+    for command in commands.split(" && "):
+        assert main(shlex.split(command)[1:]) == 0
+    found = read_json(copy.folder / "evaluation" / "metrics.json", "")["corrected_labels"]
+    old = read_json(tiny.folder / "evaluation" / "metrics.json", "")
+    assert found["test_products"] == 1
+    assert found["previous"] == old["product"]["natural"]["two_stage"]["top1"]
+    assert "percentage points stand on corrected test labels" in capsys.readouterr().out

@@ -24,6 +24,7 @@ SETTINGS = (
     "stage1.epochs=2",
     "stage1.lr=2e-3",
     f"stage1.precision={PRECISION}",
+    "features.runtime=torch",
     "score.part_mb=1",
     "jobs=1",
     "views.small={backbone: shufflenet_v2_x0_5, epochs: 1}",

@@ -50,6 +50,7 @@ def test_manifest_and_tables_agree(fitted: Fitted) -> None:
     expected = {
         "shared.npz",
         "sets.parquet",
+        "judged.parquet",
         *(f"boosters/{c:05d}.ubj" for c in range(CLASSES)),
     }
     assert set(manifest["files"]) == expected

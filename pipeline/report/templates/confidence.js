@@ -29,7 +29,7 @@ function renderConfidence(view) {
     Object.keys(D.values.metrics).length > 1 ? chooser("Per", Object.keys(D.values.metrics).map((u) => [u, u]), state.unit, (unit) => { state.unit = unit; all(); }) : null),
   card("How many answers to accept", "Answers whose confidence is at or above the threshold go into the shop as they are, the others to a person. Weighed as the whole catalogue is mixed; brackets hold 95% intervals. Choose a threshold on validation, whose figures “shelfsort score --min-confidence” prints too; what it gave on the test split stands beside them.", sentence, el("div", {class: "along"}, slider), charts[0], tables[0]),
   el("div", {class: "columns"}, el("div", {class: "card"}, el("h2", {}, "Is the confidence honest?"), ece, charts[1], tables[1]), card("How sure the answers are", `How many ${D.unit}s have which confidence; the table beside has the numbers.`, charts[2])),
-  el("div", {class: "columns"}, el("div", {class: "card"}, el("h2", {}, "How far errors go"), errors, charts[3], tables[2]), sizesCard()));
+  el("div", {class: "columns"}, el("div", {class: "card"}, el("h2", {}, "How far errors go"), errors, charts[3], tables[2]), sizesCard()), trainedCard());
   all();
 }
 
@@ -118,4 +118,20 @@ function sizesCard() {
       ...columnsOf(places.map((k) => k + 1), p, (at) => [el("b", {}, "Category " + whole(places[at] + 1)), pairsOf(lines.map(([name, , values]) => [name, whole(values[places[at]])]))])];
   });
   return card("Images per category", (cap ? `Training takes at most ${whole(cap)} images of a category. ` : "Training has no cap. ") + (natural.length ? "" : "The run has no store, so the catalogue’s own sizes are not known. ") + "The table of all categories has the numbers.", chart);
+}
+
+// Do categories with few training images do worse?
+function trainedCard() {
+  const rows = D.values.findings[D.unit].by_training_images;
+  const chart = makeChart("Accuracy by training images of the category", 260, (colours, width, height) => {
+    const name = ({low, high}) => (low < high ? `${whole(low)}–${whole(high)}` : whole(low));
+    const p = plane(colours, width, height, {x: {min: -0.5, max: rows.length - 0.5, ticks: [...rows.keys()], text: (k) => name(rows[k]), name: "training images of the category"}, y: shares});
+    const content = (row) => [el("b", {}, `${name(row)} training images`), pairsOf([["Accuracy", interval(row.accuracy)], [`Evaluated ${D.unit}s`, whole(row.accuracy.n)], ["Categories", whole(row.categories)]])];
+    return [...p.axes, ...rows.flatMap((row, k) => [line([[k, row.accuracy.low], [k, row.accuracy.high]], p, {stroke: colours.before}), svg("circle", {cx: p.x(k), cy: p.y(row.accuracy.value), r: 5, fill: colours.accent})]),
+      ...columnsOf([...rows.keys()], p, (k) => content(rows[k]))];
+  });
+  const columns = [{title: "Training images from", numeric: true, value: (i) => rows[i].low}, {title: "to", numeric: true, value: (i) => rows[i].high}, countColumn("Categories", (i) => rows[i].categories),
+    countColumn(`Evaluated ${D.unit}s`, (i) => rows[i].accuracy.n), ...intervalColumns(SYSTEM_NAMES.two_stage, (i) => rows[i].accuracy)];
+  return card("Accuracy against training images", "Accuracy of both stages, with its 95% interval, by how many images the true category was trained on: where it rises from left to right, more photos of small categories help.",
+    chart, el("details", {}, el("summary", {}, "As a table"), makeTable({name: "by-training", label: "Accuracy by training images", rows: rows.length, columns})));
 }

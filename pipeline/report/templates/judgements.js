@@ -89,7 +89,7 @@ const csvOf = (titles, rows) => [titles, ...rows].map((row) => row.join(",")).jo
 
 function correctionsCard() {
   const rows = [...marks].map(([product, mark]) => ({product, ...mark})), wrong = rows.filter((row) => row.state === "wrong");
-  const node = card("Your judgements", "Judge labels below, or on a category’s page, and export the corrections. “shelfsort ingest … --corrections corrections.csv” takes the file and says how many labels it changed; then run the later steps again (make report)." +
+  const node = card("Your judgements", "Judge labels below, or on a category’s page, and export the corrections. “shelfsort ingest … --corrections corrections.csv” takes the file, says how many labels it changed, and prints the commands that bring the run up to date." +
     (marks.unsaved ? " This browser doesn’t keep judgements of a local file: export before you close the page." : " This browser keeps them until you remove them."));
   node.id = "corrections";
   if (!rows.length) { node.append(empty("No label is judged yet.")); return node; }

@@ -30,7 +30,7 @@ from pipeline.evaluation.measures import reliability
 from pipeline.report.columns import KINDS, pack, share
 from pipeline.report.evaluated_run import EvaluatedRun
 from pipeline.report.figures import FIGURES, plot
-from pipeline.report.findings import changes, distances
+from pipeline.report.findings import by_training_images, changes, distances
 from pipeline.report.gallery import make_gallery
 from pipeline.report.page import LIMIT, percent, points, write_report
 from pipeline.scoring.coverage import Cost, curve, save
@@ -528,3 +528,23 @@ def test_distances_double():
         (4, 7, 0),
     ]
     assert distances(np.zeros(0, int)) == []
+
+
+def test_accuracy_by_training_images_by_hand():
+    """Classes trained on 1, 2, 3 and 4 images: bins 0-1, 2-2, 3-4."""
+    items = pandas.DataFrame(
+        {
+            "class_index": [0, 0, 1, 2, 3, 3],
+            "two_stage_class": [0, 1, 1, 0, 3, 3],
+            "weight": np.ones(6),
+            "group": np.arange(6),
+        }
+    )
+    rows = by_training_images(items, np.array([1, 2, 3, 4]))
+    assert [(row["low"], row["high"], row["categories"]) for row in rows] == [
+        (0, 1, 1),
+        (2, 2, 1),
+        (3, 4, 2),
+    ]
+    assert [row["accuracy"]["value"] for row in rows] == pytest.approx([0.5, 1, 2 / 3])
+    assert [row["accuracy"]["n"] for row in rows] == [2, 1, 3]

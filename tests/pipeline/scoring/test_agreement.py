@@ -1,6 +1,7 @@
 """Every way of answering agrees with what was evaluated, whatever stage 1 was trained in; where
 something else computes, the command says how well it agrees."""
 
+import json
 import re
 import shutil
 import sys
@@ -17,6 +18,7 @@ from benchmarks.agreement import (
     scored,
     write_test_split,
 )
+from catalog.artifacts import write_sealed
 from catalog.errors import ArtifactError
 from pipeline import steps
 from pipeline.cli import main
@@ -25,6 +27,9 @@ from pipeline.model import TwoStageModel
 from pipeline.retrieval.similar import Finder
 from pipeline.run_folder import RunFolder
 from pipeline.scoring.agreement import Agreement, measure
+from pipeline.views import choose_runtime
+from stage1_cnn.device import inference_compute
+from stage1_cnn.runtimes import candidates
 from tests.pipeline.tiny import SETTINGS, Tiny, make
 
 FP32 = {"device": "cpu", "precision": "fp32", "runtime": "torch"}
@@ -148,6 +153,61 @@ def test_other_arithmetic_is_said_with_its_agreement(
         caplog.clear()
     assert main([*score, "--set", "features.precision=fp32"]) == 2  # parts of both are not mixed
     assert "precision was 'bf16', is now 'fp32'" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module", params=["onnx", "openvino"])
+def by_another_runtime(
+    request: pytest.FixtureRequest, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory
+) -> Tiny:
+    """A run whose features another runtime computed, and all that follows. Only to be read."""
+    if request.param not in candidates(inference_compute("cpu", "fp32")):
+        pytest.skip(f"{request.param} is not installed")
+    copy = tiny.copy(tmp_path_factory.mktemp(request.param) / "run")
+    section = copy.config.features.model_copy(update={"runtime": request.param})
+    config = copy.config.model_copy(update={"features": section, "views": {}})
+    for step in (steps.features, steps.stage2, steps.evaluate):
+        step(copy.run, config, rebuild=True)
+    copy.run.save_config(config)
+    return copy
+
+
+def test_the_runtime_that_was_evaluated_answers(
+    by_another_runtime: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, config = by_another_runtime.run, by_another_runtime.config
+    assert run.features.computed_with["runtime"] == config.features.runtime
+    dump = write_test_split(run, tmp_path / "test.bson")
+    figures = compared(evaluation(run), scored(run, config, dump, tmp_path / "score"))
+    assert figures["same"] >= 0.98 and figures["within"] >= 0.9, figures
+    (tmp_path / "photo.jpg").write_bytes(run.store.read(run.store.images("test").image_id[:1])[0])
+    predict = ["predict", str(tmp_path / "photo.jpg"), "--run", str(run.folder)]
+    assert main(predict) == 0 and not caplog.text
+    assert main([*predict, "--set", "score.runtime=torch"]) == 0
+    assert f"(runtime was '{config.features.runtime}', is now 'torch'): of " in caplog.text
+    made = json.loads((tmp_path / "score" / "_SUCCESS").read_text())["made_from"]
+    assert made["runtime"] == config.features.runtime
+
+
+def test_the_fastest_runtime_is_measured_once(tiny: Tiny, tmp_path: Path) -> None:
+    known = candidates(inference_compute("cpu", "fp32"))
+    if known == ["torch"]:
+        pytest.skip("no other runtime is installed")
+    copy, told = tiny.copy(tmp_path / "run"), list[str]()
+    section = copy.config.features.model_copy(update={"runtime": "auto"})
+    config = copy.config.model_copy(update={"features": section})
+    fastest = choose_runtime(copy.run, config, told.append)
+    kept = json.loads(copy.run.runtime_path.read_text())
+    assert list(kept["images_per_second"]) == known
+    assert fastest == max(known, key=kept["images_per_second"].__getitem__)
+    assert f"; {fastest} computes (" in told[0]
+    slowest = min(known, key=kept["images_per_second"].__getitem__)
+    kept.pop("fingerprint")
+    write_sealed(copy.run.runtime_path, kept | {"fastest": slowest})
+    assert choose_runtime(copy.run, config, told.append) == slowest  # as it was kept
+    made = kept["made_from"] | {"checkpoint": "another"}
+    write_sealed(copy.run.runtime_path, kept | {"made_from": made, "fastest": "nothing"})
+    assert choose_runtime(copy.run, config, told.append) in known
+    assert len(told) == 2  # measured again
 
 
 def test_the_agreement_is_that_of_the_two_answers(evaluated_in_bf16: Tiny) -> None:

@@ -1,7 +1,9 @@
 """Scoring on dask workers: the same files as in one process, whatever dies on the way."""
 
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,10 @@ import pytest
 from catalog.errors import ShelfsortError
 from catalog.sources.source import open_source
 from pipeline.cluster.client import connect
+from pipeline.config import ScoreConfig
 from pipeline.model import TwoStageModel
+from pipeline.scoring.lanes import Task
+from pipeline.scoring.parts import Part
 from pipeline.scoring.score import Totals
 from pipeline.scoring.workers import SentModel, Workers
 from tests.pipeline.score_helpers import (
@@ -58,6 +63,25 @@ def test_two_workers_write_the_same_files(
     assert score(on(client, tiny, dump, tmp_path), [dump], tmp_path) == totals
     assert contents(tmp_path) == contents(alone)
     assert len(list(alone.glob("part-*.parquet"))) >= 3
+
+
+def test_adapting_workers_write_the_same_files_though_one_is_killed(
+    tiny: Tiny, scored: tuple[Path, Path, Totals], tmp_path: Path
+) -> None:
+    dump, alone, totals = scored
+    with connect(None, None, adapt=(1, 2)) as client:
+        workers_engine = on(client, tiny, dump, tmp_path)
+        killed = []
+
+        def engine(tasks: Iterable[Task], config: ScoreConfig) -> Iterator[Part]:
+            for part in workers_engine.engine(tasks, config):
+                if not killed:
+                    killed.append(next(iter(client.run(os.getpid).values())))
+                    os.kill(killed[0], signal.SIGKILL)
+                yield part
+
+        assert score(replace(workers_engine, engine=engine), [dump], tmp_path) == totals
+    assert killed and contents(tmp_path) == contents(alone)
 
 
 @pytest.mark.slow
