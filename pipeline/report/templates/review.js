@@ -71,7 +71,7 @@ function rejectsCard(health) {
   const reasons = Object.entries(health.rejects), rows = health.reject_rows;
   if (!reasons.length) return card("Rejected", null, empty("Nothing was rejected."));
   const columns = [{title: "Reason", value: (i) => rows[i].reason, text: (i) => REASONS[rows[i].reason] || rows[i].reason}, {title: "Product", value: (i) => rows[i].product_id},
-    {title: "Image", numeric: true, value: (i) => rows[i].position, text: (i) => (rows[i].position < 0 ? "all" : String(rows[i].position))}, {title: "File", value: (i) => rows[i].source.split("/").pop()}, {title: "Detail", value: (i) => rows[i].detail}];
+    {title: "Image", numeric: true, value: (i) => rows[i].position + 1, text: (i) => (rows[i].position < 0 ? "all" : String(rows[i].position + 1))}, {title: "File", value: (i) => rows[i].source.split("/").pop()}, {title: "Detail", value: (i) => rows[i].detail}];
   return card("Rejected", null, statistics(reasons.map(([reason, n]) => [REASONS[reason] || reason, whole(n)])), makeTable({name: "rejects", label: "Rejects", rows: rows.length, columns, page: 8}));
 }
 
@@ -79,7 +79,7 @@ function blanksCard(health) {
   if (!health.blank_rows) return card("Blank images", null, empty("The run has no store; blank images are not known."));
   const rows = health.blank_rows;
   if (!rows.length) return card("Blank images", null, empty("No image is blank."));
-  const columns = [{title: "Product", value: (i) => rows[i].product_id}, {title: "Image", numeric: true, value: (i) => rows[i].position}, categoryColumn("Category", (i) => rows[i].class_index)];
+  const columns = [{title: "Product", value: (i) => rows[i].product_id}, {title: "Image", hint: "Counted from 1", numeric: true, value: (i) => rows[i].position + 1}, categoryColumn("Category", (i) => rows[i].class_index)];
   return card("Blank images", "One colour all over: kept in the store, neither trained on nor evaluated.", makeTable({name: "blanks", label: "Blank images", rows: rows.length, columns, page: 8}));
 }
 
