@@ -254,7 +254,7 @@ def _header(path: str) -> tuple[list[str], str]:
     """The names of a CSV's columns, and what separates them. Raises ShelfsortError if it is not
     UTF-8."""
     with open_file(path) as file:
-        line = file.readline(2**20)
+        line = file.read(2**20).split(b"\n", 1)[0]
     if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in line:
         raise ShelfsortError(f"{path}: not text in UTF-8 but UTF-16, or no text; save it as UTF-8")
     try:

@@ -170,22 +170,30 @@ def count_rejects(connection: sqlite3.Connection) -> dict[str, int]:
     return dict(connection.execute(query))
 
 
+_PRODUCTS = "SELECT product_id, class_index, split, state, n_images FROM products ORDER BY 1"
+_OLD_PRODUCTS = _PRODUCTS.replace("n_images", "n_images, digest")
+_FURTHER = {
+    "keys": "SELECT * FROM keys ORDER BY product_id",
+    "columns": "SELECT * FROM columns ORDER BY product_id",
+}
+"""Tables that older stores lack, and those that need none."""
+
+
 def content_of(connection: sqlite3.Connection) -> str:
     """Fingerprint of a store's sorted rows; the digests of the images stand for their bytes."""
     state = xxhash.xxh3_128()
     meta = dict(connection.execute("SELECT key, value FROM meta"))
     texts = "SELECT product_id, text FROM products WHERE text NOT NULL ORDER BY 1"
     # The same products give the same fingerprint, whether they came as documents or otherwise.
-    document = ", digest" if meta["schema"] in OLD_SCHEMAS else ""
-    further = [name for name in ("keys", "columns") if has_table(connection, name)]
+    products = _OLD_PRODUCTS if meta["schema"] in OLD_SCHEMAS else _PRODUCTS
+    further = [query for name, query in _FURTHER.items() if has_table(connection, name)]
     queries = (
         "SELECT value FROM meta WHERE key IN ('schema', 'settings', 'taxonomy') ORDER BY key",
-        f"SELECT product_id, class_index, split, state, n_images{document} FROM products"
-        " ORDER BY 1",
+        products,
         "SELECT image_id, split, status, duplicate_of, hex(digest), width, height"
         " FROM images ORDER BY 1",
         *([texts] if json.loads(meta["settings"]).get("text") else []),
-        *(f"SELECT * FROM {name} ORDER BY product_id" for name in further),
+        *further,
     )
     for query in queries:
         for row in connection.execute(query):

@@ -16,7 +16,7 @@ from PIL import Image
 from catalog.lock import run_lock
 from pipeline import steps
 from pipeline.cli import COMMANDS, main, parser
-from tests.conftest import document, jpeg
+from tests.conftest import document
 from tests.pipeline.tiny import Tiny, documents, products_of, write_dump
 
 ROOT = Path(__file__).parents[2]
@@ -242,8 +242,6 @@ def test_config_prints_what_it_would_run_with(capsys: pytest.CaptureFixture) -> 
     [
         (["synthetic", "--products", "8", "--categories", "2"], "train.bson"),
         (["synthetic", "--products", "8", "--categories", "2"], "category_names.csv"),
-        (["pack", "TREE"], "train.bson"),
-        (["pack", "TREE"], "category_names.csv"),
         (["score", "DUMP", "--run", "RUN"], "part-00007.parquet"),
         (["score", "DUMP", "--run", "RUN"], "kaggle.csv"),
     ],
@@ -251,12 +249,10 @@ def test_config_prints_what_it_would_run_with(capsys: pytest.CaptureFixture) -> 
 def test_a_command_overwrites_nothing_that_it_did_not_make(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], name: str
 ) -> None:
-    out, tree = tmp_path / "out", tmp_path / "tree"
-    (tree / "hats").mkdir(parents=True)
-    (tree / "hats" / "1.jpg").write_bytes(jpeg(1))
+    out = tmp_path / "out"
     out.mkdir()
     (out / name).write_text("of the shop")
-    paths = {"TREE": str(tree), "DUMP": str(tiny.data / "test.bson"), "RUN": str(tiny.folder)}
+    paths = {"DUMP": str(tiny.data / "test.bson"), "RUN": str(tiny.folder)}
     assert main([*(paths.get(word, word) for word in words), "--out", str(out)]) == 2
     assert f"{out / name}: exists, and was not made by this command" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == [name]

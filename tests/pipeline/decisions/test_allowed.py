@@ -25,9 +25,9 @@ def test_who_may_be_what(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("_id,category_id\n5,101\n", "category_id 101 is not in the taxonomy"),
-        ("_id,category_id\n5,100\nx,100\n", "line 3: as product id and category_id: "),
+        ("_id,category_id\n5,100\n1.0,100\n", "line 3: as product id and category_id: "),
         ("_id,category\n5,100\n", "line 1: .*category_id"),
-        ("_id,category_id\n-1,100\n", "line 2: as product id and category_id: "),
+        ("_id,category_id\n5,-1\n", "line 2: as product id and category_id: "),
     ],
 )
 def test_faults_are_named(tmp_path: Path, text: str, said: str) -> None:

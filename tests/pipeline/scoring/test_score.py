@@ -157,7 +157,7 @@ def test_bad_documents_and_images_are_counted_and_named(
         *good,
         bytes(corrupt),
         {"_id": 900_002, "imgs": []},
-        {"_id": "x", "imgs": [{"picture": picture}]},
+        {"_id": 1.5, "imgs": [{"picture": picture}]},
         {"_id": 900_003, "imgs": [{"picture": b"text"}, {"picture": b""}, {}]},
         {"_id": 900_004, "imgs": [{"picture": picture[:40]}, {"picture": picture}]},
         {"_id": good[0]["_id"], "imgs": good[1]["imgs"]},
