@@ -58,7 +58,7 @@ function showThreshold(threshold) {
   slider.dispatchEvent(new Event("input"));
 }
 
-// stage2/coverage.json: of products, by both stages.
+// Counted on stage2/heldout.npz: of products, by both stages.
 const expected = (state) => (state.system === "two_stage" && state.unit === "product" ? D.values.findings.coverage_val_b : null);
 
 // Space beside the plot, and in report.css beside the slider, whose thumb thus stands above the dashed line.
