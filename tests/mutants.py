@@ -66,9 +66,6 @@ SURVIVORS: dict[str, dict[str, str]] = {
     "stage2_xgb/heldout.py": {
         "parts[0] -> parts[1]": "parts of images and of products have the same columns",
     },
-    "stage2_xgb/items.py": {
-        "top < log_probs.shape[1] -> top <= log_probs.shape[1]": "a partition that keeps all classes",
-    },
     "stage2_xgb/prior.py": {
         "1 / self.temperature -> 1 * self.temperature": "its range is symmetric: 1/4 to 4",
         "np.ones(2) -> np.ones(3)": "the third is not used",

@@ -1,6 +1,8 @@
 """Whose code runs, and of which revision."""
 
+import importlib
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,11 +57,14 @@ def test_a_distribution_that_brings_a_package_of_our_name_is_seen(
     assert other_owners() == {}
     folder = tmp_path / "shopfeatures-1.0.dist-info"
     folder.mkdir()
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "__init__.py").touch()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: shopfeatures\nVersion: 1.0\n")
     (folder / "RECORD").write_text(
         "features/__init__.py,,\nshopfeatures-1.0.dist-info/METADATA,,\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    importlib.invalidate_caches()
     assert other_owners() == {"features": ["shopfeatures"]}
     code = next(finding for finding in checkup() if finding.name == "code")
     assert code.ok is False and "features also comes with shopfeatures" in code.detail

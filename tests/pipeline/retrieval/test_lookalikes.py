@@ -42,7 +42,8 @@ def predictor(tiny: Tiny) -> Predictor:
     network = Network(
         nn.Sequential(patches, nn.Flatten()), nn.Linear(48 * 8 * 8, len(tiny.run.store.taxonomy))
     )
-    return Predictor(network, load(tiny.run.checkpoint), inference_compute(**LOOK_UPS), "patches")
+    path = tiny.run.checkpoint
+    return Predictor(network, load(path), inference_compute(**LOOK_UPS), path)
 
 
 @pytest.fixture(scope="module")

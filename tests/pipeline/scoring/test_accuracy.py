@@ -39,7 +39,7 @@ def test_labels_of_unknown_categories_are_counted_apart(
     first, *others = answers.items()
     code, text = said(tiny, folder, [(first[0], 999_999), *others], capsys)
     assert code == 0 and f"top-1 of {len(others)} labelled products" in text
-    assert "two-stage 1.0000" in text
+    assert "two-stage 100.0% [" in text
     assert "; 1 more are of categories that the model doesn't know, and don't count" in text
 
 
@@ -71,4 +71,4 @@ def test_few_products_that_are_all_right_are_no_certainty(
     folder, answers = scored
     code, text = said(tiny, folder, list(answers.items())[:3], capsys)
     assert code == 0 and "top-1 of 3 labelled products" in text
-    assert "two-stage 1.0000 [0.4385, 1.0000]" in text
+    assert "two-stage 100.0% [43.9, 100.0]" in text
