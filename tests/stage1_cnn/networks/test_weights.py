@@ -1,6 +1,7 @@
 """Pretrained weights: packages, torchvision's cache, files; and that EfficientNet-Lite computes
 what was published."""
 
+import urllib.request
 from pathlib import Path
 
 import bson
@@ -185,6 +186,7 @@ def test_a_damaged_package_is_named_and_its_code_does_not_run(
 def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty cache of torchvision, in this folder, and no way out."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it would keep the proxies
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
     return tmp_path
