@@ -1,5 +1,5 @@
-"""All of stage 2 on disk, without pickles: manifest.json (written last), shared.npz with the pool of
-experts, sets.parquet, and one booster a category. A bundle opens lazily: boosters are read and
+"""All of stage 2 on disk, without pickles: manifest.json (written last), shared.npz with the pool
+of experts, sets.parquet, and one booster per category. A bundle opens lazily: boosters are read and
 verified when first asked for."""
 
 import logging

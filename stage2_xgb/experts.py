@@ -58,9 +58,9 @@ class LinearExpert:
     """Scores (inputs - centre) @ weight + bias: linear discriminants, or a logistic regression.
 
     centre float32 [D], multiples of 1/GRID, so that the difference is exact: with it, products of
-    large weights with inputs that hardly differ stay small. factors: float32 matrices whose product is the weight [D, K]; one, or two if the weight has a
-    low rank. bias float32 [K], -inf for a class that it was not fitted on. inverse_temperature:
-    what makes log-odds of the scores.
+    large weights with inputs that hardly differ stay small. factors: float32 matrices whose product
+    is the weight [D, K]; one, or two if the weight has a low rank. bias float32 [K], -inf for a
+    class that it was not fitted on. inverse_temperature: what makes log-odds of the scores.
     """
 
     inputs: Inputs

@@ -282,7 +282,7 @@ def _category_columns(run: EvaluatedRun, others: list[EvaluatedRun]) -> dict[str
 
 
 def _node_columns(run: EvaluatedRun) -> dict[str, np.ndarray]:
-    """The rows of hierarchy.parquet of the main unit: level 1, then level 2, then the categories."""
+    """The rows of hierarchy.parquet of the main unit: level 1, level 2, then the categories."""
     rows = pandas.read_parquet(run.evaluation / "hierarchy.parquet")
     rows = rows[rows["unit"] == run.unit]
     counts = ["categories", "support", "fixed", "broken", *(f"{system}_lost" for system in SYSTEMS)]
@@ -292,7 +292,7 @@ def _node_columns(run: EvaluatedRun) -> dict[str, np.ndarray]:
 
 
 def _pair_columns(run: EvaluatedRun) -> dict[str, np.ndarray]:
-    """Every pair of true and predicted class that occurs under any system, the diagonal included."""
+    """Every pair of true and predicted class under any system, the diagonal included."""
     rows = run.confusion[run.confusion["unit"] == run.unit]
     stages = [
         rows[rows["system"] == s].set_index(["true_class", "predicted_class"])["count"].rename(s)

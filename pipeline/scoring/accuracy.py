@@ -1,4 +1,4 @@
-"""Predictions beside the true categories of a scored dump, where a CSV or the dump itself has them."""
+"""Predictions beside the true categories of a scored dump, if a CSV or the dump itself has them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -88,7 +88,8 @@ def labels_in(
     if not known:
         place = source.place(0, -1)[0] if len(source) else "the source"
         raise ShelfsortError(
-            f"{path}: expected labels of the products in {place}, found {len(labels)} of others alone"
+            f"{path}: expected labels of the products in {place}, "
+            f"found {len(labels)} of others alone"
         )
     if not _known(known, taxonomy).any():
         raise ShelfsortError(

@@ -42,7 +42,7 @@ class ScoreJob:
 
     @classmethod
     def open(cls, run: RunFolder, config: RunConfig, labels: Path | None) -> "ScoreJob":
-        """Raises ShelfsortError where the labels, the held-out answers, a file of weights or the model
+        """Raises ShelfsortError if the labels, the held-out answers, a file of weights or the model
         can't be read."""
         given = read_labels(labels) if labels else {}
         held = heldout.read(run.stage2) if needs_held_out(config.score) else None
@@ -95,8 +95,9 @@ class ScoreJob:
         some = range(min(len(source), 100))
         if self.model.text_view and len(some) and not any(map(source.text, some)):
             raise ShelfsortError(
-                f"{source.place(0, -1)[0]}: none of the first {len(some)} products has a text in {self.config.catalog.text!r}, "
-                f"which view {self.model.text_view} reads; name the field or column: --set catalog.text=NAME"
+                f"{source.place(0, -1)[0]}: none of the first {len(some)} products has a text in "
+                f"{self.config.catalog.text!r}, which view {self.model.text_view} reads; "
+                "name the field or column: --set catalog.text=NAME"
             )
 
     def scorer(self, source: ProductSource, client: Any, lanes: int) -> Scorer:
