@@ -110,6 +110,7 @@ def test_efficientnet_lite_computes_what_was_published(name: str, side: int | No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_frozen_features_tell_fashion_apart() -> None:
     """A linear head on 3,500 photos, judged on 1,500 others; measured: .771, .771, and .802 side
     by side."""
