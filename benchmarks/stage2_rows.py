@@ -24,7 +24,7 @@ from stage2_xgb.dataset import Views
 from stage2_xgb.fit import ClassMixes, fit_stage2
 from stage2_xgb.fit_experts import DISCRIMINANTS, LOGISTIC
 from stage2_xgb.gate import OWN, POOL, STAGE1
-from stage2_xgb.items import Pooled, mean_by_product, of_unit
+from stage2_xgb.items import ItemBlock, mean_by_product, of_unit
 from stage2_xgb.published import PUBLISHED
 from stage2_xgb.refine import each_answer, refine
 
@@ -102,7 +102,7 @@ def rows(
 
 
 def _of_bundle(
-    bundle: Bundle, images: Sequence[Pooled], unit: str, name: str
+    bundle: Bundle, images: Sequence[ItemBlock], unit: str, name: str
 ) -> Iterator[tuple[str, list[np.ndarray]]]:
     """Rows of one second stage, and the classes [N] that each predicts for each part."""
     answers = [each_answer(bundle, part, unit)[1] for part in images]
@@ -132,7 +132,7 @@ def _best(log_probs: np.ndarray) -> np.ndarray:
     return log_probs.argmax(axis=1)
 
 
-def _of_unit(opinion: np.ndarray, images: Pooled, unit: str) -> np.ndarray:
+def _of_unit(opinion: np.ndarray, images: ItemBlock, unit: str) -> np.ndarray:
     return mean_by_product(opinion, images.product_id) if unit == "product" else opinion
 
 

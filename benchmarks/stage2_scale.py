@@ -26,7 +26,7 @@ from stage2_xgb.bundle import Bundle
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.dataset import Views
 from stage2_xgb.fit import ClassMixes, fit_stage2
-from stage2_xgb.items import Pooled
+from stage2_xgb.items import ItemBlock
 from stage2_xgb.refine import refine
 
 
@@ -148,7 +148,7 @@ def rate(bundle: Bundle, features: Path, images: int, lanes: int) -> float:
     return done / seconds
 
 
-def _test(features: Path, images: int) -> Iterator[Pooled]:
+def _test(features: Path, images: int) -> Iterator[ItemBlock]:
     """Blocks of the test split, over again until there are enough."""
     done = 0
     while done < images:

@@ -33,7 +33,7 @@ from stage1_cnn.predict import Predictor
 from stage1_cnn.runtimes import answering
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.final import open_final
-from stage2_xgb.items import Pooled
+from stage2_xgb.items import ItemBlock
 from stage2_xgb.refine import Refined, refine
 
 View = Predictor | TextModel | CoverModel | GivenVectors
@@ -177,7 +177,7 @@ class TwoStageModel:
         table: ImageTable,
         batch_size: int,
         texts: Sequence[str] = (),
-    ) -> tuple[Pooled, dict[int, ImageError], np.ndarray]:
+    ) -> tuple[ItemBlock, dict[int, ImageError], np.ndarray]:
         """Log-probabilities and features of the images that count; `table` has one row per image.
 
         Also returns row -> error of the images that don't count, unreadable ones and blank ones
@@ -200,10 +200,10 @@ class TwoStageModel:
         needless = beside_others(blank, table.product_id[rows])
         errors |= {row: ImageError("blank", _BLANK) for row in rows[needless].tolist()}
         counted = [np.concatenate(view)[~needless] for view in zip(*batches, strict=True)]
-        pooled = Pooled.images(table[rows[~needless]], counted, self.network.head)
+        pooled = ItemBlock.images(table[rows[~needless]], counted, self.network.head)
         return pooled, errors, blank[~needless]
 
-    def answer(self, images: Pooled, unit: str) -> Refined:
+    def answer(self, images: ItemBlock, unit: str) -> Refined:
         """Both stages' answers for images, or for their products, whose images stand together."""
         return refine(self.bundle, images, unit)
 

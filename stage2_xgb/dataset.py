@@ -12,11 +12,11 @@ from catalog.progress import progress
 from catalog.splits import SPLITS
 from features import schema
 from features.store import FeatureStore
-from stage2_xgb.items import Items, Pooled, Projection, compact, pool
+from stage2_xgb.items import Items, ItemBlock, Projection, compact, pool
 
 BLOCK = 4096
 """Images read at once."""
-Opinion = Callable[[Pooled, str], np.ndarray]
+Opinion = Callable[[ItemBlock, str], np.ndarray]
 """Log-probabilities float32 [N, K] of images, or of their products, by unit."""
 
 
@@ -35,11 +35,11 @@ class Views:
                 )
         self.head, self.classes = self.first.head, len(self.first.head.bias)
 
-    def blocks(self, split: str, *, fit_only: bool) -> Iterator[Pooled]:
+    def blocks(self, split: str, *, fit_only: bool) -> Iterator[ItemBlock]:
         """The images of a split, BLOCK rows or so at a time, never cutting a product; one empty
         block where the split is empty."""
         for table, features in self.features(split, fit_only=fit_only):
-            yield Pooled.images(table, features, self.head)
+            yield ItemBlock.images(table, features, self.head)
 
     def features(
         self, split: str, *, fit_only: bool

@@ -14,7 +14,7 @@ import numpy as np
 from features.neighbours import STRANGER, Bank
 from stage1_cnn.head import log_softmax
 from stage2_xgb.experts import CANDIDATES, Inputs, LinearExpert, NeighbourExpert, bounded, highest
-from stage2_xgb.items import Pooled, Projection, images_by_product, mean_by_product
+from stage2_xgb.items import ItemBlock, Projection, images_by_product, mean_by_product
 
 LARGEST_RATIO = 6.0
 """Log ratio of a class's shares in the target and the train mix, at most."""
@@ -48,7 +48,7 @@ class ExpertPool:
     def __len__(self) -> int:
         return 1 + len(self.linear) + (self.neighbours is not None)
 
-    def prepare(self, images: Pooled) -> dict[Inputs, np.ndarray]:
+    def prepare(self, images: ItemBlock) -> dict[Inputs, np.ndarray]:
         """Each kind of inputs that an expert sees, float32 [N, D]."""
         kinds = {expert.inputs for expert in self.linear}
         if self.neighbours is not None:
@@ -56,7 +56,7 @@ class ExpertPool:
         return {inputs: inputs(images.features) for inputs in kinds}
 
     def linear_opinions(
-        self, images: Pooled, prepared: Mapping[Inputs, np.ndarray]
+        self, images: ItemBlock, prepared: Mapping[Inputs, np.ndarray]
     ) -> Iterator[np.ndarray]:
         """Opinions float32 [N, K] of stage 1 and of each linear expert, of single images."""
         yield bounded(images.log_probs.copy())
@@ -64,7 +64,7 @@ class ExpertPool:
             scores = expert.scores(prepared[expert.inputs])
             yield bounded(scores, expert.inverse_temperature)
 
-    def opinions(self, images: Pooled) -> np.ndarray:
+    def opinions(self, images: ItemBlock) -> np.ndarray:
         """Every expert's opinion of single images, float32 [E, N, K], up to a constant of each
         image."""
         prepared, expert = self.prepare(images), self.neighbours
@@ -77,7 +77,7 @@ class ExpertPool:
             np.put_along_axis(opinions[-1], candidates, votes, axis=1)
         return np.stack(opinions)
 
-    def log_probs(self, images: Pooled, unit: str, *, strangers: bool = True) -> np.ndarray:
+    def log_probs(self, images: ItemBlock, unit: str, *, strangers: bool = True) -> np.ndarray:
         """The pool's log-probabilities float32 [N, K] of single images, or of their products if
         `unit` is `product`; images of a product stand together, and products come in the order of
         their images.
@@ -104,7 +104,7 @@ class ExpertPool:
         return weight[len(self) :].astype(np.float32) @ weights.mix
 
     def _sums(
-        self, images: Pooled, known: np.ndarray | None, *weights: np.ndarray
+        self, images: ItemBlock, known: np.ndarray | None, *weights: np.ndarray
     ) -> list[np.ndarray]:
         """The experts' opinions float32 [N, K], each times its weight of `weights` [E, ...], added;
         once for each of these. Neighbours, but for those of the product `known` [N], are asked for

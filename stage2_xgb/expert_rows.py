@@ -19,7 +19,7 @@ from stage1_cnn.head import Head
 from stage2_xgb.crossfit import folds
 from stage2_xgb.dataset import Views
 from stage2_xgb.experts import Inputs, NeighbourExpert
-from stage2_xgb.items import Pooled, Projection, product_starts
+from stage2_xgb.items import ItemBlock, Projection, product_starts
 from stage2_xgb.lda import Moments
 from stage2_xgb.logistic import too_large
 
@@ -48,7 +48,7 @@ def product_fold(product_id: np.ndarray, seed: int) -> np.ndarray:
     return folds(product_id, FOLDS, "experts", seed)
 
 
-def image_fold(images: Pooled, seed: int) -> np.ndarray:
+def image_fold(images: ItemBlock, seed: int) -> np.ndarray:
     """Fold int64 [N] of each image of reserve and val_a, by its product; -1 for other images."""
     held = np.isin(images.split, [SPLITS.index(name) for name in HELD])
     return np.where(held, product_fold(images.product_id, seed), -1)
@@ -90,7 +90,7 @@ class HeldOut:
             seed,
         )
 
-    def by_fold(self) -> Iterator[tuple[int, Pooled]]:
+    def by_fold(self) -> Iterator[tuple[int, ItemBlock]]:
         """Every image once, in whole products: a fold, and some images of it."""
         fold = product_fold(self.table.product_id, self.seed)
         for number in range(FOLDS):
@@ -100,7 +100,7 @@ class HeldOut:
             for part in np.split(rows, cuts):
                 if len(part):
                     features = [x[part] for x in self.features]
-                    yield number, Pooled.images(self.table[part], features, self.head)
+                    yield number, ItemBlock.images(self.table[part], features, self.head)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from stage2_xgb.dataset import Views
 from stage2_xgb.expert_pool import ExpertPool, Weights, mix_terms
 from stage2_xgb.expert_rows import FOLDS, HeldOut, Rows, image_fold, read_rows
 from stage2_xgb.experts import LinearExpert, highest
-from stage2_xgb.items import Pooled, images_by_product, mean_by_product, product_starts
+from stage2_xgb.items import ItemBlock, images_by_product, mean_by_product, product_starts
 from stage2_xgb.lda import fit_lda
 from stage2_xgb.logistic import fit_logistic
 from stage2_xgb.pool_weights import Terms, fit_weights
@@ -53,7 +53,7 @@ class FittedPool:
             for unit, weights in self.pool.weights.items()
         }
 
-    def log_probs(self, images: Pooled, unit: str) -> np.ndarray:
+    def log_probs(self, images: ItemBlock, unit: str) -> np.ndarray:
         """As ExpertPool.log_probs, but out of fold for images of reserve and val_a."""
         fold = image_fold(images, self.seed)
         item_fold = fold[product_starts(images.product_id)] if unit == "product" else fold
@@ -178,7 +178,7 @@ def _terms(
 
 
 def _items(
-    images: Pooled, pool: ExpertPool, unit: str
+    images: ItemBlock, pool: ExpertPool, unit: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Opinions float32 [E, N, K] of images or products, the items' classes [N] and numbers of
     images [N]."""

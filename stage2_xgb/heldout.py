@@ -15,7 +15,7 @@ from stage2_xgb.config import Stage2Config
 from stage2_xgb.crossfit import cross_judge
 from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL, STAGE1, Decision, HeldOut, decide
-from stage2_xgb.items import Pooled
+from stage2_xgb.items import ItemBlock
 from stage2_xgb.refine import each_answer
 
 UNITS = ("image", "product")
@@ -115,7 +115,7 @@ def _modelled(bundle: Bundle) -> np.ndarray:
     return np.array([c for c in bundle.members if bundle.reclassifier(c)], dtype=np.int64)
 
 
-def _answers(bundle: Bundle, images: Pooled, number: int) -> dict[str, np.ndarray]:
+def _answers(bundle: Bundle, images: ItemBlock, number: int) -> dict[str, np.ndarray]:
     """Columns of ValB for some images, or for their products: of unit `number`."""
     pooled, opinions = each_answer(bundle, images, UNITS[number])
     columns = {name: getattr(pooled, name) for name in ("class_index", "product_id", "n_images")}

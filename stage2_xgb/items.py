@@ -34,7 +34,7 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class Pooled:
+class ItemBlock:
     """Items with everything, a block at a time: stage 1's log-probabilities float32 [N, K], and for
     each view features float32 [N, D]."""
 
@@ -50,27 +50,27 @@ class Pooled:
     def __len__(self) -> int:
         return len(self.item_id)
 
-    def of_products(self, share: float, purpose: str, seed: int) -> "Pooled":
+    def of_products(self, share: float, purpose: str, seed: int) -> "ItemBlock":
         """The items of about a share of the products, drawn for a purpose
         (`catalog.splits.sample_mask`)."""
         return self.rows(sample_mask(self.product_id, share, purpose, seed))
 
-    def of_several(self) -> "Pooled":
+    def of_several(self) -> "ItemBlock":
         """The images of products that have several, where those of a product stand together."""
         same = self.product_id[1:] == self.product_id[:-1]
         return self.rows(np.r_[False, same] | np.r_[same, False][: len(self)])
 
-    def rows(self, rows: np.ndarray | slice) -> "Pooled":
+    def rows(self, rows: np.ndarray | slice) -> "ItemBlock":
         """Some of the items."""
         plain = {field.name: getattr(self, field.name)[rows] for field in fields(self)[:-1]}
-        return Pooled(**plain, features=tuple(x[rows] for x in self.features))
+        return ItemBlock(**plain, features=tuple(x[rows] for x in self.features))
 
-    def first_view(self) -> "Pooled":
+    def first_view(self) -> "ItemBlock":
         """The same items through stage 1 alone."""
         return replace(self, features=self.features[:1])
 
     @classmethod
-    def images(cls, table: ImageTable, features: Sequence[np.ndarray], head: Head) -> "Pooled":
+    def images(cls, table: ImageTable, features: Sequence[np.ndarray], head: Head) -> "ItemBlock":
         """Single images: their features [N, D] in each view, and stage 1's head."""
         return cls(
             table.image_id,
@@ -150,14 +150,14 @@ def mean_by_product(x: np.ndarray, product_id: np.ndarray) -> np.ndarray:
     return np.add.reduceat(x, product_starts(product_id), axis=0) / count[:, None]
 
 
-def pool(images: Pooled) -> Pooled:
+def pool(images: ItemBlock) -> ItemBlock:
     """Products from their images, which stand together: mean of stage 1's log-probabilities,
     renormalised; mean features; number of images."""
     if not len(images):
         return images
     product_id, starts = images.product_id, product_starts(images.product_id)
     ids = product_id[starts]
-    return Pooled(
+    return ItemBlock(
         ids,
         ids,
         images.class_index[starts],
@@ -168,7 +168,7 @@ def pool(images: Pooled) -> Pooled:
     )
 
 
-def of_unit(images: Pooled, unit: str) -> Pooled:
+def of_unit(images: ItemBlock, unit: str) -> ItemBlock:
     """The images themselves, or their products if `unit` is `product`."""
     return pool(images) if unit == "product" else images
 
@@ -184,7 +184,7 @@ def likeliest(log_probs: np.ndarray, top: int = TOP) -> tuple[np.ndarray, np.nda
     return place.astype(np.int32), np.take_along_axis(log_probs, place, axis=1)
 
 
-def compact(pooled: Pooled, log_probs: np.ndarray, projections: Sequence[Projection]) -> Items:
+def compact(pooled: ItemBlock, log_probs: np.ndarray, projections: Sequence[Projection]) -> Items:
     """Projects the features, and keeps the highest of an opinion, log-probabilities [N, K]."""
     z = np.stack(
         [projection(x) for projection, x in zip(projections, pooled.features, strict=True)], axis=1

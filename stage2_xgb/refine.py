@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.gate import OWN, POOL, STAGE1
-from stage2_xgb.items import Items, Pooled, compact, of_unit
+from stage2_xgb.items import Items, ItemBlock, compact, of_unit
 from stage2_xgb.reclassifier import Reclassifier
 
 
@@ -19,7 +19,7 @@ class Refined:
     adjusted stage 1 and of both stages; who answers for each item, str [N]: STAGE1, POOL or OWN, a
     category's own reclassifier."""
 
-    pooled: Pooled
+    pooled: ItemBlock
     shifted: np.ndarray
     two_stage: np.ndarray
     answered_by: np.ndarray
@@ -35,12 +35,12 @@ class Before:
     """What a reclassifier starts from: the items as stage 1 has them, and the log-probabilities
     float32 [N, K] of the adjusted stage 1 and of the pool, which is as that if there is none."""
 
-    pooled: Pooled
+    pooled: ItemBlock
     shifted: np.ndarray
     pool: np.ndarray
 
     @classmethod
-    def of(cls, bundle: Bundle, images: Pooled, unit: str) -> "Before":
+    def of(cls, bundle: Bundle, images: ItemBlock, unit: str) -> "Before":
         """Asks the pool about images, or about their products if `unit` is `product`."""
         pooled = of_unit(images, unit)
         shifted = bundle.shifts[unit](pooled.log_probs)
@@ -56,7 +56,7 @@ class Before:
             yield class_index, rows, items[rows]
 
 
-def refine(bundle: Bundle, images: Pooled, unit: str) -> Refined:
+def refine(bundle: Bundle, images: ItemBlock, unit: str) -> Refined:
     """Both stages' opinion of some images, or of their products, whose images stand together.
 
     One builds on the other: the pool weighs stage 1 and the other experts, a reclassifier spreads
@@ -73,7 +73,9 @@ def refine(bundle: Bundle, images: Pooled, unit: str) -> Refined:
     return Refined(before.pooled, before.shifted, two_stage, answered_by)
 
 
-def each_answer(bundle: Bundle, images: Pooled, unit: str) -> tuple[Pooled, dict[str, np.ndarray]]:
+def each_answer(
+    bundle: Bundle, images: ItemBlock, unit: str
+) -> tuple[ItemBlock, dict[str, np.ndarray]]:
     """The items, and the opinion float32 [N, K] of each possible answer, had it all of them:
     `stage1` (adjusted), `pool` (which is as that if there is none), and `own`, which is as `pool`
     where a category has no reclassifier."""

@@ -19,7 +19,7 @@ from stage2_xgb.dataset import Views
 from stage2_xgb.expert_pool import ExpertPool
 from stage2_xgb.expert_rows import FITTED
 from stage2_xgb.experts import Inputs, LinearExpert, NeighbourExpert, bounded, highest
-from stage2_xgb.items import Pooled, mean_by_product, product_starts
+from stage2_xgb.items import ItemBlock, mean_by_product, product_starts
 from stage2_xgb.logistic import fit_logistic, too_large
 from stage2_xgb.prior import Shift, fit_shift, mix
 
@@ -41,13 +41,13 @@ class Rival:
     expert: LinearExpert | NeighbourExpert
     shifts: Mapping[str, Shift]
 
-    def log_probs(self, images: Pooled, unit: str) -> np.ndarray:
+    def log_probs(self, images: ItemBlock, unit: str) -> np.ndarray:
         """Log-probabilities float32 [N, K] of images, or of their products if `unit` is `product`:
         the mean of the images' log-probabilities, as stage 1 has it."""
         return self.shifts[unit](_pooled(opinion(self.expert, images), images, unit))
 
 
-def opinion(expert: LinearExpert | NeighbourExpert, images: Pooled) -> np.ndarray:
+def opinion(expert: LinearExpert | NeighbourExpert, images: ItemBlock) -> np.ndarray:
     """An expert's log-probabilities float32 [N, K] of single images, before any shift."""
     parts = [
         _opinion(expert, images.rows(slice(start, start + _ROWS)))
@@ -56,7 +56,7 @@ def opinion(expert: LinearExpert | NeighbourExpert, images: Pooled) -> np.ndarra
     return np.concatenate(parts)
 
 
-def _opinion(expert: LinearExpert | NeighbourExpert, images: Pooled) -> np.ndarray:
+def _opinion(expert: LinearExpert | NeighbourExpert, images: ItemBlock) -> np.ndarray:
     x = expert.inputs(images.features)
     if isinstance(expert, LinearExpert):
         return log_softmax(bounded(expert.scores(x), expert.inverse_temperature))
@@ -67,7 +67,7 @@ def _opinion(expert: LinearExpert | NeighbourExpert, images: Pooled) -> np.ndarr
     return log_softmax(scores)
 
 
-def _pooled(log_probs: np.ndarray, images: Pooled, unit: str) -> np.ndarray:
+def _pooled(log_probs: np.ndarray, images: ItemBlock, unit: str) -> np.ndarray:
     if unit == "image":
         return log_probs
     return log_softmax(mean_by_product(log_probs, images.product_id))
@@ -113,7 +113,7 @@ def _fit_head(views: Views, splits: Sequence[str]) -> LinearExpert:
     return fit_logistic(x, class_index, views.classes, inputs)
 
 
-def _held_out(views: Views, seed: int) -> Iterator[Pooled]:
+def _held_out(views: Views, seed: int) -> Iterator[ItemBlock]:
     share = _SHIFT_IMAGES / max(int(views.fitted("val_b").sum()), 1)
     for images in views.blocks("val_b", fit_only=True):
         yield images.of_products(share, "shift of rivals", seed)
@@ -121,7 +121,7 @@ def _held_out(views: Views, seed: int) -> Iterator[Pooled]:
 
 def _fit_shifts(
     expert: LinearExpert | NeighbourExpert,
-    held: Sequence[Pooled],
+    held: Sequence[ItemBlock],
     fitted: np.ndarray,
     targets: Mapping[str, np.ndarray],
 ) -> dict[str, Shift]:
@@ -136,6 +136,6 @@ def _fit_shifts(
     return shifts
 
 
-def _labels(images: Pooled, unit: str) -> np.ndarray:
+def _labels(images: ItemBlock, unit: str) -> np.ndarray:
     rows = slice(None) if unit == "image" else product_starts(images.product_id)
     return images.class_index[rows]

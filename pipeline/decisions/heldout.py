@@ -22,7 +22,7 @@ from stage2_xgb.config import Stage2Config
 from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL
 from stage2_xgb.heldout import ValB
-from stage2_xgb.items import Pooled
+from stage2_xgb.items import ItemBlock
 from stage2_xgb.out_of_fold import FILE, read_judged
 from stage2_xgb.refine import each_answer
 
@@ -99,7 +99,7 @@ def held_out_answers(
 
 def _answered(
     bundle: Bundle,
-    images: Pooled,
+    images: ItemBlock,
     own: Mapping[int, bool],
     fitted: np.ndarray,
     source: np.ndarray,
@@ -111,7 +111,7 @@ def _answered(
     return HeldOutAnswers(pooled.product_id, pooled.class_index, answers, z, fitted, source)
 
 
-def projected(bundle: Bundle, pooled: Pooled) -> np.ndarray:
+def projected(bundle: Bundle, pooled: ItemBlock) -> np.ndarray:
     """Projected features of items in all views, side by side, float32 [N, D]."""
     views = zip(bundle.projections, pooled.features, strict=True)
     return np.concatenate([projection(x) for projection, x in views], axis=1)

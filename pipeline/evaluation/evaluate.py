@@ -28,7 +28,7 @@ from pipeline.evaluation.promises import realised
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL, STAGE1
-from stage2_xgb.items import Pooled
+from stage2_xgb.items import ItemBlock
 from stage2_xgb.prior import importance, mix
 from stage2_xgb.published import FOLDER
 from stage2_xgb.refine import Refined, refine
@@ -191,7 +191,7 @@ def _judge(
     result: Refined,
     old: Bundle | None,
     rivals: Mapping[str, Rival],
-    images: Pooled,
+    images: ItemBlock,
     unit: str,
 ) -> pandas.DataFrame:
     pooled = result.pooled

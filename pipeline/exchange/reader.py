@@ -24,7 +24,7 @@ from catalog.blank import beside_others, is_blank  # noqa: E402
 from catalog.image_table import ImageTable  # noqa: E402
 from stage1_cnn.head import Head  # noqa: E402
 from stage2_xgb.bundle import Bundle  # noqa: E402
-from stage2_xgb.items import Pooled  # noqa: E402
+from stage2_xgb.items import ItemBlock  # noqa: E402
 from stage2_xgb.refine import refine  # noqa: E402
 
 
@@ -85,7 +85,7 @@ class Model:
         table = ImageTable(
             np.arange(len(photos)), numbers, zeros, zeros.astype(np.uint8), zeros.astype(bool)
         )
-        images = Pooled.images(table, features, self.head)
+        images = ItemBlock.images(table, features, self.head)
         return np.exp(refine(self.stage2, images, "product").two_stage)
 
     def _features(self, view: int, photos: Sequence[Image.Image], batch_size: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
 from stage1_cnn.device import ordered
 from stage1_cnn.predict import Predictor, photo_features
-from stage2_xgb.items import Pooled
+from stage2_xgb.items import ItemBlock
 
 PHOTOS = 256
 """At most so many photos are computed again, which takes seconds."""
@@ -89,7 +89,7 @@ def measure(run: RunFolder, model: TwoStageModel, photos: int = PHOTOS) -> Agree
     ]
     table = stores[0].table[rows]
     answers = [
-        model.answer(Pooled.images(table, features, model.network.head), "product").two_stage
+        model.answer(ItemBlock.images(table, features, model.network.head), "product").two_stage
         for features in (stored, computed)
     ]
     return Agreement.between(*answers)

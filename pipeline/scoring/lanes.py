@@ -34,7 +34,7 @@ from pipeline.decisions.heldout import projected
 from pipeline.model import TwoStageModel, image_table
 from pipeline.scoring.parts import FEATURES, OPINIONS, REJECTS, Part, keyed
 from stage1_cnn.device import ordered
-from stage2_xgb.items import Pooled, likeliest
+from stage2_xgb.items import ItemBlock, likeliest
 from stage2_xgb.refine import Refined
 
 KILLS_WORKER = "kills_worker"
@@ -231,7 +231,7 @@ def score_group(
     return _Scored(opinions, features, rejects, len(images), repaired, digests)
 
 
-def _features(pooled: Pooled, keys: pyarrow.Array) -> pyarrow.Table:
+def _features(pooled: ItemBlock, keys: pyarrow.Array) -> pyarrow.Table:
     """Stage 1's features, rounded as in features.h5; float32, because Spark has no float16."""
     values = pooled.features[0].astype(np.float16).astype(np.float32)
     return pyarrow.table({"product_id": keys, "features": _lists(values)})

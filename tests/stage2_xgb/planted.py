@@ -21,7 +21,7 @@ from stage1_cnn.head import Head
 from stage2_xgb.config import BoosterConfig, ConfusionConfig, Stage2Config
 from stage2_xgb.dataset import Views
 from stage2_xgb.fit import ClassMixes, Stage2Summary, fit_stage2
-from stage2_xgb.items import Pooled, of_unit
+from stage2_xgb.items import ItemBlock, of_unit
 
 CLASSES = 8
 PER_SPLIT = (24, 14, 12, 20, 20)
@@ -146,13 +146,13 @@ def fit(
     return fit_stage2([store], mixes(store), taxonomy(), config, folder, made_from, jobs)
 
 
-def images_of(store: FeatureStore, split: str) -> Pooled:
+def images_of(store: FeatureStore, split: str) -> ItemBlock:
     """All images of a split, in one block."""
     (images,) = Views([store]).blocks(split, fit_only=False)
     return images
 
 
-def pooled(store: FeatureStore, split: str, unit: str) -> Pooled:
+def pooled(store: FeatureStore, split: str, unit: str) -> ItemBlock:
     """All items of a split, as stage 1 has them."""
     return of_unit(images_of(store, split), unit)
 

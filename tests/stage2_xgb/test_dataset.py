@@ -12,7 +12,7 @@ from catalog.splits import SPLITS, deal
 from stage1_cnn.head import Head, log_softmax
 from stage2_xgb import dataset
 from stage2_xgb.dataset import Views, fit_projection, read_items
-from stage2_xgb.items import TOP, Items, Pooled, Projection, compact, of_unit, pool
+from stage2_xgb.items import TOP, Items, ItemBlock, Projection, compact, of_unit, pool
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, WIDTH, Rows, images_of, make_rows, write
 
@@ -50,13 +50,13 @@ def test_images_of_products_that_have_several(fitted: Fitted) -> None:
     assert len(several.of_products(1.0, "all", 0)) == len(expected)
 
 
-def of_one_class(product_id: list[int], views: int) -> Pooled:
+def of_one_class(product_id: list[int], views: int) -> ItemBlock:
     """Images of these products, each with its row number as its features in every view."""
     ids = np.array(product_id)
     n = len(ids)
     rows = np.repeat(np.arange(n, dtype=np.float32)[:, None], WIDTH, axis=1)
     zeros, ones = np.zeros((n, 1), np.float32), np.ones(n, np.int32)
-    return Pooled(np.arange(n), ids, ids, ids, ones, zeros, (rows,) * views)
+    return ItemBlock(np.arange(n), ids, ids, ids, ones, zeros, (rows,) * views)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def wide_items(classes: int = 50, n: int = 30) -> tuple[Items, np.ndarray]:
     log_probs = log_softmax(rng.normal(size=(n, classes)).astype(np.float32))
     ids = np.arange(n)
     zeros = np.zeros((n, WIDTH), np.float32)
-    pooled = Pooled(
+    pooled = ItemBlock(
         ids,
         ids,
         ids.astype(np.int32),
@@ -120,7 +120,7 @@ def test_the_highest_are_kept_exactly_and_the_rest_is_floored() -> None:
 def test_ties_go_to_the_lower_class() -> None:
     flat = np.full((1, CLASSES), -np.log(CLASSES), np.float32)
     ids = np.zeros(1, np.int64)
-    pooled = Pooled(
+    pooled = ItemBlock(
         ids, ids, ids, ids, np.ones(1, np.int32), flat, (np.zeros((1, WIDTH), np.float32),)
     )
     assert compact(pooled, flat, (WHOLE,)).top_class.tolist() == [list(range(CLASSES))]
@@ -162,7 +162,7 @@ def test_an_empty_split_is_one_empty_block(tmp_path: Path) -> None:
 
 
 def test_read_items_reads_the_splits_it_is_told(fitted: Fitted) -> None:
-    def opinion(images: Pooled, unit: str) -> np.ndarray:
+    def opinion(images: ItemBlock, unit: str) -> np.ndarray:
         return of_unit(images, unit).log_probs
 
     items = read_items(Views([fitted.store]), ("reserve", "val_a"), opinion, [WHOLE])
@@ -209,8 +209,8 @@ def test_log_probs_come_from_the_rounded_features() -> None:
     head = Head(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
     table = ImageTable(*(np.zeros(1, t) for t in (np.int64, np.int64, np.int32, np.uint8, bool)))
     exact = np.array([[0.1, 0.2, 0.3]], np.float32)
-    images = Pooled.images(table, [exact], head)
-    rounded = Pooled.images(table, [exact.astype(np.float16)], head)
+    images = ItemBlock.images(table, [exact], head)
+    rounded = ItemBlock.images(table, [exact.astype(np.float16)], head)
     np.testing.assert_array_equal(images.log_probs, rounded.log_probs)
 
 
@@ -222,7 +222,7 @@ def test_samples_hold_their_share_whatever_dealt_the_splits(catalog_seed: int) -
     split = deal(np.zeros(len(ids), int), ids, np.zeros((1, 5), np.int64), catalog_seed)
     ids = ids[split == SPLITS.index("val_a")]
     zeros = np.zeros((len(ids), 1), np.float32)
-    images = Pooled(ids, ids, ids, ids, ids, zeros, (zeros,))
+    images = ItemBlock(ids, ids, ids, ids, ids, zeros, (zeros,))
     for seed in range(4):
         assert len(images.of_products(0.4, "class-mix shift", seed)) == pytest.approx(
             0.4 * len(ids), rel=0.05

@@ -16,7 +16,7 @@ from stage2_xgb.dataset import Views
 from stage2_xgb.expert_pool import ExpertPool, pool_arrays, read_pool
 from stage2_xgb.expert_rows import image_fold
 from stage2_xgb.fit_experts import DISCRIMINANTS, LOGISTIC, FittedPool
-from stage2_xgb.items import Pooled, mean_by_product, product_starts
+from stage2_xgb.items import ItemBlock, mean_by_product, product_starts
 from stage2_xgb.prior import mix
 from tests.stage2_xgb.planted import CLASSES, Rows, make_rows, write
 
@@ -29,7 +29,7 @@ def fitted(store: FeatureStore, *, jobs: int = 1, views: int = 1) -> FittedPool:
     return fit_experts.fit_experts(Views([store] * views), targets, TARGET, seed=0, jobs=jobs)
 
 
-def images(store: FeatureStore, split: str, views: int = 1) -> Pooled:
+def images(store: FeatureStore, split: str, views: int = 1) -> ItemBlock:
     """All images of a split."""
     (block,) = Views([store] * views).blocks(split, fit_only=True)
     return block

@@ -8,7 +8,7 @@ import pytest
 
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.gate import OWN, POOL
-from stage2_xgb.items import Pooled, pool
+from stage2_xgb.items import ItemBlock, pool
 from stage2_xgb.refine import each_answer, refine
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import images_of
@@ -25,12 +25,12 @@ def felled(fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
-def images(fitted: Fitted) -> Pooled:
+def images(fitted: Fitted) -> ItemBlock:
     """All images of test."""
     return images_of(fitted.store, "test")
 
 
-def opinion(bundle: Bundle, images: Pooled, unit: str, answer: str | None) -> np.ndarray:
+def opinion(bundle: Bundle, images: ItemBlock, unit: str, answer: str | None) -> np.ndarray:
     """Of both stages; `answer`: with that one everywhere."""
     if answer is None:
         bundle.answers = {c: (OWN, POOL)[c % 2] for c in bundle.members}
@@ -41,7 +41,7 @@ def opinion(bundle: Bundle, images: Pooled, unit: str, answer: str | None) -> np
 @pytest.mark.parametrize("unit", ["image", "product"])
 @pytest.mark.parametrize("answer", [None, OWN])
 def test_without_trees_it_is_the_pool(
-    images: Pooled, felled: Bundle, unit: str, answer: str | None
+    images: ItemBlock, felled: Bundle, unit: str, answer: str | None
 ) -> None:
     found, expected = opinion(felled, images, unit, answer), felled.pool.log_probs(images, unit)
     assert not felled.broken  # the boosters did answer
@@ -52,7 +52,7 @@ def test_without_trees_it_is_the_pool(
 @pytest.mark.parametrize("unit", ["image", "product"])
 @pytest.mark.parametrize("answer", [None, POOL, OWN])
 def test_mass_stays_where_it_was(
-    fitted: Fitted, images: Pooled, unit: str, answer: str | None
+    fitted: Fitted, images: ItemBlock, unit: str, answer: str | None
 ) -> None:
     bundle = fitted.open()
     found, before = opinion(bundle, images, unit, answer), bundle.pool.log_probs(images, unit)
@@ -67,7 +67,7 @@ def test_mass_stays_where_it_was(
 
 
 @pytest.mark.parametrize("unit", ["image", "product"])
-def test_the_adjusted_stage_1_stands_beside(fitted: Fitted, images: Pooled, unit: str) -> None:
+def test_the_adjusted_stage_1_stands_beside(fitted: Fitted, images: ItemBlock, unit: str) -> None:
     bundle = fitted.open()
     result = refine(bundle, images, unit)
     items = pool(images) if unit == "product" else images
@@ -76,7 +76,9 @@ def test_the_adjusted_stage_1_stands_beside(fitted: Fitted, images: Pooled, unit
     assert result.refined.all()
 
 
-def test_without_a_pool_only_reclassified_items_are_refined(fitted: Fitted, images: Pooled) -> None:
+def test_without_a_pool_only_reclassified_items_are_refined(
+    fitted: Fitted, images: ItemBlock
+) -> None:
     """Then the adjusted stage 1 answers for the others."""
     bundle = fitted.open()
     bundle.pool, own = None, min(bundle.members)
@@ -88,7 +90,7 @@ def test_without_a_pool_only_reclassified_items_are_refined(fitted: Fitted, imag
     np.testing.assert_array_equal(result.two_stage[others], result.shifted[others])
 
 
-def test_items_are_answered_one_by_one_as_together(fitted: Fitted, images: Pooled) -> None:
+def test_items_are_answered_one_by_one_as_together(fitted: Fitted, images: ItemBlock) -> None:
     result = refine(fitted.open(), images, "product")
     for row in (0, 33, 80):
         mine = images.product_id == result.pooled.product_id[row]
@@ -96,7 +98,7 @@ def test_items_are_answered_one_by_one_as_together(fitted: Fitted, images: Poole
         np.testing.assert_allclose(one[0], result.two_stage[row], atol=1e-5)
 
 
-def test_nothing_is_answered_with_nothing(fitted: Fitted, images: Pooled) -> None:
+def test_nothing_is_answered_with_nothing(fitted: Fitted, images: ItemBlock) -> None:
     for unit in ("image", "product"):
         assert refine(fitted.open(), images.rows(slice(0, 0)), unit).two_stage.shape == (0, 8)
 
@@ -112,7 +114,7 @@ def test_everyone_is_a_stranger_whatever_the_product_id(fitted: Fitted) -> None:
     assert (ours != bundle.pool.log_probs(images, "image")).any()
 
 
-def test_the_gate_chooses_by_the_pools_answer(fitted: Fitted, images: Pooled) -> None:
+def test_the_gate_chooses_by_the_pools_answer(fitted: Fitted, images: ItemBlock) -> None:
     bundle = fitted.open()
     bundle.answers = {c: OWN if c == 0 else POOL for c in bundle.members}
     found, everywhere = refine(bundle, images, "image"), each_answer(bundle, images, "image")[1]
@@ -123,7 +125,7 @@ def test_the_gate_chooses_by_the_pools_answer(fitted: Fitted, images: Pooled) ->
 
 
 def test_a_category_that_lost_its_reclassifier_has_the_pools_answer(
-    fitted: Fitted, images: Pooled
+    fitted: Fitted, images: ItemBlock
 ) -> None:
     bundle = fitted.open()
     before = each_answer(bundle, images, "image")[1]
