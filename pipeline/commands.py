@@ -321,7 +321,8 @@ def predict(options: argparse.Namespace) -> None:
         run, config.stage1.device, config.features.precision, config.score.runtime
     )
     warn_of_other_arithmetic(run, model, photos=64)
-    prediction = predict_files(model, options.photo, options.top, options.text)
+    columns = dict(options.column)
+    prediction = predict_files(model, options.photo, options.top, options.text, columns)
     for path, reason in prediction.unreadable.items():
         print(f"left out {path}: {reason}", file=sys.stderr)
     for class_index, confidence in zip(prediction.classes, prediction.confidences, strict=True):
@@ -363,6 +364,7 @@ def synthetic(options: argparse.Namespace) -> None:
         seed=options.seed,
         titles=options.titles,
         covers=options.covers,
+        columns=options.columns,
     )
 
 

@@ -43,7 +43,7 @@ from catalog.errors import ShelfsortError
 from catalog.labels import read_labels
 from catalog.parallel import cores, processes_fault
 from pipeline import second_stage, training
-from pipeline.config import CoverView, FileView, RunConfig, TextView
+from pipeline.config import ColumnsView, CoverView, FileView, RunConfig, TextView
 from pipeline.run_folder import RunFolder, Say, Workers
 
 if TYPE_CHECKING:
@@ -129,9 +129,16 @@ def features(
 
     Further views (section `views`) get a features.h5 of their own, in views/NAME/: those of another
     network, which is trained first; vectors of the products' texts, or of the words in the photos;
-    vectors from a file.
+    codes of their catalogue columns; vectors from a file.
     """
-    from pipeline.views import cover_view, file_view, network_view, text_readers, text_view
+    from pipeline.views import (
+        columns_view,
+        cover_view,
+        file_view,
+        network_view,
+        text_readers,
+        text_view,
+    )
 
     readers = text_readers(config)  # what they lack is said now, not after a training
     for name in config.view_names:
@@ -140,6 +147,8 @@ def features(
             text_view(view_folder, view, config.stage1.seed, rebuild, say)
         elif isinstance(view, CoverView):
             cover_view(view_folder, view, readers[name], config, rebuild, say)
+        elif isinstance(view, ColumnsView):
+            columns_view(view_folder, view, rebuild, say)
         elif isinstance(view, FileView):
             file_view(view_folder, view, config.stage1.seed, rebuild, say)
         else:

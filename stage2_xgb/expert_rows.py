@@ -16,10 +16,11 @@ from catalog.parallel import in_order
 from catalog.splits import SPLITS, sample_mask
 from features.neighbours import Bank
 from stage1_cnn.head import Head
+from stage2_xgb.column_expert import ColumnRows
 from stage2_xgb.crossfit import folds
-from stage2_xgb.dataset import Views
+from stage2_xgb.dataset import Block, Views
 from stage2_xgb.experts import Inputs, NeighbourExpert
-from stage2_xgb.items import ItemBlock, Projection, product_starts
+from stage2_xgb.items import ItemBlock, Projection, has_columns, product_starts
 from stage2_xgb.lda import Moments
 from stage2_xgb.logistic import too_large
 
@@ -39,8 +40,6 @@ BANK_ROWS = 2**21
 """Photos in the bank, about, at most; beyond it, those of the largest classes are thinned out."""
 _ROWS = 512
 """Held-out images scored at once, about: it keeps memory small with thousands of classes."""
-Block = tuple[ImageTable, Sequence[np.ndarray]]
-"""Images, and an array of features [N, D_v] for each view."""
 
 
 def product_fold(product_id: np.ndarray, seed: int) -> np.ndarray:
@@ -61,9 +60,10 @@ def sample(
     for a `purpose`."""
     share = images / max(int(views.fitted(*splits).sum()), 1)
     for split in splits:
-        for table, features in views.features(split, fit_only=True):
-            mine = sample_mask(table.product_id, share, f"experts, {purpose}", seed)
-            yield table[mine], [x[mine] for x in features]
+        for block in views.features(split, fit_only=True):
+            yield block.rows(
+                sample_mask(block.table.product_id, share, f"experts, {purpose}", seed)
+            )
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class HeldOut:
 
     table: ImageTable
     features: Sequence[np.ndarray]
+    codes: np.ndarray
     head: Head
     seed: int
 
@@ -80,12 +81,13 @@ class HeldOut:
         """Reads it. How it was cut into blocks leaves no trace."""
         blocks = list(sample(views, HELD, WEIGHING, "weights", seed))
         columns = [
-            [getattr(table, field.name) for table, _ in blocks] for field in fields(ImageTable)
+            [getattr(block.table, field.name) for block in blocks] for field in fields(ImageTable)
         ]
-        by_view = zip(*(features for _, features in blocks), strict=True)
+        by_view = zip(*(block.features for block in blocks), strict=True)
         return cls(
             ImageTable(*map(np.concatenate, columns)),
             [np.concatenate(parts) for parts in by_view],
+            np.concatenate([block.codes for block in blocks]),
             views.head,
             seed,
         )
@@ -100,20 +102,22 @@ class HeldOut:
             for part in np.split(rows, cuts):
                 if len(part):
                     features = [x[part] for x in self.features]
-                    yield number, ItemBlock.images(self.table[part], features, self.head)
+                    codes = self.codes[part]
+                    yield number, ItemBlock.images(self.table[part], features, self.head, codes)
 
 
 @dataclass(frozen=True)
 class Rows:
     """What the experts are fitted on: sums of the rows of each fold and, at the end, of train; the
-    neighbours of all; and, if they are few enough for a logistic regression, its inputs float32
-    [N, D], classes and folds (-1: train)."""
+    neighbours of all; if they are few enough for a logistic regression, its inputs float32 [N, D],
+    classes and folds (-1: train); and, if there are columns, those of the rows that have any."""
 
     inputs: Inputs
     sums: list[Moments]
     neighbours: NeighbourExpert | None
     logistic_inputs: Inputs
     logistic: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+    coded: ColumnRows | None = None
 
     @property
     def total(self) -> Moments:
@@ -135,7 +139,7 @@ def read_rows(views: Views, seed: int, jobs: int, splits: Sequence[str] = FITTED
     logistic = not too_large(int(views.fitted(*FITTED).sum()), width, classes)
 
     def read(block: Block) -> tuple[np.ndarray, ...]:
-        table, features = block
+        table, features, codes = block
         held = table.split != SPLITS.index("train")
         fold = np.where(held, product_fold(table.product_id, seed), -1)
         x = inputs(features)
@@ -144,16 +148,20 @@ def read_rows(views: Views, seed: int, jobs: int, splits: Sequence[str] = FITTED
         kept = plain(features) if logistic else x[:, :0]
         mine = sample_mask(table.product_id, share[table.class_index], "bank of experts", seed)
         banked = projection(x[mine]), table.product_id[mine], table.class_index[mine]
-        return *banked, kept, table.class_index, fold
+        known = has_columns(codes)
+        coded = codes[known], table.class_index[known], fold[known]
+        return *banked, kept, table.class_index, fold, *coded
 
     blocks = (block for split in splits for block in views.features(split, fit_only=True))
     with ThreadPoolExecutor(jobs) as pool:
         results = in_order(lambda block: pool.submit(read, block), blocks, jobs + 1)
         columns = zip(*results, strict=True)
-    z, product_id, bank_class, kept, class_index, fold = map(np.concatenate, columns)
+    z, product_id, bank_class, kept, class_index, fold, *coded = map(np.concatenate, columns)
     bank = Bank.of(z, product_id, bank_class, classes)
     neighbours = NeighbourExpert.of(inputs, projection, bank) if len(z) else None
-    return Rows(inputs, sums, neighbours, plain, (kept, class_index, fold) if logistic else None)
+    logistic_rows = (kept, class_index, fold) if logistic else None
+    column_rows = ColumnRows(views.columns, *coded) if views.columns and len(coded[0]) else None
+    return Rows(inputs, sums, neighbours, plain, logistic_rows, column_rows)
 
 
 def thinned(counts: np.ndarray, most: int) -> np.ndarray:
@@ -171,7 +179,7 @@ def _bank_projection(views: Views, inputs: Inputs, seed: int) -> Projection:
     """The first principal components of a sample, of images that stage 1 never saw if these are
     enough; the inputs themselves if they are few."""
     splits = HELD if views.fitted(*HELD).sum() >= SAMPLE else FITTED
-    parts = [inputs(features) for _, features in sample(views, splits, SAMPLE, "bank", seed)]
+    parts = [inputs(block.features) for block in sample(views, splits, SAMPLE, "bank", seed)]
     x = np.concatenate(parts).astype(np.float64)
     width = x.shape[1]
     mean = x.mean(axis=0) if len(x) else np.zeros(width)

@@ -6,13 +6,15 @@ An opinion is float32 [N, K]: log-odds against the item's likeliest class, which
 probabilities. Linear experts are fitted by lda.py and logistic.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from features.columns import MISSING
 from features.neighbours import Bank, unit
-from stage2_xgb.items import Projection
+from stage2_xgb.items import ItemBlock, Projection
 
 FLOOR = 14.0
 """Log-odds against an expert's likeliest class are at least minus this; a class that it was not
@@ -44,6 +46,52 @@ class Inputs:
             x = np.copysign(np.sqrt(np.abs(x)), x)
         return on_grid(x)
 
+    def of(self, images: ItemBlock) -> np.ndarray:
+        """Inputs of images, or of products."""
+        return self(images.features)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the codes of M columns mean: how many each has, and whether their order says nothing."""
+
+    sizes: tuple[int, ...]
+    categorical: tuple[bool, ...]
+
+    @classmethod
+    def of_json(cls, value: Mapping[str, Any] | None) -> "Columns | None":
+        """Inverse of `asdict`, after JSON; None of None."""
+        return cls(tuple(value["sizes"]), tuple(value["categorical"])) if value else None
+
+
+def columns_of(origin: Mapping[str, Any]) -> Columns | None:
+    """The columns of a view by what its features.h5 was made from; None if it has vectors."""
+    return Columns.of_json(origin if "columns" in origin else None)
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """What the expert on columns sees of an item: ones at the codes of its columns, or at a place
+    for missing ones."""
+
+    sizes: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Number of inputs."""
+        return sum(self.sizes) + len(self.sizes)
+
+    def __call__(self, codes: np.ndarray) -> np.ndarray:
+        """Inputs float32 [N, D] from codes [N, M]."""
+        x = np.zeros((len(codes), self.width), dtype=np.float32)
+        starts = np.cumsum((0, *self.sizes))[:-1] + np.arange(len(self.sizes))
+        np.put_along_axis(x, codes.astype(np.int64) - MISSING + starts, 1, axis=1)
+        return x
+
+    def of(self, images: ItemBlock) -> np.ndarray:
+        """Inputs of images, or of products."""
+        return self(images.codes)
+
 
 def on_grid(x: np.ndarray) -> np.ndarray:
     """The nearest multiples of 1/GRID, in place."""
@@ -63,7 +111,7 @@ class LinearExpert:
     class that it was not fitted on. inverse_temperature: what makes log-odds of the scores.
     """
 
-    inputs: Inputs
+    inputs: Inputs | OneHot
     centre: np.ndarray
     factors: tuple[np.ndarray, ...]
     bias: np.ndarray

@@ -95,6 +95,7 @@ def fit_stage2(
         config.base_margin,
         checksums,
         made_from,
+        columns=material.views.columns,
     )
     save_shared(folder, bundle)
     checksums |= {name: sha256_file(folder / name) for name in ("shared.npz", "sets.parquet", FILE)}
@@ -128,7 +129,7 @@ class Material:
     def picker(self, config: Stage2Config) -> RowPicker:
         """Finds training rows among the images and the products of several images."""
         items = Items.concatenate([self.items["image"], self.items["product"]])
-        return RowPicker(items, self.targets["image"], config)
+        return RowPicker(items, self.targets["image"], config, self.views.columns)
 
 
 @one_blas_thread()
@@ -155,7 +156,9 @@ def gather(
     clock.lap("shift")
     fitted = fit_experts(views, targets, train, config.seed, jobs) if config.pool else None
     clock.lap("pool")
-    projections = tuple(fit_projection(store, config.components, config.seed) for store in stores)
+    projections = tuple(
+        fit_projection(store, config.components, config.seed) for store in views.stores
+    )
     from_train = config.rows == "train" or config.confusion.rule == "published"
     splits = ("train", "reserve", "val_a") if from_train else ("reserve", "val_a")
     opinion = fitted.log_probs if fitted else _adjusted(shifts)
@@ -287,7 +290,7 @@ def _train_one(picker: RowPicker, members: np.ndarray, path: Path) -> tuple[Path
     classes have no rows."""
     pin_blas()
     rows = picker.rows(members)
-    booster = fit_booster(rows, picker.config)
+    booster = fit_booster(rows, picker.config, picker.columns)
     return path, save_booster(path, booster) if booster is not None else None
 
 

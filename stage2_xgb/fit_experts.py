@@ -14,15 +14,21 @@ from catalog.arithmetic import one_blas_thread
 from stage2_xgb.dataset import Views
 from stage2_xgb.expert_pool import ExpertPool, Weights, mix_terms
 from stage2_xgb.expert_rows import FOLDS, HeldOut, Rows, image_fold, read_rows
-from stage2_xgb.experts import LinearExpert, highest
-from stage2_xgb.items import ItemBlock, images_by_product, mean_by_product, product_starts
+from stage2_xgb.experts import LinearExpert, OneHot, highest
+from stage2_xgb.items import (
+    ItemBlock,
+    has_columns,
+    images_by_product,
+    mean_by_product,
+    product_starts,
+)
 from stage2_xgb.lda import fit_lda
-from stage2_xgb.logistic import fit_logistic
+from stage2_xgb.logistic import fit_by_fold
 from stage2_xgb.pool_weights import Terms, fit_weights
 from stage2_xgb.prior import importance
 
-DISCRIMINANTS, LOGISTIC = "discriminants", "logistic"
-FIRST_TEMPERATURE = {DISCRIMINANTS: 0.1, LOGISTIC: 1.0}
+DISCRIMINANTS, LOGISTIC, COLUMNS = "discriminants", "logistic", "columns"
+FIRST_TEMPERATURE = {DISCRIMINANTS: 0.1, LOGISTIC: 1.0, COLUMNS: 1.0}
 """Inverse temperatures if no held-out item can calibrate: features are far from normal, so that
 discriminants are far too sure."""
 MIX_TERMS = ("log_ratio", "log_target")
@@ -48,9 +54,10 @@ class FittedPool:
     def named_weights(self) -> dict[str, dict[str, float]]:
         """Unit -> the weight of each expert, of `log_ratio` and of `log_target`, for one image."""
         experts = ("stage1", *self.names, *(("neighbours",) if self.pool.neighbours else ()))
+        bare = {f"{unit} without columns": w for unit, w in self.pool.bare.items()}
         return {
-            unit: dict(zip((*experts, *MIX_TERMS), weights.plain.tolist(), strict=True))
-            for unit, weights in self.pool.weights.items()
+            name: dict(zip((*experts, *MIX_TERMS), weights.plain.tolist(), strict=True))
+            for name, weights in (self.pool.weights | bare).items()
         }
 
     def log_probs(self, images: ItemBlock, unit: str) -> np.ndarray:
@@ -73,24 +80,27 @@ def fit_experts(
     bit."""
     with one_blas_thread():
         rows, held = read_rows(views, seed, jobs), HeldOut.of(views, seed)
-        names = (DISCRIMINANTS, LOGISTIC)[: _linear_experts(rows)]
+        names = _linear_experts(rows)
         linear = _fit_linear(rows) if names else [()] * (FOLDS + 1)
         first = _first_weights(targets, train, 1 + len(names) + (rows.neighbours is not None))
         pools = [ExpertPool(experts, rows.neighbours, first) for experts in linear]
         pools = _calibrated(pools, held, names, targets["image"])
-        weights, weighed = {}, {}
-        for unit, target in targets.items():
-            terms, count = _terms(pools, held, unit, target)
-            weights[unit], weighed[unit] = _fit_weights(terms, count, first[unit]), len(count)
-    *by_fold, whole = (replace(pool, weights=weights) for pool in pools)
+        weights, weighed = _all_weights(pools, held, targets)
+        bare = _bare_weights(pools, held, targets, train) if COLUMNS in names else {}
+    *by_fold, whole = (replace(pool, weights=weights, bare=bare) for pool in pools)
     return FittedPool(whole, tuple(by_fold), names, weighed, seed)
 
 
-def _linear_experts(rows: Rows) -> int:
-    """How many kinds of linear expert the rows are enough, and not too many, for."""
+def _linear_experts(rows: Rows) -> tuple[str, ...]:
+    """The kinds of linear expert that the rows are enough, and not too many, for."""
     if rows.neighbours is None:
-        return 0
-    return 1 if rows.logistic is None else 2
+        return ()
+    possible = {
+        DISCRIMINANTS: True,
+        LOGISTIC: rows.logistic is not None,
+        COLUMNS: rows.coded is not None,
+    }
+    return tuple(name for name, can in possible.items() if can)
 
 
 def _fit_linear(rows: Rows) -> list[tuple[LinearExpert, ...]]:
@@ -98,18 +108,13 @@ def _fit_linear(rows: Rows) -> list[tuple[LinearExpert, ...]]:
     rows."""
     total = rows.total
     sums = [*(total - part for part in rows.sums[:FOLDS]), total]
-    fitted: list[tuple[LinearExpert, ...]] = [(fit_lda(part, rows.inputs),) for part in sums]
-    if rows.logistic is None:
-        return fitted
-    x, class_index, fold = rows.logistic
-    classes, inputs = len(total.count), rows.logistic_inputs
-    seen = fold < 0
-    start = fit_logistic(x[seen], class_index[seen], classes, inputs) if seen.any() else None
-    for number in range(FOLDS + 1):
-        known = fold != number  # there is no fold number FOLDS: all rows
-        expert = fit_logistic(x[known], class_index[known], classes, inputs, start=start)
-        fitted[number] += (expert,)
-    return fitted
+    kinds: list[Sequence[LinearExpert]] = [[fit_lda(part, rows.inputs) for part in sums]]
+    classes = len(total.count)
+    if rows.logistic is not None:
+        kinds.append(fit_by_fold(*rows.logistic, FOLDS, classes, rows.logistic_inputs))
+    if rows.coded is not None:
+        kinds.append(rows.coded.fit_by_fold(FOLDS, classes))
+    return list(zip(*kinds, strict=True))
 
 
 def _first_weights(
@@ -133,7 +138,9 @@ def _calibrated(
         for fold, images in held.by_fold():
             expert = linear[fold][kind]
             known = images.rows(np.isfinite(expert.bias[images.class_index]))
-            scores = expert.scores(expert.inputs(known.features))
+            if isinstance(expert.inputs, OneHot):
+                known = known.rows(has_columns(known.codes))
+            scores = expert.scores(expert.inputs.of(known))
             scores -= scores.max(axis=1, keepdims=True)
             classes, place = keep_likeliest(scores, known.class_index)
             values = np.take_along_axis(scores, classes, axis=1).clip(min=_LOWEST)
@@ -158,13 +165,51 @@ def keep_likeliest(scores: np.ndarray, class_index: np.ndarray) -> tuple[np.ndar
     return classes, (classes == class_index[:, None]).argmax(axis=1)
 
 
+def _all_weights(
+    pools: Sequence[ExpertPool], held: HeldOut, targets: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Weights], dict[str, int]]:
+    """Each unit's weights, and on how many held-out items they were fitted."""
+    weights, weighed = {}, {}
+    for unit, target in targets.items():
+        terms, count = _terms(pools, held, unit, target)
+        weights[unit] = _fit_weights(terms, count, pools[-1].weights[unit])
+        weighed[unit] = len(count)
+    return weights, weighed
+
+
+def _bare_weights(
+    pools: Sequence[ExpertPool],
+    held: HeldOut,
+    targets: Mapping[str, np.ndarray],
+    train: np.ndarray,
+) -> dict[str, Weights]:
+    """Each unit's weights for items without columns: those of the pools without their last linear
+    expert, which reads columns and weighs nothing here."""
+    first = _first_weights(targets, train, len(pools[-1]) - 1)
+    blind = [replace(pool, linear=pool.linear[:-1], weights=first) for pool in pools]
+    weights, _ = _all_weights(blind, held, targets)
+    place = len(pools[-1].linear)
+    return {
+        unit: replace(
+            fitted,
+            plain=np.insert(fitted.plain, place, 0.0),
+            growth=np.insert(fitted.growth, place, 0.0),
+        )
+        for unit, fitted in weights.items()
+    }
+
+
 def _terms(
     pools: Sequence[ExpertPool], held: HeldOut, unit: str, target: np.ndarray
 ) -> tuple[Terms, np.ndarray]:
     """The terms of the held-out items' scores, from the pool that knows none of their products; and
-    the items' numbers of images [N]."""
+    the items' numbers of images [N]. Pools that read columns are asked about the items that have
+    some."""
     mix, parts = pools[-1].weights[unit].mix, []
-    for fold, images in held.by_fold():
+    for fold, every in held.by_fold():
+        images = every.rows(has_columns(every.codes)) if pools[fold].reads_columns else every
+        if not len(images):
+            continue
         opinions, class_index, count = _items(images, pools[fold], unit)
         classes, place = keep_likeliest(np.sum(opinions, axis=0), class_index)
         values = np.take_along_axis(opinions, classes[None], axis=2)

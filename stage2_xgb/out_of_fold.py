@@ -19,7 +19,7 @@ from catalog.progress import progress
 from stage2_xgb.confusion import ConfusionSet, mine
 from stage2_xgb.crossfit import folds
 from stage2_xgb.gate import OWN, POOL, HeldOut
-from stage2_xgb.items import Items
+from stage2_xgb.items import Items, has_columns
 from stage2_xgb.reclassifier import Reclassifier
 from stage2_xgb.train_reclassifier import RowPicker, fit_booster
 
@@ -68,10 +68,13 @@ def _judge_one(
     runs in a worker process."""
     pin_blas()
     mine = heldout & (fold == number) & (picker.items.predicted == found.class_index)
+    if picker.columns:
+        mine &= has_columns(picker.items.codes)
     rows, nothing = np.flatnonzero(mine), np.zeros(0, dtype=np.int64)
     booster = None
     if len(rows):
-        booster = fit_booster(picker.rows(found.members, fold != number), picker.config)
+        rows_known = picker.rows(found.members, fold != number)
+        booster = fit_booster(rows_known, picker.config, picker.columns)
     if booster is None:
         return nothing, nothing.astype(bool)
     model = Reclassifier(found.members, booster, picker.config.base_margin)

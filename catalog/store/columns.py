@@ -14,14 +14,19 @@ from bson.datetime_ms import DatetimeMS
 def encode(values: Sequence[Any]) -> str:
     """The values of one product's columns as JSON: numbers, texts, dates (`{"date": ISO 8601}`),
     null for what is missing. Anything else becomes a text."""
-    return json.dumps([_plain(value) for value in values], ensure_ascii=False)
+    return json.dumps([_plain(clean(value)) for value in values], ensure_ascii=False)
 
 
 def _plain(value: Any) -> Any:
+    return {"date": value.isoformat()} if isinstance(value, datetime.date) else value
+
+
+def clean(value: Any) -> float | str | datetime.date | None:
+    """A value of a dump or a table as a number, a text or a date; None for what is missing."""
     if isinstance(value, DatetimeMS):
         value = _moment(value)
     if isinstance(value, datetime.date):  # a datetime is one
-        return {"date": value.isoformat()}
+        return value
     if isinstance(value, bool):
         return float(value)
     if isinstance(value, int | float):

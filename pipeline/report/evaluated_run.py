@@ -205,6 +205,14 @@ class EvaluatedRun:
         """Whether the run has a finished second stage."""
         return (self.folder / "stage2" / "manifest.json").exists()
 
+    @property
+    def columns(self) -> list[str]:
+        """The catalogue columns that stage 2 reads, and what they hold: `price (number)`."""
+        views: dict = self._manifest.get("made_from", {}).get("views", {})
+        read = (name for name, origin in views.items() if "columns" in origin)
+        found = (self._optional(f"views/{name}/columns.json", "features") for name in read)
+        return [f"{c['name']} ({c['kind']})" for one in found for c in one.get("columns", [])]
+
     @cached_property
     def seconds(self) -> dict[str, float]:
         """Wall time of each step that recorded it; stage 2 records its parts."""

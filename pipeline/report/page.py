@@ -242,6 +242,7 @@ def _about(run: EvaluatedRun) -> dict[str, str]:
         "Evaluation written": f"{made:%d %B %Y}".lstrip("0"),
         "Code": run.revision,
         "Data": _data(run),
+        **({"Columns read": ", ".join(run.columns)} if run.columns else {}),
     }
 
 

@@ -86,7 +86,7 @@ class SentModel(WorkerPlugin):
         run = RunFolder(Path(place.folder))
         views = (
             path
-            for name in ("stage1/best.pt", "text.*", "head.npz")
+            for name in ("stage1/best.pt", "text.*", "columns.json", "head.npz")
             for path in run.folder.glob(f"views/*/{name}")
         )
         files = [run.checkpoint, *views, *filter(Path.is_file, run.stage2.rglob("*"))]
@@ -164,7 +164,9 @@ class _Work:
             return self.task
         start, stop = self.span
         task, rows = self.task, slice(start, stop)
-        return Task(task.number, task.source[rows], task.repeated[rows], task.compared[rows])
+        repeated, compared = task.repeated[rows], task.compared[rows]
+        codes = None if task.codes is None else task.codes[rows]
+        return Task(task.number, task.source[rows], repeated, compared, codes=codes)
 
     def name(self) -> tuple[str, ...]:
         """As the dashboard shows it."""

@@ -56,7 +56,7 @@ def of_one_class(product_id: list[int], views: int) -> ItemBlock:
     n = len(ids)
     rows = np.repeat(np.arange(n, dtype=np.float32)[:, None], WIDTH, axis=1)
     zeros, ones = np.zeros((n, 1), np.float32), np.ones(n, np.int32)
-    return ItemBlock(np.arange(n), ids, ids, ids, ones, zeros, (rows,) * views)
+    return ItemBlock(np.arange(n), ids, ids, ids, ones, zeros, (rows,) * views, zeros[:, :0])
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,7 @@ def wide_items(classes: int = 50, n: int = 30) -> tuple[Items, np.ndarray]:
         np.ones(n, np.int32),
         log_probs,
         (zeros, zeros),
+        zeros[:, :0],
     )
     return compact(pooled, log_probs, (WHOLE, WHOLE)), log_probs
 
@@ -120,9 +121,8 @@ def test_the_highest_are_kept_exactly_and_the_rest_is_floored() -> None:
 def test_ties_go_to_the_lower_class() -> None:
     flat = np.full((1, CLASSES), -np.log(CLASSES), np.float32)
     ids = np.zeros(1, np.int64)
-    pooled = ItemBlock(
-        ids, ids, ids, ids, np.ones(1, np.int32), flat, (np.zeros((1, WIDTH), np.float32),)
-    )
+    zeros = np.zeros((1, WIDTH), np.float32)
+    pooled = ItemBlock(ids, ids, ids, ids, np.ones(1, np.int32), flat, (zeros,), zeros[:, :0])
     assert compact(pooled, flat, (WHOLE,)).top_class.tolist() == [list(range(CLASSES))]
 
 
@@ -222,7 +222,7 @@ def test_samples_hold_their_share_whatever_dealt_the_splits(catalog_seed: int) -
     split = deal(np.zeros(len(ids), int), ids, np.zeros((1, 5), np.int64), catalog_seed)
     ids = ids[split == SPLITS.index("val_a")]
     zeros = np.zeros((len(ids), 1), np.float32)
-    images = ItemBlock(ids, ids, ids, ids, ids, zeros, (zeros,))
+    images = ItemBlock(ids, ids, ids, ids, ids, zeros, (zeros,), zeros[:, :0])
     for seed in range(4):
         assert len(images.of_products(0.4, "class-mix shift", seed)) == pytest.approx(
             0.4 * len(ids), rel=0.05
