@@ -229,7 +229,7 @@ def figures(options: argparse.Namespace) -> None:
     }
     sample = frame.head(SAMPLE)
     twins = twin_figures(sample, *rng.random((2, len(sample)))) | {"networks": 1}
-    metrics |= {"without_photo": 0, "near_twins": twins}
+    metrics |= {"without_photo": 0, "near_twins": twins, "promises": []}
     metrics["made_from"] = {"views": {"stage1": {"store": store.fingerprint}}}
     trained = np.bincount(table.class_index, minlength=len(taxonomy))
     save_evaluation(options.folder / "evaluation", frames, taxonomy, trained, metrics)

@@ -36,8 +36,11 @@ def train(
 ) -> None:
     """Trains into `folder`, without the summary at the end."""
     phases.build = build_with_group_norm if norm == "group" else build
-    with Interrupt() as interrupt:
-        phases.Trainer(Store(store), config, folder, MADE_FROM, interrupt, processes).run()
+    try:
+        with Interrupt() as interrupt:
+            phases.Trainer(Store(store), config, folder, MADE_FROM, interrupt, processes).run()
+    finally:
+        phases.build = build
 
 
 def main() -> None:

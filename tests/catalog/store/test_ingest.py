@@ -351,7 +351,7 @@ def test_a_worker_that_dies_is_one_sentence_and_the_next_run_goes_on(
 
     with (
         pytest.raises(ShelfsortError, match=r"a worker process died.*what was committed is kept"),
-        Moment(500, "product").watched(shoot),
+        Moment(500, "_write_product").watched(shoot),
     ):
         run(tmp_path, tmp_path / "a.bson", categories=tmp_path / "names.csv", jobs=2)
     assert run(tmp_path, tmp_path / "a.bson", categories=tmp_path / "names.csv").products == 3000
