@@ -43,7 +43,8 @@ def train(
         return
     from pipeline.networks import prepare_training
     from stage1_cnn.processes import SINGLE_PROCESS
-    from stage1_cnn.training.trainer import check_training, train_stage1
+    from stage1_cnn.training.setup import check_training
+    from stage1_cnn.training.trainer import train_stage1
 
     processes = processes or SINGLE_PROCESS
     run.store.verify()
