@@ -313,6 +313,8 @@ def _ingest_lines(
         yield f"ingest: current ({run.store_path}: {size})"
         return
     yield f"ingest: {size} in {seconds:.1f} s"
+    if not summary.copied:
+        yield "  nothing new: the store had these products already, or the caps leave them out"
     if config.catalog.text:
         yield f"  {summary.texts} of the kept products have a text in field {config.catalog.text}"
     for split, n in summary.kept.items():
