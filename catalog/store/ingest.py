@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from catalog.config import CatalogConfig
+from catalog.config import CatalogConfig, SourcesConfig
 from catalog.errors import ArtifactError, ShelfsortError
+from catalog.files import ACCESS
 from catalog.sources.damage import require_whole
 from catalog.sources.keys import Key
 from catalog.sources.source import ProductSource, open_source
@@ -87,6 +88,7 @@ def ingest_dump(
     executor: Executor | None = None,
     rebuild: bool = False,
     accept_damage: bool = False,
+    access: SourcesConfig = ACCESS,
 ) -> IngestSummary:
     """Brings dumps, a folder or a table into the store at `store` and returns what the store holds.
 
@@ -94,14 +96,15 @@ def ingest_dump(
     taxonomy. `jobs` processes decode, or the workers of `executor`. `corrections`, the shop's key
     -> category id, overrule the source and the store; the split of a product stays. `rebuild`
     removes the store first, once source, categories and corrections are known to make another.
-    `accept_damage` goes on without what a damaged file has lost.
+    `accept_damage` goes on without what a damaged file has lost; `access` is how URLs and photos
+    are read.
 
     Raises DamagedSourceError if a file is damaged; ArtifactError if the store is damaged, made with
     other settings or categories, unfinished or not writable; ShelfsortError if no product has a
     known category, or no photo can be used.
     """
     corrections = corrections or {}
-    source = open_source(dumps, index_folder, config)
+    source = open_source(dumps, index_folder, config, access)
     require_whole(dumps[0], len(source), source.rejects, accept_damage)
     taxonomy = Taxonomy.from_csv(categories) if categories else None
     new = rebuild or not store.exists()
