@@ -286,9 +286,9 @@ def similar(options: argparse.Namespace) -> None:
     """Products of the catalogue that look like some photos."""
     from pipeline.retrieval.similar import Finder, find_similar, print_csv, table_text
 
-    run, _ = _load(options)
+    run, config = _load(options)
     finder = Finder.open(run, rebuild=options.rebuild)
-    found, unreadable = find_similar(finder, options.photo, options.top)
+    found, unreadable = find_similar(finder, options.photo, options.top, config.access)
     for path, reason in unreadable.items():
         print(f"left out {path}: {reason}", file=sys.stderr)
     if options.csv:
@@ -321,7 +321,7 @@ def predict(options: argparse.Namespace) -> None:
         run, config.stage1.device, config.features.precision, config.score.runtime
     )
     warn_of_other_arithmetic(run, model, photos=64)
-    prediction = predict_files(model, options.photo, options.top, options.text)
+    prediction = predict_files(model, options.photo, options.top, options.text, config.access)
     for path, reason in prediction.unreadable.items():
         print(f"left out {path}: {reason}", file=sys.stderr)
     for class_index, confidence in zip(prediction.classes, prediction.confidences, strict=True):

@@ -89,6 +89,7 @@ def ingest(
             executor=executor,
             rebuild=rebuild,
             accept_damage=accept_damage,
+            access=config.access,
         )
     made_from = {"store": run.store.fingerprint}
     earlier = {} if rebuild else run.labels_before()
@@ -291,7 +292,8 @@ def lookalikes(
     predictor = open_network(run.checkpoint, **LOOK_UPS)
     images = ListedImages.read(listed, predictor)
     started = time.perf_counter()
-    source, jobs = open_source(paths, out / "dumps", config.catalog), config.jobs or cores()
+    source = open_source(paths, out / "dumps", config.catalog, config.access)
+    jobs = config.jobs or cores()
     require_whole(paths[0], len(source), source.rejects, accept_damage)
     totals = find_lookalikes(predictor, source, images, threshold, out, config.score, jobs)
     compared = f"{totals.products} products against {len(images.names)} images"
@@ -313,6 +315,8 @@ def _ingest_lines(
         yield f"ingest: current ({run.store_path}: {size})"
         return
     yield f"ingest: {size} in {seconds:.1f} s"
+    if not summary.copied:
+        yield "  nothing new: the store had these products already, or the caps leave them out"
     if config.catalog.text:
         yield f"  {summary.texts} of the kept products have a text in field {config.catalog.text}"
     for split, n in summary.kept.items():

@@ -27,6 +27,7 @@ from catalog.store.schema import (
     read_taxonomy,
     transaction,
 )
+from catalog.store.usable import CONFLICT, require_usable
 from catalog.taxonomy import Taxonomy
 
 
@@ -80,7 +81,8 @@ def plan(
     there is something to copy: False if the source is in the store already. `corrections`: product
     id -> category id.
 
-    Raises ArtifactError if another source's ingest is unfinished.
+    Raises ArtifactError if another source's ingest is unfinished, and ShelfsortError, before
+    anything is written, if the source has no photo that can be used.
     """
     moved = _corrected(connection, corrections)
     states = dict(connection.execute("SELECT fingerprint, state FROM dumps"))
@@ -88,6 +90,9 @@ def plan(
     if listed.fingerprint in states and not moved:
         return states[listed.fingerprint] == "planned"
     _require_finished(connection, path, listed.fingerprint)
+    classes = read_taxonomy(connection).class_index(listed.category_id)
+    require_known(listed, classes)
+    require_usable(source, classes, config, connection)
     with transaction(connection):
         paths = json.dumps(source.roots)
         row = (listed.fingerprint, paths, len(source), int(source.n_images.sum()), "planned")
@@ -95,7 +100,7 @@ def plan(
         connection.execute("DELETE FROM meta WHERE key = 'content'")
         add_rejects(connection, source.rejects)
         _move(connection, moved)
-        _add_products(connection, listed, config.seed)
+        _add_products(connection, listed, classes, config.seed)
         _apply_caps(connection, config)
     return True
 
@@ -140,14 +145,14 @@ def _move(connection: sqlite3.Connection, moved: Sequence[tuple[int, int]]) -> N
     connection.executemany(query, spans)
 
 
-def _add_products(connection: sqlite3.Connection, listed: Listed, seed: int) -> None:
+def _add_products(
+    connection: sqlite3.Connection, listed: Listed, classes: np.ndarray, seed: int
+) -> None:
     """Deals the products that the store doesn't have yet to the splits."""
-    taxonomy, source = read_taxonomy(connection), listed.source
-    classes = taxonomy.class_index(listed.category_id)
-    require_known(listed, classes)
+    source = listed.source
     _reject_unknown(connection, listed, classes)
     new = _new_rows(connection, source, classes)
-    existing = np.zeros((len(taxonomy), len(SPLITS)), dtype=np.int64)
+    existing = np.zeros((len(read_taxonomy(connection)), len(SPLITS)), dtype=np.int64)
     query = "SELECT class_index, split, count(*) FROM products GROUP BY 1, 2"
     for class_index, name, count in connection.execute(query):
         existing[class_index, SPLITS.index(name)] = count
@@ -225,8 +230,7 @@ def _new_rows(
     kept_digest = digests[order][first][np.cumsum(first) - 1]
     conflicts = rows[order][digests[order] != kept_digest].tolist()
     detail = "another document with this _id and other content is in the store"
-    reason = "conflicting_product"
-    add_rejects(connection, (reject_of(source, row, reason, detail) for row in conflicts))
+    add_rejects(connection, (reject_of(source, row, CONFLICT, detail) for row in conflicts))
     kept = rows[order][first]
     return kept[kept >= 0]
 
