@@ -112,7 +112,7 @@ lint: setup ## ruff, types, and who may import whom
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-BENCHMARKS = $(filter-out agreement catalogue photos record render run_results stage2_rows,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS = $(filter-out agreement catalogue corrections photos record render run_results stage2_rows,$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: setup ## every benchmark, one after the other; the figures as JSON too, in FIGURES
 	@for name in $(BENCHMARKS); do echo "== $$name"; \
 		.venv/bin/python -m benchmarks.$$name --json $(call quoted,$(FIGURES))/$$name.json || exit 1; done

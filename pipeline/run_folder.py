@@ -1,5 +1,6 @@
 """A run folder: where each artefact lies, and whether it is current."""
 
+import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,16 +133,37 @@ class RunFolder:
         folder = (self.whole or self).folder
         return shlex.join(["shelfsort", step, "--run", str(folder), *words])
 
-    def current(self, manifest: Path, made_from: dict[str, Any], step: str) -> bool:
-        """Whether an artefact is there, made from what is there now; False if it isn't there.
+    def current(
+        self, manifest: Path, made_from: dict[str, Any], step: str, *, any_labels: bool = False
+    ) -> bool:
+        """Whether an artefact is there, made from what is there now, or with `any_labels` from the
+        same with earlier labels; False if it isn't there.
 
         Raises ArtifactError, naming what differs, if it was made from something else.
         """
         if not manifest.exists():
             return False
         found = read_json(manifest, step).get("made_from", {})
+        found = self.with_labels_of_now(found) if any_labels else found
         require_same(manifest, made_from, found, step)
         return True
+
+    def with_labels_of_now(self, made_from: dict[str, Any]) -> dict[str, Any]:
+        """What an artefact was made from, as if the labels that were corrected since had been there
+        before: each fingerprint of the store with earlier labels is replaced by today's."""
+        if not (earlier := self.store.earlier_labels):
+            return made_from
+        text = json.dumps(made_from)
+        for fingerprint in earlier:
+            text = text.replace(json.dumps(fingerprint), json.dumps(self.store.fingerprint))
+        return json.loads(text)
+
+    def relabelled_since(self, manifest: Path, made_from: dict[str, Any], step: str) -> bool:
+        """Whether an artefact is there and differs from one made now by corrected labels alone."""
+        if not manifest.exists():
+            return False
+        found = read_json(manifest, step).get("made_from", {})
+        return found != made_from and self.with_labels_of_now(found) == made_from
 
     def stage1_checksum(self) -> str:
         """sha256 of the checkpoint, from its summary. Raises ArtifactError if stage 1 isn't
@@ -181,7 +203,11 @@ class RunFolder:
             there_now[source] = (
                 self.stage1_checksum() if source == "checkpoint" else self.text_checksum()
             )
-        self.features.require(origin | there_now)
+        expected = origin | there_now
+        if origin != expected and self.with_labels_of_now(origin) == expected:
+            problem = "labels were corrected since it was made"
+            raise ArtifactError(self.features_path, problem, "features", resume=True)
+        self.features.require(expected)
 
     def require_precision(self, asked: str) -> None:
         """Raises ArtifactError if the features were computed in another precision than

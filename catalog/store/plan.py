@@ -92,12 +92,25 @@ def plan(
         paths = json.dumps(source.roots)
         row = (listed.fingerprint, paths, len(source), int(source.n_images.sum()), "planned")
         connection.execute("INSERT OR REPLACE INTO dumps VALUES (?, ?, ?, ?, ?)", row)
-        connection.execute("DELETE FROM meta WHERE key = 'content'")
         add_rejects(connection, source.rejects)
         _move(connection, moved)
-        _add_products(connection, listed, config.seed)
+        added = _add_products(connection, listed, config.seed)
         _apply_caps(connection, config)
+        _succeed(connection, relabelled=not added)
     return True
+
+
+def _succeed(connection: sqlite3.Connection, *, relabelled: bool) -> None:
+    """Takes the content's fingerprint away; remembers it if what is being planned differs from it
+    in labels alone (and in what a cap leaves out): no picture is new, and none changes its
+    split."""
+    meta = dict(connection.execute("SELECT key, value FROM meta"))
+    earlier = json.loads(meta.get("earlier_labels", "[]")) if relabelled else []
+    if relabelled and "content" in meta:
+        earlier.append(meta["content"])
+    row = (json.dumps(earlier),)
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('earlier_labels', ?)", row)
+    connection.execute("DELETE FROM meta WHERE key = 'content'")
 
 
 def _require_finished(connection: sqlite3.Connection, path: Path, fingerprint: str) -> None:
@@ -140,8 +153,8 @@ def _move(connection: sqlite3.Connection, moved: Sequence[tuple[int, int]]) -> N
     connection.executemany(query, spans)
 
 
-def _add_products(connection: sqlite3.Connection, listed: Listed, seed: int) -> None:
-    """Deals the products that the store doesn't have yet to the splits."""
+def _add_products(connection: sqlite3.Connection, listed: Listed, seed: int) -> int:
+    """Deals the products that the store doesn't have yet to the splits; returns their number."""
     taxonomy, source = read_taxonomy(connection), listed.source
     classes = taxonomy.class_index(listed.category_id)
     require_known(listed, classes)
@@ -164,6 +177,7 @@ def _add_products(connection: sqlite3.Connection, listed: Listed, seed: int) -> 
         pairs = ((number, texts[row]) for number, row in zip(numbers.tolist(), new, strict=True))
         named = [(number, text) for number, text in pairs if str(number) != text]
         connection.executemany("INSERT INTO keys VALUES (?, ?)", named)
+    return len(new)
 
 
 def _given(
