@@ -44,8 +44,8 @@ MODULES = {
     "stage2_xgb/train_reclassifier.py": ("tests/stage2_xgb/test_train_reclassifier.py",),
     "stage2_xgb/refine.py": ("tests/stage2_xgb/test_refine.py",),
 }
-"""Each module, and its own tests: seconds a mutant. What others notice of it would hide what these
-do not."""
+"""Each module and its own tests, which take seconds per mutant. Other modules' tests would hide
+what these don't notice."""
 _SPEED = "a matter of speed or memory alone"
 _EMPTY = "a group or cell more, that nothing is in"
 SURVIVORS: dict[str, dict[str, str]] = {
