@@ -50,6 +50,16 @@ class RunFolder:
         return self.folder / "store.sqlite"
 
     @property
+    def config_path(self) -> Path:
+        """config.yaml"""
+        return self.folder / "config.yaml"
+
+    @property
+    def taxonomy_path(self) -> Path:
+        """taxonomy.json"""
+        return self.folder / "taxonomy.json"
+
+    @property
     def ingest_summary(self) -> Path:
         """ingest.json"""
         return self.folder / "ingest.json"
@@ -70,6 +80,16 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """Stage 1's best checkpoint."""
         return self.stage1 / "best.pt"
+
+    @property
+    def stage1_summary(self) -> Path:
+        """What stage 1's training came to; written last."""
+        return self.stage1 / "summary.json"
+
+    @property
+    def training_log(self) -> Path:
+        """A line per epoch."""
+        return self.stage1 / "metrics.jsonl"
 
     @property
     def runtime_path(self) -> Path:
@@ -98,6 +118,16 @@ class RunFolder:
         return self.folder / "stage2"
 
     @property
+    def stage2_manifest(self) -> Path:
+        """manifest.json of stage 2; written last."""
+        return self.stage2 / "manifest.json"
+
+    @property
+    def stage2_summary(self) -> Path:
+        """What stage 2's training came to."""
+        return self.stage2 / "summary.json"
+
+    @property
     def answering(self) -> Path:
         """Folder of the bundle that scores: the last fit's if there is one (`stage2 --final`)."""
         final = self.stage2 / "final"
@@ -107,6 +137,15 @@ class RunFolder:
     def evaluation(self) -> Path:
         """Folder of the evaluation."""
         return self.folder / "evaluation"
+
+    @property
+    def metrics_path(self) -> Path:
+        """metrics.json of the evaluation, which knows the checksums of its tables."""
+        return self.evaluation / "metrics.json"
+
+    def table_path(self, name: str) -> Path:
+        """A table of the evaluation, or of the report: `items`, `per_category`, `review` ..."""
+        return self.evaluation / f"{name}.parquet"
 
     @property
     def report(self) -> Path:
@@ -178,7 +217,7 @@ class RunFolder:
         return self._stage1_summary()["made_from"]["config"]
 
     def _stage1_summary(self) -> dict[str, Any]:
-        path = self.stage1 / "summary.json"
+        path = self.stage1_summary
         if not path.exists() and (self.stage1 / "last.pt").exists():
             problem = "no such file, as the training isn't finished"
             raise ArtifactError(path, problem, "stage1", resume=True)
@@ -226,4 +265,4 @@ class RunFolder:
     def save_config(self, config: RunConfig) -> None:
         """Writes config.yaml: the resolved configuration and the code's revision."""
         value = {"revision": revision(), **config.model_dump(mode="json")}
-        write_text(self.folder / "config.yaml", yaml.safe_dump(value, sort_keys=False))
+        write_text(self.config_path, yaml.safe_dump(value, sort_keys=False))

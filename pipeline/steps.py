@@ -20,8 +20,8 @@ that shape it. So a step that writes one
   replaced, and nothing is silently built on something stale;
 - resumes after an interruption, wherever the work takes long;
 - builds it again if told to `rebuild`.
-Where labels were corrected since, and nothing else differs, stage 1 and the pictures' features stay,
-and what is fitted and counted on labels in seconds to minutes is made again without being told.
+Where labels were corrected since, and nothing else differs, stage 1 and the photos' features stay,
+and what is fitted or counted on labels in seconds to minutes is made again without being told.
 
 A step imports what it needs when it runs: torch, xgboost and dask take seconds to load, which a
 step that is current, `--help` and an error in the configuration shouldn't cost.
@@ -96,7 +96,7 @@ def ingest(
     earlier = {} if rebuild else run.labels_before()
     found = summary.to_json()
     found["labels_before"] = {str(i): c for i, c in (summary.labels_before | earlier).items()}
-    write_json(run.folder / "taxonomy.json", run.store.taxonomy.to_json())
+    write_json(run.taxonomy_path, run.store.taxonomy.to_json())
     write_json(run.ingest_summary, {"made_from": made_from, **found})
     if corrections:
         say(
@@ -167,10 +167,10 @@ def stage2(
     """
     views = second_stage.current_features(run, config, config.view_names)
     made_from = second_stage.stage2_origin(run, config, views)
-    if run.relabelled_since(run.stage2 / "manifest.json", made_from, "stage2"):
+    if run.relabelled_since(run.stage2_manifest, made_from, "stage2"):
         say("stage2: labels were corrected since; fitting it again")
         rebuild, final = True, final or run.answering != run.stage2
-    current = not rebuild and run.current(run.stage2 / "manifest.json", made_from, "stage2")
+    current = not rebuild and run.current(run.stage2_manifest, made_from, "stage2")
     if not current:
         second_stage.fit(run, config, views, made_from, rebuild, say, workers)
     second_stage.ask_held_out(run, config, views)
@@ -201,10 +201,10 @@ def evaluate(
         say(f"evaluate: {run.stage2}, not the last fit in {run.answering}, which knows test")
     made_from = {
         "views": bundle.made_from["views"],
-        "stage2": sha256_file(run.stage2 / "manifest.json"),
+        "stage2": sha256_file(run.stage2_manifest),
         "config": config.evaluate.model_dump(mode="json"),
     }
-    metrics_path, summary_path = run.evaluation / "metrics.json", run.evaluation / "summary.txt"
+    metrics_path, summary_path = run.metrics_path, run.evaluation / "summary.txt"
     if not rebuild and metrics_path.exists() and summary_path.exists():
         metrics = read_sealed(metrics_path, "evaluate")
         found = dict(metrics["made_from"])
@@ -246,7 +246,7 @@ def report(run: RunFolder, others: Sequence[RunFolder], say: Say = print) -> Non
     the run. It is written again each time, which takes seconds."""
     from pipeline.report.page import write_report
 
-    page = write_report([run.folder, *(other.folder for other in others)], run.report.parent)
+    page = write_report([run, *others], run.report.parent)
     say(f"report: {page}")
 
 

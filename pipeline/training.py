@@ -41,8 +41,7 @@ def train(
     or is about to be removed.
     """
     made_from = training_origin(run, config)
-    summary_path = run.stage1 / "summary.json"
-    if not rebuild and run.current(summary_path, made_from, "stage1", any_labels=any_labels):
+    if not rebuild and run.current(run.stage1_summary, made_from, "stage1", any_labels=any_labels):
         say(f"{name}: current ({run.checkpoint})")
         return
     from pipeline.networks import prepare_training

@@ -10,7 +10,7 @@ or, inside the base64 of the data, to be set as text by the scripts.
 import base64
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from pipeline.report.evaluated_run import SYSTEMS, EvaluatedRun
 from pipeline.report.figures import write_figures
 from pipeline.report.findings import write_findings
 from pipeline.report.gallery import Gallery, by_interest, make_gallery
+from pipeline.run_folder import RunFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = (
@@ -61,17 +62,17 @@ ITEMS = 200_000
 """Items that the page lists at most; its counts are of all."""
 
 
-def write_report(runs: Sequence[Path], out: Path) -> Path:
+def write_report(runs: Sequence[RunFolder], out: Path) -> Path:
     """Writes `out`/index.html and `out`/figures/*.svg about the first run, compared with the
     others; returns the page's path.
 
     Raises ArtifactError where a run has no evaluation.
     """
     if not runs:
-        raise ConfigError("report: expected at least one run directory, found none")
-    run, *others = (EvaluatedRun(Path(folder)) for folder in runs)
+        raise ConfigError("report: expected at least one run, found none")
+    run, *others = map(EvaluatedRun, runs)
     findings = write_findings(run)
-    review = pandas.read_parquet(run.evaluation / "review.parquet")
+    review = pandas.read_parquet(run.files.table_path("review"))
     items = run.items[run.items["unit"] == run.unit].reset_index(drop=True)
     items = (
         items.iloc[by_interest(items)[:ITEMS]]
@@ -235,11 +236,13 @@ def _labelled(run: EvaluatedRun, unit: str) -> pandas.DataFrame:
 
 
 def _about(run: EvaluatedRun) -> dict[str, str]:
-    made = datetime.fromtimestamp((run.evaluation / "metrics.json").stat().st_mtime, UTC)
+    day = run.metrics.get("evaluated", "")
     return {
         "Run": run.name,
         "Model": run.backbone,
-        "Evaluation written": f"{made:%d %B %Y}".lstrip("0"),
+        "Evaluated": f"{datetime.fromisoformat(day):%d %B %Y}".lstrip("0")
+        if day
+        else "not recorded",
         "Code": run.revision,
         "Data": _data(run),
     }
@@ -267,7 +270,7 @@ def _category_columns(run: EvaluatedRun, others: list[EvaluatedRun]) -> dict[str
                 columns[f"{unit}.{system}.{name}"] = rows[f"{system}_{name}"].to_numpy(
                     dtype=np.float64
                 )
-    catalogue = pandas.read_parquet(run.evaluation / "catalogue.parquet")
+    catalogue = pandas.read_parquet(run.files.table_path("catalogue"))
     columns |= {
         f"category.{name}": unsigned(catalogue[name].to_numpy())
         for name in ("train_images", "images", "products")
@@ -283,7 +286,7 @@ def _category_columns(run: EvaluatedRun, others: list[EvaluatedRun]) -> dict[str
 
 def _node_columns(run: EvaluatedRun) -> dict[str, np.ndarray]:
     """The rows of hierarchy.parquet of the main unit: level 1, level 2, then the categories."""
-    rows = pandas.read_parquet(run.evaluation / "hierarchy.parquet")
+    rows = pandas.read_parquet(run.files.table_path("hierarchy"))
     rows = rows[rows["unit"] == run.unit]
     counts = ["categories", "support", "fixed", "broken", *(f"{system}_lost" for system in SYSTEMS)]
     ends = [f"{system}_{name}" for system in SYSTEMS for name in ("low", "high")]
