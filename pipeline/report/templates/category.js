@@ -245,5 +245,14 @@ function itemCard(i) {
       item(system),
       shareOf(D.columns[`item.${system}.confidence`], i),
     ];
-  return photoCard(item("product"), item("true"), SYSTEMS.map(answer), item("two_stage"));
+  const others = D.values.runs.slice(1).flatMap(({name}, k) => {
+    const other = D.columns[`item.run${k + 1}`]?.[i];
+    return other ? [[name, other - 1, NaN]] : [];
+  });
+  return photoCard(
+    item("product"),
+    item("true"),
+    [...SYSTEMS.map(answer), ...others],
+    item("two_stage"),
+  );
 }

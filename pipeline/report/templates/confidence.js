@@ -127,7 +127,7 @@ function renderConfidence(view) {
       ),
       card(
         "How sure the answers are",
-        `How many ${D.unit}s have which confidence; the table beside has the numbers.`,
+        "How many answers have which confidence; the table beside has the numbers.",
         charts[2],
       ),
     ),

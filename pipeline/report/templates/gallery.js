@@ -50,7 +50,7 @@ function chip(truth, answer, confidence) {
     "span",
     {class: "chip " + kind, title: verdictText[kind]},
     `${verdictSign[kind]} ${nameIn(answer, truth)}` +
-      (missing(confidence) ? "" : ` · ${percent(confidence, 0)}`),
+      (missing(confidence) ? "" : ` · ${percent(confidence)}`),
   );
 }
 

@@ -17,6 +17,7 @@ const ANY_ITEM = {
   low: "0",
   high: "100",
   refined: "",
+  run: "",
   sort: "",
   show: "table",
 };
@@ -26,6 +27,26 @@ function outcomeOf(i) {
     before = D.columns["item.shifted"][i] === truth,
     after = D.columns["item.two_stage"][i] === truth;
   return before ? (after ? "right" : "broken") : after ? "fixed" : "wrong";
+}
+
+// `which` is "" for any item, or "2-gained" and "2-lost" for those that only the second of the
+// compared runs gets right, or only this one.
+function movedIn(which, i) {
+  if (!which) return true;
+  const [number, kind] = which.split("-"),
+    other = D.columns[`item.run${number}`]?.[i];
+  if (!other) return false;
+  const truth = D.columns["item.true"][i],
+    right = other - 1 === truth;
+  return right !== (D.columns["item.two_stage"][i] === truth) && right === (kind === "gained");
+}
+
+function runOptions() {
+  const runs = D.values.runs.slice(1).filter((_, k) => D.columns[`item.run${k + 1}`]);
+  return runs.flatMap(({name}, k) => [
+    [`${k + 1}-gained`, `right in ${name} only`],
+    [`${k + 1}-lost`, `wrong in ${name} only`],
+  ]);
 }
 
 function itemsAddress(state) {
@@ -65,6 +86,7 @@ function itemsWhere(state) {
       confidence[i] >= low &&
       confidence[i] <= high &&
       (state.refined === "" || refined[i] === Number(state.refined)) &&
+      movedIn(state.run, i) &&
       (state.outcome === "all" ||
         (state.outcome === "errors" ? truth[i] !== answer[i] : outcomeOf(i) === state.outcome)),
   );
@@ -185,6 +207,9 @@ function itemFilters(state, change) {
       state.refined,
       (refined) => change({refined}),
     ),
+    runOptions().length
+      ? chooser("Compared", [["", "any"], ...runOptions()], state.run, (run) => change({run}))
+      : null,
     toggle(
       "Shown as",
       [

@@ -202,10 +202,7 @@ function describe(c) {
     pairsOf([
       ...SYSTEMS.map((s) => [SYSTEM_NAMES[s], percent(plot.values[s][c])]),
       ["Stage 2’s change", points(plot.after[c] - plot.before[c])],
-      [
-        D.unit === plot.unit ? `Evaluated ${D.unit}s` : `Evaluated ${plot.unit}s`,
-        whole(plot.support[c]),
-      ],
+      [`Evaluated ${plot.unit}s`, whole(plot.support[c])],
       ["Trained on", plural(D.columns["category.train_images"][c], "image")],
       ["Id", idOf(c)],
     ]),
@@ -343,7 +340,7 @@ function renderPlot(host) {
     el(
       "p",
       {class: "note"},
-      `Each point is a category; larger points have more evaluated ${D.unit}s. ` +
+      `Each point is a category; larger points have more evaluated items. ` +
         "A line joins stage 1, adjusted, to both stages: green where stage 2 " +
         "helps, orange where it harms. Drag to pan, Ctrl + wheel or the buttons " +
         "to zoom, click to open a category.",
@@ -358,7 +355,7 @@ function renderPlot(host) {
         [
           ["hierarchy", "hierarchy"],
           ["value", "value"],
-          ["support", "number of " + D.unit + "s"],
+          ["support", "evaluated items"],
           ["change", "change by stage 2"],
         ],
         plot.sorting,

@@ -283,38 +283,77 @@ function runsChart(runs, score, total) {
   });
 }
 
+const chanceText = (p) => (missing(p) ? "" : p < 0.001 ? "< 0.001" : decimal(p, 3));
+
+// A number of items that only one of two runs gets right leads to their photos.
+function movedLink(number, kind, c, n) {
+  if (!n || !D.columns[`item.run${number}`]) return whole(n);
+  const address = itemsAddress({
+    ...ANY_ITEM,
+    true: idOf(c),
+    run: `${number}-${kind}`,
+    show: "photos",
+  });
+  return el(
+    "a",
+    {href: "#" + address, "aria-label": `${plural(n, D.unit)}: show photos`},
+    whole(n),
+  );
+}
+
 function movedCard(run, number) {
   const unit = D.values.compared,
-    other = D.columns[`run${number}.recall`],
+    of = (name) => D.columns[`run${number}.${name}`],
     mine = scoreOf("two_stage", "recall", unit),
-    support = D.columns[unit + ".support"];
+    {common, gained, lost, change, categories} = run.comparison,
+    sure = new Set([...categories.better, ...categories.worse]);
   const rows = Array.from({length: D.classes}, (_, c) => c).filter(
-    (c) => !missing(mine[c]) && !missing(other[c]),
+    (c) => !missing(of("chance")[c]),
   );
   const columns = [
     ...categoryColumns("Category", (c) => c),
-    rateColumn(D.values.name, (c) => mine[c]),
-    rateColumn(run.name, (c) => other[c]),
-    pointsColumn("Difference, points", (c) => other[c] - mine[c]),
+    ...[
+      [`Right in ${run.name} only`, "gained"],
+      [`Right in ${D.values.name} only`, "lost"],
+    ].map(([title, kind]) => ({
+      ...countColumn(title, (c) => of(kind)[c], "A number leads to the photos"),
+      cell: (c) => movedLink(number, kind, c, of(kind)[c]),
+    })),
     {
-      title: `${unit === "product" ? "Products" : "Images"} at stake`,
+      title: "p",
+      hint: "Paired sign test over independent products: how often chance alone moves as much",
       numeric: true,
-      value: (c) => Math.abs(other[c] - mine[c]) * support[c],
-      text: (c) => decimal(Math.abs(other[c] - mine[c]) * support[c], 1),
+      value: (c) => of("chance")[c],
+      cell: (c) =>
+        el(
+          "span",
+          {},
+          chanceText(of("chance")[c]),
+          sure.has(c) ? null : el("small", {class: "chance"}, "may be chance"),
+        ),
     },
-    countColumn(`Evaluated ${unit}s`, (c) => support[c]),
+    rateColumn(D.values.name, (c) => mine[c]),
+    rateColumn(run.name, (c) => of("recall")[c]),
+    pointsColumn("Difference", (c) => of("recall")[c] - mine[c], "In percentage points"),
+    countColumn(`Evaluated ${unit}s`, (c) => D.columns[unit + ".support"][c]),
   ];
+  const {low, high} = change,
+    verdict = low <= 0 && high >= 0 ? " This may be chance: the interval holds zero." : "";
   return card(
-    `Categories that moved most: ${run.name}`,
-    `Accuracy with both stages. First those where most ${unit}s are at ` +
-      `stake: the difference times the evaluated ${unit}s.`,
+    `What changed: ${run.name}`,
+    `Of the ${plural(common, unit)} that both evaluated in the same category, ` +
+      `${whole(gained)} are ` +
+      `right in ${run.name} only and ${whole(lost)} in ${D.values.name} only: ` +
+      `${pointsInterval(change)} percentage points in the catalogue mix.${verdict} ` +
+      `Surely better: ${plural(categories.better.length, "category")}, surely worse: ` +
+      `${whole(categories.worse.length)} (false discovery rate 5%). First those that chance ` +
+      "explains least.",
     makeTable({
       name: "moved-" + number,
-      label: "Categories that moved most",
+      label: "What changed",
       rows,
       columns,
-      sort: [4, true],
-      support: (c) => support[c],
+      sort: [3, false],
       unit,
     }),
   );
