@@ -63,7 +63,7 @@ endef
 
 .venv/.current: setup.cfg pyproject.toml constraints.txt $(if $(sound),,remake)
 	$(if $(sound),,$(make_venv))
-	.venv/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev,export,openvino,cluster,ocr,offline]'
+	.venv/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev,export,openvino,cluster,similar,ocr,offline]'
 	@.venv/bin/python -c '$(identity)' > $@
 
 demo: setup ## all steps on a small synthetic catalogue, in runs/demo
