@@ -120,7 +120,7 @@ def _check(
 ) -> None:
     """Raises ConfigError, naming the network, if one that is still to be trained can't be: a
     package, its weights or the device is missing. Said before hours went into the others."""
-    from stage1_cnn.training.trainer import check_training
+    from stage1_cnn.training.setup import check_training
 
     for name, config in configs.items():
         if (
