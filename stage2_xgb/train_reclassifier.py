@@ -81,7 +81,6 @@ def fit_booster(
         "tree_method": "hist",
         "nthread": 1,
         "seed": config.seed,
-        "verbosity": 0,
     }
     data = xgboost.QuantileDMatrix(
         rows.inputs,

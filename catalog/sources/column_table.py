@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 
 from catalog.errors import ShelfsortError
-from catalog.files import open_file
+from catalog.files import ACCESS, open_file
 from catalog.sources.keys import Key
 from catalog.sources.table import TABLES, USUAL, csv_header, read_csv
 
@@ -66,9 +66,9 @@ def _open(path: str) -> tuple[pyarrow.Table, str]:
         with open_file(path) as stream:
             content = pyarrow.parquet.read_table(stream)
         return content, _key(path, content.column_names)
-    names, separator = csv_header(path)
+    names, separator = csv_header(path, ACCESS)
     key = _key(path, names)
-    return read_csv(path, separator, [key]), key
+    return read_csv(path, separator, [key], ACCESS), key
 
 
 def _key(path: str, names: Sequence[str]) -> str:
