@@ -1,11 +1,15 @@
-"""The expert on catalogue columns: a logistic regression on one-hot codes."""
+"""The expert on catalogue columns: a logistic regression on one-hot codes; naive Bayes, which is a
+count, if there are too many rows, codes and classes for that."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from stage2_xgb.experts import Columns, LinearExpert, OneHot
-from stage2_xgb.logistic import fit_by_fold, fit_logistic
+from stage2_xgb.logistic import fit_by_fold, fit_logistic, too_large
+
+SMOOTHING = 1.0
+"""Rows of each class and column that naive Bayes adds, spread as the codes of all rows are."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,37 @@ class ColumnRows:
 
     def fit(self, classes: int) -> LinearExpert:
         """Fits on all rows."""
+        if too_large(len(self.codes), self.inputs.width, classes):
+            return fit_naive_bayes(self.codes, self.class_index, classes, self.inputs)
         return fit_logistic(self.inputs(self.codes), self.class_index, classes, self.inputs)
 
     def fit_by_fold(self, folds: int, classes: int) -> list[LinearExpert]:
         """One fit for each fold, of all rows but its own, and at the end one of all rows."""
+        if too_large(len(self.codes), self.inputs.width, classes):
+            known = (self.fold != number for number in range(folds + 1))
+            return [
+                fit_naive_bayes(self.codes[k], self.class_index[k], classes, self.inputs)
+                for k in known
+            ]
         x = self.inputs(self.codes)
         return fit_by_fold(x, self.class_index, self.fold, folds, classes, self.inputs)
+
+
+def fit_naive_bayes(
+    codes: np.ndarray, class_index: np.ndarray, classes: int, inputs: OneHot
+) -> LinearExpert:
+    """Log-probability of each code given the class, from codes [N, M] of labelled rows; a missing
+    value says nothing."""
+    weight = np.zeros((inputs.width, classes), dtype=np.float32)
+    for column, (start, size) in enumerate(zip(inputs.starts, inputs.sizes, strict=True)):
+        code = codes[:, column].astype(np.int64)
+        known = code >= 0
+        place = code[known] * classes + class_index[known]
+        counts = np.bincount(place, minlength=size * classes).reshape(size, classes)
+        share = (counts.sum(axis=1, keepdims=True) + 1 / size) / (counts.sum() + 1)
+        smoothed = (counts + SMOOTHING * share) / (counts.sum(axis=0) + SMOOTHING)
+        weight[start + 1 : start + 1 + size] = np.log(smoothed)
+    with np.errstate(divide="ignore"):
+        bias = np.log(np.bincount(class_index, minlength=classes) / max(len(class_index), 1))
+    centre = np.zeros(inputs.width, dtype=np.float32)
+    return LinearExpert(inputs, centre, (weight,), bias.astype(np.float32))

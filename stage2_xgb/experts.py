@@ -81,11 +81,15 @@ class OneHot:
         """Number of inputs."""
         return sum(self.sizes) + len(self.sizes)
 
+    @property
+    def starts(self) -> np.ndarray:
+        """Place of each column's missing value, int64 [M], which its codes follow."""
+        return np.cumsum((0, *self.sizes))[:-1] + np.arange(len(self.sizes))
+
     def __call__(self, codes: np.ndarray) -> np.ndarray:
         """Inputs float32 [N, D] from codes [N, M]."""
         x = np.zeros((len(codes), self.width), dtype=np.float32)
-        starts = np.cumsum((0, *self.sizes))[:-1] + np.arange(len(self.sizes))
-        np.put_along_axis(x, codes.astype(np.int64) - MISSING + starts, 1, axis=1)
+        np.put_along_axis(x, codes.astype(np.int64) - MISSING + self.starts, 1, axis=1)
         return x
 
     def of(self, images: ItemBlock) -> np.ndarray:

@@ -12,7 +12,7 @@ from features.schema import NO_NETWORK
 from features.store import FeatureStore
 from features.writer import FeatureWriter
 from stage1_cnn.head import Head
-from stage2_xgb import fit_experts
+from stage2_xgb import column_expert, fit_experts
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.dataset import Views
 from stage2_xgb.expert_pool import pool_arrays, read_pool
@@ -247,6 +247,28 @@ def test_a_last_fit_fits_the_expert_again(crossed: tuple[Planted, Bundle]) -> No
     )
     assert new.inverse_temperature == old.inverse_temperature
     assert not np.array_equal(new.factors[0], old.factors[0])
+
+
+def test_naive_bayes_stands_in_where_a_regression_would_take_too_long(
+    planted: Planted, blind: FittedPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(column_expert, "too_large", lambda *size: True)
+    test, found = planted.images("test"), fit_pool(planted.views)
+    assert not found.pool.linear[-1].factors[0][OneHot(SIZES).starts].any()
+    right = [
+        (pool.pool.log_probs(test, "image").argmax(axis=1) == test.class_index).mean()
+        for pool in (found, blind)
+    ]
+    assert right[0] > right[1] + 0.15
+
+
+def test_naive_bayes_counts() -> None:
+    codes = np.array([[0, 0], [0, 1], [1, 0], [MISSING, 2]], dtype=np.float32)
+    expert = column_expert.fit_naive_bayes(codes, np.array([0, 0, 1, 1]), 3, OneHot(SIZES))
+    odds = expert.scores(expert.inputs(np.array([[0, MISSING]], dtype=np.float32)))[0]
+    share = (2 + 1 / 6) / 4
+    assert odds[0] - odds[1] == pytest.approx(np.log((2 + share) / 3 / (share / 2)), rel=1e-5)
+    assert odds[2] == -np.inf
 
 
 def test_a_bundle_without_columns_ignores_them(planted: Planted, blind: FittedPool) -> None:
