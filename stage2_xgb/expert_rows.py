@@ -160,7 +160,9 @@ def read_rows(views: Views, seed: int, jobs: int, splits: Sequence[str] = FITTED
     bank = Bank.of(z, product_id, bank_class, classes)
     neighbours = NeighbourExpert.of(inputs, projection, bank) if len(z) else None
     logistic_rows = (kept, class_index, fold) if logistic else None
-    column_rows = ColumnRows(views.columns, *coded) if views.columns and len(coded[0]) else None
+    column_rows = None
+    if views.columns and len(coded[0]):
+        column_rows = ColumnRows(views.columns, *coded, seed)
     return Rows(inputs, sums, neighbours, plain, logistic_rows, column_rows)
 
 

@@ -77,7 +77,7 @@ class Planted:
 
 def plant(folder: Path, *, crossed: bool = False) -> Planted:
     """Writes both files."""
-    rows = make_rows(answer=False, per_split=(40, 40, 30, 30, 40))
+    rows = make_rows(answer=False, per_split=(40, 90, 60, 30, 80))
     photos = write_features(folder / "features.h5", rows)
     return Planted(photos, write_codes(folder / "c.h5", rows, codes_of(rows, crossed=crossed)))
 
