@@ -242,7 +242,7 @@ class RunFolder:
         are there now: `checkpoint`, `text` or `cover` (a text model), `columns` or `file`; by
         default the one they name."""
         origin = self.features.made_from
-        checksums = {
+        checksums: dict[str, Callable[[], str] | None] = {
             "checkpoint": self.stage1_checksum,
             "text": self.text_checksum,
             "cover": self.text_checksum,

@@ -7,6 +7,7 @@ import numpy as np
 
 from features.columns import MISSING
 from stage2_xgb.experts import Columns, LinearExpert, OneHot
+from stage2_xgb.items import has_columns
 from stage2_xgb.logistic import fit_by_fold, fit_logistic, too_large
 
 SMOOTHING = 1.0
@@ -19,10 +20,25 @@ class ColumnRows:
     folds know the row)."""
 
     columns: Columns
+    seed: int
     codes: np.ndarray
     class_index: np.ndarray
     fold: np.ndarray
-    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        columns: Columns | None,
+        seed: int,
+        codes: np.ndarray,
+        class_index: np.ndarray,
+        fold: np.ndarray,
+    ) -> "ColumnRows | None":
+        """The rows that have columns; None if no view reads columns, or no row has one."""
+        known = has_columns(codes)
+        if columns is None or not known.any():
+            return None
+        return cls(columns, seed, codes[known], class_index[known], fold[known])
 
     @property
     def inputs(self) -> OneHot:

@@ -20,7 +20,7 @@ from stage2_xgb.column_expert import ColumnRows
 from stage2_xgb.crossfit import folds
 from stage2_xgb.dataset import Block, Views
 from stage2_xgb.experts import Inputs, NeighbourExpert
-from stage2_xgb.items import ItemBlock, Projection, has_columns, product_starts
+from stage2_xgb.items import ItemBlock, Projection, product_starts
 from stage2_xgb.lda import Moments
 from stage2_xgb.logistic import too_large
 
@@ -148,9 +148,7 @@ def read_rows(views: Views, seed: int, jobs: int, splits: Sequence[str] = FITTED
         kept = plain(features) if logistic else x[:, :0]
         mine = sample_mask(table.product_id, share[table.class_index], "bank of experts", seed)
         banked = projection(x[mine]), table.product_id[mine], table.class_index[mine]
-        known = has_columns(codes)
-        coded = codes[known], table.class_index[known], fold[known]
-        return *banked, kept, table.class_index, fold, *coded
+        return *banked, kept, table.class_index, fold, codes, table.class_index, fold
 
     blocks = (block for split in splits for block in views.features(split, fit_only=True))
     with ThreadPoolExecutor(jobs) as pool:
@@ -160,9 +158,7 @@ def read_rows(views: Views, seed: int, jobs: int, splits: Sequence[str] = FITTED
     bank = Bank.of(z, product_id, bank_class, classes)
     neighbours = NeighbourExpert.of(inputs, projection, bank) if len(z) else None
     logistic_rows = (kept, class_index, fold) if logistic else None
-    column_rows = None
-    if views.columns and len(coded[0]):
-        column_rows = ColumnRows(views.columns, *coded, seed)
+    column_rows = ColumnRows.of(views.columns, seed, *coded)
     return Rows(inputs, sums, neighbours, plain, logistic_rows, column_rows)
 
 
