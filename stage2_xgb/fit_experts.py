@@ -57,7 +57,7 @@ class FittedPool:
         bare = {f"{unit} without columns": w for unit, w in self.pool.bare.items()}
         return {
             name: dict(zip((*experts, *MIX_TERMS), weights.plain.tolist(), strict=True))
-            for name, weights in (self.pool.weights | bare).items()
+            for name, weights in {**self.pool.weights, **bare}.items()
         }
 
     def log_probs(self, images: ItemBlock, unit: str) -> np.ndarray:

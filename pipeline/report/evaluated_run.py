@@ -205,7 +205,7 @@ class EvaluatedRun:
         """The catalogue columns that stage 2 reads, and what they hold: `price (number)`."""
         views: dict = self._manifest.get("made_from", {}).get("views", {})
         read = (name for name, origin in views.items() if "columns" in origin)
-        found = (self._optional(f"views/{name}/columns.json", "features") for name in read)
+        found = (_optional(self.files.view(name).columns_model, "features") for name in read)
         return [f"{c['name']} ({c['kind']})" for one in found for c in one.get("columns", [])]
 
     @cached_property
