@@ -139,7 +139,7 @@ def features(
         if isinstance(view, TextView):
             text_view(view_folder, view, config.stage1.seed, rebuild, say)
         elif isinstance(view, CoverView):
-            cover_view(view_folder, view, readers[name], config, rebuild, say)
+            cover_view(view_folder, view, readers[name], config, rebuild, say, workers)
         elif isinstance(view, FileView):
             file_view(view_folder, view, config.stage1.seed, rebuild, say)
         else:
