@@ -34,7 +34,6 @@ from typing import TYPE_CHECKING, Any
 from catalog.artifacts import (
     read_sealed,
     require_same,
-    sha256_file,
     write_json,
     write_text,
     writing,
@@ -186,6 +185,7 @@ def evaluate(
     from pipeline.decisions import heldout
     from pipeline.evaluation.evaluate import evaluate as evaluate_test
     from pipeline.evaluation.summary import summary
+    from stage2_xgb.addition import identity
     from stage2_xgb.bundle import Bundle
 
     bundle = Bundle.open(run.stage2)
@@ -196,7 +196,7 @@ def evaluate(
         say(f"evaluate: {run.stage2}, not the last fit in {run.answering}, which knows test")
     made_from = {
         "views": bundle.made_from["views"],
-        "stage2": sha256_file(run.stage2 / "manifest.json"),
+        "stage2": identity(run.stage2),
         "config": config.evaluate.model_dump(mode="json"),
     }
     metrics_path, summary_path = run.evaluation / "metrics.json", run.evaluation / "summary.txt"
