@@ -63,7 +63,7 @@ endef
 
 .venv/.current: setup.cfg pyproject.toml constraints.txt $(if $(sound),,remake)
 	$(if $(sound),,$(make_venv))
-	.venv/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev,export,openvino,cluster,ocr,offline]'
+	.venv/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev,export,openvino,cluster,similar,ocr,offline]'
 	@.venv/bin/python -c '$(identity)' > $@
 
 demo: setup ## all steps on a small synthetic catalogue, in runs/demo
@@ -109,13 +109,17 @@ test-mutants: setup ## how many small changes of core modules their tests notice
 test-slow: setup ## the tests that need minutes, then test-bf16
 	$(PYTEST) -m "slow and not mutants"; slow=$$?; $(MAKE) test-bf16 && exit $$slow
 
-lint: setup ## ruff, types, and who may import whom
+lint: setup ## ruff, types, who may import whom, and the report's scripts
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	@if command -v prettier >/dev/null && command -v eslint >/dev/null; then \
+		prettier --check pipeline/report/templates/*.js pipeline/report/templates/*.css && \
+		cat pipeline/report/templates/*.js | eslint --stdin --stdin-filename report.js; \
+	else echo "the report's scripts are not checked: prettier or eslint is missing (npm install --global prettier eslint)"; fi
 
-BENCHMARKS = $(filter-out agreement catalogue photos record render run_results stage2_rows,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS = $(filter-out agreement catalogue corrections photos record render run_results stage2_rows,$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: setup ## every benchmark, one after the other; the figures as JSON too, in FIGURES
 	@for name in $(BENCHMARKS); do echo "== $$name"; \
 		.venv/bin/python -m benchmarks.$$name --json $(call quoted,$(FIGURES))/$$name.json || exit 1; done

@@ -21,8 +21,8 @@ LONGEST = 960
 
 
 class TextReader(Protocol):
-    """What reads the words in a photo. `name` is another one if it may read otherwise; `kind` is
-    its name in READERS."""
+    """Reads the words in a photo. `name` changes whenever the texts may; `kind` is its name in
+    READERS."""
 
     name: str
     kind: str
