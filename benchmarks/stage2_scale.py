@@ -25,6 +25,7 @@ from stage1_cnn.device import ordered
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.dataset import Views
+from stage2_xgb.expert_rows import FITTED
 from stage2_xgb.fit import ClassMixes, fit_stage2
 from stage2_xgb.items import ItemBlock
 from stage2_xgb.refine import refine
@@ -36,6 +37,9 @@ def main() -> None:
     parser.add_argument("--categories", type=int, default=5270)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--cap", type=int, default=300, help="training photos of a category")
+    parser.add_argument(
+        "--extra", type=int, default=0, help="photos of a category that this cap cut, at most"
+    )
     parser.add_argument("--images", type=int, default=100_000, help="images to refine")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument(
@@ -46,6 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.smoke:
         options.categories, options.width, options.cap, options.images = 20, 64, 40, 500
+        options.extra = 60
     with tempfile.TemporaryDirectory() as temporary:
         figures = measure(options.folder or Path(temporary), options)
     record.save(options.json, figures)
@@ -53,14 +58,14 @@ def main() -> None:
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Generates what is missing, trains, and refines."""
-    features, out = folder / f"features-{options.categories}x{options.width}.h5", folder / "stage2"
+    name = f"features-{options.categories}x{options.width}-{options.cap}+{options.extra}.h5"
+    features, out = folder / name, folder / "stage2"
     started = time.perf_counter()
     counts = catalogue.counts(options.categories, options.cap)
     if not features.exists():
-        catalogue.write(
-            features, categories=options.categories, width=options.width, cap=options.cap
-        )
-    images = len(FeatureStore(features))
+        sizes = {name: getattr(options, name) for name in ("categories", "width", "cap", "extra")}
+        catalogue.write(features, **sizes)
+    images, views = len(FeatureStore(features)), Views([FeatureStore(features)])
     print(f"generated: {images} images in {time.perf_counter() - started:.0f} s", flush=True)
     started = time.perf_counter()
     with PeakMemory() as peak:
@@ -83,6 +88,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return used | {
         "categories": options.categories,
         "images": images,
+        "rows": {split: int(views.fitted(split).sum()) for split in FITTED},
         "width": options.width,
         "models": summary.models,
         "seconds": seconds,

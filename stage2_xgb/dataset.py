@@ -9,7 +9,6 @@ from sklearn.decomposition import PCA
 from catalog.errors import ArtifactError
 from catalog.image_table import ImageTable
 from catalog.progress import progress
-from catalog.splits import SPLITS
 from features import schema
 from features.store import FeatureStore
 from stage2_xgb.items import ItemBlock, Items, Projection, compact, pool
@@ -60,9 +59,7 @@ class Views:
 
     def fitted(self, *splits: str) -> np.ndarray:
         """Images of each class on some splits that are readable and may be fitted, int64 [K]."""
-        wanted = self.first.table.fit & np.isin(
-            self.first.table.split, [SPLITS.index(name) for name in splits]
-        )
+        wanted = self.first.table.fit & self.first.table.on(*splits)
         for store in self.stores:
             wanted = wanted & (store.status == schema.DONE)
         return np.bincount(self.first.table.class_index[wanted], minlength=self.classes)
@@ -92,9 +89,7 @@ def fit_projection(
     width = store.width
     if components is None:
         return Projection(np.zeros(width, dtype=np.float32), np.eye(width, dtype=np.float32))
-    fitted = store.table.fit & np.isin(
-        store.table.split, [SPLITS.index("train"), SPLITS.index("reserve")]
-    )
+    fitted = store.table.fit & store.table.on("train", "reserve")
     rows = np.flatnonzero(fitted & (store.status == schema.DONE))
     rows = np.sort(np.random.default_rng(seed).choice(rows, min(sample, len(rows)), replace=False))
     blocks = [
