@@ -1,8 +1,8 @@
 """Stage 2 at full size: 5,270 categories with the real long tail and features of 2,048 dimensions.
 
 Goal: everything fitted, trained and gated in 10 minutes on two cores and 8 GB, reading the features
-included, also with what the cap of train cut (--extra); the bundle is at most 1 GB, opens in under 2 s and refines 10,000
-images a second when warm. Run: python -m benchmarks.stage2_scale [--smoke]
+included, also with what the cap of train cut (--extra); the bundle is at most 1 GB, opens in under
+2 s and refines 10,000 images a second when warm. Run: python -m benchmarks.stage2_scale [--smoke]
 """
 
 import argparse
