@@ -7,19 +7,18 @@ it, so that weights fitted on it would suit them alone.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy.linalg import eigh
 
 from catalog.image_table import ImageTable
-from catalog.parallel import in_order
+from catalog.parallel import in_threads
 from catalog.splits import DEALT, EXTRA, SPLITS, sample_mask
 from features.neighbours import Bank
 from stage1_cnn.head import Head
 from stage2_xgb.crossfit import folds
-from stage2_xgb.dataset import Views
+from stage2_xgb.dataset import Block, Views
 from stage2_xgb.experts import Inputs, NeighbourExpert
 from stage2_xgb.items import ItemBlock, Projection, product_starts
 from stage2_xgb.lda import Moments
@@ -44,8 +43,6 @@ MOST_ROWS = 2**21
 thinned out: a class is known well by a thousand of its photos."""
 _ROWS = 512
 """Held-out images scored at once, about: it keeps memory small with thousands of classes."""
-Block = tuple[ImageTable, Sequence[np.ndarray]]
-"""Images, and an array of features [N, D_v] for each view."""
 
 
 def product_fold(product_id: np.ndarray, seed: int) -> np.ndarray:
@@ -67,7 +64,7 @@ def sample(
     share = images / max(int(views.fitted(*splits).sum()), 1)
     for split in splits:
         for table, features in views.features(split, fit_only=True):
-            mine = sample_mask(table.product_id, share, f"experts, {purpose}", seed)
+            mine = sample_mask(table.product_id, share, purpose, seed)
             yield table[mine], [x[mine] for x in features]
 
 
@@ -83,7 +80,7 @@ class HeldOut:
     @classmethod
     def of(cls, views: Views, seed: int) -> "HeldOut":
         """Reads it. How it was cut into blocks leaves no trace."""
-        blocks = list(sample(views, HELD, WEIGHING, "weights", seed))
+        blocks = list(sample(views, HELD, WEIGHING, "experts, weights", seed))
         columns = [
             [getattr(table, field.name) for table, _ in blocks] for field in fields(ImageTable)
         ]
@@ -154,9 +151,7 @@ def read_rows(views: Views, seed: int, jobs: int, splits: Sequence[str] = FITTED
         return *banked, kept, table.class_index[use], fold[use]
 
     blocks = (block for split in splits for block in views.features(split, fit_only=True))
-    with ThreadPoolExecutor(jobs) as pool:
-        results = in_order(lambda block: pool.submit(read, block), blocks, jobs + 1)
-        columns = zip(*results, strict=True)
+    columns = zip(*in_threads(read, blocks, jobs), strict=True)
     z, product_id, bank_class, kept, class_index, fold = map(np.concatenate, columns)
     bank = Bank.of(z, product_id, bank_class, classes)
     neighbours = NeighbourExpert.of(inputs, projection, bank) if len(z) else None
@@ -188,7 +183,8 @@ def _bank_projection(views: Views, inputs: Inputs, seed: int) -> Projection:
     """The first principal components of a sample, of images that stage 1 never saw if these are
     enough; the inputs themselves if they are few."""
     splits = HELD if views.fitted(*HELD).sum() >= SAMPLE else FITTED
-    parts = [inputs(features) for _, features in sample(views, splits, SAMPLE, "bank", seed)]
+    blocks = sample(views, splits, SAMPLE, "experts, bank", seed)
+    parts = [inputs(features) for _, features in blocks]
     x = np.concatenate(parts).astype(np.float64)
     width = x.shape[1]
     mean = x.mean(axis=0) if len(x) else np.zeros(width)
