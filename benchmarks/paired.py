@@ -1,9 +1,10 @@
 """Two runs on one store, such as without and with a view: the paired change of both stages' top-1
-per product, on the test split and on a labelled dump.
+per product, on held-out products, on the test split, and on a labelled dump.
 
-    python -m benchmarks.paired WITHOUT WITH --dump test.bson --labels CSV [--json FILE]
+    python -m benchmarks.paired WITHOUT WITH [--dump test.bson --labels CSV] [--json FILE]
 
-Both are evaluated and have scored the dump into RUN/paired, or do so now.
+Both are evaluated and have scored the dump into RUN/paired, or do so now. Held-out products are
+those of val_b, and, answered out of fold, of reserve and val_a (`pipeline.decisions.heldout`).
 """
 
 from pathlib import Path
@@ -17,11 +18,19 @@ from catalog.intervals import clustered_change, clustered_share
 from catalog.labels import read_labels
 from pipeline import steps
 from pipeline.config import load_config
+from pipeline.decisions import heldout
 from pipeline.run_folder import RunFolder
 
 
+def of_held_out(run: RunFolder) -> pandas.DataFrame:
+    """A row for each held-out product: whether it is `right`, and its `group`."""
+    held = heldout.read(run.stage2)
+    right = held.answers.top_class[:, 0] == held.class_index
+    return pandas.DataFrame({"right": right, "group": held.product_id}, index=held.product_id)
+
+
 def of_test(run: RunFolder) -> pandas.DataFrame:
-    """A row for each product of the test split: whether it is `right`, and its `group`."""
+    """The same of the test split, whose groups share pictures."""
     config = load_config(run.folder / "config.yaml")
     steps.evaluate(run, config, rebuild=False, say=lambda _: None)
     items = pandas.read_parquet(run.evaluation / "items.parquet")
@@ -58,16 +67,22 @@ def main() -> None:
     """The command line."""
     parser = record.parser(__doc__, smoke=None)
     parser.add_argument("runs", nargs=2, type=Path, metavar="RUN")
-    parser.add_argument("--dump", type=Path, required=True)
-    parser.add_argument("--labels", type=Path, required=True)
+    parser.add_argument("--dump", type=Path)
+    parser.add_argument("--labels", type=Path)
     options = parser.parse_args()
     runs = list(map(RunFolder, options.runs))
-    test = [of_test(run) for run in runs]
-    dump = [of_dump(run, options.dump, options.labels) for run in runs]
-    every = [pandas.concat(parts, keys=["test", "dump"]) for parts in zip(test, dump, strict=True)]
+    tables = {
+        "held_out": [of_held_out(run) for run in runs],
+        "test": [of_test(run) for run in runs],
+    }
+    if options.dump:
+        tables["dump"] = [of_dump(run, options.dump, options.labels) for run in runs]
+    every = [
+        pandas.concat(parts, keys=list(tables)) for parts in zip(*tables.values(), strict=True)
+    ]
     for table in every:
         table["group"] = [f"{kind} {group}" for (kind, _), group in table["group"].items()]
-    figures = {"test": change(*test), "dump": change(*dump), "all": change(*every)}
+    figures = {name: change(*pair) for name, pair in (tables | {"all": every}).items()}
     record.save(options.json, figures, precision="fp32")
 
 

@@ -43,7 +43,7 @@ def test_two_runs_side_by_side(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.M
     words = [*runs, "--dump", tiny.data / "test.bson", *labelled(tiny)]
     found = figures(paired, monkeypatch, tmp_path / "found.json", *words)
     sizes = {name: row["change"]["n"] for name, row in found.items()}
-    assert sizes["all"] == sizes["test"] + sizes["dump"]
+    assert sizes["all"] == sizes["held_out"] + sizes["test"] + sizes["dump"]
     for row in found.values():
         assert row["change"]["value"] == 0 and row["without"] == row["with"]
 
