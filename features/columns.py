@@ -93,7 +93,7 @@ def _edges(numbers: np.ndarray) -> tuple[float, ...]:
 
 
 def _is_missing(value: Any) -> bool:
-    """Also NaN and NaT, the only values that differ from themselves, and empty texts."""
+    """None, NaN and NaT (the only values that differ from themselves), and empty texts."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
@@ -101,9 +101,10 @@ def _number(value: Any) -> float:
     """A number, or a date in seconds; NaN for what is neither."""
     if _is_missing(value):
         return float("nan")
+    if isinstance(value, Mapping):  # as sources write dates, catalog.sources.plain
+        return _seconds(value["date"])
     if isinstance(value, datetime.date):
-        moment = datetime.datetime.fromisoformat(value.isoformat())
-        return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp()
+        return _seconds(value.isoformat())
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -114,15 +115,18 @@ def _number(value: Any) -> float:
 def _seconds(text: str) -> float:
     """The date that a text writes in ISO 8601, in seconds; NaN if it is none."""
     try:
-        return _number(datetime.datetime.fromisoformat(text.strip()))
+        moment = datetime.datetime.fromisoformat(text.strip())
     except ValueError:
         return float("nan")
+    return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp()
 
 
 def _text(value: Any) -> str:
     """A value as text; whole numbers without a point, as other files may have them."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, Mapping):
+        value = value["date"]
     return str(value).strip()
 
 

@@ -9,10 +9,11 @@ from sklearn.decomposition import PCA
 
 from catalog.errors import ArtifactError
 from catalog.image_table import ImageTable
+from catalog.parallel import in_threads
 from catalog.progress import progress
-from catalog.splits import SPLITS
 from features import schema
 from features.store import FeatureStore
+from stage1_cnn.head import Head
 from stage2_xgb.experts import columns_of
 from stage2_xgb.items import ItemBlock, Items, Projection, compact, pool
 
@@ -33,6 +34,10 @@ class Block(NamedTuple):
     def rows(self, rows: np.ndarray) -> "Block":
         """Some of the images."""
         return Block(self.table[rows], [x[rows] for x in self.features], self.codes[rows])
+
+    def items(self, head: Head) -> ItemBlock:
+        """The images with stage 1's opinion, by its head."""
+        return ItemBlock.images(self.table, self.features, head, self.codes)
 
 
 class Views:
@@ -59,7 +64,7 @@ class Views:
         """The images of a split, BLOCK rows or so at a time, never cutting a product; one empty
         block where the split is empty."""
         for block in self.features(split, fit_only=fit_only):
-            yield ItemBlock.images(block.table, block.features, self.head, block.codes)
+            yield block.items(self.head)
 
     def features(self, split: str, *, fit_only: bool) -> Iterator[Block]:
         """The same images as `blocks`, and of each view features float16 [N, D]: stage 1's opinion,
@@ -84,25 +89,33 @@ class Views:
 
     def fitted(self, *splits: str) -> np.ndarray:
         """Images of each class on some splits that are readable and may be fitted, int64 [K]."""
-        wanted = self.first.table.fit & np.isin(
-            self.first.table.split, [SPLITS.index(name) for name in splits]
-        )
+        wanted = self.first.table.fit & self.first.table.on(*splits)
         for store in self._every:
             wanted = wanted & (store.status == schema.DONE)
         return np.bincount(self.first.table.class_index[wanted], minlength=self.classes)
 
 
 def read_items(
-    views: Views, splits: Sequence[str], opinion: Opinion, projections: Sequence[Projection]
+    views: Views,
+    splits: Sequence[str],
+    opinion: Opinion,
+    projections: Sequence[Projection],
+    jobs: int = 1,
 ) -> dict[str, Items]:
     """The fitted items of some splits with an opinion: every `image`, and every `product` of
-    several."""
+    several. `jobs` threads ask for it."""
+
+    def read(block: Block) -> tuple[Items, Items]:
+        images = block.items(views.head)
+        several = images.of_several()
+        products = compact(pool(several), opinion(several, "product"), projections)
+        return compact(images, opinion(images, "image"), projections), products
+
     parts: dict[str, list[Items]] = {"image": [], "product": []}
+    blocks = (block for split in splits for block in views.features(split, fit_only=True))
     with progress(int(views.fitted(*splits).sum()), "read features", "image") as bar:
-        for images in (block for split in splits for block in views.blocks(split, fit_only=True)):
-            parts["image"].append(compact(images, opinion(images, "image"), projections))
-            several = images.of_several()
-            products = compact(pool(several), opinion(several, "product"), projections)
+        for images, products in in_threads(read, blocks, jobs):
+            parts["image"].append(images)
             parts["product"].append(products)
             bar.update(len(images))
     return {unit: Items.concatenate(items) for unit, items in parts.items()}
@@ -116,9 +129,7 @@ def fit_projection(
     width = store.width
     if components is None:
         return Projection(np.zeros(width, dtype=np.float32), np.eye(width, dtype=np.float32))
-    fitted = store.table.fit & np.isin(
-        store.table.split, [SPLITS.index("train"), SPLITS.index("reserve")]
-    )
+    fitted = store.table.fit & store.table.on("train", "reserve")
     rows = np.flatnonzero(fitted & (store.status == schema.DONE))
     rows = np.sort(np.random.default_rng(seed).choice(rows, min(sample, len(rows)), replace=False))
     blocks = [

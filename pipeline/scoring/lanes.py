@@ -28,14 +28,13 @@ from catalog.images import lacks_end
 from catalog.sources.dump_index import partition
 from catalog.sources.photo_list import Photos
 from catalog.sources.source import ProductSource
-from catalog.store.columns import clean
 from catalog.store.reader import digest_number
 from pipeline.config import ScoreConfig
-from pipeline.decisions.heldout import projected
+from pipeline.decisions.heldout import distances, projected
 from pipeline.model import TwoStageModel, image_table
 from pipeline.scoring.parts import FEATURES, OPINIONS, REJECTS, Part, keyed
 from stage1_cnn.device import ordered
-from stage2_xgb.items import ItemBlock, likeliest
+from stage2_xgb.items import ItemBlock, likeliest, mean_by_product
 from stage2_xgb.refine import Refined
 
 KILLS_WORKER = "kills_worker"
@@ -83,7 +82,7 @@ class Task:
         """The columns of a product that the source has, by name."""
         if row in self.deadly or not names or self.codes is not None:
             return {}
-        return dict(zip(names, map(clean, self.source.columns(row, names)), strict=True))
+        return dict(zip(names, self.source.columns(row, names), strict=True))
 
     def read(self, row: int, names: Sequence[str]) -> "ReadProduct":
         """All of a product that is looked at, `names` of its columns among it."""
@@ -245,7 +244,7 @@ def score_group(
             [task.source.keys[row] for row in own.tolist()],
             opinions.schema.field("product_id").type,
         )
-        opinions = _opinions(model, result, keys, images.product_id[blank], compared)
+        opinions = _opinions(model, images, result, keys, images.product_id[blank], compared)
         features = _features(result.pooled, keys) if config.features else features
     repaired = sum(
         lacks_end(photo)
@@ -263,6 +262,7 @@ def _features(pooled: ItemBlock, keys: pyarrow.Array) -> pyarrow.Table:
 
 def _opinions(
     model: TwoStageModel,
+    images: ItemBlock,
     result: Refined,
     keys: pyarrow.Array,
     blank_products: np.ndarray,
@@ -280,6 +280,8 @@ def _opinions(
         "shifted_class": result.shifted.argmax(axis=1).astype(np.int32),
         "answered_by": result.answered_by,
         "blank": np.isin(pooled.product_id, blank_products),
+        "distance": mean_by_product(distances(model.bundle, images)[0], images.product_id),
+        "added": _lists(model.added.log_odds(model.bundle, images)),
         "z": [row if keep else None for row, keep in zip(z, kept, strict=True)],
     }
     schema = OPINIONS.set(0, pyarrow.field("product_id", keys.type))

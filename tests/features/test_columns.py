@@ -47,6 +47,7 @@ def test_few_numbers_and_dates_have_a_bin_each() -> None:
     day = datetime.date(2026, 5, 31)
     moment = datetime.datetime(2026, 5, 31, 12, tzinfo=datetime.UTC)
     column = Column.fit("since", [day, moment, None])
+    assert column.codes([{"date": "2026-05-31"}, {"date": moment.isoformat()}]).tolist() == [0, 1]
     assert (column.kind, column.codes([day, moment, "2026-05-31", None]).tolist()) == (
         "date",
         [0, 1, 0, MISSING],
