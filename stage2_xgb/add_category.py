@@ -105,11 +105,11 @@ def newcomers(
     """What is known of each category that some `photos` stand for, beside a pool that was fitted on
     some splits."""
     lda, expert = experts_of(pool)
-    mean = np.stack([lda.inputs(images.features).mean(axis=0) for images in photos])
+    mean = np.stack([lda.inputs.of(images).mean(axis=0) for images in photos])
     moments = Moments.zeros(views.classes, mean.shape[1])
     for split in splits:
         for block in views.features(split, fit_only=True):
-            moments.add(lda.inputs(block.features), block.table.class_index)
+            moments.add(lda.inputs.of(block), block.table.class_index)
     weight, bias = discriminants(moments, lda.centre, mean)
     vectors = [unit(expert.projection(expert.inputs(images.features))) for images in photos]
     return list(map(Newcomer, weight.T, bias.tolist(), vectors))

@@ -120,7 +120,7 @@ class ExpertPool:
             unknown = np.full(len(images), np.nan, dtype=np.float32)
             return unknown, unknown
         expert = self.linear[0]
-        scores = expert.scores(expert.inputs(images.features))
+        scores = expert.scores(expert.inputs.of(images))
         nearest = -scores.max(axis=1)
         scores[np.arange(len(images)), images.class_index] = -np.inf
         return nearest, -scores.max(axis=1)

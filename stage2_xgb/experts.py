@@ -8,13 +8,13 @@ probabilities. Linear experts are fitted by lda.py and logistic.py.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from features.columns import MISSING
 from features.neighbours import Bank, unit
-from stage2_xgb.items import ItemBlock, Projection
+from stage2_xgb.items import Projection
 
 FLOOR = 14.0
 """Log-odds against an expert's likeliest class are at least minus this; a class that it was not
@@ -29,6 +29,19 @@ VOTE_TEMPERATURE = 0.05
 """Of the votes: a photo whose cosine is lower by this counts 1/e of the nearest."""
 LEAST_VOTE = 1e-3
 """Share of the votes that a class without any counts as."""
+
+
+class Seen(Protocol):
+    """What experts may see of N items: features [N, D_v] of each view, and codes [N, M] of
+    columns."""
+
+    @property
+    def features(self) -> Sequence[np.ndarray]:
+        """One array per view."""
+
+    @property
+    def codes(self) -> np.ndarray:
+        """One column per catalogue column."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +59,9 @@ class Inputs:
             x = np.copysign(np.sqrt(np.abs(x)), x)
         return on_grid(x)
 
-    def of(self, images: ItemBlock) -> np.ndarray:
+    def of(self, items: Seen) -> np.ndarray:
         """Inputs of images, or of products."""
-        return self(images.features)
+        return self(items.features)
 
 
 @dataclass(frozen=True)
@@ -92,9 +105,9 @@ class OneHot:
         np.put_along_axis(x, codes.astype(np.int64) - MISSING + self.starts, 1, axis=1)
         return x
 
-    def of(self, images: ItemBlock) -> np.ndarray:
+    def of(self, items: Seen) -> np.ndarray:
         """Inputs of images, or of products."""
-        return self(images.codes)
+        return self(items.codes)
 
 
 def on_grid(x: np.ndarray) -> np.ndarray:
