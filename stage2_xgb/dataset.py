@@ -40,8 +40,12 @@ class Views:
     def blocks(self, split: str, *, fit_only: bool) -> Iterator[ItemBlock]:
         """The images of a split, BLOCK rows or so at a time, never cutting a product; one empty
         block where the split is empty."""
-        for table, features in self.features(split, fit_only=fit_only):
-            yield ItemBlock.images(table, features, self.head)
+        for block in self.features(split, fit_only=fit_only):
+            yield self.images(block)
+
+    def images(self, block: Block) -> ItemBlock:
+        """The images of a block, with stage 1's opinion."""
+        return ItemBlock.images(*block, self.head)
 
     def features(self, split: str, *, fit_only: bool) -> Iterator[Block]:
         """The same images as `blocks`, and of each view features float16 [N, D]: stage 1's opinion,
@@ -77,7 +81,7 @@ def read_items(
     several. `jobs` threads ask for it."""
 
     def read(block: Block) -> tuple[Items, Items]:
-        images = ItemBlock.images(*block, views.head)
+        images = views.images(block)
         several = images.of_several()
         products = compact(pool(several), opinion(several, "product"), projections)
         return compact(images, opinion(images, "image"), projections), products

@@ -32,7 +32,7 @@ from stage2_xgb.expert_rows import sample
 from stage2_xgb.final import FOLDER as FINAL
 from stage2_xgb.fit_experts import FittedPool, fit_experts
 from stage2_xgb.heldout import UNITS, ValB
-from stage2_xgb.items import ItemBlock, Items, Projection, of_unit
+from stage2_xgb.items import Items, Projection, of_unit
 from stage2_xgb.out_of_fold import FILE, judge, nothing_judged, save_judged
 from stage2_xgb.prior import Shift, fit_shift, mix, target_mix
 from stage2_xgb.summary import Stage2Summary, summarise
@@ -206,7 +206,7 @@ def fit_shifts(
     """Each unit's class-mix shift of stage 1, fitted on val_a: on SHIFT_IMAGES of it at most, as
     these are held over all classes."""
     blocks = sample(views, ("val_a",), SHIFT_IMAGES, "class-mix shift", seed)
-    images = [ItemBlock.images(*block, views.head) for block in blocks]
+    images = [views.images(block) for block in blocks]
     shifts = {}
     for unit, target in targets.items():
         items = [of_unit(part, unit) for part in images]

@@ -115,7 +115,7 @@ def _fit_head(views: Views, splits: Sequence[str]) -> LinearExpert:
 
 def _held_out(views: Views, seed: int) -> Iterator[ItemBlock]:
     for block in sample(views, ("val_b",), _SHIFT_IMAGES, "shift of rivals", seed):
-        yield ItemBlock.images(*block, views.head)
+        yield views.images(block)
 
 
 def _fit_shifts(
