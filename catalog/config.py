@@ -1,5 +1,6 @@
 """What shapes a store: caps, cleaning rules, and the seed of the splits."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
@@ -112,6 +113,9 @@ class CatalogConfig(Section):
     """What the fields of a dump's documents are called."""
     table: TableColumns = TableColumns()
     """What the columns of a table are called."""
+    groups: Path | None = None
+    """CSV key,group: products of one group, such as a seller's or a session's, are dealt to one
+    split together; a table may have a column instead."""
     max_joined: PositiveInt = 16
     """In folders: photos whose names differ in a number at the end (`123.jpg`, `123_1.jpg`) are one
     product; more of them than this are an error, and 1 joins none."""
@@ -122,5 +126,5 @@ class CatalogConfig(Section):
 
     def shape(self) -> dict[str, Any]:
         """What shapes a store, as plain values; how its products were read doesn't."""
-        reading = {"fields", "table", "max_joined", "product_folders"}
+        reading = {"fields", "table", "groups", "max_joined", "product_folders"}
         return self.model_dump(mode="json", exclude=reading)

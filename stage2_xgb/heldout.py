@@ -109,12 +109,20 @@ class ValB:
     def own(self, bundle: Bundle, config: Stage2Config) -> np.ndarray:
         """Share of judgements [N] in which a reclassifier answers if other products decide; without
         a gate, what ships."""
-        if not config.gate:
-            return own_answers(self.held.predicted, self.decide(bundle, config))
-        held = HeldOut.concatenate([self.held, self.others])
-        counted = np.r_[self.counted, np.ones(len(self.others), dtype=bool)]
-        share = cross_fit(held, counted, _modelled(bundle), self.target, config.seed)
-        return share[: len(self.held)]
+        return self.own_of(bundle, config, self.held[:0])[0]
+
+    def own_of(
+        self, bundle: Bundle, config: Stage2Config, further: HeldOut
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same, and the same of `further` items, which decide nothing."""
+        held = HeldOut.concatenate([self.held, self.others, further])
+        if config.gate:
+            counted = np.r_[self.counted, np.ones(len(self.others), dtype=bool)]
+            counted = np.r_[counted, np.zeros(len(further), dtype=bool)]
+            share = cross_fit(held, counted, _modelled(bundle), self.target, config.seed)
+        else:
+            share = own_answers(held.predicted, self.decide(bundle, config))
+        return share[: len(self.held)], share[len(held) - len(further) :]
 
 
 def _modelled(bundle: Bundle) -> np.ndarray:

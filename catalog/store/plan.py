@@ -76,6 +76,7 @@ def plan(
     listed: Listed,
     corrections: Mapping[int, int],
     config: CatalogConfig,
+    groups: Mapping[str, str],
 ) -> bool:
     """Deals the new products to the splits, moves the corrected ones and applies the caps. Whether
     there is something to copy: False if the source is in the store already. `corrections`: product
@@ -99,7 +100,7 @@ def plan(
         connection.execute("INSERT OR REPLACE INTO dumps VALUES (?, ?, ?, ?, ?)", row)
         add_rejects(connection, source.rejects)
         _move(connection, moved)
-        added = _add_products(connection, listed, classes, config.seed)
+        added = _add_products(connection, listed, classes, config.seed, groups)
         _apply_caps(connection, config)
         _succeed(connection, relabelled=not added)
     return True
@@ -159,7 +160,11 @@ def _move(connection: sqlite3.Connection, moved: Sequence[tuple[int, int]]) -> N
 
 
 def _add_products(
-    connection: sqlite3.Connection, listed: Listed, classes: np.ndarray, seed: int
+    connection: sqlite3.Connection,
+    listed: Listed,
+    classes: np.ndarray,
+    seed: int,
+    groups: Mapping[str, str],
 ) -> int:
     """Deals the products that the store doesn't have yet to the splits; returns their number."""
     source = listed.source
@@ -171,7 +176,7 @@ def _add_products(
         existing[class_index, DEALT.index("train" if name == EXTRA else name)] += count
     numbers, digest = source.keys.numbers[new], source.digest[new].astype(np.int64)
     split = deal(classes[new], numbers, existing, seed)
-    split = _given(source, new, classes[new], split, seed)
+    split = _given(source, new, classes[new], split, seed, groups)
     columns = (numbers, classes[new], split, source.n_images[new], digest)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     connection.executemany(
@@ -186,15 +191,20 @@ def _add_products(
 
 
 def _given(
-    source: ProductSource, rows: np.ndarray, classes: np.ndarray, split: np.ndarray, seed: int
+    source: ProductSource,
+    rows: np.ndarray,
+    classes: np.ndarray,
+    split: np.ndarray,
+    seed: int,
+    groups: Mapping[str, str],
 ) -> np.ndarray:
     """The splits that were dealt, but where the source itself has splits, or groups."""
     official = np.array([source.split(row) or "" for row in rows.tolist()], dtype=object)
     if any(official):
         split = deal_official(classes, source.keys.numbers[rows], official, split, seed)
-    groups = [source.group(row) for row in rows.tolist()]
-    if any(group is not None for group in groups):
-        split = deal_groups(groups, split, seed)
+    of_row = [groups.get(str(source.keys[row])) or source.group(row) for row in rows.tolist()]
+    if any(group is not None for group in of_row):
+        split = deal_groups(of_row, split, seed)
     return split
 
 
