@@ -130,7 +130,7 @@ def _judge(
     if picker.config.gate and fitted is None:
         judged, _ = judge(picker, images, classes, jobs)
     elif picker.config.gate and fitted is not None:
-        items, distance = read_products(material.views, fitted, material.projections)
+        items, distance = read_products(material.views, fitted, material.projections, jobs)
         judged, own = judge(picker, images, classes, jobs, items)
         plain = (items.product_id, items.class_index, items.top_class, items.log_prob)
         Products(*plain, *own, _side_by_side(items.z), *distance.T).save(folder / PRODUCTS_FILE)
