@@ -30,6 +30,9 @@ from pipeline.config import CoverView, FileView, RunConfig, TextView
 from pipeline.run_folder import RunFolder, Say, Workers
 from stage1_cnn.head import Head
 
+FEW_WORDS = 0.05
+"""Share of pictures with words below which a view of them hardly brings anything (fashion: 2.4%,
+top-1 .15 points lower on 7,417 held-out products)."""
 Source = tuple[Head, Callable[[ImageTable], np.ndarray]]
 """A view's head, and a function from B images to their vectors, float16 [B, D]."""
 
@@ -268,6 +271,11 @@ def _read_words(
         f"features: words of {read} pictures read in {seconds:.1f} s, {len(texts) - read} were "
         f"there; {wordy} have some -> {texts.folder}"
     )
+    if wordy < FEW_WORDS * len(texts):
+        say(
+            f"  that is {wordy / len(texts):.1%}: such a view may cost more than it brings; train "
+            "without it too, and compare"
+        )
     return texts
 
 
