@@ -51,7 +51,7 @@ def of_dump(run: RunFolder, dump: Path, labels: Path) -> pandas.DataFrame:
 
 def change(without: pandas.DataFrame, with_it: pandas.DataFrame) -> dict[str, Any]:
     """Top-1 of both, and the paired change, of the products that both answered."""
-    both = without.join(with_it, how="inner", rsuffix="_with")
+    both = without.join(with_it.add_suffix("_with"), how="inner")
     before, after = (both[name].to_numpy(dtype=float) for name in ("right", "right_with"))
     ones, group = np.ones(len(both)), np.unique(both["group"], return_inverse=True)[1]
     figures = {
