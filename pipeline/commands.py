@@ -53,6 +53,7 @@ def ingest(options: argparse.Namespace) -> None:
     from pipeline import steps
 
     options.set += _columns(options.columns)
+    options.set += [f"catalog.groups={options.groups}"] if options.groups else []
     run, config = _load(options)
     with run_lock(run.folder):
         steps.ingest(

@@ -160,6 +160,12 @@ def ingest(sub: ArgumentParser) -> None:
         metavar="CSV",
         help="category_names.csv; without it the ids, or names, of the source are the categories",
     )
+    sub.add_argument(
+        "--groups",
+        type=Path,
+        metavar="CSV",
+        help="products (key,group) that are dealt to one split together (catalog.groups)",
+    )
     spread(sub)
     sub.add_argument(
         "--corrections", type=Path, metavar="CSV", help="better labels, as the report exports them"

@@ -44,6 +44,7 @@ from catalog.artifacts import (
 from catalog.errors import ShelfsortError
 from catalog.labels import read_labels
 from catalog.parallel import cores, processes_fault
+from catalog.splits import EXTRA
 from pipeline import second_stage, training
 from pipeline.config import CoverView, FileView, RunConfig, TextView
 from pipeline.run_folder import RunFolder, Say, Workers
@@ -340,6 +341,8 @@ def _ingest_lines(
     if config.catalog.text:
         yield f"  {summary.texts} of the kept products have a text in field {config.catalog.text}"
     for split, n in summary.kept.items():
+        if split == EXTRA and not n["products"]:
+            continue
         counts = f"{n['products']:8d} products {n['images']:8d} images"
         yield f"  {split:8s} {counts}, {n['fit']} may be fitted"
     yield (

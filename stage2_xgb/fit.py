@@ -29,11 +29,12 @@ from stage2_xgb.bundle import Bundle, model_name, save_booster, save_manifest, s
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.confusion import ConfusionSet, mine, save_sets
 from stage2_xgb.dataset import Opinion, Views, fit_projection, read_items
+from stage2_xgb.expert_rows import sample
 from stage2_xgb.final import FOLDER as FINAL
 from stage2_xgb.fit_experts import FittedPool, fit_experts
 from stage2_xgb.gate import HeldOut
 from stage2_xgb.heldout import UNITS, ValB
-from stage2_xgb.items import Items, Projection, of_unit
+from stage2_xgb.items import ItemBlock, Items, Projection, of_unit
 from stage2_xgb.out_of_fold import (
     FILE,
     PRODUCTS_FILE,
@@ -106,7 +107,7 @@ def fit_stage2(
     save_shared(folder, bundle)
     files = (folder / name for name in ("shared.npz", "sets.parquet", FILE, PRODUCTS_FILE))
     checksums |= {path.name: sha256_file(path) for path in files if path.exists()}
-    val_b = ValB.of(bundle, material.views, judged, material.targets["product"])
+    val_b = ValB.of(bundle, material.views, judged, material.targets["product"], jobs)
     decisions = val_b.decide(bundle, config)
     bundle.answers = {c: d.answer for c, d in decisions.items()}
     clock.lap("gate")
@@ -190,7 +191,7 @@ def gather(
     from_train = config.rows == "train" or config.confusion.rule == "published"
     splits = ("train", "reserve", "val_a") if from_train else ("reserve", "val_a")
     opinion = fitted.log_probs if fitted else _adjusted(shifts)
-    items = read_items(views, splits, opinion, projections)
+    items = read_items(views, splits, opinion, projections, jobs)
     sets = mine(items["image"], len(taxonomy), config.confusion)
     clock.lap("read")
     return Material(views, targets, shifts, fitted, projections, items, sets)
@@ -236,11 +237,8 @@ def fit_shifts(
 ) -> dict[str, Shift]:
     """Each unit's class-mix shift of stage 1, fitted on val_a: on SHIFT_IMAGES of it at most, as
     these are held over all classes."""
-    share = SHIFT_IMAGES / max(int(views.fitted("val_a").sum()), 1)
-    images = [
-        part.of_products(share, "class-mix shift", seed)
-        for part in views.blocks("val_a", fit_only=True)
-    ]
+    blocks = sample(views, ("val_a",), SHIFT_IMAGES, "class-mix shift", seed)
+    images = [ItemBlock.images(*block, views.head) for block in blocks]
     shifts = {}
     for unit, target in targets.items():
         items = [of_unit(part, unit) for part in images]

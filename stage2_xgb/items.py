@@ -12,7 +12,7 @@ import numpy as np
 
 from catalog.arrays import group_starts
 from catalog.image_table import ImageTable
-from catalog.splits import SPLITS, sample_mask
+from catalog.splits import SPLITS
 from stage1_cnn.head import Head, log_softmax
 
 TOP = 32
@@ -49,11 +49,6 @@ class ItemBlock:
 
     def __len__(self) -> int:
         return len(self.item_id)
-
-    def of_products(self, share: float, purpose: str, seed: int) -> "ItemBlock":
-        """The items of about a share of the products, drawn for a purpose
-        (`catalog.splits.sample_mask`)."""
-        return self.rows(sample_mask(self.product_id, share, purpose, seed))
 
     def of_several(self) -> "ItemBlock":
         """The images of products that have several, where those of a product stand together."""
