@@ -20,6 +20,7 @@ from pipeline import steps
 from pipeline.config import load_config
 from pipeline.decisions import heldout
 from pipeline.run_folder import RunFolder
+from stage2_xgb.out_of_fold import PRODUCTS_FILE, Products
 
 
 def of_held_out(run: RunFolder) -> pandas.DataFrame:
@@ -27,6 +28,14 @@ def of_held_out(run: RunFolder) -> pandas.DataFrame:
     held = heldout.read(run.stage2)
     right = held.answers.top_class[:, 0] == held.class_index
     return pandas.DataFrame({"right": right, "group": held.product_id}, index=held.product_id)
+
+
+def of_out_of_fold(run: RunFolder) -> pandas.DataFrame:
+    """The same of the products of reserve and val_a, by the pool alone; and their `class_index`."""
+    found = Products.read(run.stage2 / PRODUCTS_FILE)
+    right = found.top_class[:, 0] == found.class_index
+    columns = {"right": right, "group": found.product_id, "class_index": found.class_index}
+    return pandas.DataFrame(columns, index=found.product_id)
 
 
 def of_test(run: RunFolder) -> pandas.DataFrame:
