@@ -20,6 +20,7 @@ from pipeline import steps
 from pipeline.config import load_config
 from pipeline.decisions import heldout
 from pipeline.run_folder import RunFolder
+from stage2_xgb.out_of_fold import PRODUCTS_FILE, Products
 
 
 def of_held_out(run: RunFolder) -> pandas.DataFrame:
@@ -27,6 +28,14 @@ def of_held_out(run: RunFolder) -> pandas.DataFrame:
     held = heldout.read(run.stage2)
     right = held.answers.top_class[:, 0] == held.class_index
     return pandas.DataFrame({"right": right, "group": held.product_id}, index=held.product_id)
+
+
+def of_out_of_fold(run: RunFolder) -> pandas.DataFrame:
+    """The same of the products of reserve and val_a, by the pool alone; and their `class_index`."""
+    found = Products.read(run.stage2 / PRODUCTS_FILE)
+    right = found.top_class[:, 0] == found.class_index
+    columns = {"right": right, "group": found.product_id, "class_index": found.class_index}
+    return pandas.DataFrame(columns, index=found.product_id)
 
 
 def of_test(run: RunFolder) -> pandas.DataFrame:
@@ -51,7 +60,7 @@ def of_dump(run: RunFolder, dump: Path, labels: Path) -> pandas.DataFrame:
 
 def change(without: pandas.DataFrame, with_it: pandas.DataFrame) -> dict[str, Any]:
     """Top-1 of both, and the paired change, of the products that both answered."""
-    both = without.join(with_it, how="inner", rsuffix="_with")
+    both = without.join(with_it.add_suffix("_with"), how="inner")
     before, after = (both[name].to_numpy(dtype=float) for name in ("right", "right_with"))
     ones, group = np.ones(len(both)), np.unique(both["group"], return_inverse=True)[1]
     figures = {

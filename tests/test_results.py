@@ -60,7 +60,7 @@ def test_another_figure_is_another_page(tmp_path: Path) -> None:
         0.98765
     )
     (folder / "fashion.json").write_text(json.dumps(found))
-    assert ".9877" in render(folder) and ".9877" not in render()
+    assert "| .9877 [" in render(folder) and "| .9877 [" not in render()
 
 
 def test_headers_are_filled() -> None:

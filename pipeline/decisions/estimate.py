@@ -108,11 +108,12 @@ def estimate_mix(
     answers, z = _read(opinions)
     if not len(answers):
         raise ShelfsortError("score.mix: estimate: there is no product with an answer")
-    unbiased = answers.under(held.fitted, _with_bias(held.fitted, _bias(held)))
+    bias, doubt = _bias(held)
+    unbiased = answers.under(held.fitted, _with_bias(held.fitted, bias))
     groups = _Groups.of(unbiased, held.fitted, taxonomy)
     found = groups.fit(np.ones(len(answers)))
-    resampled = groups.resample(found)
-    share = _shrunk(found, resampled, groups.shares_before)
+    chance = groups.chance(found, doubt)
+    share = _shrunk(found, chance, groups.shares_before)
     mix = groups.spread(share)
     drift = compare(held.under(mix).z, z)
     if drift.unlike:
@@ -120,30 +121,34 @@ def estimate_mix(
             f"score.mix: estimate: {drift.text()}; an estimate would be worth nothing. Name the "
             "mix instead: --mix natural, balanced, or a CSV category_id,weight"
         )
-    error = 1.96 * np.std(resampled, axis=0)
+    error = 1.96 * found * np.sqrt(chance)
     low, high = groups.spread(np.maximum(share - error, 0)), groups.spread(share + error)
     alone = int((np.bincount(groups.group) == 1).sum())
     families = len(share) - alone
     return EstimatedMix(mix, low, high, held.fitted, len(answers), alone, families, drift)
 
 
-def _bias(held: HeldOutAnswers) -> np.ndarray:
-    """Log-odds float [K] that each category lacks on held-out products: the maximum of their
-    likelihood with a ridge penalty, by damped Newton steps that take the categories one by one. The
-    penalty is what the first step says of the variance of biases beyond chance; none, no bias."""
+def _bias(held: HeldOutAnswers) -> tuple[np.ndarray, np.ndarray]:
+    """Log-odds float [K] that each category lacks on held-out products, and their variance [K]: the
+    maximum of their likelihood with a ridge penalty, by damped Newton steps that take the
+    categories one by one. The penalty is what the first step says of the variance of biases beyond
+    chance, plus a standard error, as few products don't show that there is none; if it is not above
+    0 even so, there is no bias."""
     bias = np.zeros(len(held.fitted))
-    counts, variance = np.bincount(held.class_index, minlength=len(bias)), None
-    for _ in range(_NEWTON if len(held) else 0):
+    counts, variance = np.bincount(held.class_index, minlength=len(bias)), 0.0
+    curvature = np.full(len(bias), np.inf)
+    for step in range(_NEWTON if len(held) else 0):
         answers = held.answers.under(held.fitted, _with_bias(held.fitted, bias))
         place, share = answers.top_class.ravel(), np.exp(answers.log_prob.astype(np.float64))
         gap = counts - np.bincount(place, share.ravel(), len(bias))
         curvature = np.bincount(place, (share * (1 - share)).ravel(), len(bias))
-        if variance is None:
-            variance = float((gap**2 - curvature).sum() / np.square(curvature).sum())
+        if not step:
+            known = max(float(np.square(curvature).sum()), _LEAST)
+            variance = float((gap**2 - curvature).sum()) / known + float(np.sqrt(2 / known))
             if variance <= 0:
-                break
+                return bias, np.zeros(len(bias))
         bias += _DAMPED * (gap - bias / variance) / (curvature + 1 / variance)
-    return bias
+    return bias, 1 / (curvature + 1 / variance) if variance else np.zeros(len(bias))
 
 
 def _with_bias(mix: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -152,12 +157,11 @@ def _with_bias(mix: np.ndarray, bias: np.ndarray) -> np.ndarray:
     return tilted / tilted.sum()
 
 
-def _shrunk(share: np.ndarray, resampled: np.ndarray, before: np.ndarray) -> np.ndarray:
+def _shrunk(share: np.ndarray, chance: np.ndarray, before: np.ndarray) -> np.ndarray:
     """Shares [G] as far as chance doesn't explain how they differ from those before: each log-ratio
-    times the part of its variance that is not the resamples' [R, G] (empirical Bayes; a group's
-    part in the variance between groups is its share)."""
+    times the part of its variance that is not `chance` [G] (empirical Bayes; a group's part in the
+    variance between groups is its share)."""
     log_ratio = np.log(share / before)
-    chance = np.var(np.log(resampled / before), axis=0) + _LEAST
     spread = max(0.0, float((before * (log_ratio**2 - chance)).sum()))
     shares = before * np.exp(log_ratio * spread / (spread + chance))
     return shares / shares.sum()
@@ -191,11 +195,20 @@ class _Groups:
         """Share of each group in the mix before, float [G]."""
         return np.bincount(self.group, self.before)
 
-    def resample(self, found: np.ndarray) -> np.ndarray:
-        """The shares [R, G] of resampled products (bootstrap); each search starts from `found`."""
-        rng = np.random.default_rng(0)
-        weights = rng.poisson(1.0, (_RESAMPLES, len(self.share))).astype(np.float64)
-        return np.array([self.fit(weight, found) for weight in weights])
+    def chance(self, found: np.ndarray, doubt: np.ndarray) -> np.ndarray:
+        """The variance float [G] of the logarithms of shares `found` [G]: over resampled products
+        (bootstrap), and by the variance `doubt` [K] of each category's bias.
+
+        What a bias of 1 does to the logarithm of a share is the variance over resamples against
+        that of as many products whose groups are known, less 1: nothing where groups are sure.
+        """
+        rng, n = np.random.default_rng(0), len(self.share)
+        weights = rng.poisson(1.0, (_RESAMPLES, n)).astype(np.float64)
+        shares = np.array([self.fit(weight, found) for weight in weights])
+        variance = np.var(np.log(shares), axis=0) + _LEAST
+        effect = np.maximum(variance * n * found - 1, 0)
+        part = self.before / self.shares_before[self.group]
+        return variance + effect**2 * np.bincount(self.group, part**2 * doubt)
 
     def fit(self, weight: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
         """The share of each group, float [G], among products of some weight [N].

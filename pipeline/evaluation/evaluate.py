@@ -77,15 +77,7 @@ def evaluate(
     if corrected := corrected_labels(frames["product"], taxonomy, labels_before):
         metrics["corrected_labels"] = corrected | {"previous": _previous(folder)}
     metrics["without_photo"] = _without_photo(features, store, len(frames["product"]))
-    products = frames["product"]
-    truth, weight, group = (
-        products[name].to_numpy() for name in ("class_index", "weight", "group")
-    )
-    metrics["promises"] = realised(held, judged.answers, truth, weight, group, taxonomy)
-    if len(additions):
-        metrics["added"] = _added(products, judged.taken, additions)
-    if (flags := novelty(held)) is not None:
-        metrics["novel"] = _novel(flags, judged, weight, group)
+    metrics |= _decisions(held, judged, additions, taxonomy)
     metrics["near_twins"] = near_twins(stores, frames["image"])
     metrics["rejects"] = store.reject_counts()
     metrics["evaluated"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -105,6 +97,25 @@ class Judged(NamedTuple):
     distances: np.ndarray
 
 
+def _decisions(
+    held: HeldOutAnswers, judged: Judged, additions: Additions, taxonomy: Taxonomy
+) -> dict[str, Any]:
+    """What decisions on the test split's products come to: promises; if there are any, categories
+    that were added without a training; and the flag of products unlike every category."""
+    products = judged.frames["product"]
+    truth, weight, group = (
+        products[name].to_numpy() for name in ("class_index", "weight", "group")
+    )
+    found: dict[str, Any] = {
+        "promises": realised(held, judged.answers, truth, weight, group, taxonomy)
+    }
+    if len(additions):
+        found["added"] = _added(products, judged.taken, additions)
+    if (flags := novelty(held)) is not None:
+        found["novel"] = _novel(flags, judged, weight, group)
+    return found
+
+
 def _judged(
     bundle: Bundle,
     views: Views,
@@ -113,7 +124,7 @@ def _judged(
     additions: Additions,
 ) -> Judged:
     """Asks all systems about the test split."""
-    old, rows, table = published(bundle), views.first.of_split("test"), views.first.table
+    old, rows = published(bundle), views.first.of_split("test")
     items: dict[str, list[pandas.DataFrame]] = {unit: [] for unit in UNITS}
     answers: list[Answers] = []
     taken: list[np.ndarray] = []
@@ -132,6 +143,16 @@ def _judged(
     if not any(len(frame) for frame in items["image"]):
         problem = "no readable image on the test split; the catalogue has too few products"
         raise ShelfsortError(f"{views.first.path}: {problem}")
+    frames = _framed(items, store, views.first)
+    found = (np.concatenate(parts) for parts in (taken, far))
+    return Judged(frames, Answers.concatenate(answers), *found)
+
+
+def _framed(
+    items: Mapping[str, list[pandas.DataFrame]], store: Store, features: FeatureStore
+) -> dict[str, pandas.DataFrame]:
+    """Unit -> all items of the test split, with their groups and weights."""
+    rows, table = features.of_split("test"), features.table
     linked, capped = store.linked("test"), store.settings["caps"]["test"] is not None
     groups = pandas.Series(
         store.groups_of(table.product_id[rows], "test"), index=table.product_id[rows]
@@ -147,8 +168,7 @@ def _judged(
             importance(frame["class_index"].to_numpy(), natural) if capped else np.ones(len(frame))
         )
         frames[unit] = frame
-    found = (np.concatenate(parts) for parts in (taken, far))
-    return Judged(frames, Answers.concatenate(answers), *found)
+    return frames
 
 
 def _novel(flags: Novelty, judged: Judged, weight: np.ndarray, group: np.ndarray) -> dict[str, Any]:

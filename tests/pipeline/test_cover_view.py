@@ -137,6 +137,19 @@ def test_what_is_read_stays_read(covered: Tiny, planted: PlantedReader, tmp_path
     assert planted.read == before + 256 and not path.exists()
 
 
+@pytest.mark.parametrize(("every", "warned"), [(50, True), (2, False)])
+def test_hardly_any_words_are_said(
+    tiny: Tiny, planted: PlantedReader, tmp_path: Path, monkeypatch, every: int, warned: bool
+) -> None:
+    names = sorted(planted.words)[::every]
+    few = {name: planted.words[name] or "word" for name in names}
+    monkeypatch.setitem(READERS, "rapidocr", lambda what: PlantedReader(few))
+    copy, said = tiny.copy(tmp_path / "run"), []
+    config = load_config(copy.folder / "config.yaml", [COVER])
+    steps.features(copy.run, config, False, said.append)
+    assert any("better leave the view out" in line for line in said) == warned
+
+
 def test_words_of_another_reader_are_not_these(
     covered: Tiny, tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture
 ) -> None:

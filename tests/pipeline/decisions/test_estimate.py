@@ -1,6 +1,7 @@
 """The class mix is found where products look like the catalogue's, and refused where they don't."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,23 @@ def test_where_nothing_shifted_little_moves(held: HeldOutAnswers) -> None:
     _, answers, z = products(EVEN, 3000, seed=3)
     found = estimate_mix(held, TAXONOMY, [opinions(answers, z)])
     assert found.moved < 0.03 and 0.4 < found.drift.auc < 0.6
+
+
+def test_few_held_out_products_leave_doubt(held: HeldOutAnswers) -> None:
+    """Of 100 products less is known of the bias that probabilities have for some categories than of
+    800: intervals are wider."""
+    tilted = EVEN * np.exp(np.random.default_rng(8).normal(0, 0.7, CLASSES))
+    biased = replace(held, answers=held.answers.under(EVEN, tilted / tilted.sum()))
+    _, answers, z = products(EVEN, 3000, seed=6)
+    rows = np.arange(100)
+    columns = ("product_id", "class_index", "z", "distance", "apart")
+    some = {name: getattr(biased, name)[rows] for name in columns}
+    few = replace(biased, **some, answers=biased.answers[rows])
+    told = opinions(answers.under(EVEN, tilted / tilted.sum()), z)
+    narrow, wide = (estimate_mix(known, TAXONOMY, [told]) for known in (biased, few))
+    widths = [float((found.high - found.low).mean()) for found in (narrow, wide)]
+    assert widths[1] > 1.1 * widths[0]
+    assert narrow.moved < 0.03 and wide.moved < 0.06
 
 
 def test_rare_categories_are_estimated_with_their_family(held: HeldOutAnswers) -> None:
