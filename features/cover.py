@@ -25,9 +25,9 @@ from stage1_cnn.head import Head
 
 SCHEMA = 1
 BLOCK = 256
-"""Pictures of a file: about 15 seconds of a core, which a kill may lose."""
+"""Pictures per file: about 15 seconds on one core, the most that a kill can lose."""
 _REMEMBERED = 100_000
-"""Pictures of a dump to be scored whose texts are kept in memory, in case they come again."""
+"""Pictures of a dump to be scored whose texts are kept in memory, in case they occur again."""
 
 _log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ LONGEST = 960
 
 
 class TextReader(Protocol):
-    """What reads the words in a photo. `name` is another one if it may read otherwise."""
+    """Reads the words in a photo. `name` changes whenever the texts may."""
 
     name: str
 

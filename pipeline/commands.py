@@ -43,7 +43,7 @@ def _load(options: argparse.Namespace) -> "tuple[RunFolder, RunConfig]":
     from pipeline.run_folder import RunFolder
 
     run = RunFolder(options.run)
-    own = options.run / "config.yaml"
+    own = run.config_path
     path = options.config or (own if own.exists() else None)
     return run, load_config(path, options.set)
 
@@ -204,16 +204,17 @@ def report(options: argparse.Namespace) -> None:
 def plot(options: argparse.Namespace) -> None:
     """One figure of a run, as a file."""
     from pipeline.report.figures import plot
+    from pipeline.run_folder import RunFolder
 
-    run = options.run or options.folder
-    if run is None:
+    folder = options.run or options.folder
+    if folder is None:
         raise ShelfsortError("no run given, expected shelfsort plot FIGURE DIR, or --run DIR")
-    out = options.out or run / "report" / "figures" / f"{options.figure}.svg"
+    run = RunFolder(folder)
+    out = options.out or run.report.parent / "figures" / f"{options.figure}.svg"
     if options.figure == "attention":
         from pipeline.experiments.attention import draw_attention
-        from pipeline.run_folder import RunFolder
 
-        print(draw_attention(RunFolder(run), out))
+        print(draw_attention(run, out))
     else:
         print(plot(options.figure, run, out))
 

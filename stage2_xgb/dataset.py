@@ -12,7 +12,7 @@ from catalog.progress import progress
 from catalog.splits import SPLITS
 from features import schema
 from features.store import FeatureStore
-from stage2_xgb.items import Items, ItemBlock, Projection, compact, pool
+from stage2_xgb.items import ItemBlock, Items, Projection, compact, pool
 
 BLOCK = 4096
 """Images read at once."""

@@ -98,12 +98,25 @@ def plan(
         paths = json.dumps(source.roots)
         row = (listed.fingerprint, paths, len(source), int(source.n_images.sum()), "planned")
         connection.execute("INSERT OR REPLACE INTO dumps VALUES (?, ?, ?, ?, ?)", row)
-        connection.execute("DELETE FROM meta WHERE key = 'content'")
         add_rejects(connection, source.rejects)
         _move(connection, moved)
-        _add_products(connection, listed, classes, config.seed, groups)
+        added = _add_products(connection, listed, classes, config.seed, groups)
         _apply_caps(connection, config)
+        _succeed(connection, relabelled=not added)
     return True
+
+
+def _succeed(connection: sqlite3.Connection, *, relabelled: bool) -> None:
+    """Takes the content's fingerprint away; remembers it if what is being planned differs from it
+    in labels alone (and in what a cap leaves out): no picture is new, and none changes its
+    split."""
+    meta = dict(connection.execute("SELECT key, value FROM meta"))
+    earlier = json.loads(meta.get("earlier_labels", "[]")) if relabelled else []
+    if relabelled and "content" in meta:
+        earlier.append(meta["content"])
+    row = (json.dumps(earlier),)
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('earlier_labels', ?)", row)
+    connection.execute("DELETE FROM meta WHERE key = 'content'")
 
 
 def _require_finished(connection: sqlite3.Connection, path: Path, fingerprint: str) -> None:
@@ -152,8 +165,8 @@ def _add_products(
     classes: np.ndarray,
     seed: int,
     groups: Mapping[str, str],
-) -> None:
-    """Deals the products that the store doesn't have yet to the splits."""
+) -> int:
+    """Deals the products that the store doesn't have yet to the splits; returns their number."""
     source = listed.source
     _reject_unknown(connection, listed, classes)
     new = _new_rows(connection, source, classes)
@@ -174,6 +187,7 @@ def _add_products(
         pairs = ((number, texts[row]) for number, row in zip(numbers.tolist(), new, strict=True))
         named = [(number, text) for number, text in pairs if str(number) != text]
         connection.executemany("INSERT INTO keys VALUES (?, ?)", named)
+    return len(new)
 
 
 def _given(

@@ -18,8 +18,8 @@ from catalog.taxonomy import Category, Taxonomy
 
 SCHEMA = 3
 OLD_SCHEMAS = ("1", "2")
-"""Read as well. They keep their number, as their fingerprint knows the documents of the dump; the
-next ingest adds the tables and columns that they lack."""
+"""Older schemas that are read as well. Such a store keeps its number, because its fingerprint
+covers the documents of the dump; the next ingest adds the tables and columns that it lacks."""
 
 USED = "status IN ('ok', 'duplicate')"
 """SQL: images that are evaluated; of those the `ok` ones are fitted."""
@@ -75,7 +75,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def has_tables(connection: sqlite3.Connection) -> bool:
-    """Whether `create_tables` came to its end."""
+    """Whether `create_tables` has completed."""
     query = "SELECT 1 FROM sqlite_master WHERE name = 'meta'"
     return connection.execute(query).fetchone() is not None
 

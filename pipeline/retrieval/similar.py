@@ -22,7 +22,7 @@ from catalog.sources.keys import Key
 from catalog.store.reader import Store
 from catalog.taxonomy import Category, Taxonomy
 from features.extract import extract, made_from
-from features.similar import SHORTLIST, SimilarIndex, build
+from features.similar import SHORTLIST, SimilarIndex, build, current
 from features.store import FeatureStore
 from features.writer import discard_partial
 from pipeline.networks import open_network
@@ -58,10 +58,10 @@ class Finder:
 
     @classmethod
     def open(cls, run: RunFolder, *, rebuild: bool = False) -> "Finder":
-        """Opens the run's index; builds it first if there is none, or if `rebuild`.
+        """Opens the run's index; builds it first if there is none of these features, or if
+        `rebuild`.
 
-        Raises ArtifactError if the features are not the checkpoint's, or the index is not the
-        features'.
+        Raises ArtifactError if the features are not the checkpoint's, or the index is damaged.
         """
         run.require_features()
         folder = run.folder / "similar"
@@ -69,7 +69,7 @@ class Finder:
         features = run.features
         if not _as_look_ups(features.computed_with):
             features = FeatureStore(folder / "features.h5")
-        if rebuild or not (folder / "manifest.json").exists():
+        if rebuild or not current(folder, features):
             with run_lock(run.folder):
                 if features is not run.features:
                     _extract_again(predictor, run, features.path, rebuild)

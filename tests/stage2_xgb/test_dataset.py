@@ -12,7 +12,7 @@ from catalog.splits import SPLITS, deal
 from stage1_cnn.head import Head, log_softmax
 from stage2_xgb import dataset
 from stage2_xgb.dataset import Views, fit_projection, read_items
-from stage2_xgb.items import TOP, Items, ItemBlock, Projection, compact, of_unit, pool
+from stage2_xgb.items import TOP, ItemBlock, Items, Projection, compact, of_unit, pool
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, WIDTH, Rows, images_of, make_rows, write
 
