@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from catalog.artifacts import read_sealed, write_sealed
+from catalog.config import MOST_PIXELS
 from catalog.errors import ArtifactError, ImageError
 from catalog.images import decode
 from catalog.progress import progress
@@ -83,7 +84,7 @@ def read_pictures(
 
     def read(data: bytes) -> str:
         try:
-            return reader(decode(data))
+            return reader(decode(data, MOST_PIXELS))
         except ImageError:  # in a store only if this decoder is another one than ingest's
             return ""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.artifacts import sha256_file
+from catalog.config import MAX_PIXELS
 from catalog.errors import ShelfsortError
 from catalog.image_table import image_ids
 from catalog.labels import read_labels
@@ -51,7 +52,12 @@ class ScoreJob:
             update={"score": config.score.model_copy(update={"vectors": vectors})}
         )
         model = TwoStageModel.open(
-            run, config.stage1.device, config.features.precision, config.score.runtime, vectors
+            run,
+            config.stage1.device,
+            config.features.precision,
+            config.score.runtime,
+            vectors,
+            config.catalog.max_pixels,
         )
         counts = run.store.natural_counts("product")
         mix, table = named_mix(config.score, counts, model.taxonomy), config.score.allowed
@@ -110,6 +116,8 @@ class ScoreJob:
         made_with = {f"vectors.{name}": sha256_file(path) for name, path in vectors.items()}
         made_with["precision"] = self.model.network.compute.precision
         made_with["runtime"] = ", ".join(sorted({*self.model.runtimes.values()}))
+        if self.model.max_pixels != MAX_PIXELS:
+            made_with["max_pixels"] = str(self.model.max_pixels)
         checksums, digests = self.checksums | made_with, self.run.store.digests()
         return Scorer(engine, checksums, self.fallback, digests, self.judges)
 
@@ -124,6 +132,7 @@ class ScoreJob:
             device=self.config.stage1.device,
             precision=precision,
             runtimes=tuple(self.model.runtimes.items()),
+            max_pixels=self.model.max_pixels,
         )
         return Workers(
             client,
