@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 MAX_PIXELS, MOST_PIXELS = 50_000_000, 500_000_000
 """Images with more pixels are not decoded, unless `catalog.max_pixels` allows it; never those with
@@ -24,6 +24,9 @@ class Caps(Section):
 
     train: PositiveInt | None = None
     """The published system takes 300."""
+    extra: NonNegativeInt | None = 0
+    """The split of what the cap of train cuts: stage 2's experts are fitted on it too, stage 1
+    never reads it. By default nothing of it is kept."""
     reserve: PositiveInt | None = None
     """The split that stage 1 never trains on and stage 2 does."""
     val_a: PositiveInt | None = None

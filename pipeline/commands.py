@@ -313,6 +313,15 @@ def export(options: argparse.Namespace) -> None:
     warn_of_other_arithmetic(run, TwoStageModel.open(run, "cpu", "fp32", "onnx"))
 
 
+def add_category(options: argparse.Namespace) -> None:
+    """A category from a few photos, until the next training."""
+    from pipeline.new_category import add_category
+
+    run, config = _load(options)
+    with run_lock(run.folder):
+        add_category(run, config, options.photos, options.name, options.id, options.share)
+
+
 def predict(options: argparse.Namespace) -> None:
     """The likeliest categories of one product."""
     from pipeline.model import TwoStageModel, predict_files

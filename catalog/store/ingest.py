@@ -3,7 +3,8 @@ caps. Then only the chosen images are read, checked by all cores, and written by
 at any moment, the same command goes on.
 
 Ingesting the same dump again changes nothing. A later dump adds products, whose splits are dealt so
-that the shares hold, and may push products out from under a cap (`dropped`).
+that the shares hold, and may push products out from under a cap: of train to extra, of any other
+split, and of extra, they are `dropped`.
 """
 
 import contextlib

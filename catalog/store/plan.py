@@ -20,7 +20,7 @@ from catalog.image_table import POSITIONS
 from catalog.sources.categories import NONE, resolved
 from catalog.sources.keys import Key, Keys
 from catalog.sources.source import ProductSource, reject_of
-from catalog.splits import SPLITS, deal, deal_groups, deal_official, select
+from catalog.splits import DEALT, EXTRA, deal, deal_groups, deal_official, select
 from catalog.store.schema import (
     add_rejects,
     fetch_columns,
@@ -108,8 +108,8 @@ def plan(
 
 def _succeed(connection: sqlite3.Connection, *, relabelled: bool) -> None:
     """Takes the content's fingerprint away; remembers it if what is being planned differs from it
-    in labels alone (and in what a cap leaves out): no picture is new, and none changes its
-    split."""
+    in labels alone (and in what a cap leaves out, or moves to extra, whose photos stage 1 may then
+    have seen): no picture is new."""
     meta = dict(connection.execute("SELECT key, value FROM meta"))
     earlier = json.loads(meta.get("earlier_labels", "[]")) if relabelled else []
     if relabelled and "content" in meta:
@@ -170,10 +170,10 @@ def _add_products(
     source = listed.source
     _reject_unknown(connection, listed, classes)
     new = _new_rows(connection, source, classes)
-    existing = np.zeros((len(read_taxonomy(connection)), len(SPLITS)), dtype=np.int64)
+    existing = np.zeros((len(read_taxonomy(connection)), len(DEALT)), dtype=np.int64)
     query = "SELECT class_index, split, count(*) FROM products GROUP BY 1, 2"
     for class_index, name, count in connection.execute(query):
-        existing[class_index, SPLITS.index(name)] = count
+        existing[class_index, DEALT.index("train" if name == EXTRA else name)] += count
     numbers, digest = source.keys.numbers[new], source.digest[new].astype(np.int64)
     split = deal(classes[new], numbers, existing, seed)
     split = _given(source, new, classes[new], split, seed, groups)
@@ -181,7 +181,7 @@ def _add_products(
     rows = zip(*(column.tolist() for column in columns), strict=True)
     connection.executemany(
         "INSERT INTO products VALUES (?, ?, ?, 'pending', ?, ?, NULL)",
-        ((i, c, SPLITS[s], n, d) for i, c, s, n, d in rows),
+        ((i, c, DEALT[s], n, d) for i, c, s, n, d in rows),
     )
     if (texts := source.keys.texts) is not None:
         pairs = ((number, texts[row]) for number, row in zip(numbers.tolist(), new, strict=True))
@@ -260,19 +260,56 @@ def _new_rows(
 
 
 def _apply_caps(connection: sqlite3.Connection, config: CatalogConfig) -> None:
-    """Drops the products that a cap leaves out, with the images that the store had of them."""
-    query = "SELECT product_id, class_index, n_images FROM products WHERE split = ?"
-    for split in SPLITS:
+    """Cuts what each split's cap leaves out: of train, into extra as far as the cap of that
+    allows; everything else is dropped, with the images that the store had of it."""
+    for split in DEALT:
         if (cap := getattr(config.caps, split)) is None:
             continue
-        product_id, class_index, n_images = fetch_columns(connection, query, (split,), 3)
-        dropped = product_id[~select(class_index, product_id, n_images, cap, config.seed)].tolist()
-        spans = [(i * POSITIONS, (i + 1) * POSITIONS) for i in dropped]
-        connection.executemany("DELETE FROM blobs WHERE image_id >= ? AND image_id < ?", spans)
-        connection.executemany("DELETE FROM images WHERE image_id >= ? AND image_id < ?", spans)
-        connection.executemany(
-            "UPDATE products SET state = 'dropped' WHERE product_id = ?", ((i,) for i in dropped)
-        )
+        if split == "train":
+            cut = _cut(connection, (split, EXTRA), cap, config.seed)
+            _drop(connection, _to_extra(connection, cut, config))
+        else:
+            _drop(connection, _cut(connection, (split,), cap, config.seed)[0])
+
+
+def _cut(connection: sqlite3.Connection, splits: Sequence[str], cap: int, seed: int) -> np.ndarray:
+    """Products of some splits, dropped ones among them, that one cap leaves out: id, class index
+    and number of images, int64 [3, N]."""
+    marks = ",".join("?" * len(splits))
+    query = f"SELECT product_id, class_index, n_images FROM products WHERE split IN ({marks})"
+    products = fetch_columns(connection, query, splits, 3)
+    product_id, class_index, n_images = products
+    return products[:, ~select(class_index, product_id, n_images, cap, seed)]
+
+
+def _to_extra(connection: sqlite3.Connection, cut: np.ndarray, config: CatalogConfig) -> np.ndarray:
+    """Moves what the cap of train cuts, int64 [3, N], into extra, in which a product stays; returns
+    the ids of those that its cap leaves out too."""
+    product_id, class_index, n_images = cut
+    cap = config.caps.extra
+    if cap is None:
+        kept = np.ones(len(product_id), dtype=bool)
+    elif cap == 0:
+        kept = np.zeros(len(product_id), dtype=bool)
+    else:
+        kept = select(class_index, product_id, n_images, cap, config.seed)
+    moved = product_id[kept].tolist()
+    query = "UPDATE products SET split = ? WHERE product_id = ? AND state != 'dropped'"
+    connection.executemany(query, ((EXTRA, i) for i in moved))
+    query = "UPDATE images SET split = ? WHERE image_id >= ? AND image_id < ?"
+    connection.executemany(query, ((EXTRA, i * POSITIONS, (i + 1) * POSITIONS) for i in moved))
+    return product_id[~kept]
+
+
+def _drop(connection: sqlite3.Connection, product_id: np.ndarray) -> None:
+    """Drops products [N], with the images that the store had of them."""
+    dropped = product_id.tolist()
+    spans = [(i * POSITIONS, (i + 1) * POSITIONS) for i in dropped]
+    connection.executemany("DELETE FROM blobs WHERE image_id >= ? AND image_id < ?", spans)
+    connection.executemany("DELETE FROM images WHERE image_id >= ? AND image_id < ?", spans)
+    connection.executemany(
+        "UPDATE products SET state = 'dropped' WHERE product_id = ?", ((i,) for i in dropped)
+    )
 
 
 def require_known(listed: Listed, classes: np.ndarray) -> None:

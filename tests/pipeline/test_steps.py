@@ -37,7 +37,7 @@ def test_every_artefact_is_where_the_formats_say(tiny: Tiny) -> None:
         "": "store.sqlite taxonomy.json ingest.json config.yaml features.h5 "
         "views/small/features.h5 views/small/stage1/best.pt",
         "stage1/": "best.pt last.pt metrics.jsonl summary.json",
-        "stage2/": "judged.parquet manifest.json shared.npz sets.parquet summary.json summary.txt",
+        "stage2/": "judged.parquet manifest.json products.npz shared.npz sets.parquet summary.json summary.txt",
         "evaluation/": "metrics.json items.parquet per_category.parquet confusion.parquet "
         "summary.txt",
     }
