@@ -3,6 +3,7 @@ and behind URLs."""
 
 import csv
 import os
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -28,7 +29,8 @@ from tests.pipeline.tiny import Tiny, documents
 
 
 def read(path: str) -> ProductSource:
-    return open_source([path], Path())
+    with tempfile.TemporaryDirectory() as index:
+        return open_source([path], Path(index))
 
 
 @pytest.fixture(scope="module")
