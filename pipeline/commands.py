@@ -329,7 +329,11 @@ def predict(options: argparse.Namespace) -> None:
 
     run, config = _load(options)
     model = TwoStageModel.open(
-        run, config.stage1.device, config.features.precision, config.score.runtime
+        run,
+        config.stage1.device,
+        config.features.precision,
+        config.score.runtime,
+        max_pixels=config.catalog.max_pixels,
     )
     warn_of_other_arithmetic(run, model, photos=64)
     prediction = predict_files(

@@ -17,7 +17,7 @@ import xxhash
 
 from catalog.artifacts import differences, read_json
 from catalog.blank import beside_others, is_blank
-from catalog.config import SourcesConfig
+from catalog.config import MAX_PIXELS, SourcesConfig
 from catalog.errors import ArtifactError, ImageError, ShelfsortError
 from catalog.fetch import require_files
 from catalog.files import ACCESS
@@ -61,6 +61,8 @@ class TwoStageModel:
     bundle: Bundle
     added: Additions = NONE_ADDED
     columns: ColumnEncoder | None = None
+    max_pixels: int = MAX_PIXELS
+    """Photos with more are errors."""
 
     @classmethod
     def open(
@@ -70,6 +72,7 @@ class TwoStageModel:
         precision: str = "auto",
         runtime: str | Mapping[str, str] = "auto",
         vectors: Mapping[str, str] | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> "TwoStageModel":
         """Loads checkpoints and bundle, the last fit's if there is one; `vectors` names the file of
         each view that is one, `runtime` may name one per view.
@@ -111,7 +114,8 @@ class TwoStageModel:
             if changes := differences(there_now, {key: origin[key] for key in there_now}):
                 problem = f"view {name} is another one now: {'; '.join(changes)}"
                 raise ArtifactError(run.stage2, problem, "stage2")
-        return cls(tuple(predictors), bundle, Additions.open(bundle), columns)
+        added = Additions.open(bundle)
+        return cls(tuple(predictors), bundle, added, columns, max_pixels)
 
     @property
     def network(self) -> Predictor:
@@ -168,7 +172,7 @@ class TwoStageModel:
         Returns, per view, the features float16 [R, D] of the R readable images; which those are,
         bool [B]; which of these are blank, bool [R]; and row -> error of the others.
         """
-        photos, readable, errors = decode_all(images)
+        photos, readable, errors = decode_all(images, max_pixels=self.max_pixels)
         drop_blank = self.bundle.drop_blank
         blank = np.array([drop_blank and is_blank(photo) for photo in photos], dtype=bool)
         if not photos:

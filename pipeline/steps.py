@@ -325,7 +325,8 @@ def lookalikes(
     source = open_source(paths, out / "dumps", config.catalog, config.access)
     jobs = config.jobs or cores()
     require_whole(paths[0], len(source), source.rejects, accept_damage)
-    totals = find_lookalikes(predictor, source, images, threshold, out, config.score, jobs)
+    most = config.catalog.max_pixels
+    totals = find_lookalikes(predictor, source, images, threshold, out, config.score, jobs, most)
     compared = f"{totals.products} products against {len(images.names)} images"
     seconds = time.perf_counter() - started
     matches = f"{totals.matches} with a cosine of {threshold:g} or more"

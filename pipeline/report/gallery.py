@@ -9,6 +9,7 @@ import numpy as np
 import pandas
 from PIL import Image
 
+from catalog.config import MOST_PIXELS
 from catalog.images import decode
 from catalog.store.reader import Store
 
@@ -92,7 +93,7 @@ def _side(store: Store, order: list[int], wrong: int, budget: int) -> int:
 def thumbnail(data: bytes, side: int) -> bytes:
     """A picture's bytes as a small WebP, its longer side `side` pixels at most. Raises ImageError
     where it can't be decoded."""
-    image = Image.fromarray(decode(data))
+    image = Image.fromarray(decode(data, MOST_PIXELS))
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     out = io.BytesIO()
     image.save(out, "WEBP", quality=QUALITY, method=2)

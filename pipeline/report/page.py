@@ -86,7 +86,8 @@ def write_report(runs: Sequence[RunFolder], out: Path) -> Path:
     columns |= _item_columns(items) | _review_columns(review)
     for number, comparison in enumerate(compared, start=1):
         columns |= _compared_columns(comparison, number, items if unit == run.unit else None)
-    data = pack(_values(run, others, findings, compared), columns)
+    keys = {"keys": _shop_keys(run, columns, findings)}
+    data = pack(_values(run, others, findings, compared) | keys, columns)
     fixed = len(data) + sum(path.stat().st_size for path in TEMPLATES.iterdir())
     gallery = make_gallery(
         run.store, items, review, max(0, min(THUMBNAILS, (LIMIT - fixed - MARGIN) * 3 // 4))
@@ -355,6 +356,19 @@ def _item_columns(items: pandas.DataFrame) -> dict[str, np.ndarray]:
     columns["item.own"] = share(items["two_stage_true_confidence"].to_numpy())
     columns["item.refined"] = unsigned(items["refined"].to_numpy())
     return columns
+
+
+def _shop_keys(
+    run: EvaluatedRun, columns: dict[str, np.ndarray], findings: dict
+) -> list[tuple[int, str]]:
+    """Number and key of each product on the page whose key is not its number itself."""
+    if run.store is None:
+        return []
+    blank = [row["product_id"] for row in findings["health"]["blank_rows"]]
+    listed = [columns[name] for name in columns if name.endswith(".product")]
+    numbers = np.unique(np.concatenate([*listed, blank]).astype(np.int64))
+    pairs = zip(numbers.tolist(), map(str, run.store.keys(numbers)), strict=True)
+    return [(number, key) for number, key in pairs if str(number) != key]
 
 
 def split_numbers(names: pandas.Series) -> np.ndarray:

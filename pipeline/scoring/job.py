@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from catalog.artifacts import sha256_file
+from catalog.config import MAX_PIXELS
 from catalog.errors import ArtifactError, ShelfsortError
 from catalog.image_table import image_ids
 from catalog.labels import read_labels
@@ -61,7 +62,12 @@ class ScoreJob:
             update={"score": config.score.model_copy(update={"vectors": vectors})}
         )
         model = TwoStageModel.open(
-            run, config.stage1.device, config.features.precision, config.score.runtime, vectors
+            run,
+            config.stage1.device,
+            config.features.precision,
+            config.score.runtime,
+            vectors,
+            config.catalog.max_pixels,
         )
         counts = run.store.natural_counts("product")
         mix, table = named_mix(config.score, counts, model.known), config.score.allowed
@@ -160,6 +166,8 @@ class ScoreJob:
         codes = self._codes(source)
         if table := self.config.score.table:
             made_with["table"] = sha256_file(table)
+        if self.model.max_pixels != MAX_PIXELS:
+            made_with["max_pixels"] = str(self.model.max_pixels)
         checksums, digests = self.checksums | made_with, self.run.store.digests()
         return Scorer(engine, checksums, self.fallback, digests, self.judges, codes)
 
@@ -174,6 +182,7 @@ class ScoreJob:
             device=self.config.stage1.device,
             precision=precision,
             runtimes=tuple(self.model.runtimes.items()),
+            max_pixels=self.model.max_pixels,
         )
         return Workers(
             client,

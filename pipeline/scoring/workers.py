@@ -29,6 +29,7 @@ from distributed import Client, Future, KilledWorker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from catalog.artifacts import fingerprint, sha256_file
+from catalog.config import MAX_PIXELS
 from catalog.errors import ArtifactError, ShelfsortError
 from pipeline.cluster.client import ask, patiently, require_files, wait
 from pipeline.cluster.clusters import TASK, named, slots
@@ -58,6 +59,7 @@ class ModelPlace:
     device: str
     precision: str
     runtimes: tuple[tuple[str, str], ...]
+    max_pixels: int = MAX_PIXELS
 
     @property
     def sent_name(self) -> str:
@@ -147,6 +149,7 @@ def _open_model(
         place.precision,
         dict(place.runtimes),
         dict(vectors),
+        place.max_pixels,
     )
 
 
