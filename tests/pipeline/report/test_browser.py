@@ -184,7 +184,7 @@ def test_lost_products_are_the_confusions(page: Page):
     titles = "return [...document.querySelector('#table-lost tbody tr').children].map((cell) => cell.dataset.title)"
     assert page.js(titles)[:3] == [
         "Category",
-        "Lost",
+        "Errors",
         "Evaluated products",
     ]  # where a row is a list
     numbers = (
@@ -292,7 +292,7 @@ def test_the_treemap_says_what_the_pointer_is_on(page: Page):
         return page.find("#tip").is_displayed()
 
     page.wait(told, 30)
-    assert "Accuracy" in page.text("#tip") and "Lost" in page.text("#tip")
+    assert "Accuracy" in page.text("#tip") and "Errors" in page.text("#tip")
 
 
 def test_the_treemap_leads_down_and_back(page: Page):
