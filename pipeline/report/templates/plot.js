@@ -420,7 +420,7 @@ function departmentRows() {
 
 function renderDepartments(host) {
   const rows = departmentRows();
-  host.hidden = rows.length < 2;
+  host.hidden = rows.length < 4; // of few the table of the hierarchy says as much
   if (host.hidden) return;
   const chart = makeChart(
     "Accuracy of the categories of each department; the table of the hierarchy holds the figures",
