@@ -193,12 +193,13 @@ def compare(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     """The page of one run, or of several side by side."""
     from pipeline import steps
+    from pipeline.report.findings import Extras
     from pipeline.run_folder import RunFolder
 
     runs = [RunFolder(folder) for folder in ([options.run] if options.run else []) + options.runs]
     if not runs:
         raise ShelfsortError("no run given, expected shelfsort report DIR, or --run DIR")
-    steps.report(runs[0], runs[1:])
+    steps.report(runs[0], runs[1:], Extras(options.slices, options.costs))
 
 
 def plot(options: argparse.Namespace) -> None:

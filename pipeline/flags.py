@@ -195,6 +195,18 @@ def report(sub: ArgumentParser) -> None:
     sub.add_argument(
         "runs", nargs="*", type=Path, metavar="DIR", help="the run, and others to compare it with"
     )
+    sub.add_argument(
+        "--slices",
+        type=Path,
+        metavar="CSV",
+        help="further columns of products, by product_id, whose slices are evaluated apart",
+    )
+    sub.add_argument(
+        "--costs",
+        type=Path,
+        metavar="CSV",
+        help="what mistakes cost, in columns true, predicted and cost; 1 where none is given",
+    )
     _run_too(sub)
 
 

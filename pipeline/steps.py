@@ -51,6 +51,7 @@ from pipeline.run_folder import RunFolder, Say, Workers
 
 if TYPE_CHECKING:
     from catalog.store.ingest import IngestSummary
+    from pipeline.report.findings import Extras
     from stage1_cnn.processes import Processes
 
 
@@ -255,12 +256,18 @@ def _relabelled(run: RunFolder, found: dict[str, Any], made_from: dict[str, Any]
     )
 
 
-def report(run: RunFolder, others: Sequence[RunFolder], say: Say = print) -> None:
+def report(
+    run: RunFolder,
+    others: Sequence[RunFolder],
+    extras: "Extras | None" = None,
+    say: Say = print,
+) -> None:
     """evaluation/ -> report/index.html: one page for analysts, on which `others` are compared with
-    the run. It is written again each time, which takes seconds."""
+    the run; `extras` are a user's own files for it. It is written again each time, which takes
+    seconds."""
     from pipeline.report.page import write_report
 
-    page = write_report([run, *others], run.report.parent)
+    page = write_report([run, *others], run.report.parent, extras)
     say(f"report: {page}")
 
 

@@ -85,7 +85,7 @@ def read_products(
     [N, 2] (`ExpertPool.distances`, the mean over a product's images). `jobs` threads ask for it."""
 
     def read(block: Block) -> tuple[Items, np.ndarray]:
-        images = views.images(block)
+        images = block.items(views.head)
         items = compact(pool_images(images), fitted.log_probs(images, "product"), projections)
         return items, mean_by_product(fitted.distances(images), images.product_id)
 

@@ -180,6 +180,11 @@ class EvaluatedRun:
         except ValueError as error:
             raise ArtifactError(path, f"not readable as JSON lines ({error})", "stage1") from error
 
+    @property
+    def validation_images(self) -> int:
+        """Images of val_a that each epoch was judged on; 0 if it is not recorded."""
+        return int(_optional(self.files.stage1_summary, "stage1").get("images", {}).get("val_a", 0))
+
     @cached_property
     def sets(self) -> list[dict]:
         """Stage 2's confusion sets with their decisions, from its manifest; empty without a second

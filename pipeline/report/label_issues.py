@@ -32,23 +32,22 @@ CALIBRATION = 5000
 """Images, about, on which the judge's confidence is calibrated."""
 
 
-def review_table(run: EvaluatedRun) -> tuple[pandas.DataFrame, str]:
-    """Doubtful labels and pictures under several categories, and which products were judged: `all`
-    with features, or the `evaluated` ones of a run that has no features of its store any more.
+def review_table(run: EvaluatedRun, opinions: pandas.DataFrame) -> pandas.DataFrame:
+    """Doubtful labels and pictures under several categories, by the `opinions` of `label_opinions`.
 
     A product whose picture another category has too is no doubt: the judge knows the picture under
     the other label, and on the demo 8 of 9 such doubts were wrong.
     """
-    opinions, judged = label_opinions(run)
     conflicts = _conflicts(run, opinions)
     alone = opinions[~opinions["product_id"].isin(conflicts["product_id"])]
-    return pandas.concat([doubtful_labels(alone, len(run.taxonomy)), conflicts]), judged
+    return pandas.concat([doubtful_labels(alone, len(run.taxonomy)), conflicts])
 
 
 def label_opinions(run: EvaluatedRun) -> tuple[pandas.DataFrame, str]:
     """One row per judged product: product_id, class_index, split, answer, the probability of the
-    label (self_confidence) and of the answer (confidence); and which were judged."""
-    if stores := _feature_stores(run):
+    label (self_confidence) and of the answer (confidence); and which were judged: `all` with
+    features, or the `evaluated` ones of a run that has no features of its store any more."""
+    if stores := feature_stores(run):
         return out_of_fold(Views(stores)), "all"
     items = run.items[run.items["unit"] == run.unit]
     columns = {
@@ -60,7 +59,7 @@ def label_opinions(run: EvaluatedRun) -> tuple[pandas.DataFrame, str]:
     return items[kept].rename(columns=columns).assign(split="test"), "evaluated"
 
 
-def _feature_stores(run: EvaluatedRun) -> list[FeatureStore]:
+def feature_stores(run: EvaluatedRun) -> list[FeatureStore]:
     """The features that the run was evaluated with; none if one of them is gone or another's."""
     views: dict = run.metrics.get("made_from", {}).get("views", {})
     stores = []

@@ -81,6 +81,8 @@ function photoCard(product, truth, answers, suggested, note = null) {
     ),
     note ? el("span", {class: "note"}, note) : null,
   );
+  const beside = evidenceBox(product, truth, suggested);
+  if (beside) card.append(beside);
   card.append(reviewButtons(card, product, truth, suggested));
   return card;
 }

@@ -35,6 +35,7 @@ function renderReview(view) {
     ),
     correctionsCard(),
     doubtsCard(),
+    problemsCard(),
     conflictsCard(),
     el("div", {class: "columns"}, rejectsCard(health), blanksCard(health)),
     smallCard(),
