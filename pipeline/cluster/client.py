@@ -145,9 +145,11 @@ def wait(client: Client, futures: Collection[Future]) -> set[Future]:
 
 @contextlib.contextmanager
 def watched(client: Client) -> Iterator[None]:
-    """Raises ShelfsortError as `wait` does, for a block of the main thread that waits for workers
-    in other people's code, such as joblib's: interrupts it, as Control-C would."""
-    patience, main = _Patience(client), threading.main_thread().ident
+    """Raises ShelfsortError as `wait` does, for a block that waits for workers in other people's
+    code, such as joblib's: interrupts it, as Control-C would. In another thread than the main one,
+    which alone can be interrupted, it only warns."""
+    patience, here = _Patience(client), threading.current_thread()
+    main = here.ident if here is threading.main_thread() else None
     ended, turn = threading.Event(), threading.Lock()
     faults: list[ShelfsortError] = []
 
