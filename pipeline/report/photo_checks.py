@@ -65,8 +65,8 @@ def measure_photos(store: Store, table: ImageTable) -> pandas.DataFrame:
                 rows.append((start + place, *_measures(decode(data))))
             except ImageError:  # marked in features.h5, and listed among the rejects
                 continue
-    place, *columns = zip(*rows, strict=True) if rows else ([],) * 5
-    chosen = table[np.array(place, dtype=np.int64)]
+    places, *columns = zip(*rows, strict=True) if rows else ([],) * 5
+    chosen = table[np.array(places, dtype=np.int64)]
     names = ("width", "height", "brightness", "sharpness")
     return pandas.DataFrame(
         {
