@@ -123,7 +123,8 @@ def _write(model: TwoStageModel, networks: dict[str, Predictor], out: Path) -> N
 
 
 def _networks(run: RunFolder, model: TwoStageModel) -> dict[str, Predictor]:
-    """The network of each view. Raises ShelfsortError if a view has none."""
+    """The network of each view. Raises ShelfsortError if a view has none, or one that learnt from
+    photos that the decoder scaled, which the reader does not do."""
     networks = {}
     for name, network in model.networks.items():
         if network is None:
@@ -131,6 +132,11 @@ def _networks(run: RunFolder, model: TwoStageModel) -> dict[str, Predictor]:
             raise ShelfsortError(
                 f"{run.stage2}: view {name} is no network, but an exported model answers by "
                 f"networks alone; train without it: {retrain}"
+            )
+        if network.transform.least:
+            raise ShelfsortError(
+                f"{run.stage2}: view {name} was trained with stage1.decode=scaled, but an exported "
+                "model takes whole photos; train with stage1.decode=full"
             )
         networks[name] = network
     return networks
