@@ -26,7 +26,7 @@ from catalog.artifacts import write_json
 from catalog.config import CatalogConfig
 from catalog.image_table import ImageTable
 from catalog.sources.dump_index import open_index
-from catalog.splits import SPLITS, deal, select
+from catalog.splits import DEALT, deal, select
 from catalog.store.ingest import ingest_dump
 from catalog.store.reader import Store
 from catalog.taxonomy import COLUMNS
@@ -36,6 +36,7 @@ from pipeline.evaluation.evaluate import save_evaluation
 from pipeline.evaluation.measures import SYSTEMS, measure
 from pipeline.evaluation.near_twins import SAMPLE, twin_figures
 from pipeline.report.page import write_report
+from pipeline.run_folder import RunFolder
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.head import Head
 from stage1_cnn.sampler import Sampler
@@ -161,7 +162,7 @@ def split(options: argparse.Namespace) -> None:
     index = open_index([options.folder / "train.bson"], options.folder / "dumps")
     classes = (index.category_id - 1000).astype(np.int32)
     dealt = deal(
-        classes, index.product_id, np.zeros((options.categories, len(SPLITS)), dtype=np.int64), 0
+        classes, index.product_id, np.zeros((options.categories, len(DEALT)), dtype=np.int64), 0
     )
     kept = select(classes, index.product_id, index.n_images, 300, 0)
     print(f"train {np.mean(dealt == 0):.3f} of the products; a cap of 300 keeps {kept.mean():.3f}")
@@ -229,7 +230,7 @@ def figures(options: argparse.Namespace) -> None:
     }
     sample = frame.head(SAMPLE)
     twins = twin_figures(sample, *rng.random((2, len(sample)))) | {"networks": 1}
-    metrics |= {"without_photo": 0, "near_twins": twins}
+    metrics |= {"without_photo": 0, "near_twins": twins, "promises": []}
     metrics["made_from"] = {"views": {"stage1": {"store": store.fingerprint}}}
     trained = np.bincount(table.class_index, minlength=len(taxonomy))
     save_evaluation(options.folder / "evaluation", frames, taxonomy, trained, metrics)
@@ -263,7 +264,7 @@ def _answers(table: ImageTable, classes: int, rng: np.random.Generator) -> panda
 
 def report(options: argparse.Namespace) -> None:
     """The page over all of it."""
-    page = write_report([options.folder], options.folder / "report")
+    page = write_report([RunFolder(options.folder)], options.folder / "report")
     print(f"{page.name}: {page.stat().st_size / 2**20:.1f} MiB")
     tell_peak(0)
 

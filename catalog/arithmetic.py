@@ -1,7 +1,8 @@
 """BLAS in one thread, for fits that promise the same result on any machine.
 
 With several threads a matrix product adds up in another order: what is fitted on it differs in its
-last digits, and trees on top of that by whole splits. Such fits use further cores by processes.
+last digits, and trees on top of that by whole splits. Such fits use further cores through
+processes.
 """
 
 import functools

@@ -25,13 +25,13 @@ _REFUSED = {
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "too many files are open"),
     errno.EBUSY: "it is in use",
 }
-"""Faults of opening a file that say nothing about what is in it."""
+"""Errors of opening a file that say nothing about its content."""
 
 
 def unreadable(path: str | Path, problem: str, step: str, error: Exception) -> ShelfsortError:
-    """The error to raise if an artefact can't be read: ArtifactError with this `problem`, which has
-    it rebuilt, unless the system refused to open it. Then it may be whole, and nothing may replace
-    it.
+    """The error to raise if an artefact can't be read: ArtifactError with this `problem`, whose
+    remedy is to rebuild the file; but ShelfsortError if the system refused to open it, because it
+    may be whole and must not be replaced.
 
         except (ValueError, OSError) as error:
             raise unreadable(path, f"not readable as JSON ({error})", "stage2", error) from error
@@ -53,7 +53,7 @@ def writing(target: str | Path) -> Iterator[None]:
 
 def require_own(folder: Path, marks: Sequence[str], names: Sequence[str]) -> None:
     """Raises ShelfsortError if a folder holds files that a command would overwrite (patterns
-    `names`), but none of the `marks` that the command leaves where it has written before."""
+    `names`), but none of the `marks` that the command leaves in folders of its own."""
     if any((folder / mark).exists() for mark in marks):
         return
     if foreign := sorted(path for name in names for path in folder.glob(name)):

@@ -1,4 +1,4 @@
-"""Blank images, which show nothing. If their product has others they are left out, in ingest and in
+"""Blank images, which show nothing. They are left out if their product has others, in ingest and in
 scoring alike."""
 
 import numpy as np

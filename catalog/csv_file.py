@@ -1,5 +1,5 @@
 """The one reader of CSV files that users write: category names, labels, corrections, priors,
-landmarks. Strict, as a CSV that is read wrongly loses rows without a word: every fault is an error
+landmarks. Strict, because a CSV that is read wrongly loses rows silently: every fault is an error
 that names file and line.
 
 UTF-8, with or without a byte-order mark; the separator is a comma, a semicolon or a tab, by the

@@ -49,7 +49,7 @@ def _dump_error(
 
 
 class DamagedSourceError(ShelfsortError):
-    """A file of a source is damaged: products that nobody can count are lost. The command line adds
+    """A file of a source is damaged, and an unknown number of products lost. The command line adds
     the command that goes on without them (`--accept-damage`)."""
 
 

@@ -1,4 +1,5 @@
-"""What a file is by its first bytes, so that one that can't be read is named for what it is."""
+"""What a file is, told from its first bytes, so that an error about an unreadable one can say
+so."""
 
 _TEXT = (
     (b"<!doctype html", "an HTML page, perhaps of a login or an error"),

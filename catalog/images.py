@@ -1,11 +1,11 @@
 """The one decoder: bytes of any common image format to RGB pixels.
 
 Size and format are read from the header first; an image that declares too many pixels is refused
-before anything is allocated. Upright JPEGs take the fast path (simplejpeg); one that lacks nothing
-but its end marker is read all the same. Pillow decodes PNG, WebP, GIF, BMP, TIFF, AVIF, rotated or
-CMYK JPEGs, with the extra `heic` HEIC, and none of its other formats (one of them starts
-Ghostscript). Orientation is applied, gray and CMYK become RGB, transparent pixels become white,
-16-bit samples are scaled to 8.
+before anything is allocated. Upright JPEGs take the fast path (simplejpeg); one that lacks only its
+end marker is read too. Pillow decodes PNG, WebP, GIF, BMP, TIFF, AVIF, rotated or CMYK JPEGs, with
+the extra `heic` HEIC, and none of its other formats (one of them starts Ghostscript). Orientation
+is applied, gray and CMYK become RGB, transparent pixels become white, 16-bit samples are scaled to
+8.
 """
 
 import contextlib
@@ -42,7 +42,8 @@ FORMATS = _formats()
 _JPEG, _JPEG_SCAN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 _PNG, _PNG_TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt")
 _XMP, _LONG_XMP = b"XML:com.adobe.xmp\0\0", 2**20
-"""How the one text of a PNG begins that is read here, for its orientation, and its most bytes."""
+"""The only PNG text that is read (XMP, for its orientation): how it begins, and its maximum
+bytes."""
 _TILE_SIZE = (322, 323)
 """TIFF's tags of the width and height of a tile."""
 _ORIENTATION = 0x0112
@@ -110,7 +111,7 @@ def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
 
 def _require_small_tiles(image: Image.Image, max_pixels: int) -> None:
     """Raises ImageError (`too_large`) for a TIFF whose tiles are large, whatever its own size is:
-    the decoder makes room for a whole one."""
+    the decoder allocates a whole tile."""
     tags = getattr(image, "tag_v2", {})
     width, height = (tags.get(tag, 0) for tag in _TILE_SIZE)
     if width * height > max(max_pixels, image.width * image.height):
@@ -225,7 +226,7 @@ def _pillow(data: bytes) -> Image.Image:
 
 
 def _without_texts(data: bytes) -> bytes:
-    """A PNG without its texts, but for XMP: for long ones Pillow refuses the whole photo."""
+    """A PNG without its texts, except XMP: Pillow refuses photos that have long ones."""
     if data[:8] != _PNG or not any(name in data for name in _PNG_TEXTS):
         return data
     kept, start = [_PNG], 8

@@ -40,7 +40,8 @@ NOTHING = Estimate(None, None, None, 0)
 @dataclass(frozen=True)
 class Shares:
     """Shares of several cells, arrays [cells]: `value` with its 95% interval `low`, `high` (NaN
-    without items), items `n`, and `effective_n`: how many independent items would tell as much."""
+    without items), items `n`, and `effective_n`: how many independent items would carry as much
+    information."""
 
     value: np.ndarray
     low: np.ndarray

@@ -14,23 +14,24 @@ from catalog.errors import LockedError, ShelfsortError
 
 log = logging.getLogger(__name__)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-"""What a file system without locks answers, such as some network mounts."""
+"""Errors of file systems without locks, such as some network mounts."""
 _held: set[Path] = set()
-"""The locks that this process holds: to the kernel its own handles don't exclude each other."""
+"""The locks that this process holds: for the kernel, handles of one process don't exclude each
+other."""
 os.register_at_fork(after_in_child=_held.clear)  # a child holds none
 
 
 @contextlib.contextmanager
 def run_lock(run: str | Path) -> Iterator[None]:
-    """Holds the run directory for one writing command, and removes what killed ones left half
+    """Locks the run directory for one writing command, and removes files that killed ones left half
     written.
 
-    The lock is the process's own, not its handle's (fcntl, not flock): the kernel drops it with the
-    process, also while a child that was just forked still has the handle, so that a dead one never
-    blocks. To close any handle of the file drops it too: none but this function opens it. Where a
-    file system has no locks, a file with pid and host stands in, and a warning says so.
+    The lock belongs to the process, not to its handle (fcntl, not flock): the kernel releases it
+    with the process, even while a freshly forked child still has the handle, so that a dead process
+    never blocks. Closing any handle of the file releases it too, so only this function opens it. If
+    the file system has no locks, a file with pid and host stands in, and a warning says so.
 
-    Raises LockedError with the holder's pid and host, ShelfsortError where the directory can't be
+    Raises LockedError with the holder's pid and host, ShelfsortError if the directory can't be
     written.
     """
     path, name = Path(run).absolute() / "lock", f"pid {os.getpid()} on {socket.gethostname()}"
@@ -72,8 +73,8 @@ def _lock(run: str | Path, path: Path, handle: int, name: str) -> Path | None:
 
 
 def _marked(run: str | Path, marker: Path, name: str) -> Path:
-    """Makes the file that stands in for a lock; a dead process of this host, which left one, has
-    none. Raises LockedError if another process, or one of another host, has it."""
+    """Makes the file that stands in for a lock, replacing one that a dead process of this host
+    left. Raises LockedError if a living process, or one of another host, has it."""
     for _ in range(2):
         try:
             with open(marker, "x", encoding="utf-8") as file:
@@ -90,8 +91,8 @@ def _marked(run: str | Path, marker: Path, name: str) -> Path:
 
 
 def _gone(holder: str, name: str) -> bool:
-    """Whether the holder `pid N on HOST` is a process of this host that is no more. One of our own
-    pid, which doesn't hold it, was of an earlier life, as in containers."""
+    """Whether the holder `pid N on HOST` was a process of this host and has ended. A holder with
+    our own pid is one of before a restart, as in containers: this process doesn't hold the lock."""
     pid, here = holder.removeprefix("pid ").partition(" ")[0], name.partition(" on ")[2]
     if not pid.isdigit() or holder.partition(" on ")[2] != here:
         return False
@@ -103,13 +104,13 @@ def _locked(run: str | Path, holder: str) -> LockedError:
 
 
 def _drop_leftovers(folder: Path) -> None:
-    """Removes the temporary files of processes that are no more, wherever below `folder`. A killed
-    one can't do it itself."""
+    """Removes the temporary files of processes that have ended, anywhere below `folder`; a killed
+    process can't do so itself."""
     for path in folder.rglob(".*.tmp"):
         pid = path.name.split(".")[-2]
         if pid.isdigit() and (
             int(pid) == os.getpid() or not _alive(int(pid))
-        ):  # ours: of an earlier life, as in containers
+        ):  # our own pid: of before a restart, as in containers
             path.unlink(missing_ok=True)
 
 

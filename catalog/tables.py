@@ -1,4 +1,4 @@
-"""Parquet files, whole or absent. Apart from `catalog.artifacts`, as pyarrow takes a moment to
+"""Parquet files, whole or absent. Not in `catalog.artifacts`, because pyarrow takes a moment to
 load."""
 
 from pathlib import Path

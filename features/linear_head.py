@@ -16,7 +16,7 @@ from catalog.errors import ArtifactError, ShelfsortError
 from stage1_cnn.head import Head
 
 _CELLS = 2**28
-"""Limit of rows x classes, as the fit holds several arrays of this size."""
+"""Limit of rows x classes, because the fit holds several arrays of this size."""
 _ABSENT = -30.0
 """Bias of a class without rows."""
 

@@ -43,7 +43,7 @@ class Bank:
         return np.unique(self.product_id)
 
     def _holds(self, product_id: np.ndarray) -> np.ndarray:
-        """Whether each product has a photo here: few do that are not of the catalogue itself."""
+        """Whether each product has a photo in the bank; few outside the catalogue do."""
         if not len(self._products):
             return np.zeros(len(product_id), dtype=bool)
         place = np.searchsorted(self._products, product_id).clip(max=len(self._products) - 1)

@@ -16,7 +16,7 @@ from stage1_cnn.head import Head
 
 
 class VectorFile:
-    """Looks vectors up by image id, in whatever order the file has them; a context manager.
+    """Looks vectors up by image id, whatever their order in the file; a context manager.
 
     Raises ShelfsortError if the file is not in the format.
 

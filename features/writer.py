@@ -67,7 +67,7 @@ class FeatureWriter:
         _grow(self.partial, self.file.id.get_filesize() + left)
 
     def _resume(self, made_from: dict, computed_with: dict) -> h5py.File | None:
-        """What an interrupted writer left, if it can be continued."""
+        """The file that an interrupted writer left, if it can be continued."""
         if not self.partial.exists():
             return None
         try:
@@ -82,7 +82,7 @@ class FeatureWriter:
         except (OSError, RuntimeError) as error:
             if not isinstance(fault := unreadable(self.partial, "", "", error), ArtifactError):
                 raise fault from error  # the system refused to open it, it may be whole
-            # Killed while the first bytes were written, or those of a reason: nothing to keep.
+            # Killed while the first bytes, or those of a reason, were written: nothing to keep.
             return None
         for name in (schema.ERROR_ID, schema.ERROR_REASON):
             file[name].resize((errors,))  # without a batch that was written but for the cursor

@@ -44,13 +44,13 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """Passes torch a file object, as it would write the path's name, which has this process's pid,
-    into the file."""
+    """Passes torch a file object: given a path, it would write the file's name, which contains this
+    process's pid, into the file."""
     with open(path, "wb") as file:
         try:
             torch.save({"schema": SCHEMA, **content}, file)
         except RuntimeError as error:
-            # A full disk, of which torch reports nothing but positions of its own.
+            # A full disk, which torch reports as a position in the file only.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from error
             raise

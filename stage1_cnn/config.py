@@ -46,23 +46,23 @@ _FIRST_AUGMENT = {"flip", "crop", "stretch", "colour"}
 
 
 class Augment(Section):
-    """Random changes of training photos while fine-tuning; the head phase sees none."""
+    """Random changes of training photos while fine-tuning; the head phase has none."""
 
     flip: bool = True
     """Mirror half of the photos."""
     crop: float = Field(default=0.6, gt=0, le=1)
     """Smallest share of the photo's area that a random crop keeps; 1 never crops."""
     stretch: float = Field(default=1.2, ge=1)
-    """Most by which a crop changes the ratio of the photo's sides."""
+    """Largest change of the photo's aspect ratio by a crop."""
     colour: float = Field(default=0.2, ge=0, lt=1)
     """Brightness, contrast and saturation are each multiplied by 1 - colour to 1 + colour."""
     rotate: float = Field(default=0, ge=0, le=180)
     """Largest rotation of a photo, degrees, either way. Uncovered areas repeat edge pixels (border
     padding)."""
     shift: float = Field(default=0, ge=0, lt=1)
-    """Largest share of its width, and of its height, by which a photo is moved."""
+    """Largest shift of a photo, as a share of its width and of its height."""
     shear: float = Field(default=0, ge=0, lt=90)
-    """Most degrees by which a photo's upright sides lean, either way."""
+    """Largest shear of a photo's upright sides, degrees, either way."""
     zoom: float = Field(default=0, ge=0, lt=1)
     """A photo is magnified by 1 - zoom to 1 + zoom."""
     policy: Literal["none", "randaugment", "trivialaugment"] = "none"
@@ -73,7 +73,7 @@ class Augment(Section):
     magnitude: int = Field(default=9, ge=0, le=30)
     """RandAugment: how strong each is, 0 to 30."""
     erase: float = Field(default=0, ge=0, le=1)
-    """Share of the photos in which a random rectangle is blotted out (random erasing, Zhong et al.
+    """Share of the photos in which a random rectangle is erased (random erasing, Zhong et al.
     2017)."""
     mixup: NonNegativeFloat = 0
     """Photos of a batch are blended in pairs, the share drawn from Beta(mixup, mixup); 0 is off,
@@ -96,7 +96,7 @@ class Stage1Config(Section):
     """CSV of landmarks (docs/formats.md) that `vgg16_landmarks` learns to find while fine-tuning;
     null: attention alone."""
     landmark_weight: PositiveFloat = 0.5
-    """Of the landmarks' loss, beside that of the categories."""
+    """Weight of the landmarks' loss, relative to that of the categories."""
     weights: str = "imagenet"
     """`imagenet` (what is on this machine, else downloaded; `shelfsort doctor` lists the former),
     `none` (random, no head phase), or a file: a state_dict of the same network (also as
@@ -137,16 +137,17 @@ class Stage1Config(Section):
     patience: PositiveInt | None = None
     """A phase ends early when val_a has not improved for so many epochs; null never does."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """SGD has Nesterov momentum 0.9 and wants a learning rate ten to a hundred times as high."""
+    """SGD has Nesterov momentum 0.9 and needs a learning rate ten to a hundred times as high."""
     weight_decay: NonNegativeFloat = 0.01
-    """Of matrices and filters; biases and normalisation layers have none. AdamW without it is Adam.
+    """Weight decay of matrices and filters; biases and normalisation layers have none. AdamW
+    without it is Adam.
     """
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Share of each target spread over all categories."""
     warmup: NonNegativeFloat = 0.5
     """Epochs over which a phase's learning rate rises."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """What follows: a cosine to 0, or the highest rate to the end."""
+    """After the warm-up: a cosine to 0, or the highest rate to the end."""
     logit_adjustment: NonNegativeFloat = 0
     """Weight of log(category's share of the training photos), added to the logits in the loss
     (Menon et al. 2021); 1 usual."""
@@ -160,7 +161,7 @@ class Stage1Config(Section):
     batch_size: PositiveInt = 64
     """Images a step, over all processes."""
     accumulate: PositiveInt = 1
-    """Parts in which a step's images go through the network, to need less memory."""
+    """Parts in which a step's images go through the network, to save memory."""
     clip_norm: PositiveFloat | None = 1.0
     """Longest gradient; null shortens none."""
     batch_norm: Literal["auto", "train", "frozen"] = "auto"
@@ -170,8 +171,8 @@ class Stage1Config(Section):
     augment: Augment = Augment()
     """Random changes of training photos while fine-tuning."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of training's arithmetic; `auto` is bf16 if the processor has it, else fp16 on a GPU and
-    fp32 on a CPU. Answers have a precision of their own, `features.precision`."""
+    """Precision of the arithmetic in training; `auto` is bf16 if the processor has it, else fp16 on
+    a GPU and fp32 on a CPU. Answers have a precision of their own, `features.precision`."""
     device: str = "auto"
     """`auto` is the GPU if there is one; else `cpu`, `cuda`, `cuda:1`."""
     workers: NonNegativeInt | Literal["auto"] = "auto"
@@ -189,7 +190,7 @@ class Stage1Config(Section):
     """Only algorithms that give the same bits each time: slower on a GPU, no difference on a CPU.
     """
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Of the new head, the order of the images, augmentation and dropout."""
+    """Seed of the new head, the order of the images, augmentation and dropout."""
 
     @model_validator(mode="after")
     def _some_epochs(self) -> "Stage1Config":
@@ -253,10 +254,9 @@ class Stage1Config(Section):
         return _pair(self.train_size) if self.train_size else self.size
 
     def shaping(self) -> dict[str, Any]:
-        """What shapes the result, for `made_from`: all but where and how fast it runs.
-
-        Keys that came later stand in it only if they differ from their default, which is how it
-        was before they came, so that earlier checkpoints stay current.
+        """The settings that shape the result, for `made_from`: all but where and how fast it runs.
+        Keys that were added later are included only if they differ from their default, which is the
+        behaviour before they existed, so that earlier checkpoints stay current.
         """
         first = self.model_dump(mode="json", include=_FIRST)
         augment = self.augment.model_dump(mode="json", include=_FIRST_AUGMENT)

@@ -157,7 +157,7 @@ def keep_memory() -> None:
 
     By default it returns a batch's activations to the system, which then hands them out again page
     by page, zeroed: up to a quarter of a network's time on a processor (`benchmarks.heap`). No
-    effect without glibc. The front calls this for networks (pipeline/networks.py), no library.
+    effect without glibc. Only the pipeline calls this (pipeline/networks.py), no library code.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
@@ -206,8 +206,8 @@ def decode_threads(workers: int | str, device: torch.device, processes: int = 1)
     """Number of threads that decode besides the arithmetic; `auto` takes the cores that PyTorch's
     own threads leave, divided by the `processes` that share the machine.
 
-    0 if they leave none: decoding between the steps, since one thread too many slows down all that
-    compute.
+    0 if they leave none: photos are then decoded between the steps, because one thread too many
+    slows down all that compute.
     """
     if workers != "auto":
         return int(workers)

@@ -2,7 +2,7 @@
 safetensors.
 
 On disk, beside a checkpoint that a runtime other than PyTorch answers from: network.onnx, so that
-it is exported once, and network.json, which says of which checkpoint it is."""
+it is exported once, and network.json, which names its checkpoint."""
 
 import importlib.util
 import tempfile

@@ -21,7 +21,7 @@ from stage1_cnn.networks.landmarks import LandmarkVgg16
 from stage1_cnn.transforms import EvalTransform, Normaliser
 
 PROCESSOR_BATCH = 32
-"""Images per batch on a processor, where more gains nothing."""
+"""Images per batch on a processor; more don't make it faster."""
 _BATCH = 64
 
 

@@ -24,15 +24,26 @@ from catalog.progress import progress
 from catalog.splits import SPLITS
 from catalog.taxonomy import Taxonomy
 from features.store import FeatureStore
+from stage2_xgb.addition import FOLDER as ADDED
 from stage2_xgb.bundle import Bundle, model_name, save_booster, save_manifest, save_shared
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.confusion import ConfusionSet, mine, save_sets
 from stage2_xgb.dataset import Opinion, Views, fit_projection, read_items
+from stage2_xgb.expert_rows import sample
 from stage2_xgb.final import FOLDER as FINAL
 from stage2_xgb.fit_experts import FittedPool, fit_experts
+from stage2_xgb.gate import HeldOut
 from stage2_xgb.heldout import UNITS, ValB
-from stage2_xgb.items import Items, Projection, of_unit
-from stage2_xgb.out_of_fold import FILE, judge, nothing_judged, save_judged
+from stage2_xgb.items import ItemBlock, Items, Projection, of_unit
+from stage2_xgb.out_of_fold import (
+    FILE,
+    PRODUCTS_FILE,
+    Products,
+    judge,
+    nothing_judged,
+    read_products,
+    save_judged,
+)
 from stage2_xgb.prior import Shift, fit_shift, mix, target_mix
 from stage2_xgb.summary import Stage2Summary, summarise
 from stage2_xgb.train_reclassifier import RowPicker, fit_booster
@@ -80,10 +91,7 @@ def fit_stage2(
     picker = material.picker(config)
     checksums = _train_reclassifiers(sets, picker, folder, jobs)
     clock.lap("reclassify")
-    images, judged = material.items["image"], nothing_judged()
-    if config.gate:
-        judged = judge(picker, images, len(taxonomy), jobs)
-    save_judged(folder / FILE, judged)
+    judged = _judge(material, picker, len(taxonomy), folder, jobs)
     fitted = material.fitted
     bundle = Bundle(
         folder,
@@ -97,8 +105,9 @@ def fit_stage2(
         made_from,
     )
     save_shared(folder, bundle)
-    checksums |= {name: sha256_file(folder / name) for name in ("shared.npz", "sets.parquet", FILE)}
-    val_b = ValB.of(bundle, material.views, judged, material.targets["product"])
+    files = (folder / name for name in ("shared.npz", "sets.parquet", FILE, PRODUCTS_FILE))
+    checksums |= {path.name: sha256_file(path) for path in files if path.exists()}
+    val_b = ValB.of(bundle, material.views, judged, material.targets["product"], jobs)
     decisions = val_b.decide(bundle, config)
     bundle.answers = {c: d.answer for c, d in decisions.items()}
     clock.lap("gate")
@@ -109,6 +118,29 @@ def fit_stage2(
     save_manifest(folder, bundle, decisions, taxonomy)
     (folder / JOURNAL).unlink(missing_ok=True)
     return summary
+
+
+def _judge(
+    material: "Material", picker: RowPicker, classes: int, folder: Path, jobs: int
+) -> HeldOut:
+    """What is known out of fold of reserve and val_a, which is also written; nothing without a
+    gate. Whole answers of their products too, if there is a pool of experts."""
+    judged, images, fitted = nothing_judged(), material.items["image"], material.fitted
+    (folder / PRODUCTS_FILE).unlink(missing_ok=True)
+    if picker.config.gate and fitted is None:
+        judged, _ = judge(picker, images, classes, jobs)
+    elif picker.config.gate and fitted is not None:
+        items, distance = read_products(material.views, fitted, material.projections)
+        judged, own = judge(picker, images, classes, jobs, items)
+        plain = (items.product_id, items.class_index, items.top_class, items.log_prob)
+        Products(*plain, *own, _side_by_side(items.z), *distance.T).save(folder / PRODUCTS_FILE)
+    save_judged(folder / FILE, judged)
+    return judged
+
+
+def _side_by_side(z: np.ndarray) -> np.ndarray:
+    """Features [N, V, C] of all views as [N, V * C]."""
+    return z.reshape(len(z), z.shape[1] * z.shape[2])
 
 
 @dataclass(frozen=True)
@@ -159,7 +191,7 @@ def gather(
     from_train = config.rows == "train" or config.confusion.rule == "published"
     splits = ("train", "reserve", "val_a") if from_train else ("reserve", "val_a")
     opinion = fitted.log_probs if fitted else _adjusted(shifts)
-    items = read_items(views, splits, opinion, projections)
+    items = read_items(views, splits, opinion, projections, jobs)
     sets = mine(items["image"], len(taxonomy), config.confusion)
     clock.lap("read")
     return Material(views, targets, shifts, fitted, projections, items, sets)
@@ -192,7 +224,8 @@ def _begin(folder: Path, made_from: dict[str, Any]) -> None:
     made_from = json.loads(json.dumps(made_from))
     same = started.exists() and read_json(started, "stage2") == made_from
     (folder / "manifest.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / FINAL, ignore_errors=True)
+    for name in (FINAL, ADDED):
+        shutil.rmtree(folder / name, ignore_errors=True)
     if not same:
         for path in folder.glob("boosters/*"):
             path.unlink()
@@ -204,11 +237,8 @@ def fit_shifts(
 ) -> dict[str, Shift]:
     """Each unit's class-mix shift of stage 1, fitted on val_a: on SHIFT_IMAGES of it at most, as
     these are held over all classes."""
-    share = SHIFT_IMAGES / max(int(views.fitted("val_a").sum()), 1)
-    images = [
-        part.of_products(share, "class-mix shift", seed)
-        for part in views.blocks("val_a", fit_only=True)
-    ]
+    blocks = sample(views, ("val_a",), SHIFT_IMAGES, "class-mix shift", seed)
+    images = [ItemBlock.images(*block, views.head) for block in blocks]
     shifts = {}
     for unit, target in targets.items():
         items = [of_unit(part, unit) for part in images]

@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.gate import OWN, POOL, STAGE1
-from stage2_xgb.items import Items, ItemBlock, compact, of_unit
+from stage2_xgb.items import ItemBlock, Items, compact, of_unit
 from stage2_xgb.reclassifier import Reclassifier
 
 

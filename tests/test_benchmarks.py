@@ -40,7 +40,7 @@ SAYS = {
         "end to end: ",
         "the processor in fp32 instead: of ",
     ],
-    "load": ["ingest: ", "extract: ", "bootstrap: ", "report: ", "within 6 GiB"],
+    "load": ["ingest: ", "extract: ", "figures: ", "report: ", "within 6 GiB"],
     "ocr": ["without_words: ", "Turkish", "over shifted", "products: Estimate"],
     "soak": ["products, 1.0% bad: memory"],
 }

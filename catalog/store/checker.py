@@ -1,5 +1,5 @@
-"""Reads products of a source and has their images checked by all cores, a bounded number under
-way."""
+"""Reads products of a source and has their images checked by all cores, a bounded number at a
+time."""
 
 import contextlib
 import itertools

@@ -178,6 +178,13 @@ class Store:
         return self.meta("content")
 
     @property
+    def earlier_labels(self) -> list[str]:
+        """Fingerprints that the store had before corrections of labels, which changed no picture
+        and no split since."""
+        rows = self._rows("SELECT value FROM meta WHERE key = 'earlier_labels'")
+        return json.loads(rows[0][0]) if rows else []
+
+    @property
     def settings(self) -> dict:
         """The catalog section of the configuration that the store was made with."""
         return json.loads(self.meta("settings"))
@@ -323,10 +330,10 @@ class Store:
 
     def natural_counts(self, unit: str) -> np.ndarray:
         """Images or products (`unit` is `image` or `product`) of each class in the catalogue, int64
-        [K]: train and reserve, kept or dropped; never validation or test."""
+        [K]: train, extra and reserve, kept or dropped; never validation or test."""
         amount = {"image": "sum(n_images)", "product": "count(*)"}[unit]
         query = f"""SELECT class_index, {amount} FROM products
-                    WHERE split IN ('train', 'reserve') GROUP BY class_index"""
+                    WHERE split IN ('train', 'extra', 'reserve') GROUP BY class_index"""
         return self._per_class(query)
 
     def _per_class(self, query: str, parameters: Sequence = ()) -> np.ndarray:

@@ -11,15 +11,15 @@ import numpy as np
 import xxhash
 
 from catalog.artifacts import require_same
-from catalog.config import CatalogConfig
+from catalog.config import Caps, CatalogConfig
 from catalog.sources.dump_index import Reject
 from catalog.sources.keys import KeyType
 from catalog.taxonomy import Category, Taxonomy
 
 SCHEMA = 3
 OLD_SCHEMAS = ("1", "2")
-"""Read as well. They keep their number, as their fingerprint knows the documents of the dump; the
-next ingest adds the tables and columns that they lack."""
+"""Older schemas that are read as well. Such a store keeps its number, because its fingerprint
+covers the documents of the dump; the next ingest adds the tables and columns that it lacks."""
 
 USED = "status IN ('ok', 'duplicate')"
 """SQL: images that are evaluated; of those the `ok` ones are fitted."""
@@ -75,7 +75,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def has_tables(connection: sqlite3.Connection) -> bool:
-    """Whether `create_tables` came to its end."""
+    """Whether `create_tables` has completed."""
     query = "SELECT 1 FROM sqlite_master WHERE name = 'meta'"
     return connection.execute(query).fetchone() is not None
 
@@ -112,6 +112,7 @@ def require_made_with(
         require_same(path, {"schema": str(SCHEMA)}, {"schema": meta.get("schema")}, "ingest")
     # A key that is younger than the store has its default.
     settings = CatalogConfig().shape() | json.loads(meta["settings"])
+    settings["caps"] = Caps().model_dump() | settings["caps"]
     expected = {
         "settings": config.shape(),
         "taxonomy": taxonomy.fingerprint if taxonomy else meta["taxonomy"],

@@ -28,7 +28,8 @@ from catalog.artifacts import (
     write_json,
 )
 from catalog.errors import ImageError, ShelfsortError
-from catalog.files import UNREACHABLE, read_file
+from catalog.fetch import UNREACHABLE
+from catalog.files import read_file
 from catalog.progress import progress
 from catalog.sources.dump_index import partition
 from catalog.sources.photo_list import Photos

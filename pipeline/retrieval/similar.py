@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from catalog.config import SourcesConfig
 from catalog.errors import ShelfsortError
-from catalog.files import read_file
+from catalog.fetch import require_files
+from catalog.files import ACCESS
 from catalog.image_table import POSITIONS
 from catalog.lock import run_lock
 from catalog.parallel import cores
@@ -112,14 +114,14 @@ def _extract_again(predictor: Predictor, run: RunFolder, path: Path, rebuild: bo
 
 
 def find_similar(
-    finder: Finder, paths: Sequence[str | Path], top: int
+    finder: Finder, paths: Sequence[str | Path], top: int, access: SourcesConfig = ACCESS
 ) -> tuple[list[SimilarProduct], dict[str, str]]:
     """Products that look like the one in the photos, files or URLs; and path -> reason for photos
     that are left out.
 
     Raises ShelfsortError if none can be read as an image.
     """
-    features, _, reasons = photo_features(finder.predictor, [read_file(path) for path in paths])
+    features, _, reasons = photo_features(finder.predictor, require_files(paths, access))
     unreadable = {str(paths[place]): reason for place, reason in reasons.items()}
     if not len(features):
         raise ShelfsortError("; ".join(f"{path}: {reason}" for path, reason in unreadable.items()))

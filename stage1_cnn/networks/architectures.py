@@ -93,8 +93,8 @@ def in_timm(name: str) -> str | None:
 
 
 def pretraining(name: str) -> Pretraining:
-    """What the network's pretrained weights were trained on; torchvision's usual for a network
-    that has none."""
+    """What the network's pretrained weights were trained on; torchvision's usual values if it has
+    none."""
     check_name(name)
     if name == "nasnet_mobile":
         return IMAGENET._replace(mean=(0.5,) * 3, std=(0.5,) * 3)

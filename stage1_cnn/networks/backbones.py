@@ -56,7 +56,7 @@ class Network(nn.Module):
     def freeze_norm(self, choice: str) -> None:
         """Batch norm keeps its statistics if `choice` is `frozen`, learns them if `train`; `auto`
         keeps those that were folded into the filters (means 0, variances 1, as quantised releases
-        have them), which batch statistics would wreck."""
+        have them), which batch statistics would destroy."""
         norms = self._batch_norms()
         folded = bool(norms) and all(map(_is_folded, norms))
         self.norm_frozen = choice == "frozen" or (choice == "auto" and folded)
@@ -78,8 +78,7 @@ def _is_folded(norm: _BatchNorm) -> bool:
 def build(
     name: str, classes: int, *, width: float = 1.0, weights: str = "none", seed: int = 0
 ) -> Network:
-    """A network for `classes` categories; head and random weights follow from `seed`, whatever was
-    drawn before.
+    """A network for `classes` categories; head and random weights depend on `seed` alone.
 
     `width` and `weights` are as in Stage1Config. Raises ConfigError if the name is unknown or
     the weights don't fit.
@@ -97,7 +96,7 @@ def build(
 
 
 def synchronised(network: Network) -> Network:
-    """The network with batch norm over all processes, in the place of its own."""
+    """The network with its batch norm replaced by one over all processes."""
     from timm.layers import (
         convert_sync_batchnorm,
     )  # timm's batch norm also activates, which PyTorch's own conversion drops

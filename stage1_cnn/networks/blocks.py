@@ -1,12 +1,12 @@
-"""The blocks of a backbone, from its input to its head: what layer-wise learning rates and partial
-training count by."""
+"""The blocks of a backbone, from its input to its head: the units of layer-wise learning rates and
+partial training."""
 
 from torch import nn
 
 from catalog.errors import ConfigError
 
 _MOST = 0.8
-"""A part that holds this share of all weights is no block but a list of blocks (`features`,
+"""A module that holds this share of all weights is not a block but a list of blocks (`features`,
 `encoder`, `trunk_output`)."""
 
 

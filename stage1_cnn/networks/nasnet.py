@@ -1,5 +1,5 @@
-"""NASNet-A (4 @ 1056), known as NASNet-Mobile (Zoph et al. 2018), of timm's cells; timm itself
-has the large one alone."""
+"""NASNet-A (4 @ 1056), known as NASNet-Mobile (Zoph et al. 2018), built of timm's cells; timm
+itself has only the large one."""
 
 import torch
 from timm.models.nasnet import NASNetALarge

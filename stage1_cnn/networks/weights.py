@@ -88,7 +88,7 @@ _LITE_BLOCK = {
 def load_into(backbone: nn.Module, name: str, weights: str, head: str) -> None:
     """Loads `weights` (as in Stage1Config, not `none`) into the backbone of network `name`,
     strictly, all but the classification layer at `head`. Raises ConfigError naming what can't be
-    had, read, or fitted."""
+    obtained or read, or doesn't fit."""
     source, state = _imagenet(name) if weights == "imagenet" else _from_file(Path(weights), name)
     if name in LITE and "_conv_stem.weight" in state:
         state = _timm_names(backbone, state)

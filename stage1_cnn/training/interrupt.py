@@ -7,7 +7,7 @@ from types import FrameType
 
 class Interrupt:
     """A context manager: inside, the first SIGINT only sets `requested`, the second raises
-    KeyboardInterrupt at once. No effect outside of the main thread, which alone can have handlers.
+    KeyboardInterrupt at once. No effect outside the main thread, which alone can have handlers.
 
         with Interrupt() as interrupt:
             for step in steps:

@@ -1,4 +1,4 @@
-"""What all phases share: the optimisation step, its schedule, and evaluation; without files or
+"""What all phases share: the optimisation step, its schedule, and evaluation. Knows no files and no
 images."""
 
 import contextlib

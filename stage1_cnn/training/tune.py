@@ -30,7 +30,8 @@ from stage1_cnn.config import Stage1Config
 from stage1_cnn.training.interrupt import Interrupt
 from stage1_cnn.training.learner import Learner, Tally, train_steps
 from stage1_cnn.training.plan import parts_of
-from stage1_cnn.training.trainer import Partition, Trainer, train_stage1
+from stage1_cnn.training.setup import Partition, Setup, prepare_training
+from stage1_cnn.training.trainer import train_stage1
 
 RATES = (1e-5, 3.3e-5, 1e-4, 3.3e-4, 1e-3)
 BLOCKS = (0, 1, 2)
@@ -213,15 +214,14 @@ class Search:
         pretrained = self.config.weights != "none" and self.config.head_epochs
         folder = self.head() if pretrained else self.folder / "heads" / "none"
         with Interrupt() as interrupt:
-            trainer = Trainer(
+            setup, _ = prepare_training(
                 self.store,
                 self.config,
                 folder,
                 self.made_from | {"share": None},
-                interrupt,
                 partition=self._partition(None),
             )
-            rows = list(_rising(trainer, interrupt))
+            rows = list(_rising(setup, interrupt))
         write_text(
             path, "".join(["lr,loss\n", *(f"{rate:.6g},{loss:.6g}\n" for rate, loss in rows)])
         )
@@ -236,11 +236,11 @@ def _claim(folder: Path, made_from: dict[str, Any]) -> None:
         write_json(path, plain)
 
 
-def _rising(trainer: Trainer, interrupt: Interrupt) -> Iterator[tuple[float, float]]:
+def _rising(setup: Setup, interrupt: Interrupt) -> Iterator[tuple[float, float]]:
     """The learning rates of steps with rising rates, and their losses, smoothed over ten steps."""
-    config, network, photos = trainer.config, trainer.network, trainer.photos
+    config, network, photos = setup.config, setup.network, setup.photos
     network.freeze(config.trainable_blocks)
-    learner = Learner(network, config, trainer.compute, lr=HIGHEST, schedule=_growth)  # type: ignore[arg-type]
+    learner = Learner(network, config, setup.compute, lr=HIGHEST, schedule=_growth)  # type: ignore[arg-type]
     rng, tally = np.random.default_rng(config.seed), Tally()
     smooth, least, seen = 0.0, math.inf, 0.0
     rounds = -(-STEPS // photos.steps)
@@ -248,10 +248,10 @@ def _rising(trainer: Trainer, interrupt: Interrupt) -> Iterator[tuple[float, flo
         [photos.sampler.order(rng)[: photos.steps * config.batch_size] for _ in range(rounds)]
     )
     parts = parts_of(
-        order[: STEPS * config.batch_size], config.batch_size, config.accumulate, trainer.processes
+        order[: STEPS * config.batch_size], config.batch_size, config.accumulate, setup.processes
     )
-    with trainer.compute.fork_generators():
-        trainer.compute.seed(config.seed)
+    with setup.compute.fork_generators():
+        setup.compute.seed(config.seed)
         for step, images in enumerate(
             train_steps(learner, photos.training(parts, 1), tally, parts=config.accumulate), 1
         ):

@@ -12,8 +12,9 @@ from catalog.store.reader import Store
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.networks.backbones import Network, build
 from stage1_cnn.processes import SINGLE_PROCESS, Processes, process_group
-from stage1_cnn.training import trainer as phases
+from stage1_cnn.training import setup
 from stage1_cnn.training.interrupt import Interrupt
+from stage1_cnn.training.trainer import Trainer
 
 MADE_FROM = {"store": "0123", "config": {"lr": 0.001}}
 
@@ -35,9 +36,13 @@ def train(
     processes: Processes = SINGLE_PROCESS,
 ) -> None:
     """Trains into `folder`, without the summary at the end."""
-    phases.build = build_with_group_norm if norm == "group" else build
-    with Interrupt() as interrupt:
-        phases.Trainer(Store(store), config, folder, MADE_FROM, interrupt, processes).run()
+    setup.build = build_with_group_norm if norm == "group" else build
+    try:
+        with Interrupt() as interrupt:
+            prepared = setup.prepare_training(Store(store), config, folder, MADE_FROM, processes)
+            Trainer(*prepared, interrupt).run()
+    finally:
+        setup.build = build
 
 
 def main() -> None:

@@ -17,8 +17,7 @@ from stage1_cnn import checkpoint
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.device import choose_compute
 from stage1_cnn.processes import SINGLE_PROCESS, Processes, process_group
-from stage1_cnn.training.interrupt import Interrupt
-from stage1_cnn.training.trainer import Trainer
+from stage1_cnn.training.setup import prepare_training
 from tests.stage1_cnn.child import MADE_FROM, train
 
 pytestmark = pytest.mark.timeout(
@@ -105,9 +104,11 @@ def test_with_a_head_phase_and_frozen_batch_norm(
 def test_stopped_they_go_on_from_the_last_checkpoint(
     number: int, store_path: Path, config: Stage1Config, tmp_path: Path
 ) -> None:
+    """To the bit as two that nobody stopped."""
     config = config.model_copy(update={"save_minutes": 0, "epochs": 3})
-    train(store_path, tmp_path / "alone", config, "group")
-    folder = tmp_path / "two"
+    folder, whole = tmp_path / "stopped", tmp_path / "whole"
+    with together(store_path, whole, config, "group") as processes:
+        assert processes.wait(500) == 0
     with together(store_path, folder, config, "group") as processes:
         end = time.monotonic() + 500
         while not (folder / "last.pt").exists():  # which is after the first of some twenty steps
@@ -118,7 +119,12 @@ def test_stopped_they_go_on_from_the_last_checkpoint(
     assert not (folder / "metrics.jsonl").exists() or len(lines(folder)) < 3
     with together(store_path, folder, config, "group") as processes:
         assert processes.wait(500) == 0
-    assert_same_curve(folder, tmp_path / "alone")
+    one, other = (checkpoint.load(path / "last.pt")["network"] for path in (folder, whole))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert [line["val_loss"] for line in lines(folder)] == [
+        line["val_loss"] for line in lines(whole)
+    ]
 
 
 def stop(processes: subprocess.Popen, number: int) -> None:
@@ -139,7 +145,7 @@ def test_a_batch_too_small_for_so_many_is_an_error(
     with pytest.raises(
         ConfigError, match=r"7 images per step in 1 processes x 4 parts, expected at least 8"
     ):
-        Trainer(store, config, tmp_path, MADE_FROM, Interrupt())
+        prepare_training(store, config, tmp_path, MADE_FROM)
 
 
 def test_alone_nothing_is_asked_of_others() -> None:

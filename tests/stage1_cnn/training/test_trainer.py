@@ -14,6 +14,7 @@ from stage1_cnn import checkpoint
 from stage1_cnn.config import Augment, Stage1Config
 from stage1_cnn.networks.backbones import build
 from stage1_cnn.training.interrupt import Interrupt
+from stage1_cnn.training.setup import prepare_training
 from stage1_cnn.training.trainer import Summary, Trainer, train_stage1
 from tests.moments import Moment, kill_at_moment
 from tests.stage1_cnn.child import MADE_FROM
@@ -218,7 +219,8 @@ def test_with_every_option_on_an_interrupted_run_ends_the_same(
     for _ in range(30):
         with Interrupts() as interrupt:
             try:
-                Trainer(store, config, folder, MADE_FROM, interrupt).run()
+                prepared = prepare_training(store, config, folder, MADE_FROM)
+                Trainer(*prepared, interrupt).run()
                 break
             except KeyboardInterrupt:
                 continue
@@ -255,10 +257,8 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(
 ) -> None:
     folder = tmp_path / "stage1"
     with Interrupt() as interrupt:
-        trainer = Trainer(
-            store, config.model_copy(update={"save_minutes": 0}), folder, MADE_FROM, interrupt
-        )
-        trainer.run()
+        often = config.model_copy(update={"save_minutes": 0})
+        Trainer(*prepare_training(store, often, folder, MADE_FROM), interrupt).run()
     last = folder / "last.pt"
     last.write_bytes(last.read_bytes()[:-2000])
     train_stage1(store, config, folder, MADE_FROM)
@@ -281,7 +281,7 @@ def test_another_device_goes_on_with_a_warning(
         checkpoint.save(
             tmp_path / "last.pt", content | {"computed_with": computed_with | {"device": device}}
         )
-        Trainer(store, config, tmp_path, MADE_FROM, Interrupt())
+        prepare_training(store, config, tmp_path, MADE_FROM)
         assert (
             "last.pt: device was 'a GPU', is now 'cpu'; the training goes on" in caplog.text
         ) == said
