@@ -45,7 +45,9 @@ class ScoreJob:
     judges: Judges
 
     @classmethod
-    def open(cls, run: RunFolder, config: RunConfig, labels: Path | None, say: Say) -> "ScoreJob":
+    def open(
+        cls, run: RunFolder, config: RunConfig, labels: Path | None, say: Say = print
+    ) -> "ScoreJob":
         """Quantises the networks if they are to answer in int8 and that isn't done. Raises
         ShelfsortError if they can't be, or the labels, the held-out answers, a file of weights or
         the model can't be read."""
