@@ -37,12 +37,15 @@ from pipeline.config import ScoreConfig, load_config
 from pipeline.demo import write_synthetic
 from pipeline.model import TwoStageModel
 from pipeline.networks import open_network
+from pipeline.quantisation import SplitPhotos
 from pipeline.run_folder import RunFolder
 from pipeline.scoring.lanes import Lanes
 from pipeline.scoring.plan import Judges
 from pipeline.scoring.score import Scorer, score_source
 from stage1_cnn.device import inference_compute, ordered
+from stage1_cnn.onnx import keep_beside
 from stage1_cnn.predict import Predictor
+from stage1_cnn.quantise import QUANTISED, quantise
 from stage1_cnn.runtimes import candidates
 
 CASES = {
@@ -66,7 +69,7 @@ def main() -> None:
         help="one case; by default ResNet-50 and MobileNetV2",
     )
     parser.add_argument("--products", type=int, default=1000)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "int8"), default="fp32")
     parser.add_argument(
         "--price", type=float, metavar="PER_HOUR", help="of this machine: prints $ a million images"
     )
@@ -139,9 +142,20 @@ def make_run(
     steps.ingest(
         run, config, [str(folder / "data" / "train.bson")], names, rebuild=False, say=quiet
     )
-    for step in (steps.stage1, steps.features, steps.stage2):
+    steps.stage1(run, config, rebuild=False, say=quiet)
+    if precision == "int8":
+        quantise_unjudged(run)
+    for step in (steps.features, steps.stage2):
         step(run, config, rebuild=False, say=quiet)
     return run
+
+
+def quantise_unjudged(run: RunFolder) -> None:
+    """The network in int8, whatever it loses: it knows nothing."""
+    predictor = open_network(run.checkpoint, device="cpu", precision="fp32")
+    photos = SplitPhotos(run, "val_a", predictor).batches(64)
+    network, _ = quantise(predictor, photos)
+    keep_beside(run.checkpoint, QUANTISED, predictor.fingerprint, network, {})
 
 
 def make_dump(path: Path, count: int, side: int) -> Path:
@@ -162,9 +176,10 @@ def speed(backbone: str, run: RunFolder, count: int, rounds: int) -> dict[str, A
     source = open_source([make_dump(folder / "dump.bson", count, side)], folder / "index")
     ways = bare_ways(run, list(decoded(model, source)), precision)
     bare_names, images = list(ways), int(source.n_images.sum())
-    torch_model = TwoStageModel.open(run, "cpu", precision, "torch")
     ways["end to end"] = images, lambda: end_to_end(model, folder)
-    ways["end to end by PyTorch"] = images, lambda: end_to_end(torch_model, folder)
+    if precision != "int8":
+        torch_model = TwoStageModel.open(run, "cpu", precision, "torch")
+        ways["end to end by PyTorch"] = images, lambda: end_to_end(torch_model, folder)
     rates = in_turns(ways, rounds)
     median = {way: statistics.median(rate) for way, rate in rates.items()}
     best = max(bare_names, key=median.__getitem__)
@@ -172,10 +187,11 @@ def speed(backbone: str, run: RunFolder, count: int, rounds: int) -> dict[str, A
     print(
         f"{backbone} at {size}, {precision}, {cores()} cores, {images} images, medians of "
         f"{rounds}: end to end by {runtime} {reached:.1f} img/s = {reached / median[best]:.1%} of "
-        f"bare ({best}); goal {goal:.0%}\n"
-        f"  {reached / median['end to end by PyTorch']:.2f} times PyTorch end to end",
+        f"bare ({best}); goal {goal:.0%}",
         flush=True,
     )
+    if by_torch := median.get("end to end by PyTorch"):
+        print(f"  {reached / by_torch:.2f} times PyTorch end to end", flush=True)
     return {
         "pixels": size,
         "photo_pixels": side,

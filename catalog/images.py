@@ -120,25 +120,43 @@ def _require_small_tiles(image: Image.Image, max_pixels: int) -> None:
         raise ImageError("too_large", detail)
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS, out: np.ndarray | None = None) -> np.ndarray:
+def decode(
+    data: bytes,
+    max_pixels: int = MAX_PIXELS,
+    out: np.ndarray | None = None,
+    least: tuple[int, int] | None = None,
+) -> np.ndarray:
     """Pixels of an image, uint8 [height, width, 3], RGB, contiguous. An upright JPEG is decoded
-    into `out` if that has this shape.
+    into `out` if that has this shape, and to a half, a quarter or an eighth of its sides (scaled
+    DCT, several times as fast) if these are at least `least`, height and width.
 
         photo = decode(Path("a.jpg").read_bytes())
 
     Raises ImageError with reason `empty`, `not_an_image`, `too_large` or `undecodable`.
     """
-    return pixels(data, header(data, max_pixels), out)
+    return pixels(data, header(data, max_pixels), out, least)
 
 
-def pixels(data: bytes, declared: Header, out: np.ndarray | None = None) -> np.ndarray:
+def pixels(
+    data: bytes,
+    declared: Header,
+    out: np.ndarray | None = None,
+    least: tuple[int, int] | None = None,
+) -> np.ndarray:
     """Like `decode`, for an image whose header was read and accepted."""
     if declared.fast:
-        fits = out is not None and out.shape == (declared.height, declared.width, 3)
+        height, width = _scaled(declared, least)
+        fits = out is not None and out.shape == (height, width, 3)
         if lacks_end(data):
             data = data + _JPEG_END
         try:
-            return simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out if fits else None)
+            return simplejpeg.decode_jpeg(
+                data,
+                colorspace="RGB",
+                min_height=height,
+                min_width=width,
+                buffer=out if fits else None,
+            )
         except ValueError as error:
             raise ImageError("undecodable", f"JPEG decoder: {error}") from error
     with _pillow(data) as image:
@@ -147,6 +165,18 @@ def pixels(data: bytes, declared: Header, out: np.ndarray | None = None) -> np.n
             return np.ascontiguousarray(_rgb(image if turn is None else image.transpose(turn)))
         except _DAMAGE as error:
             raise ImageError("undecodable", f"{image.format} decoder: {error}") from error
+
+
+def _scaled(declared: Header, least: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width that a JPEG is decoded to."""
+    sides = declared.height, declared.width
+    if least is None:
+        return sides
+    for factor in (8, 4, 2):
+        scaled = -(-sides[0] // factor), -(-sides[1] // factor)
+        if scaled[0] >= least[0] and scaled[1] >= least[1]:
+            return scaled
+    return sides
 
 
 def lacks_end(data: bytes) -> bool:

@@ -326,13 +326,16 @@ def add_category(options: argparse.Namespace) -> None:
 def predict(options: argparse.Namespace) -> None:
     """The likeliest categories of one product."""
     from pipeline.model import TwoStageModel, predict_files
+    from pipeline.quantisation import keep_int8_networks
     from pipeline.scoring.agreement import warn_of_other_arithmetic
 
     run, config = _load(options)
+    if config.answer_precision == "int8":
+        keep_int8_networks(run, config.view_names, functools.partial(print, file=sys.stderr))
     model = TwoStageModel.open(
         run,
         config.stage1.device,
-        config.features.precision,
+        config.answer_precision,
         config.score.runtime,
         max_pixels=config.catalog.max_pixels,
     )

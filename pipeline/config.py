@@ -49,6 +49,10 @@ class ScoreConfig(Section):
     any. If no allowed category is likely, the product is for review."""
     csv: bool = False
     """Also writes predictions.csv, for spreadsheets."""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] | None = None
+    """Precision of the networks that answer; null is `features.precision`, in which all was
+    evaluated. With another one, `score` says how well the two agree; `int8` is refused if both
+    stages lose more than .3 points of val_b."""
     runtime: Literal["auto", "torch", "onnx", "openvino"] = "auto"
     """What computes the networks: `auto` is what computed the features that were evaluated, or
     PyTorch where that is not at hand; with another one, `score` says how well the two agree."""
@@ -208,6 +212,11 @@ class RunConfig(Section):
             if key in self.views[name]:
                 return kind.model_validate(self.views[name])
         return Stage1Config.model_validate(_merged(self.stage1.model_dump(), self.views[name]))
+
+    @property
+    def answer_precision(self) -> str:
+        """The precision of the networks that answer."""
+        return self.score.precision or self.features.precision
 
     @property
     def access(self) -> SourcesConfig:

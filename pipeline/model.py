@@ -22,6 +22,7 @@ from catalog.errors import ArtifactError, ImageError, ShelfsortError
 from catalog.fetch import require_files
 from catalog.files import ACCESS
 from catalog.image_table import ImageTable
+from catalog.images import decode
 from catalog.taxonomy import Taxonomy
 from features.columns import MISSING, ColumnEncoder
 from features.cover import CoverModel, PictureTexts
@@ -43,6 +44,8 @@ from stage2_xgb.refine import Refined, refine
 View = Predictor | TextModel | CoverModel | GivenVectors
 """What makes the features of a view: a network, a model of texts or of the words in photos, or a
 file of vectors."""
+Size = tuple[int, int] | None
+"""Height and width that decoded photos keep at least; None: they are decoded as a whole."""
 log = logging.getLogger(__name__)
 _BLANK = "shows nothing, and the product has other photos"
 
@@ -167,15 +170,15 @@ class TwoStageModel:
         self, images: Sequence[bytes | ImageError], image_id: np.ndarray, texts: Sequence[str] = ()
     ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, dict[int, ImageError]]:
         """One batch of B images with their ids, int64 [B], and their products' texts. Each image is
-        decoded once for all views.
+        decoded once for all views that take it alike.
 
         Returns, per view, the features float16 [R, D] of the R readable images; which those are,
         bool [B]; which of these are blank, bool [R]; and row -> error of the others.
         """
-        photos, readable, errors = decode_all(images, max_pixels=self.max_pixels)
-        drop_blank = self.bundle.drop_blank
-        blank = np.array([drop_blank and is_blank(photo) for photo in photos], dtype=bool)
-        if not photos:
+        decoded, readable, errors = self._decoded(images)
+        blobs = list(compress(images, readable))
+        blank = self._blank(next(iter(decoded.values())), cast("list[bytes]", blobs))
+        if not blobs:
             empty = [np.zeros((0, p.width), dtype=np.float16) for p in self.predictors]
             return empty, readable, blank, errors
         texts_read = list(compress(texts or [""] * len(images), readable))
@@ -184,14 +187,45 @@ class TwoStageModel:
             if isinstance(predictor, TextModel):
                 return predictor.features(texts_read)
             if isinstance(predictor, CoverModel):
-                blobs = cast("Iterator[bytes]", compress(images, readable))
-                return predictor.features(photos, list(map(xxhash.xxh3_128_hexdigest, blobs)))
+                digests = map(xxhash.xxh3_128_hexdigest, cast("list[bytes]", blobs))
+                return predictor.features(decoded[None], list(digests))
             if isinstance(predictor, GivenVectors):
                 return predictor.features(image_id[readable])
-            return predictor.features(padded(predictor.transform(photos), readable))[readable]
+            pixels = predictor.transform(decoded[predictor.transform.least])
+            return predictor.features(padded(pixels, readable))[readable]
 
         features = [view_features(predictor) for predictor in self.predictors]
         return features, readable, blank, errors
+
+    def _decoded(
+        self, images: Sequence[bytes | ImageError]
+    ) -> tuple[dict[Size, list[np.ndarray]], np.ndarray, dict[int, ImageError]]:
+        """The readable ones of B photos, once for each size that the views have them decoded to
+        (`EvalTransform.least`; the first network's comes first); which those are, bool [B]; and row
+        -> error of the others."""
+        sizes = [p.transform.least for p in self.predictors if isinstance(p, Predictor)]
+        sizes += [None for p in self.predictors if isinstance(p, CoverModel)]
+        parts = {
+            size: decode_all(images, max_pixels=self.max_pixels, least=size)
+            for size in dict.fromkeys(sizes)
+        }
+        readable = np.all([mask for _, mask, _ in parts.values()], axis=0)
+        errors = {row: error for *_, some in parts.values() for row, error in some.items()}
+        photos = {
+            size: list(compress(found, readable[mask])) for size, (found, mask, _) in parts.items()
+        }
+        return photos, readable, errors
+
+    def _blank(self, photos: Sequence[np.ndarray], blobs: Sequence[bytes]) -> np.ndarray:
+        """Which photos are blank, bool, as ingest saw them: decoded as a whole."""
+        scaled, drop = self.network.transform.least is not None, self.bundle.drop_blank
+        return np.array(
+            [
+                drop and is_blank(photo) and (not scaled or is_blank(decode(blob, self.max_pixels)))
+                for photo, blob in zip(photos, blobs, strict=True)
+            ],
+            dtype=bool,
+        )
 
     def read(
         self,

@@ -293,7 +293,7 @@ def score(
     from pipeline.scoring.score import SUMMARY, score_source
     from stage2_xgb.final import refitted_on
 
-    job = ScoreJob.open(run, config, labels)
+    job = ScoreJob.open(run, config, labels, say)
     started = time.perf_counter()
     source, truth = job.source(paths, out, accept_damage)
     with workers() if workers else contextlib.nullcontext() as client:

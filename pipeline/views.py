@@ -63,6 +63,10 @@ def network_view(
     started = time.perf_counter()
     view_folder.store.verify()
     view_folder.stage1_checksum()  # the best.pt there may be one of an interrupted training
+    if config.features.precision == "int8":
+        from pipeline.quantisation import keep_int8
+
+        keep_int8(view_folder, say)
     runtime = choose_runtime(view_folder, config, say)
     unreadable, precision = _extract(view_folder, config, runtime, rebuild, workers)
     seconds, n = time.perf_counter() - started, len(view_folder.features)

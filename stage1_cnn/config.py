@@ -107,6 +107,10 @@ class Stage1Config(Section):
     train_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     """Pixels while fine-tuning, if fewer than in evaluation (Touvron et al.
     2019); null is image_size."""
+    decode: Literal["full", "scaled"] = "full"
+    """`scaled` decodes JPEGs of at least twice `image_size` to a half, a quarter or an eighth of
+    their sides (scaled DCT), in training and in answers alike; faster, slightly blurrier. The rest
+    of the way is resized as ever."""
     normalisation: Literal["auto", "imagenet", "unit", "train_mean", "mean_image"] = "auto"
     """`auto` is what the pretrained weights were trained with; `imagenet` is that of torchvision's,
     `unit` gives [-1, 1]; `train_mean` is mean and deviation of each channel over the training
@@ -238,6 +242,11 @@ class Stage1Config(Section):
         from stage1_cnn.networks.architectures import pretraining  # torch takes seconds to load
 
         return pretraining(self.backbone).size
+
+    @property
+    def decoded(self) -> tuple[int, int] | None:
+        """Height and width that photos keep when they are decoded smaller; None: they are not."""
+        return self.size if self.decode == "scaled" else None
 
     @property
     def fit_size(self) -> tuple[int, int]:

@@ -30,7 +30,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 @dataclass(frozen=True)
 class Compute:
     """What a network is computed with: a device, the precision of the arithmetic on it (`fp32`,
-    `bf16`, `fp16`), and the processes that share the work."""
+    `bf16`, `fp16`; `int8` for a quantised network's answers), and the processes that share the
+    work."""
 
     device: torch.device
     precision: str
@@ -131,10 +132,13 @@ def _device(device: str, processes: Processes) -> torch.device:
 
 def _precision(section: str, asked: str, device: torch.device, default: str) -> str:
     """The precision that a section's key asks for on a device; `default` for auto."""
-    if asked not in (*DTYPES, "auto"):
+    known = (*DTYPES, *(("int8",) if section == "features" else ()))
+    if asked not in (*known, "auto"):
         raise ConfigError(
-            f"{section}.precision: expected auto, {', '.join(DTYPES)}, found {asked!r}"
+            f"{section}.precision: expected auto, {', '.join(known)}, found {asked!r}"
         )
+    if asked == "int8" and device.type != "cpu":
+        raise ConfigError(f"{section}.precision: int8 needs a processor, found {device}")
     if asked == "fp16" and device.type == "cpu":
         raise ConfigError(f"{section}.precision: fp16 needs a GPU; expected fp32 or bf16 on a CPU")
     return default if asked == "auto" else asked

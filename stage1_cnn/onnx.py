@@ -6,8 +6,9 @@ it is exported once, and network.json, which names its checkpoint."""
 
 import importlib.util
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +24,9 @@ EXTRAS = {
     "openvino": ("onnx", "onnxscript", "openvino"),
 }
 """The packages of an extra."""
-_KEPT, _MANIFEST = "network.onnx", "network.json"
+Run = Callable[[np.ndarray], np.ndarray]
+"""uint8 [B, H, W, 3] photos of the network's own size -> features float32 [B, D]."""
+_KEPT = "network"
 
 
 def missing_package(extra: str) -> str | None:
@@ -87,33 +90,55 @@ def save_onnx(predictor: Predictor, path: Path) -> None:
 
 def keep_onnx(predictor: Predictor, checkpoint: Path) -> None:
     """Writes the network beside its checkpoint, for `read_onnx`; does nothing if it is there."""
-    if _is_kept(predictor, checkpoint):
-        return
-    with atomic_path(checkpoint.with_name(_KEPT)) as temporary:
-        save_onnx(predictor, temporary)
-    digest = sha256_file(checkpoint.with_name(_KEPT))
-    made = {"checkpoint": predictor.fingerprint, "sha256": digest}
-    write_sealed(checkpoint.with_name(_MANIFEST), made)
+    if read_beside(checkpoint, _KEPT, predictor.fingerprint) is None:
+        keep_beside(checkpoint, _KEPT, predictor.fingerprint, export_onnx(predictor), {})
 
 
 def read_onnx(predictor: Predictor, checkpoint: Path) -> bytes:
     """The network as `save_onnx` writes it: from beside its checkpoint, or, if there is none of
     this very checkpoint, exported now, which takes seconds."""
-    if _is_kept(predictor, checkpoint):
-        return checkpoint.with_name(_KEPT).read_bytes()
+    return read_beside(checkpoint, _KEPT, predictor.fingerprint) or export_onnx(predictor)
+
+
+def export_onnx(predictor: Predictor) -> bytes:
+    """What `save_onnx` writes."""
     with tempfile.TemporaryDirectory() as folder:
-        save_onnx(predictor, Path(folder) / _KEPT)
-        return (Path(folder) / _KEPT).read_bytes()
+        save_onnx(predictor, Path(folder) / "network.onnx")
+        return (Path(folder) / "network.onnx").read_bytes()
 
 
-def _is_kept(predictor: Predictor, checkpoint: Path) -> bool:
+def keep_beside(
+    checkpoint: Path, name: str, fingerprint: str, network: bytes, figures: Mapping[str, Any]
+) -> None:
+    """Writes a network made from the checkpoint of this sha256 beside it, NAME.onnx, and NAME.json,
+    with what was measured of it."""
+    path = checkpoint.with_name(f"{name}.onnx")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(network)
+    made = {"checkpoint": fingerprint, "sha256": sha256_file(path), **figures}
+    write_sealed(checkpoint.with_name(f"{name}.json"), made)
+
+
+def read_beside(checkpoint: Path, name: str, fingerprint: str) -> bytes | None:
+    """What `keep_beside` wrote; None if there is none, a damaged one, or one of another
+    checkpoint."""
+    path = checkpoint.with_name(f"{name}.onnx")
     try:
-        made = read_sealed(checkpoint.with_name(_MANIFEST), "features")
+        made = read_sealed(checkpoint.with_name(f"{name}.json"), "features")
     except ArtifactError:
-        return False  # none, or a damaged one
-    kept = checkpoint.with_name(_KEPT)
-    whole = kept.exists() and sha256_file(kept) == made["sha256"]
-    return whole and made["checkpoint"] == predictor.fingerprint
+        return None
+    whole = path.exists() and sha256_file(path) == made["sha256"]
+    return path.read_bytes() if whole and made["checkpoint"] == fingerprint else None
+
+
+def by_onnxruntime(network: bytes) -> Run:
+    """A network that `save_onnx` wrote, as a function; one thread per call."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+    return lambda pixels: session.run(["features"], {"pixels": pixels})[0]
 
 
 def save_safetensors(predictor: Predictor, path: Path) -> None:

@@ -125,7 +125,9 @@ def photo_features(
     reasons: dict[int, str] = {}
     for start in range(0, len(photos), batch_size):
         batch = slice(start, start + batch_size)
-        decoded, readable[batch], errors = decode_all(photos[batch], max_pixels=max_pixels)
+        decoded, readable[batch], errors = decode_all(
+            photos[batch], max_pixels=max_pixels, least=predictor.transform.least
+        )
         reasons |= {start + index: str(error) for index, error in errors.items()}
         if decoded:
             features.append(predictor.features(predictor.transform(decoded)))

@@ -1,7 +1,7 @@
 """Stage 1's network by other runtimes than PyTorch, and which of them is the fastest here.
 
 All compute the same function of the same pixels; features may differ in the last bits. On a GPU
-there is PyTorch alone.
+there is PyTorch alone, in int8 ONNX Runtime alone.
 """
 
 import threading
@@ -17,66 +17,69 @@ from catalog.errors import ConfigError
 from catalog.parallel import cores
 from stage1_cnn.device import Compute, inference_compute, ordered
 from stage1_cnn.networks.backbones import Network
-from stage1_cnn.onnx import keep_onnx, missing_package, read_onnx, require_packages
+from stage1_cnn.onnx import (
+    Run,
+    by_onnxruntime,
+    keep_onnx,
+    missing_package,
+    read_onnx,
+    require_packages,
+)
 from stage1_cnn.predict import PROCESSOR_BATCH, Predictor
+from stage1_cnn.quantise import read_quantised
 
 _ROUNDS, _SECONDS = 5, 3.0
 """Rounds in which the runtimes are measured in turns: so many, or as fit into so many seconds for
 each; at least one."""
 
 
-class OnnxPredictor(Predictor):
-    """The same network run by ONNX Runtime. One thread per call, for lanes.
+class ExportedPredictor(Predictor):
+    """The same network by another runtime, from its ONNX. One thread per call, for lanes.
 
-    Raises ConfigError on a GPU and in another precision than fp32, ShelfsortError if a package is
-    missing.
+    Raises ConfigError if the runtime can't compute so, ShelfsortError if a package is missing,
+    ArtifactError if the network is to be in int8 and was not quantised.
     """
-
-    runtime = "onnx"
 
     def __init__(
         self, network: Network, content: dict[str, Any], compute: Compute, path: Path
     ) -> None:
         require_usable(self.runtime, compute)
         super().__init__(network, content, compute, path)
-        import onnxruntime
+        in_int8 = compute.precision == "int8"
+        self._run = self._compiled(read_quantised(self, path) if in_int8 else read_onnx(self, path))
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            read_onnx(self, path), options, providers=["CPUExecutionProvider"]
-        )
+    def _compiled(self, network: bytes) -> Run:
+        """The network as a function."""
+        raise NotImplementedError
 
     def features(self, pixels: torch.Tensor) -> np.ndarray:
         """As Predictor.features."""
-        (features,) = self._session.run(
-            ["features"], {"pixels": pixels.permute(0, 2, 3, 1).numpy()}
-        )
-        return features.astype(np.float16)
+        return self._run(pixels.permute(0, 2, 3, 1).numpy()).astype(np.float16)
 
 
-class OpenVinoPredictor(Predictor):
-    """The same network run by OpenVINO, in fp32 or bf16. One thread per call, for lanes.
+class OnnxPredictor(ExportedPredictor):
+    """By ONNX Runtime, in fp32 or int8."""
 
-    Raises ConfigError on a GPU and if the processor lacks the precision, ShelfsortError if a
-    package is missing.
-    """
+    runtime = "onnx"
+
+    def _compiled(self, network: bytes) -> Run:
+        return by_onnxruntime(network)
+
+
+class OpenVinoPredictor(ExportedPredictor):
+    """By OpenVINO, in fp32 or bf16."""
 
     runtime = "openvino"
 
-    def __init__(
-        self, network: Network, content: dict[str, Any], compute: Compute, path: Path
-    ) -> None:
-        require_usable(self.runtime, compute)
-        super().__init__(network, content, compute, path)
+    def _compiled(self, network: bytes) -> Run:
         import openvino
 
         core = openvino.Core()
-        self._network = core.compile_model(
-            core.read_model(read_onnx(self, path)),
+        compiled = core.compile_model(
+            core.read_model(network),
             "CPU",
             {
-                "INFERENCE_PRECISION_HINT": "f32" if compute.precision == "fp32" else "bf16",
+                "INFERENCE_PRECISION_HINT": "f32" if self.compute.precision == "fp32" else "bf16",
                 # A call waits while one of so many streams, a thread each, computes for it.
                 "NUM_STREAMS": cores(),
                 "INFERENCE_NUM_THREADS": cores(),
@@ -84,16 +87,16 @@ class OpenVinoPredictor(Predictor):
                 "ENABLE_CPU_PINNING": False,  # other processes may share the cores
             },
         )
-        self._requests = threading.local()
+        requests = threading.local()
 
-    def features(self, pixels: torch.Tensor) -> np.ndarray:
-        """As Predictor.features."""
-        if not hasattr(self._requests, "own"):
-            self._requests.own = self._network.create_infer_request()
-        result = self._requests.own.infer(
-            {"pixels": pixels.permute(0, 2, 3, 1).numpy()}, share_inputs=True, share_outputs=True
-        )
-        return result["features"].astype(np.float16)
+        def run(pixels: np.ndarray) -> np.ndarray:
+            if not hasattr(requests, "own"):
+                requests.own = compiled.create_infer_request()
+            return requests.own.infer({"pixels": pixels}, share_inputs=True, share_outputs=True)[
+                "features"
+            ]
+
+        return run
 
 
 RUNTIMES: Mapping[str, type[Predictor]] = {
@@ -101,50 +104,56 @@ RUNTIMES: Mapping[str, type[Predictor]] = {
 }
 """The runtimes by name."""
 _EXTRAS = {"onnx": "export", "openvino": "openvino"}
-_PRECISIONS = {"onnx": ("fp32",), "openvino": ("fp32", "bf16")}
+_PRECISIONS = {
+    "torch": ("fp32", "bf16", "fp16"),
+    "onnx": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16"),
+}
 
 
 def require_usable(runtime: str, compute: Compute) -> None:
     """Raises ConfigError if a runtime can't compute so, ShelfsortError if a package is missing."""
     if problem := _unfit(runtime, compute):
-        raise ConfigError(f"runtime {runtime}: {problem}, or the runtime to torch")
+        others = [name for name in RUNTIMES if not _unfit(name, compute)]
+        raise ConfigError(f"runtime {runtime}: {problem}, or the runtime to {' or '.join(others)}")
     if runtime != "torch":
         require_packages(f"runtime {runtime}", _EXTRAS[runtime])
 
 
 def usable(runtime: str, compute: Compute) -> bool:
     """Whether a runtime can compute so on this machine."""
-    if runtime == "torch":
-        return True
-    return not _unfit(runtime, compute) and missing_package(_EXTRAS[runtime]) is None
+    installed = runtime == "torch" or missing_package(_EXTRAS[runtime]) is None
+    return installed and not _unfit(runtime, compute)
 
 
 def _unfit(runtime: str, compute: Compute) -> str | None:
     """Why a runtime does not compute so, and what to set instead."""
-    if runtime == "torch":
-        return None
-    if compute.device.type != "cpu":
+    if runtime != "torch" and compute.device.type != "cpu":
         return f"runs on a processor, found {compute.device}; set stage1.device to cpu"
     if compute.precision not in _PRECISIONS[runtime]:
         expected = " or ".join(_PRECISIONS[runtime])
         return (
-            f"computes in {expected}, features.precision is {compute.precision}; set it to "
+            f"computes in {expected}, the precision asked for is {compute.precision}; set it to "
             f"{expected}"
         )
-    if compute.precision == "bf16" and not torch.cpu._is_avx512_bf16_supported():
+    if (
+        runtime != "torch"
+        and compute.precision == "bf16"
+        and not torch.cpu._is_avx512_bf16_supported()
+    ):
         return "computes in bf16 where the processor does; set features.precision to fp32"
     return None
 
 
 def answering(asked: str, evaluated: str | None, device: str, precision: str) -> str:
     """The runtime that `asked` means for answers: `auto` is the one that computed what was
-    evaluated, or PyTorch if that can't compute so here."""
+    evaluated, or, if that can't compute so here, PyTorch, or ONNX Runtime for int8."""
     if asked != "auto":
         return asked
     compute = inference_compute(device, precision)
     if evaluated is not None and evaluated in RUNTIMES and usable(evaluated, compute):
         return evaluated
-    return "torch"
+    return "onnx" if compute.precision == "int8" else "torch"
 
 
 def candidates(compute: Compute) -> list[str]:
@@ -156,7 +165,7 @@ def keep_network(runtime: str, checkpoint: Path, compute: Compute) -> None:
     """Exports the network beside its checkpoint, where a runtime other than PyTorch reads it each
     time that it is opened. Raises as `require_usable`."""
     require_usable(runtime, compute)
-    if runtime != "torch":
+    if runtime != "torch" and compute.precision != "int8":
         keep_onnx(Predictor.open(checkpoint, device="cpu", precision="fp32"), checkpoint)
 
 
@@ -165,10 +174,10 @@ def measure(checkpoint: Path, compute: Compute) -> dict[str, float]:
     keeps the network beside the checkpoint, for what reads it there. For a processor; takes
     seconds, a minute with a large network on few cores."""
     opening = {"device": "cpu", "precision": compute.precision}
-    predictors = [Predictor.open(checkpoint, **opening)]
-    if others := candidates(compute)[1:]:
-        keep_onnx(predictors[0], checkpoint)
-    predictors += [RUNTIMES[name].open(checkpoint, **opening) for name in others]
+    names = candidates(compute)
+    for name in names:
+        keep_network(name, checkpoint, compute)
+    predictors = [RUNTIMES[name].open(checkpoint, **opening) for name in names]
     lanes, transform = cores(), predictors[0].transform
     shape = (PROCESSOR_BATCH, 3, transform.height, transform.width)
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator())

@@ -56,26 +56,29 @@ NO_CHANGES = Changes()
 @dataclass(frozen=True)
 class EvalTransform:
     """Resizes whole photos to height x width, bilinear with antialiasing. `mean`, `std` and
-    `mean_image` (as `Moments.image`) are for the Normaliser."""
+    `mean_image` (as `Moments.image`) are for the Normaliser, `least` for the decoder: the sides
+    that a JPEG keeps when it is decoded smaller (`catalog.images.decode`)."""
 
     height: int
     width: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     mean_image: torch.Tensor | None = field(default=None, compare=False, repr=False)
+    least: tuple[int, int] | None = None
 
     @classmethod
     def from_config(cls, config: Stage1Config, moments: Moments | None = None) -> "EvalTransform":
         """The transform that a configuration asks for; `moments` of the training photos if it asks
         for theirs."""
         mean, std, image = moments or _moments(config)
-        return cls(*config.size, mean, std, image)
+        return cls(*config.size, mean, std, image, config.decoded)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary for fingerprints; the mean image, if there is one, stands in it as its
         sha256."""
         plain = {"kind": "resize-bilinear-antialias", "height": self.height, "width": self.width}
         plain |= {"mean": list(self.mean), "std": list(self.std)}
+        plain |= {"least": list(self.least)} if self.least else {}
         if self.mean_image is None:
             return plain
         return plain | {"mean_image": hashlib.sha256(self.mean_image.numpy().tobytes()).hexdigest()}
@@ -98,6 +101,7 @@ class EvalTransform:
             tuple(value["mean"]),
             tuple(value["std"]),
             value.get("mean_image"),
+            tuple(value["least"]) if "least" in value else None,
         )
 
     def centre(self, height: int, width: int) -> torch.Tensor:
@@ -179,6 +183,11 @@ class TrainTransform:
     seed: int
     epoch: int
     levelled: bool = False
+
+    @property
+    def least(self) -> tuple[int, int] | None:
+        """As EvalTransform."""
+        return self.base.least
 
     def room(self, images: int) -> np.ndarray:
         """As EvalTransform."""

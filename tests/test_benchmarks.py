@@ -17,7 +17,9 @@ SAYS = {
     "loader": [
         "180 px photos to 180 px, ours / ImageFolder",
         "ours / decoder alone",
+        "180 px photos to 180 px, ours / torchvision.io",
         "64 px photos to 64 px",
+        "180 px photos to 90 px, scaled by the decoder / as a whole",
         "blocks of 64",
     ],
     "trainer": ["trainer / bare loop", "frozen forward / cached", "top-1 on val_a"],
@@ -30,14 +32,21 @@ SAYS = {
     ],
     "export": ["of photos are the same", "40 photos: the same top-1"],
     "similar": ["loading", " 1 photos at once", "recall@10: 1.0000"],
-    "gpu": ["training: from the store", "extraction: from the store", "published"],
+    "killed": ["one of two workers killed every 2 s", "the files are the same"],
+    "gpu": [
+        "training: from the store",
+        "extraction: from the store",
+        "published",
+        "end to end: ",
+        "the processor in fp32 instead: of ",
+    ],
     "load": ["ingest: ", "extract: ", "figures: ", "report: ", "within 6 GiB"],
     "ocr": ["without_words: ", "Turkish", "over shifted", "products: Estimate"],
     "soak": ["products, 1.0% bad: memory"],
 }
 
 
-SLOW = ("agreement", "load", "ocr")
+SLOW = ("agreement", "killed", "load", "ocr")
 IN_ROUNDS = ("loader", "heap", "scoring", "gpu")
 """Those whose figures are medians over as many rounds as they were told."""
 

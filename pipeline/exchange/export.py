@@ -29,7 +29,9 @@ ANSWERS = (
     "catalog/arrays.py",
     "catalog/artifacts.py",
     "catalog/blank.py",
+    "catalog/csv_file.py",
     "catalog/errors.py",
+    "catalog/filetypes.py",
     "catalog/image_table.py",
     "catalog/splits.py",
     "catalog/taxonomy.py",
@@ -127,7 +129,8 @@ def _write(model: TwoStageModel, networks: dict[str, Predictor], out: Path) -> N
 
 
 def _networks(run: RunFolder, model: TwoStageModel) -> dict[str, Predictor]:
-    """The network of each view. Raises ShelfsortError if a view has none."""
+    """The network of each view. Raises ShelfsortError if a view has none, or one that learnt from
+    photos that the decoder scaled, which the reader does not do."""
     networks = {}
     for name, network in model.networks.items():
         if network is None:
@@ -135,6 +138,11 @@ def _networks(run: RunFolder, model: TwoStageModel) -> dict[str, Predictor]:
             raise ShelfsortError(
                 f"{run.stage2}: view {name} is no network, but an exported model answers by "
                 f"networks alone; train without it: {retrain}"
+            )
+        if network.transform.least:
+            raise ShelfsortError(
+                f"{run.stage2}: view {name} was trained with stage1.decode=scaled, but an exported "
+                "model takes whole photos; train with stage1.decode=full"
             )
         networks[name] = network
     return networks

@@ -24,7 +24,11 @@ def draw_attention(run: RunFolder, out: Path, products: int = 4) -> Path:
     predictor = open_network(run.checkpoint, device="cpu", precision="fp32")
     table = run.store.images("val_a")
     rows = _spread(table.product_id, products)
-    photos, _, _ = decode_all(run.store.read(table.image_id[rows]), max_pixels=MOST_PIXELS)
+    photos, _, _ = decode_all(
+        run.store.read(table.image_id[rows]),
+        max_pixels=MOST_PIXELS,
+        least=predictor.transform.least,
+    )
     if not photos:
         raise ShelfsortError(f"{run.store.path}: no readable photo on val_a")
     maps, attention = predictor.attention_maps(predictor.transform(photos))

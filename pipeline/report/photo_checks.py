@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas
 
+from catalog.config import MOST_PIXELS
 from catalog.errors import ImageError
 from catalog.image_table import ImageTable
 from catalog.images import decode
@@ -62,7 +63,7 @@ def measure_photos(store: Store, table: ImageTable) -> pandas.DataFrame:
         part = table[start : start + _READ]
         for place, data in enumerate(store.read(part.image_id)):
             try:
-                rows.append((start + place, *_measures(decode(data))))
+                rows.append((start + place, *_measures(decode(data, MOST_PIXELS))))
             except ImageError:  # marked in features.h5, and listed among the rejects
                 continue
     places, *columns = zip(*rows, strict=True) if rows else ([],) * 5

@@ -8,11 +8,12 @@ from functools import partial
 import numpy as np
 
 from catalog.artifacts import differences
-from catalog.errors import ArtifactError
+from catalog.errors import ArtifactError, ShelfsortError
 from catalog.parallel import cores
 from features import schema
 from features.store import FeatureStore
 from pipeline.model import TwoStageModel
+from pipeline.quantisation import MOST_LOST
 from pipeline.run_folder import RunFolder
 from stage1_cnn.device import ordered
 from stage1_cnn.predict import Predictor, photo_features
@@ -20,6 +21,8 @@ from stage2_xgb.items import ItemBlock
 
 PHOTOS = 256
 """At most so many photos are computed again, which takes seconds."""
+MOST_PHOTOS = 5000
+"""At most so many to decide whether int8 may answer."""
 _BATCH, _SHARE = 32, 0.99
 
 log = logging.getLogger(__name__)
@@ -27,41 +30,56 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of `products`, how many get the same category both ways (`same`), and how far apart the
-    confidences of the top category are: of 99% of the products (`most_of_99`) and of all."""
+    """Of `products`, how many get the same category both ways (`same`), how far apart the
+    confidences of the top category are: of 99% of the products (`most_of_99`) and of all, and how
+    many get the right category either way."""
 
     products: int
     same: int
     most_of_99: float
     most: float
+    right: tuple[int, int]
 
     @classmethod
-    def between(cls, first: np.ndarray, second: np.ndarray) -> "Agreement":
-        """Of the log-probabilities [N, K] of the same products, computed twice."""
+    def between(cls, first: np.ndarray, second: np.ndarray, class_index: np.ndarray) -> "Agreement":
+        """Of the log-probabilities [N, K] of the same products of classes int [N], computed
+        twice."""
         apart = np.abs(np.exp(first.max(axis=1)) - np.exp(second.max(axis=1)))
-        same = int((first.argmax(axis=1) == second.argmax(axis=1)).sum())
-        return cls(len(first), same, float(np.quantile(apart, _SHARE)), float(apart.max()))
+        found = first.argmax(axis=1), second.argmax(axis=1)
+        right = tuple(int((classes == class_index).sum()) for classes in found)
+        most_of_99, most = float(np.quantile(apart, _SHARE)), float(apart.max())
+        same = int((found[0] == found[1]).sum())
+        return cls(len(first), same, most_of_99, most, (right[0], right[1]))
+
+    @property
+    def lost(self) -> float:
+        """Share of the products that are right the first way, less that of the second."""
+        return (self.right[0] - self.right[1]) / self.products
 
     def text(self) -> str:
         """For the terminal."""
         return (
             f"of {self.products} products of val_b {self.same} ({self.same / self.products:.1%}) "
             f"get the same category, their confidences within {self.most_of_99:.5f} for 99% and "
-            f"{self.most:.5f} for all"
+            f"{self.most:.5f} for all; {self.right[1]} are right, {self.right[0]} as evaluated"
         )
 
 
-def warn_of_other_arithmetic(run: RunFolder, model: TwoStageModel, photos: int = PHOTOS) -> None:
-    """Logs how the model's arithmetic differs from the evaluated one's, and how well the two agree;
-    logs nothing if it doesn't differ."""
+def warn_of_other_arithmetic(
+    run: RunFolder, model: TwoStageModel, photos: int = PHOTOS
+) -> Agreement | None:
+    """Logs how the model's arithmetic differs from the evaluated one's, and how well the two agree,
+    which it returns; logs nothing if it doesn't differ."""
     evaluated = model.bundle.made_from.get("computed_with", {})
     networks = {name: network for name, network in model.networks.items() if network}
     now = {name: network.computed_with for name, network in networks.items()}
     changes = {name: differences(now[name], evaluated.get(name, {})) for name in now}
     if not any(changes.values()):
-        return
+        return None
+    agreement = None
     try:
-        said = measure(run, model, photos).text()
+        agreement = measure(run, model, photos)
+        said = agreement.text()
     except ArtifactError as error:
         said = f"how well the answers agree could not be measured: {error}"
     view = next(name for name in changes if changes[name])
@@ -70,6 +88,21 @@ def warn_of_other_arithmetic(run: RunFolder, model: TwoStageModel, photos: int =
         "; ".join(changes[view]),
         said,
     )
+    return agreement
+
+
+def require_agreement(run: RunFolder, model: TwoStageModel) -> None:
+    """As `warn_of_other_arithmetic`; raises ShelfsortError if networks in int8, where others were
+    evaluated, lose more than MOST_LOST of val_b's products by both stages."""
+    in_int8 = model.network.compute.precision == "int8"
+    agreement = warn_of_other_arithmetic(run, model, MOST_PHOTOS if in_int8 else PHOTOS)
+    if in_int8 and agreement and agreement.lost > MOST_LOST:
+        raise ShelfsortError(
+            f"{run.folder}: int8 loses {100 * agreement.lost:.2f} points of {agreement.products} "
+            f"products of val_b by both stages, expected at most {100 * MOST_LOST:.1f}; leave out "
+            "score.precision=int8, or fit stage 2 on such features, from step features on: --set "
+            "features.precision=int8"
+        )
 
 
 def measure(run: RunFolder, model: TwoStageModel, photos: int = PHOTOS) -> Agreement:
@@ -89,11 +122,11 @@ def measure(run: RunFolder, model: TwoStageModel, photos: int = PHOTOS) -> Agree
     ]
     table, head = stores[0].table[rows], model.network.head
     codes = model.encode([{}] * len(table))  # from photos alone: columns are the same both ways
-    answers = [
-        model.answer(ItemBlock.images(table, features, head, codes), "product").two_stage
+    first, second = (
+        model.answer(ItemBlock.images(table, features, head, codes), "product")
         for features in (stored, computed)
-    ]
-    return Agreement.between(*answers)
+    )
+    return Agreement.between(first.two_stage, second.two_stage, first.pooled.class_index)
 
 
 def _features(run: RunFolder, model: TwoStageModel, name: str) -> FeatureStore:

@@ -24,9 +24,10 @@ from pipeline.decisions.allowed import Allowed
 from pipeline.decisions.heldout import HeldOutAnswers
 from pipeline.decisions.novelty import novelty
 from pipeline.model import TwoStageModel
-from pipeline.run_folder import RunFolder
+from pipeline.quantisation import keep_int8_networks
+from pipeline.run_folder import RunFolder, Say
 from pipeline.scoring.accuracy import labels_in, labels_of
-from pipeline.scoring.agreement import warn_of_other_arithmetic
+from pipeline.scoring.agreement import require_agreement
 from pipeline.scoring.lanes import Engine, Lanes
 from pipeline.scoring.plan import Judges, named_mix, needs_held_out
 from pipeline.scoring.score import Scorer
@@ -51,9 +52,12 @@ class ScoreJob:
     judges: Judges
 
     @classmethod
-    def open(cls, run: RunFolder, config: RunConfig, labels: Path | None) -> "ScoreJob":
-        """Raises ShelfsortError if the labels, the held-out answers, a file of weights or the model
-        can't be read."""
+    def open(
+        cls, run: RunFolder, config: RunConfig, labels: Path | None, say: Say = print
+    ) -> "ScoreJob":
+        """Quantises the networks if they are to answer in int8 and that isn't done. Raises
+        ShelfsortError if they can't be, or the labels, the held-out answers, a file of weights or
+        the model can't be read."""
         given = read_labels(labels) if labels else {}
         needed = needs_held_out(config.score)
         known = _held_out(run, needed)
@@ -61,10 +65,12 @@ class ScoreJob:
         config = config.model_copy(
             update={"score": config.score.model_copy(update={"vectors": vectors})}
         )
+        if config.answer_precision == "int8":
+            keep_int8_networks(run, config.view_names, say)
         model = TwoStageModel.open(
             run,
             config.stage1.device,
-            config.features.precision,
+            config.answer_precision,
             config.score.runtime,
             vectors,
             config.catalog.max_pixels,
@@ -100,7 +106,7 @@ class ScoreJob:
         )
         self._require_texts(source)
         self._warn_of_missing_columns(source)
-        warn_of_other_arithmetic(self.run, self.model)
+        require_agreement(self.run, self.model)
         for file in self.model.vector_files:
             file.rows(
                 image_ids(source.product_id, source.n_images)

@@ -91,10 +91,11 @@ class SentModel(WorkerPlugin):
         run = RunFolder(Path(place.folder))
         views = (
             path
-            for name in ("stage1/best.pt", "text.*", "columns.json", "head.npz")
+            for name in ("stage1/best.pt", "stage1/int8.*", "text.*", "columns.json", "head.npz")
             for path in run.folder.glob(f"views/*/{name}")
         )
-        files = [run.checkpoint, *views, *filter(Path.is_file, run.stage2.rglob("*"))]
+        quantised = run.stage1.glob("int8.*")
+        files = [run.checkpoint, *quantised, *views, *filter(Path.is_file, run.stage2.rglob("*"))]
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w") as archive:
             for path in files:

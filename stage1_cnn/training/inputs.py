@@ -143,7 +143,8 @@ class PhotoInputs:
 
     def _moments(self) -> Moments:
         """Mean and standard deviation of training photos, at the size that the network sees."""
-        plain = EvalTransform(*self.config.size, (0.0,) * 3, (1.0,) * 3)
+        zero, one = (0.0,) * 3, (1.0,) * 3
+        plain = EvalTransform(*self.config.size, zero, one, least=self.config.decoded)
         count = min(len(self.train), _MEASURED)
         rows = np.unique(np.linspace(0, len(self.train) - 1, count).astype(np.int64))
         sums, images = torch.zeros(2, 3, *self.config.size, dtype=torch.float64), 0

@@ -77,6 +77,37 @@ def test_jpegs_take_the_fast_path_and_equal_pillows(options: dict) -> None:
     )  # the two bring different builds of the same library
 
 
+@pytest.mark.parametrize(
+    ("size", "least", "factor"),
+    [
+        ((180, 180), (90, 90), 2),
+        ((180, 180), (91, 90), 1),
+        ((181, 179), (90, 90), 2),
+        ((181, 177), (45, 45), 4),
+        ((400, 90), (11, 40), 8),
+        ((400, 90), (13, 40), 4),
+        ((50, 41), (60, 60), 1),
+    ],
+)
+def test_a_jpeg_is_scaled_by_the_decoder_as_pillow_scales_it(
+    size: tuple[int, int], least: tuple[int, int], factor: int
+) -> None:
+    data = encoded(picture(*size), "JPEG", subsampling=0)
+    pixels = decode(data, least=least)
+    draft = Image.open(io.BytesIO(data))
+    draft.draft("RGB", (size[0] // factor, size[1] // factor))
+    assert pixels.shape == (-(-size[1] // factor), -(-size[0] // factor), 3)
+    assert difference(pixels, np.asarray(draft)) <= 3
+    room = np.zeros_like(pixels)
+    assert np.shares_memory(decode(data, out=room, least=least), room)
+    np.testing.assert_array_equal(room, pixels)
+
+
+def test_what_is_no_upright_jpeg_is_never_scaled_by_the_decoder() -> None:
+    for other in (encoded(picture(180, 180), "PNG"), encoded(picture().convert("CMYK"), "JPEG")):
+        np.testing.assert_array_equal(decode(other, least=(8, 8)), decode(other))
+
+
 def test_room_of_a_jpegs_shape_is_decoded_into_and_no_other() -> None:
     data, room = encoded(picture(50, 41), "JPEG"), np.zeros((3, 41, 50, 3), np.uint8)
     pixels = decode(data, out=room[1])

@@ -150,3 +150,8 @@ def test_rows_from_anywhere(made: Made, store: FeatureStore) -> None:
         store.features_at(rows), store.features(slice(0, len(store)))[rows]
     )
     assert store.features_at(rows[:0]).shape == (0, store.width)
+    shuffled = rows[[3, 0, 6, 2, 3]]
+    np.testing.assert_array_equal(
+        store.scattered(shuffled), store.features(slice(0, len(store)))[shuffled]
+    )
+    assert store.scattered(rows[:0]).shape == (0, store.width)

@@ -1,5 +1,6 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,6 +84,20 @@ def test_photos_of_the_batchs_size_are_decoded_into_it_and_stay_the_same(
     room = OWN.room(len(rows))
     placed, _, _ = decode_all(source.read(table.image_id[rows]), room)
     assert all(np.shares_memory(photo, row) for photo, row in zip(placed, room, strict=False))
+
+
+def test_a_transform_that_asks_for_it_gets_photos_scaled_by_the_decoder(store: Store) -> None:
+    table = store.images("train")
+    blobs = store.read(table.image_id)
+    height, width = decode(blobs[0]).shape[:2]
+    small = EvalTransform(height // 2, width // 2, (0.5,) * 3, (0.5,) * 3)
+    scaled = replace(small, least=(height // 2, width // 2))
+    batch = load(store, table, np.arange(len(table)), scaled)
+    expected = scaled([decode(blob, least=scaled.least) for blob in blobs])
+    assert torch.equal(batch.pixels, expected)
+    whole = load(store, table, np.arange(len(table)), small).pixels
+    apart = (batch.pixels.int() - whole.int()).abs().float()
+    assert 0 < apart.mean() < 8 and not torch.equal(batch.pixels, whole)
 
 
 def test_a_batch_without_any_readable_image(store: Store) -> None:

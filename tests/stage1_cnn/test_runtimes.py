@@ -88,12 +88,20 @@ def test_bf16_by_openvino(path: Path, pixels: torch.Tensor) -> None:
 
 def test_what_a_runtime_cannot_do() -> None:
     bf16 = inference_compute("cpu", "bf16")
-    with pytest.raises(ConfigError, match=r"onnx: computes in fp32, features\.precision is bf16"):
+    with pytest.raises(
+        ConfigError,
+        match=r"onnx: computes in fp32 or int8, the precision asked for is bf16.* runtime to torch",
+    ):
         require_usable("onnx", bf16)
     assert "onnx" not in candidates(bf16) and candidates(bf16)[0] == "torch"
     assert answering("auto", "onnx", "cpu", "bf16") == "torch"
     assert answering("openvino", "onnx", "cpu", "bf16") == "openvino"
     assert answering("auto", None, "cpu", "fp32") == "torch"
+    with pytest.raises(
+        ConfigError, match=r"torch: computes in fp32 .* is int8; .* runtime to onnx"
+    ):
+        require_usable("torch", inference_compute("cpu", "int8"))
+    assert answering("auto", "torch", "cpu", "int8") == "onnx"
     assert answering("auto", "onnx", "cpu", "fp32") == (
         "onnx" if "onnx" in candidates(FP32) else "torch"
     )

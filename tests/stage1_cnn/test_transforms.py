@@ -27,6 +27,16 @@ def test_round_trip_through_json() -> None:
     assert EvalTransform.from_json(json.loads(json.dumps(EVAL.to_json()))) == EVAL
 
 
+def test_the_least_decoded_size_is_saved_only_if_there_is_one() -> None:
+    """So that earlier checkpoints and features stay current."""
+    scaled = EvalTransform.from_config(Stage1Config(image_size=(20, 16), decode="scaled"))
+    assert scaled == replace(EVAL, least=(20, 16))
+    assert scaled.to_json() == EVAL.to_json() | {"least": [20, 16]}
+    assert EvalTransform.from_json(json.loads(json.dumps(scaled.to_json()))) == scaled
+    train = TrainTransform(replace(scaled, height=8, width=8), Augment(), seed=0, epoch=0)
+    assert train.least == (20, 16)  # smaller photos in fine-tuning are decoded as in evaluation
+
+
 def test_the_mean_image_travels_in_the_state_and_stands_as_its_checksum_in_fingerprints() -> None:
     assert EVAL.state() == EVAL.to_json()
     image = torch.arange(3 * 20 * 16, dtype=torch.float32).view(3, 20, 16) / 1000

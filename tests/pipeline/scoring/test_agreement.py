@@ -220,9 +220,11 @@ def test_the_agreement_is_that_of_the_two_answers(evaluated_in_bf16: Tiny) -> No
     assert other.most > 1e-4  # it was another arithmetic
     assert measure(run, TwoStageModel.open(run, "cpu", "fp32"), photos=8).products <= 8
     first, second = (np.log([[0.7, 0.3], row, [0.5, 0.5]]) for row in ([0.6, 0.4], [0.2, 0.8]))
-    found = Agreement.between(first, second)
+    found = Agreement.between(first, second, np.array([0, 0, 0]))
     assert (found.products, found.same) == (3, 2) and found.most == pytest.approx(0.2)
+    assert found.right == (3, 2) and found.lost == pytest.approx(1 / 3)
     assert "of 3 products of val_b 2 (66.7%) get the same category" in found.text()
+    assert found.text().endswith("; 2 are right, 3 as evaluated")
 
 
 @pytest.mark.parametrize("missing", ["store.sqlite", "features.h5"])
