@@ -38,7 +38,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "shelfsort",
 }
-"""matplotlib's settings: text stays text in an SVG, and its ids are the same each time."""
+"""matplotlib's settings: text stays text in an SVG, and ids are the same in every run."""
 
 
 @contextlib.contextmanager

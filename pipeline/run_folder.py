@@ -133,14 +133,14 @@ class RunFolder:
         return shlex.join(["shelfsort", step, "--run", str(folder), *words])
 
     def current(self, manifest: Path, made_from: dict[str, Any], step: str) -> bool:
-        """Whether an artefact is there, made from what is there now; False if it isn't there.
+        """Whether an artefact is current, made from `made_from`; False if it doesn't exist.
 
         Raises ArtifactError, naming what differs, if it was made from something else.
         """
         if not manifest.exists():
             return False
-        found = read_json(manifest, step).get("made_from", {})
-        require_same(manifest, made_from, found, step)
+        recorded = read_json(manifest, step).get("made_from", {})
+        require_same(manifest, made_from, recorded, step)
         return True
 
     def stage1_checksum(self) -> str:
@@ -170,9 +170,8 @@ class RunFolder:
         return sha256_file(self.text_model)
 
     def require_features(self, source: str | None = None) -> None:
-        """Raises ArtifactError unless the features were made from the store and the `source` that
-        are there now: `checkpoint`, `text` or `cover` (a text model) or `file`; by default the one
-        they name."""
+        """Raises ArtifactError unless the features were made from the current store and `source`:
+        `checkpoint`, `text` or `cover` (a text model) or `file`; by default the one they name."""
         origin = self.features.made_from
         kinds = ("text", "cover", "file")
         source = source or next((kind for kind in kinds if kind in origin), "checkpoint")
@@ -186,15 +185,14 @@ class RunFolder:
     def require_precision(self, asked: str) -> None:
         """Raises ArtifactError if the features were computed in another precision than
         `features.precision` asks for; `auto` is fp32 on a processor and anything else on a GPU."""
-        found = self.features.computed_with
-        as_auto = (found["precision"] == "fp32") == (found["device"] == "cpu")
-        if found["device"] == NO_NETWORK["device"] or (
-            as_auto if asked == "auto" else found["precision"] == asked
+        computed = self.features.computed_with
+        as_auto = (computed["precision"] == "fp32") == (computed["device"] == "cpu")
+        if computed["device"] == NO_NETWORK["device"] or (
+            as_auto if asked == "auto" else computed["precision"] == asked
         ):
             return
-        problem = (
-            f"computed in {found['precision']} on {found['device']}, features.precision is {asked}"
-        )
+        arithmetic = f"{computed['precision']} on {computed['device']}"
+        problem = f"computed in {arithmetic}, features.precision is {asked}"
         raise ArtifactError(self.features_path, problem, "features")
 
     def save_config(self, config: RunConfig) -> None:

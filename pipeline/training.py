@@ -2,7 +2,7 @@
 
 In: a store and section `stage1` of a configuration. On disk: stage1/ in the folder of the run, the
 view or the comparison (docs/formats.md). `stage1_cnn.training` trains; this module decides whether
-there is something to train, and what a rebuild removes.
+anything has to be trained, and what a rebuild removes.
 """
 
 import shutil
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stage1_cnn.training.trainer import Summary
 
 _MARKS_OF_PROGRESS = ("last.pt", "before.pt", "summary.json")
-"""Removed in this order before the folder is: a restart knows by the last one that a rebuild has
+"""Removed in this order, before the folder: a restart tells from the last one that a rebuild has
 begun."""
 
 
@@ -61,7 +61,7 @@ def train(
 
 def training_origin(run: RunFolder, config: Stage1Config) -> dict[str, Any]:
     """What a training is made from: the store, the settings that shape it, and the content of the
-    files that it starts from, which may change under their names."""
+    files that it starts from, which can change under the same names."""
     files = {key: sha256_file(path) for key, path in _starting_files(config).items()}
     return {"store": run.store.fingerprint, "config": config.shaping() | files}
 

@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 from catalog.arithmetic import pin_blas
 from catalog.artifacts import atomic_path
 from catalog.progress import progress
-from stage2_xgb.confusion import ConfusionSet, mine
+from stage2_xgb.confusion import ConfusionSet, find_confusion_sets
 from stage2_xgb.crossfit import folds
 from stage2_xgb.gate import OWN, POOL, HeldOut
 from stage2_xgb.items import Items
@@ -28,7 +28,7 @@ FILE = "judged.parquet"
 _PLAIN = ("predicted", "class_index", "product_id")
 
 
-def judge(picker: RowPicker, images: Items, classes: int, jobs: int) -> HeldOut:
+def answer_out_of_fold(picker: RowPicker, images: Items, classes: int, jobs: int) -> HeldOut:
     """The picker's items of reserve and val_a, and what the opinion before and reclassifiers have
     right of them, out of fold; sets are mined on `images`. `jobs` processes train."""
     items, seed = picker.items, picker.config.seed
@@ -39,14 +39,14 @@ def judge(picker: RowPicker, images: Items, classes: int, jobs: int) -> HeldOut:
     own = before.copy()
     tasks = list(_tasks(images, image_fold, classes, picker))
     results = Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")(
-        delayed(_judge_one)(picker, fold, heldout, *task) for task in tasks
+        delayed(_answer_one)(picker, fold, heldout, *task) for task in tasks
     )
     with progress(len(tasks), "gate", "model") as bar:
         for rows, right in results:
             own[rows] = right
             bar.update()
-    judged = items[heldout]
-    plain = judged.predicted, judged.class_index, judged.product_id
+    asked = items[heldout]
+    plain = asked.predicted, asked.class_index, asked.product_id
     return HeldOut(*plain, {POOL: before[heldout], OWN: own[heldout]})
 
 
@@ -57,24 +57,28 @@ def _tasks(
     for number in range(FOLDS):
         others = images[fold != number]
         if others.on("reserve", "val_a").any():
-            for found in mine(others, classes, picker.config.confusion):
-                yield number, found
+            for confusion_set in find_confusion_sets(others, classes, picker.config.confusion):
+                yield number, confusion_set
 
 
-def _judge_one(
-    picker: RowPicker, fold: np.ndarray, heldout: np.ndarray, number: int, found: ConfusionSet
+def _answer_one(
+    picker: RowPicker,
+    fold: np.ndarray,
+    heldout: np.ndarray,
+    number: int,
+    confusion_set: ConfusionSet,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows that a reclassifier of one fold is asked about, and whether its answers are right;
     runs in a worker process."""
     pin_blas()
-    mine = heldout & (fold == number) & (picker.items.predicted == found.class_index)
-    rows, nothing = np.flatnonzero(mine), np.zeros(0, dtype=np.int64)
+    own = heldout & (fold == number) & (picker.items.predicted == confusion_set.class_index)
+    rows, nothing = np.flatnonzero(own), np.zeros(0, dtype=np.int64)
     booster = None
     if len(rows):
-        booster = fit_booster(picker.rows(found.members, fold != number), picker.config)
+        booster = fit_booster(picker.rows(confusion_set.members, fold != number), picker.config)
     if booster is None:
         return nothing, nothing.astype(bool)
-    model = Reclassifier(found.members, booster, picker.config.base_margin)
+    model = Reclassifier(confusion_set.members, booster, picker.config.base_margin)
     items = picker.items[rows]
     return rows, _answers(model, items) == items.class_index
 
@@ -90,22 +94,16 @@ def _answers(model: Reclassifier, items: Items) -> np.ndarray:
     return np.where(inside, model.members[within.argmax(axis=1)], others)
 
 
-def save_judged(path: Path, held: HeldOut) -> None:
-    """Writes what `judge` found."""
+def save_out_of_fold(path: Path, held: HeldOut) -> None:
+    """Writes what `answer_out_of_fold` gave."""
     columns = {name: getattr(held, name) for name in _PLAIN} | dict(held.right)
     with atomic_path(path) as temporary:
         pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
 
 
-def read_judged(path: Path) -> HeldOut:
-    """Inverse of save_judged."""
+def read_out_of_fold(path: Path) -> HeldOut:
+    """Inverse of save_out_of_fold."""
     table = pyarrow.parquet.read_table(path)
     columns = {name: table[name].to_numpy() for name in table.column_names}
     predicted, class_index, product_id = (columns.pop(name) for name in _PLAIN)
     return HeldOut(predicted, class_index, product_id, columns)
-
-
-def nothing_judged() -> HeldOut:
-    """No item."""
-    none = np.zeros(0, dtype=np.int64)
-    return HeldOut(none, none, none, {name: none.astype(bool) for name in (POOL, OWN)})

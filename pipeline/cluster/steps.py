@@ -34,8 +34,8 @@ _BATCHES = 16
 
 @contextlib.contextmanager
 def checking(client: Client) -> Iterator[tuple[Executor, int]]:
-    """The workers as an executor for ingest's checks, and how many tasks they do at once. They are
-    sent the photos, so they need to see no file. Raises ShelfsortError if one of them died."""
+    """The workers as an executor for ingest's checks, and how many tasks they run at once. They are
+    sent the photos and need no access to files. Raises ShelfsortError if one of them died."""
     with client.get_executor(pure=False) as executor:
         try:
             yield executor, max(1, sum(client.nthreads().values()))

@@ -19,7 +19,7 @@ from stage1_cnn.predict import Predictor, photo_features
 from stage2_xgb.items import ItemBlock
 
 PHOTOS = 256
-"""At most so many photos are computed again, which takes seconds."""
+"""Largest number of photos that are computed again, which takes seconds."""
 _BATCH, _SHARE = 32, 0.99
 
 log = logging.getLogger(__name__)
@@ -61,14 +61,14 @@ def warn_of_other_arithmetic(run: RunFolder, model: TwoStageModel, photos: int =
     if not any(changes.values()):
         return
     try:
-        said = measure(run, model, photos).text()
+        agreement = measure(run, model, photos).text()
     except ArtifactError as error:
-        said = f"how well the answers agree could not be measured: {error}"
+        agreement = f"how well the answers agree could not be measured: {error}"
     view = next(name for name in changes if changes[name])
     log.warning(
         "answers are computed otherwise than what was evaluated (%s): %s",
         "; ".join(changes[view]),
-        said,
+        agreement,
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from features.store import FeatureStore
 from stage2_xgb.bundle import Bundle
-from stage2_xgb.fit import Stage2Summary
+from stage2_xgb.summary import Stage2Summary
 from tests.stage2_xgb.planted import fit, make_rows, write
 
 

@@ -16,11 +16,12 @@ from catalog.errors import ShelfsortError
 from catalog.splits import SPLITS
 from features.store import FeatureStore
 from stage2_xgb.bundle import Bundle
-from stage2_xgb.fit import JOURNAL, _warn_of_shifts, gather
+from stage2_xgb.fit import JOURNAL
 from stage2_xgb.gate import OWN, POOL, STAGE1
+from stage2_xgb.inputs import _warn_of_shifts, prepare_stage2
 from stage2_xgb.prior import Shift
 from stage2_xgb.published import PUBLISHED
-from stage2_xgb.refine import each_answer, refine
+from stage2_xgb.refine import answer_with_all, refine
 from stage2_xgb.tune import ROUNDS, search
 from tests.moments import kill_at_moment
 from tests.stage2_xgb.conftest import Fitted
@@ -49,7 +50,7 @@ def gain(
     everywhere."""
     images = images_of(store, "test")
     result = refine(bundle, images, unit)
-    after = each_answer(bundle, images, unit)[1][answer] if answer else result.two_stage
+    after = answer_with_all(bundle, images, unit)[1][answer] if answer else result.two_stage
     truth = result.pooled.class_index
     before, after = (float((x.argmax(axis=1) == truth).mean()) for x in (result.shifted, after))
     return before, after - before
@@ -91,7 +92,7 @@ def test_gains_nothing_where_there_is_nothing_and_is_gated_out(hopeless: Fitted)
     assert OWN not in bundle.answers.values()
     for unit in ("image", "product"):
         images = images_of(hopeless.store, "test")
-        answers = each_answer(bundle, images, unit)[1]
+        answers = answer_with_all(bundle, images, unit)[1]
         np.testing.assert_array_equal(refine(bundle, images, unit).two_stage, answers[POOL])
         assert abs(gain(hopeless.store, bundle, unit)[1]) < 0.05  # 279 images: a point is three
         assert gain(hopeless.store, bundle, unit, OWN)[1] < 0.03
@@ -297,8 +298,8 @@ def test_the_planted_problem_is_what_it_says() -> None:
 
 def test_train_rows_are_all_learnt_from(fitted: Fitted) -> None:
     config = CONFIG.model_copy(update={"rows": "train"})
-    material = gather([fitted.store], mixes(fitted.store), taxonomy(), config, 1)
-    rows = material.picker(config).rows(np.arange(CLASSES)[:2])
+    inputs = prepare_stage2([fitted.store], mixes(fitted.store), taxonomy(), config, 1)
+    rows = inputs.picker(config).rows(np.arange(CLASSES)[:2])
     table = fitted.store.table
     images = (table.class_index < 2) & (table.split == SPLITS.index("train"))
     assert len(rows.label) >= images.sum() > 2 * PER_SPLIT[0]
@@ -311,7 +312,10 @@ def test_without_the_pool_stage_1_is_what_reclassifiers_start_from(
     bundle, images = Bundle.open(tmp_path), images_of(fitted.store, "test")
     assert bundle.pool is None and bundle.default == summary.default == STAGE1
     assert not summary.weights
-    result, everywhere = refine(bundle, images, "product"), each_answer(bundle, images, "product")
+    result, everywhere = (
+        refine(bundle, images, "product"),
+        answer_with_all(bundle, images, "product"),
+    )
     own = np.isin(result.shifted.argmax(axis=1), [c for c, a in bundle.answers.items() if a == OWN])
     np.testing.assert_array_equal(result.refined, own)
     np.testing.assert_array_equal(everywhere[1][POOL], result.shifted)
@@ -335,6 +339,6 @@ def test_the_grid_judges_what_it_trained(
     monkeypatch.setattr("stage2_xgb.tune.DEPTHS", (2,))
     monkeypatch.setattr("stage2_xgb.tune.RATES", (0.3,))
     config = CONFIG.model_copy(update={"base_margin": base_margin})
-    material = gather([fitted.store], mixes(fitted.store), taxonomy(), config, 1)
-    trials = search(material.sets, material.picker(config), config, 1)
+    inputs = prepare_stage2([fitted.store], mixes(fitted.store), taxonomy(), config, 1)
+    trials = search(inputs.sets, inputs.picker(config), config, 1)
     assert len(trials) == len(ROUNDS) and trials[0].after > 0.7 * trials[0].items

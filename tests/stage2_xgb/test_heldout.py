@@ -1,13 +1,15 @@
 """Who answers on val_b, decided by other products; and which errors could be mended."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL, STAGE1, Decision, HeldOut, decide
 from stage2_xgb.heldout import RAW, ValB, cross_fit, gated, mendable_share, own_answers
-from stage2_xgb.out_of_fold import FILE, read_judged
-from stage2_xgb.refine import each_answer, refine
+from stage2_xgb.out_of_fold import FILE, read_out_of_fold
+from stage2_xgb.refine import answer_with_all, refine
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, CONFIG, images_of
 
@@ -17,7 +19,7 @@ TARGET = np.ones(CLASSES) / CLASSES
 @pytest.fixture(scope="module")
 def val_b(fitted: Fitted) -> ValB:
     """The planted problem's val_b."""
-    others = read_judged(fitted.folder / FILE)
+    others = read_out_of_fold(fitted.folder / FILE)
     return ValB.of(fitted.open(), Views([fitted.store]), others, TARGET)
 
 
@@ -77,7 +79,7 @@ def test_only_counted_items_decide() -> None:
 def test_val_b_is_what_each_answer_says_of_it(val_b: ValB, fitted: Fitted) -> None:
     bundle = fitted.open()
     for unit in ("image", "product"):
-        items, opinions = each_answer(bundle, images_of(fitted.store, "val_b"), unit)
+        items, opinions = answer_with_all(bundle, images_of(fitted.store, "val_b"), unit)
         rows = val_b.of_unit(unit)
         np.testing.assert_array_equal(val_b.held.product_id[rows], items.product_id)
         np.testing.assert_array_equal(val_b.held.class_index[rows], items.class_index)
@@ -112,7 +114,7 @@ def test_without_a_gate_nothing_is_decided_and_what_ships_is_judged(
     assert decisions[0].products > 0 and decisions[0].fixed + decisions[0].broken > 0
     own = val_b.own(bundle, open_gate)
     assert own.all()
-    bundle.answers = dict.fromkeys(bundle.members, OWN)
+    bundle = replace(bundle, answers=dict.fromkeys(bundle.members, OWN))
     result = refine(bundle, images_of(fitted.store, "val_b"), "product")
     shipped = result.two_stage.argmax(axis=1) == result.pooled.class_index
     np.testing.assert_array_equal(gated(own, val_b.held.right)[val_b.of_unit("product")], shipped)
