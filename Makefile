@@ -25,13 +25,13 @@ OPTIONS = --run $(call quoted,$(RUN)) --config $(call quoted,$(CONFIG)) $(SETS)
 # BSON that names nothing as a whole is several words, which may have quotes of their own.
 DUMPS = $(if $(shell test -e $(call quoted,$(BSON)) && echo yes),$(call quoted,$(BSON)),$(BSON))
 
-.PHONY: help setup demo ingest stage1 features stage2 evaluate report score test test-bf16 test-slow lint bench doctor clean remake
+.PHONY: help setup demo ingest stage1 features stage2 evaluate report score test test-bf16 test-slow test-mutants lint bench doctor clean remake
 
 help: ## this list
 	@echo "make TARGET [VARIABLE=value ...]"; echo
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile; echo
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile; echo
 	@awk -F ' *[:?]= *' '/^## / { text = substr($$0, 4); next } \
-		text { printf "  %-11s %s%s\n", $$1, text, $$2 == "" ? "" : " [" $$2 "]"; text = "" }' Makefile
+		text { printf "  %-12s %s%s\n", $$1, text, $$2 == "" ? "" : " [" $$2 "]"; text = "" }' Makefile
 
 setup: .venv/.current ## install everything into .venv; does nothing when that is current
 	@:
@@ -63,7 +63,7 @@ endef
 
 .venv/.current: setup.cfg pyproject.toml constraints.txt $(if $(sound),,remake)
 	$(if $(sound),,$(make_venv))
-	.venv/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev,export,openvino,cluster,ocr,offline]'
+	.venv/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev,export,openvino,cluster,similar,ocr,offline]'
 	@.venv/bin/python -c '$(identity)' > $@
 
 demo: setup ## all steps on a small synthetic catalogue, in runs/demo
@@ -103,16 +103,23 @@ test: setup ## all quick tests
 test-bf16: setup ## all quick tests, with stage 1 trained in bf16 whatever the processor has
 	SHELFSORT_TEST_PRECISION=bf16 $(PYTEST)
 
-test-slow: setup ## the tests that need minutes, then test-bf16
-	$(PYTEST) -m slow; slow=$$?; $(MAKE) test-bf16 && exit $$slow
+test-mutants: setup ## how many small changes of core modules their tests notice
+	$(PYTEST) -m mutants --dist load
 
-lint: setup ## ruff, types, and who may import whom
+test-slow: setup ## the tests that need minutes, then test-bf16
+	$(PYTEST) -m "slow and not mutants"; slow=$$?; $(MAKE) test-bf16 && exit $$slow
+
+lint: setup ## ruff, types, who may import whom, and the report's scripts
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	@if command -v prettier >/dev/null && command -v eslint >/dev/null; then \
+		prettier --check pipeline/report/templates/*.js pipeline/report/templates/*.css && \
+		cat pipeline/report/templates/*.js | eslint --stdin --stdin-filename report.js; \
+	else echo "the report's scripts are not checked: prettier or eslint is missing (npm install --global prettier eslint)"; fi
 
-BENCHMARKS = $(filter-out agreement catalogue photos record render run_results stage2_rows,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS = $(filter-out agreement catalogue corrections photos record render run_results stage2_rows,$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: setup ## every benchmark, one after the other; the figures as JSON too, in FIGURES
 	@for name in $(BENCHMARKS); do echo "== $$name"; \
 		.venv/bin/python -m benchmarks.$$name --json $(call quoted,$(FIGURES))/$$name.json || exit 1; done

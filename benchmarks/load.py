@@ -36,6 +36,7 @@ from pipeline.evaluation.evaluate import save_evaluation
 from pipeline.evaluation.measures import SYSTEMS, measure
 from pipeline.evaluation.near_twins import SAMPLE, twin_figures
 from pipeline.report.page import write_report
+from pipeline.run_folder import RunFolder
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.head import Head
 from stage1_cnn.sampler import Sampler
@@ -229,7 +230,7 @@ def figures(options: argparse.Namespace) -> None:
     }
     sample = frame.head(SAMPLE)
     twins = twin_figures(sample, *rng.random((2, len(sample)))) | {"networks": 1}
-    metrics |= {"without_photo": 0, "near_twins": twins}
+    metrics |= {"without_photo": 0, "near_twins": twins, "promises": []}
     metrics["made_from"] = {"views": {"stage1": {"store": store.fingerprint}}}
     trained = np.bincount(table.class_index, minlength=len(taxonomy))
     save_evaluation(options.folder / "evaluation", frames, taxonomy, trained, metrics)
@@ -263,7 +264,7 @@ def _answers(table: ImageTable, classes: int, rng: np.random.Generator) -> panda
 
 def report(options: argparse.Namespace) -> None:
     """The page over all of it."""
-    page = write_report([options.folder], options.folder / "report")
+    page = write_report([RunFolder(options.folder)], options.folder / "report")
     print(f"{page.name}: {page.stat().st_size / 2**20:.1f} MiB")
     tell_peak(0)
 

@@ -36,7 +36,7 @@ MOVES = (
     r"stage2\.units\..*(gain|own_share)(\.value)?",
 )
 """The figures whose means over the seeds are printed."""
-_NOT_FIGURES = ("made_from", "settings", "files", "fingerprint", "seconds")
+_NOT_FIGURES = ("made_from", "settings", "files", "fingerprint", "evaluated", "seconds")
 
 
 def main() -> None:

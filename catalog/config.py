@@ -64,6 +64,24 @@ class TableColumns(Section):
     """What keeps it with others in one split, such as a seller: group."""
 
 
+class SourcesConfig(Section):
+    """Section `sources`: how photos, and files behind URLs, are read."""
+
+    headers: dict[str, str] = {}
+    """Sent with every request over http, such as `{Authorization: Bearer $TOKEN}`; `$NAME` is
+    taken from the environment, so that no file of the run holds the secret. They go to every server
+    that the source names."""
+    seconds: float = Field(default=30, gt=0)
+    """Longest time that a photo behind a URL may take."""
+    max_mb: PositiveInt = 64
+    """Largest photo file that is read, in MB (10^6 bytes)."""
+
+    @property
+    def max_bytes(self) -> int:
+        """`max_mb` in bytes."""
+        return self.max_mb * 10**6
+
+
 class CatalogConfig(Section):
     """Section `catalog`: how products become a store."""
 

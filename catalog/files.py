@@ -6,29 +6,27 @@ import glob
 import gzip
 import os
 import stat
-import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 import fsspec
 import xxhash
 
-from catalog.errors import ImageError, ShelfsortError
+from catalog.config import SourcesConfig
+from catalog.errors import ShelfsortError
 
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 """Exceptions that mean the compressed data is damaged, so retrying is useless. Any other may be the
 disk's or the server's fault."""
-UNREADABLE, UNREACHABLE = "unreadable_file", "unreachable"
-"""Reasons of `read_files`: a file that doesn't exist, and one that a retry may bring."""
+UNREADABLE = "unreadable_file"
+"""Reason of a reject: a file that doesn't exist, or is none."""
 UNREADABLE_FOLDER = "unreadable_folder"
 _STAMPS = ("ETag", "etag", "LastModified", "mtime", "updated", "created", "md5Hash")
 """What file systems call a file's version."""
-_TRIES = 3
-_ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-_GONE = (404, 410)
-"""HTTP: not found, gone."""
+ACCESS = SourcesConfig()
+"""How URLs are opened that nothing more is known of."""
 
 
 class Span(NamedTuple):
@@ -79,30 +77,34 @@ def _explained(path: str | Path) -> Iterator[None]:
         raise
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
+        if isinstance(error, FileNotFoundError) and is_url(path):
+            reason = "not found, or its server wants a key (sources.headers)"
         raise ShelfsortError(f"{printable(path)}: can't be read: {reason}") from error
     except Exception as error:  # fsspec's file systems pass on what their own libraries raise
         reason = str(error) or type(error).__name__
         raise ShelfsortError(f"{printable(path)}: can't be read: {reason}") from error
 
 
-def _locate(url: str) -> tuple[Any, str]:
+def locate(url: str, access: SourcesConfig = ACCESS) -> tuple[Any, str]:
     """The file system of a URL, and its path in it."""
     with _explained(url):
         scheme, rest = url.split("://", 1)
+        with_headers = access.headers and scheme.lower() in ("http", "https")
+        options = {"headers": dict(access.headers)} if with_headers else {}
         try:
-            return fsspec.core.url_to_fs(f"{scheme.lower()}://{rest}")
+            return fsspec.core.url_to_fs(f"{scheme.lower()}://{rest}", **options)
         except ImportError as error:
             raise ShelfsortError(f"{url}: can't be read: {error}") from error
 
 
-def size_and_stamp(path: str | Path) -> tuple[int, int]:
+def size_and_stamp(path: str | Path, access: SourcesConfig = ACCESS) -> tuple[int, int]:
     """Bytes of a file, and a number that changes with its content as far as its file system tells
     (mtime in ns for local files)."""
     if not is_url(path):
         with _explained(path):
             status = os.stat(path)
             return status.st_size, status.st_mtime_ns
-    system, remote = _locate(str(path))
+    system, remote = locate(str(path), access)
     with _explained(path):
         info = system.info(remote)
     if info.get("size") is None:
@@ -113,14 +115,14 @@ def size_and_stamp(path: str | Path) -> tuple[int, int]:
     return int(info["size"]), _stamp(info)
 
 
-def open_file(path: str, buffer: int = -1) -> BinaryIO:
+def open_file(path: str, buffer: int = -1, access: SourcesConfig = ACCESS) -> BinaryIO:
     """Opens a file to read its bytes, decompressed if its name ends in .gz. A local plain file is
     read `buffer` bytes at a time."""
     packed = path.lower().endswith(".gz")
     with _explained(path):
         if not is_url(path):
             return _unpacked(path) if packed else open(path, "rb", buffer)
-        system, remote = _locate(path)
+        system, remote = locate(path, access)
         file = system.open(remote, "rb")
         return _unpacked(file) if packed else file
 
@@ -129,34 +131,36 @@ def _unpacked(file: str | BinaryIO) -> BinaryIO:
     return cast("BinaryIO", gzip.open(file, "rb"))
 
 
-def matching(path: str) -> list[str]:
+def matching(path: str, access: SourcesConfig = ACCESS) -> list[str]:
     """The files that a path or pattern names, sorted; empty if nothing matches."""
     if not is_url(path):
         return [path] if os.path.exists(path) else sorted(glob.glob(path))
     if "*" not in path:
         return [path]
-    system, remote = _locate(path)
+    system, remote = locate(path, access)
     with _explained(path):
         return sorted(map(system.unstrip_protocol, system.glob(remote)))
 
 
-def is_folder(path: str) -> bool:
+def is_folder(path: str, access: SourcesConfig = ACCESS) -> bool:
     """Whether a path or URL is a folder. With http, a folder's URL ends in a slash."""
     if not is_url(path):
         return os.path.isdir(path)
     if path.startswith("http"):
         return path.endswith("/")
-    system, remote = _locate(path)
+    system, remote = locate(path, access)
     with _explained(path):
         return system.isdir(remote)
 
 
-def files_below(folder: str) -> tuple[list[ListedFile], list[LostFile]]:
+def files_below(
+    folder: str, access: SourcesConfig = ACCESS
+) -> tuple[list[ListedFile], list[LostFile]]:
     """Every file below a folder, sorted by its path, and what can't be read. Symbolic links are
     followed, a folder is entered once; what is no file (a FIFO, a socket) is lost."""
     if not is_url(folder):
         return _local_files(folder)
-    system, remote = _locate(folder)
+    system, remote = locate(folder, access)
     with _explained(folder):
         listing = system.find(remote, detail=True).items()
     files = (
@@ -222,91 +226,7 @@ def _stamp(info: dict[str, Any]) -> int:
     return xxhash.xxh3_64_intdigest(version.encode()) >> 1
 
 
-def read_file(path: str | Path) -> bytes:
+def read_file(path: str | Path, access: SourcesConfig = ACCESS) -> bytes:
     """The bytes of a file. Raises ShelfsortError if it can't be read."""
-    with open_file(str(path)) as file, _explained(path):
+    with open_file(str(path), access=access) as file, _explained(path):
         return file.read()
-
-
-def read_files(paths: Sequence[str]) -> list[bytes | ImageError]:
-    """The bytes of several files, or an error for one that can't be read. Those on one remote file
-    system are fetched together."""
-    content: dict[str, bytes | ImageError] = {}
-    remote: dict[str, list[str]] = {}
-    for path in dict.fromkeys(paths):
-        if is_url(path):
-            remote.setdefault(path.split("://")[0].lower(), []).append(path)
-            continue
-        try:
-            content[path] = read_file(path)
-        except ShelfsortError as error:
-            reason = UNREADABLE if _absent(error.__cause__) else UNREACHABLE
-            content[path] = ImageError(reason, str(error))
-    for urls in remote.values():
-        content |= _read_urls(urls)
-    return [content[path] for path in paths]
-
-
-def _read_urls(urls: list[str]) -> dict[str, bytes | ImageError]:
-    """Fetches URLs of one file system together. Retries those that fail for another reason than
-    absence."""
-    results: dict[str, bytes | Exception] = {}
-    missing = urls
-    for attempt in range(_TRIES):
-        time.sleep(attempt)
-        results |= _fetch(missing)
-        missing = [url for url in urls if _may_come(results[url])]
-        if not missing:
-            break
-    return {
-        url: data if isinstance(data, bytes) else _failed(url, data)
-        for url, data in results.items()
-    }
-
-
-def _fetch(urls: list[str]) -> dict[str, bytes | Exception]:
-    """The bytes of each URL, or what its file system raises; a URL that no file system understands
-    costs itself alone."""
-    results: dict[str, bytes | Exception] = {}
-    located: dict[Any, dict[str, str]] = {}
-    for url in urls:
-        try:
-            system, path = _locate(url)
-            located.setdefault(system, {})[url] = path
-        except ShelfsortError as error:
-            cause = error.__cause__
-            results[url] = cause if isinstance(cause, Exception) else error
-    for system, path_of in located.items():
-        paths = list(path_of.values())
-        try:
-            fetched = system.cat(paths, on_error="return")
-        except (
-            Exception
-        ):  # fsspec's file systems raise for all what one of the paths is to blame for
-            fetched = {path: _fetch_one(system, path) for path in paths}
-        results |= {url: fetched[path] for url, path in path_of.items()}
-    return results
-
-
-def _fetch_one(system: Any, path: str) -> bytes | Exception:
-    try:
-        return system.cat_file(path)
-    except Exception as error:  # as above
-        return error
-
-
-def _may_come(result: bytes | Exception) -> bool:
-    """Whether a retry may bring the file."""
-    return not isinstance(result, (bytes, ImportError)) and not _absent(result)
-
-
-def _absent(error: BaseException | None) -> bool:
-    """Whether an error says for certain that there is no such file, or that it is no URL."""
-    return isinstance(error, (*_ABSENT, ValueError)) or getattr(error, "status", None) in _GONE
-
-
-def _failed(url: str, error: Exception) -> ImageError:
-    text = str(error) or type(error).__name__
-    detail = "no such file" if isinstance(error, FileNotFoundError) else text
-    reason = UNREADABLE if _absent(error) else UNREACHABLE
-    return ImageError(reason, f"{url}: can't be read: {detail}")

@@ -43,7 +43,7 @@ def _load(options: argparse.Namespace) -> "tuple[RunFolder, RunConfig]":
     from pipeline.run_folder import RunFolder
 
     run = RunFolder(options.run)
-    own = options.run / "config.yaml"
+    own = run.config_path
     path = options.config or (own if own.exists() else None)
     return run, load_config(path, options.set)
 
@@ -203,16 +203,17 @@ def report(options: argparse.Namespace) -> None:
 def plot(options: argparse.Namespace) -> None:
     """One figure of a run, as a file."""
     from pipeline.report.figures import plot
+    from pipeline.run_folder import RunFolder
 
-    run = options.run or options.folder
-    if run is None:
+    folder = options.run or options.folder
+    if folder is None:
         raise ShelfsortError("no run given, expected shelfsort plot FIGURE DIR, or --run DIR")
-    out = options.out or run / "report" / "figures" / f"{options.figure}.svg"
+    run = RunFolder(folder)
+    out = options.out or run.report.parent / "figures" / f"{options.figure}.svg"
     if options.figure == "attention":
         from pipeline.experiments.attention import draw_attention
-        from pipeline.run_folder import RunFolder
 
-        print(draw_attention(RunFolder(run), out))
+        print(draw_attention(run, out))
     else:
         print(plot(options.figure, run, out))
 
@@ -286,9 +287,9 @@ def similar(options: argparse.Namespace) -> None:
     """Products of the catalogue that look like some photos."""
     from pipeline.retrieval.similar import Finder, find_similar, print_csv, table_text
 
-    run, _ = _load(options)
+    run, config = _load(options)
     finder = Finder.open(run, rebuild=options.rebuild)
-    products, unreadable = find_similar(finder, options.photo, options.top)
+    products, unreadable = find_similar(finder, options.photo, options.top, config.access)
     for path, reason in unreadable.items():
         print(f"left out {path}: {reason}", file=sys.stderr)
     if options.csv:
@@ -321,7 +322,7 @@ def predict(options: argparse.Namespace) -> None:
         run, config.stage1.device, config.features.precision, config.score.runtime
     )
     warn_of_other_arithmetic(run, model, photos=64)
-    prediction = predict_files(model, options.photo, options.top, options.text)
+    prediction = predict_files(model, options.photo, options.top, options.text, config.access)
     for path, reason in prediction.unreadable.items():
         print(f"left out {path}: {reason}", file=sys.stderr)
     for class_index, confidence in zip(prediction.classes, prediction.confidences, strict=True):

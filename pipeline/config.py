@@ -2,6 +2,7 @@
 to override a key."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
-from catalog.config import CatalogConfig, Section
+from catalog.config import CatalogConfig, Section, SourcesConfig
 from catalog.errors import ConfigError
 from features.config import FeaturesConfig
 from stage1_cnn.config import Stage1Config
@@ -106,6 +107,8 @@ class RunConfig(Section):
 
     catalog: CatalogConfig = CatalogConfig()
     """From dump to store."""
+    sources: SourcesConfig = SourcesConfig()
+    """How photos, and files behind URLs, are read."""
     stage1: Stage1Config = Stage1Config()
     """The network."""
     features: FeaturesConfig = FeaturesConfig()
@@ -167,9 +170,28 @@ class RunConfig(Section):
         return Stage1Config.model_validate(_merged(self.stage1.model_dump(), self.views[name]))
 
     @property
+    def access(self) -> SourcesConfig:
+        """Section `sources`, with the values of the environment that its headers name. Raises
+        ConfigError if one is not set."""
+        headers = {name: _expanded(name, text) for name, text in self.sources.headers.items()}
+        return self.sources.model_copy(update={"headers": headers})
+
+    @property
     def view_names(self) -> list[str]:
         """`stage1` and the further views."""
         return ["stage1", *self.views]
+
+
+def _expanded(header: str, text: str) -> str:
+    """The text of a header, with `$NAME` and `${NAME}` from the environment."""
+    whole = os.path.expandvars(text)
+    if missing := re.search(r"\$(\w+|\{\w+\})", whole):
+        name = missing[1].strip("{}")
+        raise ConfigError(
+            f"sources.headers.{header}: the environment has no variable {name}; "
+            f"set it with: export {name}=..."
+        )
+    return whole
 
 
 def _merged(value: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,10 @@ import xxhash
 
 from catalog.artifacts import differences, read_json
 from catalog.blank import beside_others, is_blank
+from catalog.config import SourcesConfig
 from catalog.errors import ArtifactError, ImageError, ShelfsortError
-from catalog.files import read_file
+from catalog.fetch import require_files
+from catalog.files import ACCESS
 from catalog.image_table import ImageTable
 from catalog.taxonomy import Taxonomy
 from features.cover import CoverModel, PictureTexts
@@ -260,7 +262,11 @@ class Prediction:
 
 
 def predict_files(
-    model: TwoStageModel, paths: Sequence[str | Path], top: int, text: str | None = None
+    model: TwoStageModel,
+    paths: Sequence[str | Path],
+    top: int,
+    text: str | None = None,
+    access: SourcesConfig = ACCESS,
 ) -> Prediction:
     """The `top` categories of one product, from its photos (files or URLs) and, if a view reads it,
     its text.
@@ -274,7 +280,7 @@ def predict_files(
         )
     table = image_table(np.arange(len(paths)), np.zeros(len(paths), dtype=np.int64))
     images, errors, _ = model.read(
-        [read_file(path) for path in paths], table, batch_size=64, texts=[text or ""] * len(paths)
+        require_files(paths, access), table, batch_size=64, texts=[text or ""] * len(paths)
     )
     unreadable = {str(paths[row]): str(error) for row, error in errors.items()}
     if not len(images):

@@ -1,5 +1,6 @@
 """A run folder: where each artefact lies, and whether it is current."""
 
+import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +50,16 @@ class RunFolder:
         return self.folder / "store.sqlite"
 
     @property
+    def config_path(self) -> Path:
+        """config.yaml"""
+        return self.folder / "config.yaml"
+
+    @property
+    def taxonomy_path(self) -> Path:
+        """taxonomy.json"""
+        return self.folder / "taxonomy.json"
+
+    @property
     def ingest_summary(self) -> Path:
         """ingest.json"""
         return self.folder / "ingest.json"
@@ -69,6 +80,16 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """Stage 1's best checkpoint."""
         return self.stage1 / "best.pt"
+
+    @property
+    def stage1_summary(self) -> Path:
+        """What stage 1's training came to; written last."""
+        return self.stage1 / "summary.json"
+
+    @property
+    def training_log(self) -> Path:
+        """A line per epoch."""
+        return self.stage1 / "metrics.jsonl"
 
     @property
     def runtime_path(self) -> Path:
@@ -97,6 +118,16 @@ class RunFolder:
         return self.folder / "stage2"
 
     @property
+    def stage2_manifest(self) -> Path:
+        """manifest.json of stage 2; written last."""
+        return self.stage2 / "manifest.json"
+
+    @property
+    def stage2_summary(self) -> Path:
+        """What stage 2's training came to."""
+        return self.stage2 / "summary.json"
+
+    @property
     def answering(self) -> Path:
         """Folder of the bundle that scores: the last fit's if there is one (`stage2 --final`)."""
         final = self.stage2 / "final"
@@ -106,6 +137,15 @@ class RunFolder:
     def evaluation(self) -> Path:
         """Folder of the evaluation."""
         return self.folder / "evaluation"
+
+    @property
+    def metrics_path(self) -> Path:
+        """metrics.json of the evaluation, which knows the checksums of its tables."""
+        return self.evaluation / "metrics.json"
+
+    def table_path(self, name: str) -> Path:
+        """A table of the evaluation, or of the report: `items`, `per_category`, `review` ..."""
+        return self.evaluation / f"{name}.parquet"
 
     @property
     def report(self) -> Path:
@@ -132,16 +172,37 @@ class RunFolder:
         folder = (self.whole or self).folder
         return shlex.join(["shelfsort", step, "--run", str(folder), *words])
 
-    def current(self, manifest: Path, made_from: dict[str, Any], step: str) -> bool:
-        """Whether an artefact is current, made from `made_from`; False if it doesn't exist.
+    def current(
+        self, manifest: Path, made_from: dict[str, Any], step: str, *, any_labels: bool = False
+    ) -> bool:
+        """Whether an artefact is current, made from `made_from`, or with `any_labels` from the same
+        with earlier labels; False if it doesn't exist.
 
         Raises ArtifactError, naming what differs, if it was made from something else.
         """
         if not manifest.exists():
             return False
         recorded = read_json(manifest, step).get("made_from", {})
+        recorded = self.with_labels_of_now(recorded) if any_labels else recorded
         require_same(manifest, made_from, recorded, step)
         return True
+
+    def with_labels_of_now(self, made_from: dict[str, Any]) -> dict[str, Any]:
+        """What an artefact was made from, as if the labels that were corrected since had been there
+        before: each fingerprint of the store with earlier labels is replaced by today's."""
+        if not (earlier := self.store.earlier_labels):
+            return made_from
+        text = json.dumps(made_from)
+        for fingerprint in earlier:
+            text = text.replace(json.dumps(fingerprint), json.dumps(self.store.fingerprint))
+        return json.loads(text)
+
+    def relabelled_since(self, manifest: Path, made_from: dict[str, Any], step: str) -> bool:
+        """Whether an artefact is there and differs from one made now by corrected labels alone."""
+        if not manifest.exists():
+            return False
+        found = read_json(manifest, step).get("made_from", {})
+        return found != made_from and self.with_labels_of_now(found) == made_from
 
     def stage1_checksum(self) -> str:
         """sha256 of the checkpoint, from its summary. Raises ArtifactError if stage 1 isn't
@@ -156,7 +217,7 @@ class RunFolder:
         return self._stage1_summary()["made_from"]["config"]
 
     def _stage1_summary(self) -> dict[str, Any]:
-        path = self.stage1 / "summary.json"
+        path = self.stage1_summary
         if not path.exists() and (self.stage1 / "last.pt").exists():
             problem = "no such file, as the training isn't finished"
             raise ArtifactError(path, problem, "stage1", resume=True)
@@ -180,7 +241,11 @@ class RunFolder:
             there_now[source] = (
                 self.stage1_checksum() if source == "checkpoint" else self.text_checksum()
             )
-        self.features.require(origin | there_now)
+        expected = origin | there_now
+        if origin != expected and self.with_labels_of_now(origin) == expected:
+            problem = "labels were corrected since it was made"
+            raise ArtifactError(self.features_path, problem, "features", resume=True)
+        self.features.require(expected)
 
     def require_precision(self, asked: str) -> None:
         """Raises ArtifactError if the features were computed in another precision than
@@ -198,4 +263,4 @@ class RunFolder:
     def save_config(self, config: RunConfig) -> None:
         """Writes config.yaml: the resolved configuration and the code's revision."""
         value = {"revision": revision(), **config.model_dump(mode="json")}
-        write_text(self.folder / "config.yaml", yaml.safe_dump(value, sort_keys=False))
+        write_text(self.config_path, yaml.safe_dump(value, sort_keys=False))

@@ -20,6 +20,8 @@ that shape it. So a step that writes one
   replaced, and nothing is silently built on something stale;
 - resumes after an interruption, wherever the work takes long;
 - builds it again if told to `rebuild`.
+Where labels were corrected since, and nothing else differs, stage 1 and the photos' features stay,
+and what is fitted or counted on labels in seconds to minutes is made again without being told.
 
 A step imports what it needs when it runs: torch, xgboost and dask take seconds to load, which a
 step that is current, `--help` and an error in the configuration shouldn't cost.
@@ -89,12 +91,13 @@ def ingest(
             executor=executor,
             rebuild=rebuild,
             accept_damage=accept_damage,
+            access=config.access,
         )
     made_from = {"store": run.store.fingerprint}
     earlier = {} if rebuild else run.labels_before()
     found = summary.to_json()
     found["labels_before"] = {str(i): c for i, c in (summary.labels_before | earlier).items()}
-    write_json(run.folder / "taxonomy.json", run.store.taxonomy.to_json())
+    write_json(run.taxonomy_path, run.store.taxonomy.to_json())
     write_json(run.ingest_summary, {"made_from": made_from, **found})
     if corrections:
         say(
@@ -102,8 +105,8 @@ def ingest(
             "products are in the store"
         )
         if summary.corrected and run.features_path.exists():
-            steps = [run.command(name, "--rebuild") for name in ("features", "stage2", "evaluate")]
-            say("to bring the run up to date: " + " && ".join([*steps, run.command("report")]))
+            steps = [run.command(name) for name in ("features", "stage2", "evaluate", "report")]
+            say("to bring the run up to date: " + " && ".join(steps))
     for line in _ingest_lines(run, config, summary, time.perf_counter() - started):
         say(line)
 
@@ -119,7 +122,7 @@ def stage1(
 
     Started by torchrun, several `processes` train it together.
     """
-    training.train(run, config.stage1, rebuild, say, "stage1", processes)
+    training.train(run, config.stage1, rebuild, say, "stage1", processes, any_labels=True)
 
 
 def features(
@@ -144,7 +147,7 @@ def features(
             file_view(view_folder, view, config.stage1.seed, rebuild, say)
         else:
             if view_folder.whole:
-                training.train(view_folder, view, rebuild, say, f"view {name}")
+                training.train(view_folder, view, rebuild, say, f"view {name}", any_labels=True)
             network_view(view_folder, config, rebuild, say, workers)
 
 
@@ -165,7 +168,10 @@ def stage2(
     """
     views = second_stage.current_features(run, config, config.view_names)
     made_from = second_stage.stage2_origin(run, config, views)
-    current = not rebuild and run.current(run.stage2 / "manifest.json", made_from, "stage2")
+    if run.relabelled_since(run.stage2_manifest, made_from, "stage2"):
+        say("stage2: labels were corrected since; fitting it again")
+        rebuild, final = True, final or run.answering != run.stage2
+    current = not rebuild and run.current(run.stage2_manifest, made_from, "stage2")
     if not current:
         second_stage.fit(run, config, views, made_from, rebuild, say, workers)
     second_stage.ask_held_out(run, config, views)
@@ -196,14 +202,17 @@ def evaluate(
         say(f"evaluate: {run.stage2}, not the last fit in {run.answering}, which knows test")
     made_from = {
         "views": bundle.made_from["views"],
-        "stage2": sha256_file(run.stage2 / "manifest.json"),
+        "stage2": sha256_file(run.stage2_manifest),
         "config": config.evaluate.model_dump(mode="json"),
     }
-    metrics_path, summary_path = run.evaluation / "metrics.json", run.evaluation / "summary.txt"
+    metrics_path, summary_path = run.metrics_path, run.evaluation / "summary.txt"
     if not rebuild and metrics_path.exists() and summary_path.exists():
         metrics = read_sealed(metrics_path, "evaluate")
         found = dict(metrics["made_from"])
         has_rivals = found.pop("rivals", False)
+        if _relabelled(run, found, made_from):
+            say("evaluate: labels were corrected since; measuring again")
+            return evaluate(run, config, rebuild=True, say=say, rivals=rivals or has_rivals)
         require_same(metrics_path, made_from, found, "evaluate")
         if has_rivals or not rivals:
             say(f"evaluate: current ({metrics_path})")
@@ -224,12 +233,21 @@ def evaluate(
     return metrics
 
 
+def _relabelled(run: RunFolder, found: dict[str, Any], made_from: dict[str, Any]) -> bool:
+    """Whether an evaluation differs from one made now by corrected labels, and by the stage 2 that
+    was fitted on them, alone."""
+    stage2 = {"stage2": made_from["stage2"]}
+    return (
+        found["views"] != made_from["views"] and run.with_labels_of_now(found | stage2) == made_from
+    )
+
+
 def report(run: RunFolder, others: Sequence[RunFolder], say: Say = print) -> None:
     """evaluation/ -> report/index.html: one page for analysts, on which `others` are compared with
     the run. It is written again each time, which takes seconds."""
     from pipeline.report.page import write_report
 
-    page = write_report([run.folder, *(other.folder for other in others)], run.report.parent)
+    page = write_report([run, *others], run.report.parent)
     say(f"report: {page}")
 
 
@@ -291,7 +309,8 @@ def lookalikes(
     predictor = open_network(run.checkpoint, **LOOK_UPS)
     images = ListedImages.read(listed, predictor)
     started = time.perf_counter()
-    source, jobs = open_source(paths, out / "dumps", config.catalog), config.jobs or cores()
+    source = open_source(paths, out / "dumps", config.catalog, config.access)
+    jobs = config.jobs or cores()
     require_whole(paths[0], len(source), source.rejects, accept_damage)
     totals = find_lookalikes(predictor, source, images, threshold, out, config.score, jobs)
     compared = f"{totals.products} products against {len(images.names)} images"
@@ -313,6 +332,8 @@ def _ingest_lines(
         yield f"ingest: current ({run.store_path}: {size})"
         return
     yield f"ingest: {size} in {seconds:.1f} s"
+    if not summary.copied:
+        yield "  nothing new: the store had these products already, or the caps leave them out"
     if config.catalog.text:
         yield f"  {summary.texts} of the kept products have a text in field {config.catalog.text}"
     for split, n in summary.kept.items():

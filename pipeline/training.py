@@ -30,15 +30,18 @@ def train(
     say: Say,
     name: str,
     processes: "Processes | None" = None,
+    *,
+    any_labels: bool = False,
 ) -> None:
-    """Trains the network of `run`, or resumes its training; does nothing if it is current.
+    """Trains the network of `run`, or resumes its training; does nothing if it is current. With
+    `any_labels` a network that learnt from labels before their correction is current too.
 
     `name` begins each message: `stage1`, `view wide`, `resnet50, seed 3`. Raises ArtifactError if
     the network there was made from something else, ConfigError if a file to start from is missing
     or is about to be removed.
     """
     made_from = training_origin(run, config)
-    if not rebuild and run.current(run.stage1 / "summary.json", made_from, "stage1"):
+    if not rebuild and run.current(run.stage1_summary, made_from, "stage1", any_labels=any_labels):
         say(f"{name}: current ({run.checkpoint})")
         return
     from pipeline.networks import prepare_training

@@ -20,7 +20,9 @@ from catalog.parallel import cores
 from features.cover import PictureTexts, read_pictures
 from features.linear_head import fit_head, sample, save_head
 from features.ocr import READERS, TextReader
+from features.relabel import relabel
 from features.schema import FEATURE_DTYPE, SCHEMA
+from features.store import FeatureStore
 from features.text import NoWordsError, TextModel
 from features.vectors import VectorFile
 from features.writer import discard_partial, write_features
@@ -40,6 +42,7 @@ def network_view(
     Raises ArtifactError if the features are of another checkpoint or precision.
     """
     if view_folder.features_path.exists() and not rebuild:
+        _relabel(view_folder, say)
         view_folder.require_features("checkpoint")
         view_folder.require_precision(config.features.precision)
         made = view_folder.features.computed_with
@@ -56,6 +59,19 @@ def network_view(
     size = f"{n} images x {view_folder.features.width}"
     rate = f"{seconds:.1f} s ({n / seconds:.0f} img/s, {precision} by {runtime})"
     say(f"features: {size} in {rate}, {unreadable} unreadable -> {view_folder.features_path}")
+
+
+def _relabel(view_folder: RunFolder, say: Say) -> None:
+    """Brings features.h5 up to date if nothing but labels was corrected since it was made: what
+    the photos look like stays."""
+    old = FeatureStore(view_folder.features_path)
+    made_from = view_folder.with_labels_of_now(old.made_from)
+    if made_from == old.made_from:
+        return
+    store = view_folder.store
+    store.verify()
+    changed = relabel(old, store.images(), len(store.taxonomy), made_from)
+    say(f"features: {changed} images have corrected labels, none is extracted again")
 
 
 def choose_runtime(view_folder: RunFolder, config: RunConfig, say: Say) -> str:
@@ -128,7 +144,7 @@ def text_view(view_folder: RunFolder, view: TextView, seed: int, rebuild: bool, 
         "store": store.fingerprint,
         "config": view.model_dump(mode="json") | {"seed": seed},
     }
-    if rebuild or not view_folder.current(view_folder.text_model, made_from, "features"):
+    if rebuild or not _has_text_model(view_folder, made_from):
         store.verify()
         train = store.images("train")
         train = train[train.fit]  # without products whose photos all belong to another split
@@ -150,6 +166,10 @@ def text_view(view_folder: RunFolder, view: TextView, seed: int, rebuild: bool, 
         rebuild,
         say,
     )
+
+
+def _has_text_model(view_folder: RunFolder, made_from: dict[str, Any]) -> bool:
+    return view_folder.current(view_folder.text_model, made_from, "features", any_labels=True)
 
 
 def _fit_texts(
@@ -209,7 +229,7 @@ def cover_view(
 
     if rebuild:
         view_folder.text_model.unlink(missing_ok=True)
-    if not view_folder.current(view_folder.text_model, made_from, "features"):
+    if not _has_text_model(view_folder, made_from):
         store.verify()
         train = store.images("train")
         train = train[train.fit]
@@ -279,6 +299,7 @@ def _write(
     if rebuild:
         discard_partial(view_folder.features_path)
     if view_folder.features_path.exists() and not rebuild:
+        _relabel(view_folder, say)
         view_folder.features.require(origin)
         say(f"features: current ({view_folder.features_path}: {len(view_folder.features)} images)")
         return

@@ -71,7 +71,6 @@ def fit_booster(rows: TrainingRows, config: Stage2Config) -> xgboost.Booster | N
         "tree_method": "hist",
         "nthread": 1,
         "seed": config.seed,
-        "verbosity": 0,
     }
     data = xgboost.QuantileDMatrix(
         rows.inputs,

@@ -108,6 +108,8 @@ def kill_at_moment(process: subprocess.Popen) -> bool:
 if __name__ == "__main__":
     moment, count_path, module = Moment(**json.loads(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
     sys.argv = sys.argv[3:]
+    # A shell's background jobs ignore SIGINT, and so would their children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with moment.watched():
             runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -31,7 +31,7 @@ SAYS = {
     "export": ["of photos are the same", "40 photos: the same top-1"],
     "similar": ["loading", " 1 photos at once", "recall@10: 1.0000"],
     "gpu": ["training: from the store", "extraction: from the store", "published"],
-    "load": ["ingest: ", "extract: ", "bootstrap: ", "report: ", "within 6 GiB"],
+    "load": ["ingest: ", "extract: ", "figures: ", "report: ", "within 6 GiB"],
     "ocr": ["without_words: ", "Turkish", "over shifted", "products: Estimate"],
     "soak": ["products, 1.0% bad: memory"],
 }

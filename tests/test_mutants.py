@@ -69,6 +69,7 @@ def test_tests_that_fail_anyway_notice_nothing(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
+@pytest.mark.mutants
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("path", mutants.MODULES)
 def test_nine_of_ten_mutants_are_noticed(path: str) -> None:

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from catalog.config import CatalogConfig
+from catalog.config import CatalogConfig, SourcesConfig
 from catalog.errors import ShelfsortError
-from catalog.files import ListedFile, Span, is_url, matching, size_and_stamp
+from catalog.files import ACCESS, ListedFile, Span, is_url, matching, size_and_stamp
 from catalog.sources.folder import is_hidden, listed
 from catalog.sources.photo_list import PHOTOS, About, PhotoList, grouped
 from catalog.sources.table import USUAL
@@ -37,7 +37,9 @@ class _Member:
     """The bytes, of what stands beside photos."""
 
 
-def read_archives(names: Sequence[str], config: CatalogConfig) -> PhotoList:
+def read_archives(
+    names: Sequence[str], config: CatalogConfig, access: SourcesConfig = ACCESS
+) -> PhotoList:
     """Lists the photos in archives. Raises ShelfsortError if there is none, or an archive is
     damaged."""
     paths = [os.path.abspath(path) for name in names for path in _local(name)]
@@ -51,7 +53,7 @@ def read_archives(names: Sequence[str], config: CatalogConfig) -> PhotoList:
             stem, suffix = os.path.splitext(member.file.relative)
             said = _said(member.file, suffix.lower(), member.data)
             beside.setdefault((member.file.path, stem), {}).update(said)
-    plain = listed(names[0], paths, photos, config)
+    plain = listed(names[0], paths, photos, config, access=access)
     if not beside:
         return plain
     return _samples(plain, beside, config)
@@ -97,7 +99,7 @@ def _samples(
             fields={name: one[name] for name in config.columns if name in one},
         )
 
-    return grouped(plain.roots, photos, about, plain.rejects)
+    return grouped(plain.roots, photos, about, plain.rejects, plain.containers.access)
 
 
 def _asked(name: str | None) -> tuple[str, ...]:

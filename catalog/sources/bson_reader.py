@@ -19,9 +19,9 @@ from bson import ObjectId
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 
-from catalog.config import Fields
+from catalog.config import Fields, SourcesConfig
 from catalog.errors import DumpError, ShelfsortError
-from catalog.files import DAMAGED, is_url, matching, open_file, size_and_stamp
+from catalog.files import ACCESS, DAMAGED, is_url, matching, open_file, size_and_stamp
 from catalog.image_table import POSITIONS
 from catalog.sources.categories import whole_number
 from catalog.sources.keys import Key
@@ -52,14 +52,15 @@ class DumpFile(NamedTuple):
     mtime_ns: int
 
     @classmethod
-    def of(cls, path: str | Path) -> "DumpFile":
+    def of(cls, path: str | Path, access: SourcesConfig = ACCESS) -> "DumpFile":
         """Describes the file at `path`."""
-        return cls(str(path) if is_url(path) else os.path.abspath(path), *size_and_stamp(path))
+        absolute = str(path) if is_url(path) else os.path.abspath(path)
+        return cls(absolute, *size_and_stamp(path, access))
 
-    def open(self, buffer: int = -1) -> BinaryIO:
+    def open(self, buffer: int = -1, access: SourcesConfig = ACCESS) -> BinaryIO:
         """Opens the file to read its decompressed bytes, `buffer` at a time; -1 suits random
         access."""
-        return open_file(self.path, buffer)
+        return open_file(self.path, buffer, access)
 
 
 class Document(NamedTuple):
@@ -111,15 +112,15 @@ def raise_error(error: DumpError) -> None:
     raise error
 
 
-def expand(paths: Iterable[str | Path]) -> list[DumpFile]:
+def expand(paths: Iterable[str | Path], access: SourcesConfig = ACCESS) -> list[DumpFile]:
     """The files that paths and patterns name, each once, sorted within a pattern. Raises
     ShelfsortError if one matches nothing."""
     files: dict[str, DumpFile] = {}
     for path in map(str, paths):
-        if not (matches := matching(path)):
+        if not (matches := matching(path, access)):
             raise ShelfsortError(f"{path}: no such file, and no file matches it as a pattern")
         for match in matches:
-            file = DumpFile.of(match)
+            file = DumpFile.of(match, access)
             files.setdefault(file.path, file)
     if not files:
         raise ShelfsortError("no dump given, expected at least one BSON file")
@@ -127,7 +128,10 @@ def expand(paths: Iterable[str | Path]) -> list[DumpFile]:
 
 
 def documents(
-    source: DumpFile, on_error: OnError = raise_error, collection: str | None = None
+    source: DumpFile,
+    on_error: OnError = raise_error,
+    collection: str | None = None,
+    access: SourcesConfig = ACCESS,
 ) -> Iterator[Document]:
     """Splits one file into documents by their length prefixes; of an archive of mongodump, takes
     those of a collection. A bad length or a truncation ends the file.
@@ -136,7 +140,7 @@ def documents(
     while it was read: a retry may find the rest.
     """
     offset, fault = 0, None
-    with source.open(_BUFFER) as stream:
+    with source.open(_BUFFER, access) as stream:
         frames = _frames(stream, source.path, collection)
         while fault is None:
             try:
@@ -159,7 +163,7 @@ def documents(
                     break
                 yield Document(source.path, at, data)
                 offset = at + len(data)
-    if DumpFile.of(source.path) != source:
+    if DumpFile.of(source.path, access) != source:
         detail = (
             "the file changed while it was read; run the same command again when it is complete"
         )
@@ -303,12 +307,17 @@ class DumpReader:
     files again.
     """
 
-    def __init__(self, sources: Sequence[DumpFile], names: Fields = DEFAULT) -> None:
-        self.sources, self.names = sources, names
+    def __init__(
+        self,
+        sources: Sequence[DumpFile],
+        names: Fields = DEFAULT,
+        access: SourcesConfig = ACCESS,
+    ) -> None:
+        self.sources, self.names, self.access = sources, names, access
         self._open: dict[int, BinaryIO] = {}
 
     def __reduce__(self) -> tuple:
-        return DumpReader, (self.sources, self.names)
+        return DumpReader, (self.sources, self.names, self.access)
 
     def __enter__(self) -> "DumpReader":
         return self
@@ -323,7 +332,7 @@ class DumpReader:
         holds what was indexed."""
         stream = self._open.get(source)
         if stream is None:
-            stream = self._open[source] = self.sources[source].open()
+            stream = self._open[source] = self.sources[source].open(access=self.access)
         path = self.sources[source].path
         try:
             stream.seek(offset)

@@ -6,20 +6,23 @@ from typing import Any, BinaryIO
 
 import pyarrow.parquet
 
+from catalog.config import SourcesConfig
 from catalog.errors import ImageError, ShelfsortError
-from catalog.files import UNREACHABLE, UNREADABLE, Span, is_url, open_file, read_files
+from catalog.fetch import TOO_MANY_BYTES, UNREACHABLE, read_files
+from catalog.files import ACCESS, UNREADABLE, Span, is_url, open_file
 
 
 class Containers:
     """Reads photos inside of files, which it keeps open. A copy in another process opens them
     again. Rows of a table in ascending order are read once."""
 
-    def __init__(self) -> None:
+    def __init__(self, access: SourcesConfig = ACCESS) -> None:
+        self.access = access
         self._open: dict[str, BinaryIO] = {}
         self._tables: dict[tuple[str, str], _CellReader] = {}
 
     def __reduce__(self) -> tuple:
-        return Containers, ()
+        return Containers, (self.access,)
 
     def read(self, path: str, span: Span) -> bytes | ImageError:
         """The bytes of a photo, or the error in place of one that can't be read."""
@@ -32,24 +35,30 @@ class Containers:
 
     def _span(self, path: str, span: Span) -> bytes | ImageError:
         if path not in self._open:
-            self._open[path] = open_file(path)
-        file = self._open[path]
+            self._open[path] = open_file(path, access=self.access)
+        file, most = self._open[path], self.access.max_bytes
         file.seek(span.offset)
-        data = file.read(span.length)
-        if len(data) < span.length:
+        data = file.read(min(span.length, most + 1))
+        if len(data) < min(span.length, most + 1):
             return ImageError(UNREADABLE, f"{path}: ends inside the photo at byte {span.offset}")
-        return data if span.kind == "stored" else zlib.decompress(data, -15)
+        if span.kind == "deflated":
+            data = zlib.decompressobj(-15).decompress(data, most + 1)
+        if len(data) > most:
+            problem = f"has more than {self.access.max_mb} MB (sources.max_mb)"
+            return ImageError(TOO_MANY_BYTES, f"{path}: the photo at byte {span.offset} {problem}")
+        return data
 
     def _cell(self, path: str, span: Span) -> bytes | ImageError:
         key = (path, span.column)
         if key not in self._tables:
-            self._tables[key] = _CellReader(path, span.column)
+            self._tables[key] = _CellReader(path, span.column, self.access)
         data = picture(self._tables[key].cell(span.offset), span.length)
         if isinstance(data, bytes):
             return data
         if isinstance(data, str):
             beside = is_url(data) or os.path.isabs(data)
-            return read_files([data if beside else f"{os.path.dirname(path)}/{data}"])[0]
+            name = data if beside else f"{os.path.dirname(path)}/{data}"
+            return read_files([name], self.access)[0]
         return ImageError(
             "no_picture", f"{path}: row {span.offset + 1}: {span.column} holds no picture"
         )
@@ -58,8 +67,9 @@ class Containers:
 class _CellReader:
     """One column of a Parquet file, a row group at a time."""
 
-    def __init__(self, path: str, column: str) -> None:
-        self.file, self.column = pyarrow.parquet.ParquetFile(open_file(path)), column
+    def __init__(self, path: str, column: str, access: SourcesConfig) -> None:
+        self.file = pyarrow.parquet.ParquetFile(open_file(path, access=access))
+        self.column = column
         counts = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
         self.ends = [sum(counts[: i + 1]) for i in range(len(counts))]
         self.group, self.first, self.rows = -1, 0, pyarrow.chunked_array([], pyarrow.null())

@@ -13,8 +13,9 @@ import xxhash
 
 from catalog.arrays import pack_texts, read_npz, unpack_texts, write_npz
 from catalog.artifacts import fingerprint
-from catalog.config import Fields
+from catalog.config import Fields, SourcesConfig
 from catalog.errors import ArtifactError, DumpError
+from catalog.files import ACCESS
 from catalog.image_table import MAX_PRODUCT_ID
 from catalog.progress import progress
 from catalog.sources.bson_reader import (
@@ -185,7 +186,10 @@ def build_index(
 
 
 def _scan(
-    sources: tuple[DumpFile, ...], names: Fields, on_error: OnError | None = None
+    sources: tuple[DumpFile, ...],
+    names: Fields,
+    on_error: OnError | None = None,
+    access: SourcesConfig = ACCESS,
 ) -> DumpIndex:
     rejects: list[Reject] = []
 
@@ -196,7 +200,7 @@ def _scan(
     rows = _Rows()
     with progress(sum(s.size for s in sources), "scan", "B") as bar:
         for number, source in enumerate(sources):
-            for document in documents(source, report, names.collection):
+            for document in documents(source, report, names.collection, access):
                 bar.update(len(document.data))
                 try:
                     product = parse(document, names)
@@ -258,10 +262,15 @@ class _Rows:
         return {"product_id": keys.numbers, **arrays}, keys, names
 
 
-def open_index(paths: Iterable[str | Path], folder: Path, names: Fields = DEFAULT) -> DumpIndex:
+def open_index(
+    paths: Iterable[str | Path],
+    folder: Path,
+    names: Fields = DEFAULT,
+    access: SourcesConfig = ACCESS,
+) -> DumpIndex:
     """The saved index of a dump if its files are unchanged; otherwise scans the dump and saves the
     index in `folder`."""
-    sources = expand(paths)
+    sources = expand(paths, access)
     first = Path(sources[0].path).name[:40]  # a name may have 255 bytes in all
     path = folder / f"{first}-{fingerprint([s.path for s in sources])}.npz"
     if path.exists():
@@ -271,6 +280,6 @@ def open_index(paths: Iterable[str | Path], folder: Path, names: Fields = DEFAUL
                 return index
         except ArtifactError as error:
             log.warning("%s: %s; the dump is scanned again", path, error.problem)
-    index = _scan(tuple(sources), names)
+    index = _scan(tuple(sources), names, access=access)
     index.save(path)
     return index

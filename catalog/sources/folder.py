@@ -11,9 +11,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from catalog.config import CatalogConfig
+from catalog.config import CatalogConfig, SourcesConfig
 from catalog.errors import ShelfsortError
-from catalog.files import ListedFile, files_below, is_url, printable
+from catalog.files import ACCESS, ListedFile, files_below, is_url, printable
 from catalog.sources.dump_index import Reject
 from catalog.sources.photo_list import PHOTOS, About, Photo, PhotoList, grouped, keyed
 from catalog.splits import OFFICIAL
@@ -27,11 +27,11 @@ _HIDDEN = ("__MACOSX",)
 log = logging.getLogger(__name__)
 
 
-def read_folder(folder: str, config: CatalogConfig) -> PhotoList:
+def read_folder(folder: str, config: CatalogConfig, access: SourcesConfig = ACCESS) -> PhotoList:
     """Lists the photos below a folder. Raises ShelfsortError if there is none."""
     # Absolute paths, as workers have working folders of their own.
     root = folder if is_url(folder) else os.path.abspath(folder)
-    files, lost = files_below(root)
+    files, lost = files_below(root, access)
     rejects = [Reject(printable(f.path), 0, -1, -1, f.reason, f.detail) for f in lost]
     photos = [file for file in files if file.relative.lower().endswith(PHOTOS)]
     photos = [file for file in photos if not is_hidden(file.relative)]
@@ -44,7 +44,7 @@ def read_folder(folder: str, config: CatalogConfig) -> PhotoList:
         log.warning(
             "%s: ignored %d of %d files; photos are %s", folder, others, len(files), suffixes
         )
-    return listed(folder, [root], photos, config, rejects)
+    return listed(folder, [root], photos, config, rejects, access)
 
 
 def is_hidden(relative: str) -> bool:
@@ -58,6 +58,7 @@ def listed(
     files: Sequence[ListedFile],
     config: CatalogConfig,
     rejects: Sequence[Reject] = (),
+    access: SourcesConfig = ACCESS,
 ) -> PhotoList:
     """Products of files whose paths say what they are: in a folder, or in an archive."""
     folders = [os.path.dirname(file.relative) for file in files]
@@ -71,7 +72,7 @@ def listed(
         for key, file in zip(keys, files, strict=True)
     ]
 
-    return grouped(roots, photos, lambda row: known[folders[row]], rejects)
+    return grouped(roots, photos, lambda row: known[folders[row]], rejects, access)
 
 
 def _about(above: list[str], splits: bool, config: CatalogConfig) -> About:

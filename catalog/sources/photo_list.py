@@ -14,8 +14,10 @@ import numpy as np
 import xxhash
 
 from catalog.artifacts import fingerprint
+from catalog.config import SourcesConfig
 from catalog.errors import ImageError
-from catalog.files import Span, is_url, printable, read_files
+from catalog.fetch import read_files
+from catalog.files import ACCESS, Span, is_url, printable
 from catalog.image_table import POSITIONS
 from catalog.sources.categories import CategoryColumn
 from catalog.sources.containers import Containers
@@ -140,7 +142,7 @@ class PhotoList:
     def read(self, row: int) -> Photos:
         """The photos of a product. Those on one server are fetched together."""
         photos = self.photos[self.starts[row] : self.starts[row + 1]]
-        whole = iter(read_files([photo.path for photo in photos if photo.span is None]))
+        whole = iter(read_files([p.path for p in photos if p.span is None], self.containers.access))
         return [
             self.containers.read(photo.path, photo.span) if photo.span else next(whole)
             for photo in photos
@@ -169,6 +171,7 @@ def grouped(
     photos: Sequence[Photo],
     about: Callable[[int], About],
     rejects: Sequence[Reject] = (),
+    access: SourcesConfig = ACCESS,
 ) -> PhotoList:
     """Groups photos by product, in the order of each product's first photo. `about` says what is
     known of the product of a photo, by the photo's row."""
@@ -208,7 +211,7 @@ def grouped(
         starts=starts,
         photos=ordered,
         about=tuple(known),
-        containers=Containers(),
+        containers=Containers(access),
     )
 
 

@@ -10,9 +10,10 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from catalog.artifacts import fingerprint
-from catalog.config import CatalogConfig
+from catalog.config import CatalogConfig, SourcesConfig
 from catalog.errors import ImageError, ShelfsortError
-from catalog.files import is_folder, is_url, read_files
+from catalog.fetch import read_files
+from catalog.files import ACCESS, is_folder, is_url
 from catalog.sources.archive import ARCHIVES, PACKED, read_archives
 from catalog.sources.bson_reader import DumpReader, Product, lookup
 from catalog.sources.dump_index import DumpIndex, Reject, open_index
@@ -115,15 +116,13 @@ class Dump:
     """A BSON dump as a product source, through its index. `field` of its documents is their
     text."""
 
-    def __init__(
-        self, index: DumpIndex, field: str | None, reader: DumpReader | None = None
-    ) -> None:
+    def __init__(self, index: DumpIndex, field: str | None, reader: DumpReader) -> None:
         self.index, self.field = index, field
         self.keys, self.product_id = index.keys, index.product_id
         self.category_id, self.category_names = index.category_id, index.category_names
         self.n_images, self.length, self.digest = index.n_images, index.length, index.digest
         self.rejects = index.rejects
-        self._reader = reader or DumpReader(index.sources, index.fields)
+        self._reader = reader
         self._last: tuple[int, Product] | None = None
 
     def __len__(self) -> int:
@@ -169,7 +168,7 @@ class Dump:
         """The pictures of one document; an element of `imgs` without one gives an error."""
         images = self._product(row).images
         named = [self._path(row, image) for image in images if isinstance(image, str)]
-        fetched = iter(read_files(named) if named else [])
+        fetched = iter(read_files(named, self._reader.access) if named else [])
         return [
             next(fetched)
             if isinstance(image, str)
@@ -220,28 +219,33 @@ def reject_of(
 
 
 def open_source(
-    paths: Sequence[str | Path], index_folder: Path, config: CatalogConfig = DEFAULT
+    paths: Sequence[str | Path],
+    index_folder: Path,
+    config: CatalogConfig = DEFAULT,
+    access: SourcesConfig = ACCESS,
 ) -> ProductSource:
     """Opens paths or URLs: dumps, or one folder of photos, or one table that lists photos.
 
     The index is kept in `index_folder`. `config` names the fields, or columns, of what products
-    have. Raises ShelfsortError if a file is missing or not usable.
+    have, `access` is how URLs and photos are read. Raises ShelfsortError if a file is missing or
+    not usable.
     """
     names = _unfolded(list(map(str, paths)), config.fields.collection)
     if packed := [name for name in names if name.lower().endswith(PACKED)]:
         remedy = "unpack it, or pack it as .tar or .zip"
         raise ShelfsortError(f"{packed[0]}: this archive can't be read at random; {remedy}")
     if all(name.lower().endswith(ARCHIVES) for name in names):
-        return read_archives(names, config)
-    special = [name for name in names if name.lower().endswith(TABLES) or is_folder(name)]
+        return read_archives(names, config, access)
+    special = [name for name in names if name.lower().endswith(TABLES) or is_folder(name, access)]
     if not special:
-        return Dump(open_index(names, index_folder, config.fields), config.text)
+        index = open_index(names, index_folder, config.fields, access)
+        return Dump(index, config.text, DumpReader(index.sources, index.fields, access))
     if len(names) > 1:
         expected = "expected one folder, or one table, or dumps alone"
         raise ShelfsortError(f"{special[0]}: {expected}, found {len(names)} paths")
     if names[0].lower().endswith(TABLES):
-        return read_table(names[0], config)
-    return read_folder(names[0], config)
+        return read_table(names[0], config, access)
+    return read_folder(names[0], config, access)
 
 
 def _unfolded(names: Sequence[str], collection: str | None) -> list[str]:

@@ -18,9 +18,9 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from catalog.config import CatalogConfig
+from catalog.config import CatalogConfig, SourcesConfig
 from catalog.errors import ShelfsortError
-from catalog.files import Span, is_url, open_file, printable, size_and_stamp
+from catalog.files import ACCESS, Span, is_url, open_file, printable, size_and_stamp
 from catalog.sources.containers import picture
 from catalog.sources.keys import Key
 from catalog.sources.photo_list import About, Photo, PhotoList, grouped, keyed
@@ -59,14 +59,14 @@ class _Table:
         return self.content[self.roles[role]].to_pylist()
 
 
-def read_table(path: str, config: CatalogConfig) -> PhotoList:
+def read_table(path: str, config: CatalogConfig, access: SourcesConfig = ACCESS) -> PhotoList:
     """Reads a table of products. Raises ShelfsortError if a column is missing, repeated or of
     another type, or a row doesn't name its product."""
-    table = _open(path, config)
+    table = _open(path, config, access)
     keys = _keys(table)
     photos: list[Photo] = []
     row_of: list[int] = []
-    _, stamp = size_and_stamp(path)
+    _, stamp = size_and_stamp(path, access)
     for row, listed in enumerate(_photos(table)):
         for name, place, span in listed:
             version = (0, stamp) if span else _version(place)
@@ -76,7 +76,7 @@ def read_table(path: str, config: CatalogConfig) -> PhotoList:
     if not keys:
         names = keyed([str(photo.key) for photo in photos])
         photos = [replace(photo, key=key) for key, photo in zip(names, photos, strict=True)]
-    return grouped([path], photos, _about(table, row_of, config))
+    return grouped([path], photos, _about(table, row_of, config), access=access)
 
 
 def _version(path: str) -> tuple[int | None, int]:
@@ -170,21 +170,23 @@ def _place(root: str, name: str) -> str:
     return name if is_url(name) or os.path.isabs(name) else f"{root}/{name}"
 
 
-def _open(path: str, config: CatalogConfig) -> _Table:
+def _open(path: str, config: CatalogConfig, access: SourcesConfig) -> _Table:
     root = os.path.dirname(path if is_url(path) else os.path.abspath(path))
     absolute = path if is_url(path) else os.path.abspath(path)
     try:
         if path.lower().endswith(".parquet"):
-            return _open_parquet(absolute, root, path, config)
-        content, roles = _open_csv(path, config)
+            return _open_parquet(absolute, root, path, config, access)
+        content, roles = _open_csv(path, config, access)
     except (pyarrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise ShelfsortError(f"{path}: not readable as a table: {reason}") from error
     return _Table(path, root, content, roles, cells=False, counts=None)
 
 
-def _open_parquet(absolute: str, root: str, path: str, config: CatalogConfig) -> _Table:
-    with open_file(path) as stream:
+def _open_parquet(
+    absolute: str, root: str, path: str, config: CatalogConfig, access: SourcesConfig
+) -> _Table:
+    with open_file(path, access=access) as stream:
         file = pyarrow.parquet.ParquetFile(stream)
         schema = file.schema_arrow
         roles = _roles(path, schema.names, config)
@@ -234,10 +236,12 @@ def _is_binary(kind: pyarrow.DataType) -> bool:
     return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
 
 
-def _open_csv(path: str, config: CatalogConfig) -> tuple[pyarrow.Table, dict[str, str]]:
+def _open_csv(
+    path: str, config: CatalogConfig, access: SourcesConfig
+) -> tuple[pyarrow.Table, dict[str, str]]:
     """A table and its roles. Ids and paths are read as text: numbers would lose leading zeros or
     last digits."""
-    names, separator = _header(path)
+    names, separator = _header(path, access)
     roles = _roles(path, names, config)
     texts = [
         roles[role] for role in ("image", "product", "category", "group", "text") if role in roles
@@ -246,14 +250,14 @@ def _open_csv(path: str, config: CatalogConfig) -> tuple[pyarrow.Table, dict[str
         column_types=dict.fromkeys(texts, pyarrow.string()), strings_can_be_null=True
     )
     parse = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
-    with open_file(path) as file:
+    with open_file(path, access=access) as file:
         return pyarrow.csv.read_csv(file, convert_options=options, parse_options=parse), roles
 
 
-def _header(path: str) -> tuple[list[str], str]:
+def _header(path: str, access: SourcesConfig) -> tuple[list[str], str]:
     """The names of a CSV's columns, and what separates them. Raises ShelfsortError if it is not
     UTF-8."""
-    with open_file(path) as file:
+    with open_file(path, access=access) as file:
         line = file.read(2**20).split(b"\n", 1)[0]
     if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in line:
         raise ShelfsortError(f"{path}: not text in UTF-8 but UTF-16, or no text; save it as UTF-8")

@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from catalog.config import CatalogConfig
+from catalog.config import CatalogConfig, SourcesConfig
 from catalog.errors import ArtifactError, ShelfsortError
+from catalog.files import ACCESS
 from catalog.sources.damage import require_whole
 from catalog.sources.keys import Key
 from catalog.sources.source import ProductSource, open_source
@@ -32,6 +33,7 @@ from catalog.store.schema import (
     read_taxonomy,
     require_made_with,
 )
+from catalog.store.usable import require_usable
 from catalog.store.writer import copy, finish
 from catalog.taxonomy import Taxonomy
 
@@ -59,6 +61,8 @@ class IngestSummary:
     rejects: dict[str, int]
     changed: bool
     """False if the dump was in the store already."""
+    copied: int
+    """Products whose photos this ingest read; 0 if the store had all of them already."""
     corrections: int
     """How many products were given a correction that is in the store or the dump."""
     corrected: int
@@ -84,6 +88,7 @@ def ingest_dump(
     executor: Executor | None = None,
     rebuild: bool = False,
     accept_damage: bool = False,
+    access: SourcesConfig = ACCESS,
 ) -> IngestSummary:
     """Brings dumps, a folder or a table into the store at `store` and returns what the store holds.
 
@@ -91,14 +96,15 @@ def ingest_dump(
     taxonomy. `jobs` processes decode, or the workers of `executor`. `corrections`, the shop's key
     -> category id, overrule the source and the store; the split of a product stays. `rebuild`
     removes the store first, once source, categories and corrections are known to make another.
-    `accept_damage` goes on without what a damaged file has lost.
+    `accept_damage` goes on without what a damaged file has lost; `access` is how URLs and photos
+    are read.
 
     Raises DamagedSourceError if a file is damaged; ArtifactError if the store is damaged, made with
     other settings or categories, unfinished or not writable; ShelfsortError if no product has a
     known category, or no photo can be used.
     """
     corrections = corrections or {}
-    source = open_source(dumps, index_folder, config)
+    source = open_source(dumps, index_folder, config, access)
     require_whole(dumps[0], len(source), source.rejects, accept_damage)
     taxonomy = Taxonomy.from_csv(categories) if categories else None
     new = rebuild or not store.exists()
@@ -106,7 +112,9 @@ def ingest_dump(
         taxonomy = taxonomy or _taxonomy_of(source)
         classes_of_corrections(corrections, taxonomy)
         listed = Listed.of(source, taxonomy, corrections)
-        require_known(listed, taxonomy.class_index(listed.category_id))
+        classes = taxonomy.class_index(listed.category_id)
+        require_known(listed, classes)
+        require_usable(source, classes, config)
         store.unlink(missing_ok=True)
     with _explained(store), closing(open_for_writing(store)) as connection:
         if not has_tables(connection):
@@ -118,18 +126,20 @@ def ingest_dump(
         better = _by_number(connection, source, corrections)
         original = Listed.of(source, read_taxonomy(connection), {}).labels_of(better)
         stored = stored_labels(connection, better)
+        copied = 0
         if changed := plan(connection, store, listed, better, config):
-            copy(connection, source, config, jobs, executor)
+            copied = copy(connection, source, config, jobs, executor)
             finish(connection, listed.fingerprint, config)
         now, first = original | stored, stored | original
         summary = _summary(
             connection,
             changed,
+            copied=copied,
             corrections=len(now),
             corrected=sum(better[i] != label for i, label in now.items()),
             labels_before={i: label for i, label in first.items() if better[i] != label},
         )
-    _require_photos(store, source, summary, new)
+    _require_photos(store, summary, new)
     return summary
 
 
@@ -165,16 +175,16 @@ def _by_number(
     return better
 
 
-def _require_photos(store: Path, source: ProductSource, summary: IngestSummary, new: bool) -> None:
-    """Raises ShelfsortError if a store has no photo that can be used, and removes a new one."""
+def _require_photos(store: Path, summary: IngestSummary, new: bool) -> None:
+    """Raises ShelfsortError if none of the photos that the caps leave can be used, and removes a
+    new store."""
     if any(split["images"] for split in summary.kept.values()):
         return
     if new:
         store.unlink()
     counts = ", ".join(f"{reason} {n}" for reason, n in summary.rejects.items())
     raise ShelfsortError(
-        f"{source.roots[0]}: expected photos that can be used, found none of {summary.images}: "
-        f"{counts or 'all are blank'}; are catalog.fields the names of the fields?"
+        f"{store}: none of the photos that catalog.caps leave can be used: {counts}; raise the caps"
     )
 
 
@@ -206,8 +216,8 @@ def _taxonomy_of(source: ProductSource) -> Taxonomy:
     return Taxonomy.from_ids(labelled)
 
 
-def _summary(connection: sqlite3.Connection, changed: bool, **corrected: Any) -> IngestSummary:
-    """Counts of the finished store, and what became of the corrections."""
+def _summary(connection: sqlite3.Connection, changed: bool, **done: Any) -> IngestSummary:
+    """Counts of the finished store, and what was copied and became of the corrections."""
     kept = {name: {"products": 0, "images": 0, "fit": 0} for name in SPLITS}
     query = "SELECT split, count(*) FROM products WHERE state = 'kept' GROUP BY 1"
     for split, count in connection.execute(query):
@@ -235,5 +245,5 @@ def _summary(connection: sqlite3.Connection, changed: bool, **corrected: Any) ->
         texts=texts,
         rejects=count_rejects(connection),
         changed=changed,
-        **corrected,
+        **done,
     )

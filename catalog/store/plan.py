@@ -27,6 +27,7 @@ from catalog.store.schema import (
     read_taxonomy,
     transaction,
 )
+from catalog.store.usable import CONFLICT, require_usable
 from catalog.taxonomy import Taxonomy
 
 
@@ -80,7 +81,8 @@ def plan(
     there is something to copy: False if the source is in the store already. `corrections`: product
     id -> category id.
 
-    Raises ArtifactError if another source's ingest is unfinished.
+    Raises ArtifactError if another source's ingest is unfinished, and ShelfsortError, before
+    anything is written, if the source has no photo that can be used.
     """
     moved = _corrected(connection, corrections)
     states = dict(connection.execute("SELECT fingerprint, state FROM dumps"))
@@ -88,16 +90,32 @@ def plan(
     if listed.fingerprint in states and not moved:
         return states[listed.fingerprint] == "planned"
     _require_finished(connection, path, listed.fingerprint)
+    classes = read_taxonomy(connection).class_index(listed.category_id)
+    require_known(listed, classes)
+    require_usable(source, classes, config, connection)
     with transaction(connection):
         paths = json.dumps(source.roots)
         row = (listed.fingerprint, paths, len(source), int(source.n_images.sum()), "planned")
         connection.execute("INSERT OR REPLACE INTO dumps VALUES (?, ?, ?, ?, ?)", row)
-        connection.execute("DELETE FROM meta WHERE key = 'content'")
         add_rejects(connection, source.rejects)
         _move(connection, moved)
-        _add_products(connection, listed, config.seed)
+        added = _add_products(connection, listed, classes, config.seed)
         _apply_caps(connection, config)
+        _succeed(connection, relabelled=not added)
     return True
+
+
+def _succeed(connection: sqlite3.Connection, *, relabelled: bool) -> None:
+    """Takes the content's fingerprint away; remembers it if what is being planned differs from it
+    in labels alone (and in what a cap leaves out): no picture is new, and none changes its
+    split."""
+    meta = dict(connection.execute("SELECT key, value FROM meta"))
+    earlier = json.loads(meta.get("earlier_labels", "[]")) if relabelled else []
+    if relabelled and "content" in meta:
+        earlier.append(meta["content"])
+    row = (json.dumps(earlier),)
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('earlier_labels', ?)", row)
+    connection.execute("DELETE FROM meta WHERE key = 'content'")
 
 
 def _require_finished(connection: sqlite3.Connection, path: Path, fingerprint: str) -> None:
@@ -140,14 +158,14 @@ def _move(connection: sqlite3.Connection, moved: Sequence[tuple[int, int]]) -> N
     connection.executemany(query, spans)
 
 
-def _add_products(connection: sqlite3.Connection, listed: Listed, seed: int) -> None:
-    """Deals the products that the store doesn't have yet to the splits."""
-    taxonomy, source = read_taxonomy(connection), listed.source
-    classes = taxonomy.class_index(listed.category_id)
-    require_known(listed, classes)
+def _add_products(
+    connection: sqlite3.Connection, listed: Listed, classes: np.ndarray, seed: int
+) -> int:
+    """Deals the products that the store doesn't have yet to the splits; returns their number."""
+    source = listed.source
     _reject_unknown(connection, listed, classes)
     new = _new_rows(connection, source, classes)
-    existing = np.zeros((len(taxonomy), len(SPLITS)), dtype=np.int64)
+    existing = np.zeros((len(read_taxonomy(connection)), len(SPLITS)), dtype=np.int64)
     query = "SELECT class_index, split, count(*) FROM products GROUP BY 1, 2"
     for class_index, name, count in connection.execute(query):
         existing[class_index, SPLITS.index(name)] = count
@@ -164,6 +182,7 @@ def _add_products(connection: sqlite3.Connection, listed: Listed, seed: int) -> 
         pairs = ((number, texts[row]) for number, row in zip(numbers.tolist(), new, strict=True))
         named = [(number, text) for number, text in pairs if str(number) != text]
         connection.executemany("INSERT INTO keys VALUES (?, ?)", named)
+    return len(new)
 
 
 def _given(
@@ -225,8 +244,7 @@ def _new_rows(
     kept_digest = digests[order][first][np.cumsum(first) - 1]
     conflicts = rows[order][digests[order] != kept_digest].tolist()
     detail = "another document with this _id and other content is in the store"
-    reason = "conflicting_product"
-    add_rejects(connection, (reject_of(source, row, reason, detail) for row in conflicts))
+    add_rejects(connection, (reject_of(source, row, CONFLICT, detail) for row in conflicts))
     kept = rows[order][first]
     return kept[kept >= 0]
 

@@ -178,6 +178,13 @@ class Store:
         return self.meta("content")
 
     @property
+    def earlier_labels(self) -> list[str]:
+        """Fingerprints that the store had before corrections of labels, which changed no picture
+        and no split since."""
+        rows = self._rows("SELECT value FROM meta WHERE key = 'earlier_labels'")
+        return json.loads(rows[0][0]) if rows else []
+
+    @property
     def settings(self) -> dict:
         """The catalog section of the configuration that the store was made with."""
         return json.loads(self.meta("settings"))

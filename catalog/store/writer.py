@@ -37,8 +37,9 @@ def copy(
     config: CatalogConfig,
     jobs: int,
     executor: Executor | None,
-) -> None:
-    """Reads, checks and writes the images of every pending product, a transaction every 16 MiB."""
+) -> int:
+    """Reads, checks and writes the images of every pending product, a transaction every 16 MiB.
+    Returns how many products these were."""
     pending = _pending(connection, source)
     written = start = 0
     with progress(len(pending.row), "ingest", "product") as bar:
@@ -56,6 +57,7 @@ def copy(
             bar.update(len(chunk))
     if connection.in_transaction:
         connection.execute("COMMIT")
+    return len(pending.row)
 
 
 def _pending(connection: sqlite3.Connection, source: ProductSource) -> PendingProducts:

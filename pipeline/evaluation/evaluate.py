@@ -6,6 +6,7 @@ Writes evaluation/ (docs/formats.md). pipeline.evaluation.measures computes the 
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def evaluate(
     metrics["promises"] = realised(held, answers, truth, weight, group, taxonomy)
     metrics["near_twins"] = near_twins(stores, images)
     metrics["rejects"] = store.reject_counts()
+    metrics["evaluated"] = datetime.now(UTC).isoformat(timespec="seconds")
     metrics["seconds"] = round(time.perf_counter() - started, 3)
     save_evaluation(folder, frames, taxonomy, _train_images(features, len(taxonomy)), metrics)
     return metrics

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas
-from scipy.stats import binomtest, false_discovery_control
+from scipy.stats import binom, false_discovery_control
 
 from catalog.intervals import (
     NOTHING,
@@ -280,21 +280,46 @@ def changed_categories(
     categories with a vote; `needed`: of how many votes, all for the worse, one more of these would
     have been called worse; `noticeable`: categories that have so many groups.
     """
-    number = group.max(initial=0) + 1
-    voter, vote = np.unique(truth * number + group, return_inverse=True)
-    net, owner = np.bincount(vote, after.astype(np.int8) - before), voter // number
-    fixed, broken = (np.bincount(owner[won], minlength=classes) for won in (net > 0, net < 0))
+    fixed, broken, groups = _votes(truth, group, before, after, classes)
     moved = np.flatnonzero(fixed + broken)
-    chance = [binomtest(int(fixed[c]), int(fixed[c] + broken[c])).pvalue for c in moved]
-    sure = moved[false_discovery_control(chance) <= RATE] if chance else moved
+    chance = _by_chance(fixed, broken)[moved]
+    sure = moved[false_discovery_control(chance) <= RATE] if len(chance) else moved
     needed = least_noticed(len(moved), len(sure))
     return {
         "worse": sure[fixed[sure] < broken[sure]].tolist(),
         "better": sure[fixed[sure] > broken[sure]].tolist(),
         "moved": len(moved),
         "needed": needed,
-        "noticeable": int((np.bincount(owner, minlength=classes) >= needed).sum()),
+        "noticeable": int((groups >= needed).sum()),
     }
+
+
+def sign_test(
+    truth: np.ndarray, group: np.ndarray, before: np.ndarray, after: np.ndarray, classes: int
+) -> np.ndarray:
+    """The two-sided p-value of each category's votes, as `changed_categories` counts them, float64
+    [K]; NaN where there is none."""
+    fixed, broken, _ = _votes(truth, group, before, after, classes)
+    return _by_chance(fixed, broken)
+
+
+def _votes(
+    truth: np.ndarray, group: np.ndarray, before: np.ndarray, after: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Groups that vote for the better and for the worse in each class, and all its groups, int64
+    [K] each."""
+    number = group.max(initial=0) + 1
+    voter, vote = np.unique(truth * number + group, return_inverse=True)
+    net, owner = np.bincount(vote, after.astype(np.int8) - before), voter // number
+    fixed, broken = (np.bincount(owner[won], minlength=classes) for won in (net > 0, net < 0))
+    return fixed, broken, np.bincount(owner, minlength=classes)
+
+
+def _by_chance(fixed: np.ndarray, broken: np.ndarray) -> np.ndarray:
+    """The two-sided p-value of the binomial test of a half, float64 [K]; NaN without votes."""
+    votes = fixed + broken
+    tail = binom.cdf(np.minimum(fixed, broken), votes, 0.5)
+    return np.where(votes > 0, np.minimum(2 * tail, 1.0), np.nan)
 
 
 def least_noticed(moved: int, found: int) -> int:

@@ -101,6 +101,7 @@ def compare_networks(
     if bad := [name for name in configs if not name or name.startswith(".") or "/" in name]:
         raise ConfigError(f"compare: {bad[0]!r} can't name a folder; rename the configuration file")
     folder = run.folder / "compare"
+    _check(run, configs, folder, rebuild)
     trainings: dict[str, list[Trained]] = {}
     for name, config in configs.items():
         trainings[name] = []
@@ -112,6 +113,25 @@ def compare_networks(
     rows.sort(key=lambda row: (row.top1, row.macro_f1), reverse=True)
     _write_comparison(folder, rows, trainings, run.store.taxonomy)
     return rows
+
+
+def _check(
+    run: RunFolder, configs: Mapping[str, Stage1Config], folder: Path, rebuild: bool
+) -> None:
+    """Raises ConfigError, naming the network, if one that is still to be trained can't be: a
+    package, its weights or the device is missing. Said before hours went into the others."""
+    from stage1_cnn.training.setup import check_training
+
+    for name, config in configs.items():
+        if (
+            not rebuild
+            and (folder / name / f"seed-{config.seed}" / "stage1" / "summary.json").exists()
+        ):
+            continue
+        try:
+            check_training(config, len(run.store.taxonomy))
+        except ConfigError as error:
+            raise ConfigError(f"compare: {name}: {error}") from error
 
 
 def _write_comparison(

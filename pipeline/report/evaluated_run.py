@@ -1,5 +1,5 @@
 """What the report reads of one run: the evaluation's tables, and beside them whatever else the run
-directory holds."""
+folder holds."""
 
 import json
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from catalog.artifacts import read_json, read_sealed, require_same, sha256_file
 from catalog.errors import ArtifactError, TaxonomyError
 from catalog.store.reader import Store
 from catalog.taxonomy import Taxonomy
+from pipeline.run_folder import RunFolder
 
 SYSTEMS = ("stage1", "shifted", "two_stage")
 _ITEM_COLUMNS = (
@@ -32,25 +33,20 @@ _SYSTEM_COLUMNS = ("class", "confidence", "true_rank", "true_confidence")
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """A run directory after `shelfsort evaluate`. What an unfinished or pruned run lacks (stage 2,
-    store, training log) reads as empty; a missing evaluation raises ArtifactError."""
+    """A run after `shelfsort evaluate`. What an unfinished or pruned run lacks (stage 2, store,
+    training log) reads as empty; a missing evaluation raises ArtifactError."""
 
-    folder: Path
+    files: RunFolder
 
     @property
     def name(self) -> str:
-        """The directory's name."""
-        return self.folder.absolute().name
-
-    @property
-    def evaluation(self) -> Path:
-        """The folder of the tables, in which the report's own findings are stored as well."""
-        return self.folder / "evaluation"
+        """The folder's name."""
+        return self.files.folder.absolute().name
 
     @cached_property
     def taxonomy(self) -> Taxonomy:
         """The categories in class-index order."""
-        path = self.folder / "taxonomy.json"
+        path = self.files.taxonomy_path
         try:
             taxonomy = Taxonomy.from_json(read_json(path, "ingest"))
         except TaxonomyError as error:
@@ -63,7 +59,7 @@ class EvaluatedRun:
     def metrics(self) -> dict:
         """evaluation/metrics.json. Raises ArtifactError where it is of another store or stage 2
         than those that are there now."""
-        path, manifest = self.evaluation / "metrics.json", self.folder / "stage2" / "manifest.json"
+        path, manifest = self.files.metrics_path, self.files.stage2_manifest
         metrics = read_sealed(path, "evaluate")
         origin = now = metrics["made_from"]
         if self.store:
@@ -95,7 +91,7 @@ class EvaluatedRun:
             *_ITEM_COLUMNS,
             *(f"{system}_{name}" for system in SYSTEMS for name in _SYSTEM_COLUMNS),
         ]
-        return self._table("items.parquet", columns)
+        return self._table("items", columns)
 
     @cached_property
     def per_category(self) -> pandas.DataFrame:
@@ -106,7 +102,7 @@ class EvaluatedRun:
             for name in ("precision", "recall", "f1", "predicted")
         )
         return self._table(
-            "per_category.parquet",
+            "per_category",
             ["unit", "class_index", "category_id", "support", "train_images", *scores],
         )
 
@@ -114,13 +110,13 @@ class EvaluatedRun:
     def confusion(self) -> pandas.DataFrame:
         """evaluation/confusion.parquet."""
         return self._table(
-            "confusion.parquet", ["unit", "system", "true_class", "predicted_class", "count"]
+            "confusion", ["unit", "system", "true_class", "predicted_class", "count"]
         )
 
     def _table(self, name: str, columns: list[str]) -> pandas.DataFrame:
-        path, known = self.evaluation / name, self.metrics.get("files", {})
+        path, known = self.files.table_path(name), self.metrics.get("files", {})
         try:
-            if name in known and sha256_file(path) != known[name]:
+            if path.name in known and sha256_file(path) != known[path.name]:
                 problem = "its sha256 is not the one in metrics.json; the file is damaged"
                 raise ArtifactError(path, problem, "evaluate")
             table = pyarrow.parquet.read_table(path)
@@ -156,13 +152,12 @@ class EvaluatedRun:
     @cached_property
     def store(self) -> Store | None:
         """The run's store; None where the run has none."""
-        path = self.folder / "store.sqlite"
-        return Store(path) if path.exists() else None
+        return self.files.store if self.files.store_path.exists() else None
 
     @cached_property
     def config(self) -> dict:
         """config.yaml as plain values; empty where there is none."""
-        path = self.folder / "config.yaml"
+        path = self.files.config_path
         try:
             return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
         except yaml.YAMLError as error:
@@ -171,7 +166,7 @@ class EvaluatedRun:
     @cached_property
     def epochs(self) -> list[dict]:
         """The lines of stage1/metrics.jsonl in order; empty where there are none."""
-        path = self.folder / "stage1" / "metrics.jsonl"
+        path = self.files.training_log
         try:
             return (
                 [
@@ -198,22 +193,22 @@ class EvaluatedRun:
 
     @cached_property
     def _manifest(self) -> dict:
-        return self._optional("stage2/manifest.json", "stage2")
+        return _optional(self.files.stage2_manifest, "stage2")
 
     @property
     def has_stage2(self) -> bool:
         """Whether the run has a finished second stage."""
-        return (self.folder / "stage2" / "manifest.json").exists()
+        return self.files.stage2_manifest.exists()
 
     @cached_property
     def seconds(self) -> dict[str, float]:
         """Wall time of each step that recorded it; stage 2 records its parts."""
         places = {
-            "stage1": "stage1/summary.json",
-            "stage2": "stage2/summary.json",
-            "evaluate": "evaluation/metrics.json",
+            "stage1": self.files.stage1_summary,
+            "stage2": self.files.stage2_summary,
+            "evaluate": self.files.metrics_path,
         }
-        found = {step: self._optional(path, step).get("seconds") for step, path in places.items()}
+        found = {step: _optional(path, step).get("seconds") for step, path in places.items()}
         totals = {
             step: sum(value.values()) if isinstance(value, dict) else value
             for step, value in found.items()
@@ -230,6 +225,6 @@ class EvaluatedRun:
         """The code's git revision that made the run, or `unknown`."""
         return str(self.config.get("revision") or self.config.get("git_revision") or "unknown")
 
-    def _optional(self, name: str, step: str) -> dict:
-        path = self.folder / name
-        return read_json(path, step) if path.exists() else {}
+
+def _optional(path: Path, step: str) -> dict:
+    return read_json(path, step) if path.exists() else {}

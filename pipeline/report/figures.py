@@ -16,6 +16,7 @@ from catalog.errors import ConfigError
 from pipeline.figures import AFTER, BEFORE, INK, LINE, MUTED, WRONG, new_figure
 from pipeline.report.evaluated_run import EvaluatedRun
 from pipeline.report.findings import findings_of
+from pipeline.run_folder import RunFolder
 
 ACCURACY = LinearSegmentedColormap.from_list(
     "accuracy", [(0.0, WRONG), (0.6, "#efece4"), (1.0, AFTER)]
@@ -28,14 +29,14 @@ _LEVELS = {3: AFTER, 2: "#56a0d3", 1: "#a9cde8"}
 _SHARE = PercentFormatter(1, decimals=0)
 
 
-def plot(name: str, run: Path, out: Path) -> Path:
+def plot(name: str, run: RunFolder, out: Path) -> Path:
     """Draws one figure of a run to `out`; `name` is a key of FIGURES. Raises ConfigError on another
     name or kind of file."""
     if name not in FIGURES:
         raise ConfigError(f"plot: expected one of {', '.join(FIGURES)}, found {name!r}")
     if Path(out).suffix not in (".svg", ".png", ".pdf"):
         raise ConfigError(f"plot: {out}: expected a file name ending in .svg, .png or .pdf")
-    evaluated = EvaluatedRun(Path(run))
+    evaluated = EvaluatedRun(run)
     return _draw(name, evaluated, findings_of(evaluated), Path(out))
 
 
@@ -55,7 +56,7 @@ def _plain(text: str, most: int = 40) -> str:
     return (text if len(text) <= most else text[: most - 1] + "…").replace("$", r"\$")
 
 
-def _per_category(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
+def _per_category(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
     axes, rows = figure.add_subplot(), run.categories(run.unit)
     size = 6 + 60 * np.sqrt(rows["support"] / max(1, rows["support"].max()))
     level1 = run.taxonomy.families[:, 0]
@@ -93,7 +94,7 @@ def _per_category(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=2)
 
 
-def _confusion(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
+def _confusion(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
     rows = run.confusion[
         (run.confusion["unit"] == run.unit)
         & (run.confusion["true_class"] != run.confusion["predicted_class"])
@@ -123,7 +124,7 @@ def _confusion(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     axes.legend(loc="lower right")
 
 
-def _hierarchy(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
+def _hierarchy(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
     """An icicle: a row a level, width by evaluated items, colour by accuracy."""
     axes, rows = figure.add_subplot(), run.categories(run.unit)
     support = rows["support"].to_numpy()
@@ -257,7 +258,7 @@ def _distribution(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     errors.grid(axis="x", visible=False)
 
 
-def _training(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
+def _training(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
     loss, accuracy = figure.subplots(1, 2)
     epochs = np.arange(1, len(run.epochs) + 1)
     lines = (

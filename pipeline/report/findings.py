@@ -37,11 +37,12 @@ def findings_of(run: EvaluatedRun) -> dict:
     """The content of report.json; computed and stored anew unless it is whole and about the
     evaluation that is there now."""
     try:
-        stored = read_sealed(run.evaluation / "report.json", "report", SCHEMA)
+        stored = read_sealed(run.files.evaluation / "report.json", "report", SCHEMA)
     except ArtifactError:
         return write_findings(run)
     whole = all(
-        (run.evaluation / name).exists() and sha256_file(run.evaluation / name) == checksum
+        (run.files.evaluation / name).exists()
+        and sha256_file(run.files.evaluation / name) == checksum
         for name, checksum in stored["files"].items()
     )
     return (
@@ -74,10 +75,10 @@ def write_findings(run: EvaluatedRun) -> dict:
         "hierarchy.parquet": hierarchy(run),
     }
     for name, table in tables.items():
-        with atomic_path(run.evaluation / name) as temporary:
+        with atomic_path(run.files.evaluation / name) as temporary:
             table.to_parquet(temporary, index=False)
-    found["files"] = {name: sha256_file(run.evaluation / name) for name in tables}
-    write_sealed(run.evaluation / "report.json", found)
+    found["files"] = {name: sha256_file(run.files.evaluation / name) for name in tables}
+    write_sealed(run.files.evaluation / "report.json", found)
     return found
 
 
@@ -158,10 +159,9 @@ def changes(items: pandas.DataFrame, families: np.ndarray) -> dict[str, dict]:
 def coverage_on_val_b(run: EvaluatedRun) -> list[dict] | None:
     """What each threshold costs on held-out products, as `score --min-confidence` prints it; None
     without current answers for these."""
-    stage2 = run.folder / "stage2"
-    if not heldout.is_current(stage2):
+    if not heldout.is_current(run.files.stage2):
         return None
-    held = heldout.read(stage2)
+    held = heldout.read(run.files.stage2)
     return [asdict(cost) for cost in coverage.costs_of(held.under(held.fitted))]
 
 

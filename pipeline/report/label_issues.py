@@ -65,8 +65,7 @@ def _feature_stores(run: EvaluatedRun) -> list[FeatureStore]:
     views: dict = run.metrics.get("made_from", {}).get("views", {})
     stores = []
     for name, origin in views.items():
-        folder = run.folder if name == "stage1" else run.folder / "views" / name
-        store = FeatureStore(folder / "features.h5")
+        store = FeatureStore(run.files.view(name).features_path)
         try:
             if store.made_from.get("store") != origin.get("store"):
                 return []

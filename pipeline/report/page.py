@@ -10,7 +10,7 @@ or, inside the base64 of the data, to be set as text by the scripts.
 import base64
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from catalog.errors import ConfigError
 from catalog.image_table import POSITIONS
 from catalog.splits import SPLITS
 from pipeline.report.columns import pack, plain, share, unsigned
+from pipeline.report.comparison import Comparison, compare_runs
 from pipeline.report.evaluated_run import SYSTEMS, EvaluatedRun
 from pipeline.report.figures import write_figures
 from pipeline.report.findings import write_findings
 from pipeline.report.gallery import Gallery, by_interest, make_gallery
+from pipeline.run_folder import RunFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = (
@@ -61,26 +63,30 @@ ITEMS = 200_000
 """Items that the page lists at most; its counts are of all."""
 
 
-def write_report(runs: Sequence[Path], out: Path) -> Path:
+def write_report(runs: Sequence[RunFolder], out: Path) -> Path:
     """Writes `out`/index.html and `out`/figures/*.svg about the first run, compared with the
     others; returns the page's path.
 
     Raises ArtifactError where a run has no evaluation.
     """
     if not runs:
-        raise ConfigError("report: expected at least one run directory, found none")
-    run, *others = (EvaluatedRun(Path(folder)) for folder in runs)
+        raise ConfigError("report: expected at least one run, found none")
+    run, *others = map(EvaluatedRun, runs)
     findings = write_findings(run)
-    review = pandas.read_parquet(run.evaluation / "review.parquet")
+    review = pandas.read_parquet(run.files.table_path("review"))
     items = run.items[run.items["unit"] == run.unit].reset_index(drop=True)
     items = (
         items.iloc[by_interest(items)[:ITEMS]]
         .sort_values(["class_index", "item_id"], kind="stable")
         .reset_index(drop=True)
     )
+    unit = _compared(run, others)
+    compared = [compare_runs(run, other, unit) for other in others]
     columns = _category_columns(run, others) | _node_columns(run) | _pair_columns(run)
     columns |= _item_columns(items) | _review_columns(review)
-    data = pack(_values(run, others, findings), columns)
+    for number, comparison in enumerate(compared, start=1):
+        columns |= _compared_columns(comparison, number, items if unit == run.unit else None)
+    data = pack(_values(run, others, findings, compared), columns)
     fixed = len(data) + sum(path.stat().st_size for path in TEMPLATES.iterdir())
     gallery = make_gallery(
         run.store, items, review, max(0, min(THUMBNAILS, (LIMIT - fixed - MARGIN) * 3 // 4))
@@ -171,7 +177,12 @@ def _headline(run: EvaluatedRun, findings: dict) -> dict[str, Any]:
     }
 
 
-def _values(run: EvaluatedRun, others: list[EvaluatedRun], findings: dict) -> dict:
+def _values(
+    run: EvaluatedRun,
+    others: list[EvaluatedRun],
+    findings: dict,
+    compared: list[Comparison],
+) -> dict:
     """The part of the data that is not columns."""
     categories = run.taxonomy.categories
     pairs = list(dict.fromkeys((c.level1, c.level2) for c in categories))
@@ -202,7 +213,13 @@ def _values(run: EvaluatedRun, others: list[EvaluatedRun], findings: dict) -> di
             "has_store": run.store is not None,
             "key": fingerprint(run.metrics.get("made_from", {})),
             "compared": (unit := _compared(run, others)),
-            "runs": [_compared_run(r, run, unit) for r in [run, *others]],
+            "runs": [
+                _compared_run(run, run, unit, None),
+                *(
+                    _compared_run(other, run, unit, comparison)
+                    for other, comparison in zip(others, compared, strict=True)
+                ),
+            ],
         }
     )
 
@@ -212,34 +229,48 @@ def _compared(run: EvaluatedRun, others: list[EvaluatedRun]) -> str:
     return "product" if all(r.unit == "product" for r in [run, *others]) else "image"
 
 
-def _compared_run(run: EvaluatedRun, first: EvaluatedRun, unit: str) -> dict[str, Any]:
-    """One run of a comparison with the `first`; `common`: how many of its evaluated items both
-    have, in the same category."""
-    mine, theirs = (_labelled(r, unit) for r in (run, first))
+def _compared_run(
+    run: EvaluatedRun, first: EvaluatedRun, unit: str, comparison: Comparison | None
+) -> dict[str, Any]:
+    """One run of a comparison with the `first`, which has none with itself; `common`: how many of
+    its evaluated items both have, in the same category."""
+    evaluated = int((run.items["unit"] == unit).sum())
     return {
         "name": run.name,
         "backbone": run.backbone,
         "seconds": run.seconds,
         "metrics": run.metrics[unit],
         "other_store": run.evaluated_store != first.evaluated_store,
-        "evaluated": len(mine),
-        "common": len(mine.merge(theirs)),
+        "evaluated": evaluated,
+        "common": comparison.figures["common"] if comparison else evaluated,
+        "comparison": comparison.figures if comparison else None,
     }
 
 
-def _labelled(run: EvaluatedRun, unit: str) -> pandas.DataFrame:
-    items = run.items[run.items["unit"] == unit]
-    return pandas.DataFrame(
-        {"item": items["item_id"], "category": run.taxonomy.category_ids[items["class_index"]]}
-    )
+def _compared_columns(
+    comparison: Comparison, number: int, items: pandas.DataFrame | None
+) -> dict[str, np.ndarray]:
+    """A comparison's counts by category; and of the page's `items` the other run's answer, counted
+    from 1, 0 where it has none."""
+    columns = {
+        f"run{number}.gained": unsigned(comparison.gained),
+        f"run{number}.lost": unsigned(comparison.lost),
+        f"run{number}.chance": comparison.chance,
+    }
+    if items is not None:
+        answer = comparison.items.set_index("item_id")["other"].reindex(items["item_id"])
+        columns[f"item.run{number}"] = unsigned(answer.fillna(-1).to_numpy(dtype=np.int64) + 1)
+    return columns
 
 
 def _about(run: EvaluatedRun) -> dict[str, str]:
-    made = datetime.fromtimestamp((run.evaluation / "metrics.json").stat().st_mtime, UTC)
+    day = run.metrics.get("evaluated", "")
     return {
         "Run": run.name,
         "Model": run.backbone,
-        "Evaluation written": f"{made:%d %B %Y}".lstrip("0"),
+        "Evaluated": f"{datetime.fromisoformat(day):%d %B %Y}".lstrip("0")
+        if day
+        else "not recorded",
         "Code": run.revision,
         "Data": _data(run),
     }
@@ -267,7 +298,7 @@ def _category_columns(run: EvaluatedRun, others: list[EvaluatedRun]) -> dict[str
                 columns[f"{unit}.{system}.{name}"] = rows[f"{system}_{name}"].to_numpy(
                     dtype=np.float64
                 )
-    catalogue = pandas.read_parquet(run.evaluation / "catalogue.parquet")
+    catalogue = pandas.read_parquet(run.files.table_path("catalogue"))
     columns |= {
         f"category.{name}": unsigned(catalogue[name].to_numpy())
         for name in ("train_images", "images", "products")
@@ -283,7 +314,7 @@ def _category_columns(run: EvaluatedRun, others: list[EvaluatedRun]) -> dict[str
 
 def _node_columns(run: EvaluatedRun) -> dict[str, np.ndarray]:
     """The rows of hierarchy.parquet of the main unit: level 1, level 2, then the categories."""
-    rows = pandas.read_parquet(run.evaluation / "hierarchy.parquet")
+    rows = pandas.read_parquet(run.files.table_path("hierarchy"))
     rows = rows[rows["unit"] == run.unit]
     counts = ["categories", "support", "fixed", "broken", *(f"{system}_lost" for system in SYSTEMS)]
     ends = [f"{system}_{name}" for system in SYSTEMS for name in ("low", "high")]

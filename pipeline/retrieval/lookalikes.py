@@ -3,10 +3,12 @@ listed image, as a Parquet table.
 
 The source is partitioned; each partition becomes one part, written atomically, with a sidecar that
 holds what it was made from. Run again, complete parts are kept. Cosines are exact, on all
-of stage 1's bottleneck features.
+of stage 1's bottleneck features; of a very long list those of candidates (features/scan.py), among
+which a copy always is.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,13 +28,15 @@ from catalog.artifacts import (
     write_json,
 )
 from catalog.errors import ImageError, ShelfsortError
-from catalog.files import UNREACHABLE, read_file
+from catalog.fetch import UNREACHABLE
+from catalog.files import read_file
 from catalog.progress import progress
 from catalog.sources.dump_index import partition
 from catalog.sources.photo_list import Photos
 from catalog.sources.source import ProductSource
 from catalog.tables import write_table
 from features.neighbours import unit
+from features.scan import SAMPLE, Scan, scannable
 from pipeline.config import ScoreConfig
 from pipeline.scoring.parts import keyed
 from stage1_cnn.device import ordered
@@ -52,16 +56,19 @@ TABLE = pyarrow.schema(
 )
 _GROUP = 256
 """Products that a thread takes at once."""
+_CANDIDATES = 500
+"""Listed images that a scan leaves to exact cosines."""
 
 
 @dataclass(frozen=True)
 class ListedImages:
     """Images to look for: `names` as the list has them, `vectors` float32 [L, D] of unit length,
-    `fingerprint` of names and bytes."""
+    `fingerprint` of names and bytes; a scan of the vectors, if there are very many."""
 
     names: tuple[str, ...]
     vectors: np.ndarray
     fingerprint: str
+    scan: Scan | None = None
 
     @classmethod
     def read(cls, path: Path, predictor: Predictor) -> "ListedImages":
@@ -83,14 +90,29 @@ class ListedImages:
             [name, xxhash.xxh3_128_hexdigest(data)]
             for name, data in zip(names, images, strict=True)
         ]
-        return cls(tuple(names), unit(features), fingerprint(content))
+        vectors = unit(features)
+        return cls(tuple(names), vectors, fingerprint(content), list_scan(vectors))
 
     def nearest(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For features [N, D]: the index int64 [N] of the nearest listed image, and its cosine
         float32 [N]."""
-        cosines = unit(features) @ self.vectors.T
-        best = cosines.argmax(axis=1)
-        return best, np.take_along_axis(cosines, best[:, None], axis=1)[:, 0]
+        queries = unit(features)
+        if self.scan and len(queries):
+            rows = self.scan.candidates(queries, _CANDIDATES)
+            cosines = np.stack([self.vectors[r] @ q for r, q in zip(rows, queries, strict=True)])
+        else:
+            rows, cosines = np.arange(len(self.vectors))[None], queries @ self.vectors.T
+        best = cosines.argmax(axis=1)[:, None]
+        nearest = np.take_along_axis(np.broadcast_to(rows, cosines.shape), best, axis=1)
+        return nearest[:, 0], np.take_along_axis(cosines, best, axis=1)[:, 0]
+
+
+def list_scan(vectors: np.ndarray) -> Scan | None:
+    """A scan of unit vectors [L, D], if so many are worth one."""
+    if not scannable(len(vectors)):
+        return None
+    sample = vectors[:: math.ceil(len(vectors) / SAMPLE)]
+    return Scan.build(np.ascontiguousarray(sample), [vectors])
 
 
 def _files_in(path: Path) -> tuple[list[str], list[Path]]:

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from catalog.config import SourcesConfig
 from catalog.errors import ShelfsortError
-from catalog.files import read_file
+from catalog.fetch import require_files
+from catalog.files import ACCESS
 from catalog.image_table import POSITIONS
 from catalog.lock import run_lock
 from catalog.parallel import cores
@@ -20,7 +22,7 @@ from catalog.sources.keys import Key
 from catalog.store.reader import Store
 from catalog.taxonomy import Category, Taxonomy
 from features.extract import extract, made_from
-from features.similar import SHORTLIST, SimilarIndex, build
+from features.similar import SHORTLIST, SimilarIndex, build, current
 from features.store import FeatureStore
 from features.writer import discard_partial
 from pipeline.networks import open_network
@@ -56,10 +58,10 @@ class Finder:
 
     @classmethod
     def open(cls, run: RunFolder, *, rebuild: bool = False) -> "Finder":
-        """Opens the run's index; builds it first if there is none, or if `rebuild`.
+        """Opens the run's index; builds it first if there is none of these features, or if
+        `rebuild`.
 
-        Raises ArtifactError if the features are not the checkpoint's, or the index is not the
-        features'.
+        Raises ArtifactError if the features are not the checkpoint's, or the index is damaged.
         """
         run.require_features()
         folder = run.folder / "similar"
@@ -67,7 +69,7 @@ class Finder:
         features = run.features
         if not _as_look_ups(features.computed_with):
             features = FeatureStore(folder / "features.h5")
-        if rebuild or not (folder / "manifest.json").exists():
+        if rebuild or not current(folder, features):
             with run_lock(run.folder):
                 if features is not run.features:
                     _extract_again(predictor, run, features.path, rebuild)
@@ -112,14 +114,14 @@ def _extract_again(predictor: Predictor, run: RunFolder, path: Path, rebuild: bo
 
 
 def find_similar(
-    finder: Finder, paths: Sequence[str | Path], top: int
+    finder: Finder, paths: Sequence[str | Path], top: int, access: SourcesConfig = ACCESS
 ) -> tuple[list[SimilarProduct], dict[str, str]]:
     """Products that look like the one in the photos, files or URLs; and path -> reason for photos
     that are left out.
 
     Raises ShelfsortError if none can be read as an image.
     """
-    features, _, reasons = photo_features(finder.predictor, [read_file(path) for path in paths])
+    features, _, reasons = photo_features(finder.predictor, require_files(paths, access))
     unreadable = {str(paths[place]): reason for place, reason in reasons.items()}
     if not len(features):
         raise ShelfsortError("; ".join(f"{path}: {reason}" for path, reason in unreadable.items()))

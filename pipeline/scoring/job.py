@@ -73,7 +73,7 @@ class ScoreJob:
         needed = {"columns": (), "table": table}
         needed |= {} if self.model.text_view else {"text": None}
         catalog = self.config.catalog.model_copy(update=needed)
-        source = open_source(paths, out / "dumps", catalog)
+        source = open_source(paths, out / "dumps", catalog, self.config.access)
         require_whole(paths[0], len(source), source.rejects, accept_damage)
         truth = (
             labels_in(source, self.given, self.labels, self.model.taxonomy)

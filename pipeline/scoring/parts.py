@@ -17,7 +17,7 @@ import pyarrow.parquet
 
 from catalog.artifacts import read_sealed, require_same, sha256_file, write_sealed
 from catalog.errors import ArtifactError
-from catalog.files import UNREACHABLE
+from catalog.fetch import UNREACHABLE
 from catalog.sources.keys import KeyType
 from catalog.tables import write_table
 

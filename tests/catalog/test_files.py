@@ -10,7 +10,8 @@ import fsspec
 import pytest
 
 from catalog.errors import ImageError, ShelfsortError
-from catalog.files import files_below, is_folder, open_file, read_file, read_files, size_and_stamp
+from catalog.fetch import read_files
+from catalog.files import files_below, is_folder, open_file, read_file, size_and_stamp
 from catalog.sources.bson_reader import DumpReader, expand, products
 from catalog.sources.dump_index import build_index
 from tests.catalog.served import served

@@ -9,7 +9,8 @@ import pytest
 from benchmarks import similar as benchmark
 from catalog.errors import ArtifactError
 from features.neighbours import unit
-from features.similar import SimilarIndex, build
+from features.scan import Scan
+from features.similar import SHORTLIST, SimilarIndex, build
 from features.store import FeatureStore
 from tests.features.rows import MADE_FROM, Made
 
@@ -58,6 +59,65 @@ def test_fewer_directions_than_features_still_find_the_nearest(tmp_path: Path) -
     queries = store.features(slice(0, 3000))[::150]
     found = index.nearest(queries, shortlist=60)[1][:, 9]
     assert (found >= benchmark.brute_force(store, unit(queries)) - 1e-5).mean() >= 0.95
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    """A features.h5 of so many images that a scan leaves most of them out."""
+    path = tmp_path_factory.mktemp("large") / "features.h5"
+    benchmark.write(path, 8000, 400)
+    return FeatureStore(path)
+
+
+def scanned(folder: Path, store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> SimilarIndex:
+    pytest.importorskip("faiss", reason="needs the extra similar")
+    monkeypatch.setattr("features.scan.LARGE", 1000)
+    build(folder, store)
+    index = SimilarIndex.open(folder, store)
+    assert index.scan is not None
+    return index
+
+
+def test_a_scan_finds_what_brute_force_finds(
+    large: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = scanned(tmp_path, large, monkeypatch)
+    queries = unit(large.features(slice(0, len(large)))[::100])
+    queries += np.random.default_rng(2).normal(0, 0.2 / 20, queries.shape)
+    found = index.nearest(queries)[1]
+    assert found.shape == (80, SHORTLIST) and (np.diff(found, axis=1) <= 0).all()
+    exact = benchmark.brute_force(large, unit(queries))[:, None]
+    assert (found[:, :10] >= exact - 1e-5).mean() >= 0.99
+
+
+def test_a_copy_comes_first_also_by_a_scan(
+    large: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = scanned(tmp_path, large, monkeypatch)
+    rows = np.arange(0, len(large), 50)
+    found, cosines = index.nearest(large.features_at(rows))
+    np.testing.assert_array_equal(found[:, 0], rows)
+    np.testing.assert_allclose(cosines[:, 0], 1, atol=1e-6)
+
+
+def test_an_index_with_a_scan_answers_without_faiss(
+    large: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_scan = scanned(tmp_path, large, monkeypatch)
+    monkeypatch.setattr("features.scan.LARGE", len(large) + 1)  # as if it were not installed
+    without = SimilarIndex.open(tmp_path, large)
+    assert without.scan is None
+    queries = large.features(slice(0, 40))
+    np.testing.assert_allclose(
+        with_scan.nearest(queries)[1][:, :5], without.nearest(queries)[1][:, :5], atol=1e-6
+    )
+
+
+def test_a_scan_that_faiss_cannot_read_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="needs the extra similar")
+    (tmp_path / "scan.faiss").write_bytes(b"of another version")
+    with pytest.raises(ArtifactError, match=r"scan\.faiss: faiss \S+ can't read it.*step similar"):
+        Scan.open(tmp_path / "scan.faiss")
 
 
 @pytest.mark.parametrize("name", ["codes.npy", "projection.npz"])

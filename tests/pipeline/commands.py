@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from catalog.store.reader import Store
+from tests.pipeline.score_helpers import contents
 from tests.pipeline.tiny import Tiny
 
 ROOT = Path(__file__).parents[2]
@@ -88,11 +89,7 @@ def outcome(folder: Path, step: str) -> dict[str, Any]:
         tables = ("items.parquet", "per_category.parquet", "confusion.parquet")
         found |= {name: (folder / "evaluation" / name).read_bytes() for name in tables}
     if step == "score":
-        found |= {
-            p.name: p.read_bytes()
-            for p in (folder / "out").iterdir()
-            if p.is_file() and p.name != "lock"
-        }
+        found |= contents(folder / "out")
     return found
 
 

@@ -216,7 +216,7 @@ def _insert_images(
                 90,
             )
             connection.execute(
-                "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'JPEG', ?)",
+                "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'JPEG', ?, NULL)",
                 (*row, len(data)),
             )
             if shown:

@@ -63,11 +63,11 @@ def score(by: Scorer, dumps: list[Path], out: Path, config: ScoreConfig = CONFIG
     return score_source(by, open_source(dumps, out / "dumps"), out, config)[0]
 
 
-def place(tiny: Tiny) -> ModelPlace:
-    """Where workers find the model."""
+def place(tiny: Tiny, runtime: str = "torch") -> ModelPlace:
+    """Where workers find the model, and what runs its networks."""
     run = tiny.run
     sums = (sha256_file(run.checkpoint), sha256_file(run.stage2 / "manifest.json"))
-    runtimes = (("stage1", "torch"), ("small", "torch"))
+    runtimes = (("stage1", runtime), ("small", runtime))
     return ModelPlace(str(run.folder), *sums, "cpu", "fp32", runtimes)
 
 

@@ -287,11 +287,11 @@ def test_a_second_stage_with_a_booster_gone_is_not_measured(
     "name", ["report.json", "review.parquet", "hierarchy.parquet", "catalogue.parquet"]
 )
 def test_findings_of_the_report_are_made_again(copy: Tiny, name: str) -> None:
-    found = findings_of(EvaluatedRun(copy.folder))
+    found = findings_of(EvaluatedRun(copy.run))
     path = copy.folder / "evaluation" / name
     whole = path.read_bytes()
     for damaged in (b"", whole[:-9], whole[:9] + bytes([whole[9] ^ 1]) + whole[10:]):
         path.write_bytes(damaged)
-        assert findings_of(EvaluatedRun(copy.folder)) == found and path.read_bytes() == whole
+        assert findings_of(EvaluatedRun(copy.run)) == found and path.read_bytes() == whole
     path.unlink()
-    assert findings_of(EvaluatedRun(copy.folder)) == found and path.read_bytes() == whole
+    assert findings_of(EvaluatedRun(copy.run)) == found and path.read_bytes() == whole

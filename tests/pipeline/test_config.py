@@ -208,3 +208,17 @@ def test_the_capstone_has_the_published_second_stage() -> None:
         20,
         "unit",
     )
+
+
+def test_headers_take_their_secrets_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SHOP_TOKEN", "s3cret")
+    config = load_config(None, ["sources.headers={Authorization: Bearer $SHOP_TOKEN, A: b}"])
+    assert config.access.headers == {"Authorization": "Bearer s3cret", "A": "b"}
+    RunFolder(tmp_path).save_config(config)
+    assert "s3cret" not in (tmp_path / "config.yaml").read_text()
+    monkeypatch.delenv("SHOP_TOKEN")
+    expected = "sources.headers.Authorization: the environment has no variable SHOP_TOKEN; set it"
+    with pytest.raises(ConfigError, match=expected):
+        _ = load_config(tmp_path / "config.yaml").access

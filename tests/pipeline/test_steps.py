@@ -9,7 +9,8 @@ import numpy as np
 import pandas
 import pytest
 
-from catalog.artifacts import read_json, read_sealed, write_sealed
+from catalog.arrays import find_rows
+from catalog.artifacts import read_json, read_sealed, sha256_file, write_sealed
 from catalog.errors import ArtifactError
 from pipeline import steps
 from pipeline.cli import main
@@ -386,7 +387,7 @@ def test_corrections_reach_the_evaluation(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """A test label is corrected: the printed commands bring the run up to date without training
-    stage 1 again, and evaluate says what stands on the corrected label."""
+    stage 1 or extracting a feature again, and evaluate says what stands on the corrected label."""
     copy = tiny.copy(tmp_path / "run")
     items = pandas.read_parquet(copy.folder / "evaluation" / "items.parquet")
     wrong = items.query("unit == 'product' and two_stage_class != class_index").iloc[0]
@@ -400,10 +401,24 @@ def test_corrections_reach_the_evaluation(
     (commands,) = [
         line.partition(": ")[2] for line in said.splitlines() if line.startswith("to bring")
     ]
-    for command in commands.split(" && "):
+    assert "--rebuild" not in commands
+    assert main(["stage2", "--run", str(copy.folder)]) == 2
+    assert "labels were corrected since" in capsys.readouterr().err
+    originals, names = {v: tiny.run.view(v).features for v in copy.config.view_names}, set()
+    for command in ["shelfsort stage1 --run " + str(copy.folder), *commands.split(" && ")]:
         assert main(shlex.split(command)[1:]) == 0
+        names.add(command.split()[1])
+    assert names == {"stage1", "features", "stage2", "evaluate", "report"}
+    for view, before in originals.items():
+        now = copy.run.view(view).features
+        assert now.made_from["store"] == copy.run.store.fingerprint != before.made_from["store"]
+        assert (now.table.class_index == copy.run.store.images().class_index).all()
+        rows = find_rows(before.table.image_id, now.table.image_id, before.table.image_id.argsort())
+        assert (now.table.class_index != before.table.class_index[rows]).any()
+        assert (now.features(slice(None)) == before.features(slice(None))[rows]).all()
+        assert sha256_file(copy.run.view(view).checkpoint) == now.made_from["checkpoint"]
     found = read_json(copy.folder / "evaluation" / "metrics.json", "")["corrected_labels"]
-    old = read_json(tiny.folder / "evaluation" / "metrics.json", "")
+    metrics = read_json(tiny.folder / "evaluation" / "metrics.json", "")
     assert found["test_products"] == 1
-    assert found["previous"] == old["product"]["natural"]["two_stage"]["top1"]
+    assert found["previous"] == metrics["product"]["natural"]["two_stage"]["top1"]
     assert "percentage points stand on corrected test labels" in capsys.readouterr().out

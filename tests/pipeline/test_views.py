@@ -186,7 +186,8 @@ def test_a_worker_scores_the_same(
 ) -> None:
     source = open_source([titled.data / "test.bson"], tmp_path, CatalogConfig(text="title"))
     client.run(hide, str(titled.folder))
-    for engine, out in ((reader, "here"), (Workers(client, place(titled), source.files), "there")):
+    runs_on = place(titled, reader.runtimes["stage1"])
+    for engine, out in ((reader, "here"), (Workers(client, runs_on, source.files), "there")):
         score_source(scorer(titled, engine), source, tmp_path / out, CONFIG)
     assert contents(tmp_path / "here") == contents(tmp_path / "there")
 

@@ -37,9 +37,12 @@ def train(
 ) -> None:
     """Trains into `folder`, without the summary at the end."""
     setup.build = build_with_group_norm if norm == "group" else build
-    with Interrupt() as interrupt:
-        prepared = setup.prepare_training(Store(store), config, folder, MADE_FROM, processes)
-        Trainer(*prepared, interrupt).run()
+    try:
+        with Interrupt() as interrupt:
+            prepared = setup.prepare_training(Store(store), config, folder, MADE_FROM, processes)
+            Trainer(*prepared, interrupt).run()
+    finally:
+        setup.build = build
 
 
 def main() -> None:

@@ -52,5 +52,5 @@ def test_peak_memory_does_not_grow_over_epochs_of_a_million_rows() -> None:
     assert result.returncode == 0, result.stderr
     epochs = [[int(number) for number in line.split()] for line in result.stdout.splitlines()]
     assert [images for images, _ in epochs] == [1_000_000] * 3
-    first, *later = [peak for _, peak in epochs]
-    assert max(later) < first * 1.02, epochs
+    first, second, third = [peak for _, peak in epochs]
+    assert second < first * 1.05 and third < second * 1.02, epochs

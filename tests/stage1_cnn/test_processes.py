@@ -104,9 +104,11 @@ def test_with_a_head_phase_and_frozen_batch_norm(
 def test_stopped_they_go_on_from_the_last_checkpoint(
     number: int, store_path: Path, config: Stage1Config, tmp_path: Path
 ) -> None:
+    """To the bit as two that nobody stopped."""
     config = config.model_copy(update={"save_minutes": 0, "epochs": 3})
-    train(store_path, tmp_path / "alone", config, "group")
-    folder = tmp_path / "two"
+    folder, whole = tmp_path / "stopped", tmp_path / "whole"
+    with together(store_path, whole, config, "group") as processes:
+        assert processes.wait(500) == 0
     with together(store_path, folder, config, "group") as processes:
         end = time.monotonic() + 500
         while not (folder / "last.pt").exists():  # which is after the first of some twenty steps
@@ -117,7 +119,12 @@ def test_stopped_they_go_on_from_the_last_checkpoint(
     assert not (folder / "metrics.jsonl").exists() or len(lines(folder)) < 3
     with together(store_path, folder, config, "group") as processes:
         assert processes.wait(500) == 0
-    assert_same_curve(folder, tmp_path / "alone")
+    one, other = (checkpoint.load(path / "last.pt")["network"] for path in (folder, whole))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert [line["val_loss"] for line in lines(folder)] == [
+        line["val_loss"] for line in lines(whole)
+    ]
 
 
 def stop(processes: subprocess.Popen, number: int) -> None:

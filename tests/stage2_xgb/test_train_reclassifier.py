@@ -1,5 +1,7 @@
 """One reclassifier: which rows it learns from, at which weight, and where it starts."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -97,6 +99,12 @@ def picked(items: Items, **changes: object) -> np.ndarray:
     """Numbers of the items that a set of both classes learns from."""
     config = CONFIG.model_copy(update={"base_margin": False, **changes})
     return RowPicker(items, np.full(2, 0.5), config).rows(np.arange(2)).inputs[:, 0].astype(int)
+
+
+def test_a_booster_keeps_to_one_thread(fitted: Fitted) -> None:
+    _, rows = pick(fitted)
+    settings = json.loads(fit_booster(rows, CONFIG).save_config())["learner"]["generic_param"]
+    assert settings["nthread"] == "1" and settings["seed"] == str(CONFIG.seed)
 
 
 def test_a_large_category_is_sampled_from_all_it_has() -> None:

@@ -1,4 +1,5 @@
-// The embedded data: values (JSON) and columns (typed arrays), as packed by pipeline/report/columns.py, and what follows from them.
+// The embedded data: values (JSON) and columns (typed arrays), as packed by
+// pipeline/report/columns.py, and what follows from them.
 
 const D = {};
 
@@ -16,7 +17,8 @@ async function unpack(id) {
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
   const kinds = {Uint8Array, Uint16Array, Uint32Array, Int32Array, Float32Array, Float64Array};
   const columns = {};
-  for (const [name, c] of Object.entries(header.columns)) columns[name] = new kinds[c.kind](buffer, 4 + length + c.offset, c.length);
+  for (const [name, c] of Object.entries(header.columns))
+    columns[name] = new kinds[c.kind](buffer, 4 + length + c.offset, c.length);
   $(id).remove();
   return {values: header.values, columns};
 }
@@ -50,7 +52,11 @@ function prepare(names) {
 
 // Level-3 names repeat, even within a family: how often each stands alone, and with its family.
 function countNames(names) {
-  const count = (keys) => { const found = new Map(); for (const key of keys) found.set(key, (found.get(key) || 0) + 1); return keys.map((key) => found.get(key)); };
+  const count = (keys) => {
+    const found = new Map();
+    for (const key of keys) found.set(key, (found.get(key) || 0) + 1);
+    return keys.map((key) => found.get(key));
+  };
   D.sameFamily = count(names.level2);
   D.sameName = count(names.level3);
   D.sameInFamily = count(names.level3.map((name, c) => D.level2[c] + " " + name));
@@ -59,7 +65,9 @@ function countNames(names) {
 // Lost products: evaluated ones of the category that were sorted elsewhere.
 function countPairs() {
   const {"pair.true": t, "pair.predicted": p} = D.columns;
-  D.lost = Object.fromEntries(SYSTEMS.map((s) => [s, D.columns[`node.${s}_lost`].subarray(D.nodeOffset[3])]));
+  D.lost = Object.fromEntries(
+    SYSTEMS.map((s) => [s, D.columns[`node.${s}_lost`].subarray(D.nodeOffset[3])]),
+  );
   D.pairsOfTrue = Array.from({length: D.classes}, () => []);
   D.pairsOfPredicted = Array.from({length: D.classes}, () => []);
   for (let i = 0; i < t.length; i++) {
@@ -71,35 +79,64 @@ function countPairs() {
 
 // Stage 2 starts from the adjusted answers, so that its effect is counted from them.
 const SYSTEMS = ["stage1", "shifted", "two_stage"];
-const SYSTEM_NAMES = {stage1: "Stage 1 alone", shifted: "Stage 1, adjusted", two_stage: "Both stages"};
+const SYSTEM_NAMES = {
+  stage1: "Stage 1 alone",
+  shifted: "Stage 1, adjusted",
+  two_stage: "Both stages",
+};
 
 const nameOf = (c) => D.values.names.level3[c];
 const idOf = (c) => String(D.values.names.id[c]);
-const pathOf = (c) => [D.values.names.level1[D.columns["category.level1"][c]], D.values.names.level2[D.columns["category.level2"][c]]].filter(Boolean).join(" › ");
-const familyOf = (c) => (D.sameFamily[D.level2[c]] > 1 ? pathOf(c) : D.values.names.level2[D.level2[c]]);
+const pathOf = (c) =>
+  [
+    D.values.names.level1[D.columns["category.level1"][c]],
+    D.values.names.level2[D.columns["category.level2"][c]],
+  ]
+    .filter(Boolean)
+    .join(" › ");
+const familyOf = (c) =>
+  D.sameFamily[D.level2[c]] > 1 ? pathOf(c) : D.values.names.level2[D.level2[c]];
 const nodeOf = (name, level, k) => D.columns["node." + name][D.nodeOffset[level] + k];
-// The accuracy of a node is worked out of its counts, so that it is rounded once, where it is printed.
-const nodeAccuracy = (system, level, k) => (nodeOf("support", level, k) - nodeOf(system + "_lost", level, k)) / nodeOf("support", level, k);
-const nodeInterval = (system, level, k) => ({value: nodeAccuracy(system, level, k), low: nodeOf(system + "_low", level, k), high: nodeOf(system + "_high", level, k)});
+// The accuracy of a node is worked out of its counts, so that it is rounded once, where it is
+// printed.
+const nodeAccuracy = (system, level, k) =>
+  (nodeOf("support", level, k) - nodeOf(system + "_lost", level, k)) / nodeOf("support", level, k);
+const nodeInterval = (system, level, k) => ({
+  value: nodeAccuracy(system, level, k),
+  low: nodeOf(system + "_low", level, k),
+  high: nodeOf(system + "_high", level, k),
+});
 // The name; with its family and its id where it needs them to be told from others.
-const named = (c, withFamily) => { const more = [withFamily ? familyOf(c) : "", D.sameInFamily[c] > 1 ? idOf(c) : ""].filter(Boolean); return nameOf(c) + (more.length ? ` (${more.join(", ")})` : ""); };
+const named = (c, withFamily) => {
+  const more = [withFamily ? familyOf(c) : "", D.sameInFamily[c] > 1 ? idOf(c) : ""].filter(
+    Boolean,
+  );
+  return nameOf(c) + (more.length ? ` (${more.join(", ")})` : "");
+};
 const titleOf = (c) => named(c, D.sameName[c] > 1);
 // Beside category c one of another family carries its family's name.
 const nameIn = (other, c) => named(other, D.level2[other] !== D.level2[c]);
 const scoreOf = (stage, measure, unit = D.unit) => D.columns[`${unit}.${stage}.${measure}`];
 const shareOf = (column, i) => (column[i] === 65535 ? NaN : column[i] / 1000);
-const verdict = (truth, answer) => (truth === answer ? "right" : D.level2[truth] === D.level2[answer] ? "near" : "wrong");
+const verdict = (truth, answer) =>
+  truth === answer ? "right" : D.level2[truth] === D.level2[answer] ? "near" : "wrong";
 const verdictSign = {right: "✓", near: "≈", wrong: "✗"};
 const verdictText = {right: "right", near: "wrong, same family", wrong: "wrong"};
 
 function categoryLink(c) {
-  return el("span", {class: "name"}, el("a", {href: "#category/" + idOf(c)}, nameOf(c)), el("small", {}, pathOf(c) + (D.sameInFamily[c] > 1 ? " · " + idOf(c) : "")));
+  return el(
+    "span",
+    {class: "name"},
+    el("a", {href: "#category/" + idOf(c)}, nameOf(c)),
+    el("small", {}, pathOf(c) + (D.sameInFamily[c] > 1 ? " · " + idOf(c) : "")),
+  );
 }
 
 // Classes that hold every word of the query in their names or id.
 function findClasses(query, most = Infinity) {
   const words = query.toLowerCase().split(/\s+/).filter(Boolean);
   const found = [];
-  for (let c = 0; c < D.classes && found.length < most; c++) if (words.every((w) => D.search[c].includes(w))) found.push(c);
+  for (let c = 0; c < D.classes && found.length < most; c++)
+    if (words.every((w) => D.search[c].includes(w))) found.push(c);
   return found;
 }

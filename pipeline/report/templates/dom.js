@@ -1,4 +1,5 @@
-// Small building blocks: elements, number formats, downloads. Names from a dump only ever pass through textContent.
+// Small building blocks: elements, number formats, downloads. Names from a dump only ever pass
+// through textContent.
 
 const $ = (id) => document.getElementById(id);
 
@@ -17,41 +18,80 @@ function el(tag, properties, ...children) {
 const missing = (x) => x === null || x === undefined || Number.isNaN(x);
 const percent = (x, digits = 1) => (missing(x) ? "–" : (100 * x).toFixed(digits) + "%");
 const whole = (x) => (missing(x) ? "–" : x.toLocaleString("en"));
-const signed = (x, text) => (missing(x) ? "–" : (x > 0 ? "+" : x < 0 ? "−" : "±") + text(Math.abs(x)));
+const signed = (x, text) =>
+  missing(x) ? "–" : (x > 0 ? "+" : x < 0 ? "−" : "±") + text(Math.abs(x));
 const points = (x) => signed(x, (v) => (100 * v).toFixed(1));
 const decimal = (x, digits = 2) => (missing(x) ? "–" : x.toFixed(digits));
 const ends = (m) => `${percent(m.low)} – ${percent(m.high)}`;
 const interval = (m) => (m && !missing(m.value) ? `${percent(m.value)} [${ends(m)}]` : "–");
-const pointsInterval = (m) => (m && !missing(m.value) ? `${points(m.value)} [${points(m.low)} to ${points(m.high)}]` : "–");
-const plural = (n, word) => `${whole(n)} ${n === 1 ? word : word.endsWith("y") ? word.slice(0, -1) + "ies" : word + "s"}`;
-const changed = (x, text) => el("span", {class: x > 0 ? "up" : x < 0 ? "down" : ""}, signed(x, text));
+const pointsInterval = (m) =>
+  m && !missing(m.value) ? `${points(m.value)} [${points(m.low)} to ${points(m.high)}]` : "–";
+const plural = (n, word) =>
+  `${whole(n)} ${n === 1 ? word : word.endsWith("y") ? word.slice(0, -1) + "ies" : word + "s"}`;
+const changed = (x, text) =>
+  el("span", {class: x > 0 ? "up" : x < 0 ? "down" : ""}, signed(x, text));
 
 function card(title, note, ...children) {
-  return el("div", {class: "card"}, title ? el("h2", {}, title) : null, note ? el("p", {class: "note"}, note) : null, ...children);
+  return el(
+    "div",
+    {class: "card"},
+    title ? el("h2", {}, title) : null,
+    note ? el("p", {class: "note"}, note) : null,
+    ...children,
+  );
 }
 
 const empty = (text) => el("p", {class: "empty"}, text);
 
 function statistics(rows) {
-  return el("dl", {class: "stats"}, rows.map(([name, value, extra]) =>
-    el("div", {}, el("dt", {}, name), el("dd", {}, value, extra ? el("small", {}, " " + extra) : null))));
+  return el(
+    "dl",
+    {class: "stats"},
+    rows.map(([name, value, extra]) =>
+      el(
+        "div",
+        {},
+        el("dt", {}, name),
+        el("dd", {}, value, extra ? el("small", {}, " " + extra) : null),
+      ),
+    ),
+  );
 }
 
 // A row of buttons of which one is pressed.
 function toggle(label, options, chosen, onchange) {
   const box = el("div", {class: "switch", role: "group", "aria-label": label});
-  const paint = () => { for (const b of box.children) b.setAttribute("aria-pressed", b.dataset.value === chosen); };
-  box.append(...options.map(([value, text]) => {
-    const button = el("button", {type: "button", onclick: () => { chosen = value; paint(); onchange(value); }}, text);
-    button.dataset.value = value;
-    return button;
-  }));
+  const paint = () => {
+    for (const b of box.children) b.setAttribute("aria-pressed", b.dataset.value === chosen);
+  };
+  box.append(
+    ...options.map(([value, text]) => {
+      const button = el(
+        "button",
+        {
+          type: "button",
+          onclick: () => {
+            chosen = value;
+            paint();
+            onchange(value);
+          },
+        },
+        text,
+      );
+      button.dataset.value = value;
+      return button;
+    }),
+  );
   paint();
   return box;
 }
 
 function chooser(label, options, chosen, onchange) {
-  const select = el("select", {onchange: () => onchange(select.value)}, options.map(([value, text]) => el("option", {value}, text)));
+  const select = el(
+    "select",
+    {onchange: () => onchange(select.value)},
+    options.map(([value, text]) => el("option", {value}, text)),
+  );
   select.value = chosen;
   return el("label", {class: "field"}, label, select);
 }
@@ -86,7 +126,14 @@ const tip = {
     box.style.left = Math.max(6, Math.min(x + 14, innerWidth - width - 6)) + "px";
     box.style.top = (y + 18 + height > innerHeight ? Math.max(6, y - height - 12) : y + 18) + "px";
   },
-  hide() { $("tip").hidden = true; },
+  hide() {
+    $("tip").hidden = true;
+  },
 };
 
-const pairsOf = (rows) => el("div", {class: "pairs"}, rows.map(([name, value]) => [el("span", {}, name), el("span", {}, value)]).flat());
+const pairsOf = (rows) =>
+  el(
+    "div",
+    {class: "pairs"},
+    rows.map(([name, value]) => [el("span", {}, name), el("span", {}, value)]).flat(),
+  );

@@ -9,7 +9,13 @@ function thumbnailsOf(product) {
   photos.bytes ||= bytesOf("photos");
   const {starts, offsets} = D.photos;
   return Array.from({length: starts[k + 1] - starts[k]}, (_, n) => starts[k] + n).map((n) => {
-    if (!photos.addresses.has(n)) photos.addresses.set(n, URL.createObjectURL(new Blob([photos.bytes.subarray(offsets[n], offsets[n + 1])], {type: "image/webp"})));
+    if (!photos.addresses.has(n))
+      photos.addresses.set(
+        n,
+        URL.createObjectURL(
+          new Blob([photos.bytes.subarray(offsets[n], offsets[n + 1])], {type: "image/webp"}),
+        ),
+      );
     return photos.addresses.get(n);
   });
 }
@@ -17,20 +23,64 @@ function thumbnailsOf(product) {
 function strip(product, name) {
   const found = thumbnailsOf(product);
   const why = D.values.has_store ? "photo not in this file" : "no photos in this run";
-  return el("div", {class: "strip"}, found.length ? found.map((src, n) => el("button", {type: "button", class: "thumb", title: n ? "Another photo of the same product" : "Enlarge", "aria-label": `Enlarge photo ${n + 1} of ${name}`, onclick: () => openViewer(found, n, name)}, el("img", {src, alt: ""}))) : el("span", {class: "none"}, why));
+  return el(
+    "div",
+    {class: "strip"},
+    found.length
+      ? found.map((src, n) =>
+          el(
+            "button",
+            {
+              type: "button",
+              class: "thumb",
+              title: n ? "Another photo of the same product" : "Enlarge",
+              "aria-label": `Enlarge photo ${n + 1} of ${name}`,
+              onclick: () => openViewer(found, n, name),
+            },
+            el("img", {src, alt: ""}),
+          ),
+        )
+      : el("span", {class: "none"}, why),
+  );
 }
 
 function chip(truth, answer, confidence) {
   const kind = verdict(truth, answer);
-  return el("span", {class: "chip " + kind, title: verdictText[kind]}, `${verdictSign[kind]} ${nameIn(answer, truth)}` + (missing(confidence) ? "" : ` · ${percent(confidence, 0)}`));
+  return el(
+    "span",
+    {class: "chip " + kind, title: verdictText[kind]},
+    `${verdictSign[kind]} ${nameIn(answer, truth)}` +
+      (missing(confidence) ? "" : ` · ${percent(confidence)}`),
+  );
 }
 
-// A product with its photos, its label, the answers, and the buttons of the review. `suggested`: the class to correct the label to, or -1.
+// A product with its photos, its label, the answers, and the buttons of the review. `suggested`:
+// the class to correct the label to, or -1.
 function photoCard(product, truth, answers, suggested, note = null) {
-  const card = el("article", {class: "photo"}, strip(product, `product ${product}, ${titleOf(truth)}`),
-    el("dl", {}, el("dt", {}, "Product"), el("dd", {}, String(product)), el("dt", {}, "Label"), el("dd", {}, el("a", {href: "#category/" + idOf(truth), title: pathOf(truth)}, titleOf(truth))),
-      answers.map(([name, answer, confidence]) => [el("dt", {}, name), el("dd", {}, chip(truth, answer, confidence))]).flat()),
-    note ? el("span", {class: "note"}, note) : null);
+  const card = el(
+    "article",
+    {class: "photo"},
+    strip(product, `product ${product}, ${titleOf(truth)}`),
+    el(
+      "dl",
+      {},
+      el("dt", {}, "Product"),
+      el("dd", {}, String(product)),
+      el("dt", {}, "Label"),
+      el(
+        "dd",
+        {},
+        el("a", {href: "#category/" + idOf(truth), title: pathOf(truth)}, titleOf(truth)),
+      ),
+      answers
+        .map(([name, answer, confidence]) => [
+          el("dt", {}, name),
+          el("dd", {}, chip(truth, answer, confidence)),
+        ])
+        .flat(),
+    ),
+    note ? el("span", {class: "note"}, note) : null,
+  );
   card.append(reviewButtons(card, product, truth, suggested));
   return card;
 }

@@ -16,7 +16,7 @@ import numpy as np
 import pandas
 import pytest
 
-from catalog.config import CatalogConfig, Fields, TableColumns
+from catalog.config import Caps, CatalogConfig, Fields, TableColumns
 from catalog.errors import ArtifactError, ShelfsortError
 from catalog.sources.source import open_source
 from catalog.splits import SPLITS
@@ -298,9 +298,58 @@ def test_a_store_without_columns_has_none(expected: Store) -> None:
 def test_a_source_without_a_usable_photo_is_an_error_and_makes_no_store(tmp_path: Path) -> None:
     dump = [{"_id": i, "category_id": 1, "imgs": [{"picture": "aGVsbG8="}]} for i in range(3)]
     for _ in range(2):
-        with pytest.raises(ShelfsortError, match="found none of 3: no_picture 3"):
+        with pytest.raises(ShelfsortError, match="found none in 3 products: no_picture 3"):
             ingest(tmp_path, write_bson(tmp_path / "a.bson", dump))
         assert not (tmp_path / "store.sqlite").exists()
+
+
+UNUSABLE = {
+    "no_picture": ({"picture": "aGVsbG8="}, "are catalog.fields the names of the fields"),
+    "not_an_image": ({"picture": b"/9j/4AAQ"}, r"\(first: the file is a JPEG in base64\)"),
+    "unreadable_file": ({"picture": "none.jpg"}, "relative to the dump"),
+}
+
+
+@pytest.mark.parametrize("reason", UNUSABLE)
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_a_later_source_without_a_usable_photo_leaves_the_store_as_it_is(
+    tmp_path: Path, reason: str, rebuild: bool
+) -> None:
+    ingest(tmp_path, write_bson(tmp_path / "good.bson", [document(i) for i in range(6)]))
+    before = (tmp_path / "store.sqlite").read_bytes()
+    photo, remedy = UNUSABLE[reason]
+    dump = [{"_id": 100 + i, "category_id": 1, "imgs": [photo]} for i in range(3)]
+    dump.append(document(200, 77) if not rebuild else document(200, 1, [b""]))
+    kind = "path" if reason == "unreadable_file" else "bytes"
+    config = CatalogConfig(fields=Fields(picture_is=kind))  # type: ignore[arg-type]
+    with pytest.raises(ShelfsortError, match=rf"bad\.bson: .* 4 products: {reason} 3.*{remedy}"):
+        ingest(tmp_path, write_bson(tmp_path / "bad.bson", dump), config, rebuild=rebuild)
+    assert (tmp_path / "store.sqlite").read_bytes() == before
+    assert not (tmp_path / "store.sqlite-journal").exists()
+
+
+def test_a_source_of_products_that_the_store_has_is_nothing_new(tmp_path: Path) -> None:
+    good = [document(i) for i in range(6)]
+    ingest(tmp_path, write_bson(tmp_path / "a.bson", good))
+    before = stored(tmp_path).fingerprint
+    broken = document(9, 1, [b"broken"])
+    summary = ingest(tmp_path, write_bson(tmp_path / "b.bson", good[2:4]))
+    assert (summary.copied, summary.products, stored(tmp_path).fingerprint) == (0, 6, before)
+    summary = ingest(tmp_path, write_bson(tmp_path / "c.bson", [*good, broken]))
+    assert (summary.copied, summary.rejects) == (1, {"not_an_image": 1})
+    changed = [document(i, 1, [jpeg(50 + i)]) for i in range(6)]
+    with pytest.raises(ShelfsortError, match=r"in 6 products: conflicting_product 6; .*--rebuild"):
+        ingest(tmp_path, write_bson(tmp_path / "d.bson", changed))
+
+
+def test_caps_that_leave_only_broken_photos_are_an_error(tmp_path: Path) -> None:
+    dump = [document(i, 1, [jpeg(i) if i == 5 else b"broken"]) for i in range(200)]
+    caps = Caps(train=1, reserve=1, val_a=1, val_b=1, test=1)
+    with pytest.raises(
+        ShelfsortError, match=r"catalog\.caps leave can be used: not_an_image .* caps"
+    ):
+        ingest(tmp_path, write_bson(tmp_path / "a.bson", dump), CatalogConfig(caps=caps))
+    assert not (tmp_path / "store.sqlite").exists()
 
 
 def test_pictures_by_path(tmp_path: Path) -> None:

@@ -158,6 +158,22 @@ def test_one_name_twice_is_refused(
     assert "two configurations have the same file name" in capsys.readouterr().err
 
 
+def test_what_a_network_lacks_is_said_before_the_first_training(
+    small_dump: SmallDump, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    dump = ["--dump", str(small_dump.path), "--categories", str(small_dump.categories)]
+    assert main(["ingest", "--run", str(run.folder), *dump, "--set", "jobs=1"]) == 0
+    shared = {"backbone": "vanilla", "width": 0.02, "image_size": 32, "epochs": 1}
+    networks = {
+        "whole": Stage1Config(weights="none", **shared),
+        "lacking": Stage1Config(weights=str(tmp_path / "weights.pt"), **shared),
+    }
+    with pytest.raises(ConfigError, match=r"^compare: lacking: .*weights\.pt"):
+        compare_networks(run, networks, 1)
+    assert not (run.folder / "compare").exists()
+
+
 def test_classification_report_by_hand(compared: tuple[Path, list[str]]) -> None:
     taxonomy = RunFolder(compared[0]).store.taxonomy
     table = classification_report(np.array([[0, 0, 3], [0, 1, 1], [1, 1, 2], [1, 2, 2]]), taxonomy)

@@ -20,6 +20,7 @@ from selenium.webdriver.common.keys import Keys
 from pipeline.cli import main
 from pipeline.report import page as report
 from pipeline.report.page import write_report
+from pipeline.run_folder import RunFolder
 from tests.pipeline.evaluation_maker import NASTY, make_large_run
 from tests.pipeline.report.browser import (
     SCREENSHOTS,
@@ -58,7 +59,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_large_run(folder / "large", pictured=5000),
         make_large_run(folder / "other", products=20_000, seed=3),
     ]
-    write_report(runs, runs[0] / "report")
+    write_report([RunFolder(run) for run in runs], runs[0] / "report")
     return runs[0]
 
 

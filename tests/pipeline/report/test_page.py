@@ -36,6 +36,7 @@ from pipeline.report.figures import FIGURES, plot
 from pipeline.report.findings import by_training_images, changes, distances
 from pipeline.report.gallery import make_gallery
 from pipeline.report.page import LIMIT, percent, points, write_report
+from pipeline.run_folder import RunFolder
 from pipeline.scoring.coverage import Cost, costs_of, curve
 from tests.pipeline.evaluation_maker import NASTY, make_small_run
 
@@ -47,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(run: Path) -> str:
-    return write_report([run], run / "report").read_text(encoding="utf-8")
+    return write_report([RunFolder(run)], run / "report").read_text(encoding="utf-8")
 
 
 def unpack(block: str) -> tuple[dict, dict[str, np.ndarray]]:
@@ -212,7 +213,10 @@ def test_the_threshold_is_the_terminals(run: Path, tmp_path: Path):
     save(copy / "stage2", held)
     for expected in ([asdict(cost) for cost in costs_of(held)], None):
         values, _ = unpack(
-            block(write_report([copy], tmp_path / "out").read_text(encoding="utf-8"), "data")
+            block(
+                write_report([RunFolder(copy)], tmp_path / "out").read_text(encoding="utf-8"),
+                "data",
+            )
         )
         assert values["findings"]["coverage_val_b"] == expected
         write_npz(
@@ -257,9 +261,9 @@ def test_photos_belong_to_the_run(run: Path, page: str):
     assert index["starts"][-1] == len(index["offsets"]) - 1 and index["offsets"][-1] == len(photos)
     assert all(photos[start : start + 4] == b"RIFF" for start in index["offsets"][:-1])
     known = set(
-        pandas.read_sql("SELECT product_id FROM products", EvaluatedRun(run).store.connection)[
-            "product_id"
-        ]
+        pandas.read_sql(
+            "SELECT product_id FROM products", EvaluatedRun(RunFolder(run)).store.connection
+        )["product_id"]
     )
     assert set(index["product"].astype(int)) <= known
 
@@ -269,7 +273,9 @@ def test_a_run_without_extras(run: Path, tmp_path: Path):
     bare.mkdir()
     shutil.copytree(run / "evaluation", bare / "evaluation")
     shutil.copy(run / "taxonomy.json", bare)
-    page = write_report([bare, run], tmp_path / "out").read_text(encoding="utf-8")
+    page = write_report([RunFolder(bare), RunFolder(run)], tmp_path / "out").read_text(
+        encoding="utf-8"
+    )
     values, columns = unpack(block(page, "data"))
     assert (
         not values["has_stage2"]
@@ -301,7 +307,12 @@ def test_runs_are_compared_like_with_like(run: Path, tmp_path: Path):
     items.loc[items.index % 4 == 1, "item_id"] += 1_000_000_000_000
     items.to_parquet(copy / "evaluation" / "items.parquet")
     values, columns = unpack(
-        block(write_report([run, copy], tmp_path / "out").read_text(encoding="utf-8"), "data")
+        block(
+            write_report([RunFolder(run), RunFolder(copy)], tmp_path / "out").read_text(
+                encoding="utf-8"
+            ),
+            "data",
+        )
     )
     first, second = values["runs"]
     assert values["unit"] == "product" and values["compared"] == "image"
@@ -319,7 +330,7 @@ def test_an_evaluation_of_another_stage_2_is_refused(run: Path, tmp_path: Path):
     with pytest.raises(
         ArtifactError, match=r"metrics\.json: made from something else: stage2 .*step evaluate"
     ):
-        write_report([copy], tmp_path / "out")
+        write_report([RunFolder(copy)], tmp_path / "out")
 
 
 def test_an_evaluation_of_another_store_is_refused(run: Path, tmp_path: Path):
@@ -330,9 +341,9 @@ def test_an_evaluation_of_another_store_is_refused(run: Path, tmp_path: Path):
         connection.execute("UPDATE meta SET value = '0123456789abcdef' WHERE key = 'content'")
     expected = r"made from something else: views\.stage1\.store was '.*', is now '0123456789ab' .*step evaluate"
     with pytest.raises(ArtifactError, match=expected):
-        write_report([copy], tmp_path / "out")
+        write_report([RunFolder(copy)], tmp_path / "out")
     with pytest.raises(ArtifactError, match=expected):
-        write_report([run, copy], tmp_path / "out")
+        write_report([RunFolder(run), RunFolder(copy)], tmp_path / "out")
 
 
 def test_a_missing_column_is_named(run: Path, tmp_path: Path):
@@ -344,23 +355,23 @@ def test_a_missing_column_is_named(run: Path, tmp_path: Path):
         ArtifactError,
         match=r"items\.parquet: column two_stage_true_confidence is missing.*step evaluate",
     ):
-        write_report([broken], tmp_path / "out")
+        write_report([RunFolder(broken)], tmp_path / "out")
     with pytest.raises(ArtifactError, match=r"metrics\.json: no such file"):
-        write_report([tmp_path], tmp_path / "out")
+        write_report([RunFolder(tmp_path)], tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures(run: Path, page: str, name: str, tmp_path: Path):
-    text = plot(name, run, tmp_path / f"{name}.svg").read_text(encoding="utf-8")
+    text = plot(name, RunFolder(run), tmp_path / f"{name}.svg").read_text(encoding="utf-8")
     assert text.startswith("<?xml") and "<script" not in text and len(text) > 5000
     assert (run / "report" / "figures" / f"{name}.svg").exists()
 
 
 def test_unknown_figures_are_refused(run: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match="per-category"):
-        plot("pie", run, tmp_path / "pie.svg")
+        plot("pie", RunFolder(run), tmp_path / "pie.svg")
     with pytest.raises(ConfigError, match=r"\.svg, \.png or \.pdf"):
-        plot("coverage", run, tmp_path / "coverage.gif")
+        plot("coverage", RunFolder(run), tmp_path / "coverage.gif")
 
 
 def test_a_figure_is_about_the_evaluation_that_is_there(
@@ -436,7 +447,7 @@ def test_of_many_items_the_page_lists_the_telling_ones(
         "pipeline.report.page.ITEMS",
         int(classes.value_counts().clip(upper=3).sum()) + sure.nunique(),
     )
-    page = write_report([run], tmp_path).read_text(encoding="utf-8")
+    page = write_report([RunFolder(run)], tmp_path).read_text(encoding="utf-8")
     _, columns = unpack(block(page, "data"))
     listed = items.set_index("product_id").loc[columns["item.product"].astype(np.int64)]
     assert len(listed) < len(items) and (np.diff(columns["item.true"].astype(int)) >= 0).all()

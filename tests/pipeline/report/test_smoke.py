@@ -4,6 +4,7 @@ complained of, nothing leaves the file. test_browser.py tries everything else.""
 import pytest
 
 from pipeline.report.page import write_report
+from pipeline.run_folder import RunFolder
 from tests.pipeline.evaluation_maker import make_small_run
 from tests.pipeline.report.browser import Page, complaints_and_addresses, driver, webdriver
 
@@ -23,7 +24,7 @@ VIEWS = [
 @pytest.fixture(scope="module")
 def page(driver: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactory) -> Page:
     run = make_small_run(tmp_path_factory.mktemp("runs") / "small")
-    write_report([run], run / "report")
+    write_report([RunFolder(run)], run / "report")
     return Page(driver, run, 1280, False)
 
 

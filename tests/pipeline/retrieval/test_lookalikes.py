@@ -5,6 +5,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 import torch
@@ -13,9 +14,15 @@ from torch import nn
 
 from catalog.errors import ArtifactError, ShelfsortError
 from catalog.sources.source import open_source
+from features.neighbours import unit
 from pipeline.cli import main
 from pipeline.config import ScoreConfig
-from pipeline.retrieval.lookalikes import ListedImages, LookalikeTotals, find_lookalikes
+from pipeline.retrieval.lookalikes import (
+    ListedImages,
+    LookalikeTotals,
+    find_lookalikes,
+    list_scan,
+)
 from pipeline.retrieval.similar import LOOK_UPS
 from stage1_cnn.checkpoint import load
 from stage1_cnn.device import inference_compute
@@ -211,6 +218,25 @@ def test_a_folder_of_photos_against_a_list(
         len(product["imgs"]),
         "images/copy.png",
     )
+
+
+def test_a_very_long_list_is_scanned_and_a_copy_comes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("faiss", reason="needs the extra similar")
+    rng = np.random.default_rng(0)
+    vectors = unit(rng.normal(size=(4000, 96)) + 2)
+    monkeypatch.setattr("features.scan.LARGE", 1000)
+    scan = list_scan(vectors)
+    assert scan is not None
+    names = tuple(map(str, range(len(vectors))))
+    scanned, plain = (ListedImages(names, vectors, "", s) for s in (scan, None))
+    best, cosine = scanned.nearest(vectors[::40])
+    np.testing.assert_array_equal(best, np.arange(len(vectors))[::40])
+    np.testing.assert_allclose(cosine, 1, atol=1e-6)
+    others = unit(rng.normal(size=(200, 96)) + 2)
+    assert (scanned.nearest(others)[0] == plain.nearest(others)[0]).mean() >= 0.99
+    assert [len(found) for found in scanned.nearest(others[:0])] == [0, 0]
 
 
 @pytest.mark.parametrize(

@@ -105,20 +105,30 @@ def test_the_command(
     assert float(rows[0]["cosine"]) == pytest.approx(1, abs=1e-3)
 
 
-def test_a_stale_index_is_refused_until_it_is_rebuilt(
+def test_a_stale_index_is_rebuilt(
     copy: Tiny, finder: Finder, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     path, _, _ = photo_of(copy, 3, tmp_path)
     own = copy.copy(tmp_path / "run")
-    manifest = own.folder / "similar" / "manifest.json"
+    manifest, codes = (own.folder / "similar" / name for name in ("manifest.json", "codes.npy"))
+    whole = codes.read_bytes()
     checkpoint = copy.run.features.made_from["checkpoint"]
     manifest.write_text(manifest.read_text().replace(checkpoint, "0" * 64))
+    codes.write_bytes(b"of other features")
+    assert main(["similar", str(path), "--run", str(own.folder)]) == 0
+    assert codes.read_bytes() == whole and checkpoint in manifest.read_text()
+    capsys.readouterr()
+
+
+def test_a_damaged_index_is_refused_until_it_is_rebuilt(
+    copy: Tiny, finder: Finder, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path, _, _ = photo_of(copy, 3, tmp_path)
+    own = copy.copy(tmp_path / "run")
+    (own.folder / "similar" / "codes.npy").write_bytes(b"not these")
     command = ["similar", str(path), "--run", str(own.folder)]
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert (
-        "made from something else: features.checkpoint" in error
-        and f"--run {own.folder} --rebuild" in error
-    )
+    assert "codes.npy: its checksum" in error and f"--run {own.folder} --rebuild" in error
     assert main([*command, "--rebuild"]) == 0 and main(command) == 0
     assert np.load(own.folder / "similar" / "codes.npy").dtype == np.int8

@@ -254,7 +254,7 @@ def test_the_landmark_loss_lowers_the_landmark_error(tmp_path: Path) -> None:
     ]
     points, errors = torch.from_numpy(known.of(table.image_id)), {}
     for name, given in (("with", tmp_path / "landmarks.csv"), ("without", None)):
-        config = CONFIG.model_copy(update={"landmarks": given, "epochs": 6, "width": 0.25})
+        config = CONFIG.model_copy(update={"landmarks": given, "epochs": 10, "width": 0.25})
         train_stage1(store, config, tmp_path / name, {})
         predictor = Predictor.open(tmp_path / name / "last.pt", device="cpu", precision="fp32")
         maps, _ = predictor.attention_maps(predictor.transform(photos))
