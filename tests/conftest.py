@@ -145,8 +145,14 @@ def on_two_sides(store: Store) -> dict[str, int]:
     """
     queries = {
         "products": "SELECT product_id FROM images GROUP BY 1 HAVING count(DISTINCT split) > 1",
-        "pictures": "SELECT digest FROM images WHERE status = 'ok' GROUP BY 1 HAVING count(DISTINCT split) > 1",
-        "strays": "SELECT 1 FROM images JOIN products USING (product_id) WHERE images.split != products.split",
+        "pictures": (
+            "SELECT digest FROM images WHERE status = 'ok' GROUP "
+            "BY 1 HAVING count(DISTINCT split) > 1"
+        ),
+        "strays": (
+            "SELECT 1 FROM images JOIN products USING (product_id) "
+            "WHERE images.split != products.split"
+        ),
     }
     return {
         name: len(store.connection.execute(query).fetchall()) for name, query in queries.items()

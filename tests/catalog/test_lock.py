@@ -194,10 +194,12 @@ def test_a_file_system_without_locks(tmp_path: Path, error: int) -> None:
     said = [line for line in done.stdout.splitlines() if not line.startswith(warning)]
     mine = said.pop(1)
     assert mine.startswith("pid ") and said == [
-        f"run: {mine} ({tmp_path.resolve()}/run/lock.pid) is writing this run; wait for it, or stop it",
+        f"run: {mine} ({tmp_path.resolve()}/run/lock.pid) is "
+        "writing this run; wait for it, or stop it",
         "held",
         "held",
-        f"run: {mine} ({tmp_path.resolve()}/run/lock.pid) is writing this run; wait for it, or stop it",
+        f"run: {mine} ({tmp_path.resolve()}/run/lock.pid) is "
+        "writing this run; wait for it, or stop it",
         f"run: pid 1 on elsewhere ({tmp_path.resolve()}/run/lock.pid) is writing this run; "
         "wait for it, or stop it",
     ]

@@ -52,7 +52,7 @@ def scorer(tiny: Tiny, engine: Engine | TwoStageModel, **checksums: str) -> Scor
 
 
 def judges(tiny: Tiny) -> Judges:
-    """What decisions of the tiny run rest on; without held-out answers if a test changed stage 2."""
+    """What decisions of the tiny run rest on; no held-out answers if a test changed stage 2."""
     stage2 = tiny.run.stage2
     held = heldout.read(stage2) if heldout.is_current(stage2) else None
     return Judges(tiny.run.store.taxonomy, held)

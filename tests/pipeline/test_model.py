@@ -154,7 +154,7 @@ def test_the_product_id_changes_no_answer(
         >= 0.95
     )
     apart = answers[0]["confidence"] - np.array([a.confidences[0] for a in without])
-    # other batches round otherwise, and features of networks that hardly learnt are nearly constant,
+    # other batches round differently, and features of hardly trained networks are nearly constant,
     # so that discriminants weigh their last bits; 289 products of real photos: at most 5e-5 apart
     assert np.quantile(np.abs(apart), 0.9) < 1e-2
 

@@ -264,13 +264,19 @@ def test_a_shift_at_the_end_of_its_range_is_said(
     shifts = {unit: Shift(0.25, 0.7, ratio), absent: Shift(1.0, 1.0, ratio)}
     _warn_of_shifts(shifts, 12)
     (record,) = caplog.records
-    expected = f"class-mix shift of {unit}s: temperature 0.25 is at the end of its range, fitted on 12 images of val_a"
+    expected = (
+        f"class-mix shift of {unit}s: temperature 0.25 is at the "
+        "end of its range, fitted on 12 images of val_a"
+    )
     assert record.getMessage() == expected
 
 
 def test_nothing_held_out_is_an_error(tmp_path: Path) -> None:
     store = write(tmp_path / "features.h5", make_rows(per_split=(6, 0, 0, 2, 2)))
-    expected = r"features\.h5: expected images of reserve or val_a, .* found \d+ of train, 0 of reserve, 0 of val_a "
+    expected = (
+        r"features\.h5: expected images of reserve or val_a, .* "
+        r"found \d+ of train, 0 of reserve, 0 of val_a "
+    )
     with pytest.raises(ShelfsortError, match=f"{expected}.*; ingest .* the step features again"):
         fit(store, tmp_path / "stage2")
 

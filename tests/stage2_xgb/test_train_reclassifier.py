@@ -1,17 +1,20 @@
 """One reclassifier: which rows it learns from, at which weight, and where it starts."""
 
 import json
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from catalog.splits import SPLITS
-from features.store import FeatureStore
-from stage2_xgb.config import Stage2Config
 from stage2_xgb.items import Items, compact
 from stage2_xgb.train_reclassifier import RowPicker, TrainingRows, fit_booster
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, CONFIG, pooled
+
+if TYPE_CHECKING:
+    from features.store import FeatureStore
+    from stage2_xgb.config import Stage2Config
 
 MEMBERS = np.array([2, 3], dtype=np.int32)
 

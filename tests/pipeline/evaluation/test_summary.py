@@ -1,4 +1,5 @@
-"""The page of the test split: its figures against metrics.json, and worked out anew from the items."""
+"""The page of the test split: its figures against metrics.json, and computed again from the
+items."""
 
 import json
 import re
@@ -100,7 +101,10 @@ def test_the_figures_follow_from_the_items(tiny: Tiny, text: str, metrics: dict,
         f"  per {unit}: {better} categories significantly better with stage 2, {worse} worse\n"
         in text
     )
-    needed = f"one would have been called worse from {moved['needed']} of {moved['needed']} products broken"
+    needed = (
+        f"one would have been called worse from {moved['needed']} "
+        f"of {moved['needed']} products broken"
+    )
     assert (
         f"of {moved['moved']} categories that moved, {needed}; {moved['noticeable']} have so many\n"
         in text
@@ -112,7 +116,10 @@ def test_it_says_what_stage_2_is(tiny: Tiny, text: str, metrics: dict) -> None:
     assert metrics["stage2"] == {
         key: trained[key] for key in ("sets", "models", "default", "answers")
     }
-    first = f"stage 2: {trained['sets']} confusion sets, {trained['models']} reclassifiers, {trained['answers']['own']} used; "
+    first = (
+        f"stage 2: {trained['sets']} confusion sets, {trained['models']} "
+        f"reclassifiers, {trained['answers']['own']} used; "
+    )
     assert (
         trained["models"]
         and text.startswith(first)

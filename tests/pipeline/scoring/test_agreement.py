@@ -147,7 +147,8 @@ def test_other_arithmetic_is_said_with_its_agreement(
         assert main([*command, "--set", "features.precision=fp32"]) == 0
         assert "than what was evaluated (precision was 'bf16', is now 'fp32'): of " in caplog.text
         assert re.search(
-            r"of \d+ products of val_b \d+ \(.*%\) get the same category, their confidences within 0",
+            r"of \d+ products of val_b \d+ \(.*%\) get the same "
+            r"category, their confidences within 0",
             caplog.text,
         )
         caplog.clear()

@@ -137,7 +137,8 @@ def test_other_readers(tiny: Tiny, model: TwoStageModel, tmp_path: Path) -> None
     ours = predictions(tmp_path)
     parts = str(tmp_path / "part-*.parquet")
     duck = duckdb.sql(
-        f"SELECT product_id, top_category_id[1] AS best, category_id FROM '{parts}' ORDER BY product_id"
+        "SELECT product_id, top_category_id[1] AS best, "
+        f"category_id FROM '{parts}' ORDER BY product_id"
     ).df()
     frame = polars.read_parquet(parts)
     assert (duck["best"] == duck["category_id"]).all() and len(duck) == len(ours)
