@@ -48,6 +48,7 @@ MODULES = {
 """Each module and its own tests, which take seconds per mutant. Other modules' tests would hide
 what these don't notice."""
 _SPEED = "a matter of speed or memory alone"
+_NEVER_ZERO = "a mean of exactly zero is one of nothing changed, which nobody proves"
 _EMPTY = "a group or cell more, that nothing is in"
 SURVIVORS: dict[str, dict[str, str]] = {
     "catalog/intervals.py": {
@@ -65,6 +66,14 @@ SURVIVORS: dict[str, dict[str, str]] = {
     },
     "catalog/store/reader.py": {
         "uri=True -> uri=False": "Debian builds SQLite so that it reads URIs unasked",
+    },
+    "stage2_xgb/gate.py": {
+        "mean > 0 -> mean >= 0": _NEVER_ZERO,
+        "posterior_means(votes[deciders], classes) > 0"
+        " -> posterior_means(votes[deciders], classes) >= 0": _NEVER_ZERO,
+        "max(excess / spread, 0.0) if spread > 0 else 0.0"
+        " -> max(excess / spread, 0.0) if spread > 0 else 1.0": "with a single category the mean"
+        " is its own gain, whatever the variance",
     },
     "stage2_xgb/heldout.py": {
         "parts[0] -> parts[1]": "parts of images and of products have the same columns",

@@ -55,6 +55,38 @@ def test_shrinkage_by_hand() -> None:
     assert means(2, (0, 100, 60, 0), (1, 100, 0, 60)) == pytest.approx([shrunk, -shrunk])
 
 
+def test_shrinkage_towards_a_mean_by_hand() -> None:
+    """As above, with gains of .6 and 0: shrunk towards .3."""
+    noise = 0.6 / 100
+    between = (2 * 0.09 / noise - 1) * noise
+    shrunk = 0.3 * between / (between + noise)
+    found = means(2, (0, 100, 60, 0), (1, 100, 30, 30))
+    assert found == pytest.approx([0.3 + shrunk, 0.3 - shrunk])
+
+
+def test_one_product_each_by_hand() -> None:
+    """Gains of 1 and -1, each with a variance of 1, have a variance of 1 between them."""
+    assert means(2, (0, 1, 1, 0), (1, 1, 0, 1)) == pytest.approx([0.5, -0.5])
+
+
+@pytest.mark.parametrize("scale", [1, 1e-3])
+def test_unequal_weights_are_worth_fewer_products(scale: float) -> None:
+    """Half of 100 products weigh twice as much: worth 150^2 / 250 = 90. The scale is no matter."""
+    votes = Votes.of(held((0, 100, 60, 0), (1, 100, 0, 60)), EVEN)
+    weight = np.where(np.arange(len(votes.net)) % 2, 2, 1) * scale
+    votes = Votes(votes.predicted, votes.product_id, votes.net, weight)
+    noise = 0.6 / 90
+    between = (2 * 0.36 / noise - 1) * noise
+    shrunk = 0.6 * between / (between + noise)
+    assert posterior_means(votes, np.arange(2)) == pytest.approx([shrunk, -shrunk])
+
+
+def test_nothing_gains_as_a_whole_where_nothing_changes() -> None:
+    for products in (0, 5):
+        votes = Votes.of(held((0, products, 0, 0)), EVEN)
+        assert not gains_as_a_whole(votes, np.arange(1), 0)
+
+
 def test_a_category_without_products_has_the_mean_of_the_others() -> None:
     found = means(3, (0, 40, 8, 2), (2, 40, 8, 2))
     assert found == pytest.approx([0.15] * 3)

@@ -1,10 +1,14 @@
 """Who answers on val_b, decided by other products; and which errors could be mended."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
+from features.store import FeatureStore
 from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL, STAGE1, Decision, HeldOut, decide
 from stage2_xgb.heldout import RAW, ValB, cross_fit, gated, mendable_share, own_answers
@@ -93,6 +97,16 @@ def test_val_b_is_what_each_answer_says_of_it(val_b: ValB, fitted: Fitted) -> No
         counted = np.full(len(items), True) if unit == "image" else items.n_images > 1
         np.testing.assert_array_equal(val_b.counted[rows], counted)
         assert unit == "image" or 0 < counted.sum() < len(counted)
+
+
+def test_copies_of_other_pictures_are_not_judged(fitted: Fitted, tmp_path: Path) -> None:
+    shutil.copy(fitted.store.path, tmp_path / "features.h5")
+    rows = fitted.store.of_split("val_b")
+    with h5py.File(tmp_path / "features.h5", "r+") as file:
+        file["fit"][rows.start : rows.start + 9] = False
+    store, others = FeatureStore(tmp_path / "features.h5"), read_judged(fitted.folder / FILE)
+    judged = ValB.of(fitted.open(), Views([store]), others, TARGET)
+    assert judged.of_unit("image").sum() == rows.stop - rows.start - 9
 
 
 def test_what_ships_is_decided_on_all_that_counts(val_b: ValB, fitted: Fitted) -> None:
