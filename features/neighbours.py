@@ -11,6 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
+from catalog.arrays import find_rows
+
 STRANGER = -1
 """Product id of a photo of none of the bank's products; those of a store are 0 or more."""
 NEAREST = 5
@@ -44,10 +46,7 @@ class Bank:
 
     def _holds(self, product_id: np.ndarray) -> np.ndarray:
         """Whether each product has a photo in the bank; few outside the catalogue do."""
-        if not len(self._products):
-            return np.zeros(len(product_id), dtype=bool)
-        rows = np.searchsorted(self._products, product_id).clip(max=len(self._products) - 1)
-        return self._products[rows] == product_id
+        return find_rows(self._products, product_id) >= 0
 
     def cosines(
         self, queries: np.ndarray, product_id: np.ndarray, candidates: np.ndarray

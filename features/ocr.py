@@ -29,11 +29,11 @@ class TextReader(Protocol):
         """The words in a photo uint8 [H, W, 3], line by line; empty if there are none."""
 
 
-def require_packages(user: str) -> None:
+def require_packages(what: str) -> None:
     """Raises ShelfsortError, naming the extra, if its package is not installed."""
     if importlib.util.find_spec("rapidocr") is None:
         raise ShelfsortError(
-            f"{user} needs the package rapidocr; install it with: pip install 'shelfsort[ocr]'"
+            f"{what} needs the package rapidocr; install it with: pip install 'shelfsort[ocr]'"
         )
 
 
@@ -47,8 +47,8 @@ class RapidReader:
     Raises ShelfsortError if the package is not installed; `what` says who needs it.
     """
 
-    def __init__(self, user: str) -> None:
-        require_packages(user)
+    def __init__(self, what: str) -> None:
+        require_packages(what)
         self.name = f"rapidocr-{version('rapidocr')}-{SIDE}"
         self._engine = _engine()
 

@@ -44,7 +44,7 @@ def train(
     if not rebuild and run.current(run.stage1_summary, made_from, "stage1", any_labels=any_labels):
         say(f"{name}: current ({run.checkpoint})")
         return
-    from pipeline.networks import prepare_training
+    from pipeline.networks import keep_training_memory
     from stage1_cnn.processes import SINGLE_PROCESS
     from stage1_cnn.training.setup import check_training
     from stage1_cnn.training.trainer import train_stage1
@@ -57,7 +57,7 @@ def train(
         if processes.is_main:
             _remove_training(run.stage1)
         processes.wait()
-    prepare_training(config, processes)
+    keep_training_memory(config, processes)
     summary = train_stage1(run.store, config, run.stage1, made_from, processes)
     say(f"{name}: {run.checkpoint} in {summary.seconds:.0f} s; {_best_epoch(summary)}")
 

@@ -23,7 +23,7 @@ Opinion = Callable[[ItemBlock, str], np.ndarray]
 class Views:
     """The feature files of one store, stage 1's first, read side by side.
 
-    Raises ArtifactError if a further file doesn't hold the same images.
+    Raises ArtifactError where a further file doesn't hold the same images.
     """
 
     def __init__(self, stores: Sequence[FeatureStore]) -> None:
@@ -37,7 +37,7 @@ class Views:
 
     def blocks(self, split: str, *, fit_only: bool) -> Iterator[ItemBlock]:
         """The images of a split, BLOCK rows or so at a time, never cutting a product; one empty
-        block if the split is empty."""
+        block where the split is empty."""
         for table, features in self.features(split, fit_only=fit_only):
             yield ItemBlock.images(table, features, self.head)
 
@@ -88,7 +88,7 @@ def fit_projection(
     store: FeatureStore, components: int | None, seed: int, sample: int = 10_000
 ) -> Projection:
     """Principal components of up to `sample` fitted images of train and reserve; the features
-    themselves if None."""
+    themselves where None."""
     width = store.width
     if components is None:
         return Projection(np.zeros(width, dtype=np.float32), np.eye(width, dtype=np.float32))

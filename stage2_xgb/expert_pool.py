@@ -84,7 +84,7 @@ class ExpertPool:
 
         `strangers` have no photo among the neighbours, whatever their product id: another shop's
         product may have the id of one of ours, and photos alone, as `predict` and the exported
-        reader have them, have none. So equal photos get equal answers, whoever asks.
+        reader have them, have none. So equal photos get equal answers however they are asked for.
         """
         weights, known = self.weights[unit], None if strangers else images.product_id
         if unit == "image":
@@ -112,10 +112,10 @@ class ExpertPool:
         sums = [np.zeros(images.log_probs.shape, dtype=np.float32) for _ in weights]
         asked: list[tuple[np.ndarray, np.ndarray]] = []
         for start in range(0, len(images), _ROWS):
-            block = images.rows(rows := slice(start, start + _ROWS))
-            prepared = self.prepare(block)
-            likely = np.zeros(block.log_probs.shape, dtype=np.float32)
-            for number, opinion in enumerate(self.linear_opinions(block, prepared)):
+            part = images.rows(rows := slice(start, start + _ROWS))
+            prepared = self.prepare(part)
+            likely = np.zeros(part.log_probs.shape, dtype=np.float32)
+            for number, opinion in enumerate(self.linear_opinions(part, prepared)):
                 likely += opinion
                 for total, weight in zip(sums, weights, strict=True):
                     total[rows] += np.float32(weight[number]) * opinion
@@ -126,9 +126,9 @@ class ExpertPool:
             z, candidates = map(np.concatenate, zip(*asked, strict=True))
             known = np.full(len(images), STRANGER) if known is None else known
             votes = self.neighbours.log_votes(z, known, candidates)
-            cells = np.arange(len(images))[:, None], candidates
+            place = np.arange(len(images))[:, None], candidates
             for total, weight in zip(sums, weights, strict=True):
-                total[cells] += np.float32(weight[len(self) - 1]) * votes
+                total[place] += np.float32(weight[len(self) - 1]) * votes
         return sums
 
 

@@ -24,11 +24,9 @@ from stage2_xgb.bundle import Bundle, model_name, save_booster, save_manifest, s
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.confusion import ConfusionSet, save_sets
 from stage2_xgb.final import FOLDER as FINAL
-from stage2_xgb.gate import HeldOut
 from stage2_xgb.heldout import ValB
 from stage2_xgb.inputs import ClassMixes, Clock, Stage2Inputs, prepare_stage2
-from stage2_xgb.out_of_fold import FILE as OUT_OF_FOLD
-from stage2_xgb.out_of_fold import answer_out_of_fold, save_out_of_fold
+from stage2_xgb.out_of_fold import FILE, judge, nothing_judged, save_judged
 from stage2_xgb.summary import Stage2Summary, summarise
 from stage2_xgb.train_reclassifier import RowPicker, fit_booster
 
@@ -57,12 +55,12 @@ def fit_stage2(
     picker = inputs.picker(config)
     boosters = _train_reclassifiers(inputs.sets, picker, folder, jobs)
     clock.lap("reclassify")
-    out_of_fold = HeldOut.empty()
+    images, judged = inputs.items["image"], nothing_judged()
     if config.gate:
-        out_of_fold = answer_out_of_fold(picker, inputs.items["image"], len(taxonomy), jobs)
-    save_out_of_fold(folder / OUT_OF_FOLD, out_of_fold)
+        judged = judge(picker, images, len(taxonomy), jobs)
+    save_judged(folder / FILE, judged)
     undecided = _save_undecided(folder, inputs, boosters, config.base_margin, made_from)
-    val_b = ValB.of(undecided, inputs.views, out_of_fold, inputs.targets["product"])
+    val_b = ValB.of(undecided, inputs.views, judged, inputs.targets["product"])
     decisions = val_b.decide(undecided, config)
     bundle = replace(undecided, answers={c: d.answer for c, d in decisions.items()})
     clock.lap("gate")
@@ -84,7 +82,7 @@ def _save_undecided(
 ) -> Bundle:
     """Writes shared.npz; returns the bundle before the gate, in which no reclassifier answers."""
     save_shared(folder, inputs.shifts, inputs.pool, inputs.projections)
-    shared = ("shared.npz", "sets.parquet", OUT_OF_FOLD)
+    shared = ("shared.npz", "sets.parquet", FILE)
     return Bundle(
         folder,
         inputs.shifts,

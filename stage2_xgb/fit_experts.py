@@ -166,15 +166,15 @@ def _terms(
     mix, parts = pools[-1].weights[unit].mix, []
     for fold, images in held.by_fold():
         opinions, class_index, count = _items(images, pools[fold], unit)
-        classes, true_column = keep_likeliest(np.sum(opinions, axis=0), class_index)
+        classes, place = keep_likeliest(np.sum(opinions, axis=0), class_index)
         values = np.take_along_axis(opinions, classes[None], axis=2)
         values = np.concatenate([values, mix[:, classes]]).swapaxes(0, 1)
-        parts.append((values, true_column, class_index, count))
+        parts.append((values, place, class_index, count))
     if not parts:
         none = np.zeros(0, dtype=np.int64)
         return Terms(np.zeros((0, len(pools[-1]) + len(mix), 1), np.float32), none, none), none
-    values, true_column, class_index, count = map(np.concatenate, zip(*parts, strict=True))
-    return Terms(values, true_column, importance(class_index, target)), count
+    values, place, class_index, count = map(np.concatenate, zip(*parts, strict=True))
+    return Terms(values, place, importance(class_index, target)), count
 
 
 def _items(
@@ -201,5 +201,5 @@ def _fit_weights(terms: Terms, count: np.ndarray, first: Weights) -> Weights:
     log_n = np.log(count).astype(np.float32)[:, None, None]
     both = replace(terms, values=np.concatenate([terms.values, log_n * terms.values], axis=1))
     start, low = np.r_[first.plain, first.growth], np.r_[low, np.full(size, -1.0)]
-    fitted = fit_weights(both, start, low, np.r_[high, np.full(size, 2.0)])
-    return replace(first, plain=fitted[:size], growth=fitted[size:])
+    found = fit_weights(both, start, low, np.r_[high, np.full(size, 2.0)])
+    return replace(first, plain=found[:size], growth=found[size:])

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from catalog.arrays import find_rows
 from stage2_xgb.crossfit import cross_judge
 from stage2_xgb.prior import importance
 
@@ -56,12 +57,6 @@ class HeldOut:
     def __getitem__(self, rows: np.ndarray) -> "HeldOut":
         right = {name: right[rows] for name, right in self.right.items()}
         return HeldOut(self.predicted[rows], self.class_index[rows], self.product_id[rows], right)
-
-    @classmethod
-    def empty(cls) -> "HeldOut":
-        """No item."""
-        none = np.zeros(0, dtype=np.int64)
-        return cls(none, none, none, {name: none.astype(bool) for name in (POOL, OWN)})
 
     @classmethod
     def concatenate(cls, parts: Sequence["HeldOut"]) -> "HeldOut":
@@ -130,7 +125,7 @@ def posterior_means(votes: Votes, classes: np.ndarray) -> np.ndarray:
     """Each category's expected net gain a product, float64 [C]: empirical Bayes with a normal prior
     over categories, whose mean and variance are estimated from all of them (DerSimonian and Laird
     1986)."""
-    row = np.argsort(classes)[np.searchsorted(np.sort(classes), votes.predicted)]
+    row = find_rows(classes, votes.predicted, np.argsort(classes))
     weight, change = votes.weight, votes.net != 0
     mass, square, total, moved = (
         np.bincount(row, x, len(classes))

@@ -16,7 +16,7 @@ from stage2_xgb.crossfit import cross_judge
 from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL, STAGE1, Decision, HeldOut, decide
 from stage2_xgb.items import ItemBlock
-from stage2_xgb.refine import answer_with_all
+from stage2_xgb.refine import each_answer
 
 UNITS = ("image", "product")
 RAW = "raw"
@@ -117,7 +117,7 @@ def _modelled(bundle: Bundle) -> np.ndarray:
 
 def _answers(bundle: Bundle, images: ItemBlock, number: int) -> dict[str, np.ndarray]:
     """Columns of ValB for some images, or for their products: of unit `number`."""
-    pooled, opinions = answer_with_all(bundle, images, UNITS[number])
+    pooled, opinions = each_answer(bundle, images, UNITS[number])
     columns = {name: getattr(pooled, name) for name in ("class_index", "product_id", "n_images")}
     columns |= {"unit": np.full(len(pooled), number)}
     columns |= {"predicted": opinions[POOL].argmax(axis=1)}

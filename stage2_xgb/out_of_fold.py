@@ -28,7 +28,7 @@ FILE = "judged.parquet"
 _PLAIN = ("predicted", "class_index", "product_id")
 
 
-def answer_out_of_fold(picker: RowPicker, images: Items, classes: int, jobs: int) -> HeldOut:
+def judge(picker: RowPicker, images: Items, classes: int, jobs: int) -> HeldOut:
     """The picker's items of reserve and val_a, and what the opinion before and reclassifiers have
     right of them, out of fold; sets are mined on `images`. `jobs` processes train."""
     items, seed = picker.items, picker.config.seed
@@ -39,14 +39,14 @@ def answer_out_of_fold(picker: RowPicker, images: Items, classes: int, jobs: int
     own = before.copy()
     tasks = list(_tasks(images, image_fold, classes, picker))
     results = Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")(
-        delayed(_answer_one)(picker, fold, heldout, *task) for task in tasks
+        delayed(_judge_one)(picker, fold, heldout, *task) for task in tasks
     )
     with progress(len(tasks), "gate", "model") as bar:
         for rows, right in results:
             own[rows] = right
             bar.update()
-    asked = items[heldout]
-    plain = asked.predicted, asked.class_index, asked.product_id
+    judged = items[heldout]
+    plain = judged.predicted, judged.class_index, judged.product_id
     return HeldOut(*plain, {POOL: before[heldout], OWN: own[heldout]})
 
 
@@ -57,28 +57,24 @@ def _tasks(
     for number in range(FOLDS):
         others = images[fold != number]
         if others.on("reserve", "val_a").any():
-            for confusion_set in find_confusion_sets(others, classes, picker.config.confusion):
-                yield number, confusion_set
+            for found in find_confusion_sets(others, classes, picker.config.confusion):
+                yield number, found
 
 
-def _answer_one(
-    picker: RowPicker,
-    fold: np.ndarray,
-    heldout: np.ndarray,
-    number: int,
-    confusion_set: ConfusionSet,
+def _judge_one(
+    picker: RowPicker, fold: np.ndarray, heldout: np.ndarray, number: int, found: ConfusionSet
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows that a reclassifier of one fold is asked about, and whether its answers are right;
     runs in a worker process."""
     pin_blas()
-    own = heldout & (fold == number) & (picker.items.predicted == confusion_set.class_index)
-    rows, nothing = np.flatnonzero(own), np.zeros(0, dtype=np.int64)
+    mine = heldout & (fold == number) & (picker.items.predicted == found.class_index)
+    rows, nothing = np.flatnonzero(mine), np.zeros(0, dtype=np.int64)
     booster = None
     if len(rows):
-        booster = fit_booster(picker.rows(confusion_set.members, fold != number), picker.config)
+        booster = fit_booster(picker.rows(found.members, fold != number), picker.config)
     if booster is None:
         return nothing, nothing.astype(bool)
-    model = Reclassifier(confusion_set.members, booster, picker.config.base_margin)
+    model = Reclassifier(found.members, booster, picker.config.base_margin)
     items = picker.items[rows]
     return rows, _answers(model, items) == items.class_index
 
@@ -94,16 +90,22 @@ def _answers(model: Reclassifier, items: Items) -> np.ndarray:
     return np.where(inside, model.members[within.argmax(axis=1)], others)
 
 
-def save_out_of_fold(path: Path, held: HeldOut) -> None:
-    """Writes what `answer_out_of_fold` gave."""
+def save_judged(path: Path, held: HeldOut) -> None:
+    """Writes what `judge` found."""
     columns = {name: getattr(held, name) for name in _PLAIN} | dict(held.right)
     with atomic_path(path) as temporary:
         pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
 
 
-def read_out_of_fold(path: Path) -> HeldOut:
-    """Inverse of save_out_of_fold."""
+def read_judged(path: Path) -> HeldOut:
+    """Inverse of save_judged."""
     table = pyarrow.parquet.read_table(path)
     columns = {name: table[name].to_numpy() for name in table.column_names}
     predicted, class_index, product_id = (columns.pop(name) for name in _PLAIN)
     return HeldOut(predicted, class_index, product_id, columns)
+
+
+def nothing_judged() -> HeldOut:
+    """No item."""
+    none = np.zeros(0, dtype=np.int64)
+    return HeldOut(none, none, none, {name: none.astype(bool) for name in (POOL, OWN)})

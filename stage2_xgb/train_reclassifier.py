@@ -62,7 +62,7 @@ def _row_order(items: Items, seed: int) -> np.ndarray:
 
 
 def fit_booster(rows: TrainingRows, config: Stage2Config) -> xgboost.Booster | None:
-    """Trains on one thread. None if fewer than two classes have rows."""
+    """Trains on one thread. None where fewer than two classes have rows."""
     if len(np.unique(rows.label)) < 2:
         return None
     parameters = config.booster.model_dump(exclude={"n_estimators"}) | {

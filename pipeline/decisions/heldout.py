@@ -23,8 +23,8 @@ from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL
 from stage2_xgb.heldout import ValB
 from stage2_xgb.items import ItemBlock
-from stage2_xgb.out_of_fold import FILE, read_out_of_fold
-from stage2_xgb.refine import answer_with_all
+from stage2_xgb.out_of_fold import FILE, read_judged
+from stage2_xgb.refine import each_answer
 
 SCHEMA = 1
 STEP = "stage2"
@@ -80,7 +80,7 @@ def held_out_answers(
 
     Whether a reclassifier answers for a product is what most decisions of other products say.
     """
-    val_b = ValB.of(bundle, views, read_out_of_fold(bundle.folder / FILE), fitted)
+    val_b = ValB.of(bundle, views, read_judged(bundle.folder / FILE), fitted)
     products = val_b.of_unit("product")
     own = dict(
         zip(
@@ -104,7 +104,7 @@ def _answered(
     fitted: np.ndarray,
     source: np.ndarray,
 ) -> HeldOutAnswers:
-    pooled, opinions = answer_with_all(bundle, images, "product")
+    pooled, opinions = each_answer(bundle, images, "product")
     by_own = np.array([own[product] for product in pooled.product_id.tolist()], dtype=bool)
     log_probs = np.where(by_own[:, None], opinions[OWN], opinions[POOL])
     answers, z = Answers.of(log_probs), projected(bundle, pooled)

@@ -56,8 +56,11 @@ def evaluate(
     Raises ShelfsortError if no test image can be read.
     """
     started, taxonomy, features = time.perf_counter(), store.taxonomy, stores[0]
-    frames, answers = _answer_test(bundle, Views(stores), store, rivals or {})
-    images, products = frames["image"], frames["product"]
+    frames, answers = _judged(bundle, Views(stores), store, rivals or {})
+    rows = features.of_split("train")
+    train = np.bincount(
+        features.table.class_index[rows][features.table.fit[rows]], minlength=len(taxonomy)
+    )
     metrics: dict[str, Any] = {
         "made_from": made_from,
         "computed_with": features.computed_with,
@@ -67,74 +70,63 @@ def evaluate(
     metrics |= {
         unit: measure(frame, len(taxonomy), config.min_support) for unit, frame in frames.items()
     }
-    if corrected := corrected_labels(products, taxonomy, labels_before):
+    if corrected := corrected_labels(frames["product"], taxonomy, labels_before):
         metrics["corrected_labels"] = corrected | {"previous": _previous(folder)}
-    metrics["without_photo"] = _without_photo(features, store, len(products))
+    metrics["without_photo"] = _without_photo(features, store, len(frames["product"]))
+    products = frames["product"]
     truth, weight, group = (
         products[name].to_numpy() for name in ("class_index", "weight", "group")
     )
     metrics["promises"] = realised(held, answers, truth, weight, group, taxonomy)
-    metrics["near_twins"] = near_twins(stores, images)
+    metrics["near_twins"] = near_twins(stores, frames["image"])
     metrics["rejects"] = store.reject_counts()
     metrics["evaluated"] = datetime.now(UTC).isoformat(timespec="seconds")
     metrics["seconds"] = round(time.perf_counter() - started, 3)
-    save_evaluation(folder, frames, taxonomy, _train_images(features, len(taxonomy)), metrics)
+    save_evaluation(folder, frames, taxonomy, train, metrics)
     return metrics
 
 
-def _train_images(features: FeatureStore, classes: int) -> np.ndarray:
-    """Fitted images of train per class, int64 [K]."""
-    table = features.table[features.of_split("train")]
-    return np.bincount(table.class_index[table.fit], minlength=classes)
-
-
-def _answer_test(
+def _judged(
     bundle: Bundle, views: Views, store: Store, rivals: Mapping[str, Rival]
 ) -> tuple[dict[str, pandas.DataFrame], Answers]:
-    """Unit -> one row per item of the test split, as items.parquet has them; and both stages'
+    """Unit -> a row for each item of the test split, as items.parquet has them; and both stages'
     answers for its products."""
     old, rows, table = published(bundle), views.first.of_split("test"), views.first.table
-    frames: dict[str, list[pandas.DataFrame]] = {unit: [] for unit in UNITS}
+    items: dict[str, list[pandas.DataFrame]] = {unit: [] for unit in UNITS}
     answers: list[Answers] = []
     with progress(rows.stop - rows.start, "evaluate", "img") as bar:
         for images in views.blocks("test", fit_only=False):
             for unit in UNITS:
                 result = refine(bundle, images, unit)
-                frames[unit].append(_item_rows(result, old, rivals, images, unit))
+                items[unit].append(_judge(result, old, rivals, images, unit))
             answers.append(Answers.of(result.two_stage))
             bar.update(len(images.product_id))
-    if not any(len(frame) for frame in frames["image"]):
+    if not any(len(frame) for frame in items["image"]):
         problem = "no readable image on the test split; the catalogue has too few products"
         raise ShelfsortError(f"{views.first.path}: {problem}")
-    product_id = table.product_id[rows]
-    groups = pandas.Series(store.groups_of(product_id, "test"), index=product_id)
+    linked, capped = store.linked("test"), store.settings["caps"]["test"] is not None
+    groups = pandas.Series(
+        store.groups_of(table.product_id[rows], "test"), index=table.product_id[rows]
+    )
     groups = groups[~groups.index.duplicated()]
-    items = {
-        unit: _weighted(pandas.concat(frames[unit], ignore_index=True), unit, store, groups)
-        for unit in UNITS
-    }
-    return items, Answers.concatenate(answers)
-
-
-def _weighted(
-    items: pandas.DataFrame, unit: str, store: Store, groups: pandas.Series
-) -> pandas.DataFrame:
-    """The items of a unit with the columns that their product has: its group (`groups`, by product
-    id), whether it is linked to another split, and its weight in the natural class mix."""
-    class_index = items["class_index"].to_numpy()
-    weight = np.ones(len(items))
-    if store.settings["caps"]["test"] is not None:
-        weight = importance(class_index, mix(store.natural_counts(unit)))
-    linked = np.isin(items["product_id"], store.linked("test"))
-    group = groups[items["product_id"]].to_numpy()
-    return items.assign(group=group, linked=linked, weight=weight)
+    frames = {}
+    for unit in UNITS:
+        frame = pandas.concat(items[unit], ignore_index=True)
+        frame["group"] = groups[frame["product_id"]].to_numpy()
+        frame["linked"] = np.isin(frame["product_id"], linked)
+        natural = mix(store.natural_counts(unit))
+        frame["weight"] = (
+            importance(frame["class_index"].to_numpy(), natural) if capped else np.ones(len(frame))
+        )
+        frames[unit] = frame
+    return frames, Answers.concatenate(answers)
 
 
 def corrected_labels(
     items: pandas.DataFrame, taxonomy: Taxonomy, labels_before: Mapping[int, int]
 ) -> dict[str, Any]:
-    """How much of the products' accuracy depends on corrected test labels: top-1 of both stages by
-    the current labels and by those before any correction. Empty without corrections.
+    """How much of the products' accuracy stands on corrected test labels: top-1 of both stages by
+    the labels that are there now and by those before any correction. Empty without corrections.
 
     `items`: products of the test split, as items.parquet has them.
     """
@@ -154,11 +146,11 @@ def corrected_labels(
 
 
 def _previous(folder: Path) -> dict[str, Any] | None:
-    """Top-1 of both stages per product in the evaluation that this one replaces; None if there is
-    no readable one."""
+    """Top-1 of both stages per product of the evaluation that this one replaces; None if there is
+    none to read."""
     try:
-        metrics = read_sealed(folder / "metrics.json", "evaluate")
-        return metrics["product"]["natural"]["two_stage"]["top1"]
+        found = read_sealed(folder / "metrics.json", "evaluate")
+        return found["product"]["natural"]["two_stage"]["top1"]
     except (ArtifactError, KeyError):
         return None
 
@@ -197,7 +189,7 @@ def _stage2(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _item_rows(
+def _judge(
     result: Refined,
     old: Bundle | None,
     rivals: Mapping[str, Rival],

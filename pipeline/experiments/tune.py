@@ -41,13 +41,13 @@ def tune_stage1(
 ) -> None:
     """Short trainings over learning rates, trainable blocks and validation shares, evaluated on
     val_a."""
-    from pipeline.networks import prepare_training
+    from pipeline.networks import keep_training_memory
     from stage1_cnn.training.tune import Search, steepest
 
     folder = run.folder / "tune" / "stage1"
     origin = training_origin(run, config.stage1)
     search = Search(run.store, config.stage1, folder, origin, epochs=epochs, photos=photos)
-    prepare_training(config.stage1)
+    keep_training_memory(config.stage1)
     range_rows = search.range_test()
     advised = steepest(range_rows)
     rows: list[dict[str, Any]] = [

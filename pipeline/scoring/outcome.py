@@ -1,5 +1,5 @@
-"""The result of a scoring, for the terminal and as summary.json: the same figures, shares in
-percent with one decimal, differences in points."""
+"""What a scoring came to, for the terminal and as summary.json: the same figures, shares in percent
+with one decimal, differences in points."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -93,26 +93,26 @@ class Outcome:
         """For summary.json."""
         counts = asdict(self.totals)
         counts |= {"broken": list(self.totals.broken), "levels": list(self.totals.levels)}
-        summary = {"schema": SCHEMA, "seconds": round(self.seconds, 1), "counts": counts}
-        summary["decisions"] = self.decided.figures
+        found = {"schema": SCHEMA, "seconds": round(self.seconds, 1), "counts": counts}
+        found["decisions"] = self.decided.figures
         if self.decided.decider.rules:
-            summary["accepted_percent"] = self._percent(self.totals.accepted)
-            summary["review_percent"] = self._percent(self.totals.review)
-            summary["level_percent"] = {
+            found["accepted_percent"] = self._percent(self.totals.accepted)
+            found["review_percent"] = self._percent(self.totals.review)
+            found["level_percent"] = {
                 str(level): self._percent(count)
                 for level, count in enumerate(self.totals.levels, start=1)
             }
         if self.comparison:
-            summary["top1_percent"] = {
+            found["top1_percent"] = {
                 name: hundredfold(estimate) for name, estimate in self.comparison.systems().items()
             }
-            summary["two_stage_over_shifted_points"] = hundredfold(self.comparison.change, 2)
+            found["two_stage_over_shifted_points"] = hundredfold(self.comparison.change, 2)
             if self.comparison.accepted:
-                summary["right_percent"] = {
+                found["right_percent"] = {
                     name: hundredfold(estimate)
                     for name, estimate in self.comparison.accepted.items()
                 }
-        return summary
+        return found
 
 
 def hundredfold(estimate: Estimate, digits: int = 1) -> dict[str, Any]:

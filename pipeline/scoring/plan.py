@@ -1,5 +1,5 @@
 """How the products of a scoring are decided on: the class mix that they are taken to have, the
-rules that accept, and what held-out products tell about both."""
+rules that accept, and what held-out products say of both."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -55,8 +55,8 @@ def named_mix(config: ScoreConfig, natural: np.ndarray, taxonomy: Taxonomy) -> n
 
 @dataclass(frozen=True)
 class Plan:
-    """The decider, and what is reported of it: `lines` for a terminal, `figures` for summary.json;
-    the estimated mix if one was asked for."""
+    """The decider, and what is said of it: `lines` for a terminal, `figures` for summary.json; the
+    estimated mix if one was asked for."""
 
     decider: Decider
     lines: Sequence[str] = ()
@@ -82,9 +82,9 @@ def plan(judges: Judges, config: ScoreConfig, opinions: Iterable[pyarrow.Table])
     asked = held.under(target)
     if len(asked) < len(held):
         lines.append(f"{len(asked)} of {len(held)} held-out products stand for this class mix")
-    rules, rule_lines, counted = _rules(asked, levels_of(taxonomy), config)
+    rules, told, counted = _rules(asked, levels_of(taxonomy), config)
     decider = Decider(taxonomy, held.fitted, target, rules, judges.allowed)
-    return Plan(decider, [*lines, *rule_lines], figures | counted, estimated)
+    return Plan(decider, [*lines, *told], figures | counted, estimated)
 
 
 def _rules(
@@ -92,12 +92,12 @@ def _rules(
 ) -> tuple[list[Rule], list[str], dict[str, Any]]:
     """The rules, what to say of them, and their figures."""
     if config.promise is not None:
-        rules, promises = promised(held.answers, held.class_index, levels, config.promise)
+        rules, found = promised(held.answers, held.class_index, levels, config.promise)
         lines = [
             f"level {level.number}: {kept.text()}"
-            for level, kept in zip(levels, promises, strict=True)
+            for level, kept in zip(levels, found, strict=True)
         ]
-        return rules, lines, {"promise": _promises(config.promise, levels, promises, held)}
+        return rules, lines, {"promise": _promises(config.promise, levels, found, held)}
     if config.min_confidence is not None:
         text = coverage.text_at(coverage.costs_of(held), config.min_confidence)
         rule = Rule(levels[0], config.min_confidence)
@@ -106,10 +106,9 @@ def _rules(
 
 
 def _promises(
-    precision: float, levels: Sequence[Level], promises: Sequence[Promise], held: HeldOutAnswers
+    precision: float, levels: Sequence[Level], found: Sequence[Promise], held: HeldOutAnswers
 ) -> dict[str, Any]:
     rows = [
-        {"level": level.number, **kept.to_json()}
-        for level, kept in zip(levels, promises, strict=True)
+        {"level": level.number, **kept.to_json()} for level, kept in zip(levels, found, strict=True)
     ]
     return {"precision": precision, "held_out_products": len(held), "levels": rows}

@@ -58,7 +58,7 @@ CSV_COLUMNS = (
     "answered_by",
 )
 UNSURE, NOT_ALLOWED = "unsure", "nothing_allowed"
-"""Why a product is for review: no level is sure enough; no allowed category is likely."""
+"""Why a person decides: no level is sure enough; no allowed category is likely."""
 LIKELY = 0.01
 """Probability that the allowed categories of a product have to have together."""
 ACCEPTED, REVIEWED = "accepted.parquet", "review.parquet"
@@ -101,9 +101,9 @@ class Decider:
         mask = self.allowed.mask(opinions["product_id"].to_pylist(), answers.top_class)
         free, likely = mask.all(axis=1), answers.mass(mask) >= LIKELY
         bound = likely & ~free
-        among = answers.restricted(mask | ~bound[:, None])
-        unchanged = np.where(bound[:, None], among.log_prob, answers.log_prob)
-        return Answers(among.top_class, unchanged), free | likely
+        found = answers.restricted(mask | ~bound[:, None])
+        unchanged = np.where(bound[:, None], found.log_prob, answers.log_prob)
+        return Answers(found.top_class, unchanged), free | likely
 
     def predictions(self, opinions: pyarrow.Table, top: int) -> pyarrow.Table:
         """The rows of one part, with the `top` likeliest categories each."""

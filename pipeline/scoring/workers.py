@@ -3,9 +3,9 @@
 
 A task is one partition; as many are under way as there are workers. A worker returns what it scored
 and this process alone writes, so that no worker needs to see the folder of the predictions. A
-partition whose worker dies twice is split until the product at fault is alone; the partition is
-then scored without it. Within a task a worker runs `Lanes`, which alone decide what becomes of
-products and photos. The network's batches keep their size and positions, so that the features of
+partition whose worker dies twice is cut up until the product at fault stands alone; the partition
+is then scored without it. Within a task a worker runs `Lanes`: what becomes of products and photos
+is decided there alone. The network's batches keep their size and places, so that the features of
 all other products are the same to the bit; stage 2 has fewer rows to multiply at once, and BLAS may
 add up in another order, which has moved confidences by less than 1e-6.
 """
@@ -39,9 +39,9 @@ from pipeline.scoring.lanes import Lanes, Task
 from pipeline.scoring.parts import Part
 
 _PIECES = 4
-"""Number of pieces into which a partition that kills its workers is split."""
+"""Into how many a partition is cut that kills its workers."""
 _DEATHS = 2
-"""Workers that must die of a task before it is at fault: the first may have been killed by someone.
+"""Workers that may die of a task before it is at fault: the first may have been killed by somebody.
 """
 
 
@@ -66,11 +66,11 @@ class ModelPlace:
     def visible(self) -> bool:
         """Whether this machine sees the run folder, with this very model in it."""
         run = RunFolder(Path(self.folder))
-        checksums = [
+        found = [
             path.is_file() and sha256_file(path)
             for path in (run.checkpoint, run.answering / "manifest.json")
         ]
-        return checksums == [self.checkpoint, self.stage2]
+        return found == [self.checkpoint, self.stage2]
 
 
 class ModelNotSeenError(ArtifactError):
@@ -114,11 +114,11 @@ def score_task(task: Task, place: ModelPlace, config: ScoreConfig) -> Part:
             model = _open_model(place, str(worker.name), Path(worker.local_directory), vectors)
             part = next(Lanes(model, worker.state.nthreads)([task], config))
         if part.broken:
-            _open_model.cache_clear()  # the worker may live on, and the file be repaired
+            _open_model.cache_clear()  # the worker may live on, and the file be mended
         return part
     except ShelfsortError:
         raise
-    except Exception:  # as text: the client would wait for ever for one that it can't unpickle
+    except Exception:  # as text: one that the client can't unpickle would keep it waiting for ever
         failure = traceback.format_exc(limit=-8)
     raise RuntimeError(f"part {task.number} on worker {worker.address}:\n{failure}")
 

@@ -12,8 +12,8 @@ from features.store import FeatureStore
 from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL, STAGE1, Decision, HeldOut, decide
 from stage2_xgb.heldout import RAW, ValB, cross_fit, gated, mendable_share, own_answers
-from stage2_xgb.out_of_fold import FILE, read_out_of_fold
-from stage2_xgb.refine import answer_with_all, refine
+from stage2_xgb.out_of_fold import FILE, read_judged
+from stage2_xgb.refine import each_answer, refine
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, CONFIG, images_of
 
@@ -23,7 +23,7 @@ TARGET = np.ones(CLASSES) / CLASSES
 @pytest.fixture(scope="module")
 def val_b(fitted: Fitted) -> ValB:
     """The planted problem's val_b."""
-    others = read_out_of_fold(fitted.folder / FILE)
+    others = read_judged(fitted.folder / FILE)
     return ValB.of(fitted.open(), Views([fitted.store]), others, TARGET)
 
 
@@ -83,7 +83,7 @@ def test_only_counted_items_decide() -> None:
 def test_val_b_is_what_each_answer_says_of_it(val_b: ValB, fitted: Fitted) -> None:
     bundle = fitted.open()
     for unit in ("image", "product"):
-        items, opinions = answer_with_all(bundle, images_of(fitted.store, "val_b"), unit)
+        items, opinions = each_answer(bundle, images_of(fitted.store, "val_b"), unit)
         rows = val_b.of_unit(unit)
         np.testing.assert_array_equal(val_b.held.product_id[rows], items.product_id)
         np.testing.assert_array_equal(val_b.held.class_index[rows], items.class_index)

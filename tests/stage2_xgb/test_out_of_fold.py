@@ -8,7 +8,7 @@ import pytest
 from features.store import FeatureStore
 from stage2_xgb.gate import OWN, POOL, HeldOut
 from stage2_xgb.inputs import Stage2Inputs, prepare_stage2
-from stage2_xgb.out_of_fold import answer_out_of_fold, read_out_of_fold, save_out_of_fold
+from stage2_xgb.out_of_fold import judge, nothing_judged, read_judged, save_judged
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, CONFIG, make_rows, mixes, taxonomy, write
 
@@ -17,19 +17,19 @@ from tests.stage2_xgb.planted import CLASSES, CONFIG, make_rows, mixes, taxonomy
 def curved(tmp_path_factory: pytest.TempPathFactory) -> Stage2Inputs:
     """A problem in which only trees can gain."""
     path = tmp_path_factory.mktemp("curved") / "features.h5"
-    return inputs_of(write(path, make_rows(answer=False, curved=True)))
+    return material(write(path, make_rows(answer=False, curved=True)))
 
 
-def inputs_of(store: FeatureStore) -> Stage2Inputs:
+def material(store: FeatureStore) -> Stage2Inputs:
     return prepare_stage2([store], mixes(store), taxonomy(), CONFIG, 1)
 
 
-def out_of_fold(inputs: Stage2Inputs, jobs: int = 1) -> HeldOut:
-    return answer_out_of_fold(inputs.picker(CONFIG), inputs.items["image"], CLASSES, jobs)
+def judged(found: Stage2Inputs, jobs: int = 1) -> HeldOut:
+    return judge(found.picker(CONFIG), found.items["image"], CLASSES, jobs)
 
 
 def test_trees_gain_where_they_can(curved: Stage2Inputs) -> None:
-    held = out_of_fold(curved)
+    held = judged(curved)
     images, products = curved.items["image"], curved.items["product"]
     assert len(held) == len(images) + len(products)  # all are of reserve and val_a
     np.testing.assert_array_equal(held.class_index[: len(images)], images.class_index)
@@ -41,14 +41,14 @@ def test_trees_gain_where_they_can(curved: Stage2Inputs) -> None:
 
 def test_nothing_is_gained_where_nothing_can_be(hopeless: Fitted) -> None:
     """In-sample, reclassifiers would mend a good part of their own rows."""
-    held = out_of_fold(inputs_of(hopeless.store))
+    held = judged(material(hopeless.store))
     changed = int((held.right[OWN] != held.right[POOL]).sum())
     net = held.right[OWN].sum() - held.right[POOL].sum()
     assert changed and net < 3 * changed**0.5
 
 
 def test_the_number_of_processes_changes_nothing(curved: Stage2Inputs) -> None:
-    one, two = out_of_fold(curved), out_of_fold(curved, jobs=2)
+    one, two = judged(curved), judged(curved, jobs=2)
     np.testing.assert_array_equal(one.right[OWN], two.right[OWN])
 
 
@@ -56,12 +56,12 @@ def test_round_trip(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     plain = (rng.integers(0, 9, 50) for _ in range(3))
     held = HeldOut(*plain, {name: rng.random(50) < 0.5 for name in (POOL, OWN)})
-    save_out_of_fold(tmp_path / "judged.parquet", held)
-    found = read_out_of_fold(tmp_path / "judged.parquet")
+    save_judged(tmp_path / "judged.parquet", held)
+    found = read_judged(tmp_path / "judged.parquet")
     for name in ("predicted", "class_index", "product_id"):
         np.testing.assert_array_equal(getattr(found, name), getattr(held, name))
     assert set(found.right) == {POOL, OWN}
     for name in found.right:
         np.testing.assert_array_equal(found.right[name], held.right[name])
-    save_out_of_fold(tmp_path / "nothing.parquet", HeldOut.empty())
-    assert not len(read_out_of_fold(tmp_path / "nothing.parquet"))
+    save_judged(tmp_path / "nothing.parquet", nothing_judged())
+    assert not len(read_judged(tmp_path / "nothing.parquet"))
