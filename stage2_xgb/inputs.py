@@ -121,7 +121,7 @@ def _adjusted(shifts: Mapping[str, Shift]) -> Opinion:
 
 
 def _require_images(views: Views) -> None:
-    """Raises ShelfsortError where there is nothing to learn from."""
+    """Raises ShelfsortError if there is nothing to learn from."""
     for splits, purpose in (
         (("train", "reserve"), "compare photos with"),
         (("reserve", "val_a"), "learn confusions from"),

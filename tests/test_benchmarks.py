@@ -39,7 +39,7 @@ SAYS = {
 
 SLOW = ("agreement", "load", "ocr")
 IN_ROUNDS = ("loader", "heap", "scoring", "gpu")
-"""Those whose figures are medians over as many rounds as they were told."""
+"""Those whose figures are medians over as many rounds as the command line asks for."""
 
 
 @pytest.mark.parametrize(

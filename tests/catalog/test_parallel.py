@@ -1,5 +1,5 @@
-"""Threads and processes follow the processors that this process may use, also where a container's
-quota says how many; results of parallel work come in order, a bounded number under way."""
+"""Threads and processes follow the processors that this process may use, also if a container's
+quota limits them; results of parallel work come in order, a bounded number at a time."""
 
 import math
 import os

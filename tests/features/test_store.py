@@ -256,7 +256,7 @@ def test_a_disk_that_fills_up_between_two_runs(tmp_path: Path) -> None:
 
 
 def chunk_offset(path: Path, name: str) -> int:
-    """Where the first stored bytes of a dataset stand in the file."""
+    """Position of the first stored bytes of a dataset in the file."""
     with h5py.File(path, "r") as file:
         return file[name].id.get_chunk_info(0).byte_offset
 

@@ -1,4 +1,4 @@
-"""Files of vectors: read by image id, and refused in a sentence where something is wrong."""
+"""Files of vectors: read by image id, and refused in a sentence if something is wrong."""
 
 from pathlib import Path
 

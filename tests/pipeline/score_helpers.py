@@ -132,7 +132,7 @@ def assert_the_others_stand(all_of_them: Frames, fewer: Frames, without: Collect
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """Everything that scoring wrote, but for the index, the lock, and the seconds it took."""
+    """Everything that scoring wrote, except the index, the lock, and the seconds it took."""
     files = {
         p.name: p.read_bytes() for p in sorted(out.iterdir()) if p.is_file() and p.name != "lock"
     }
@@ -153,7 +153,7 @@ def padded_dump(tiny: Tiny, path: Path) -> Path:
 
 
 def poisoned_dump(tiny: Tiny, path: Path, products: set[int], poison: bytes = POISON) -> Path:
-    """The same, some products with a poisoned picture that decodes well elsewhere."""
+    """The same, some products with a poisoned picture that decodes well in other processes."""
 
     def change(document: dict) -> None:
         pad(document)

@@ -126,7 +126,7 @@ def test_the_product_id_changes_no_answer(
     tiny: Tiny, model: TwoStageModel, tmp_path: Path, split: str
 ) -> None:
     """The same photos under their own ids, under those of other products of the bank, and without:
-    one answer, as the id of another shop's product says nothing."""
+    one answer, as the id of another shop's product means nothing."""
     own = sorted(products_of(tiny.run, split))[:40]
     others = dict(zip(own, sorted(products_of(tiny.run, "train"))[-len(own) :], strict=True))
 

@@ -387,7 +387,7 @@ def test_corrections_reach_the_evaluation(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """A test label is corrected: the printed commands bring the run up to date without training
-    stage 1 or extracting a feature again, and evaluate says what stands on the corrected label."""
+    stage 1 or extracting a feature again, and evaluate says what depends on the corrected label."""
     copy = tiny.copy(tmp_path / "run")
     items = pandas.read_parquet(copy.folder / "evaluation" / "items.parquet")
     wrong = items.query("unit == 'product' and two_stage_class != class_index").iloc[0]

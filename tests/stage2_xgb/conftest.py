@@ -20,7 +20,7 @@ class Fitted:
     summary: Stage2Summary
 
     def open(self) -> Bundle:
-        """The bundle, opened anew."""
+        """The bundle, opened again."""
         return Bundle.open(self.folder)
 
 

@@ -57,7 +57,7 @@ def test_heldout_rule_by_hand() -> None:
     assert (zero.errors, zero.mendable) == (
         6,
         5,
-    )  # the single 3 is an error that the set can't mend
+    )  # the single 3 is an error that the set can't fix
     assert (two.class_index, two.members.tolist(), two.counts.tolist(), two.errors) == (
         2,
         [2, 4],

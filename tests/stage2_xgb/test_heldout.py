@@ -1,4 +1,4 @@
-"""Who answers on val_b, decided by other products; and which errors could be mended."""
+"""Who answers on val_b, decided by other products; and which errors could be fixed."""
 
 import shutil
 from dataclasses import replace

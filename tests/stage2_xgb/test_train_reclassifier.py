@@ -111,8 +111,8 @@ def test_a_booster_keeps_to_one_thread(fitted: Fitted) -> None:
 
 
 def test_a_large_category_is_sampled_from_all_it_has() -> None:
-    """2,000 images of reserve, 1,000 of val_a, and 600 pooled products, as they stand one after
-    another: 1,000 rows of them."""
+    """2,000 images of reserve, 1,000 of val_a, and 600 pooled products, one after another: 1,000
+    rows of them."""
     split = np.repeat(
         [SPLITS.index(name) for name in ("reserve", "val_a", "reserve")], [2000, 1000, 600]
     )

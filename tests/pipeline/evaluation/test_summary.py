@@ -138,7 +138,7 @@ def test_evaluate_prints_what_it_writes(tiny: Tiny, text: str) -> None:
 def test_the_published_second_stage_stands_beside_where_it_was_trained(
     metrics: dict, text: str
 ) -> None:
-    """Answers of stage 1 in its place, but for the first item, that it breaks."""
+    """Answers of stage 1 in its place, except the first item, which it breaks."""
     assert "published" not in text
     items = made_items()
     for column in ("class", "true_rank", "confidence"):
@@ -173,7 +173,7 @@ def test_nothing_is_said_of_no_items(metrics: dict) -> None:
 
 
 def test_shared_pictures_near_twins_and_what_is_not_counted(metrics: dict, text: str) -> None:
-    """All three are said where they are, and a warning only of many near twins."""
+    """All three are printed if they exist, and a warning only of many near twins."""
     linked = metrics["product"]["linked"]
     some = {"value": 0.25, "low": 0.2, "high": 0.3, "n": 40}
     with_linked = metrics["product"] | {

@@ -85,7 +85,9 @@ def test_accepted_and_to_be_reviewed(
     assert accepted["accepted"].all() and not review["accepted"].any()
     assert sorted([*accepted["product_id"], *review["product_id"]]) == sorted(found["product_id"])
     before = (out / "opinions-00000.parquet").stat().st_mtime_ns
-    assert main([*command, "--min-confidence", "0.9"]) == 0  # another threshold scores nothing anew
+    assert (
+        main([*command, "--min-confidence", "0.9"]) == 0
+    )  # another threshold scores nothing again
     assert (out / "opinions-00000.parquet").stat().st_mtime_ns == before
     assert len(pandas.read_parquet(out / "accepted.parquet")) < len(accepted)
     success = read_json(out / "_SUCCESS", "")
