@@ -231,8 +231,9 @@ class RunFolder:
         return sha256_file(self.text_model)
 
     def require_features(self, source: str | None = None) -> None:
-        """Raises ArtifactError unless the features were made from the current store and `source`:
-        `checkpoint`, `text` or `cover` (a text model) or `file`; by default the one they name."""
+        """Raises ArtifactError unless the features were made from the store and the `source` that
+        are there now: `checkpoint`, `text` or `cover` (a text model) or `file`; by default the one
+        they name."""
         origin = self.features.made_from
         kinds = ("text", "cover", "file")
         source = source or next((kind for kind in kinds if kind in origin), "checkpoint")

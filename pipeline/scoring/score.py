@@ -87,7 +87,7 @@ class Totals:
 class Scorer:
     """What scores: the engine, the sha256 of its model's parts and the precision it computes in
     (`checksums`), `fallback`, the category id of products without a readable image in kaggle.csv,
-    the digests of the store's images (uint64, sorted; empty if there is no store), and what
+    the digests of the store's images (uint64, sorted; empty where there is no store), and what
     decisions rest on."""
 
     engine: Engine
