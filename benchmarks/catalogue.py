@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from catalog.image_table import POSITIONS, ImageTable
-from catalog.splits import SPLITS, deal
+from catalog.splits import DEALT, EXTRA, SPLITS, deal
 from catalog.taxonomy import Category, Taxonomy
 from features.writer import FeatureWriter
 from stage1_cnn.head import Head
@@ -47,8 +47,14 @@ def sizes(categories: int, cap: int) -> np.ndarray:
 
 
 def counts(categories: int, cap: int, seed: int = 0) -> np.ndarray:
-    """Photos of each category over all splits, int64 [K]; `cap` is that of train."""
+    """Photos of each category over all splits but extra, int64 [K]; `cap` is that of train."""
     return np.random.default_rng(seed).permutation(sizes(categories, int(cap / 0.7)))
+
+
+def extra_counts(categories: int, cap: int, extra: int, seed: int = 0) -> np.ndarray:
+    """Photos of each category that the `cap` of train cuts, `extra` at most, int64 [K]."""
+    train = (0.7 * counts(categories, 10**9, seed)).astype(np.int64)
+    return (train - cap).clip(0, extra)
 
 
 def taxonomy(categories: int) -> Taxonomy:
@@ -58,13 +64,19 @@ def taxonomy(categories: int) -> Taxonomy:
     )
 
 
-def write(path: Path, *, categories: int, width: int, cap: int, seed: int = 0) -> None:
+def write(
+    path: Path, *, categories: int, width: int, cap: int, extra: int = 0, seed: int = 0
+) -> None:
     """Writes the file."""
     rng = np.random.default_rng(seed)
     photos = counts(categories, cap, seed)
-    class_index = np.repeat(np.arange(categories, dtype=np.int32), photos)
+    dealt = np.repeat(np.arange(categories, dtype=np.int32), photos)
+    more = extra_counts(categories, cap, extra, seed)
+    class_index = np.append(dealt, np.repeat(np.arange(categories, dtype=np.int32), more))
     product_id = rng.permutation(len(class_index)).astype(np.int64)
-    split = deal(class_index, product_id, np.zeros((categories, len(SPLITS)), dtype=np.int64), seed)
+    ids, taken = product_id[: len(dealt)], np.zeros((categories, len(DEALT)), dtype=np.int64)
+    split = np.full(len(class_index), SPLITS.index(EXTRA), dtype=np.uint8)
+    split[: len(dealt)] = deal(dealt, ids, taken, seed)
     order = np.lexsort((product_id, class_index, split))
     ids = product_id[order]
     table = ImageTable(

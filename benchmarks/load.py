@@ -26,7 +26,7 @@ from catalog.artifacts import write_json
 from catalog.config import CatalogConfig
 from catalog.image_table import ImageTable
 from catalog.sources.dump_index import open_index
-from catalog.splits import SPLITS, deal, select
+from catalog.splits import DEALT, deal, select
 from catalog.store.ingest import ingest_dump
 from catalog.store.reader import Store
 from catalog.taxonomy import COLUMNS
@@ -162,7 +162,7 @@ def split(options: argparse.Namespace) -> None:
     index = open_index([options.folder / "train.bson"], options.folder / "dumps")
     classes = (index.category_id - 1000).astype(np.int32)
     dealt = deal(
-        classes, index.product_id, np.zeros((options.categories, len(SPLITS)), dtype=np.int64), 0
+        classes, index.product_id, np.zeros((options.categories, len(DEALT)), dtype=np.int64), 0
     )
     kept = select(classes, index.product_id, index.n_images, 300, 0)
     print(f"train {np.mean(dealt == 0):.3f} of the products; a cap of 300 keeps {kept.mean():.3f}")

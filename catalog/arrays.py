@@ -1,10 +1,12 @@
 """Idioms of numpy that several packages need: looking ids up, groups of equal neighbours, the mixer
-of SplitMix64, and npz files."""
+of SplitMix64, packed texts, and npz files."""
 
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -93,20 +95,58 @@ def read_npz(path: str | Path, step: str) -> dict[str, np.ndarray]:
         raise unreadable(path, f"not readable as an npz ({error})", step, error) from error
 
 
-def pack_texts(name: str, texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Texts as arrays of an npz: their bytes in UTF-8, and where each ends. Inverse:
-    unpack_texts."""
-    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-    ends = np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)))
-    return {name: np.frombuffer(b"".join(encoded), dtype=np.uint8), f"{name}_ends": ends}
+@dataclass(frozen=True)
+class PackedTexts:
+    """N texts as two arrays: their bytes in UTF-8, uint8, and where each ends, int64 [N]. A tenth
+    of the memory of as many str.
 
+    >>> PackedTexts.of(["a", "bc"])[1]
+    'bc'
+    """
 
-def unpack_texts(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """The texts that pack_texts packed under this name. Raises KeyError or ValueError if they are
-    damaged."""
-    data, ends = arrays[name].tobytes(), arrays[f"{name}_ends"].tolist()
-    starts = [0, *ends[:-1]]
-    return tuple(
-        data[start:end].decode("utf-8", "surrogatepass")
-        for start, end in zip(starts, ends, strict=False)
-    )
+    data: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "PackedTexts":
+        """Packs texts, one at a time."""
+        data, ends = bytearray(), array("q")
+        for text in texts:
+            data += text.encode("utf-8", "surrogatepass")
+            ends.append(len(data))
+        return cls(np.frombuffer(bytes(data), dtype=np.uint8), np.array(ends, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, row: int) -> str:
+        start = int(self.ends[row - 1]) if row else 0
+        return self.data[start : int(self.ends[row])].tobytes().decode("utf-8", "surrogatepass")
+
+    def __iter__(self) -> Iterator[str]:
+        data, start = self.data.tobytes(), 0
+        for end in self.ends.tolist():
+            yield data[start:end].decode("utf-8", "surrogatepass")
+            start = end
+
+    def slice(self, first: int, last: int) -> "PackedTexts":
+        """The texts of rows `first` to `last` - 1, alone."""
+        start, end = (int(self.ends[row - 1]) if row else 0 for row in (first, last))
+        return PackedTexts(self.data[start:end], self.ends[first:last] - start)
+
+    def take(self, rows: np.ndarray) -> "PackedTexts":
+        """The texts of some rows, int64, in that order."""
+        return PackedTexts.of(self[row] for row in rows.tolist())
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """As arrays of an npz. Inverse: `from_arrays`."""
+        return {name: self.data, f"{name}_ends": self.ends}
+
+    @classmethod
+    def from_arrays(cls, name: str, arrays: Mapping[str, np.ndarray]) -> "PackedTexts":
+        """The texts that were packed under this name. Raises KeyError or ValueError if they are
+        damaged."""
+        data, ends = arrays[name], arrays[f"{name}_ends"]
+        if len(ends) and not (int(ends[0]) >= 0 and int(ends[-1]) == len(data)):
+            raise ValueError(f"{name}: texts of {len(data)} bytes that end elsewhere")
+        return cls(data, ends)

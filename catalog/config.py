@@ -1,8 +1,9 @@
 """What shapes a store: caps, cleaning rules, and the seed of the splits."""
 
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 MAX_PIXELS = 50_000_000
 """Images with more pixels are never decoded."""
@@ -22,6 +23,9 @@ class Caps(Section):
 
     train: PositiveInt | None = None
     """The published system takes 300."""
+    extra: NonNegativeInt | None = 0
+    """The split of what the cap of train cuts: stage 2's experts are fitted on it too, stage 1
+    never reads it. By default nothing of it is kept."""
     reserve: PositiveInt | None = None
     """The split that stage 1 never trains on and stage 2 does."""
     val_a: PositiveInt | None = None
@@ -109,6 +113,9 @@ class CatalogConfig(Section):
     """What the fields of a dump's documents are called."""
     table: TableColumns = TableColumns()
     """What the columns of a table are called."""
+    groups: Path | None = None
+    """CSV key,group: products of one group, such as a seller's or a session's, are dealt to one
+    split together; a table may have a column instead."""
     max_joined: PositiveInt = 16
     """In folders: photos whose names differ in a number at the end (`123.jpg`, `123_1.jpg`) are one
     product; more of them than this are an error, and 1 joins none."""
@@ -119,5 +126,5 @@ class CatalogConfig(Section):
 
     def shape(self) -> dict[str, Any]:
         """What shapes a store, as plain values; how its products were read doesn't."""
-        reading = {"fields", "table", "max_joined", "product_folders"}
+        reading = {"fields", "table", "groups", "max_joined", "product_folders"}
         return self.model_dump(mode="json", exclude=reading)

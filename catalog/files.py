@@ -40,13 +40,13 @@ class Span(NamedTuple):
 
 
 class ListedFile(NamedTuple):
-    """A file below a folder, or in an archive: its path within it, its path or URL, or that of the
-    archive, bytes, version, and where in the archive."""
+    """A photo as a folder, archive or table lists it: its path within it; its path or URL, or that
+    of the file that it is in; bytes and version, if they are known; and where in that file."""
 
     relative: str
     path: str
-    size: int
-    stamp: int
+    size: int | None = None
+    stamp: int = 0
     span: Span | None = None
 
 
@@ -56,6 +56,24 @@ class LostFile(NamedTuple):
     path: str
     reason: str
     detail: str
+
+
+class Anchor(NamedTuple):
+    """What tells whether a listing is current: a file with its version and bytes, or a folder with
+    its time and number of entries."""
+
+    path: str
+    stamp: int
+    size: int
+
+
+class Listing(NamedTuple):
+    """What is below a folder: files, sorted by their paths; what can't be read; and the folders
+    themselves, if they can tell whether the listing is current."""
+
+    files: list[ListedFile]
+    lost: list[LostFile]
+    folders: list[Anchor]
 
 
 def is_url(path: str | Path) -> bool:
@@ -153,11 +171,9 @@ def is_folder(path: str, access: SourcesConfig = ACCESS) -> bool:
         return system.isdir(remote)
 
 
-def files_below(
-    folder: str, access: SourcesConfig = ACCESS
-) -> tuple[list[ListedFile], list[LostFile]]:
-    """Every file below a folder, sorted by its path, and what can't be read. Symbolic links are
-    followed, a folder is entered once; what is no file (a FIFO, a socket) is lost."""
+def files_below(folder: str, access: SourcesConfig = ACCESS) -> Listing:
+    """Every file below a folder. Symbolic links are followed, a folder is entered once; what is no
+    file (a FIFO, a socket) is lost."""
     if not is_url(folder):
         return _local_files(folder)
     system, remote = locate(folder, access)
@@ -172,12 +188,11 @@ def files_below(
         )
         for path, info in listing
     )
-    return sorted(files), []
+    return Listing(sorted(files), [], [])
 
 
-def _local_files(folder: str) -> tuple[list[ListedFile], list[LostFile]]:
-    files: list[ListedFile] = []
-    lost: list[LostFile] = []
+def _local_files(folder: str) -> Listing:
+    found = Listing([], [], [])
     entered: set[tuple[int, int]] = set()
     waiting = [folder]
     while waiting:
@@ -188,20 +203,19 @@ def _local_files(folder: str) -> tuple[list[ListedFile], list[LostFile]]:
                 continue
             entered.add((status.st_dev, status.st_ino))
             with os.scandir(current) as entries:
-                for entry in entries:
-                    _sort_entry(entry, folder, files, lost, waiting)
+                count = 0
+                for count, entry in enumerate(entries, 1):  # noqa: B007
+                    _sort_entry(entry, folder, found, waiting)
+            found.folders.append(Anchor(current, status.st_mtime_ns, count))
         except OSError as error:
-            lost.append(LostFile(current, UNREADABLE_FOLDER, error.strerror or str(error)))
-    return sorted(files), sorted(lost)
+            reason = error.strerror or str(error)
+            found.lost.append(LostFile(current, UNREADABLE_FOLDER, reason))
+    found.files.sort()
+    found.lost.sort()
+    return found
 
 
-def _sort_entry(
-    entry: os.DirEntry,
-    folder: str,
-    files: list[ListedFile],
-    lost: list[LostFile],
-    waiting: list[str],
-) -> None:
+def _sort_entry(entry: os.DirEntry, folder: str, found: Listing, waiting: list[str]) -> None:
     """Puts one entry of a folder where it belongs; hidden ones are left out."""
     if entry.name.startswith(".") or entry.name == "__MACOSX":
         return
@@ -211,13 +225,13 @@ def _sort_entry(
             return
         status = entry.stat()
     except OSError as error:
-        lost.append(LostFile(entry.path, UNREADABLE, error.strerror or str(error)))
+        found.lost.append(LostFile(entry.path, UNREADABLE, error.strerror or str(error)))
         return
     if stat.S_ISREG(status.st_mode):
         relative = entry.path[len(folder) :].lstrip("/")
-        files.append(ListedFile(relative, entry.path, status.st_size, status.st_mtime_ns))
+        found.files.append(ListedFile(relative, entry.path, status.st_size, status.st_mtime_ns))
     else:
-        lost.append(LostFile(entry.path, UNREADABLE, "it is no file"))
+        found.lost.append(LostFile(entry.path, UNREADABLE, "it is no file"))
 
 
 def _stamp(info: dict[str, Any]) -> int:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from catalog.splits import SPLITS
+
 POSITIONS = 2**14
 """image id = product id * POSITIONS + position of the image in its product."""
 MAX_PRODUCT_ID = 2**49 - 1
@@ -32,3 +34,7 @@ class ImageTable:
 
     def __getitem__(self, rows: slice | np.ndarray) -> "ImageTable":
         return ImageTable(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def on(self, *splits: str) -> np.ndarray:
+        """Mask of the images on these splits."""
+        return np.isin(self.split, [SPLITS.index(name) for name in splits])

@@ -1,5 +1,5 @@
-"""Labels beside a source, as a CSV of the shop's keys and category ids: the true labels of a test
-dump, or an analyst's corrections."""
+"""What is said of products beside their source, as a CSV of the shop's keys: categories, of a test
+dump or by an analyst, and groups."""
 
 import re
 from pathlib import Path
@@ -32,6 +32,28 @@ def read_labels(path: Path) -> dict[int | str, int]:
                 f"in an earlier line it has {earlier}; keep one of them"
             )
     return labels
+
+
+def read_groups(path: Path) -> dict[str, str]:
+    """Key, as text -> group, from the columns `key` (or `_id` or `product_id`) and `group`; rows
+    without a group are left out.
+
+    Raises ShelfsortError, naming the line, if one is wrong, or names another group than an earlier
+    line does.
+    """
+    groups: dict[str, str] = {}
+    file = CsvFile(path, key="catalog.groups")
+    for product, group in file.rows([("key", *ID_COLUMNS), "group"]):
+        try:
+            key = str(read_key(product))
+        except ValueError as error:
+            raise file.fault(f"as a product's key: {error}") from error
+        if group and (earlier := groups.setdefault(key, group)) != group:
+            raise file.fault(
+                f"product {key} has group {group}, in an earlier line it has {earlier}; "
+                "keep one of them"
+            )
+    return groups
 
 
 def read_key(text: str) -> int | str:

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -109,3 +110,10 @@ def in_order(submit: Callable[[T], Pending[R]], items: Iterable[T], under_way: i
     finally:
         for task in pending:
             task.cancel()
+
+
+def in_threads(function: Callable[[T], R], items: Iterable[T], jobs: int) -> Iterator[R]:
+    """The results of `function` in the order of `items`, computed by `jobs` threads. The caller's
+    own takes the items, one more than there are threads."""
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from in_order(lambda item: pool.submit(function, item), items, jobs + 1)

@@ -14,17 +14,25 @@ import numpy as np
 
 from catalog.arrays import mix64, splitmix64, starts_group
 
-SPLITS = ("train", "reserve", "val_a", "val_b", "test")
-PRECEDENCE = {name: rank for rank, name in enumerate(reversed(SPLITS))}
+DEALT = ("train", "reserve", "val_a", "val_b", "test")
+"""Splits that new products are dealt to."""
+EXTRA = "extra"
+"""What the cap of train cuts, up to a cap of its own: fitted by stage 2's experts, never by
+stage 1."""
+SPLITS = (*DEALT, EXTRA)
+PRECEDENCE = {name: rank for rank, name in enumerate((*reversed(DEALT), EXTRA))}
 """Of identical images, the one in the split of the lowest rank may be fitted: test, then val_b,
-val_a, reserve, train."""
+val_a, reserve, train, extra."""
 
-OFFICIAL = {name: name for name in SPLITS} | dict.fromkeys(
-    ("val", "valid", "validation", "dev"), "val"
+OFFICIAL = (
+    {name: name for name in DEALT}
+    | dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+    | {EXTRA: "train"}
 )
-"""Names of official splits, as folders and tables have them; `val` is both halves."""
+"""Names of official splits, as folders and tables have them; `val` is both halves, and what of
+train is extra, the caps say."""
 
-_FILLED = np.arange(len(SPLITS), dtype=np.uint8)[::-1]
+_FILLED = np.arange(len(DEALT), dtype=np.uint8)[::-1]
 """Splits in the order in which new products fill them, test first."""
 
 
@@ -84,7 +92,7 @@ def shares(sizes: np.ndarray, seed: int) -> np.ndarray:
 def deal(
     class_index: np.ndarray, product_ids: np.ndarray, existing: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Split (index into SPLITS, uint8) of each new product.
+    """Split (index into DEALT, uint8) of each new product.
 
     `existing`, int64 [K, 5], counts the products that have a split already, which they keep. New
     ones fill the splits that are below their share, test first, in the order of their hash.
@@ -107,28 +115,28 @@ def deal_official(
     split: np.ndarray,
     seed: int,
 ) -> np.ndarray:
-    """Split (index into SPLITS, uint8) of each new product that `official` [N] names a split of,
+    """Split (index into DEALT, uint8) of each new product that `official` [N] names a split of,
     and `split` where it is empty.
 
     `val` is dealt to the halves of validation. `train` gives what the official splits lack, such as
     a reserve, as products without official splits would be dealt.
     """
     dealt = split.copy()
-    for number, name in enumerate(SPLITS):
+    for number, name in enumerate(DEALT):
         dealt[official == name] = number
     val = np.flatnonzero(official == "val")
     half = sample_mask(product_ids[val], 0.5, "halves of validation", seed)
-    dealt[val] = np.where(half, SPLITS.index("val_a"), SPLITS.index("val_b"))
+    dealt[val] = np.where(half, DEALT.index("val_a"), DEALT.index("val_b"))
     train = np.flatnonzero(official == "train")
-    taken = np.zeros((int(class_index.max(initial=-1)) + 1, len(SPLITS)), dtype=np.int64)
+    taken = np.zeros((int(class_index.max(initial=-1)) + 1, len(DEALT)), dtype=np.int64)
     mine = deal(class_index[train], product_ids[train], taken, seed)
     filled = np.unique(dealt[(official != "") & (official != "train")])
-    dealt[train] = np.where(np.isin(mine, filled), SPLITS.index("train"), mine)
+    dealt[train] = np.where(np.isin(mine, filled), DEALT.index("train"), mine)
     return dealt
 
 
 def deal_groups(groups: Sequence[str | None], split: np.ndarray, seed: int) -> np.ndarray:
-    """Split (index into SPLITS, uint8) of each product: of those with a group, the group's, by a
+    """Split (index into DEALT, uint8) of each product: of those with a group, the group's, by a
     hash of its name and of the shares 70, 10, 5, 5 and 10%, so that all that ever come share one;
     of the others, `split`."""
     dealt = split.copy()

@@ -7,9 +7,10 @@ pictures.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,31 +73,45 @@ class PictureTexts(Mapping[str, str]):
         return len(self._texts)
 
 
+ReadBlocks = Callable[[Iterator[list[int]]], Iterable[list[str]]]
+"""The texts of pictures, given the ids of images block by block, in the same order."""
+
+
 def read_pictures(
-    store: Store, reader: TextReader, texts: PictureTexts, jobs: int, block: int = BLOCK
+    store: Store, texts: PictureTexts, read_blocks: ReadBlocks, block: int = BLOCK
 ) -> int:
-    """Reads every usable picture of the store that `texts` lacks, in `jobs` threads, and adds it,
-    `block` pictures to a file; returns how many it read."""
+    """Has every usable picture of the store that `texts` lacks read by `read_blocks`, and adds it,
+    `block` pictures to a file; returns how many these were."""
     image_id = store.images().image_id
     image_of = dict(zip(store.picture_digests(image_id), image_id.tolist(), strict=True))
     missing = [digest for digest in image_of if digest not in texts]
-
-    def read(data: bytes) -> str:
-        try:
-            return reader(decode(data))
-        except ImageError:  # in a store only if this decoder is another one than ingest's
-            return ""
-
-    with (
-        ThreadPoolExecutor(jobs, "read") as pool,
-        progress(len(image_of), "words", "picture", initial=len(image_of) - len(missing)) as bar,
-    ):
-        for start in range(0, len(missing), block):
-            digests = missing[start : start + block]
-            pictures = store.read([image_of[digest] for digest in digests])
-            texts.add(dict(zip(digests, pool.map(read, pictures), strict=True)))
+    blocks = [missing[start : start + block] for start in range(0, len(missing), block)]
+    ids = ([image_of[digest] for digest in digests] for digests in blocks)
+    known = len(image_of) - len(missing)
+    with progress(len(image_of), "words", "picture", initial=known) as bar:
+        for digests, found in zip(blocks, read_blocks(ids), strict=True):
+            texts.add(dict(zip(digests, found, strict=True)))
             bar.update(len(digests))
     return len(missing)
+
+
+def read_here(store: Store, reader: TextReader, jobs: int) -> ReadBlocks:
+    """Reads pictures of a store in `jobs` threads of this process."""
+
+    def read_blocks(blocks: Iterator[list[int]]) -> Iterator[list[str]]:
+        with ThreadPoolExecutor(jobs, "read") as pool:
+            for ids in blocks:
+                yield list(pool.map(partial(text_in, reader), store.read(ids)))
+
+    return read_blocks
+
+
+def text_in(reader: TextReader, picture: bytes) -> str:
+    """The words in a picture of the store."""
+    try:
+        return reader(decode(picture))
+    except ImageError:  # in a store only if this decoder is another one than ingest's
+        return ""
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,11 @@ LONGEST = 960
 
 
 class TextReader(Protocol):
-    """Reads the words in a photo. `name` changes whenever the texts may."""
+    """Reads the words in a photo. `name` changes whenever the texts may; `kind` is its name in
+    READERS."""
 
     name: str
+    kind: str
 
     def __call__(self, photo: np.ndarray) -> str:
         """The words in a photo uint8 [H, W, 3], line by line; empty if there are none."""
@@ -49,6 +51,7 @@ class RapidReader:
 
     def __init__(self, what: str) -> None:
         require_packages(what)
+        self.kind = "rapidocr"
         self.name = f"rapidocr-{version('rapidocr')}-{SIDE}"
         self._engine = _engine()
 

@@ -97,8 +97,10 @@ class FeatureStore:
 
     @cached_property
     def slices(self) -> np.ndarray:
-        """First and last + 1 row of each split and class, int64 [splits, K, 2]."""
-        return self._read(schema.SLICES)
+        """First and last + 1 row of each split and class, int64 [splits, K, 2]; a split that is
+        younger than the file has none."""
+        stored = self._read(schema.SLICES)
+        return np.pad(stored, ((0, len(SPLITS) - len(stored)), (0, 0), (0, 0)))
 
     @property
     def errors(self) -> dict[int, str]:

@@ -70,6 +70,11 @@ COMMANDS = {
         "products of the catalogue that look like some photos",
         (*STEP, flags.similar),
     ),
+    "add-category": Command(
+        commands.add_category,
+        "a new category from 5 to 20 photos, as an experiment until the next training",
+        (*RUN, flags.add_category),
+    ),
     "export": Command(
         commands.export,
         "both stages as one folder that needs neither shelfsort nor PyTorch",

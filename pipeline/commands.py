@@ -53,6 +53,7 @@ def ingest(options: argparse.Namespace) -> None:
     from pipeline import steps
 
     options.set += _columns(options.columns)
+    options.set += [f"catalog.groups={options.groups}"] if options.groups else []
     run, config = _load(options)
     with run_lock(run.folder):
         steps.ingest(
@@ -310,6 +311,15 @@ def export(options: argparse.Namespace) -> None:
     size = f"{exported.files} files, {exported.size / 1e6:.1f} MB"
     print(f"export: {size} -> {options.out}, to be read by its reader.py")
     warn_of_other_arithmetic(run, TwoStageModel.open(run, "cpu", "fp32", "onnx"))
+
+
+def add_category(options: argparse.Namespace) -> None:
+    """A category from a few photos, until the next training."""
+    from pipeline.new_category import add_category
+
+    run, config = _load(options)
+    with run_lock(run.folder):
+        add_category(run, config, options.photos, options.name, options.id, options.share)
 
 
 def predict(options: argparse.Namespace) -> None:

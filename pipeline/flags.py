@@ -20,6 +20,12 @@ def _cosine(text: str) -> float:
     return value
 
 
+def _share(text: str) -> float:
+    if not 0 < (value := float(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, found {value}")
+    return value
+
+
 def run(sub: ArgumentParser) -> None:
     """Which run."""
     sub.add_argument(
@@ -153,6 +159,12 @@ def ingest(sub: ArgumentParser) -> None:
         type=Path,
         metavar="CSV",
         help="category_names.csv; without it the ids, or names, of the source are the categories",
+    )
+    sub.add_argument(
+        "--groups",
+        type=Path,
+        metavar="CSV",
+        help="products (key,group) that are dealt to one split together (catalog.groups)",
     )
     spread(sub)
     sub.add_argument(
@@ -297,6 +309,25 @@ def similar(sub: ArgumentParser) -> None:
 def export(sub: ArgumentParser) -> None:
     """The folder to be made."""
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to be made")
+
+
+def add_category(sub: ArgumentParser) -> None:
+    """A new category."""
+    sub.add_argument(
+        "--photos", type=Path, required=True, metavar="DIR", help="folder of 5 to 20 photos of it"
+    )
+    sub.add_argument(
+        "--name", required=True, metavar="NAME", help="its name, or a path such as 'Shoes > Boots'"
+    )
+    sub.add_argument(
+        "--id", type=_positive, metavar="ID", help="its id (the one after the largest)"
+    )
+    sub.add_argument(
+        "--share",
+        type=_share,
+        metavar="SHARE",
+        help="share of the products that are expected to be of it (as of a category on average)",
+    )
 
 
 def predict(sub: ArgumentParser) -> None:

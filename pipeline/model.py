@@ -33,6 +33,7 @@ from pipeline.run_folder import RunFolder
 from stage1_cnn.dataset import decode_all, padded
 from stage1_cnn.predict import Predictor
 from stage1_cnn.runtimes import answering
+from stage2_xgb.addition import NONE_ADDED, Additions, joined
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.final import open_final
 from stage2_xgb.items import ItemBlock
@@ -48,7 +49,7 @@ _BLANK = "shows nothing, and the product has other photos"
 @dataclass
 class TwoStageModel:
     """Both stages of a run, ready to answer. `predictors` make the features of the views; the first
-    is stage 1's network.
+    is stage 1's network. `added` are categories that were added without a training.
 
         model = TwoStageModel.open(RunFolder(Path("runs/first")))
         prediction = predict_files(model, ["front.jpg", "back.jpg"], top=5)
@@ -56,6 +57,7 @@ class TwoStageModel:
 
     predictors: tuple[View, ...]
     bundle: Bundle
+    added: Additions = NONE_ADDED
 
     @classmethod
     def open(
@@ -102,7 +104,7 @@ class TwoStageModel:
             if changes := differences(there_now, {key: origin[key] for key in there_now}):
                 problem = f"view {name} is another one now: {'; '.join(changes)}"
                 raise ArtifactError(run.stage2, problem, "stage2")
-        return cls(tuple(predictors), bundle)
+        return cls(tuple(predictors), bundle, Additions.open(bundle))
 
     @property
     def network(self) -> Predictor:
@@ -110,9 +112,14 @@ class TwoStageModel:
         return cast("Predictor", self.predictors[0])
 
     @property
-    def taxonomy(self) -> Taxonomy:
-        """The categories."""
+    def known(self) -> Taxonomy:
+        """The categories that both stages were trained on."""
         return self.network.taxonomy
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The categories, those added since the training last."""
+        return self.added.taxonomy(self.known)
 
     @property
     def networks(self) -> dict[str, Predictor | None]:
@@ -206,7 +213,8 @@ class TwoStageModel:
         return pooled, errors, blank[~needless]
 
     def answer(self, images: ItemBlock, unit: str) -> Refined:
-        """Both stages' answers for images, or for their products, whose images stand together."""
+        """Both stages' answers for images, or for their products, whose images stand together,
+        among the `known` categories."""
         return refine(self.bundle, images, unit)
 
 
@@ -286,7 +294,8 @@ def predict_files(
     if not len(images):
         raise ShelfsortError("; ".join(f"{path}: {reason}" for path, reason in unreadable.items()))
     result = model.answer(images, "product")
-    classes, confidences = top_classes(result.two_stage, top)
+    log_probs = joined(result.two_stage, model.added.log_odds(model.bundle, images))
+    classes, confidences = top_classes(log_probs, top)
     return Prediction(
         classes=classes[0].tolist(),
         confidences=confidences[0].tolist(),

@@ -112,12 +112,22 @@ def fit(
 
             stack.enter_context(training(stack.enter_context(workers()), run))
         if rebuild:
+            _say_removed(run.answering, say)
             shutil.rmtree(run.stage2, ignore_errors=True)
         if config.stage2.published:
             fit_published(run, made_from, jobs, say)
         stores = list(views.values())
         summary = fit_stage2(stores, mixes, taxonomy, config.stage2, run.stage2, made_from, jobs)
     say(summary.text())
+
+
+def _say_removed(bundle: Path, say: Say) -> None:
+    """Says which added categories answer no more, because they belong to the bundle in a folder."""
+    from stage2_xgb.addition import FOLDER
+
+    if paths := sorted((bundle / FOLDER).glob("*.npz")):
+        names = ", ".join(path.stem for path in paths)
+        say(f"stage2: categories {names}, added without a training, are of the stage 2 before")
 
 
 def fit_final(
@@ -130,6 +140,7 @@ def fit_final(
 
     refitted = None if rebuild else final.open_final(run.stage2)
     if refitted is None:
+        _say_removed(run.answering, say)
         evaluated = Bundle.open(run.stage2)
         evaluated.verify()
         jobs = config.jobs or cores()
@@ -185,7 +196,8 @@ def ask_held_out(run: RunFolder, config: RunConfig, views: Mapping[str, FeatureS
     source = mix(mixes.natural["product"])
     stores = Views(list(views.values()))
     held = heldout.held_out_answers(bundle, stores, config.stage2, fitted, source)
-    if run.store.settings["caps"]["val_b"] is not None:  # not a sample of the natural mix
+    caps = (run.store.settings["caps"][split] for split in ("reserve", "val_a", "val_b"))
+    if any(cap is not None for cap in caps):  # not a sample of the natural mix
         counts = np.bincount(held.class_index, minlength=len(source))
         held = replace(held, source=mix(counts))
     heldout.save(run.stage2, held)

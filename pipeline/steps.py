@@ -44,6 +44,7 @@ from catalog.artifacts import (
 from catalog.errors import ShelfsortError
 from catalog.labels import read_labels
 from catalog.parallel import cores, processes_fault
+from catalog.splits import EXTRA
 from pipeline import second_stage, training
 from pipeline.config import CoverView, FileView, RunConfig, TextView
 from pipeline.run_folder import RunFolder, Say, Workers
@@ -150,7 +151,7 @@ def features(
         if isinstance(view, TextView):
             text_view(view_folder, view, config.stage1.seed, rebuild, say)
         elif isinstance(view, CoverView):
-            cover_view(view_folder, view, readers[name], config, rebuild, say)
+            cover_view(view_folder, view, readers[name], config, rebuild, say, workers)
         elif isinstance(view, FileView):
             file_view(view_folder, view, config.stage1.seed, rebuild, say)
         else:
@@ -198,6 +199,7 @@ def evaluate(
     Says and returns the figures, as metrics.json holds them, also if they are current.
     """
     from pipeline.evaluation.summary import summary
+    from stage2_xgb.addition import checksums
     from stage2_xgb.bundle import Bundle
 
     bundle = Bundle.open(run.stage2)
@@ -211,6 +213,8 @@ def evaluate(
         "stage2": sha256_file(run.stage2_manifest),
         "config": config.evaluate.model_dump(mode="json"),
     }
+    if added := checksums(run.stage2):
+        made_from["added"] = added
     metrics_path, summary_path = run.metrics_path, run.evaluation / "summary.txt"
     if not rebuild and metrics_path.exists() and summary_path.exists():
         metrics = read_sealed(metrics_path, "evaluate")
@@ -372,6 +376,8 @@ def _ingest_lines(
     if config.catalog.text:
         yield f"  {summary.texts} of the kept products have a text in field {config.catalog.text}"
     for split, n in summary.kept.items():
+        if split == EXTRA and not n["products"]:
+            continue
         counts = f"{n['products']:8d} products {n['images']:8d} images"
         yield f"  {split:8s} {counts}, {n['fit']} may be fitted"
     yield (

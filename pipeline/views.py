@@ -17,7 +17,7 @@ from catalog.artifacts import read_sealed, sha256_file, write_sealed
 from catalog.errors import ArtifactError, ShelfsortError
 from catalog.image_table import ImageTable
 from catalog.parallel import cores
-from features.cover import PictureTexts, read_pictures
+from features.cover import PictureTexts, read_here, read_pictures
 from features.linear_head import fit_head, sample, save_head
 from features.ocr import READERS, TextReader
 from features.relabel import relabel
@@ -210,6 +210,7 @@ def cover_view(
     config: RunConfig,
     rebuild: bool,
     say: Say,
+    workers: Workers = None,
 ) -> None:
     """The store's photos -> words/, text.json, text.npz and features.h5 of a view. Interrupted, it
     resumes; what is read stays read, also in a rebuild."""
@@ -222,7 +223,7 @@ def cover_view(
 
     @functools.cache
     def texts() -> PictureTexts:
-        return _read_words(view_folder, reader, config.jobs or cores(), say)
+        return _read_words(view_folder, reader, config.jobs or cores(), say, workers)
 
     def texts_of(images: ImageTable) -> list[str]:
         return [texts()[digest] for digest in store.picture_digests(images.image_id)]
@@ -250,10 +251,18 @@ def cover_view(
     _write(view_folder, "cover", origin, source, rebuild, say)
 
 
-def _read_words(view_folder: RunFolder, reader: TextReader, jobs: int, say: Say) -> PictureTexts:
-    started = time.perf_counter()
+def _read_words(
+    view_folder: RunFolder, reader: TextReader, jobs: int, say: Say, workers: Workers
+) -> PictureTexts:
+    started, store = time.perf_counter(), view_folder.store
     texts = PictureTexts(view_folder.folder, reader.name)
-    read = read_pictures(view_folder.store, reader, texts, jobs)
+    with contextlib.ExitStack() as stack:
+        read_blocks = read_here(store, reader, jobs)
+        if workers:
+            from pipeline.cluster.steps import reading
+
+            read_blocks = reading(stack.enter_context(workers()), store, reader)
+        read = read_pictures(store, texts, read_blocks)
     seconds, wordy = time.perf_counter() - started, sum(map(bool, texts.values()))
     say(
         f"features: words of {read} pictures read in {seconds:.1f} s, {len(texts) - read} were "

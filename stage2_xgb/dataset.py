@@ -8,14 +8,16 @@ from sklearn.decomposition import PCA
 
 from catalog.errors import ArtifactError
 from catalog.image_table import ImageTable
+from catalog.parallel import in_threads
 from catalog.progress import progress
-from catalog.splits import SPLITS
 from features import schema
 from features.store import FeatureStore
 from stage2_xgb.items import ItemBlock, Items, Projection, compact, pool
 
 BLOCK = 4096
 """Images read at once."""
+Block = tuple[ImageTable, Sequence[np.ndarray]]
+"""Images, and an array of features [N, D_v] for each view."""
 Opinion = Callable[[ItemBlock, str], np.ndarray]
 """Log-probabilities float32 [N, K] of images, or of their products, by unit."""
 
@@ -41,9 +43,7 @@ class Views:
         for table, features in self.features(split, fit_only=fit_only):
             yield ItemBlock.images(table, features, self.head)
 
-    def features(
-        self, split: str, *, fit_only: bool
-    ) -> Iterator[tuple[ImageTable, list[np.ndarray]]]:
+    def features(self, split: str, *, fit_only: bool) -> Iterator[Block]:
         """The same images as `blocks`, and of each view features float16 [N, D]: stage 1's opinion,
         which takes longest, is not asked for."""
         span, table = self.first.of_split(split), self.first.table
@@ -60,25 +60,33 @@ class Views:
 
     def fitted(self, *splits: str) -> np.ndarray:
         """Images of each class on some splits that are readable and may be fitted, int64 [K]."""
-        wanted = self.first.table.fit & np.isin(
-            self.first.table.split, [SPLITS.index(name) for name in splits]
-        )
+        wanted = self.first.table.fit & self.first.table.on(*splits)
         for store in self.stores:
             wanted = wanted & (store.status == schema.DONE)
         return np.bincount(self.first.table.class_index[wanted], minlength=self.classes)
 
 
 def read_items(
-    views: Views, splits: Sequence[str], opinion: Opinion, projections: Sequence[Projection]
+    views: Views,
+    splits: Sequence[str],
+    opinion: Opinion,
+    projections: Sequence[Projection],
+    jobs: int = 1,
 ) -> dict[str, Items]:
     """The fitted items of some splits with an opinion: every `image`, and every `product` of
-    several."""
+    several. `jobs` threads ask for it."""
+
+    def read(block: Block) -> tuple[Items, Items]:
+        images = ItemBlock.images(*block, views.head)
+        several = images.of_several()
+        products = compact(pool(several), opinion(several, "product"), projections)
+        return compact(images, opinion(images, "image"), projections), products
+
     parts: dict[str, list[Items]] = {"image": [], "product": []}
+    blocks = (block for split in splits for block in views.features(split, fit_only=True))
     with progress(int(views.fitted(*splits).sum()), "read features", "image") as bar:
-        for images in (block for split in splits for block in views.blocks(split, fit_only=True)):
-            parts["image"].append(compact(images, opinion(images, "image"), projections))
-            several = images.of_several()
-            products = compact(pool(several), opinion(several, "product"), projections)
+        for images, products in in_threads(read, blocks, jobs):
+            parts["image"].append(images)
             parts["product"].append(products)
             bar.update(len(images))
     return {unit: Items.concatenate(items) for unit, items in parts.items()}
@@ -92,9 +100,7 @@ def fit_projection(
     width = store.width
     if components is None:
         return Projection(np.zeros(width, dtype=np.float32), np.eye(width, dtype=np.float32))
-    fitted = store.table.fit & np.isin(
-        store.table.split, [SPLITS.index("train"), SPLITS.index("reserve")]
-    )
+    fitted = store.table.fit & store.table.on("train", "reserve")
     rows = np.flatnonzero(fitted & (store.status == schema.DONE))
     rows = np.sort(np.random.default_rng(seed).choice(rows, min(sample, len(rows)), replace=False))
     blocks = [

@@ -77,6 +77,20 @@ class ExpertPool:
             np.put_along_axis(opinions[-1], candidates, votes, axis=1)
         return np.stack(opinions)
 
+    def distances(self, images: ItemBlock) -> tuple[np.ndarray, np.ndarray]:
+        """How far single images are from the mean of the nearest class, and of the nearest but
+        their own, float32 [N]: by the discriminants' covariance, against the distance from the mean
+        of all (relative Mahalanobis distance, Ren et al. 2021), half its square. NaN without
+        discriminants."""
+        if not self.linear:
+            unknown = np.full(len(images), np.nan, dtype=np.float32)
+            return unknown, unknown
+        expert = self.linear[0]
+        scores = expert.scores(expert.inputs(images.features))
+        nearest = -scores.max(axis=1)
+        scores[np.arange(len(images)), images.class_index] = -np.inf
+        return nearest, -scores.max(axis=1)
+
     def log_probs(self, images: ItemBlock, unit: str, *, strangers: bool = True) -> np.ndarray:
         """The pool's log-probabilities float32 [N, K] of single images, or of their products if
         `unit` is `product`; images of a product stand together, and products come in the order of

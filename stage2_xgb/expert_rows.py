@@ -1,23 +1,24 @@
 """What the experts are fitted on, from the feature files: folds, sums, the bank, and a sample of
 held-out images for the weights. Everything is read once, but for the samples.
 
-Reserve and val_a, which stage 1 never saw, are cut into FOLDS by product.
+Reserve and val_a, which stage 1 never saw, are cut into FOLDS by product. What the cap of train
+cut, which stage 1 never saw either, is known to all folds as train is: large categories alone have
+it, so that weights fitted on it would suit them alone.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy.linalg import eigh
 
 from catalog.image_table import ImageTable
-from catalog.parallel import in_order
-from catalog.splits import SPLITS, sample_mask
+from catalog.parallel import in_threads
+from catalog.splits import DEALT, EXTRA, SPLITS, sample_mask
 from features.neighbours import Bank
 from stage1_cnn.head import Head
 from stage2_xgb.crossfit import folds
-from stage2_xgb.dataset import Views
+from stage2_xgb.dataset import Block, Views
 from stage2_xgb.experts import Inputs, NeighbourExpert
 from stage2_xgb.items import ItemBlock, Projection, product_starts
 from stage2_xgb.lda import Moments
@@ -25,7 +26,9 @@ from stage2_xgb.logistic import too_large
 
 FOLDS = 5
 HELD = ("reserve", "val_a")
-FITTED = ("train", *HELD)
+KNOWN = ("train", EXTRA)
+"""Splits that the experts of every fold know."""
+FITTED = (*KNOWN, *HELD)
 WEIGHING = 10_000
 """Held-out images that the weights are fitted on, about, at most."""
 BANK_COLUMNS = (64, 256)
@@ -35,12 +38,11 @@ BANK_CELLS = 2**27
 """Numbers in the bank, at most, if these are not fewer than the least columns need."""
 SAMPLE = 10_000
 """Images that these components are fitted on, about, at most."""
-BANK_ROWS = 2**21
-"""Photos in the bank, about, at most; beyond it, those of the largest classes are thinned out."""
+MOST_ROWS = 2**21
+"""Photos that experts are fitted on, about, at most; beyond it, those of the largest classes are
+thinned out: a class is known well by a thousand of its photos."""
 _ROWS = 512
 """Held-out images scored at once, about: it keeps memory small with thousands of classes."""
-Block = tuple[ImageTable, Sequence[np.ndarray]]
-"""Images, and an array of features [N, D_v] for each view."""
 
 
 def product_fold(product_id: np.ndarray, seed: int) -> np.ndarray:
@@ -62,7 +64,7 @@ def sample(
     share = images / max(int(views.fitted(*splits).sum()), 1)
     for split in splits:
         for table, features in views.features(split, fit_only=True):
-            mine = sample_mask(table.product_id, share, f"experts, {purpose}", seed)
+            mine = sample_mask(table.product_id, share, purpose, seed)
             yield table[mine], [x[mine] for x in features]
 
 
@@ -78,7 +80,7 @@ class HeldOut:
     @classmethod
     def of(cls, views: Views, seed: int) -> "HeldOut":
         """Reads it. How it was cut into blocks leaves no trace."""
-        blocks = list(sample(views, HELD, WEIGHING, "weights", seed))
+        blocks = list(sample(views, HELD, WEIGHING, "experts, weights", seed))
         columns = [
             [getattr(table, field.name) for table, _ in blocks] for field in fields(ImageTable)
         ]
@@ -105,9 +107,10 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Rows:
-    """What the experts are fitted on: sums of the rows of each fold and, at the end, of train; the
-    neighbours of all; and, if they are few enough for a logistic regression, its inputs float32
-    [N, D], classes and folds (-1: train)."""
+    """What the experts are fitted on: sums of the rows of each fold and, at the end, of those that
+    all folds know; the neighbours of all; and, if they are few enough for a logistic regression,
+    its inputs float32 [N, D], classes and folds (-1: all know them), of extra only if that leaves
+    few enough."""
 
     inputs: Inputs
     sums: list[Moments]
@@ -131,29 +134,38 @@ def read_rows(views: Views, seed: int, jobs: int, splits: Sequence[str] = FITTED
     inputs, plain = Inputs(every, root=True), Inputs(every)
     projection = _bank_projection(views, inputs, seed)
     sums = [Moments.zeros(classes, width) for _ in range(FOLDS + 1)]
-    share = thinned(views.fitted(*splits), BANK_ROWS)
-    logistic = not too_large(int(views.fitted(*FITTED).sum()), width, classes)
+    share = thinned(views.fitted(*splits), MOST_ROWS)
+    logistic = _logistic_splits(views, width)
 
     def read(block: Block) -> tuple[np.ndarray, ...]:
         table, features = block
-        held = table.split != SPLITS.index("train")
-        fold = np.where(held, product_fold(table.product_id, seed), -1)
+        mine = sample_mask(table.product_id, share[table.class_index], "rows of experts", seed)
+        table, features = table[mine], [view[mine] for view in features]
+        fold = np.where(table.on(*KNOWN), -1, product_fold(table.product_id, seed))
         x = inputs(features)
         for number in np.unique(fold).tolist():
             sums[number].add(x[fold == number], table.class_index[fold == number])
-        kept = plain(features) if logistic else x[:, :0]
-        mine = sample_mask(table.product_id, share[table.class_index], "bank of experts", seed)
-        banked = projection(x[mine]), table.product_id[mine], table.class_index[mine]
-        return *banked, kept, table.class_index, fold
+        use = table.on(*logistic)
+        kept = plain([view[use] for view in features])
+        banked = projection(x), table.product_id, table.class_index
+        return *banked, kept, table.class_index[use], fold[use]
 
     blocks = (block for split in splits for block in views.features(split, fit_only=True))
-    with ThreadPoolExecutor(jobs) as pool:
-        results = in_order(lambda block: pool.submit(read, block), blocks, jobs + 1)
-        columns = zip(*results, strict=True)
+    columns = zip(*in_threads(read, blocks, jobs), strict=True)
     z, product_id, bank_class, kept, class_index, fold = map(np.concatenate, columns)
     bank = Bank.of(z, product_id, bank_class, classes)
     neighbours = NeighbourExpert.of(inputs, projection, bank) if len(z) else None
     return Rows(inputs, sums, neighbours, plain, (kept, class_index, fold) if logistic else None)
+
+
+def _logistic_splits(views: Views, width: int) -> tuple[str, ...]:
+    """All splits, those without extra, or none: the most on which a logistic regression of what
+    the pool is fitted on is not too large."""
+    for splits in (SPLITS, DEALT):
+        images = views.fitted(*(name for name in FITTED if name in splits)).sum()
+        if not too_large(int(images), width, views.classes):
+            return splits
+    return ()
 
 
 def thinned(counts: np.ndarray, most: int) -> np.ndarray:
@@ -171,12 +183,13 @@ def _bank_projection(views: Views, inputs: Inputs, seed: int) -> Projection:
     """The first principal components of a sample, of images that stage 1 never saw if these are
     enough; the inputs themselves if they are few."""
     splits = HELD if views.fitted(*HELD).sum() >= SAMPLE else FITTED
-    parts = [inputs(features) for _, features in sample(views, splits, SAMPLE, "bank", seed)]
+    blocks = sample(views, splits, SAMPLE, "experts, bank", seed)
+    parts = [inputs(features) for _, features in blocks]
     x = np.concatenate(parts).astype(np.float64)
     width = x.shape[1]
     mean = x.mean(axis=0) if len(x) else np.zeros(width)
     components = np.eye(width)
-    rows = min(int(views.fitted(*FITTED).sum()), BANK_ROWS)
+    rows = min(int(views.fitted(*FITTED).sum()), MOST_ROWS)
     columns = int(np.clip(BANK_CELLS // max(rows, 1), *BANK_COLUMNS))
     if width > columns and len(x):
         x -= mean

@@ -20,13 +20,23 @@ from catalog.artifacts import read_json, sha256_file, write_json, write_text, wr
 from catalog.progress import progress
 from catalog.taxonomy import Taxonomy
 from features.store import FeatureStore
+from stage2_xgb.addition import FOLDER as ADDED
 from stage2_xgb.bundle import Bundle, model_name, save_booster, save_manifest, save_shared
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.confusion import ConfusionSet, save_sets
 from stage2_xgb.final import FOLDER as FINAL
+from stage2_xgb.gate import HeldOut
 from stage2_xgb.heldout import ValB
 from stage2_xgb.inputs import ClassMixes, Clock, Stage2Inputs, prepare_stage2
-from stage2_xgb.out_of_fold import FILE, judge, nothing_judged, save_judged
+from stage2_xgb.out_of_fold import (
+    FILE,
+    PRODUCTS_FILE,
+    Products,
+    judge,
+    nothing_judged,
+    read_products,
+    save_judged,
+)
 from stage2_xgb.summary import Stage2Summary, summarise
 from stage2_xgb.train_reclassifier import RowPicker, fit_booster
 
@@ -55,12 +65,9 @@ def fit_stage2(
     picker = inputs.picker(config)
     boosters = _train_reclassifiers(inputs.sets, picker, folder, jobs)
     clock.lap("reclassify")
-    images, judged = inputs.items["image"], nothing_judged()
-    if config.gate:
-        judged = judge(picker, images, len(taxonomy), jobs)
-    save_judged(folder / FILE, judged)
+    judged = _judge(inputs, picker, len(taxonomy), folder, jobs)
     undecided = _save_undecided(folder, inputs, boosters, config.base_margin, made_from)
-    val_b = ValB.of(undecided, inputs.views, judged, inputs.targets["product"])
+    val_b = ValB.of(undecided, inputs.views, judged, inputs.targets["product"], jobs)
     decisions = val_b.decide(undecided, config)
     bundle = replace(undecided, answers={c: d.answer for c, d in decisions.items()})
     clock.lap("gate")
@@ -82,7 +89,7 @@ def _save_undecided(
 ) -> Bundle:
     """Writes shared.npz; returns the bundle before the gate, in which no reclassifier answers."""
     save_shared(folder, inputs.shifts, inputs.pool, inputs.projections)
-    shared = ("shared.npz", "sets.parquet", FILE)
+    files = (folder / name for name in ("shared.npz", "sets.parquet", FILE, PRODUCTS_FILE))
     return Bundle(
         folder,
         inputs.shifts,
@@ -91,18 +98,42 @@ def _save_undecided(
         members={s.class_index: s.members for s in inputs.sets},
         answers={},
         base_margin=base_margin,
-        checksums=boosters | {name: sha256_file(folder / name) for name in shared},
+        checksums=boosters | {path.name: sha256_file(path) for path in files if path.exists()},
         made_from=made_from,
     )
 
 
+def _judge(
+    inputs: Stage2Inputs, picker: RowPicker, classes: int, folder: Path, jobs: int
+) -> HeldOut:
+    """What is known out of fold of reserve and val_a, which is also written; nothing without a
+    gate. Whole answers of their products too, if there is a pool of experts."""
+    judged, images, fitted = nothing_judged(), inputs.items["image"], inputs.fitted
+    (folder / PRODUCTS_FILE).unlink(missing_ok=True)
+    if picker.config.gate and fitted is None:
+        judged, _ = judge(picker, images, classes, jobs)
+    elif picker.config.gate and fitted is not None:
+        items, distance = read_products(inputs.views, fitted, inputs.projections)
+        judged, own = judge(picker, images, classes, jobs, items)
+        plain = (items.product_id, items.class_index, items.top_class, items.log_prob)
+        Products(*plain, *own, _side_by_side(items.z), *distance.T).save(folder / PRODUCTS_FILE)
+    save_judged(folder / FILE, judged)
+    return judged
+
+
+def _side_by_side(z: np.ndarray) -> np.ndarray:
+    """Features [N, V, C] of all views as [N, V * C]."""
+    return z.reshape(len(z), z.shape[1] * z.shape[2])
+
+
 def _begin(folder: Path, made_from: dict[str, Any]) -> None:
-    """Keeps what an interrupted run on the same inputs left; removes anything else."""
+    """Keeps what an interrupted run with the same inputs left; removes anything else."""
     started = folder / "started.json"
     made_from = json.loads(json.dumps(made_from))
     same = started.exists() and read_json(started, "stage2") == made_from
     (folder / "manifest.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / FINAL, ignore_errors=True)
+    for name in (FINAL, ADDED):
+        shutil.rmtree(folder / name, ignore_errors=True)
     if not same:
         for path in folder.glob("boosters/*"):
             path.unlink()
@@ -113,7 +144,7 @@ def _train_reclassifiers(
     sets: list[ConfusionSet], picker: RowPicker, folder: Path, jobs: int
 ) -> dict[str, str]:
     """Trains the reclassifiers that are not there yet; file -> sha256 of every one."""
-    folder = folder.absolute()  # a cluster's worker may have another working directory
+    folder = folder.absolute()  # a worker of a cluster may work elsewhere
     names = [model_name(s.class_index) for s in sets]
     checksums = _finished(folder, names)
     tasks = (
@@ -154,7 +185,7 @@ def _finished(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def _train_one(picker: RowPicker, members: np.ndarray, path: Path) -> tuple[Path, str | None]:
-    """Trains and saves one reclassifier; runs in a worker process. The checksum is None if its
+    """Trains and saves one reclassifier; runs in a worker process. The checksum is None where its
     classes have no rows."""
     pin_blas()
     rows = picker.rows(members)

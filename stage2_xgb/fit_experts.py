@@ -36,8 +36,9 @@ _LOWEST = -1e4
 @dataclass(frozen=True)
 class FittedPool:
     """The pool for new items; for each fold of reserve and val_a the pool that knows none of its
-    products, with the same weights; the linear experts' names; and on how many images and products
-    the weights were fitted: 0 if there were none, and the first weights stand."""
+    products, with weights that the other folds chose; the linear experts' names; and on how many
+    images and products the weights were fitted: 0 if there were none, and the first weights
+    stand."""
 
     pool: ExpertPool
     by_fold: tuple[ExpertPool, ...]
@@ -64,6 +65,16 @@ class FittedPool:
             out[item_fold == number] = pool.log_probs(rows, unit, strangers=False)
         return out
 
+    def distances(self, images: ItemBlock) -> np.ndarray:
+        """As ExpertPool.distances, float32 [N, 2], but out of fold for images of reserve and
+        val_a."""
+        fold = image_fold(images, self.seed)
+        out = np.empty((len(images), 2), dtype=np.float32)
+        for number in np.unique(fold).tolist():
+            pool, rows = self.pool if number < 0 else self.by_fold[number], fold == number
+            out[rows] = np.stack(pool.distances(images.rows(rows)), axis=1)
+        return out
+
 
 def fit_experts(
     views: Views, targets: Mapping[str, np.ndarray], train: np.ndarray, seed: int, jobs: int
@@ -78,11 +89,14 @@ def fit_experts(
         first = _first_weights(targets, train, 1 + len(names) + (rows.neighbours is not None))
         pools = [ExpertPool(experts, rows.neighbours, first) for experts in linear]
         pools = _calibrated(pools, held, names, targets["image"])
-        weights, weighed = {}, {}
+        weights: list[dict[str, Weights]] = [{} for _ in pools]
+        weighed = {}
         for unit, target in targets.items():
-            terms, count = _terms(pools, held, unit, target)
-            weights[unit], weighed[unit] = _fit_weights(terms, count, first[unit]), len(count)
-    *by_fold, whole = (replace(pool, weights=weights) for pool in pools)
+            items = _terms(pools, held, unit, target)
+            weighed[unit] = len(items.fold)
+            for pool_weights, found in zip(weights, _cross_fitted(items, first[unit]), strict=True):
+                pool_weights[unit] = found
+    *by_fold, whole = (replace(p, weights=w) for p, w in zip(pools, weights, strict=True))
     return FittedPool(whole, tuple(by_fold), names, weighed, seed)
 
 
@@ -158,23 +172,41 @@ def keep_likeliest(scores: np.ndarray, class_index: np.ndarray) -> tuple[np.ndar
     return classes, (classes == class_index[:, None]).argmax(axis=1)
 
 
-def _terms(
-    pools: Sequence[ExpertPool], held: HeldOut, unit: str, target: np.ndarray
-) -> tuple[Terms, np.ndarray]:
-    """The terms of the held-out items' scores, from the pool that knows none of their products; and
-    the items' numbers of images [N]."""
+@dataclass(frozen=True)
+class _HeldTerms:
+    """The terms of held-out items' scores, each item's number of images [N] and fold [N]."""
+
+    terms: Terms
+    count: np.ndarray
+    fold: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray) -> "_HeldTerms":
+        return _HeldTerms(self.terms[rows], self.count[rows], self.fold[rows])
+
+
+def _terms(pools: Sequence[ExpertPool], held: HeldOut, unit: str, target: np.ndarray) -> _HeldTerms:
+    """The terms of the held-out items' scores, from the pool that knows none of their products."""
     mix, parts = pools[-1].weights[unit].mix, []
     for fold, images in held.by_fold():
         opinions, class_index, count = _items(images, pools[fold], unit)
         classes, place = keep_likeliest(np.sum(opinions, axis=0), class_index)
         values = np.take_along_axis(opinions, classes[None], axis=2)
         values = np.concatenate([values, mix[:, classes]]).swapaxes(0, 1)
-        parts.append((values, place, class_index, count))
+        parts.append((values, place, class_index, count, np.full(len(count), fold)))
     if not parts:
         none = np.zeros(0, dtype=np.int64)
-        return Terms(np.zeros((0, len(pools[-1]) + len(mix), 1), np.float32), none, none), none
-    values, place, class_index, count = map(np.concatenate, zip(*parts, strict=True))
-    return Terms(values, place, importance(class_index, target)), count
+        terms = Terms(np.zeros((0, len(pools[-1]) + len(mix), 1), np.float32), none, none)
+        return _HeldTerms(terms, none, none)
+    values, place, class_index, count, of_fold = map(np.concatenate, zip(*parts, strict=True))
+    return _HeldTerms(Terms(values, place, importance(class_index, target)), count, of_fold)
+
+
+def _cross_fitted(items: _HeldTerms, first: Weights) -> list[Weights]:
+    """Weights that the items of all folds but one choose, for each fold; at the end, those of
+    all."""
+    whole = _fit_weights(items, first)
+    by_fold = [_fit_weights(items[items.fold != f], first, whole) for f in range(FOLDS)]
+    return [*by_fold, whole]
 
 
 def _items(
@@ -190,16 +222,19 @@ def _items(
     return pooled, images.class_index[starts], images_by_product(images.product_id)
 
 
-def _fit_weights(terms: Terms, count: np.ndarray, first: Weights) -> Weights:
+def _fit_weights(items: _HeldTerms, first: Weights, start: Weights | None = None) -> Weights:
     """Weights of least log-loss; those of experts are at least 0 for a single image. They grow with
-    the logarithm of the number of images only if some items have several."""
+    the logarithm of the number of images only if some items have several. The search begins at
+    `start`."""
+    terms, count, begin = items.terms, items.count, start or first
     size = len(first.plain)
     experts = np.arange(size) < size - len(first.mix)
     low, high = np.where(experts, 0, -1.0), np.where(experts, np.inf, 2.0)
     if (count == 1).all():
-        return replace(first, plain=fit_weights(terms, first.plain, low, high))
+        return replace(first, plain=fit_weights(terms, first.plain, low, high, start=begin.plain))
     log_n = np.log(count).astype(np.float32)[:, None, None]
     both = replace(terms, values=np.concatenate([terms.values, log_n * terms.values], axis=1))
-    start, low = np.r_[first.plain, first.growth], np.r_[low, np.full(size, -1.0)]
-    found = fit_weights(both, start, low, np.r_[high, np.full(size, 2.0)])
+    low, high = np.r_[low, np.full(size, -1.0)], np.r_[high, np.full(size, 2.0)]
+    ends = (np.r_[weights.plain, weights.growth] for weights in (first, begin))
+    found = fit_weights(both, next(ends), low, high, start=next(ends))
     return replace(first, plain=found[:size], growth=found[size:])

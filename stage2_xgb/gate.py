@@ -54,7 +54,7 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.predicted)
 
-    def __getitem__(self, rows: np.ndarray) -> "HeldOut":
+    def __getitem__(self, rows: np.ndarray | slice) -> "HeldOut":
         right = {name: right[rows] for name, right in self.right.items()}
         return HeldOut(self.predicted[rows], self.class_index[rows], self.product_id[rows], right)
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from catalog.parallel import in_threads
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.crossfit import cross_judge
-from stage2_xgb.dataset import Views
+from stage2_xgb.dataset import Block, Views
 from stage2_xgb.gate import OWN, POOL, STAGE1, Decision, HeldOut, decide
 from stage2_xgb.items import ItemBlock
 from stage2_xgb.refine import each_answer
@@ -72,11 +73,17 @@ class ValB:
     target: np.ndarray
 
     @classmethod
-    def of(cls, bundle: Bundle, views: Views, others: HeldOut, target: np.ndarray) -> "ValB":
-        """Asks every system of the bundle about every item."""
-        parts: list[dict[str, np.ndarray]] = []
-        for images in views.blocks("val_b", fit_only=True):
-            parts += [_answers(bundle, images, number) for number in range(len(UNITS))]
+    def of(
+        cls, bundle: Bundle, views: Views, others: HeldOut, target: np.ndarray, jobs: int = 1
+    ) -> "ValB":
+        """Asks every system of the bundle about every item, in `jobs` threads."""
+
+        def read(block: Block) -> list[dict[str, np.ndarray]]:
+            images = ItemBlock.images(*block, views.head)
+            return [_answers(bundle, images, number) for number in range(len(UNITS))]
+
+        blocks = views.features("val_b", fit_only=True)
+        parts = [part for found in in_threads(read, blocks, jobs) for part in found]
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         right = {name: columns[f"right_{name}"] for name in (RAW, STAGE1, POOL, OWN)}
         held = HeldOut(columns["predicted"], columns["class_index"], columns["product_id"], right)
@@ -102,12 +109,20 @@ class ValB:
     def own(self, bundle: Bundle, config: Stage2Config) -> np.ndarray:
         """Share of judgements [N] in which a reclassifier answers if other products decide; without
         a gate, what ships."""
-        if not config.gate:
-            return own_answers(self.held.predicted, self.decide(bundle, config))
-        held = HeldOut.concatenate([self.held, self.others])
-        counted = np.r_[self.counted, np.ones(len(self.others), dtype=bool)]
-        share = cross_fit(held, counted, _modelled(bundle), self.target, config.seed)
-        return share[: len(self.held)]
+        return self.own_of(bundle, config, self.held[:0])[0]
+
+    def own_of(
+        self, bundle: Bundle, config: Stage2Config, further: HeldOut
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same, and the same of `further` items, which decide nothing."""
+        held = HeldOut.concatenate([self.held, self.others, further])
+        if config.gate:
+            counted = np.r_[self.counted, np.ones(len(self.others), dtype=bool)]
+            counted = np.r_[counted, np.zeros(len(further), dtype=bool)]
+            share = cross_fit(held, counted, _modelled(bundle), self.target, config.seed)
+        else:
+            share = own_answers(held.predicted, self.decide(bundle, config))
+        return share[: len(self.held)], share[len(held) - len(further) :]
 
 
 def _modelled(bundle: Bundle) -> np.ndarray:

@@ -20,9 +20,10 @@ from stage2_xgb.config import Stage2Config
 from stage2_xgb.confusion import ConfusionSet, find_confusion_sets
 from stage2_xgb.dataset import Opinion, Views, fit_projection, read_items
 from stage2_xgb.expert_pool import ExpertPool
+from stage2_xgb.expert_rows import sample
 from stage2_xgb.fit_experts import FittedPool, fit_experts
 from stage2_xgb.heldout import UNITS
-from stage2_xgb.items import Items, Projection, of_unit
+from stage2_xgb.items import ItemBlock, Items, Projection, of_unit
 from stage2_xgb.prior import Shift, fit_shift, mix, target_mix
 from stage2_xgb.train_reclassifier import RowPicker
 
@@ -109,7 +110,7 @@ def prepare_stage2(
     from_train = config.rows == "train" or config.confusion.rule == "published"
     splits = ("train", "reserve", "val_a") if from_train else ("reserve", "val_a")
     opinion = fitted.log_probs if fitted else _adjusted(shifts)
-    items = read_items(views, splits, opinion, projections)
+    items = read_items(views, splits, opinion, projections, jobs)
     sets = find_confusion_sets(items["image"], len(taxonomy), config.confusion)
     clock.lap("read")
     return Stage2Inputs(views, targets, shifts, fitted, projections, items, sets)
@@ -141,11 +142,8 @@ def fit_shifts(
 ) -> dict[str, Shift]:
     """Each unit's class-mix shift of stage 1, fitted on val_a: on SHIFT_IMAGES of it at most, as
     these are held over all classes."""
-    share = SHIFT_IMAGES / max(int(views.fitted("val_a").sum()), 1)
-    images = [
-        part.of_products(share, "class-mix shift", seed)
-        for part in views.blocks("val_a", fit_only=True)
-    ]
+    blocks = sample(views, ("val_a",), SHIFT_IMAGES, "class-mix shift", seed)
+    images = [ItemBlock.images(*block, views.head) for block in blocks]
     shifts = {}
     for unit, target in targets.items():
         items = [of_unit(part, unit) for part in images]

@@ -12,7 +12,7 @@ import numpy as np
 
 from catalog.arrays import group_starts
 from catalog.image_table import ImageTable
-from catalog.splits import SPLITS, sample_mask
+from catalog.splits import SPLITS
 from stage1_cnn.head import Head, log_softmax
 
 TOP = 32
@@ -50,11 +50,6 @@ class ItemBlock:
     def __len__(self) -> int:
         return len(self.item_id)
 
-    def of_products(self, share: float, purpose: str, seed: int) -> "ItemBlock":
-        """The items of about a share of the products, drawn for a purpose
-        (`catalog.splits.sample_mask`)."""
-        return self.rows(sample_mask(self.product_id, share, purpose, seed))
-
     def of_several(self) -> "ItemBlock":
         """The images of products that have several, where those of a product stand together."""
         same = self.product_id[1:] == self.product_id[:-1]
@@ -64,6 +59,16 @@ class ItemBlock:
         """Some of the items."""
         plain = {field.name: getattr(self, field.name)[rows] for field in fields(self)[:-1]}
         return ItemBlock(**plain, features=tuple(x[rows] for x in self.features))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["ItemBlock"]) -> "ItemBlock":
+        """Items one after another."""
+        plain = {
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(cls)[:-1]
+        }
+        by_view = zip(*(part.features for part in parts), strict=True)
+        return cls(**plain, features=tuple(map(np.concatenate, by_view)))
 
     def first_view(self) -> "ItemBlock":
         """The same items through stage 1 alone."""
@@ -143,11 +148,12 @@ def images_by_product(product_id: np.ndarray) -> np.ndarray:
 
 
 def mean_by_product(x: np.ndarray, product_id: np.ndarray) -> np.ndarray:
-    """Mean of the rows [N, K] of each product."""
+    """Mean of the rows [N, ...] of each product."""
     if not len(x):
         return x
     count = images_by_product(product_id).astype(x.dtype)
-    return np.add.reduceat(x, product_starts(product_id), axis=0) / count[:, None]
+    sums = np.add.reduceat(x, product_starts(product_id), axis=0)
+    return sums / count.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def pool(images: ItemBlock) -> ItemBlock:

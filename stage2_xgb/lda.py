@@ -86,6 +86,19 @@ def fit_lda(moments: Moments, inputs: Inputs, shrinkage: float = SHRINKAGE) -> L
     return LinearExpert(inputs, centre, weights, bias.astype(np.float32))
 
 
+def discriminants(
+    moments: Moments, centre: np.ndarray, mean: np.ndarray, shrinkage: float = SHRINKAGE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Columns for further classes with the means [P, D], under the covariance and the `centre` [D]
+    of a fit to these sums: weight float32 [D, P], bias float32 [P]."""
+    own = moments.total / np.maximum(moments.count, 1)[:, None]
+    factor = cholesky(_covariance(moments, own, shrinkage), lower=True)
+    away = mean.astype(np.float64) - centre
+    weight = cho_solve((factor, True), away.T)
+    half_square = 0.5 * np.einsum("pd,dp->p", away, weight)
+    return weight.astype(np.float32), -half_square.astype(np.float32)
+
+
 def _covariance(moments: Moments, mean: np.ndarray, shrinkage: float) -> np.ndarray:
     """Shrunk covariance [D, D] within the classes. If no class has two different rows, the
     identity: the nearest mean answers."""

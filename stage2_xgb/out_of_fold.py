@@ -1,10 +1,12 @@
 """What reclassifiers answer for reserve and val_a, by others that know none of an item's product:
 its fold's are trained, and their confusion sets mined, on the other folds.
 
-Together with val_b this is what the gate decides on. On disk: judged.parquet.
+Together with val_b this is what the gate decides on. And products get whole answers, from which
+promises follow. On disk: judged.parquet, products.npz.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -14,40 +16,111 @@ from joblib import Parallel, delayed
 from scipy.special import logsumexp
 
 from catalog.arithmetic import pin_blas
+from catalog.arrays import read_npz, write_npz
 from catalog.artifacts import atomic_path
 from catalog.progress import progress
+from catalog.splits import sample_mask
 from stage2_xgb.confusion import ConfusionSet, find_confusion_sets
 from stage2_xgb.crossfit import folds
+from stage2_xgb.dataset import Views
+from stage2_xgb.expert_rows import HELD
+from stage2_xgb.fit_experts import FittedPool
 from stage2_xgb.gate import OWN, POOL, HeldOut
-from stage2_xgb.items import Items
+from stage2_xgb.items import Items, Projection, compact, mean_by_product
+from stage2_xgb.items import pool as pool_images
 from stage2_xgb.reclassifier import Reclassifier
 from stage2_xgb.train_reclassifier import RowPicker, fit_booster
 
 FOLDS = 5
 FILE = "judged.parquet"
+PRODUCTS_FILE = "products.npz"
+PRODUCTS = 50_000
+"""Products of reserve and val_a that are answered, about, at most."""
 _PLAIN = ("predicted", "class_index", "product_id")
 
 
-def judge(picker: RowPicker, images: Items, classes: int, jobs: int) -> HeldOut:
+@dataclass(frozen=True)
+class Products:
+    """N products of reserve and val_a: product_id int64 and class_index int32 [N]; the T likeliest
+    classes int32 [N, T] and their log-probabilities float32 [N, T] before reclassifiers
+    (`top_class`, `log_prob`), and by these (`own_class`, `own_log_prob`); projected features of all
+    views side by side, z float32 [N, D]; and the `distance` to the nearest category, and to the
+    nearest but their own (`apart`), float32 [N]. All by experts and reclassifiers that know nothing
+    of the product."""
+
+    product_id: np.ndarray
+    class_index: np.ndarray
+    top_class: np.ndarray
+    log_prob: np.ndarray
+    own_class: np.ndarray
+    own_log_prob: np.ndarray
+    z: np.ndarray
+    distance: np.ndarray
+    apart: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.product_id)
+
+    def held_out(self) -> HeldOut:
+        """What the opinion before and the reclassifiers have right."""
+        predicted = self.top_class[:, 0]
+        right = {POOL: predicted == self.class_index, OWN: self.own_class[:, 0] == self.class_index}
+        return HeldOut(predicted, self.class_index, self.product_id, right)
+
+    def save(self, path: Path) -> None:
+        """Writes all arrays."""
+        write_npz(path, **{field.name: getattr(self, field.name) for field in fields(self)})
+
+    @classmethod
+    def read(cls, path: Path) -> "Products":
+        """Inverse of save. Raises ArtifactError if the file is missing or damaged."""
+        arrays = read_npz(path, "stage2")
+        return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+
+
+def read_products(
+    views: Views, fitted: FittedPool, projections: Sequence[Projection]
+) -> tuple[Items, np.ndarray]:
+    """Products of reserve and val_a as the pool has them out of fold, and their distances float32
+    [N, 2] (`ExpertPool.distances`, the mean over a product's images)."""
+    share = PRODUCTS / max(int(views.fitted(*HELD).sum()), 1)
+    items, distances = [], []
+    for images in (block for split in HELD for block in views.blocks(split, fit_only=True)):
+        kept = images.rows(sample_mask(images.product_id, share, "products, out of fold", 0))
+        items.append(compact(pool_images(kept), fitted.log_probs(kept, "product"), projections))
+        distances.append(mean_by_product(fitted.distances(kept), kept.product_id))
+    return Items.concatenate(items), np.concatenate(distances)
+
+
+def judge(
+    picker: RowPicker, images: Items, classes: int, jobs: int, products: Items | None = None
+) -> tuple[HeldOut, tuple[np.ndarray, np.ndarray]]:
     """The picker's items of reserve and val_a, and what the opinion before and reclassifiers have
-    right of them, out of fold; sets are mined on `images`. `jobs` processes train."""
+    right of them, out of fold; sets are mined on `images`. `jobs` processes train.
+
+    Also the reclassifiers' answers to `products`: the likeliest classes and their
+    log-probabilities, as before where there is no reclassifier.
+    """
+    products = images[:0] if products is None else products
     items, seed = picker.items, picker.config.seed
     fold = folds(items.product_id, FOLDS, "gate folds", seed)
     image_fold = folds(images.product_id, FOLDS, "gate folds", seed)
     heldout = items.on("reserve", "val_a")
     before = items.predicted == items.class_index
-    own = before.copy()
+    own, answers = before.copy(), (products.top_class.copy(), products.log_prob.copy())
     tasks = list(_tasks(images, image_fold, classes, picker))
     results = Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")(
-        delayed(_judge_one)(picker, fold, heldout, *task) for task in tasks
+        delayed(_judge_one)(picker, fold, heldout, products, *task) for task in tasks
     )
     with progress(len(tasks), "gate", "model") as bar:
-        for rows, right in results:
+        for rows, right, asked, answered in results:
             own[rows] = right
+            for column, found in zip(answers, answered, strict=True):
+                column[asked] = found
             bar.update()
     judged = items[heldout]
     plain = judged.predicted, judged.class_index, judged.product_id
-    return HeldOut(*plain, {POOL: before[heldout], OWN: own[heldout]})
+    return HeldOut(*plain, {POOL: before[heldout], OWN: own[heldout]}), answers
 
 
 def _tasks(
@@ -62,32 +135,45 @@ def _tasks(
 
 
 def _judge_one(
-    picker: RowPicker, fold: np.ndarray, heldout: np.ndarray, number: int, found: ConfusionSet
-) -> tuple[np.ndarray, np.ndarray]:
+    picker: RowPicker,
+    fold: np.ndarray,
+    heldout: np.ndarray,
+    products: Items,
+    number: int,
+    found: ConfusionSet,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """The rows that a reclassifier of one fold is asked about, and whether its answers are right;
-    runs in a worker process."""
+    the rows of `products` that it is asked about, and its answers; runs in a worker process."""
     pin_blas()
     mine = heldout & (fold == number) & (picker.items.predicted == found.class_index)
-    rows, nothing = np.flatnonzero(mine), np.zeros(0, dtype=np.int64)
+    product_fold = folds(products.product_id, FOLDS, "gate folds", picker.config.seed)
+    rows = np.flatnonzero(mine)
+    asked = np.flatnonzero((product_fold == number) & (products.predicted == found.class_index))
     booster = None
-    if len(rows):
+    if len(rows) or len(asked):
         booster = fit_booster(picker.rows(found.members, fold != number), picker.config)
     if booster is None:
-        return nothing, nothing.astype(bool)
+        rows, asked = rows[:0], asked[:0]
+        return rows, rows.astype(bool), asked, (products.top_class[asked], products.log_prob[asked])
     model = Reclassifier(found.members, booster, picker.config.base_margin)
     items = picker.items[rows]
-    return rows, _answers(model, items) == items.class_index
+    right = _answers(model, items)[0][:, 0] == items.class_index
+    return rows, right, asked, _answers(model, products[asked])
 
 
-def _answers(model: Reclassifier, items: Items) -> np.ndarray:
-    """Likeliest classes int [N] once the model has spread the mass of its set, of items that keep
-    their likeliest classes alone."""
+def _answers(model: Reclassifier, items: Items) -> tuple[np.ndarray, np.ndarray]:
+    """Likeliest classes int32 [N, T] and their log-probabilities once the model has spread the mass
+    of its set, of items that keep their likeliest classes alone."""
+    if not len(items):
+        return items.top_class, items.log_prob
     before = items.log_probs(model.members)
     within = model.log_probs(items, before) + logsumexp(before, axis=1, keepdims=True)
     outside = np.where(np.isin(items.top_class, model.members), -np.inf, items.log_prob)
-    others = np.take_along_axis(items.top_class, outside.argmax(axis=1)[:, None], axis=1)[:, 0]
-    inside = within.max(axis=1) >= outside.max(axis=1)
-    return np.where(inside, model.members[within.argmax(axis=1)], others)
+    classes = np.column_stack([np.tile(model.members, (len(items), 1)), items.top_class])
+    scores = np.column_stack([within, outside])
+    order = np.argsort(-scores, axis=1, kind="stable")[:, : items.top_class.shape[1]]
+    top_class, log_prob = (np.take_along_axis(x, order, axis=1) for x in (classes, scores))
+    return top_class.astype(np.int32), log_prob.astype(np.float32)
 
 
 def save_judged(path: Path, held: HeldOut) -> None:

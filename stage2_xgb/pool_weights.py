@@ -43,11 +43,16 @@ class Terms:
 
 
 def fit_weights(
-    terms: Terms, first: np.ndarray, low: np.ndarray, high: np.ndarray, penalty: float = PENALTY
+    terms: Terms,
+    first: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    penalty: float = PENALTY,
+    start: np.ndarray | None = None,
 ) -> np.ndarray:
     """Weights float64 [F] within `low` .. `high` [F] of least log-loss, penalised for their
     distance from `first`, where they stay without an item. The penalty counts less the more items
-    there are."""
+    there are. The search begins at `start`, which only saves time."""
     if not len(terms.truth):
         return first.astype(np.float64)
     strength = penalty / effective(terms.weight)
@@ -60,7 +65,12 @@ def fit_weights(
     bounds = list(zip(low.tolist(), high.tolist(), strict=True))
     options = {"maxiter": 200, "ftol": 1e-12, "gtol": 1e-8}
     return minimize(
-        loss, np.clip(first, low, high), jac=True, bounds=bounds, method="L-BFGS-B", options=options
+        loss,
+        np.clip(first if start is None else start, low, high),
+        jac=True,
+        bounds=bounds,
+        method="L-BFGS-B",
+        options=options,
     ).x
 
 

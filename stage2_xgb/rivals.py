@@ -17,7 +17,7 @@ from features.neighbours import STRANGER
 from stage1_cnn.head import log_softmax
 from stage2_xgb.dataset import Views
 from stage2_xgb.expert_pool import ExpertPool
-from stage2_xgb.expert_rows import FITTED
+from stage2_xgb.expert_rows import FITTED, sample
 from stage2_xgb.experts import Inputs, LinearExpert, NeighbourExpert, bounded, highest
 from stage2_xgb.items import ItemBlock, mean_by_product, product_starts
 from stage2_xgb.logistic import fit_logistic, too_large
@@ -114,9 +114,8 @@ def _fit_head(views: Views, splits: Sequence[str]) -> LinearExpert:
 
 
 def _held_out(views: Views, seed: int) -> Iterator[ItemBlock]:
-    share = _SHIFT_IMAGES / max(int(views.fitted("val_b").sum()), 1)
-    for images in views.blocks("val_b", fit_only=True):
-        yield images.of_products(share, "shift of rivals", seed)
+    for block in sample(views, ("val_b",), _SHIFT_IMAGES, "shift of rivals", seed):
+        yield ItemBlock.images(*block, views.head)
 
 
 def _fit_shifts(

@@ -10,14 +10,17 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from catalog.config import CatalogConfig, SourcesConfig
 from catalog.errors import ShelfsortError
-from catalog.files import ACCESS, ListedFile, Span, is_url, matching, size_and_stamp
+from catalog.files import ACCESS, Anchor, ListedFile, Span, is_url, matching, size_and_stamp
 from catalog.sources.folder import is_hidden, listed
-from catalog.sources.photo_list import PHOTOS, About, PhotoList, grouped
+from catalog.sources.photo_list import PHOTOS, PhotoList, grouped
+from catalog.sources.photo_table import About
 from catalog.sources.table import USUAL
 
 ARCHIVES = (".tar", ".zip")
@@ -37,26 +40,32 @@ class _Member:
     """The bytes, of what stands beside photos."""
 
 
+def archive_paths(names: Sequence[str]) -> list[str]:
+    """The archives that paths and patterns name, as absolute paths. Raises ShelfsortError if one
+    matches nothing, or is a URL."""
+    return [os.path.abspath(path) for name in names for path in _local(name)]
+
+
 def read_archives(
-    names: Sequence[str], config: CatalogConfig, access: SourcesConfig = ACCESS
+    paths: Sequence[str], config: CatalogConfig, access: SourcesConfig = ACCESS
 ) -> PhotoList:
     """Lists the photos in archives. Raises ShelfsortError if there is none, or an archive is
     damaged."""
-    paths = [os.path.abspath(path) for name in names for path in _local(name)]
+    anchors = [Anchor(path, *reversed(size_and_stamp(path))) for path in paths]
     members = [member for path in paths for member in _members(path)]
     photos = [m.file for m in members if m.file.relative.lower().endswith(PHOTOS)]
     if not photos:
-        raise ShelfsortError(f"{names[0]}: expected photos in this archive, found none")
+        raise ShelfsortError(f"{paths[0]}: expected photos in this archive, found none")
     beside: dict[tuple[str, str], dict[str, Any]] = {}
     for member in members:
         if member.data is not None:
             stem, suffix = os.path.splitext(member.file.relative)
             said = _said(member.file, suffix.lower(), member.data)
             beside.setdefault((member.file.path, stem), {}).update(said)
-    plain = listed(names[0], paths, photos, config, access=access)
+    unnamed = listed(paths[0], list(paths), photos, config, access=access, anchors=anchors)
     if not beside:
-        return plain
-    return _samples(plain, beside, config)
+        return unnamed
+    return _samples(unnamed, beside, config)
 
 
 def _local(name: str) -> list[str]:
@@ -80,14 +89,15 @@ def _said(file: ListedFile, suffix: str, data: bytes) -> dict[str, Any]:
 
 
 def _samples(
-    plain: PhotoList, beside: dict[tuple[str, str], dict[str, Any]], config: CatalogConfig
+    unnamed: PhotoList, beside: dict[tuple[str, str], dict[str, Any]], config: CatalogConfig
 ) -> PhotoList:
     """The same photos by what stands beside them: keys, categories, texts and columns."""
-    said = [beside.get((photo.path, os.path.splitext(photo.name)[0]), {}) for photo in plain.photos]
+    photos = [unnamed.photos[row] for row in range(len(unnamed.photos))]
+    said = [beside.get((photo.path, os.path.splitext(photo.relative)[0]), {}) for photo in photos]
     names = (*_asked(config.table.product), *USUAL["product"])
-    keys = [_first(one, names, photo.key) for one, photo in zip(said, plain.photos, strict=True)]
+    rows = np.repeat(np.arange(len(unnamed)), unnamed.n_images).tolist()
+    keys = [_first(one, names, unnamed.keys[row]) for one, row in zip(said, rows, strict=True)]
     order = sorted(range(len(said)), key=lambda i: (str(keys[i]), said[i].get("position", 0)))
-    photos = [replace(plain.photos[i], key=keys[i]) for i in order]
 
     def about(row: int) -> About:
         one = said[order[row]]
@@ -99,7 +109,15 @@ def _samples(
             fields={name: one[name] for name in config.columns if name in one},
         )
 
-    return grouped(plain.roots, photos, about, plain.rejects, plain.containers.access)
+    return grouped(
+        unnamed.roots,
+        [photos[row] for row in order],
+        [keys[row] for row in order],
+        about,
+        unnamed.rejects,
+        unnamed.containers.access,
+        unnamed.anchors,
+    )
 
 
 def _asked(name: str | None) -> tuple[str, ...]:

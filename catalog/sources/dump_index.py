@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from catalog.arrays import pack_texts, read_npz, unpack_texts, write_npz
+from catalog.arrays import PackedTexts, read_npz, write_npz
 from catalog.artifacts import fingerprint
 from catalog.config import Fields, SourcesConfig
 from catalog.errors import ArtifactError, DumpError
@@ -135,7 +135,7 @@ class DumpIndex:
         }
         arrays = {name: getattr(self, name) for name in _DTYPES}
         if self.key_texts is not None:
-            arrays |= pack_texts("key_texts", self.key_texts)
+            arrays |= PackedTexts.of(self.key_texts).arrays("key_texts")
         write_npz(path, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
 
     @classmethod
@@ -151,7 +151,8 @@ class DumpIndex:
             columns: dict[str, Any] = {
                 n: arrays[n].astype(dtype, copy=False) for n, dtype in _DTYPES.items()
             }
-            texts = unpack_texts("key_texts", arrays) if "key_texts" in arrays else None
+            packed = "key_texts" in arrays
+            texts = tuple(PackedTexts.from_arrays("key_texts", arrays)) if packed else None
             names = header["category_names"]
             fields = Fields(**header["fields"])
         except (ValueError, KeyError, TypeError) as error:

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 
 from catalog.config import CatalogConfig, SourcesConfig
 from catalog.errors import ShelfsortError
-from catalog.files import ACCESS, ListedFile, files_below, is_url, printable
+from catalog.files import ACCESS, Anchor, ListedFile, files_below, is_url, printable
 from catalog.sources.dump_index import Reject
-from catalog.sources.photo_list import PHOTOS, About, Photo, PhotoList, grouped, keyed
+from catalog.sources.photo_list import PHOTOS, PhotoList, grouped, keyed
+from catalog.sources.photo_table import About
 from catalog.splits import OFFICIAL
 
 _FURTHER = re.compile(r"(.+)_\d{1,2}")
@@ -31,20 +32,20 @@ def read_folder(folder: str, config: CatalogConfig, access: SourcesConfig = ACCE
     """Lists the photos below a folder. Raises ShelfsortError if there is none."""
     # Absolute paths, as workers have working folders of their own.
     root = folder if is_url(folder) else os.path.abspath(folder)
-    files, lost = files_below(root, access)
-    rejects = [Reject(printable(f.path), 0, -1, -1, f.reason, f.detail) for f in lost]
-    photos = [file for file in files if file.relative.lower().endswith(PHOTOS)]
+    found = files_below(root, access)
+    rejects = [Reject(printable(f.path), 0, -1, -1, f.reason, f.detail) for f in found.lost]
+    photos = [file for file in found.files if file.relative.lower().endswith(PHOTOS)]
     photos = [file for file in photos if not is_hidden(file.relative)]
     suffixes = " ".join(PHOTOS)
     if not photos:
         raise ShelfsortError(
             f"{folder}: expected photos ({suffixes}) in this folder or below it, found none"
         )
-    if others := len(files) - len(photos):
+    if others := len(found.files) - len(photos):
         log.warning(
-            "%s: ignored %d of %d files; photos are %s", folder, others, len(files), suffixes
+            "%s: ignored %d of %d files; photos are %s", folder, others, len(found.files), suffixes
         )
-    return listed(folder, [root], photos, config, rejects, access)
+    return listed(folder, [root], photos, config, rejects, access, found.folders)
 
 
 def is_hidden(relative: str) -> bool:
@@ -59,20 +60,16 @@ def listed(
     config: CatalogConfig,
     rejects: Sequence[Reject] = (),
     access: SourcesConfig = ACCESS,
+    anchors: Sequence[Anchor] = (),
 ) -> PhotoList:
     """Products of files whose paths say what they are: in a folder, or in an archive."""
-    folders = [os.path.dirname(file.relative) for file in files]
-    above = {folder: folder.split("/") if folder else [] for folder in set(folders)}
+    once: dict[str, str] = {}  # one str per folder, not per file
+    folders = [once.setdefault(f, f) for f in (os.path.dirname(file.relative) for file in files)]
+    above = {folder: folder.split("/") if folder else [] for folder in once}
     splits = _splits(above.values())
     known = {folder: _about(names, splits, config) for folder, names in above.items()}
-    names = _product_names(name, [file.relative for file in files], config)
-    keys = keyed(names)
-    photos = [
-        Photo(key, file.relative, file.path, file.size, file.stamp, file.span)
-        for key, file in zip(keys, files, strict=True)
-    ]
-
-    return grouped(roots, photos, lambda row: known[folders[row]], rejects, access)
+    keys = keyed(_product_names(name, [file.relative for file in files], config))
+    return grouped(roots, files, keys, lambda row: known[folders[row]], rejects, access, anchors)
 
 
 def _about(above: list[str], splits: bool, config: CatalogConfig) -> About:

@@ -1,11 +1,12 @@
 """Products as lists of photos by reference: what folders, tables and archives are read into.
 
 A photo is a file or URL, a span of an archive, or a cell of a Parquet file; its bytes are read when
-they are asked for. On disk: nothing.
+they are asked for. `photo_index` keeps the list.
 """
 
+import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,12 +18,13 @@ from catalog.artifacts import fingerprint
 from catalog.config import SourcesConfig
 from catalog.errors import ImageError
 from catalog.fetch import read_files
-from catalog.files import ACCESS, Span, is_url, printable
+from catalog.files import ACCESS, Anchor, ListedFile, is_url, printable
 from catalog.image_table import POSITIONS
 from catalog.sources.categories import CategoryColumn
 from catalog.sources.containers import Containers
 from catalog.sources.dump_index import Reject
 from catalog.sources.keys import Key, Keys, as_keys
+from catalog.sources.photo_table import About, AboutTable, PhotoTable
 
 PHOTOS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"),
@@ -34,30 +36,6 @@ _USUAL_BYTES = 20_000
 
 Photos = list[bytes | ImageError]
 """The photos of one product as they are stored; an error in place of one that can't be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Photo:
-    """One photo as it was listed: its product's key; its name; its path or URL, or the file that it
-    is in, and where in it; its bytes and version, if they are known."""
-
-    key: Key
-    name: str
-    path: str
-    size: int | None = None
-    stamp: int = 0
-    span: Span | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class About:
-    """What a source says of a product beside its photos, by its first row."""
-
-    category: object = None
-    text: str = ""
-    split: str | None = None
-    group: str | None = None
-    fields: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,9 +52,11 @@ class PhotoList:
     category_names: tuple[str, ...] | None
     digest: np.ndarray
     starts: np.ndarray
-    photos: tuple[Photo, ...]
-    about: tuple[About, ...]
+    photos: PhotoTable
+    about: AboutTable
     containers: Containers
+    anchors: tuple[Anchor, ...] = ()
+    """Of what was listed; empty if nothing tells whether it is current."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -87,12 +67,13 @@ class PhotoList:
         return replace(
             self,
             rejects=(),
+            anchors=(),
             keys=self.keys.slice(rows),
             category_id=self.category_id[rows],
             digest=self.digest[rows],
             starts=starts - starts[0],
-            photos=self.photos[starts[0] : starts[-1]],
-            about=self.about[rows],
+            photos=self.photos.slice(int(starts[0]), int(starts[-1])),
+            about=self.about.slice(first, last),
         )
 
     def with_keys(self, keys: Keys) -> "PhotoList":
@@ -123,12 +104,16 @@ class PhotoList:
     @property
     def files(self) -> list[tuple[str, int]]:
         """The archives and tables that photos are in, and else the first local photo, if any."""
-        inside = dict.fromkeys(photo.path for photo in self.photos if photo.span)
-        for path in inside or [photo.path for photo in self.photos]:
+        inside = dict.fromkeys(self.photos.paths.take(np.flatnonzero(self.photos.kind)))
+        for path in inside or self.photos.paths:
             if not is_url(path) and os.path.isfile(path):
                 inside[path] = None
                 break
         return [(path, os.path.getsize(path)) for path in inside if not is_url(path)]
+
+    def _photos(self, row: int) -> list[ListedFile]:
+        first, last = self.starts[row : row + 2].tolist()
+        return [self.photos[photo] for photo in range(first, last)]
 
     def place(self, row: int, position: int) -> tuple[str, int]:
         """The photo, or the product's first one."""
@@ -137,12 +122,12 @@ class PhotoList:
 
     def photo_name(self, row: int, position: int) -> str:
         """The photo's name in the folder, table or archive."""
-        return printable(self.photos[int(self.starts[row]) + position].name)
+        return printable(self.photos.names[int(self.starts[row]) + position])
 
     def read(self, row: int) -> Photos:
         """The photos of a product. Those on one server are fetched together."""
-        photos = self.photos[self.starts[row] : self.starts[row + 1]]
-        whole = iter(read_files([p.path for p in photos if p.span is None], self.containers.access))
+        photos, access = self._photos(row), self.containers.access
+        whole = iter(read_files([p.path for p in photos if p.span is None], access))
         return [
             self.containers.read(photo.path, photo.span) if photo.span else next(whole)
             for photo in photos
@@ -150,91 +135,134 @@ class PhotoList:
 
     def text(self, row: int) -> str:
         """The product's text."""
-        return self.about[row].text
+        return self.about.text[row]
 
     def columns(self, row: int, names: Sequence[str]) -> list[Any]:
         """What the source says of a product."""
-        fields = self.about[row].fields or {}
-        return [fields.get(name) for name in names]
+        return self.about.values(row, names)
 
     def split(self, row: int) -> str | None:
         """The official split of a product, if the source has splits."""
-        return self.about[row].split
+        return self.about.split(row)
 
     def group(self, row: int) -> str | None:
         """What keeps a product with others in one split."""
-        return self.about[row].group
+        return self.about.group[row] or None
 
 
 def grouped(
     roots: list[str],
-    photos: Sequence[Photo],
+    files: Sequence[ListedFile],
+    keys: Sequence[Key],
     about: Callable[[int], About],
     rejects: Sequence[Reject] = (),
     access: SourcesConfig = ACCESS,
+    anchors: Sequence[Anchor] = (),
 ) -> PhotoList:
-    """Groups photos by product, in the order of each product's first photo. `about` says what is
-    known of the product of a photo, by the photo's row."""
-    rows_of: dict[Key, list[int]] = {}
-    for row, photo in enumerate(photos):
-        rows_of.setdefault(photo.key, []).append(row)
-    lost = list(rejects)
-    for key in [key for key, rows in rows_of.items() if len(rows) > POSITIONS]:
-        rows = rows_of.pop(key)
-        detail = f"{key} has {len(rows)} photos, expected at most {POSITIONS}"
-        lost.append(Reject(printable(photos[rows[0]].path), 0, -1, key, "too_many_images", detail))
-    lost += _contradictory(rows_of, photos, about)
-    known = [about(rows[0]) for rows in rows_of.values()]
+    """Groups photos by product, whose `keys` [N] are given for each photo, in the order of each
+    product's first photo. `about` says what is known of the product of a photo, by the photo's
+    row."""
+    number_of: dict[Key, int] = {}
+    product = np.array([number_of.setdefault(key, len(number_of)) for key in keys], dtype=np.int64)
+    order = np.argsort(product, kind="stable")
+    groups = _Groups(list(number_of), order, np.cumsum([0, *np.bincount(product).tolist()]))
+    lost = [*rejects, *_too_many(groups, files), *_contradictory(groups, files, about)]
+    groups = groups.without({reject.product_id for reject in lost[len(rejects) :]})
+    known = [about(row) for row in groups.first.tolist()]
     column = CategoryColumn()
     codes = np.array([column.code(one.category) for one in known], dtype=np.int64)
     category_id, names = column.finish(codes)
-    ordered = tuple(photos[row] for rows in rows_of.values() for row in rows)
-    starts = np.cumsum([0, *map(len, rows_of.values())], dtype=np.int64)
-    digest = [
-        _digest(ordered[first:last], one)
-        for first, last, one in zip(starts[:-1].tolist(), starts[1:].tolist(), known, strict=True)
-    ]
-    digests = np.array(digest, dtype=np.uint64)
-    keys = list(rows_of)
-    state = xxhash.xxh3_128(digests.tobytes())
-    for photo in ordered:
-        state.update(f"{photo.key}\0{printable(photo.name)}\0{photo.stamp}\n".encode())
-    content = fingerprint([state.hexdigest(), starts.tolist()[-1], len(lost)])
+    table = PhotoTable.of(files)
+    if not np.array_equal(groups.order, np.arange(len(table))):
+        table = table.take(groups.order)
+    digests = _digests(table, groups.starts, known)
     return PhotoList(
-        content=content,
+        content=_content(groups, table, digests, len(lost)),
         roots=roots,
         rejects=tuple(lost),
-        keys=Keys.of(keys),
+        keys=Keys.of(groups.keys),
         category_id=category_id,
         category_names=names,
         digest=digests,
-        starts=starts,
-        photos=ordered,
-        about=tuple(known),
+        starts=groups.starts,
+        photos=table,
+        about=AboutTable.of(known),
         containers=Containers(access),
+        anchors=() if rejects else tuple(anchors),
     )
 
 
+@dataclass(frozen=True)
+class _Groups:
+    """Photos by product: the photos of product `keys[i]` are `order[starts[i] : starts[i + 1]]`."""
+
+    keys: list[Key]
+    order: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def first(self) -> np.ndarray:
+        """Each product's first photo."""
+        return self.order[self.starts[:-1]]
+
+    def several(self) -> Iterator[tuple[Key, list[int]]]:
+        """Products of more than one photo, and their photos."""
+        for place in np.flatnonzero(np.diff(self.starts) > 1).tolist():
+            first, last = self.starts[place : place + 2].tolist()
+            yield self.keys[place], self.order[first:last].tolist()
+
+    def without(self, lost: Collection[Key]) -> "_Groups":
+        """All but some products."""
+        if not lost:
+            return self
+        kept = np.array([key not in lost for key in self.keys], dtype=bool)
+        counts = np.diff(self.starts)
+        keys = [key for key in self.keys if key not in lost]
+        return _Groups(
+            keys, self.order[np.repeat(kept, counts)], np.cumsum([0, *counts[kept].tolist()])
+        )
+
+
+def _too_many(groups: _Groups, files: Sequence[ListedFile]) -> Iterator[Reject]:
+    for key, rows in groups.several():
+        if len(rows) > POSITIONS:
+            detail = f"{key} has {len(rows)} photos, expected at most {POSITIONS}"
+            place = printable(files[rows[0]].path)
+            yield Reject(place, 0, -1, key, "too_many_images", detail)
+
+
 def _contradictory(
-    rows_of: dict[Key, list[int]], photos: Sequence[Photo], about: Callable[[int], About]
-) -> list[Reject]:
-    """Removes products whose photos are said to be of several categories or splits."""
-    lost = []
-    for key, rows in list(rows_of.items()):
-        said = {(str(one.category), one.split) for one in map(about, rows)} if rows[1:] else set()
-        if len(said) > 1:
-            del rows_of[key]
+    groups: _Groups, files: Sequence[ListedFile], about: Callable[[int], About]
+) -> Iterator[Reject]:
+    """Products whose photos are said to be of several categories or splits."""
+    for key, rows in groups.several():
+        said = {(str(one.category), one.split) for one in map(about, rows)}
+        if len(said) > 1 and len(rows) <= POSITIONS:
             detail = f"{key} has photos of several categories or splits: {sorted(said, key=str)}"
-            place = printable(photos[rows[0]].path)
-            lost.append(Reject(place, rows[0], -1, key, "conflicting_product", detail))
-    return lost
+            place = printable(files[rows[0]].path)
+            yield Reject(place, rows[0], -1, key, "conflicting_product", detail)
 
 
-def _digest(photos: Sequence[Photo], about: About) -> int:
-    """Changes if the photos of a product do, or what is said of it; not with the time of a copy."""
-    listed = [printable(photo.name) if photo.size is None else photo.size for photo in photos]
-    said = (str(about.category), about.text, about.split, about.group, about.fields or {})
-    return xxhash.xxh3_64_intdigest(repr((listed, said)).encode("utf-8", "surrogatepass"))
+def _content(groups: _Groups, photos: PhotoTable, digests: np.ndarray, lost: int) -> str:
+    state = xxhash.xxh3_128(digests.tobytes())
+    keys = np.repeat(np.arange(len(groups.keys)), np.diff(groups.starts)).tolist()
+    for number, name, stamp in zip(keys, photos.names, photos.stamp.tolist(), strict=True):
+        state.update(f"{groups.keys[number]}\0{printable(name)}\0{stamp}\n".encode())
+    return fingerprint([state.hexdigest(), len(photos), lost])
+
+
+def _digests(photos: PhotoTable, starts: np.ndarray, known: Sequence[About]) -> np.ndarray:
+    """For each product a number that changes if its photos do, or what is said of it; not with the
+    time of a copy. uint64 [P]."""
+    named = zip(photos.size.tolist(), photos.names, strict=True)
+    listed = [printable(name) if size < 0 else size for size, name in named]
+    out = np.empty(len(known), dtype=np.uint64)
+    for place, (first, last) in enumerate(itertools.pairwise(starts.tolist())):
+        one = known[place]
+        said = (str(one.category), one.text, one.split, one.group, one.fields or {})
+        text = repr((listed[first:last], said))
+        out[place] = xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
+    return out
 
 
 def keyed(names: Sequence[str]) -> Sequence[Key]:

@@ -4,6 +4,7 @@ dump, a folder of photos or a table."""
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -14,12 +15,14 @@ from catalog.config import CatalogConfig, SourcesConfig
 from catalog.errors import ImageError, ShelfsortError
 from catalog.fetch import read_files
 from catalog.files import ACCESS, is_folder, is_url
-from catalog.sources.archive import ARCHIVES, PACKED, read_archives
+from catalog.sources.archive import ARCHIVES, PACKED, archive_paths, read_archives
 from catalog.sources.bson_reader import DumpReader, Product, lookup
 from catalog.sources.dump_index import DumpIndex, Reject, open_index
 from catalog.sources.folder import read_folder
 from catalog.sources.keys import Keys
+from catalog.sources.photo_index import open_photos
 from catalog.sources.photo_list import Photos
+from catalog.sources.plain import plain
 from catalog.sources.table import TABLES, read_table
 
 NO_PICTURE = "no_picture"
@@ -103,7 +106,8 @@ class ProductSource(Protocol):
         row."""
 
     def columns(self, row: int, names: Sequence[str]) -> list[Any]:
-        """Fields of a product, None if it has none of that name; costs as `text`."""
+        """Fields of a product as `plain` has them, None if it has none of that name; costs as
+        `text`."""
 
     def split(self, row: int) -> str | None:
         """The official split of a product, `train`, `val` or `test`; None without one."""
@@ -197,7 +201,7 @@ class Dump:
     def columns(self, row: int, names: Sequence[str]) -> list[Any]:
         """Fields of the document."""
         fields: Mapping[str, Any] = self._product(row).fields
-        return [lookup(fields, name) for name in names]
+        return [plain(lookup(fields, name)) for name in names]
 
     def split(self, row: int) -> None:
         """None: a dump has no official splits."""
@@ -219,7 +223,7 @@ def reject_of(
 
 
 def open_source(
-    paths: Sequence[str | Path],
+    sources: Sequence[str | Path],
     index_folder: Path,
     config: CatalogConfig = DEFAULT,
     access: SourcesConfig = ACCESS,
@@ -230,12 +234,14 @@ def open_source(
     have, `access` is how URLs and photos are read. Raises ShelfsortError if a file is missing or
     not usable.
     """
-    names = _unfolded(list(map(str, paths)), config.fields.collection)
+    names = _unfolded(list(map(str, sources)), config.fields.collection)
     if packed := [name for name in names if name.lower().endswith(PACKED)]:
         remedy = "unpack it, or pack it as .tar or .zip"
         raise ShelfsortError(f"{packed[0]}: this archive can't be read at random; {remedy}")
     if all(name.lower().endswith(ARCHIVES) for name in names):
-        return read_archives(names, config, access)
+        paths = archive_paths(names)
+        read = partial(read_archives, paths, config, access)
+        return open_photos(paths, index_folder, config, access, read)
     special = [name for name in names if name.lower().endswith(TABLES) or is_folder(name, access)]
     if not special:
         index = open_index(names, index_folder, config.fields, access)
@@ -243,9 +249,9 @@ def open_source(
     if len(names) > 1:
         expected = "expected one folder, or one table, or dumps alone"
         raise ShelfsortError(f"{special[0]}: {expected}, found {len(names)} paths")
-    if names[0].lower().endswith(TABLES):
-        return read_table(names[0], config, access)
-    return read_folder(names[0], config, access)
+    is_table = names[0].lower().endswith(TABLES)
+    read = partial(read_table if is_table else read_folder, names[0], config, access)
+    return open_photos(names, index_folder, config, access, read)
 
 
 def _unfolded(names: Sequence[str], collection: str | None) -> list[str]:

@@ -10,7 +10,7 @@ import csv
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow
@@ -20,10 +20,11 @@ import pyarrow.parquet
 
 from catalog.config import CatalogConfig, SourcesConfig
 from catalog.errors import ShelfsortError
-from catalog.files import ACCESS, Span, is_url, open_file, printable, size_and_stamp
+from catalog.files import ACCESS, Anchor, ListedFile, Span, is_url, open_file, size_and_stamp
 from catalog.sources.containers import picture
 from catalog.sources.keys import Key
-from catalog.sources.photo_list import About, Photo, PhotoList, grouped, keyed
+from catalog.sources.photo_list import PhotoList, grouped, keyed
+from catalog.sources.photo_table import About
 from catalog.splits import OFFICIAL
 
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
@@ -62,21 +63,23 @@ class _Table:
 def read_table(path: str, config: CatalogConfig, access: SourcesConfig = ACCESS) -> PhotoList:
     """Reads a table of products. Raises ShelfsortError if a column is missing, repeated or of
     another type, or a row doesn't name its product."""
+    size, stamp = size_and_stamp(path, access)
     table = _open(path, config, access)
-    keys = _keys(table)
-    photos: list[Photo] = []
+    row_keys = _keys(table)
+    files: list[ListedFile] = []
     row_of: list[int] = []
-    _, stamp = size_and_stamp(path, access)
     for row, listed in enumerate(_photos(table)):
         for name, place, span in listed:
             version = (0, stamp) if span else _version(place)
-            key = keys[row] if keys else printable(name)
-            photos.append(Photo(key, name, place, *version, span))
+            files.append(ListedFile(name, place, *version, span))
             row_of.append(row)
-    if not keys:
-        names = keyed([str(photo.key) for photo in photos])
-        photos = [replace(photo, key=key) for key, photo in zip(names, photos, strict=True)]
-    return grouped([path], photos, _about(table, row_of, config), access=access)
+    if row_keys:
+        keys: Sequence[Key] = [row_keys[row] for row in row_of]
+    else:
+        keys = keyed([file.relative for file in files])
+    anchors = [Anchor(path if is_url(path) else os.path.abspath(path), stamp, size)]
+    about = _about(table, row_of, config)
+    return grouped([path], files, keys, about, access=access, anchors=anchors)
 
 
 def _version(path: str) -> tuple[int | None, int]:

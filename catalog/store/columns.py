@@ -1,44 +1,16 @@
 """Further columns of products (`catalog.columns`): as JSON in the store, as a table for readers."""
 
-import datetime
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas
-from bson.datetime_ms import DatetimeMS
 
 
 def encode(values: Sequence[Any]) -> str:
-    """The values of one product's columns as JSON: numbers, texts, dates (`{"date": ISO 8601}`),
-    null for what is missing. Anything else becomes a text."""
-    return json.dumps([_plain(value) for value in values], ensure_ascii=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, DatetimeMS):
-        value = _moment(value)
-    if isinstance(value, datetime.date):  # a datetime is one
-        return {"date": value.isoformat()}
-    if isinstance(value, bool):
-        return float(value)
-    if isinstance(value, int | float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return value.strip() or None
-    if value is None:
-        return None
-    return str(value)
-
-
-def _moment(value: DatetimeMS) -> datetime.datetime | None:
-    """A date of BSON; None if it is beyond the year 9999."""
-    try:
-        return value.as_datetime()
-    except (ValueError, OverflowError):
-        return None
+    """The values of one product's columns, as a source gives them (`catalog.sources.plain`)."""
+    return json.dumps(values, ensure_ascii=False)
 
 
 def frame(names: Sequence[str], rows: Sequence[str | None]) -> pandas.DataFrame:

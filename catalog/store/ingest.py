@@ -3,7 +3,8 @@ caps. Then only the chosen images are read, checked by all cores, and written by
 at any moment, the same command goes on.
 
 Ingesting the same dump again changes nothing. A later dump adds products, whose splits are dealt so
-that the shares hold, and may push products out from under a cap (`dropped`).
+that the shares hold, and may push products out from under a cap: of train to extra, of any other
+split, and of extra, they are `dropped`.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from typing import Any
 from catalog.config import CatalogConfig, SourcesConfig
 from catalog.errors import ArtifactError, ShelfsortError
 from catalog.files import ACCESS
+from catalog.labels import read_groups
 from catalog.sources.damage import require_whole
 from catalog.sources.keys import Key
 from catalog.sources.source import ProductSource, open_source
@@ -106,6 +108,7 @@ def ingest_dump(
     corrections = corrections or {}
     source = open_source(dumps, index_folder, config, access)
     require_whole(dumps[0], len(source), source.rejects, accept_damage)
+    groups = _groups_of(source, config.groups) if config.groups else {}
     taxonomy = Taxonomy.from_csv(categories) if categories else None
     new = rebuild or not store.exists()
     if new:
@@ -127,7 +130,7 @@ def ingest_dump(
         original = Listed.of(source, read_taxonomy(connection), {}).labels_of(better)
         stored = stored_labels(connection, better)
         copied = 0
-        if changed := plan(connection, store, listed, better, config):
+        if changed := plan(connection, store, listed, better, config, groups):
             copied = copy(connection, source, config, jobs, executor)
             finish(connection, listed.fingerprint, config)
         now, first = original | stored, stored | original
@@ -158,6 +161,17 @@ def _with_keys_of(
             f"{next(key for key in source.keys if key)!r}; one catalogue has keys of one type"
         )
         raise ArtifactError(path, problem, "ingest") from error
+
+
+def _groups_of(source: ProductSource, path: Path) -> dict[str, str]:
+    """Groups by key, as text. Raises ShelfsortError if the file names no product of the source."""
+    groups = read_groups(path)
+    if not any(str(key) in groups for key in source.keys):
+        raise ShelfsortError(
+            f"catalog.groups: {path}: expected keys of products in {source.roots[0]}, such as "
+            f"{source.keys[0]}, found none of them; is column key their {source.keys.type} key?"
+        )
+    return groups
 
 
 def _by_number(

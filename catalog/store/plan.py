@@ -20,7 +20,7 @@ from catalog.image_table import POSITIONS
 from catalog.sources.categories import NONE, resolved
 from catalog.sources.keys import Key, Keys
 from catalog.sources.source import ProductSource, reject_of
-from catalog.splits import SPLITS, deal, deal_groups, deal_official, select
+from catalog.splits import DEALT, EXTRA, deal, deal_groups, deal_official, select
 from catalog.store.schema import (
     add_rejects,
     fetch_columns,
@@ -76,6 +76,7 @@ def plan(
     listed: Listed,
     corrections: Mapping[int, int],
     config: CatalogConfig,
+    groups: Mapping[str, str],
 ) -> bool:
     """Deals the new products to the splits, moves the corrected ones and applies the caps. Whether
     there is something to copy: False if the source is in the store already. `corrections`: product
@@ -99,7 +100,7 @@ def plan(
         connection.execute("INSERT OR REPLACE INTO dumps VALUES (?, ?, ?, ?, ?)", row)
         add_rejects(connection, source.rejects)
         _move(connection, moved)
-        added = _add_products(connection, listed, classes, config.seed)
+        added = _add_products(connection, listed, classes, config.seed, groups)
         _apply_caps(connection, config)
         _succeed(connection, relabelled=not added)
     return True
@@ -107,8 +108,8 @@ def plan(
 
 def _succeed(connection: sqlite3.Connection, *, relabelled: bool) -> None:
     """Takes the content's fingerprint away; remembers it if what is being planned differs from it
-    in labels alone (and in what a cap leaves out): no picture is new, and none changes its
-    split."""
+    in labels alone (and in what a cap leaves out, or moves to extra, whose photos stage 1 may then
+    have seen): no picture is new."""
     meta = dict(connection.execute("SELECT key, value FROM meta"))
     earlier = json.loads(meta.get("earlier_labels", "[]")) if relabelled else []
     if relabelled and "content" in meta:
@@ -159,24 +160,28 @@ def _move(connection: sqlite3.Connection, moved: Sequence[tuple[int, int]]) -> N
 
 
 def _add_products(
-    connection: sqlite3.Connection, listed: Listed, classes: np.ndarray, seed: int
+    connection: sqlite3.Connection,
+    listed: Listed,
+    classes: np.ndarray,
+    seed: int,
+    groups: Mapping[str, str],
 ) -> int:
     """Deals the products that the store doesn't have yet to the splits; returns their number."""
     source = listed.source
     _reject_unknown(connection, listed, classes)
     new = _new_rows(connection, source, classes)
-    existing = np.zeros((len(read_taxonomy(connection)), len(SPLITS)), dtype=np.int64)
+    existing = np.zeros((len(read_taxonomy(connection)), len(DEALT)), dtype=np.int64)
     query = "SELECT class_index, split, count(*) FROM products GROUP BY 1, 2"
     for class_index, name, count in connection.execute(query):
-        existing[class_index, SPLITS.index(name)] = count
+        existing[class_index, DEALT.index("train" if name == EXTRA else name)] += count
     numbers, digest = source.keys.numbers[new], source.digest[new].astype(np.int64)
     split = deal(classes[new], numbers, existing, seed)
-    split = _given(source, new, classes[new], split, seed)
+    split = _given(source, new, classes[new], split, seed, groups)
     columns = (numbers, classes[new], split, source.n_images[new], digest)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     connection.executemany(
         "INSERT INTO products VALUES (?, ?, ?, 'pending', ?, ?, NULL)",
-        ((i, c, SPLITS[s], n, d) for i, c, s, n, d in rows),
+        ((i, c, DEALT[s], n, d) for i, c, s, n, d in rows),
     )
     if (texts := source.keys.texts) is not None:
         pairs = ((number, texts[row]) for number, row in zip(numbers.tolist(), new, strict=True))
@@ -186,15 +191,20 @@ def _add_products(
 
 
 def _given(
-    source: ProductSource, rows: np.ndarray, classes: np.ndarray, split: np.ndarray, seed: int
+    source: ProductSource,
+    rows: np.ndarray,
+    classes: np.ndarray,
+    split: np.ndarray,
+    seed: int,
+    groups: Mapping[str, str],
 ) -> np.ndarray:
     """The splits that were dealt, but where the source itself has splits, or groups."""
     official = np.array([source.split(row) or "" for row in rows.tolist()], dtype=object)
     if any(official):
         split = deal_official(classes, source.keys.numbers[rows], official, split, seed)
-    groups = [source.group(row) for row in rows.tolist()]
-    if any(group is not None for group in groups):
-        split = deal_groups(groups, split, seed)
+    of_row = [groups.get(str(source.keys[row])) or source.group(row) for row in rows.tolist()]
+    if any(group is not None for group in of_row):
+        split = deal_groups(of_row, split, seed)
     return split
 
 
@@ -250,19 +260,56 @@ def _new_rows(
 
 
 def _apply_caps(connection: sqlite3.Connection, config: CatalogConfig) -> None:
-    """Drops the products that a cap leaves out, with the images that the store had of them."""
-    query = "SELECT product_id, class_index, n_images FROM products WHERE split = ?"
-    for split in SPLITS:
+    """Cuts what each split's cap leaves out: of train, into extra as far as the cap of that
+    allows; everything else is dropped, with the images that the store had of it."""
+    for split in DEALT:
         if (cap := getattr(config.caps, split)) is None:
             continue
-        product_id, class_index, n_images = fetch_columns(connection, query, (split,), 3)
-        dropped = product_id[~select(class_index, product_id, n_images, cap, config.seed)].tolist()
-        spans = [(i * POSITIONS, (i + 1) * POSITIONS) for i in dropped]
-        connection.executemany("DELETE FROM blobs WHERE image_id >= ? AND image_id < ?", spans)
-        connection.executemany("DELETE FROM images WHERE image_id >= ? AND image_id < ?", spans)
-        connection.executemany(
-            "UPDATE products SET state = 'dropped' WHERE product_id = ?", ((i,) for i in dropped)
-        )
+        if split == "train":
+            cut = _cut(connection, (split, EXTRA), cap, config.seed)
+            _drop(connection, _to_extra(connection, cut, config))
+        else:
+            _drop(connection, _cut(connection, (split,), cap, config.seed)[0])
+
+
+def _cut(connection: sqlite3.Connection, splits: Sequence[str], cap: int, seed: int) -> np.ndarray:
+    """Products of some splits, dropped ones among them, that one cap leaves out: id, class index
+    and number of images, int64 [3, N]."""
+    marks = ",".join("?" * len(splits))
+    query = f"SELECT product_id, class_index, n_images FROM products WHERE split IN ({marks})"
+    products = fetch_columns(connection, query, splits, 3)
+    product_id, class_index, n_images = products
+    return products[:, ~select(class_index, product_id, n_images, cap, seed)]
+
+
+def _to_extra(connection: sqlite3.Connection, cut: np.ndarray, config: CatalogConfig) -> np.ndarray:
+    """Moves what the cap of train cuts, int64 [3, N], into extra, in which a product stays; returns
+    the ids of those that its cap leaves out too."""
+    product_id, class_index, n_images = cut
+    cap = config.caps.extra
+    if cap is None:
+        kept = np.ones(len(product_id), dtype=bool)
+    elif cap == 0:
+        kept = np.zeros(len(product_id), dtype=bool)
+    else:
+        kept = select(class_index, product_id, n_images, cap, config.seed)
+    moved = product_id[kept].tolist()
+    query = "UPDATE products SET split = ? WHERE product_id = ? AND state != 'dropped'"
+    connection.executemany(query, ((EXTRA, i) for i in moved))
+    query = "UPDATE images SET split = ? WHERE image_id >= ? AND image_id < ?"
+    connection.executemany(query, ((EXTRA, i * POSITIONS, (i + 1) * POSITIONS) for i in moved))
+    return product_id[~kept]
+
+
+def _drop(connection: sqlite3.Connection, product_id: np.ndarray) -> None:
+    """Drops products [N], with the images that the store had of them."""
+    dropped = product_id.tolist()
+    spans = [(i * POSITIONS, (i + 1) * POSITIONS) for i in dropped]
+    connection.executemany("DELETE FROM blobs WHERE image_id >= ? AND image_id < ?", spans)
+    connection.executemany("DELETE FROM images WHERE image_id >= ? AND image_id < ?", spans)
+    connection.executemany(
+        "UPDATE products SET state = 'dropped' WHERE product_id = ?", ((i,) for i in dropped)
+    )
 
 
 def require_known(listed: Listed, classes: np.ndarray) -> None:

@@ -330,10 +330,10 @@ class Store:
 
     def natural_counts(self, unit: str) -> np.ndarray:
         """Images or products (`unit` is `image` or `product`) of each class in the catalogue, int64
-        [K]: train and reserve, kept or dropped; never validation or test."""
+        [K]: train, extra and reserve, kept or dropped; never validation or test."""
         amount = {"image": "sum(n_images)", "product": "count(*)"}[unit]
         query = f"""SELECT class_index, {amount} FROM products
-                    WHERE split IN ('train', 'reserve') GROUP BY class_index"""
+                    WHERE split IN ('train', 'extra', 'reserve') GROUP BY class_index"""
         return self._per_class(query)
 
     def _per_class(self, query: str, parameters: Sequence = ()) -> np.ndarray:

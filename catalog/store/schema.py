@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 
 from catalog.artifacts import require_same
-from catalog.config import CatalogConfig
+from catalog.config import Caps, CatalogConfig
 from catalog.sources.dump_index import Reject
 from catalog.sources.keys import KeyType
 from catalog.taxonomy import Category, Taxonomy
@@ -112,6 +112,7 @@ def require_made_with(
         require_same(path, {"schema": str(SCHEMA)}, {"schema": meta.get("schema")}, "ingest")
     # A key that is younger than the store has its default.
     settings = CatalogConfig().shape() | json.loads(meta["settings"])
+    settings["caps"] = Caps().model_dump() | settings["caps"]
     expected = {
         "settings": config.shape(),
         "taxonomy": taxonomy.fingerprint if taxonomy else meta["taxonomy"],

@@ -6,9 +6,10 @@ import copy
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import distributed
 import joblib
@@ -19,7 +20,9 @@ from distributed import Client, Future, KilledWorker
 from catalog.errors import ShelfsortError
 from catalog.image_table import ImageTable
 from catalog.store.reader import Store
+from features.cover import ReadBlocks, text_in
 from features.extract import Block, blocks_of
+from features.ocr import READERS, TextReader
 from pipeline.cluster.client import require_files, sized, wait
 from pipeline.cluster.clusters import named, slots
 from pipeline.networks import open_network
@@ -27,6 +30,7 @@ from pipeline.run_folder import RunFolder
 from stage1_cnn.predict import Predictor
 from stage2_xgb.train_reclassifier import RowPicker
 
+T = TypeVar("T")
 RESUME = "run the same command again without --rebuild"
 _BATCHES = 16
 """Batches per extraction task."""
@@ -80,23 +84,36 @@ def extraction(
     return partial(_blocks, client, task, len(store.images()), size * _BATCHES)
 
 
+def reading(client: Client, store: Store, reader: TextReader) -> ReadBlocks:
+    """Reads the words in pictures of a store on the workers, by readers like this one."""
+    path = store.path.absolute()
+    require_files(client, sized([path]))
+    task = partial(read_words, path, reader.kind, reader.name)
+
+    def read_blocks(blocks: Iterator[list[int]]) -> Iterator[list[str]]:
+        return _in_order(client, task, ((f"words-{ids[0]}", (ids,)) for ids in blocks))
+
+    return read_blocks
+
+
 def _blocks(
     client: Client, task: Callable[..., Block], rows: int, each: int, start: int
 ) -> Generator[Block, None, None]:
-    """The blocks from row `start` on, in order. Two per worker are under way; workers may join or
-    leave at any time."""
+    """The blocks from row `start` on, in order."""
+    spans = ((first, min(first + each, rows)) for first in range(start, rows, each))
+    yield from _in_order(client, task, ((f"row-{span[0]}", span) for span in spans))
+
+
+def _in_order(
+    client: Client, task: Callable[..., T], calls: Iterator[tuple[str, tuple[Any, ...]]]
+) -> Generator[T, None, None]:
+    """The results of a task, in the order of its `calls` (name and arguments). Two per worker are
+    under way; workers may join or leave at any time."""
     waiting: deque[Future] = deque()
     try:
-        for first in range(start, rows, each):
-            waiting.append(
-                client.submit(
-                    task,
-                    first,
-                    min(first + each, rows),
-                    key=named("features", f"row-{first}"),
-                    retries=2,
-                )
-            )
+        for name, arguments in calls:
+            key = named("features", name)
+            waiting.append(client.submit(task, *arguments, key=key, retries=2))
             if len(waiting) >= 2 * slots(client):
                 yield _first(client, waiting)
         while waiting:
@@ -109,7 +126,7 @@ def _blocks(
         client.cancel(list(waiting))
 
 
-def _first(client: Client, waiting: deque[Future]) -> Block:
+def _first(client: Client, waiting: deque[Future]) -> Any:
     """The result of the first task, which is taken out."""
     wait(client, [waiting[0]])
     return waiting.popleft().result()
@@ -134,6 +151,25 @@ def extract_rows(
             features.append(batch)
             done += len(batch)
         return np.concatenate(features), errors
+
+
+def read_words(store: Path, kind: str, name: str, ids: list[int]) -> list[str]:
+    """The words in pictures of a store, in a worker. Raises ShelfsortError if its reader is another
+    one than the client's, `name`."""
+    with _turn:
+        reader = _reader(kind)
+        if reader.name != name:
+            raise ShelfsortError(
+                f"words: expected workers that read by {name}, found {reader.name}; install the "
+                "same version there"
+            )
+        with ThreadPoolExecutor(distributed.get_worker().state.nthreads) as pool:
+            return list(pool.map(partial(text_in, reader), Store(store).read(ids)))
+
+
+@lru_cache(maxsize=1)
+def _reader(kind: str) -> TextReader:
+    return READERS[kind]("a worker")
 
 
 @lru_cache(maxsize=1)

@@ -37,6 +37,12 @@ def levels_of(taxonomy: Taxonomy) -> tuple[Level, ...]:
     return tuple(found)
 
 
+def beside(level: Level, further: int) -> Level:
+    """The level with so many further categories, each a family of its own."""
+    group = np.arange(further, dtype=level.group.dtype) + level.group.max() + 1
+    return Level(level.number, np.concatenate([level.group, group]))
+
+
 @dataclass(frozen=True)
 class Answers:
     """N products: the T likeliest categories `top_class` int32 [N, T], the likeliest first, and
@@ -73,6 +79,20 @@ class Answers:
         scores = (scores - logsumexp(scores, axis=1, keepdims=True))[:, :-1].astype(np.float32)
         order = np.argsort(-scores, axis=1, kind="stable")
         return Answers(*(np.take_along_axis(x, order, axis=1) for x in (self.top_class, scores)))
+
+    def joined(self, log_odds: np.ndarray, known: int) -> "Answers":
+        """The same answers beside A further categories, which stand after the `known` ones and have
+        log-odds float [N, A] against all of these together."""
+        if not log_odds.shape[1]:
+            return self
+        further = np.tile(
+            np.arange(known, known + log_odds.shape[1], dtype=np.int32), (len(self), 1)
+        )
+        scale = np.logaddexp(0, logsumexp(log_odds, axis=1, keepdims=True))
+        scores = (np.column_stack([self.log_prob, log_odds]) - scale).astype(np.float32)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        columns = (np.column_stack([self.top_class, further]), scores)
+        return Answers(*(np.take_along_axis(x, order, axis=1) for x in columns))
 
     def mass(self, allowed: np.ndarray) -> np.ndarray:
         """Probability float [N] of the categories in the mask `allowed` bool [N, T] together."""

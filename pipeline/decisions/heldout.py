@@ -1,11 +1,14 @@
 """What both stages answer for held-out products, of which no product had a part in what is judged
 on it: the one source of the coverage table, of promises, and of what a new dump is compared with.
 
+Products of val_b are answered by the second stage as it is; those of reserve and val_a by one that
+was fitted without them (stage2_xgb.out_of_fold).
+
 In: a second stage and the features of the views. On disk: stage2/heldout.npz (docs/formats.md).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +25,22 @@ from stage2_xgb.config import Stage2Config
 from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL
 from stage2_xgb.heldout import ValB
-from stage2_xgb.items import ItemBlock
-from stage2_xgb.out_of_fold import FILE, read_judged
+from stage2_xgb.items import ItemBlock, mean_by_product
+from stage2_xgb.out_of_fold import FILE, PRODUCTS_FILE, Products, read_judged
 from stage2_xgb.refine import each_answer
 
-SCHEMA = 1
+SCHEMA = 2
 STEP = "stage2"
+
+
+_COLUMNS = ("product_id", "class_index", "z", "distance", "apart")
 
 
 @dataclass(frozen=True)
 class HeldOutAnswers:
-    """N held-out products: their ids int64 [N], true categories int32 [N], answers, and projected
-    features float32 [N, D] (all views side by side).
+    """N held-out products: their ids int64 [N], true categories int32 [N], answers, projected
+    features float32 [N, D] (all views side by side), and how far they are from the nearest category
+    (`distance`) and from the nearest but their own (`apart`), float32 [N], NaN if nothing says so.
 
     The answers are under the class mix `fitted` [K]; the products are a sample of the mix `source`
     [K].
@@ -43,6 +50,8 @@ class HeldOutAnswers:
     class_index: np.ndarray
     answers: Answers
     z: np.ndarray
+    distance: np.ndarray
+    apart: np.ndarray
     fitted: np.ndarray
     source: np.ndarray
 
@@ -62,38 +71,35 @@ class HeldOutAnswers:
         answers = self.answers
         if not np.array_equal(target, self.fitted):
             answers = answers.under(self.fitted, target)
-        return HeldOutAnswers(
-            self.product_id[kept],
-            self.class_index[kept],
-            answers[kept],
-            self.z[kept],
-            target,
-            target,
-        )
+        columns = {name: getattr(self, name)[kept] for name in _COLUMNS}
+        return HeldOutAnswers(**columns, answers=answers[kept], fitted=target, source=target)
 
 
 @one_blas_thread()
 def held_out_answers(
     bundle: Bundle, views: Views, config: Stage2Config, fitted: np.ndarray, source: np.ndarray
 ) -> HeldOutAnswers:
-    """Asks a second stage about the products that it was not fitted on.
+    """Asks a second stage about the products that it was not fitted on, and takes what it answered
+    out of fold for others.
 
     Whether a reclassifier answers for a product is what most decisions of other products say.
     """
     val_b = ValB.of(bundle, views, read_judged(bundle.folder / FILE), fitted)
+    others, further = None, val_b.held[:0]
+    if PRODUCTS_FILE in bundle.checksums:
+        others = Products.read(bundle.folder / PRODUCTS_FILE)
+        further = others.held_out()
+    share, share_of_others = val_b.own_of(bundle, config, further)
     products = val_b.of_unit("product")
-    own = dict(
-        zip(
-            val_b.held.product_id[products].tolist(),
-            val_b.own(bundle, config)[products] >= 0.5,
-            strict=True,
-        )
-    )
+    ids, by_own = val_b.held.product_id[products].tolist(), share[products] >= 0.5
+    own = dict(zip(ids, by_own, strict=True))
     parts = [
         part
         for images in views.blocks("val_b", fit_only=True)
         if len(part := _answered(bundle, images, own, fitted, source))
     ]
+    if others is not None and len(others):
+        parts.append(_out_of_fold(others, share_of_others >= 0.5, fitted, source))
     return _joined(parts) if parts else _nothing(fitted, source)
 
 
@@ -107,8 +113,37 @@ def _answered(
     pooled, opinions = each_answer(bundle, images, "product")
     by_own = np.array([own[product] for product in pooled.product_id.tolist()], dtype=bool)
     log_probs = np.where(by_own[:, None], opinions[OWN], opinions[POOL])
-    answers, z = Answers.of(log_probs), projected(bundle, pooled)
-    return HeldOutAnswers(pooled.product_id, pooled.class_index, answers, z, fitted, source)
+    distance, apart = (mean_by_product(x, images.product_id) for x in distances(bundle, images))
+    return HeldOutAnswers(
+        pooled.product_id,
+        pooled.class_index,
+        Answers.of(log_probs),
+        projected(bundle, pooled),
+        distance,
+        apart,
+        fitted,
+        source,
+    )
+
+
+def _out_of_fold(
+    found: Products, own: np.ndarray, fitted: np.ndarray, source: np.ndarray
+) -> HeldOutAnswers:
+    answers = Answers(
+        np.where(own[:, None], found.own_class, found.top_class),
+        np.where(own[:, None], found.own_log_prob, found.log_prob),
+    )
+    columns = {name: getattr(found, name) for name in _COLUMNS}
+    return HeldOutAnswers(**columns, answers=answers, fitted=fitted, source=source)
+
+
+def distances(bundle: Bundle, images: ItemBlock) -> tuple[np.ndarray, np.ndarray]:
+    """How far images are from the nearest category, and from the nearest but their own, float32
+    [N]; NaN if there is no pool of experts to say so (`ExpertPool.distances`)."""
+    if bundle.pool is None:
+        unknown = np.full(len(images), np.nan, dtype=np.float32)
+        return unknown, unknown
+    return bundle.pool.distances(images)
 
 
 def projected(bundle: Bundle, pooled: ItemBlock) -> np.ndarray:
@@ -118,21 +153,16 @@ def projected(bundle: Bundle, pooled: ItemBlock) -> np.ndarray:
 
 
 def _joined(parts: list[HeldOutAnswers]) -> HeldOutAnswers:
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
     answers = Answers.concatenate([part.answers for part in parts])
-    return HeldOutAnswers(
-        np.concatenate([part.product_id for part in parts]),
-        np.concatenate([part.class_index for part in parts]),
-        answers,
-        np.concatenate([part.z for part in parts]),
-        parts[0].fitted,
-        parts[0].source,
-    )
+    return replace(parts[0], **columns, answers=answers)
 
 
 def _nothing(fitted: np.ndarray, source: np.ndarray) -> HeldOutAnswers:
     none, classes = np.zeros((0, 1), dtype=np.float32), np.zeros((0, 1), dtype=np.int32)
-    ids = np.zeros(0, dtype=np.int64)
-    return HeldOutAnswers(ids, classes[:, 0], Answers(classes, none), none, fitted, source)
+    ids, flat = np.zeros(0, dtype=np.int64), none[:, 0]
+    answers = Answers(classes, none)
+    return HeldOutAnswers(ids, classes[:, 0], answers, none, flat, flat, fitted, source)
 
 
 def path_of(stage2: Path) -> Path:
@@ -146,11 +176,9 @@ def save(stage2: Path, held: HeldOutAnswers) -> None:
         path_of(stage2),
         schema=np.array(SCHEMA),
         stage2=np.array(_stage2(stage2)),
-        product_id=held.product_id,
-        class_index=held.class_index,
         top_class=held.answers.top_class,
         log_prob=held.answers.log_prob,
-        z=held.z,
+        **{name: getattr(held, name) for name in _COLUMNS},
         fitted=held.fitted,
         source=held.source,
     )

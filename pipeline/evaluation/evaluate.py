@@ -8,28 +8,30 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas
 
 from catalog.artifacts import atomic_path, read_sealed, sha256_file, write_sealed
 from catalog.errors import ArtifactError, ShelfsortError
-from catalog.intervals import clustered_share
+from catalog.intervals import clustered_change, clustered_share
 from catalog.progress import progress
 from catalog.store.reader import Store
 from catalog.taxonomy import Taxonomy
 from features.store import FeatureStore
 from pipeline.config import EvaluateConfig
 from pipeline.decisions.answers import Answers
-from pipeline.decisions.heldout import HeldOutAnswers
+from pipeline.decisions.heldout import HeldOutAnswers, distances
+from pipeline.decisions.novelty import Novelty, novelty
 from pipeline.evaluation.measures import SYSTEMS, measure, systems_in
 from pipeline.evaluation.near_twins import near_twins
 from pipeline.evaluation.promises import realised
+from stage2_xgb.addition import Additions, joined
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL, STAGE1
-from stage2_xgb.items import ItemBlock
+from stage2_xgb.items import ItemBlock, mean_by_product
 from stage2_xgb.prior import importance, mix
 from stage2_xgb.published import FOLDER
 from stage2_xgb.refine import Refined, refine
@@ -56,7 +58,9 @@ def evaluate(
     Raises ShelfsortError if no test image can be read.
     """
     started, taxonomy, features = time.perf_counter(), store.taxonomy, stores[0]
-    frames, answers = _judged(bundle, Views(stores), store, rivals or {})
+    additions = Additions.open(bundle)
+    judged = _judged(bundle, Views(stores), store, rivals or {}, additions)
+    frames = judged.frames
     rows = features.of_split("train")
     train = np.bincount(
         features.table.class_index[rows][features.table.fit[rows]], minlength=len(taxonomy)
@@ -77,7 +81,11 @@ def evaluate(
     truth, weight, group = (
         products[name].to_numpy() for name in ("class_index", "weight", "group")
     )
-    metrics["promises"] = realised(held, answers, truth, weight, group, taxonomy)
+    metrics["promises"] = realised(held, judged.answers, truth, weight, group, taxonomy)
+    if len(additions):
+        metrics["added"] = _added(products, judged.taken, additions)
+    if (flags := novelty(held)) is not None:
+        metrics["novel"] = _novel(flags, judged, weight, group)
     metrics["near_twins"] = near_twins(stores, frames["image"])
     metrics["rejects"] = store.reject_counts()
     metrics["evaluated"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -86,20 +94,40 @@ def evaluate(
     return metrics
 
 
+class Judged(NamedTuple):
+    """Unit -> a row for each item of the test split, as items.parquet has them; and of its
+    products: both stages' answers, which an added category takes, bool [N], and how far they are
+    from the nearest category and the nearest but their own, float32 [N, 2]."""
+
+    frames: dict[str, pandas.DataFrame]
+    answers: Answers
+    taken: np.ndarray
+    distances: np.ndarray
+
+
 def _judged(
-    bundle: Bundle, views: Views, store: Store, rivals: Mapping[str, Rival]
-) -> tuple[dict[str, pandas.DataFrame], Answers]:
-    """Unit -> a row for each item of the test split, as items.parquet has them; and both stages'
-    answers for its products."""
+    bundle: Bundle,
+    views: Views,
+    store: Store,
+    rivals: Mapping[str, Rival],
+    additions: Additions,
+) -> Judged:
+    """Asks all systems about the test split."""
     old, rows, table = published(bundle), views.first.of_split("test"), views.first.table
     items: dict[str, list[pandas.DataFrame]] = {unit: [] for unit in UNITS}
     answers: list[Answers] = []
+    taken: list[np.ndarray] = []
+    far: list[np.ndarray] = []
     with progress(rows.stop - rows.start, "evaluate", "img") as bar:
         for images in views.blocks("test", fit_only=False):
             for unit in UNITS:
                 result = refine(bundle, images, unit)
                 items[unit].append(_judge(result, old, rivals, images, unit))
             answers.append(Answers.of(result.two_stage))
+            odds = additions.log_odds(bundle, images)
+            taken.append(joined(result.two_stage, odds).argmax(axis=1) >= views.classes)
+            distance = np.stack(distances(bundle, images), axis=1)
+            far.append(mean_by_product(distance, images.product_id))
             bar.update(len(images.product_id))
     if not any(len(frame) for frame in items["image"]):
         problem = "no readable image on the test split; the catalogue has too few products"
@@ -119,7 +147,32 @@ def _judged(
             importance(frame["class_index"].to_numpy(), natural) if capped else np.ones(len(frame))
         )
         frames[unit] = frame
-    return frames, Answers.concatenate(answers)
+    found = (np.concatenate(parts) for parts in (taken, far))
+    return Judged(frames, Answers.concatenate(answers), *found)
+
+
+def _novel(flags: Novelty, judged: Judged, weight: np.ndarray, group: np.ndarray) -> dict[str, Any]:
+    """The share of test products that are flagged as unlike every category, which all are false
+    alarms; and the share that is, each without its own category."""
+    alarms, power = (flags(judged.distances[:, column]) for column in (0, 1))
+    return {
+        "held_out_products": flags.held_out,
+        "alarms": clustered_share(alarms, weight, group).to_json(),
+        "power": clustered_share(power, weight, group).to_json(),
+    }
+
+
+def _added(products: pandas.DataFrame, taken: np.ndarray, additions: Additions) -> dict[str, Any]:
+    """What categories that were added without a training take of the test products, which are all
+    of others: the share, and the change of top-1."""
+    right = (products["two_stage_class"] == products["class_index"]).to_numpy()
+    weight, group = products["weight"].to_numpy(), products["group"].to_numpy()
+    change = np.where(taken & right, -1.0, 0.0)
+    return {
+        "categories": [added.category.name for added in additions.each],
+        "taken": clustered_share(taken, weight, group).to_json(),
+        "top1_change": clustered_change(change, weight, group).to_json(),
+    }
 
 
 def corrected_labels(

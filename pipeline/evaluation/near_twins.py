@@ -2,12 +2,12 @@
 says little of new products.
 
 Photos of one round through a shop, or of one series, may stand on both sides of a split of
-products. A near twin has a fitted photo (of train or reserve) of its own category with a cosine
-above a threshold in *every* network's features: a network that was fine-tuned draws the photos of a
-category together, a frozen one does not, so a view such as `frozen: {epochs: 0}` makes the measure
-sharper. What a cosine means differs between networks: the threshold is COSINE, or more if LIKENESS
-of the photos come as near to a photo of *another* category, which is no twin. In: the feature files
-of a run. Nothing is put on disk.
+products. A near twin has a fitted photo (of train, extra or reserve) of its own category with a
+cosine above a threshold in *every* network's features: a network that was fine-tuned draws the
+photos of a category together, a frozen one does not, so a view such as `frozen: {epochs: 0}` makes
+the measure sharper. What a cosine means differs between networks: the threshold is COSINE, or more
+if LIKENESS of the photos come as near to a photo of *another* category, which is no twin. In: the
+feature files of a run. Nothing is put on disk.
 """
 
 from collections.abc import Iterator, Sequence
@@ -75,9 +75,9 @@ def _rows_of(store: FeatureStore, image_id: np.ndarray) -> np.ndarray:
 def nearest_cosines(
     stores: Sequence[FeatureStore], rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row int64 [Q] the highest cosine to a fitted photo of train or reserve, float32 [Q]
-    each: of its own category, and of others; -1 if there is none. Of several feature files the
-    least cosine counts. The rows are of another split.
+    """Of each row int64 [Q] the highest cosine to a fitted photo of train, extra or reserve,
+    float32 [Q] each: of its own category, and of others; -1 if there is none. Of several feature
+    files the least cosine counts. The rows are of another split.
 
     Memory: a block of each file and its cosines, whatever their length; time: one pass over the
     fitted photos.
@@ -108,8 +108,9 @@ def _features_at(store: FeatureStore, rows: np.ndarray) -> np.ndarray:
 
 
 def _fitted(stores: Sequence[FeatureStore]) -> Iterator[tuple[slice, np.ndarray]]:
-    """Blocks of rows of train and reserve; which of them are fitted and readable in every file."""
-    spans = [stores[0].of_split(split) for split in ("train", "reserve")]
+    """Blocks of rows of train, extra and reserve; which of them are fitted and readable in every
+    file."""
+    spans = [stores[0].of_split(split) for split in ("train", "extra", "reserve")]
     with progress(sum(span.stop - span.start for span in spans), "near twins", "img") as bar:
         for span in spans:
             for start in range(span.start, span.stop, _BLOCK):

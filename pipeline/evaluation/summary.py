@@ -36,6 +36,7 @@ def summary(metrics: dict[str, Any]) -> str:
     lines += _rivals(metrics["image"]["natural"])
     lines.append("macro F1 in either mix is over the categories of the balanced mix")
     lines += _promises(metrics["promises"])
+    lines += _novel(metrics.get("novel")) + _added(metrics.get("added"))
     lines += corrected_lines(metrics.get("corrected_labels"))
     lines += _without_photo(metrics["without_photo"]) + _near_twins(metrics["near_twins"])
     lines.append(f"seconds: {metrics['seconds']:.1f}")
@@ -57,6 +58,28 @@ def corrected_lines(found: dict[str, Any] | None) -> list[str]:
     if found["previous"]:
         lines.append(f"  the evaluation before this one had {_share(found['previous'])}")
     return lines
+
+
+def _novel(found: dict[str, Any] | None) -> list[str]:
+    """How many products are flagged as unlike every category; no line if nothing flags them."""
+    if not found:
+        return []
+    return [
+        f"unlike every category: {_share(found['alarms'])} of test's products, and "
+        f"{_share(found['power'])} if their own is left out"
+    ]
+
+
+def _added(found: dict[str, Any] | None) -> list[str]:
+    """What categories that were added without a training take of the others; no line without
+    any."""
+    if not found:
+        return []
+    return [
+        f"added without a training: {', '.join(found['categories'])}; test has no product of them, "
+        f"they take {_share(found['taken'])}:",
+        f"  two-stage top-1 per product {_points(found['top1_change'])} points",
+    ]
 
 
 def _stage2(found: dict[str, Any]) -> str:

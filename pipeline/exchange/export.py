@@ -106,7 +106,7 @@ def _write(model: TwoStageModel, networks: dict[str, Predictor], out: Path) -> N
             }
         )
     write_npz(out / "heads.npz", **heads)
-    write_json(out / "taxonomy.json", model.taxonomy.to_json())
+    write_json(out / "taxonomy.json", model.known.to_json())
     files = {
         str(path.relative_to(out)): sha256_file(path)
         for path in sorted(out.rglob("*"))

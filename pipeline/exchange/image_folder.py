@@ -25,7 +25,7 @@ from catalog.errors import ShelfsortError
 from catalog.image_table import POSITIONS, ImageTable
 from catalog.progress import progress
 from catalog.sources.keys import Key
-from catalog.splits import SPLITS
+from catalog.splits import EXTRA, SPLITS
 from catalog.store.reader import Store
 
 NAMES = "category_names.csv"
@@ -123,6 +123,8 @@ def _written(
         for split in SPLITS:
             table = store.images(split)
             table = table[table.fit]
+            if split == EXTRA and not len(table):
+                continue
             if shuffled:
                 table = table[np.random.default_rng(0).permutation(len(table))]
             counts[split] = len(table)

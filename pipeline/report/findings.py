@@ -185,7 +185,7 @@ def distances(steps: np.ndarray) -> list[dict]:
 
 def _catalogue(run: EvaluatedRun) -> pandas.DataFrame:
     """A row a category: the images it was trained on; with a store also its images and products in
-    train and reserve, kept or dropped."""
+    train, extra and reserve, kept or dropped."""
     counts = (
         {f"{unit}s": run.store.natural_counts(unit) for unit in ("image", "product")}
         if run.store

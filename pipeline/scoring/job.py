@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.artifacts import sha256_file
-from catalog.errors import ShelfsortError
+from catalog.errors import ArtifactError, ShelfsortError
 from catalog.image_table import image_ids
 from catalog.labels import read_labels
 from catalog.sources.damage import require_whole
@@ -15,6 +15,8 @@ from catalog.sources.source import ProductSource, open_source
 from pipeline.config import RunConfig
 from pipeline.decisions import heldout
 from pipeline.decisions.allowed import Allowed
+from pipeline.decisions.heldout import HeldOutAnswers
+from pipeline.decisions.novelty import novelty
 from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
 from pipeline.scoring.accuracy import labels_in, labels_of
@@ -22,6 +24,7 @@ from pipeline.scoring.agreement import warn_of_other_arithmetic
 from pipeline.scoring.lanes import Engine, Lanes
 from pipeline.scoring.plan import Judges, named_mix, needs_held_out
 from pipeline.scoring.score import Scorer
+from stage2_xgb.addition import identity
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class ScoreJob:
         """Raises ShelfsortError if the labels, the held-out answers, a file of weights or the model
         can't be read."""
         given = read_labels(labels) if labels else {}
-        held = heldout.read(run.stage2) if needs_held_out(config.score) else None
+        needed = needs_held_out(config.score)
+        known = _held_out(run, needed)
         vectors = {name: str(Path(file).absolute()) for name, file in config.score.vectors.items()}
         config = config.model_copy(
             update={"score": config.score.model_copy(update={"vectors": vectors})}
@@ -53,13 +57,14 @@ class ScoreJob:
             run, config.stage1.device, config.features.precision, config.score.runtime, vectors
         )
         counts = run.store.natural_counts("product")
-        mix, table = named_mix(config.score, counts, model.taxonomy), config.score.allowed
+        mix, table = named_mix(config.score, counts, model.known), config.score.allowed
         allowed = Allowed.read(table, model.taxonomy) if table else None
-        judges = Judges(model.taxonomy, held, mix, allowed)
+        held, flags = known if needed else None, novelty(known) if known else None
+        judges = Judges(model.known, held, mix, allowed, model.added, flags)
         fallback = int(model.taxonomy.category_ids[int(counts.argmax())])
         checksums = {
             "checkpoint": run.stage1_checksum(),
-            "stage2": sha256_file(model.bundle.folder / "manifest.json"),
+            "stage2": identity(model.bundle.folder),
         }
         return cls(run, config, model, checksums, fallback, labels, given, judges)
 
@@ -129,3 +134,14 @@ class ScoreJob:
             place,
             [*source.files, *((path, Path(path).stat().st_size) for path in vectors.values())],
         )
+
+
+def _held_out(run: RunFolder, needed: bool) -> HeldOutAnswers | None:
+    """What both stages answer for held-out products; None if that can't be read and isn't needed:
+    then nothing flags products unlike every category."""
+    try:
+        return heldout.read(run.stage2)
+    except ArtifactError:
+        if needed:
+            raise
+        return None

@@ -30,11 +30,11 @@ from catalog.sources.photo_list import Photos
 from catalog.sources.source import ProductSource
 from catalog.store.reader import digest_number
 from pipeline.config import ScoreConfig
-from pipeline.decisions.heldout import projected
+from pipeline.decisions.heldout import distances, projected
 from pipeline.model import TwoStageModel, image_table
 from pipeline.scoring.parts import FEATURES, OPINIONS, REJECTS, Part, keyed
 from stage1_cnn.device import ordered
-from stage2_xgb.items import ItemBlock, likeliest
+from stage2_xgb.items import ItemBlock, likeliest, mean_by_product
 from stage2_xgb.refine import Refined
 
 KILLS_WORKER = "kills_worker"
@@ -221,7 +221,7 @@ def score_group(
             [task.source.keys[row] for row in own.tolist()],
             opinions.schema.field("product_id").type,
         )
-        opinions = _opinions(model, result, keys, images.product_id[blank], compared)
+        opinions = _opinions(model, images, result, keys, images.product_id[blank], compared)
         features = _features(result.pooled, keys) if config.features else features
     repaired = sum(
         lacks_end(photo)
@@ -239,6 +239,7 @@ def _features(pooled: ItemBlock, keys: pyarrow.Array) -> pyarrow.Table:
 
 def _opinions(
     model: TwoStageModel,
+    images: ItemBlock,
     result: Refined,
     keys: pyarrow.Array,
     blank_products: np.ndarray,
@@ -256,6 +257,8 @@ def _opinions(
         "shifted_class": result.shifted.argmax(axis=1).astype(np.int32),
         "answered_by": result.answered_by,
         "blank": np.isin(pooled.product_id, blank_products),
+        "distance": mean_by_product(distances(model.bundle, images)[0], images.product_id),
+        "added": _lists(model.added.log_odds(model.bundle, images)),
         "z": [row if keep else None for row, keep in zip(z, kept, strict=True)],
     }
     schema = OPINIONS.set(0, pyarrow.field("product_id", keys.type))

@@ -46,6 +46,8 @@ class Outcome:
         yield f"  overlap: {self._overlap()}"
         if self.refitted:
             yield f"  {self.refitted}"
+            if self.totals.promise is not None:
+                yield "  promised by out-of-fold answers of the fit before; the last has seen all"
         if totals.unreachable:
             yield (
                 f"  {totals.unreachable} photos could not be reached; the same command scores the "
@@ -57,6 +59,9 @@ class Outcome:
             yield f"  here: {self._accepted()}"
         if count := self.totals.review_reasons.get(NOT_ALLOWED):
             yield f"  of {count} products no allowed category is likely: they are for review"
+        if novelty := self.decided.decider.novelty:
+            yield f"  {novelty.text(self.totals.novel, self.totals.predictions)}"
+        yield from self._added()
         if self.comparison:
             yield from (f"  {line}" for line in self.comparison.lines())
         if totals.broken:
@@ -71,6 +76,16 @@ class Outcome:
             f"{known} of these images stand, byte for byte, in the run's own store"
             f"{learnt if known else ''}"
         )
+
+    def _added(self) -> Iterator[str]:
+        """What names categories that were added without a training."""
+        names = {str(c.category_id): c.name for c in self.decided.decider.every.categories}
+        counts = [f"{names[number]} {count}" for number, count in self.totals.added.items()]
+        if counts:
+            yield (
+                "  added without a training, an experiment that no rule accepts: "
+                f"{', '.join(counts)}"
+            )
 
     def _accepted(self) -> str:
         """What the rule accepts of these products."""
@@ -95,6 +110,9 @@ class Outcome:
         counts |= {"broken": list(self.totals.broken), "levels": list(self.totals.levels)}
         found = {"schema": SCHEMA, "seconds": round(self.seconds, 1), "counts": counts}
         found["decisions"] = self.decided.figures
+        if novelty := self.decided.decider.novelty:
+            percent = self._percent(self.totals.novel)
+            found["novel"] = {"flagged_percent": percent, **novelty.figures()}
         if self.decided.decider.rules:
             found["accepted_percent"] = self._percent(self.totals.accepted)
             found["review_percent"] = self._percent(self.totals.review)

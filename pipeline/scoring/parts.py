@@ -21,7 +21,7 @@ from catalog.fetch import UNREACHABLE
 from catalog.sources.keys import KeyType
 from catalog.tables import write_table
 
-SCHEMA = 4
+SCHEMA = 5
 OPINIONS = pyarrow.schema(
     [
         ("product_id", pyarrow.int64()),
@@ -32,6 +32,8 @@ OPINIONS = pyarrow.schema(
         ("shifted_class", pyarrow.int32()),
         ("answered_by", pyarrow.string()),
         ("blank", pyarrow.bool_()),
+        ("distance", pyarrow.float32()),
+        ("added", pyarrow.list_(pyarrow.float32())),
         ("z", pyarrow.list_(pyarrow.float32())),
     ]
 )

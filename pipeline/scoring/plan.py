@@ -15,10 +15,12 @@ from pipeline.decisions.allowed import Allowed
 from pipeline.decisions.answers import Level, levels_of
 from pipeline.decisions.estimate import EstimatedMix, estimate_mix
 from pipeline.decisions.heldout import HeldOutAnswers
+from pipeline.decisions.novelty import Novelty
 from pipeline.decisions.promise import Promise
 from pipeline.decisions.rules import Rule, promised
 from pipeline.scoring import coverage
 from pipeline.scoring.predictions import Decider
+from stage2_xgb.addition import NONE_ADDED, Additions
 from stage2_xgb.prior import mix, read_mix
 
 
@@ -26,13 +28,21 @@ from stage2_xgb.prior import mix, read_mix
 class Judges:
     """What decisions rest on: the categories; what both stages answer for held-out products (None
     if the configuration asks for nothing that needs them); the class mix [K] that is expected (None
-    for stage 2's own, or if it is to be estimated); and which categories each product may have
-    (None: any)."""
+    for stage 2's own, or if it is to be estimated); which categories each product may have (None:
+    any); the categories that were added without a training; and what flags products unlike every
+    category (None: nothing does)."""
 
     taxonomy: Taxonomy
     held: HeldOutAnswers | None = None
     mix: np.ndarray | None = None
     allowed: Allowed | None = None
+    added: Additions = NONE_ADDED
+    novelty: Novelty | None = None
+
+    def decider(self, fitted: np.ndarray, target: np.ndarray, rules: Sequence[Rule]) -> Decider:
+        """From the mixes [K] that opinions are under and that is expected, and rules."""
+        known, others = self.taxonomy, (self.allowed, self.added, self.novelty)
+        return Decider(known, fitted, target, rules, *others)
 
 
 def needs_held_out(config: ScoreConfig) -> bool:
@@ -69,7 +79,7 @@ def plan(judges: Judges, config: ScoreConfig, opinions: Iterable[pyarrow.Table])
     held, taxonomy = judges.held, judges.taxonomy
     if held is None:
         as_fitted = np.ones(len(taxonomy))
-        return Plan(Decider(taxonomy, as_fitted, as_fitted, (), judges.allowed))
+        return Plan(judges.decider(as_fitted, as_fitted, ()))
     lines: list[str] = []
     figures: dict[str, Any] = {"mix": str(config.mix or "as trained")}
     estimated, target = None, judges.mix
@@ -83,7 +93,7 @@ def plan(judges: Judges, config: ScoreConfig, opinions: Iterable[pyarrow.Table])
     if len(asked) < len(held):
         lines.append(f"{len(asked)} of {len(held)} held-out products stand for this class mix")
     rules, told, counted = _rules(asked, levels_of(taxonomy), config)
-    decider = Decider(taxonomy, held.fitted, target, rules, judges.allowed)
+    decider = judges.decider(held.fitted, target, rules)
     return Plan(decider, [*lines, *told], figures | counted, estimated)
 
 

@@ -7,7 +7,9 @@ import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow
@@ -18,10 +20,12 @@ from catalog.artifacts import atomic_path
 from catalog.tables import write_table
 from catalog.taxonomy import Taxonomy
 from pipeline.decisions.allowed import Allowed
-from pipeline.decisions.answers import Answers, levels_of
+from pipeline.decisions.answers import Answers, beside, levels_of
 from pipeline.decisions.estimate import matrix
+from pipeline.decisions.novelty import Novelty
 from pipeline.decisions.rules import REVIEW, Decided, Rule, decide
 from pipeline.scoring.parts import opinions_path, part_path
+from stage2_xgb.addition import NONE_ADDED, Additions
 
 PREDICTIONS = pyarrow.schema(
     [
@@ -37,6 +41,7 @@ PREDICTIONS = pyarrow.schema(
         ("accepted", pyarrow.bool_()),
         ("reason", pyarrow.string()),
         ("answered_by", pyarrow.string()),
+        ("novel", pyarrow.bool_()),
         ("top_category_id", pyarrow.list_(pyarrow.int64())),
         ("top_confidence", pyarrow.list_(pyarrow.float32())),
         ("stage1_category_id", pyarrow.int64()),
@@ -56,9 +61,12 @@ CSV_COLUMNS = (
     "accepted",
     "reason",
     "answered_by",
+    "novel",
 )
-UNSURE, NOT_ALLOWED = "unsure", "nothing_allowed"
-"""Why a person decides: no level is sure enough; no allowed category is likely."""
+UNSURE, NOT_ALLOWED, ADDED = "unsure", "nothing_allowed", "added_category"
+"""Why a person decides: no level is sure enough; no allowed category is likely; the likeliest
+category was added without a training, so that nothing is known of how often it is right."""
+ANSWERED_BY_ADDED = "added"
 LIKELY = 0.01
 """Probability that the allowed categories of a product have to have together."""
 ACCEPTED, REVIEWED = "accepted.parquet", "review.parquet"
@@ -68,26 +76,45 @@ ACCEPTED, REVIEWED = "accepted.parquet", "review.parquet"
 class Decider:
     """How opinions become predictions: the class mix [K] that they are under (`fitted`), the one
     that is expected (`target`), the rules that accept (without any, nothing is accepted or sent to
-    review), and which categories each product may have."""
+    review), which categories each product may have, those added to the taxonomy's, and what flags
+    products unlike all of these."""
 
     taxonomy: Taxonomy
     fitted: np.ndarray
     target: np.ndarray
     rules: Sequence[Rule] = ()
     allowed: Allowed | None = None
+    added: Additions = NONE_ADDED
+    novelty: Novelty | None = None
+
+    @cached_property
+    def every(self) -> Taxonomy:
+        """The categories, and the added ones after them."""
+        return self.added.taxonomy(self.taxonomy)
 
     def answers(self, opinions: pyarrow.Table) -> Answers:
-        """The opinions of some products under the mix that is expected."""
+        """The opinions of some products under the mix that is expected, added categories among
+        them."""
         answers = Answers(matrix(opinions["top_class"]), matrix(opinions["log_prob"]))
-        if np.array_equal(self.fitted, self.target):
+        if not np.array_equal(self.fitted, self.target):
+            answers = answers.under(self.fitted, self.target)
+        if not len(self.added):
             return answers
-        return answers.under(self.fitted, self.target)
+        return answers.joined(matrix(opinions["added"]), len(self.taxonomy))
+
+    def experimental(self, class_index: np.ndarray) -> np.ndarray:
+        """Which classes [N] were added, bool [N]."""
+        return class_index >= len(self.taxonomy)
 
     def decide(self, answers: Answers, possible: np.ndarray) -> Decided:
         """What stands of some answers, of those whose allowed categories are `possible`, bool [N];
         without rules the likeliest category."""
-        decided = decide(answers, self.rules or [Rule(levels_of(self.taxonomy)[0], 0.0)])
+        rules = self.rules or [Rule(levels_of(self.taxonomy)[0], 0.0)]
+        further = [Rule(beside(rule.level, len(self.added)), rule.threshold) for rule in rules]
+        decided = decide(answers, further)
         likeliest, sure = answers.top_class[:, 0], np.exp(answers.log_prob[:, 0])
+        if self.rules:
+            possible = possible & ~self.experimental(decided.class_index)
         return Decided(
             np.where(possible, decided.level, REVIEW).astype(np.int8),
             np.where(possible, decided.class_index, likeliest),
@@ -107,7 +134,7 @@ class Decider:
 
     def predictions(self, opinions: pyarrow.Table, top: int) -> pyarrow.Table:
         """The rows of one part, with the `top` likeliest categories each."""
-        taxonomy, ids = self.taxonomy, self.taxonomy.category_ids
+        taxonomy, ids = self.every, self.every.category_ids
         answers, possible = self._restricted(self.answers(opinions), opinions)
         decided = self.decide(answers, possible)
         categories = [taxonomy[c] for c in answers.top_class[:, 0].tolist()]
@@ -120,13 +147,21 @@ class Decider:
             "category_path": self._paths(decided),
             "confidence": decided.confidence,
             "accepted": decided.level != REVIEW if self.rules else [None] * len(answers),
-            "reason": self._reasons(decided, possible),
+            "reason": self._reasons(decided, possible, answers.top_class[:, 0]),
+            "answered_by": np.where(
+                self.experimental(answers.top_class[:, 0]),
+                ANSWERED_BY_ADDED,
+                opinions["answered_by"].to_numpy(),
+            ),
             "top_category_id": list(ids[answers.top_class[:, :top]]),
             "top_confidence": list(np.exp(answers.log_prob[:, :top])),
             "stage1_category_id": ids[opinions["stage1_class"].to_numpy()],
             "shifted_category_id": ids[opinions["shifted_class"].to_numpy()],
         }
-        same = ("product_id", "n_images", "answered_by", "blank")
+        columns["novel"] = [None] * len(answers)
+        if self.novelty is not None:
+            columns["novel"] = self.novelty(opinions["distance"].to_numpy())
+        same = ("product_id", "n_images", "blank")
         schema = PREDICTIONS.set(0, opinions.schema.field("product_id"))
         return (
             pyarrow.table(columns | {name: opinions[name] for name in same})
@@ -134,19 +169,21 @@ class Decider:
             .cast(schema)
         )
 
-    def _reasons(self, decided: Decided, possible: np.ndarray) -> list[str | None]:
+    def _reasons(
+        self, decided: Decided, possible: np.ndarray, likeliest: np.ndarray
+    ) -> list[str | None]:
         """Why a person decides; None for what stands."""
-        pairs = zip(decided.level.tolist(), possible.tolist(), strict=True)
-        return [
-            None if level != REVIEW else UNSURE if may_be else NOT_ALLOWED
-            for level, may_be in pairs
-        ]
+        reasons = np.full(len(possible), UNSURE, dtype=object)
+        reasons[self.experimental(likeliest)] = ADDED
+        reasons[~possible] = NOT_ALLOWED
+        reasons[decided.level != REVIEW] = None
+        return reasons.tolist()
 
     def _paths(self, decided: Decided) -> list[str]:
         """Names of the family that stands, from the widest down; empty for review."""
         paths = []
         for level, c in zip(decided.level.tolist(), decided.class_index.tolist(), strict=True):
-            paths.append(category_path(self.taxonomy, c, level))
+            paths.append(category_path(self.every, c, level))
         return paths
 
 
@@ -164,18 +201,30 @@ def opinions_of(out: Path, parts: int) -> Iterator[pyarrow.Table]:
     return (pyarrow.parquet.read_table(opinions_path(out, number)) for number in range(parts))
 
 
-def write_predictions(
-    out: Path, parts: int, decider: Decider, top: int
-) -> tuple[list[int], dict[str, int]]:
-    """Writes the predictions of every part; how many stand on each level, from REVIEW up to 3, and
-    how many are for review by reason."""
-    counts, reasons = np.zeros(4, dtype=np.int64), Counter[str]()
+class Counts(NamedTuple):
+    """How many predictions stand on each of `levels`, from REVIEW up to 3; how many are for review,
+    by reason; how many name an added category, by its id; and how many are novel."""
+
+    levels: tuple[int, ...]
+    reasons: dict[str, int]
+    added: dict[str, int]
+    novel: int
+
+
+def write_predictions(out: Path, parts: int, decider: Decider, top: int) -> Counts:
+    """Writes the predictions of every part, and counts them."""
+    levels, reasons, novel = np.zeros(4, dtype=np.int64), Counter[str](), 0
+    added = dict.fromkeys(map(str, decider.added.category_ids.tolist()), 0)
     for number, opinions in enumerate(opinions_of(out, parts)):
         table = decider.predictions(opinions, top)
         write_table(part_path(out, number), table)
-        counts += np.bincount(table["level"].to_numpy(), minlength=4)
+        levels += np.bincount(table["level"].to_numpy(), minlength=4)
         reasons.update(table["reason"].drop_null().to_pylist())
-    return counts.tolist(), dict(reasons)
+        novel += pyarrow.compute.sum(table["novel"]).as_py() or 0
+        for category_id in added:
+            answers = pyarrow.compute.equal(table["category_id"], int(category_id))
+            added[category_id] += pyarrow.compute.sum(answers).as_py() or 0
+    return Counts(tuple(levels.tolist()), dict(reasons), added, novel)
 
 
 def split(out: Path, parts: int) -> None:

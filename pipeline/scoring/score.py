@@ -81,6 +81,10 @@ class Totals:
     """Of the accepted ones, how many stand on level 1, 2 and 3."""
     review_reasons: dict[str, int] = field(default_factory=dict)
     """Why predictions are for review."""
+    added: dict[str, int] = field(default_factory=dict)
+    """Predictions that name a category added without a training, by its id."""
+    novel: int = 0
+    """Predictions of products unlike every category."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,9 @@ def score_source(
         )
     _require_predictions(out, totals)
     decided = plan(scorer.judges, config, opinions_of(out, totals.parts))
-    (review, *levels), reasons = write_predictions(out, totals.parts, decided.decider, config.top)
-    totals = replace(totals, review_reasons=reasons)
+    counts = write_predictions(out, totals.parts, decided.decider, config.top)
+    review, *levels = counts.levels
+    totals = replace(totals, review_reasons=counts.reasons, added=counts.added, novel=counts.novel)
     if decided.decider.rules:
         totals = replace(
             totals,

@@ -37,6 +37,7 @@ from pipeline.model import TwoStageModel
 from pipeline.run_folder import RunFolder
 from pipeline.scoring.lanes import Lanes, Task
 from pipeline.scoring.parts import Part
+from stage2_xgb.addition import identity
 
 _PIECES = 4
 """Into how many a partition is cut that kills its workers."""
@@ -66,11 +67,13 @@ class ModelPlace:
     def visible(self) -> bool:
         """Whether this machine sees the run folder, with this very model in it."""
         run = RunFolder(Path(self.folder))
-        found = [
-            path.is_file() and sha256_file(path)
-            for path in (run.checkpoint, run.answering / "manifest.json")
+        files = (run.checkpoint, run.answering / "manifest.json")
+        if not all(path.is_file() for path in files):
+            return False
+        return [sha256_file(run.checkpoint), identity(run.answering)] == [
+            self.checkpoint,
+            self.stage2,
         ]
-        return found == [self.checkpoint, self.stage2]
 
 
 class ModelNotSeenError(ArtifactError):

@@ -72,7 +72,7 @@ def test_patterns_and_folders(base: str) -> None:
     else:
         assert is_folder(f"{base}/p") and not is_folder(f"{base}/a.bson")
         assert [s.path.rsplit("/", 1)[1] for s in expand([f"{base}/*.bson"])] == ["a.bson"]
-    found, lost = files_below(f"{base}/p/")
+    found, lost, _ = files_below(f"{base}/p/")
     assert not lost
     sizes = (
         [0, 0] if base.startswith("http") else [len(jpeg(1)), len(jpeg(2))]
@@ -104,7 +104,7 @@ def test_an_odd_url_costs_itself_alone(tmp_path: Path) -> None:
 def test_a_broken_link_is_told_apart_and_fails_when_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_bytes(jpeg(1))
     (tmp_path / "2.jpg").symlink_to(tmp_path / "absent")
-    [file], [lost] = files_below(str(tmp_path))
+    [file], [lost], _ = files_below(str(tmp_path))
     assert (file.relative, lost.path, lost.reason) == (
         "1.jpg",
         str(tmp_path / "2.jpg"),

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.splits import (
+    DEALT,
     PRECEDENCE,
     SPLITS,
     deal,
@@ -226,7 +227,13 @@ def test_a_cap_is_not_biased_to_a_split() -> None:
 
 @pytest.mark.parametrize(
     "higher, lower",
-    [("test", "val_b"), ("val_b", "val_a"), ("val_a", "reserve"), ("reserve", "train")],
+    [
+        ("test", "val_b"),
+        ("val_b", "val_a"),
+        ("val_a", "reserve"),
+        ("reserve", "train"),
+        ("train", "extra"),
+    ],
 )
 def test_precedence(higher: str, lower: str) -> None:
     assert PRECEDENCE[higher] < PRECEDENCE[lower]
@@ -238,7 +245,7 @@ PURPOSES = (
     "experts",
     "experts, weights",
     "experts, bank",
-    "bank of experts",
+    "rows of experts",
     "rows of a class",
     "grid folds",
     "gate, repeat 0",
@@ -266,7 +273,7 @@ def test_a_sample_of_any_split_has_its_size_whatever_the_seeds(
     ids, split = long_tailed
     assert 18_000 < (split == VAL_A).sum() < 22_000
     for purpose in PURPOSES:
-        for number in range(len(SPLITS)):
+        for number in range(len(DEALT)):
             mine = ids[split == number]
             share = sample_mask(mine, 0.3, purpose, seed).mean()
             assert share == pytest.approx(0.3, rel=0.05), (purpose, number)

@@ -11,7 +11,7 @@ from catalog.images import decode
 class PlantedReader:
     """Finds the words of a photo, by its pixels, in what it was given."""
 
-    name = "planted-1"
+    name, kind = "planted-1", "rapidocr"
 
     def __init__(self, words: Mapping[str, str]) -> None:
         self.words, self.read = words, 0

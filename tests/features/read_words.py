@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from catalog.store.reader import Store
-from features.cover import PictureTexts, read_pictures
+from features.cover import PictureTexts, read_here, read_pictures
 
 
 class DeadlyReader:
     """Says the mean of a photo; every photo leaves a byte in the log, and the one of that number
     ends the process."""
 
-    name = "deadly-1"
+    name, kind = "deadly-1", "deadly"
 
     def __init__(self, log: Path, number: int) -> None:
         self.log, self.number = log, number
@@ -35,4 +35,5 @@ class DeadlyReader:
 if __name__ == "__main__":
     store, folder, log, number = sys.argv[1:]
     reader = DeadlyReader(Path(log), int(number))
-    read_pictures(Store(Path(store)), reader, PictureTexts(Path(folder), reader.name), 1, block=4)
+    pictures, texts = Store(Path(store)), PictureTexts(Path(folder), reader.name)
+    read_pictures(pictures, texts, read_here(pictures, reader, 1), block=4)

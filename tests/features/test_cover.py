@@ -11,7 +11,7 @@ import pytest
 
 from catalog.images import decode
 from catalog.store.reader import Store
-from features.cover import CoverModel, PictureTexts, read_pictures
+from features.cover import CoverModel, PictureTexts, ReadBlocks, read_here, read_pictures
 from features.text import TextModel
 from tests.features.planted_reader import PlantedReader, key
 
@@ -22,6 +22,11 @@ def planted(store: Store) -> PlantedReader:
     return PlantedReader({key(data): f"word {key(data)[:4]}" for data in pictures[::2]})
 
 
+def here(store: Store, reader: PlantedReader) -> ReadBlocks:
+    """Reads in two threads of this process."""
+    return read_here(store, reader, 2)
+
+
 def test_every_picture_is_read_once_and_found_by_its_digest(
     small_store: Store, tmp_path: Path
 ) -> None:
@@ -29,14 +34,14 @@ def test_every_picture_is_read_once_and_found_by_its_digest(
     digests = small_store.picture_digests(image_id)
     texts = PictureTexts(tmp_path, reader.name)
     assert len(set(digests)) < len(digests)  # the dump has copies
-    assert read_pictures(small_store, reader, texts, 2, block=16) == reader.read
+    assert read_pictures(small_store, texts, here(small_store, reader), block=16) == reader.read
     assert reader.read == len(set(digests)) == len(texts)
     assert len(list(tmp_path.glob("words/planted-1/*.json"))) == -(-reader.read // 16)
     again = PictureTexts(tmp_path, reader.name)
     expected = [reader.words.get(key(data), "") for data in small_store.read(image_id)]
     assert [again[digest] for digest in digests] == expected
     assert any(expected) and not all(expected)
-    assert read_pictures(small_store, reader, again, 2) == 0
+    assert read_pictures(small_store, again, here(small_store, reader)) == 0
 
 
 def test_of_a_store_that_has_grown_the_new_pictures_are_read(
@@ -46,7 +51,7 @@ def test_of_a_store_that_has_grown_the_new_pictures_are_read(
     digests = set(small_store.picture_digests(small_store.images().image_id))
     texts = PictureTexts(tmp_path, reader.name)
     texts.add(dict.fromkeys(sorted(digests)[5:], "from before"))
-    assert read_pictures(small_store, reader, texts, 1) == 5
+    assert read_pictures(small_store, texts, here(small_store, reader)) == 5
     found = PictureTexts(tmp_path, reader.name)
     assert set(found) == digests and list(found.values()).count("from before") == len(digests) - 5
 
@@ -62,7 +67,7 @@ def test_a_damaged_file_is_read_again(
 ) -> None:
     reader = planted(small_store)
     texts = PictureTexts(tmp_path, reader.name)
-    read_pictures(small_store, reader, texts, 1, block=16)
+    read_pictures(small_store, texts, here(small_store, reader), block=16)
     whole, path = dict(texts), sorted(texts.folder.iterdir())[1]
     content = path.read_bytes()
     flipped = content[:200] + bytes([content[200] ^ 1]) + content[201:]
@@ -70,7 +75,7 @@ def test_a_damaged_file_is_read_again(
     found = PictureTexts(tmp_path, reader.name)
     assert len(found) == len(whole) - 16
     assert f"{path}: " in caplog.text and "its pictures are read again" in caplog.text
-    assert read_pictures(small_store, reader, found, 1, block=16) == 16
+    assert read_pictures(small_store, found, here(small_store, reader), block=16) == 16
     caplog.clear()
     assert dict(PictureTexts(tmp_path, reader.name)) == whole and not caplog.text
 

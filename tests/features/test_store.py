@@ -83,6 +83,18 @@ def test_a_class_and_a_split_are_one_slice_each(made: Made, path: Path) -> None:
     assert len(rows[store.of_class(SPLITS[EMPTY[0]], EMPTY[1])]) == 0
 
 
+def test_a_file_that_is_older_than_a_split_has_none_of_it(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        slices = file[schema.SLICES][:-1]
+        del file[schema.SLICES]
+        file[schema.SLICES] = slices
+    store = FeatureStore(path)
+    assert store.of_split(SPLITS[-1]) == slice(0, 0)
+    assert store.of_class(SPLITS[-1], CLASSES - 1) == slice(0, 0)
+    test = slice(int(slices[-1, 0, 0]), int(slices[-1, -1, 1]))
+    assert store.of_split("test") == test and test.stop > test.start
+
+
 def test_more_reasons_than_an_attribute_holds(tmp_path: Path) -> None:
     made = make_rows(2000)
     made.errors.update(dict.fromkeys(range(0, len(made.table), 3), "undecodable: " + "x" * 90))

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from catalog.image_table import POSITIONS, ImageTable
-from catalog.splits import SPLITS
 from catalog.taxonomy import Category, Taxonomy
 from features.store import FeatureStore
 from features.writer import FeatureWriter
@@ -58,9 +57,10 @@ def make_rows(
     per_split: tuple[int, ...] = PER_SPLIT,
     seed: int = 0,
 ) -> Rows:
-    """Rows of products with one to three images each."""
+    """Rows of products with one to three images each; `per_split` may have a sixth number, of
+    extra."""
     rng = np.random.default_rng(seed)
-    split = np.repeat(np.arange(len(SPLITS)), [classes * n for n in per_split])
+    split = np.repeat(np.arange(len(per_split)), [classes * n for n in per_split])
     class_index = np.concatenate([np.repeat(np.arange(classes), n) for n in per_split])
     product_id = rng.permutation(10 * len(split))[: len(split)]
     order = np.lexsort((product_id, class_index, split))

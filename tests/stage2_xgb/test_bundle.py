@@ -52,6 +52,7 @@ def test_manifest_and_tables_agree(fitted: Fitted) -> None:
         "shared.npz",
         "sets.parquet",
         "judged.parquet",
+        "products.npz",
         *(f"boosters/{c:05d}.ubj" for c in range(CLASSES)),
     }
     assert set(manifest["files"]) == expected

@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 
 from catalog.errors import ArtifactError
 from catalog.image_table import ImageTable
-from catalog.splits import SPLITS, deal
+from catalog.splits import SPLITS
 from stage1_cnn.head import Head, log_softmax
 from stage2_xgb import dataset
 from stage2_xgb.dataset import Views, fit_projection, read_items
@@ -47,7 +47,6 @@ def test_images_of_products_that_have_several(fitted: Fitted) -> None:
     expected = [p for p in images.product_id.tolist() if count[p] > 1]
     assert several.product_id.tolist() == expected and len(expected) < len(images)
     assert len(several.log_probs) == len(several.features[0]) == len(expected)
-    assert len(several.of_products(1.0, "all", 0)) == len(expected)
 
 
 def of_one_class(product_id: list[int], views: int) -> ItemBlock:
@@ -212,18 +211,3 @@ def test_log_probs_come_from_the_rounded_features() -> None:
     images = ItemBlock.images(table, [exact], head)
     rounded = ItemBlock.images(table, [exact.astype(np.float16)], head)
     np.testing.assert_array_equal(images.log_probs, rounded.log_probs)
-
-
-@pytest.mark.parametrize("catalog_seed", range(4))
-def test_samples_hold_their_share_whatever_dealt_the_splits(catalog_seed: int) -> None:
-    """`of_products`, of 20,000 products of val_a that another seed's
-    hash dealt."""
-    ids = np.arange(400_000)
-    split = deal(np.zeros(len(ids), int), ids, np.zeros((1, 5), np.int64), catalog_seed)
-    ids = ids[split == SPLITS.index("val_a")]
-    zeros = np.zeros((len(ids), 1), np.float32)
-    images = ItemBlock(ids, ids, ids, ids, ids, zeros, (zeros,))
-    for seed in range(4):
-        assert len(images.of_products(0.4, "class-mix shift", seed)) == pytest.approx(
-            0.4 * len(ids), rel=0.05
-        )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from catalog.image_table import ImageTable
+from catalog.splits import SPLITS
 from features.store import FeatureStore
 from stage1_cnn.head import log_softmax
 from stage2_xgb import dataset, expert_rows, fit_experts
@@ -238,6 +239,40 @@ def test_many_rows_are_answered_without_logistic_regression(
     )
 
 
+EXTRA = (2, 4, 4, 20, 20, 60)
+"""Products of each class in each split: what the cap of train cut is most of it."""
+
+
+def test_what_the_cap_of_train_cut_is_known_to_the_experts_of_every_fold(tmp_path: Path) -> None:
+    rows = make_rows(per_split=EXTRA)
+    store = write(tmp_path / "features.h5", rows)
+    without = write(tmp_path / "without.h5", kept(rows, lambda table: ~table.on("extra")))
+    mine, others = fitted(store), fitted(without)
+    assert mine.weighed == others.weighed  # weights are fitted on held-out products as before
+    extra = np.unique(images(store, "extra").product_id)
+    for pool in (mine.pool, *mine.by_fold):
+        assert np.isin(extra, pool.neighbours.bank.product_id).all()
+    known = expert_rows.read_rows(Views([store]), 0, 1).sums[-1].count.sum()
+    assert known == rows.table.on("train", "extra").sum()
+
+
+def test_a_logistic_regression_that_extra_makes_too_large_does_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = make_rows(per_split=EXTRA)
+    without = kept(rows, lambda table: ~table.on("extra"))
+    monkeypatch.setattr(expert_rows, "too_large", lambda n, *_: n > len(without.table))
+    store = write(tmp_path / "features.h5", rows)
+    mine = fitted(store)
+    others = fitted(write(tmp_path / "without.h5", without))
+    assert mine.names == (DISCRIMINANTS, LOGISTIC)
+    np.testing.assert_array_equal(mine.pool.linear[1].factors[0], others.pool.linear[1].factors[0])
+    assert (mine.pool.linear[0].bias != others.pool.linear[0].bias).all()
+    rows_of_all = expert_rows.read_rows(Views([store]), 0, 1, SPLITS)
+    assert rows_of_all.total.count.sum() == len(rows.table)
+    assert len(rows_of_all.logistic[0]) == len(without.table)
+
+
 def test_a_target_mix_moves_the_answers(store: FeatureStore, whole: FittedPool) -> None:
     counts = np.where(np.arange(CLASSES) % 2, 1, 20)
     skewed = fit_experts.fit_experts(Views([store]), {"image": mix(counts)}, TARGET, seed=0, jobs=1)
@@ -272,14 +307,16 @@ def test_the_bank_is_thinned_where_classes_are_largest() -> None:
     assert expert_rows.thinned(np.zeros(2, dtype=int), 8).tolist() == [0, 0]
 
 
-def test_a_small_bank_holds_whole_products(
+def test_of_many_rows_experts_know_whole_products(
     store: FeatureStore, whole: FittedPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expert_rows, "BANK_ROWS", 200)
+    monkeypatch.setattr(expert_rows, "MOST_ROWS", 200)
     small, full = fitted(store).pool.neighbours.bank, whole.pool.neighbours.bank
     assert 100 < len(small.vectors) < 300 < len(full.vectors)
     products = np.unique(small.product_id)
     assert len(small.product_id) == np.isin(full.product_id, products).sum()
+    rows = expert_rows.read_rows(Views([store]), 0, 1)
+    assert rows.total.count.sum() == len(rows.logistic[0]) == len(small.vectors)
 
 
 def test_a_bank_of_few_columns_is_about_as_good(

@@ -1,5 +1,6 @@
 """Reclassifiers' answers for reserve and val_a, by others that know none of an item's product."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,14 @@ import pytest
 from features.store import FeatureStore
 from stage2_xgb.gate import OWN, POOL, HeldOut
 from stage2_xgb.inputs import Stage2Inputs, prepare_stage2
-from stage2_xgb.out_of_fold import judge, nothing_judged, read_judged, save_judged
+from stage2_xgb.out_of_fold import (
+    Products,
+    judge,
+    nothing_judged,
+    read_judged,
+    read_products,
+    save_judged,
+)
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, CONFIG, make_rows, mixes, taxonomy, write
 
@@ -25,7 +33,7 @@ def material(store: FeatureStore) -> Stage2Inputs:
 
 
 def judged(found: Stage2Inputs, jobs: int = 1) -> HeldOut:
-    return judge(found.picker(CONFIG), found.items["image"], CLASSES, jobs)
+    return judge(found.picker(CONFIG), found.items["image"], CLASSES, jobs)[0]
 
 
 def test_trees_gain_where_they_can(curved: Stage2Inputs) -> None:
@@ -37,6 +45,36 @@ def test_trees_gain_where_they_can(curved: Stage2Inputs) -> None:
     before = images.predicted == images.class_index
     np.testing.assert_array_equal(held.right[POOL][: len(images)], before)
     assert held.right[OWN].mean() > held.right[POOL].mean() + 0.05
+
+
+def test_products_get_whole_answers(curved: Stage2Inputs) -> None:
+    """They are right as often as the gate counts, and what is no reclassifier's stays the pool's;
+    probabilities sum to 1."""
+    assert curved.fitted is not None
+    items, distance = read_products(curved.views, curved.fitted, curved.projections)
+    _, (top_class, log_prob) = judge(
+        curved.picker(CONFIG), curved.items["image"], CLASSES, 1, items
+    )
+    assert distance.shape == (len(items), 2) and (distance[:, 1] >= distance[:, 0]).all()
+    np.testing.assert_allclose(np.exp(log_prob).sum(axis=1), 1, atol=1e-4)
+    assert (np.sort(top_class, axis=1) == np.arange(CLASSES)).all()
+    right = top_class[:, 0] == items.class_index
+    assert right.mean() > (items.predicted == items.class_index).mean() + 0.05
+    nobody = ~np.isin(items.predicted, [s.class_index for s in curved.sets])
+    same = (log_prob == items.log_prob).all(axis=1)
+    assert same[nobody].all() or not nobody.any()
+
+
+def test_whole_answers_round_trip(curved: Stage2Inputs, tmp_path: Path) -> None:
+    assert curved.fitted is not None
+    items, distance = read_products(curved.views, curved.fitted, curved.projections)
+    plain = (items.product_id, items.class_index, items.top_class, items.log_prob)
+    kept = Products(*plain, items.top_class, items.log_prob, items.z[:, 0], *distance.T)
+    kept.save(tmp_path / "products.npz")
+    found = Products.read(tmp_path / "products.npz")
+    for field in fields(Products):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(kept, field.name))
+    assert found.held_out().right[POOL].mean() == found.held_out().right[OWN].mean()
 
 
 def test_nothing_is_gained_where_nothing_can_be(hopeless: Fitted) -> None:

@@ -674,6 +674,91 @@ def test_a_later_dump_pushes_products_out_and_never_brings_one_back(tmp_path: Pa
     assert len(dropped) == 120 - 36 - 15
 
 
+def of_products(folder: Path, column: str) -> dict[int, str]:
+    """A column of the products, by id."""
+    return dict(rows(folder, f"SELECT product_id, {column} FROM products"))
+
+
+def test_extra_takes_what_the_cap_of_train_cuts_and_moves_nothing_else(tmp_path: Path) -> None:
+    docs = [document(i, 1 + i % 2, [jpeg(4 * i + j) for j in range(1 + i % 3)]) for i in range(160)]
+    dump = write_bson(tmp_path / "a.bson", docs)
+    run(tmp_path / "without", dump, config=CatalogConfig(caps=Caps(train=20, test=5)))
+    config = CatalogConfig(caps=Caps(train=20, test=5, extra=12))
+    summary = run(tmp_path, dump, config=config)
+    images = "SELECT image_id, split, status, digest FROM images WHERE split != 'extra' ORDER BY 1"
+    assert rows(tmp_path, images) == rows(tmp_path / "without", images)
+    store, without = (Store(f / "store.sqlite") for f in (tmp_path, tmp_path / "without"))
+    store.verify()
+    for unit in ("image", "product"):
+        assert store.natural_counts(unit).tolist() == without.natural_counts(unit).tolist()
+    query = """SELECT product_id FROM products WHERE class_index = ? AND split = ? AND state = ?"""
+    for class_index in (0, 1):
+        kept, extra, dropped = (
+            np.ravel(rows(tmp_path, query, class_index, *place))
+            for place in (("train", "kept"), ("extra", "kept"), ("train", "dropped"))
+        )
+        assert product_hash(kept, 0).max() < product_hash(extra, 0).min()
+        assert product_hash(extra, 0).max() < product_hash(dropped, 0).min()
+        left_out = rows(tmp_path / "without", query, class_index, "train", "dropped")
+        assert set(np.ravel(left_out)) == {*extra, *dropped}
+    assert all(10 <= n <= 12 for n in store.image_counts("extra"))
+    assert summary.kept["extra"]["fit"] == len(store.images("extra")) > 0
+    assert rows(tmp_path, "SELECT 1 FROM products WHERE split = 'test' AND state = 'dropped'")
+
+
+def test_without_a_cap_extra_takes_all_that_train_leaves(tmp_path: Path) -> None:
+    dump = write_bson(tmp_path / "a.bson", [document(i, 1) for i in range(60)])
+    summary = run(tmp_path, dump, config=CatalogConfig(caps=Caps(train=10, extra=None)))
+    kept = {split: n["products"] for split, n in summary.kept.items()}
+    assert kept == {"train": 10, "reserve": 6, "val_a": 3, "val_b": 3, "test": 6, "extra": 32}
+    assert not summary.dropped_products
+
+
+def test_later_dumps_move_products_from_train_to_extra_and_out(tmp_path: Path) -> None:
+    config, before = CatalogConfig(caps=Caps(train=15, extra=10)), dict[int, tuple[str, str]]()
+    allowed = {("train", "kept"): 0, ("extra", "kept"): 1, ("train", "dropped"): 2}
+    allowed[("extra", "dropped")] = 2
+    for number in range(4):
+        docs = [document(100 * number + i, 1) for i in range(30)]
+        run(tmp_path, write_bson(tmp_path / f"{number}.bson", docs), config=config)
+        split, state = of_products(tmp_path, "split"), of_products(tmp_path, "state")
+        now = {i: (split[i], state[i]) for i in split}
+        for i, place in before.items():
+            moved = place in allowed and allowed[now[i]] >= allowed[place]
+            assert moved or now[i] == place
+        before = now
+        Store(tmp_path / "store.sqlite").verify()
+    images = dict(rows(tmp_path, "SELECT split, count(*) FROM images GROUP BY 1"))
+    assert images == {"train": 15, "extra": 10, "reserve": 12, "val_a": 6, "val_b": 6, "test": 12}
+    order = sorted((int(product_hash(np.array([i]), 0)[0]), i) for i in now if now[i] in allowed)
+    assert [now[i] for _, i in order[:25]] == [("train", "kept")] * 15 + [("extra", "kept")] * 10
+    assert {now[i][1] for _, i in order[25:]} == {"dropped"}
+
+
+def test_a_product_that_moves_to_extra_loses_the_right_to_a_picture(tmp_path: Path) -> None:
+    config = CatalogConfig(caps=Caps(train=20, extra=None))
+    docs = [document(i, 1 + i // 60) for i in range(85)]
+    run(tmp_path / "plain", write_bson(tmp_path / "a.bson", docs), config=config)
+    split, hashed = of_products(tmp_path / "plain", "split"), product_hash(np.arange(85), 0)
+    by_hash = np.argsort(hashed).tolist()
+    extra = next(i for i in by_hash if split[i] == "extra")
+    train = next(i for i in reversed(by_hash) if split[i] == "train" and i >= 60)
+    assert hashed[extra] < hashed[train]  # so that it has the right as long as both are in train
+    docs[train] = document(train, 2, [jpeg(extra)])
+    query = "SELECT product_id, split, status FROM images WHERE product_id IN (?, ?) ORDER BY 1"
+    pair = [docs[extra], docs[train]]
+    run(tmp_path, write_bson(tmp_path / "b.bson", pair), config=config)
+    assert rows(tmp_path, query, extra, train) == [
+        (extra, "train", "ok"),
+        (train, "train", "duplicate"),
+    ]
+    run(tmp_path, write_bson(tmp_path / "c.bson", docs), config=config)
+    assert rows(tmp_path, query, extra, train) == [
+        (extra, "extra", "duplicate"),
+        (train, "train", "ok"),
+    ]
+
+
 # --- duplicates and blank images
 
 
@@ -886,7 +971,7 @@ def test_a_store_of_the_first_schema_is_read_and_added_to(tmp_path: Path) -> Non
     with sqlite3.connect(tmp_path / "store.sqlite") as connection:
         connection.execute("ALTER TABLE products DROP COLUMN text")
         connection.execute("UPDATE meta SET value = '1' WHERE key = 'schema'")
-        settings = "json_remove(value, '$.text')"
+        settings = "json_remove(value, '$.text', '$.caps.extra')"
         connection.execute(f"UPDATE meta SET value = {settings} WHERE key = 'settings'")
         connection.execute(
             "UPDATE meta SET value = ? WHERE key = 'content'", (content_of(connection),)

@@ -424,6 +424,43 @@ def test_official_splits_and_groups(tmp_path: Path) -> None:
     assert found == [(1,)] * 12
 
 
+@pytest.mark.parametrize("kind", [as_bson, as_folder, as_csv])
+def test_groups_beside_a_source(tmp_path: Path, kind: Callable[[Path], Path]) -> None:
+    """Products of one group are in one split, also those that come later; others are dealt as
+    ever."""
+    lines = [f"{key},session {key % 8}" for key, *_ in CATALOGUE if key < 132]
+    (tmp_path / "g.csv").write_text("\n".join(["key,group", *lines, "135,"]))
+    config = CatalogConfig(groups=tmp_path / "g.csv")
+    ingest(tmp_path, kind(tmp_path), config)
+    later = [document(key, "Shoes > Boots", [jpeg(key)]) for key in range(300, 330)]
+    (tmp_path / "g.csv").write_text(
+        "key,group\n" + "".join(f"{i},session {i % 8}\n" for i in range(300, 330))
+    )
+    ingest(tmp_path, write_bson(tmp_path / "later.bson", later), config)
+    query = """SELECT count(DISTINCT split) FROM products WHERE product_id < 132
+               OR product_id >= 300 GROUP BY product_id % 8"""
+    assert stored(tmp_path).connection.execute(query).fetchall() == [(1,)] * 8
+    query = "SELECT count(DISTINCT split) FROM products"
+    assert stored(tmp_path).connection.execute(query).fetchone()[0] > 1
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("key,group\n7,a\n", r"expected keys of products in .*, such as 100, found none of them"),
+        ("key,group\n100,a\n100,b\n", "line 3: product 100 has group b, .* keep one"),
+        ("key\n100\n", "line 1: column group is missing"),
+        ("key,group\n1.0,a\n", "line 2: as a product's key"),
+    ],
+)
+def test_groups_that_are_wrong_make_no_store(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "g.csv").write_text(text)
+    config = CatalogConfig(groups=tmp_path / "g.csv")
+    with pytest.raises(ShelfsortError, match=rf"catalog\.groups: .*g\.csv: {problem}"):
+        ingest(tmp_path, as_bson(tmp_path), config)
+    assert not (tmp_path / "store.sqlite").exists()
+
+
 # --- folders
 
 

@@ -14,8 +14,12 @@ from dask.sizeof import sizeof
 
 from catalog.artifacts import read_json
 from catalog.errors import ShelfsortError
+from features.cover import PictureTexts, read_here, read_pictures
+from features.ocr import RapidReader
 from pipeline import steps
-from pipeline.cluster.steps import extraction, training
+from pipeline.cluster.steps import extraction, reading, training
+from pipeline.config import load_config
+from pipeline.demo import write_synthetic
 from pipeline.run_folder import RunFolder
 from pipeline.second_stage import class_mixes
 from stage2_xgb.inputs import prepare_stage2
@@ -58,6 +62,26 @@ def test_every_step_makes_the_same(
     steps.stage2(run, config, **options)
     ours, theirs = (read_json(r.stage2 / "manifest.json", "") for r in (run, tiny.run))
     assert ours["files"] == theirs["files"] and ours["categories"] == theirs["categories"]
+
+
+def test_words_are_read_there_as_here(client, tmp_path: Path) -> None:
+    """And a worker with another reader than the client's is named."""
+    pytest.importorskip("rapidocr", reason="needs the extra `ocr`: pip install 'shelfsort[ocr]'")
+    reader, data = RapidReader("a test"), tmp_path / "data"
+    write_synthetic(data, products=48, categories=12, side=180, seed=0, covers=True)
+    run, dump = RunFolder(tmp_path / "run"), [str(data / "train.bson")]
+    steps.ingest(run, load_config(None), dump, data / "category_names.csv", rebuild=False)
+    found = []
+    for name in ("here", "there"):
+        texts = PictureTexts(tmp_path / name, reader.name)
+        read = read_here(run.store, reader, 1) if name == "here" else None
+        blocks = read or reading(client, run.store, reader)
+        assert read_pictures(run.store, texts, blocks, block=8) == len(texts) > 8
+        found.append(dict(texts))
+    assert found[0] == found[1] and any(found[0].values())
+    reader.name = "rapidocr-0"
+    with pytest.raises(ShelfsortError, match="workers that read by rapidocr-0, found rapidocr-"):
+        list(reading(client, run.store, reader)(iter([[1]])))
 
 
 def test_what_reclassifiers_are_trained_on_is_sent_once(

@@ -47,7 +47,8 @@ def opinions(answers: Answers, z: np.ndarray) -> pyarrow.Table:
 @pytest.fixture(scope="module")
 def held() -> HeldOutAnswers:
     truth, answers, z = products(EVEN, 800, seed=1)
-    return HeldOutAnswers(np.arange(800), truth, answers, z, EVEN, EVEN)
+    far = np.full(800, np.nan)
+    return HeldOutAnswers(np.arange(800), truth, answers, z, far, far, EVEN, EVEN)
 
 
 def test_another_mix_is_found(held: HeldOutAnswers, tmp_path: Path) -> None:

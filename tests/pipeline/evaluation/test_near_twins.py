@@ -4,7 +4,6 @@ import numpy as np
 import pandas
 import pytest
 
-from catalog.splits import SPLITS
 from features.neighbours import unit
 from features.schema import DONE
 from features.store import FeatureStore
@@ -33,11 +32,7 @@ def test_the_nearest_fitted_photo_in_every_network(
     monkeypatch.setattr(module, "_BLOCK", block)
     table, span = stores[0].table, stores[0].of_split("test")
     rows = np.arange(span.start, span.stop)[::-3]
-    fitted = (
-        table.fit
-        & (stores[0].status == DONE)
-        & np.isin(table.split, [SPLITS.index(s) for s in ("train", "reserve")])
-    )
+    fitted = table.fit & (stores[0].status == DONE) & table.on("train", "extra", "reserve")
     cosines = np.min(
         [
             unit(s.features_at(rows[::-1]))[::-1] @ unit(s.features(slice(None)))[fitted].T

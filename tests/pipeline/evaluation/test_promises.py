@@ -15,9 +15,9 @@ def test_promises_are_counted_on_products_that_had_no_part() -> None:
     truth = population.truths(np.arange(6000), rng)
     known, new = np.arange(6000) < 3000, np.arange(6000) >= 3000
     even = np.full(CLASSES, 1 / CLASSES)
-    held = HeldOutAnswers(
-        np.arange(3000), truth[known], population.answers[known], np.zeros((3000, 1)), even, even
-    )
+    z, far = np.zeros((3000, 1)), np.full(3000, np.nan)
+    own = (np.arange(3000), truth[known], population.answers[known])
+    held = HeldOutAnswers(*own, z, far, far, even, even)
     answers, truth = population.answers[new], truth[new]
     found = realised(held, answers, truth, np.ones(3000), np.arange(3000), taxonomy())
     assert tuple(row["precision"] for row in found) == PROMISES

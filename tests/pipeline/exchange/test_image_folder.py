@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from torchvision.datasets import ImageFolder
 
-from catalog.config import CatalogConfig
+from catalog.config import Caps, CatalogConfig
 from catalog.errors import ShelfsortError
+from catalog.splits import SPLITS
 from catalog.store.ingest import ingest_dump
 from catalog.store.reader import Store
 from catalog.taxonomy import Taxonomy
 from pipeline.cli import main
 from pipeline.exchange.image_folder import write_bson, write_shards, write_tree
+from tests.conftest import document
+from tests.conftest import write_bson as write_dump
 
 
 def fitted(store: Store, split: str) -> np.ndarray:
@@ -66,6 +69,24 @@ def test_what_was_unpacked_is_ingested_as_the_same_photos_of_the_same_products(
         query = query.replace(", split", "")
     found, before = again.connection.execute(query), small_store.connection.execute(query)
     assert found.fetchall() == [row for row in before if row[0] in set(kept.tolist())]
+
+
+def test_what_the_cap_of_train_cut_is_unpacked_too_and_cut_again(tmp_path: Path) -> None:
+    config = CatalogConfig(caps=Caps(train=10, extra=5))
+    dump = write_dump(tmp_path / "a.bson", [document(i, 1 + i % 2) for i in range(80)])
+
+    def ingest(folder: Path, source: Path) -> Store:
+        store = folder / "store.sqlite"
+        ingest_dump(store, [source], None, config, index_folder=folder / "dumps", jobs=1)
+        return Store(store)
+
+    first = ingest(tmp_path / "first", dump)
+    counts = write_tree(first, tmp_path / "tree")
+    assert counts == {s: len(first.images(s)) for s in SPLITS} and counts["extra"] == 10
+    again = ingest(tmp_path / "again", tmp_path / "tree")
+    for split in SPLITS:
+        products = (store.images(split).product_id.tolist() for store in (first, again))
+        assert next(products) == next(products), split
 
 
 def test_shards_hold_every_photo_once_and_are_the_same_each_time(

@@ -209,7 +209,8 @@ def test_the_threshold_is_the_terminals(run: Path, tmp_path: Path):
     rng = np.random.default_rng(0)
     answers = Answers.of(np.log(rng.dirichlet(np.ones(4), 90).astype(np.float32)))
     even, classes = np.full(4, 0.25), rng.integers(0, 4, 90)
-    held = HeldOutAnswers(np.arange(90), classes, answers, np.zeros((90, 1)), even, even)
+    z, far = np.zeros((90, 1)), np.full(90, np.nan)
+    held = HeldOutAnswers(np.arange(90), classes, answers, z, far, far, even, even)
     save(copy / "stage2", held)
     for expected in ([asdict(cost) for cost in costs_of(held)], None):
         values, _ = unpack(

@@ -16,11 +16,13 @@ from pipeline.decisions.answers import levels_of
 from pipeline.decisions.rules import Rule
 from pipeline.scoring.parts import OPINIONS
 from pipeline.scoring.predictions import Decider, category_path
+from stage2_xgb.addition import Addition, Additions, Newcomer
 from tests.pipeline.score_helpers import predictions
 from tests.pipeline.tiny import Tiny
 
 NAMES = [("a", "a1"), ("a", "a1"), ("a", "a2"), ("b", "b1"), ("b", "b1"), ("b", "b2")]
 TAXONOMY = Taxonomy([Category(10 + i, a, b, f"c{i}") for i, (a, b) in enumerate(NAMES)])
+NOTHING = Newcomer(np.zeros(1, np.float32), 0.0, np.zeros((1, 1), np.float32))
 EVEN = np.full(6, 1 / 6)
 
 
@@ -39,6 +41,8 @@ def opinions(*probabilities: list[float]) -> pyarrow.Table:
         "shifted_class": order[:, 0],
         "answered_by": ["pool"] * n,
         "blank": np.zeros(n, dtype=bool),
+        "distance": np.zeros(n, dtype=np.float32),
+        "added": [[]] * n,
         "z": [None] * n,
     }
     return pyarrow.table(columns, schema=OPINIONS)
@@ -77,6 +81,28 @@ def test_products_are_what_they_may_be(tmp_path: Path) -> None:
     assert found["accepted"].tolist() == [True, False, True]
     assert found["reason"].fillna("").tolist() == ["", "nothing_allowed", ""]
     np.testing.assert_allclose(found["confidence"], [1, 0.7, 0.7], rtol=1e-5)
+
+
+def test_an_added_category_is_named_but_never_accepted() -> None:
+    """Of the second product it is likelier than all others; of the third it leaves the surest of
+    these below the threshold."""
+    new = Addition(Category(99, "a", "a9", "new"), NOTHING, np.zeros(2), 0.0, {})
+    sure = [0.9, 0.02, 0.02, 0.02, 0.02, 0.02]
+    asked = opinions(sure, sure, sure)
+    odds = pyarrow.array([[-9.0], [2.0], [-1.0]], type=OPINIONS.field("added").type)
+    asked = asked.set_column(asked.schema.get_field_index("added"), "added", odds)
+    rules = [Rule(level, 0.8) for level in levels_of(TAXONOMY)]
+    for chosen in (rules, []):
+        decider = Decider(TAXONOMY, EVEN, EVEN, chosen, added=Additions((new,)))
+        found = decider.predictions(asked, top=3).to_pandas()
+        assert found["category_id"].tolist() == [10, 99, 10]
+        assert found["answered_by"].tolist() == ["pool", "added", "pool"]
+        assert found["top_category_id"][1].tolist()[:2] == [99, 10]
+        expected = ["", "added_category", "unsure"] if chosen else [""] * 3
+        assert found["reason"].fillna("").tolist() == expected
+        assert found["level"].tolist() == ([3, 0, 0] if chosen else [3, 3, 3])
+    assert found["category_path"][1] == "a > a9 > new"
+    np.testing.assert_allclose(found["confidence"][1], 1 / (1 + np.exp(-2.0)), rtol=1e-5)
 
 
 def test_without_a_rule_nothing_is_accepted_or_refused() -> None:
