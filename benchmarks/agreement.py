@@ -106,11 +106,11 @@ def agreement(
     figures: dict[str, Any] = {}
     first: pandas.DataFrame | None = None
     for name, answer in ways.items():
-        found = answer()
+        other = answer()
         if first is None:
-            first, reference = found, name
+            first, reference = other, name
             continue
-        figures[name] = line = compared(first, found)
+        figures[name] = line = compared(first, other)
         print(
             f"{name} against {reference}: {line['products']} products, "
             f"the same category {line['same']:.2%}, confidences within "
@@ -172,21 +172,21 @@ def predictions(
     """By `predict`, of the first products."""
     model = TwoStageModel.open(run, config.stage1.device, config.features.precision)
     source = open_source([dump], folder / "dumps")
-    found = []
+    rows = []
     for row in range(min(count, len(source))):
         photos = _readable(source.read(row))
         paths = [folder / f"{place}.jpg" for place in range(len(photos))]
         for path, photo in zip(paths, photos, strict=True):
             path.write_bytes(photo)
         answer = predict_files(model, paths, 1)
-        found.append(
+        rows.append(
             (
                 source.product_id[row],
                 model.taxonomy.category_ids[answer.classes[0]],
                 answer.confidences[0],
             )
         )
-    return answers(*map(np.array, zip(*found, strict=True)))
+    return answers(*map(np.array, zip(*rows, strict=True)))
 
 
 def read_elsewhere(run: RunFolder, dump: Path, folder: Path) -> pandas.DataFrame:
@@ -207,10 +207,12 @@ def read_elsewhere(run: RunFolder, dump: Path, folder: Path) -> pandas.DataFrame
         photos = [
             [Image.open(io.BytesIO(photo)) for photo in _readable(source.read(row))] for row in rows
         ]
-        found = reader.predict(photos, _BATCH)
+        probabilities = reader.predict(photos, _BATCH)
         parts.append(
             answers(
-                source.product_id[list(rows)], category_id[found.argmax(axis=1)], found.max(axis=1)
+                source.product_id[list(rows)],
+                category_id[probabilities.argmax(axis=1)],
+                probabilities.max(axis=1),
             )
         )
     return pandas.concat(parts)

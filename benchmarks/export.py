@@ -2,7 +2,7 @@
 and the dump's products.
 
 Claim: the same top-1, probabilities within 1e-3. Run: python -m benchmarks.export [--of RUN DUMP]
-[--photos N] [--smoke]; else of a MobileNetV2 at 96 that hardly learnt anything.
+[--photos N] [--smoke]; else of a hardly trained MobileNetV2 at 96.
 """
 
 import importlib
@@ -98,13 +98,13 @@ def compare(
     number = np.repeat(np.arange(len(products)), [len(product) for product in products])
     table = image_table(number, -1 - number)
     images, _, _ = ours.read([photo for product in products for photo in product], table, BATCH)
-    mine = np.exp(ours.answer(images, "product").two_stage)
-    found = theirs.predict(
+    ours_probabilities = np.exp(ours.answer(images, "product").two_stage)
+    their_probabilities = theirs.predict(
         [[Image.open(io.BytesIO(photo)) for photo in product] for product in products], BATCH
     )
     top1, apart = (
-        float((found.argmax(axis=1) == mine.argmax(axis=1)).mean()),
-        np.abs(found - mine).max(axis=1),
+        float((their_probabilities.argmax(axis=1) == ours_probabilities.argmax(axis=1)).mean()),
+        np.abs(their_probabilities - ours_probabilities).max(axis=1),
     )
     near, most = float((apart < 1e-3).mean()), float(apart.max())
     print(

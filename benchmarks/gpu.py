@@ -105,8 +105,8 @@ def measure(
             "ratio": record.over_rounds([stored / alone for stored, alone in rates]),
         }
         stored, alone, ratio = (figure["median"] for figure in figures[name].values())
-        found = f"from the store {stored:.0f} images/s, bare {alone:.0f}, ratio {ratio:.3f}"
-        print(f"{name}: {found} (goal 0.9)", flush=True)
+        rates_text = f"from the store {stored:.0f} images/s, bare {alone:.0f}, ratio {ratio:.3f}"
+        print(f"{name}: {rates_text} (goal 0.9)", flush=True)
     print("published, training: A100 2,470 images/s (AMP, 224 px), H100 about 7,000 (MLPerf)")
     if compute.device.type == "cuda":
         figures["gib"] = torch.cuda.max_memory_allocated(compute.device) / 2**30

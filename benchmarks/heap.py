@@ -85,8 +85,8 @@ def report(name: str, job: str, kept: list[float], default: list[float]) -> dict
     """Prints the median of the rounds' ratios."""
     ratios = [one / two for one, two in zip(kept, default, strict=True)]
     rates = f"{statistics.median(kept):.1f} and {statistics.median(default):.1f} images/s"
-    found = f"{statistics.median(ratios):.2f} of {[round(r, 2) for r in ratios]}"
-    print(f"{name}, {job}: kept / default {found} ({rates})", flush=True)
+    median = f"{statistics.median(ratios):.2f} of {[round(r, 2) for r in ratios]}"
+    print(f"{name}, {job}: kept / default {median} ({rates})", flush=True)
     return {
         name: record.over_rounds(values)
         for name, values in (("kept", kept), ("default", default), ("ratio", ratios))

@@ -270,12 +270,12 @@ def in_turns(
     for number in range(rounds + 1):
         for name, run in sides.items():
             started = clock()
-            found = run()
+            count = run()
             seconds = clock() - started
-            if found != photos:
-                raise SystemExit(f"{name} read {found} photos, expected {photos}")
+            if count != photos:
+                raise SystemExit(f"{name} read {count} photos, expected {photos}")
             if number:
-                rates[name].append(found / seconds)
+                rates[name].append(count / seconds)
     return rates
 
 
@@ -283,8 +283,8 @@ def ratio(title: str, ours_rates: list[float], other: list[float], goal: str) ->
     """Prints the median of the rounds' ratios."""
     ratios = [one / two for one, two in zip(ours_rates, other, strict=True)]
     rates = f"{statistics.median(ours_rates):.0f} and {statistics.median(other):.0f} photos/s"
-    found = f"{statistics.median(ratios):.2f} of {[round(r, 2) for r in ratios]}"
-    print(f"{title}: {found} ({rates}; {goal or 'no claim'})", flush=True)
+    median = f"{statistics.median(ratios):.2f} of {[round(r, 2) for r in ratios]}"
+    print(f"{title}: {median} ({rates}; {goal or 'no claim'})", flush=True)
     return record.over_rounds(ratios)
 
 

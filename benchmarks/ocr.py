@@ -1,8 +1,8 @@
 """The words in photos as a view: what they add, what reading them costs, how well letters are read.
 
 Claims: on a drawn catalogue, at least 20 points for books and packets whose siblings differ by
-printed words only, and at most .1 lost elsewhere; on one core at 180 pixels at most 50 ms for a
-photo without words and half a second for one with. Needs the extra `ocr`.
+printed words only, and at most .1 lost in the other categories; on one core at 180 pixels at most
+50 ms for a photo without words and half a second for one with. Needs the extra `ocr`.
 
     OMP_NUM_THREADS=1 python -m benchmarks.ocr [--folder F] [--smoke] [--json FILE]
 
@@ -88,9 +88,9 @@ def letters(reader: RapidReader, folder: Path) -> dict[str, Any]:
             words = [subject[number] for subject in (*BOOK_SUBJECTS[:2], PACKET_SUBJECTS[0])]
             path = folder / f"{size:02d}-{language}.png"
             _draw(words, size, turn=(-10, 0, 10)[number % 3]).save(path)
-            found, printed = reader(decode(path.read_bytes())), " ".join(words)
-            plain = [strip_accents_unicode(text.lower()) for text in (printed, found)]
-            shares = (accuracy(printed, found), accuracy(*plain))
+            read, printed = reader(decode(path.read_bytes())), " ".join(words)
+            plain = [strip_accents_unicode(text.lower()) for text in (printed, read)]
+            shares = (accuracy(printed, read), accuracy(*plain))
             rows.append((size, language, *shares))
     table = pandas.DataFrame(rows, columns=["size", "language", "exact", "plain"])
     print(table.pivot(index="language", columns="size", values="plain").round(3), flush=True)
@@ -105,16 +105,16 @@ def _draw(words: Sequence[str], size: int, turn: float) -> Image.Image:
     photo = Image.new("RGB", (SIDE, SIDE), (40, 70, 130))
     draw, font = ImageDraw.Draw(photo), typeface("DejaVuSans", size)
     for line, text in enumerate(words):
-        place = (SIDE / 2, SIDE * (line + 1) / 4)
-        draw.text(place, text, fill=(240, 240, 230), font=font, anchor="mm")
+        centre = (SIDE / 2, SIDE * (line + 1) / 4)
+        draw.text(centre, text, fill=(240, 240, 230), font=font, anchor="mm")
     return photo.rotate(turn, Image.Resampling.BICUBIC, fillcolor=(40, 70, 130))
 
 
-def accuracy(printed: str, found: str) -> float:
+def accuracy(printed: str, read: str) -> float:
     """1 less the edits that make one text of the other, per character printed; at least 0."""
-    costs = np.arange(len(found) + 1)
+    costs = np.arange(len(read) + 1)
     for row, letter in enumerate(printed, start=1):
-        replaced = costs[:-1] + [letter != other for other in found]
+        replaced = costs[:-1] + [letter != other for other in read]
         best = np.minimum(replaced, costs[1:] + 1)
         costs = np.minimum.accumulate(np.concatenate([[row], best]) - np.arange(len(costs)))
         costs = costs + np.arange(len(costs))
@@ -136,12 +136,14 @@ def catalogue(folder: Path, products: int, test_products: int) -> dict[str, Any]
         (folder / "copy").rename(covered.folder)
     _run(covered, data, (*SETTINGS, COVER))
     truth = pandas.read_csv(data / "test_labels.csv").set_index("_id")["category_id"]
-    found = pandas.DataFrame({run.folder.name: _answers(run) for run in (plain, covered)}).dropna()
-    right = found.eq(truth[found.index], axis=0)
+    answers = pandas.DataFrame(
+        {run.folder.name: _answers(run) for run in (plain, covered)}
+    ).dropna()
+    right = answers.eq(truth[answers.index], axis=0)
     subjects = {c.category_id: bool(c.subject) for c in categories(train)}
-    printed = truth[found.index].map(subjects).to_numpy()
+    printed = truth[answers.index].map(subjects).to_numpy()
     return {
-        "products": {"train": products, "test": len(found)},
+        "products": {"train": products, "test": len(answers)},
         "top1": {
             "printed": change(right[printed]),
             "elsewhere": change(right[~printed]),

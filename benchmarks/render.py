@@ -64,11 +64,11 @@ def render(folder: Path = FOLDER) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if missing := [field for field in FIELDS if field not in found]:
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if missing := [field for field in FIELDS if field not in results]:
         expected = f"expected the fields {', '.join(FIELDS)}"
         raise ValueError(f"{path}: {expected}, found none named {', '.join(missing)}")
-    return found
+    return results
 
 
 def share(figure: Any) -> str:

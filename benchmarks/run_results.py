@@ -96,21 +96,25 @@ def same_settings(runs: list[RunFolder], base: Path | None) -> dict[str, Any]:
     """What the runs' configurations set otherwise than the file `base`, seeds aside. Ends the
     program if the runs differ in that."""
     default = _flat(load_config(base))
-    found = []
+    settings = []
     for run in runs:
         config = _flat(load_config(run.folder / "config.yaml"))
-        found.append(
+        settings.append(
             {
                 key: value
                 for key, value in config.items()
                 if default.get(key) != value and not _may_differ(key)
             }
         )
-        if found[-1] != found[0]:
-            keys = [key for key in found[0] | found[-1] if found[0].get(key) != found[-1].get(key)]
+        if settings[-1] != settings[0]:
+            keys = [
+                key
+                for key in settings[0] | settings[-1]
+                if settings[0].get(key) != settings[-1].get(key)
+            ]
             expected = f"expected the settings of {runs[0].folder}"
             raise SystemExit(f"{run.folder}: {expected}, found others: {', '.join(keys)}")
-    return found[0]
+    return settings[0]
 
 
 def _may_differ(key: str) -> bool:
@@ -205,10 +209,10 @@ def by_support(run: RunFolder) -> list[dict[str, Any]]:
 
 def accuracy_of(run: RunFolder, scored: str, labels: dict[int | str, int]) -> dict[str, Any]:
     """Top-1 of a scored dump's labelled products, as `shelfsort score --labels` prints it."""
-    found = compare(run.folder / scored, labels, run.store.taxonomy)
+    comparison = compare(run.folder / scored, labels, run.store.taxonomy)
     names = ("stage1", "shifted", "two_stage", "change")
-    figures = {name: getattr(found, name).to_json() for name in names}
-    return figures | {"without_photo": found.without_photo}
+    figures = {name: getattr(comparison, name).to_json() for name in names}
+    return figures | {"without_photo": comparison.without_photo}
 
 
 def moves(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Iterator[str]:

@@ -124,7 +124,7 @@ def summary(figures: dict[str, Any], price: float | None) -> str:
 def make_run(
     folder: Path, backbone: str, size: int, side: int, precision: str = "fp32"
 ) -> RunFolder:
-    """A run of a network that has hardly learnt anything: accuracy does not matter here."""
+    """A run of a hardly trained network: accuracy does not matter here."""
     if (folder / "run" / "stage2" / "heldout.npz").exists():
         return RunFolder(folder / "run")
     write_synthetic(folder / "data", products=160, categories=8, side=side, seed=0)

@@ -122,9 +122,9 @@ def run(folder: Path, images: int, width: int, queries: int) -> dict[str, Any]:
     figures["load_seconds"], figures["scan"] = wall, index.scan is not None
     rng = np.random.default_rng(1)
     rows = np.sort(rng.choice(images, queries, replace=False))
-    found = unit(store.features_at(rows))
+    known = unit(store.features_at(rows))
     asked = unit(
-        found + 0.2 * rng.standard_normal(found.shape).astype(np.float32) / width**0.5
+        known + 0.2 * rng.standard_normal(known.shape).astype(np.float32) / width**0.5
     )  # another photo of it
     index.nearest(asked[:1])
     figures["query_seconds"] = query_seconds(index, asked)

@@ -1,4 +1,4 @@
-"""Scoring in a loop, with 1% bad input: memory and open files stay where they were.
+"""Scoring in a loop, with 1% bad input: memory and open files don't grow.
 
 Claim: after the first tenth of the time neither the resident memory grows by more than 5% nor the
 number of open files at all. Run: python -m benchmarks.soak [--minutes 20] [--smoke]
@@ -83,7 +83,7 @@ def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
 
 
 def write_dump(path: Path, count: int) -> Path:
-    """A dump in which every hundredth product is spoilt: its photo, or its document."""
+    """A dump in which every hundredth product is damaged: its photo, or its document."""
     some = list(products(SyntheticSpec(categories=8, products=200, side=32, seed=7)))
     with open(path, "wb") as file:
         for number in range(count):

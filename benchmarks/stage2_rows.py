@@ -22,9 +22,10 @@ from stage2_xgb.bundle import Bundle
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.dataset import Views
 from stage2_xgb.experts import LinearExpert, OneHot
-from stage2_xgb.fit import ClassMixes, fit_stage2
+from stage2_xgb.fit import fit_stage2
 from stage2_xgb.fit_experts import COLUMNS, DISCRIMINANTS, LOGISTIC
 from stage2_xgb.gate import OWN, POOL, STAGE1
+from stage2_xgb.inputs import ClassMixes
 from stage2_xgb.items import ItemBlock, mean_by_product, of_unit
 from stage2_xgb.published import PUBLISHED
 from stage2_xgb.refine import each_answer, refine

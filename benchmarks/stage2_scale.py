@@ -26,7 +26,8 @@ from stage2_xgb.bundle import Bundle
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.dataset import Views
 from stage2_xgb.expert_rows import FITTED
-from stage2_xgb.fit import ClassMixes, fit_stage2
+from stage2_xgb.fit import fit_stage2
+from stage2_xgb.inputs import ClassMixes
 from stage2_xgb.items import ItemBlock
 from stage2_xgb.refine import refine
 

@@ -17,7 +17,8 @@ import numpy as np
 from benchmarks import catalogue, record
 from features.store import FeatureStore
 from stage2_xgb.config import Stage2Config
-from stage2_xgb.fit import ClassMixes, fit_stage2
+from stage2_xgb.fit import fit_stage2
+from stage2_xgb.inputs import ClassMixes
 from stage2_xgb.published import PUBLISHED
 
 

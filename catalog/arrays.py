@@ -14,7 +14,8 @@ import numpy as np
 from catalog.artifacts import atomic_path, unreadable
 from catalog.errors import ArtifactError
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""Step between states of SplitMix64."""
 _DAMAGE = (
     OSError,
     ValueError,
@@ -73,7 +74,7 @@ def mix64(values: np.ndarray) -> np.ndarray:
 def splitmix64(states: np.ndarray) -> np.ndarray:
     """The output of the generator SplitMix64 in each of these states, uint64; the next state is one
     golden gamma further."""
-    return mix64(states + _GOLDEN)
+    return mix64(states + GOLDEN)
 
 
 def write_npz(path: str | Path, **arrays: np.ndarray) -> None:

@@ -80,10 +80,10 @@ class CsvFile:
         for separator, names in headers.items():
             if not all(any(name in names for name in column) for column in wanted):
                 continue
-            found = [next(name for name in column if name in names) for column in wanted]
-            if repeated := [name for name in found if names.count(name) > 1]:
+            columns = [next(name for name in column if name in names) for column in wanted]
+            if repeated := [name for name in columns if names.count(name) > 1]:
                 raise self.fault(f"column {repeated[0]} occurs twice")
-            return separator, [names.index(name) for name in found], len(names)
+            return separator, [names.index(name) for name in columns], len(names)
         names = max(headers.values(), key=len)
         missing = next(c for c in wanted if not any(name in names for name in c))
         expected = ", ".join(" or ".join(column) for column in wanted)

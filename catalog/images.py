@@ -26,15 +26,15 @@ from catalog.filetypes import HEAD, kind
 def _formats() -> tuple[str, ...]:
     """Pillow's names of the formats that are read here: AVIF if this Pillow has it, HEIC with the
     extra `heic`."""
-    found = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
+    formats = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
     if features.check("avif"):
-        found.append("AVIF")
+        formats.append("AVIF")
     with contextlib.suppress(ImportError):
         import pillow_heif
 
         pillow_heif.register_heif_opener()
-        found.append("HEIF")
-    return tuple(found)
+        formats.append("HEIF")
+    return tuple(formats)
 
 
 FORMATS = _formats()

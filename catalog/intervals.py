@@ -139,12 +139,12 @@ def clustered_average_change(
     """
     if not part.any():
         return NOTHING
-    place = np.unique(group, return_inverse=True)[1]
-    parts = np.bincount(place, part)
+    group_index = np.unique(group, return_inverse=True)[1]
+    parts = np.bincount(group_index, part)
     parts_squared = (parts**2).sum()
     one = 1 / np.count_nonzero(parts)  # an imaginary group's part of the whole
     middle = value / (1 + 2 * one)
-    variance = (np.bincount(place, influence) ** 2).sum() + 2 * parts_squared * one * (
+    variance = (np.bincount(group_index, influence) ** 2).sum() + 2 * parts_squared * one * (
         1 + middle**2
     )
     half = float(_t(1 / parts_squared + 1) * np.sqrt(variance) / (1 + 2 * one))
@@ -188,8 +188,8 @@ def _pairs(cell: np.ndarray, group: np.ndarray, cells: int) -> tuple[np.ndarray,
     key = cell * groups + group
     if cells * groups <= _DENSE * len(key):  # pairs that don't occur weigh nothing
         return key, np.repeat(np.arange(cells), groups)
-    found, pair = np.unique(key, return_inverse=True)
-    return pair, found // groups
+    present, pair = np.unique(key, return_inverse=True)
+    return pair, present // groups
 
 
 def _t(freedom: np.ndarray) -> np.ndarray:

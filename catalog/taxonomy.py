@@ -117,8 +117,8 @@ class Taxonomy:
         by_name: dict[str, int] = {}
         for class_index, category in enumerate(self.categories):
             by_name[category.name] = -1 if category.name in by_name else class_index
-        found = [by_path.get(_path(name), by_name.get(name, -1)) for name in names]
-        return np.array(found, dtype=np.int32)
+        class_indices = [by_path.get(_path(name), by_name.get(name, -1)) for name in names]
+        return np.array(class_indices, dtype=np.int32)
 
     @cached_property
     def families(self) -> np.ndarray:

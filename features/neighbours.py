@@ -11,6 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
+from catalog.arrays import find_rows
+
 STRANGER = -1
 """Product id of a photo of none of the bank's products; those of a store are 0 or more."""
 NEAREST = 5
@@ -44,10 +46,7 @@ class Bank:
 
     def _holds(self, product_id: np.ndarray) -> np.ndarray:
         """Whether each product has a photo in the bank; few outside the catalogue do."""
-        if not len(self._products):
-            return np.zeros(len(product_id), dtype=bool)
-        place = np.searchsorted(self._products, product_id).clip(max=len(self._products) - 1)
-        return self._products[place] == product_id
+        return find_rows(self._products, product_id) >= 0
 
     def cosines(
         self, queries: np.ndarray, product_id: np.ndarray, candidates: np.ndarray
@@ -69,23 +68,21 @@ class Bank:
             for start in range(
                 0, len(places) if size else 0, step := max(1, _PAIRS // max(size, 1))
             ):
-                part = places[start : start + step]
-                query = part // candidates.shape[1]
-                found = queries[query] @ vectors.T
-                total, count = found.sum(axis=1), np.full(len(part), size)
-                mine = np.flatnonzero(known[query])
-                mine = (
-                    mine[np.isin(product_id[query[mine]], self.product_id[rows])]
-                    if len(mine)
-                    else mine
+                batch = places[start : start + step]
+                query = batch // candidates.shape[1]
+                similarity = queries[query] @ vectors.T
+                total, count = similarity.sum(axis=1), np.full(len(batch), size)
+                own = np.flatnonzero(known[query])
+                own = (
+                    own[np.isin(product_id[query[own]], self.product_id[rows])] if len(own) else own
                 )
-                if len(mine):
-                    itself = product_id[query[mine]][:, None] == self.product_id[rows]
-                    total[mine] -= np.where(itself, found[mine], 0).sum(axis=1)
-                    count[mine] -= itself.sum(axis=1)
-                    found[mine] = np.where(itself, -np.inf, found[mine])
-                flat_nearest[part, : min(NEAREST, size)] = _highest(found)
-                flat_mean[part] = np.where(count, total / np.maximum(count, 1), np.nan)
+                if len(own):
+                    itself = product_id[query[own]][:, None] == self.product_id[rows]
+                    total[own] -= np.where(itself, similarity[own], 0).sum(axis=1)
+                    count[own] -= itself.sum(axis=1)
+                    similarity[own] = np.where(itself, -np.inf, similarity[own])
+                flat_nearest[batch, : min(NEAREST, size)] = _highest(similarity)
+                flat_mean[batch] = np.where(count, total / np.maximum(count, 1), np.nan)
         return nearest, mean
 
 

@@ -3,8 +3,8 @@ one bit for each of 256 rotated principal directions, by faiss.
 
 A million vectors take 5 ms of one core and 59 MB. Nothing is skipped, as it would be in a graph or
 in lists of neighbours, and the same vectors make the same codes: what is built in a minute needs no
-tuning, and is only ever wrong by rounding, which an exact ranking of the candidates mends. faiss is
-the extra `similar`; without it, and below LARGE vectors, callers compare all of them themselves.
+tuning, and is only ever wrong by rounding, which an exact ranking of the candidates corrects. faiss
+is the extra `similar`; without it, and below LARGE vectors, callers compare all of them themselves.
 """
 
 import importlib.util

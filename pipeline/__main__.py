@@ -6,8 +6,8 @@ from pipeline.installation import require_own_packages
 
 
 def main() -> int:
-    """Refuses to run with packages of others (exit code 2), then leaves all to `pipeline.cli`,
-    which is imported only now, as it imports them."""
+    """Refuses to run if another program's packages stand in for ours (exit code 2), then calls
+    `pipeline.cli`, which is imported only now because it imports those packages."""
     try:
         require_own_packages()
     except ImportError as error:

@@ -177,10 +177,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _set_environment() -> None:
-    """Sets what libraries read when they are loaded, which is later. Limits the threads of
+    """Sets the environment that libraries read when they are loaded, later. Limits the threads of
     arithmetic to a container's quota: by default there is one for each processor of the machine.
-    And cuBLAS repeats its results to the bit (`stage1.deterministic`) only with a workspace of
-    fixed size."""
+    cuBLAS repeats its results to the bit (`stage1.deterministic`) only with a workspace of fixed
+    size."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if quota() < math.inf:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))

@@ -1,6 +1,6 @@
 """What each command does with its options; pipeline/cli.py maps a command's name to its function.
 
-Imports stand in the functions, so that `--help` and a wrong option don't load torch, xgboost and
+Imports are inside the functions, so that `--help` and a wrong option don't load torch, xgboost and
 dask first; see pipeline/steps.py.
 """
 
@@ -132,7 +132,7 @@ def _step(options: argparse.Namespace, name: str, **more: Any) -> None:
         )
     with run_lock(run.folder):
         getattr(steps, name)(run, config, options.rebuild, **more)
-        # Only now: a refused step must not change what the others are checked against.
+        # Only now: a refused step must not change what the other steps are checked against.
         run.save_config(config)
 
 
@@ -291,13 +291,13 @@ def similar(options: argparse.Namespace) -> None:
 
     run, config = _load(options)
     finder = Finder.open(run, rebuild=options.rebuild)
-    found, unreadable = find_similar(finder, options.photo, options.top, config.access)
+    products, unreadable = find_similar(finder, options.photo, options.top, config.access)
     for path, reason in unreadable.items():
         print(f"left out {path}: {reason}", file=sys.stderr)
     if options.csv:
-        print_csv(found)
+        print_csv(products)
     else:
-        print(table_text(found))
+        print(table_text(products))
 
 
 def export(options: argparse.Namespace) -> None:
@@ -366,9 +366,9 @@ def configs(_options: argparse.Namespace) -> None:
     """The configurations that come with shelfsort."""
     from pipeline.shipped import CONFIGS, shipped_configs
 
-    found = list(shipped_configs())
-    width = max(len(name) for name, _ in found)
-    print("\n".join(f"{name:<{width}}  {purpose}" for name, purpose in found))
+    configurations = list(shipped_configs())
+    width = max(len(name) for name, _ in configurations)
+    print("\n".join(f"{name:<{width}}  {purpose}" for name, purpose in configurations))
     print(f"The files: {CONFIGS.resolve()}")
 
 

@@ -38,8 +38,8 @@ def write_synthetic(
     columns: bool = False,
 ) -> None:
     """Writes train.bson, category_names.csv, landmarks.csv (of the photos in train.bson), and
-    test.bson (a quarter as large, unlabelled) with test_labels.csv, unless they are there with
-    these settings. Raises ShelfsortError if one is there that was not written here."""
+    test.bson (a quarter as large, unlabelled) with test_labels.csv, unless they exist with these
+    settings. Raises ShelfsortError if one exists that this function did not write."""
     train = SyntheticSpec(
         categories=categories,
         products=products,
@@ -71,7 +71,7 @@ def write_synthetic(
 
 
 def run_demo(folder: Path, overrides: Sequence[str]) -> None:
-    """Runs every step in `folder`; a second call repeats nothing that is current."""
+    """Runs every step in `folder`; a second call skips what is current."""
     started = time.perf_counter()
     with run_lock(folder):
         _run(RunFolder(folder), load_config(CONFIGS / "demo.yaml", overrides))

@@ -2,8 +2,8 @@
 nothing to disk.
 
 Each probe does a small piece of the real work, since many broken installations import well and fail
-later. A probe returns `(ok, detail)`, where None means slower, or worth knowing; one that raises
-has failed, and its error is the detail. This module reads the environment and asks for the
+later. A probe returns `(ok, detail)`; ok is None if something is slow or worth knowing. A probe
+that raises has failed, and its error is the detail. This module may read the environment and the
 processor, which is its purpose; all other code gets values passed in.
 """
 
@@ -39,8 +39,8 @@ class Finding:
 
 
 def checkup() -> list[Finding]:
-    """Runs every probe; takes about ten seconds, most of them for imports. Never raises: what a
-    probe raises is its finding."""
+    """Runs every probe; takes about ten seconds, mostly imports. Never raises: an error of a probe
+    is its finding."""
     return [_examine(name, probe, remedy) for name, probe, remedy in PROBES]
 
 
@@ -107,8 +107,11 @@ def _code() -> ProbeResult:
     if others := installation.other_owners():
         mixed = "; ".join(f"{name} also comes with {', '.join(d)}" for name, d in others.items())
         return False, f"{mixed}; its files may stand among those of {installation.ROOT}"
-    found = installation.version() or "not installed"
-    return True, f"shelfsort {found}, revision {installation.revision()}, of {installation.ROOT}"
+    installed = installation.version() or "not installed"
+    return (
+        True,
+        f"shelfsort {installed}, revision {installation.revision()}, of {installation.ROOT}",
+    )
 
 
 def _packages() -> ProbeResult:

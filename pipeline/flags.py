@@ -373,9 +373,11 @@ def predict(sub: ArgumentParser) -> None:
 def unpack(sub: ArgumentParser) -> None:
     """Where a store's photos go, and how."""
     export(sub)
-    kind = sub.add_mutually_exclusive_group()
-    kind.add_argument("--shards", action="store_true", help="WebDataset shards in place of folders")
-    kind.add_argument("--bson", action="store_true", help="a BSON dump per split")
+    layout = sub.add_mutually_exclusive_group()
+    layout.add_argument(
+        "--shards", action="store_true", help="WebDataset shards in place of folders"
+    )
+    layout.add_argument("--bson", action="store_true", help="a BSON dump per split")
 
 
 def compare(sub: ArgumentParser) -> None:

@@ -1,6 +1,6 @@
 """This installation: where its code lies, whether other code stands in for it, and its revision.
 
-Imports nothing of shelfsort, as it runs before anyone knows whose `catalog` that would be.
+Imports nothing of shelfsort, because it runs before it is known whose `catalog` that would be.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ def revision(root: Path = ROOT) -> str:
     """git revision of the code, with `+` if it was changed since; outside a checkout the version.
 
     A repository around `root`, such as that of a project with shelfsort in its `.venv`, is not
-    the code's own.
+    shelfsort's own.
     """
     command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
     if (root / ".git").exists():
@@ -84,5 +84,5 @@ def code_fingerprint(root: Path = ROOT) -> str:
 def versions() -> dict[str, str]:
     """What shapes an answer besides the model: our code, and the libraries that compute (without
     the part of a version that names a build, such as +cu126)."""
-    found = {name: metadata.version(name).partition("+")[0] for name in ARITHMETIC}
-    return {"code": code_fingerprint(), **found}
+    libraries = {name: metadata.version(name).partition("+")[0] for name in ARITHMETIC}
+    return {"code": code_fingerprint(), **libraries}

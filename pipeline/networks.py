@@ -25,8 +25,8 @@ def open_network(
     return predictor
 
 
-def prepare_training(config: Stage1Config, processes: Processes = SINGLE_PROCESS) -> None:
-    """To be called before a training. Raises ConfigError if the machine lacks device or
-    precision."""
+def keep_training_memory(config: Stage1Config, processes: Processes = SINGLE_PROCESS) -> None:
+    """Keeps freed memory if a training is to run on a processor. Raises ConfigError if the machine
+    lacks device or precision."""
     if choose_compute(config.device, config.precision, processes).device.type == "cpu":
         keep_memory()

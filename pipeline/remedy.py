@@ -1,6 +1,5 @@
-"""The command that rebuilds a missing, damaged or outdated artefact, complete enough to be pasted.
-
-Library code names a step (`catalog.errors.ArtifactError`); only the front knows the run folder and
+"""The command that rebuilds a missing, damaged or outdated artefact, ready to be pasted. Library
+code names a step (`catalog.errors.ArtifactError`); only the command line knows the run folder and
 the command that is running.
 """
 
@@ -86,7 +85,7 @@ def _configuration(step: str, options: argparse.Namespace) -> list[str]:
 
 
 def _to_remove(error: ArtifactError, run: RunFolder, options: argparse.Namespace) -> Path | None:
-    """What has to be removed, since the running command would keep it: a network of `compare`, a
+    """What has to be removed, because the running command would keep it: a network of `compare`, a
     trial of `tune`, a folder of predictions."""
     match _parts(error.path, run):
         case ("compare", network, seed, *_):

@@ -180,16 +180,16 @@ class RunFolder:
     def current(
         self, manifest: Path, made_from: dict[str, Any], step: str, *, any_labels: bool = False
     ) -> bool:
-        """Whether an artefact is there, made from what is there now, or with `any_labels` from the
-        same with earlier labels; False if it isn't there.
+        """Whether an artefact is current, made from `made_from`, or with `any_labels` from the same
+        with earlier labels; False if it doesn't exist.
 
         Raises ArtifactError, naming what differs, if it was made from something else.
         """
         if not manifest.exists():
             return False
-        found = read_json(manifest, step).get("made_from", {})
-        found = self.with_labels_of_now(found) if any_labels else found
-        require_same(manifest, made_from, found, step)
+        recorded = read_json(manifest, step).get("made_from", {})
+        recorded = self.with_labels_of_now(recorded) if any_labels else recorded
+        require_same(manifest, made_from, recorded, step)
         return True
 
     def with_labels_of_now(self, made_from: dict[str, Any]) -> dict[str, Any]:
@@ -262,15 +262,14 @@ class RunFolder:
     def require_precision(self, asked: str) -> None:
         """Raises ArtifactError if the features were computed in another precision than
         `features.precision` asks for; `auto` is fp32 on a processor and anything else on a GPU."""
-        found = self.features.computed_with
-        as_auto = (found["precision"] == "fp32") == (found["device"] == "cpu")
-        if found["device"] == NO_NETWORK["device"] or (
-            as_auto if asked == "auto" else found["precision"] == asked
+        computed = self.features.computed_with
+        as_auto = (computed["precision"] == "fp32") == (computed["device"] == "cpu")
+        if computed["device"] == NO_NETWORK["device"] or (
+            as_auto if asked == "auto" else computed["precision"] == asked
         ):
             return
-        problem = (
-            f"computed in {found['precision']} on {found['device']}, features.precision is {asked}"
-        )
+        arithmetic = f"{computed['precision']} on {computed['device']}"
+        problem = f"computed in {arithmetic}, features.precision is {asked}"
         raise ArtifactError(self.features_path, problem, "features")
 
     def save_config(self, config: RunConfig) -> None:

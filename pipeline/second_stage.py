@@ -1,7 +1,7 @@
 """What stage 2 is trained from and how: the features of the views, and the class mixes.
 
-`stage2_xgb` fits; this module finds in the run folder what it fits on, spreads the work over dask
-workers if there are some, and asks what comes out about held-out products.
+`stage2_xgb` fits; this module finds its inputs in the run folder, spreads the work over dask
+workers if there are any, and stores what the fitted stage answers for held-out products.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from stage1_cnn.config import Stage1Config
 
 if TYPE_CHECKING:
     from stage2_xgb.bundle import Bundle
-    from stage2_xgb.fit import ClassMixes
+    from stage2_xgb.inputs import ClassMixes
     from stage2_xgb.rivals import Rival
 
 
@@ -98,8 +98,9 @@ def fit(
 ) -> None:
     """Trains stage 2 into the run folder, and the published recipe beside it if the configuration
     asks for that. What an interrupted training has finished is kept, unless `rebuild`; nothing is
-    removed before class mix and workers are known to be usable."""
-    from stage2_xgb.fit import UNITS, fit_stage2
+    removed before class mix and workers have been checked."""
+    from stage2_xgb.fit import fit_stage2
+    from stage2_xgb.heldout import UNITS
 
     mixes, taxonomy = class_mixes(run), run.store.taxonomy
     jobs = config.jobs or cores()
@@ -132,19 +133,19 @@ def _say_removed(bundle: Path, say: Say) -> None:
 def fit_final(
     run: RunFolder, config: RunConfig, views: Mapping[str, FeatureStore], rebuild: bool, say: Say
 ) -> None:
-    """Fits the experts of the stage 2 that is there once more, on every labelled image, unless that
-    was done."""
+    """Fits the experts of the existing stage 2 again, on every labelled image, unless that is
+    current."""
     from stage2_xgb import final
     from stage2_xgb.bundle import Bundle
 
-    found = None if rebuild else final.open_final(run.stage2)
-    if found is None:
+    refitted = None if rebuild else final.open_final(run.stage2)
+    if refitted is None:
         _say_removed(run.answering, say)
         evaluated = Bundle.open(run.stage2)
         evaluated.verify()
         jobs = config.jobs or cores()
-        found = final.fit_final(list(views.values()), evaluated, config.stage2.seed, jobs)
-    say(f"stage2: last fit, in {found.folder}: {final.refitted_on(found)}")
+        refitted = final.fit_final(list(views.values()), evaluated, config.stage2.seed, jobs)
+    say(f"stage2: last fit, in {refitted.folder}: {final.refitted_on(refitted)}")
 
 
 def fit_published(run: RunFolder, made_from: dict[str, Any], jobs: int, say: Say) -> None:
@@ -165,10 +166,10 @@ def rivals(
     say: Say,
 ) -> "dict[str, Rival]":
     """Simple systems fitted on the features that a bundle learnt from. The published recipe is
-    trained beside the bundle, unless that is there."""
+    trained beside the bundle, unless it exists."""
     from pipeline.evaluation.evaluate import published
     from stage2_xgb.dataset import Views
-    from stage2_xgb.fit import UNITS
+    from stage2_xgb.heldout import UNITS
     from stage2_xgb.rivals import fit_rivals
 
     if published(bundle) is None:
@@ -209,7 +210,7 @@ def class_mixes(run: RunFolder) -> "ClassMixes":
     it away.
     """
     from stage1_cnn.sampler import Sampler
-    from stage2_xgb.fit import ClassMixes
+    from stage2_xgb.inputs import ClassMixes
 
     store, table = run.store, run.features.table
     rows = run.features.of_split("train")

@@ -24,7 +24,7 @@ def shipped_configs() -> Iterator[ShippedConfig]:
 
 
 def config_path(text: str) -> Path:
-    """The file that `--config TEXT` means: a file of that path if there is one, else a shipped
+    """The file that `--config TEXT` names: a file of that path if there is one, else a shipped
     configuration of that name. If there is neither, the path as given."""
     path, shipped = Path(text), CONFIGS / f"{text}.yaml"
     return shipped if shipped.is_file() and not path.is_file() else path

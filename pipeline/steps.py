@@ -29,7 +29,7 @@ step that is current, `--help` and an error in the configuration shouldn't cost.
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +50,13 @@ from pipeline.config import ColumnsView, CoverView, FileView, RunConfig, TextVie
 from pipeline.run_folder import RunFolder, Say, Workers
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from catalog.store.ingest import IngestSummary
+    from features.store import FeatureStore
     from pipeline.report.findings import Extras
     from stage1_cnn.processes import Processes
+    from stage2_xgb.bundle import Bundle
 
 
 def ingest(
@@ -74,14 +78,7 @@ def ingest(
     from catalog.store.ingest import ingest_dump
 
     started = time.perf_counter()
-    with contextlib.ExitStack() as stack:
-        executor, jobs = None, config.jobs or cores()
-        if workers:
-            from pipeline.cluster.steps import checking
-
-            executor, jobs = stack.enter_context(checking(stack.enter_context(workers())))
-        elif jobs > 1 and (fault := processes_fault()):
-            raise ShelfsortError(fault)
+    with _checkers(config, workers) as (executor, jobs):
         summary = ingest_dump(
             run.store_path,
             dumps,
@@ -97,20 +94,31 @@ def ingest(
         )
     made_from = {"store": run.store.fingerprint}
     earlier = {} if rebuild else run.labels_before()
-    found = summary.to_json()
-    found["labels_before"] = {str(i): c for i, c in (summary.labels_before | earlier).items()}
+    counts = summary.to_json()
+    counts["labels_before"] = {str(i): c for i, c in (summary.labels_before | earlier).items()}
     write_json(run.taxonomy_path, run.store.taxonomy.to_json())
-    write_json(run.ingest_summary, {"made_from": made_from, **found})
+    write_json(run.ingest_summary, {"made_from": made_from, **counts})
     if corrections:
-        say(
-            f"corrections: changed {summary.corrected} labels; {summary.corrections} of the file's "
-            "products are in the store"
-        )
-        if summary.corrected and run.features_path.exists():
-            steps = [run.command(name) for name in ("features", "stage2", "evaluate", "report")]
-            say("to bring the run up to date: " + " && ".join(steps))
+        for line in _correction_lines(run, summary):
+            say(line)
     for line in _ingest_lines(run, config, summary, time.perf_counter() - started):
         say(line)
+
+
+@contextlib.contextmanager
+def _checkers(config: RunConfig, workers: Workers) -> "Iterator[tuple[Executor | None, int]]":
+    """What checks ingest's photos: dask workers, or None for processes of this machine; and how
+    many work at once."""
+    jobs = config.jobs or cores()
+    if workers:
+        from pipeline.cluster.steps import checking
+
+        with workers() as client, checking(client) as pool:
+            yield pool
+        return
+    if jobs > 1 and (fault := processes_fault()):
+        raise ShelfsortError(fault)
+    yield None, jobs
 
 
 def stage1(
@@ -200,8 +208,6 @@ def evaluate(
 
     Says and returns the figures, as metrics.json holds them, also if they are current.
     """
-    from pipeline.decisions import heldout
-    from pipeline.evaluation.evaluate import evaluate as evaluate_test
     from pipeline.evaluation.summary import summary
     from stage2_xgb.addition import checksums
     from stage2_xgb.bundle import Bundle
@@ -232,18 +238,37 @@ def evaluate(
             say(f"evaluate: current ({metrics_path})")
             say(summary(metrics))
             return metrics
-    held = heldout.read(run.stage2)
+    metrics = _measure(run, config, bundle, views, made_from, rivals, say)
+    say(summary(metrics))
+    return metrics
+
+
+def _measure(
+    run: RunFolder,
+    config: RunConfig,
+    bundle: "Bundle",
+    views: "Mapping[str, FeatureStore]",
+    made_from: dict[str, Any],
+    rivals: bool,
+    say: Say,
+) -> dict[str, Any]:
+    """Measures the test split and writes evaluation/; summary.txt, written last, marks it as
+    complete."""
+    from pipeline.decisions import heldout
+    from pipeline.evaluation.evaluate import evaluate as evaluate_test
+    from pipeline.evaluation.summary import summary
+
+    held, path = heldout.read(run.stage2), run.evaluation / "summary.txt"
     run.store.verify()
-    with writing(summary_path):  # summary.txt, written last, marks the evaluation as complete
-        summary_path.unlink(missing_ok=True)
+    with writing(path):
+        path.unlink(missing_ok=True)
     stores, before = list(views.values()), run.labels_before()
     others = second_stage.rivals(run, config, views, bundle, say) if rivals else {}
-    made_from |= {"rivals": True} if rivals else {}
+    made_from = made_from | ({"rivals": True} if rivals else {})
     metrics = evaluate_test(
         stores, run.store, bundle, held, config.evaluate, run.evaluation, made_from, before, others
     )
-    write_text(summary_path, summary(metrics) + "\n")
-    say(summary(metrics))
+    write_text(path, summary(metrics) + "\n")
     return metrics
 
 
@@ -342,6 +367,16 @@ def lookalikes(
     say(f"  {unreadable} images and {rejected} documents of the dump could not be read")
     if lost := totals.unreachable_images:
         say(f"  {lost} of these images could not be reached; the same command tries them again")
+
+
+def _correction_lines(run: RunFolder, summary: "IngestSummary") -> Iterator[str]:
+    yield (
+        f"corrections: changed {summary.corrected} labels; {summary.corrections} of the file's "
+        "products are in the store"
+    )
+    if summary.corrected and run.features_path.exists():
+        steps = [run.command(name) for name in ("features", "stage2", "evaluate", "report")]
+        yield "to bring the run up to date: " + " && ".join(steps)
 
 
 def _ingest_lines(

@@ -2,7 +2,7 @@
 
 In: a store and section `stage1` of a configuration. On disk: stage1/ in the folder of the run, the
 view or the comparison (docs/formats.md). `stage1_cnn.training` trains; this module decides whether
-there is something to train, and what a rebuild removes.
+anything has to be trained, and what a rebuild removes.
 """
 
 import shutil
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stage1_cnn.training.trainer import Summary
 
 _MARKS_OF_PROGRESS = ("last.pt", "before.pt", "summary.json")
-"""Removed in this order before the folder is: a restart knows by the last one that a rebuild has
+"""Removed in this order, before the folder: a restart tells from the last one that a rebuild has
 begun."""
 
 
@@ -44,7 +44,7 @@ def train(
     if not rebuild and run.current(run.stage1_summary, made_from, "stage1", any_labels=any_labels):
         say(f"{name}: current ({run.checkpoint})")
         return
-    from pipeline.networks import prepare_training
+    from pipeline.networks import keep_training_memory
     from stage1_cnn.processes import SINGLE_PROCESS
     from stage1_cnn.training.setup import check_training
     from stage1_cnn.training.trainer import train_stage1
@@ -57,14 +57,14 @@ def train(
         if processes.is_main:
             _remove_training(run.stage1)
         processes.wait()
-    prepare_training(config, processes)
+    keep_training_memory(config, processes)
     summary = train_stage1(run.store, config, run.stage1, made_from, processes)
     say(f"{name}: {run.checkpoint} in {summary.seconds:.0f} s; {_best_epoch(summary)}")
 
 
 def training_origin(run: RunFolder, config: Stage1Config) -> dict[str, Any]:
     """What a training is made from: the store, the settings that shape it, and the content of the
-    files that it starts from, which may change under their names."""
+    files that it starts from, which can change under the same names."""
     files = {key: sha256_file(path) for key, path in _starting_files(config).items()}
     return {"store": run.store.fingerprint, "config": config.shaping() | files}
 

@@ -81,8 +81,8 @@ def load_last(folder: Path) -> dict[str, Any] | None:
         if not before.exists():
             raise
         content = load(before, resume=True)
-        place = f"after {content['phase']} epoch {content['epoch']}, step {content['step']}"
-        _log.warning("%s: %s; going on from %s, %s", last, error.problem, before.name, place)
+        position = f"after {content['phase']} epoch {content['epoch']}, step {content['step']}"
+        _log.warning("%s: %s; going on from %s, %s", last, error.problem, before.name, position)
         return content
 
 

@@ -35,11 +35,11 @@ def missing_package(extra: str) -> str | None:
     return next(missing, None)
 
 
-def require_packages(what: str, extra: str = "export") -> None:
+def require_packages(user: str, extra: str = "export") -> None:
     """Raises ShelfsortError if a package of the extra is not installed."""
     if missing := missing_package(extra):
         raise ShelfsortError(
-            f"{what} needs the package {missing}; install it with: pip install 'shelfsort[{extra}]'"
+            f"{user} needs the package {missing}; install it with: pip install 'shelfsort[{extra}]'"
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
-from catalog.arrays import splitmix64
+from catalog.arrays import GOLDEN, splitmix64
 from catalog.errors import ConfigError
 from stage1_cnn import policies
 from stage1_cnn.config import Augment, Stage1Config
@@ -414,5 +414,5 @@ def uniforms(
     if repeats is not None and repeats.any():
         key = np.where(repeats > 0, splitmix64(key ^ repeats.astype(np.uint64)), key)
     key = key[:, None]
-    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    steps = np.arange(1, count + 1, dtype=np.uint64) * GOLDEN
     return (splitmix64(key + steps) >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -4,7 +4,7 @@ verified when first asked for."""
 
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ _POOL = "pool_"
 """Before the names of the pool's arrays in shared.npz."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Bundle:
     """A trained second stage: each unit's class-mix shift of stage 1, the pool of experts (None if
     the adjusted stage 1 stands in its place), each view's projection, who answers for which
@@ -56,7 +56,7 @@ class Bundle:
 
     @classmethod
     def open(cls, folder: Path) -> "Bundle":
-        """Opens a finished bundle. Raises ArtifactError where its manifest or shared arrays are
+        """Opens a finished bundle. Raises ArtifactError if its manifest or shared arrays are
         missing or damaged."""
         manifest = read_sealed(folder / "manifest.json", "stage2", SCHEMA)
         path = folder / "shared.npz"
@@ -91,13 +91,13 @@ class Bundle:
 
     @property
     def default(self) -> str:
-        """Who answers where no reclassifier does: the pool, or stage 1 if there is none."""
+        """Who answers if no reclassifier does: the pool, or stage 1 if there is none."""
         return STAGE1 if self.pool is None else POOL
 
     @property
     def drop_blank(self) -> bool:
-        """Whether blank images were left out of the data, and so are to be left out where products
-        have others."""
+        """Whether blank images were left out of the data, and so are left out in scoring if their
+        product has others."""
         return self.made_from.get("drop_blank", True)
 
     @property
@@ -106,8 +106,8 @@ class Bundle:
         return [c for c in self.members if model_name(c) in self.checksums]
 
     def verify(self) -> None:
-        """Raises ArtifactError where a file is missing or damaged, which is otherwise noticed when
-        it is first used."""
+        """Raises ArtifactError if a file is missing or damaged, which otherwise shows only when it
+        is first used."""
         for name, checksum in self.checksums.items():
             _verify(self.folder / name, checksum)
 
@@ -116,8 +116,8 @@ class Bundle:
         return self.answers.get(class_index, self.default)
 
     def reclassifier(self, class_index: int) -> Reclassifier | None:
-        """A category's own reclassifier; None where it has none, or its file is broken, which is
-        noted in `broken`."""
+        """A category's own reclassifier; None if it has none, or its file is broken, which is
+        recorded in `broken`."""
         if class_index not in self._loaded:
             self._loaded[class_index] = self._load(class_index)
         return self._loaded[class_index]
@@ -177,13 +177,18 @@ def _read_shared(path: Path, checksums: Mapping[str, str]) -> dict[str, np.ndarr
     return arrays
 
 
-def save_shared(folder: Path, bundle: Bundle) -> None:
+def save_shared(
+    folder: Path,
+    shifts: Mapping[str, Shift],
+    pool: ExpertPool | None,
+    projections: Sequence[Projection],
+) -> None:
     """Writes shared.npz: the arrays that every answer needs."""
-    arrays = {f"log_ratio_{unit}": shift.log_ratio for unit, shift in bundle.shifts.items()}
-    for v, projection in enumerate(bundle.projections):
+    arrays = {f"log_ratio_{unit}": shift.log_ratio for unit, shift in shifts.items()}
+    for v, projection in enumerate(projections):
         arrays |= {f"mean_{v}": projection.mean, f"components_{v}": projection.components}
-    if bundle.pool is not None:
-        arrays |= {f"{_POOL}{name}": array for name, array in pool_arrays(bundle.pool).items()}
+    if pool is not None:
+        arrays |= {f"{_POOL}{name}": array for name, array in pool_arrays(pool).items()}
     write_npz(folder / "shared.npz", **arrays)
 
 

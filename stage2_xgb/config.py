@@ -19,7 +19,7 @@ class ConfusionConfig(Section):
     """Mistakes (t taken for c) that put t into the set of c; items taken for c with t among their
     likeliest."""
     top: int = Field(default=3, ge=2, le=32)
-    """Of rule `candidates`: likeliest categories of an item that count."""
+    """For rule `candidates`: how many of an item's likeliest categories count."""
     max_size: int = Field(default=12, ge=2)
     """Largest set, the category itself included; the commonest mistakes stay."""
 
@@ -65,13 +65,14 @@ class Stage2Config(Section):
     rows: Literal["heldout", "train"] = "heldout"
     """What reclassifiers learn from: rows that stage 1 never saw, or those it was fitted on."""
     base_margin: bool = True
-    """Start from the opinion before, and see it; without, features alone are seen."""
+    """Start from the opinion before, and have it as an input; else the features are the only
+    inputs."""
     gate: bool = True
-    """Use a reclassifier only if val_b says that it gains."""
+    """Use a reclassifier only if it gains on held-out products."""
     max_rows_per_class: PositiveInt = 1000
     """Rows of one class that a reclassifier learns from, at most."""
     published: bool = False
     """Also train the published second stage on the same features, for comparison in `evaluate`; it
     takes far longer."""
     seed: int = Field(default=0, ge=0)
-    """Of folds, of sampling within XGBoost and of the projection's sample."""
+    """Seed of folds, of sampling within XGBoost and of the projection's sample."""

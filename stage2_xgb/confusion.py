@@ -32,7 +32,7 @@ class ConfusionSet:
 
     @property
     def mendable(self) -> int:
-        """Errors whose true class is a member: the most that a reclassifier could mend."""
+        """Errors whose true class is a member: the most that a reclassifier could fix."""
         return int(self.counts[1:].sum())
 
 
@@ -44,13 +44,13 @@ def count_confusions(predicted: np.ndarray, other: np.ndarray, classes: int) -> 
     )
 
 
-def mine(items: Items, classes: int, config: ConfusionConfig) -> list[ConfusionSet]:
+def find_confusion_sets(items: Items, classes: int, config: ConfusionConfig) -> list[ConfusionSet]:
     """The confusion sets of all categories that have one, by class index.
 
     `heldout` counts mistakes on reserve and val_a, which stage 1 never saw. `published` takes the
     pairs with at least `min_count` mistakes on train and again on val_a. `candidates` counts on
     reserve and val_a what is among the `top` likeliest classes of items taken for c, mistaken or
-    not. Raises ShelfsortError where there is nothing to count on.
+    not. Raises ShelfsortError if there is nothing to count on.
     """
     heldout = items.on("reserve", "val_a")
     if not heldout.any():
@@ -70,7 +70,7 @@ def mine(items: Items, classes: int, config: ConfusionConfig) -> list[ConfusionS
         likely = items.top_class[counted, : config.top]
         hidden = count_confusions(np.repeat(likely[:, 0], likely.shape[1]), likely.ravel(), classes)
     sets = (_set_of(c, hidden, mistakes, config) for c in range(classes))
-    return [found for found in sets if len(found.members) > 1]
+    return [candidate for candidate in sets if len(candidate.members) > 1]
 
 
 def _set_of(

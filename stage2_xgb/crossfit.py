@@ -1,4 +1,4 @@
-"""Chosen on some products, judged on others: folds by product, and the mean over many ways of
+"""Chosen on some products, scored on others: folds by product, and the mean over many ways of
 halving the products.
 
 A figure that is counted on the items which chose something flatters the choice. Whatever is chosen

@@ -41,7 +41,8 @@ def fit_final(stores: Sequence[FeatureStore], bundle: Bundle, seed: int, jobs: i
     for name in bundle.checksums:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.folder / name, folder / name)
-    save_shared(folder, replace(bundle, pool=_refitted(views, bundle.pool, seed, jobs)))
+    pool = _refitted(views, bundle.pool, seed, jobs)
+    save_shared(folder, bundle.shifts, pool, bundle.projections)
     manifest = read_sealed(bundle.folder / "manifest.json", "stage2", SCHEMA)
     manifest["files"] |= {"shared.npz": sha256_file(folder / "shared.npz")}
     manifest["final"] = {
@@ -53,7 +54,7 @@ def fit_final(stores: Sequence[FeatureStore], bundle: Bundle, seed: int, jobs: i
 
 
 def _refitted(views: Views, pool: ExpertPool, seed: int, jobs: int) -> ExpertPool:
-    """The same kinds of experts, of the rows of all splits."""
+    """The same kinds of experts, fitted on the rows of all splits."""
     rows = read_rows(views, seed, jobs, SPLITS)
     linear = [
         replace(_again(expert, rows, views.classes), inverse_temperature=expert.inverse_temperature)

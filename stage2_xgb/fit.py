@@ -6,11 +6,9 @@ declares the bundle finished.
 """
 
 import json
-import logging
 import shutil
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +17,17 @@ from joblib import Parallel, delayed
 
 from catalog.arithmetic import one_blas_thread, pin_blas
 from catalog.artifacts import read_json, sha256_file, write_json, write_text, writing
-from catalog.errors import ShelfsortError
 from catalog.progress import progress
-from catalog.splits import SPLITS
 from catalog.taxonomy import Taxonomy
 from features.store import FeatureStore
 from stage2_xgb.addition import FOLDER as ADDED
 from stage2_xgb.bundle import Bundle, model_name, save_booster, save_manifest, save_shared
 from stage2_xgb.config import Stage2Config
-from stage2_xgb.confusion import ConfusionSet, mine, save_sets
-from stage2_xgb.dataset import Opinion, Views, fit_projection, read_items
-from stage2_xgb.expert_rows import sample
+from stage2_xgb.confusion import ConfusionSet, save_sets
 from stage2_xgb.final import FOLDER as FINAL
-from stage2_xgb.fit_experts import FittedPool, fit_experts
 from stage2_xgb.gate import HeldOut
-from stage2_xgb.heldout import UNITS, ValB
-from stage2_xgb.items import Items, Projection, of_unit
+from stage2_xgb.heldout import ValB
+from stage2_xgb.inputs import ClassMixes, Clock, Stage2Inputs, prepare_stage2
 from stage2_xgb.out_of_fold import (
     FILE,
     PRODUCTS_FILE,
@@ -44,29 +37,11 @@ from stage2_xgb.out_of_fold import (
     read_products,
     save_judged,
 )
-from stage2_xgb.prior import Shift, fit_shift, mix, target_mix
 from stage2_xgb.summary import Stage2Summary, summarise
 from stage2_xgb.train_reclassifier import RowPicker, fit_booster
 
-log = logging.getLogger(__name__)
-
 JOURNAL = "boosters/finished.txt"
 """sha256 and file of each reclassifier that an unfinished run has finished."""
-SHIFT_IMAGES = 10_000
-"""Images that two numbers, temperature and strength, are fitted on at most."""
-
-
-@dataclass(frozen=True)
-class ClassMixes:
-    """Counts per class [K]: in the catalogue, by unit, and as stage 1 was shown them (images of an
-    epoch)."""
-
-    natural: Mapping[str, np.ndarray]
-    train: np.ndarray
-
-    def target(self, config: Stage2Config, unit: str, taxonomy: Taxonomy) -> np.ndarray:
-        """The mix [K] that items of a unit are expected to have."""
-        return target_mix(config.target_prior, self.natural[unit], self.train, taxonomy)
 
 
 @one_blas_thread()
@@ -85,34 +60,18 @@ def fit_stage2(
     """
     _begin(folder, made_from)
     clock = Clock()
-    material = gather(stores, mixes, taxonomy, config, jobs, clock)
-    sets = material.sets
-    save_sets(folder / "sets.parquet", sets, taxonomy)
-    picker = material.picker(config)
-    checksums = _train_reclassifiers(sets, picker, folder, jobs)
+    inputs = prepare_stage2(stores, mixes, taxonomy, config, jobs, clock)
+    save_sets(folder / "sets.parquet", inputs.sets, taxonomy)
+    picker = inputs.picker(config)
+    boosters = _train_reclassifiers(inputs.sets, picker, folder, jobs)
     clock.lap("reclassify")
-    judged = _judge(material, picker, len(taxonomy), folder, jobs)
-    fitted = material.fitted
-    bundle = Bundle(
-        folder,
-        material.shifts,
-        fitted.pool if fitted else None,
-        material.projections,
-        {s.class_index: s.members for s in sets},
-        {},
-        config.base_margin,
-        checksums,
-        made_from,
-        columns=material.views.columns,
-    )
-    save_shared(folder, bundle)
-    files = (folder / name for name in ("shared.npz", "sets.parquet", FILE, PRODUCTS_FILE))
-    checksums |= {path.name: sha256_file(path) for path in files if path.exists()}
-    val_b = ValB.of(bundle, material.views, judged, material.targets["product"], jobs)
-    decisions = val_b.decide(bundle, config)
-    bundle.answers = {c: d.answer for c, d in decisions.items()}
+    judged = _judge(inputs, picker, len(taxonomy), folder, jobs)
+    undecided = _save_undecided(folder, inputs, boosters, config.base_margin, made_from)
+    val_b = ValB.of(undecided, inputs.views, judged, inputs.targets["product"], jobs)
+    decisions = val_b.decide(undecided, config)
+    bundle = replace(undecided, answers={c: d.answer for c, d in decisions.items()})
     clock.lap("gate")
-    weights = fitted.named_weights() if fitted else {}
+    weights = inputs.fitted.named_weights() if inputs.fitted else {}
     summary = summarise(bundle, val_b, val_b.own(bundle, config), weights, clock.laps)
     write_json(folder / "summary.json", asdict(summary))
     write_text(folder / "summary.txt", summary.text() + "\n")
@@ -121,17 +80,41 @@ def fit_stage2(
     return summary
 
 
+def _save_undecided(
+    folder: Path,
+    inputs: Stage2Inputs,
+    boosters: dict[str, str],
+    base_margin: bool,
+    made_from: dict[str, Any],
+) -> Bundle:
+    """Writes shared.npz; returns the bundle before the gate, in which no reclassifier answers."""
+    save_shared(folder, inputs.shifts, inputs.pool, inputs.projections)
+    files = (folder / name for name in ("shared.npz", "sets.parquet", FILE, PRODUCTS_FILE))
+    return Bundle(
+        folder,
+        inputs.shifts,
+        inputs.pool,
+        inputs.projections,
+        members={s.class_index: s.members for s in inputs.sets},
+        answers={},
+        base_margin=base_margin,
+        checksums=boosters | {path.name: sha256_file(path) for path in files if path.exists()},
+        made_from=made_from,
+        columns=inputs.views.columns,
+    )
+
+
 def _judge(
-    material: "Material", picker: RowPicker, classes: int, folder: Path, jobs: int
+    inputs: Stage2Inputs, picker: RowPicker, classes: int, folder: Path, jobs: int
 ) -> HeldOut:
     """What is known out of fold of reserve and val_a, which is also written; nothing without a
     gate. Whole answers of their products too, if there is a pool of experts."""
-    judged, images, fitted = nothing_judged(), material.items["image"], material.fitted
+    judged, images, fitted = nothing_judged(), inputs.items["image"], inputs.fitted
     (folder / PRODUCTS_FILE).unlink(missing_ok=True)
     if picker.config.gate and fitted is None:
         judged, _ = judge(picker, images, classes, jobs)
     elif picker.config.gate and fitted is not None:
-        items, distance = read_products(material.views, fitted, material.projections)
+        items, distance = read_products(inputs.views, fitted, inputs.projections)
         judged, own = judge(picker, images, classes, jobs, items)
         plain = (items.product_id, items.class_index, items.top_class, items.log_prob)
         Products(*plain, *own, _side_by_side(items.z), *distance.T).save(folder / PRODUCTS_FILE)
@@ -142,83 +125,6 @@ def _judge(
 def _side_by_side(z: np.ndarray) -> np.ndarray:
     """Features [N, V, C] of all views as [N, V * C]."""
     return z.reshape(len(z), z.shape[1] * z.shape[2])
-
-
-@dataclass(frozen=True)
-class Material:
-    """What reclassifiers are made from: the views, each unit's target mix [K] and shift of stage 1,
-    the pool of experts (None without), each view's projection, the held-out items, or those of
-    train too, by unit, and the confusion sets."""
-
-    views: Views
-    targets: dict[str, np.ndarray]
-    shifts: dict[str, Shift]
-    fitted: FittedPool | None
-    projections: tuple[Projection, ...]
-    items: dict[str, Items]
-    sets: list[ConfusionSet]
-
-    def picker(self, config: Stage2Config) -> RowPicker:
-        """Finds training rows among the images and the products of several images."""
-        items = Items.concatenate([self.items["image"], self.items["product"]])
-        return RowPicker(items, self.targets["image"], config, self.views.columns)
-
-
-@one_blas_thread()
-def gather(
-    stores: Sequence[FeatureStore],
-    mixes: ClassMixes,
-    taxonomy: Taxonomy,
-    config: Stage2Config,
-    jobs: int,
-    clock: "Clock | None" = None,
-) -> Material:
-    """From the feature files: class mix, pool of experts, projection, items, confusion sets.
-
-    Raises ShelfsortError if they have no image of train and reserve, or none of reserve and val_a.
-    """
-    clock = clock or Clock()
-    views = Views(stores)
-    _require_images(views)
-    targets, train = (
-        {unit: mixes.target(config, unit, taxonomy) for unit in UNITS},
-        mix(mixes.train),
-    )
-    shifts = fit_shifts(views, targets, train, config.seed)
-    clock.lap("shift")
-    fitted = fit_experts(views, targets, train, config.seed, jobs) if config.pool else None
-    clock.lap("pool")
-    projections = tuple(
-        fit_projection(store, config.components, config.seed) for store in views.stores
-    )
-    from_train = config.rows == "train" or config.confusion.rule == "published"
-    splits = ("train", "reserve", "val_a") if from_train else ("reserve", "val_a")
-    opinion = fitted.log_probs if fitted else _adjusted(shifts)
-    items = read_items(views, splits, opinion, projections, jobs)
-    sets = mine(items["image"], len(taxonomy), config.confusion)
-    clock.lap("read")
-    return Material(views, targets, shifts, fitted, projections, items, sets)
-
-
-def _adjusted(shifts: Mapping[str, Shift]) -> Opinion:
-    """Stage 1's opinion under the target mix."""
-    return lambda images, unit: shifts[unit](of_unit(images, unit).log_probs)
-
-
-def _require_images(views: Views) -> None:
-    """Raises ShelfsortError where there is nothing to learn from."""
-    for splits, purpose in (
-        (("train", "reserve"), "compare photos with"),
-        (("reserve", "val_a"), "learn confusions from"),
-    ):
-        if not views.fitted(*splits).any():
-            counts = {name: int(views.fitted(name).sum()) for name in SPLITS[:3]}
-            found = ", ".join(f"{count} of {name}" for name, count in counts.items())
-            remedy = "ingest a dump with more products, then run the step features again"
-            expected = f"expected images of {' or '.join(splits)}, to {purpose}"
-            raise ShelfsortError(
-                f"{views.first.path}: {expected}, found {found} that may be fitted; {remedy}"
-            )
 
 
 def _begin(folder: Path, made_from: dict[str, Any]) -> None:
@@ -233,42 +139,6 @@ def _begin(folder: Path, made_from: dict[str, Any]) -> None:
         for path in folder.glob("boosters/*"):
             path.unlink()
         write_json(started, made_from)
-
-
-def fit_shifts(
-    views: Views, targets: Mapping[str, np.ndarray], train: np.ndarray, seed: int
-) -> dict[str, Shift]:
-    """Each unit's class-mix shift of stage 1, fitted on val_a: on SHIFT_IMAGES of it at most, as
-    these are held over all classes."""
-    blocks = sample(views, ("val_a",), SHIFT_IMAGES, "class-mix shift", seed)
-    images = [block.items(views.head) for block in blocks]
-    shifts = {}
-    for unit, target in targets.items():
-        items = [of_unit(part, unit) for part in images]
-        labels = np.concatenate([part.class_index for part in items])
-        log_probs = np.concatenate([part.log_probs for part in items])
-        shifts[unit] = fit_shift(log_probs, labels, train, target)
-    _warn_of_shifts(shifts, sum(map(len, images)))
-    return shifts
-
-
-def _warn_of_shifts(shifts: Mapping[str, Shift], images: int) -> None:
-    """Logs what was not fitted, and what the fit's range cut off."""
-    if not images:
-        log.warning(
-            "val_a has no image, on which temperature and strength of the class-mix shift are "
-            "fitted: both stay 1"
-        )
-    for unit, shift in shifts.items():
-        for name in shift.at_border:
-            log.warning(
-                "class-mix shift of %ss: %s %.2f is at the end of its range, fitted on %d images "
-                "of val_a",
-                unit,
-                name,
-                getattr(shift, name),
-                images,
-            )
 
 
 def _train_reclassifiers(
@@ -322,16 +192,3 @@ def _train_one(picker: RowPicker, members: np.ndarray, path: Path) -> tuple[Path
     rows = picker.rows(members)
     booster = fit_booster(rows, picker.config, picker.columns)
     return path, save_booster(path, booster) if booster is not None else None
-
-
-class Clock:
-    """Seconds of each part."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        """Ends the part `name`, which began where the last one ended."""
-        now = time.perf_counter()
-        self.laps[name], self._last = round(now - self._last, 3), now

@@ -3,8 +3,8 @@ the adjusted stage 1's if there is no pool), decided on held-out products that n
 nor the reclassifier knows.
 
 Products are counted, not items: the images of a product and their pool are right or wrong together,
-and chance deals products. One is fixed where a model mends more of its items than it breaks, broken
-where it breaks more. They are weighted to the target mix.
+and chance deals products. A product is fixed if a model fixes more of its items than it breaks,
+broken if it breaks more. They are weighted to the target mix.
 
 What ships is decided on all of them; what is reported of it is cross-fitted (stage2_xgb.heldout).
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from catalog.arrays import find_rows
 from stage2_xgb.crossfit import cross_judge
 from stage2_xgb.prior import importance
 
@@ -91,8 +92,8 @@ class Votes:
         pairs, pair = np.unique(
             held.predicted.astype(np.int64) * len(ids) + product, return_inverse=True
         )
-        predicted, place = np.divmod(pairs, max(len(ids), 1))
-        return cls(predicted, ids[place], np.sign(np.bincount(pair, change)), weight[place])
+        predicted, row = np.divmod(pairs, max(len(ids), 1))
+        return cls(predicted, ids[row], np.sign(np.bincount(pair, change)), weight[row])
 
 
 def decide(
@@ -101,9 +102,9 @@ def decide(
     """Decisions of the categories `classes`, which have a reclassifier, by class index.
 
     `default` names the opinion before; `target` [K] is the mix that counts. A category's
-    reclassifier answers where the posterior mean of its gain is above zero, and all are off unless
-    that rule, cross-fitted over products, gains by more than a standard error on the whole:
-    choosing the luckiest of many would undo itself on test.
+    reclassifier answers if the posterior mean of its gain is above zero, and all are off unless
+    that rule, cross-fitted over products, gains by more than a standard error on the whole: the
+    luckiest of many would lose their lead on test.
     """
     votes = Votes.of(held, target)
     votes = votes[np.isin(votes.predicted, classes)]
@@ -124,10 +125,10 @@ def posterior_means(votes: Votes, classes: np.ndarray) -> np.ndarray:
     """Each category's expected net gain a product, float64 [C]: empirical Bayes with a normal prior
     over categories, whose mean and variance are estimated from all of them (DerSimonian and Laird
     1986)."""
-    place = np.argsort(classes)[np.searchsorted(np.sort(classes), votes.predicted)]
+    row = find_rows(classes, votes.predicted, np.argsort(classes))
     weight, change = votes.weight, votes.net != 0
     mass, square, total, moved = (
-        np.bincount(place, x, len(classes))
+        np.bincount(row, x, len(classes))
         for x in (weight, weight**2, weight * votes.net, weight * change)
     )
     seen = mass > 0
@@ -149,8 +150,8 @@ def posterior_means(votes: Votes, classes: np.ndarray) -> np.ndarray:
 
 
 def gains_as_a_whole(votes: Votes, classes: np.ndarray, seed: int) -> bool:
-    """Whether reclassifiers that answer where their posterior mean is above zero gain more than a
-    standard error on products that did not decide."""
+    """Whether reclassifiers with a posterior mean above zero gain more than a standard error on
+    products that did not decide."""
     if not len(votes.net):
         return False
 

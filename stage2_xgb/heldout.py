@@ -143,7 +143,7 @@ def _answers(bundle: Bundle, images: ItemBlock, number: int) -> dict[str, np.nda
 
 
 def mendable_share(held: HeldOut, members: Mapping[int, np.ndarray]) -> float | None:
-    """Share of the errors before the reclassifiers that perfect ones could mend: those whose true
+    """Share of the errors before the reclassifiers that perfect ones could fix: those whose true
     class is in the predicted class's confusion set. Errors behind categories without a set count
     too. None if there is no error."""
     wrong = np.flatnonzero(held.predicted != held.class_index)

@@ -53,8 +53,8 @@ def fit_logistic(
         return value + 0.5 * penalty * float(np.square(weights[:width]).sum()), slope.ravel()
 
     options = {"maxiter": _ITERATIONS, "ftol": _TOLERANCE, "gtol": 0.0}
-    found = minimize(loss, first.ravel(), jac=True, method="L-BFGS-B", options=options)
-    best = found.x.reshape(first.shape)
+    result = minimize(loss, first.ravel(), jac=True, method="L-BFGS-B", options=options)
+    best = result.x.reshape(first.shape)
     weight = np.zeros((width, classes), dtype=np.float32)
     bias = np.full(classes, -np.inf, dtype=np.float32)
     weight[:, present] = best[:width]

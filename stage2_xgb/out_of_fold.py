@@ -20,7 +20,7 @@ from catalog.arrays import read_npz, write_npz
 from catalog.artifacts import atomic_path
 from catalog.parallel import in_threads
 from catalog.progress import progress
-from stage2_xgb.confusion import ConfusionSet, mine
+from stage2_xgb.confusion import ConfusionSet, find_confusion_sets
 from stage2_xgb.crossfit import folds
 from stage2_xgb.dataset import Block, Views
 from stage2_xgb.expert_rows import HELD, sample
@@ -132,7 +132,7 @@ def _tasks(
     for number in range(FOLDS):
         others = images[fold != number]
         if others.on("reserve", "val_a").any():
-            for found in mine(others, classes, picker.config.confusion):
+            for found in find_confusion_sets(others, classes, picker.config.confusion):
                 yield number, found
 
 

@@ -69,8 +69,8 @@ def mix(counts: np.ndarray) -> np.ndarray:
 def target_mix(
     target: str | Path, natural: np.ndarray, train: np.ndarray, taxonomy: Taxonomy
 ) -> np.ndarray:
-    """The mix [K] that `stage2.target_prior` names. Raises ConfigError where a file of weights
-    doesn't fit the taxonomy."""
+    """The mix [K] that `stage2.target_prior` names. Raises ConfigError if a file of weights doesn't
+    fit the taxonomy."""
     named = {"natural": natural, "train": train, "balanced": np.ones(len(taxonomy))}
     if target in named:
         return mix(named[target])
@@ -79,7 +79,7 @@ def target_mix(
 
 def read_mix(path: Path, taxonomy: Taxonomy, key: str) -> np.ndarray:
     """The mix [K] in a CSV with columns category_id,weight. Raises ConfigError, naming the `key` of
-    the configuration, where it doesn't fit the taxonomy."""
+    the configuration, if it doesn't fit the taxonomy."""
     file = CsvFile(path, ConfigError, key)
     rows: list[tuple[int, float]] = []
     for category, weight in file.rows(["category_id", "weight"]):

@@ -79,9 +79,9 @@ def refine(bundle: Bundle, images: ItemBlock, unit: str) -> Refined:
 def each_answer(
     bundle: Bundle, images: ItemBlock, unit: str
 ) -> tuple[ItemBlock, dict[str, np.ndarray]]:
-    """The items, and the opinion float32 [N, K] of each possible answer, had it all of them:
-    `stage1` (adjusted), `pool` (which is as that if there is none), and `own`, which is as `pool`
-    where a category has no reclassifier."""
+    """The items, and the opinion float32 [N, K] of each possible answer, as if it answered for all
+    of them: `stage1` (adjusted), `pool` (which is as that if there is none), and `own`, which is as
+    `pool` if a category has no reclassifier."""
     before = Before.of(bundle, images, unit)
     own = before.pool.copy()
     for class_index, rows, items in before.by_answer(bundle):
@@ -91,9 +91,9 @@ def each_answer(
 
 
 def _reclassify(log_probs: np.ndarray, items: Items, rows: np.ndarray, model: Reclassifier) -> None:
-    """Has a reclassifier answer for some rows of log_probs [N, K], in place: the mass of its
-    members gets the shape that it says."""
-    place = np.ix_(rows, model.members)
-    before = log_probs[place]
+    """Has a reclassifier answer for some rows of log_probs [N, K], in place: it redistributes the
+    mass of its members."""
+    cells = np.ix_(rows, model.members)
+    before = log_probs[cells]
     mass = logsumexp(before, axis=1, keepdims=True)
-    log_probs[place] = model.log_probs(items, before) + mass
+    log_probs[cells] = model.log_probs(items, before) + mass

@@ -1,9 +1,7 @@
 """Stage 2 on one page: what each answer gets right on val_b, in both class mixes, and what stage 2
-is worth there.
-
-No item counts where it decided: who answers is decided on half of the held-out products (reserve,
-val_a, val_b) and counted on val_b's of the other half, both ways, many times (`heldout.ValB.own`).
-All else on val_b chose nothing.
+gains there. No item is counted in a figure that it decided: who answers is decided on half of the
+held-out products (reserve, val_a, val_b) and counted on val_b's of the other half, both ways, many
+times (`heldout.ValB.own`). All else on val_b chose nothing.
 """
 
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ LEAST = 5
 """Items of a category in the balanced mix."""
 _HEADS = {RAW: "stage 1", STAGE1: "shifted", POOL: "pool", OWN: "own", GATED: "gated"}
 Figures = dict[str, float | None]
-"""Figures by name; None where there is nothing to count on."""
+"""Figures by name; None if there is nothing to count on."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ their own take it as well."""
 
 
 def pytest_configure() -> None:
-    """Has `auto` find a processor with bf16, or one without, where the environment says so."""
+    """Has `auto` find a processor with bf16, or one without, if the environment says so."""
     if PRECISION not in ("auto", "bf16", "fp32"):
         raise pytest.UsageError(
             f"SHELFSORT_TEST_PRECISION: expected bf16 or fp32, found {PRECISION!r}"
@@ -57,7 +57,7 @@ def pytest_configure() -> None:
 
 
 def outside_data(name: str) -> Path:
-    """The folder (or file) `name` in SHELFSORT_TEST_DATA; skips the test where it is absent."""
+    """The folder (or file) `name` in SHELFSORT_TEST_DATA; skips the test if it is absent."""
     root = os.environ.get("SHELFSORT_TEST_DATA")
     if not root:
         pytest.skip("SHELFSORT_TEST_DATA is not set; tests/conftest.py says what it should name")
@@ -132,7 +132,7 @@ def document(
 
 
 def write_bson(path: Path, documents: Iterable[dict | bytes]) -> Path:
-    """Writes a dump: documents, or the bytes that stand in the place of one. Returns `path`."""
+    """Writes a dump: documents, or bytes in place of one. Returns `path`."""
     path.write_bytes(b"".join(d if isinstance(d, bytes) else bson.encode(d) for d in documents))
     return path
 
@@ -145,8 +145,14 @@ def on_two_sides(store: Store) -> dict[str, int]:
     """
     queries = {
         "products": "SELECT product_id FROM images GROUP BY 1 HAVING count(DISTINCT split) > 1",
-        "pictures": "SELECT digest FROM images WHERE status = 'ok' GROUP BY 1 HAVING count(DISTINCT split) > 1",
-        "strays": "SELECT 1 FROM images JOIN products USING (product_id) WHERE images.split != products.split",
+        "pictures": (
+            "SELECT digest FROM images WHERE status = 'ok' GROUP "
+            "BY 1 HAVING count(DISTINCT split) > 1"
+        ),
+        "strays": (
+            "SELECT 1 FROM images JOIN products USING (product_id) "
+            "WHERE images.split != products.split"
+        ),
     }
     return {
         name: len(store.connection.execute(query).fetchall()) for name, query in queries.items()

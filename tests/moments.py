@@ -38,9 +38,9 @@ def stop() -> None:
 
 @dataclass
 class Moment:
-    """The `number`-th call of a function called `name`, or of any where that is empty; never where
-    `number` is 0. With a `delay` in seconds it comes so much later, which may be in the middle of
-    what makes no call of ours, such as a write of HDF5's."""
+    """The `number`-th call of a function called `name`, or of any function if that is empty; never
+    if `number` is 0. With a `delay` in seconds it comes so much later, which may be inside code
+    that makes no call of ours, such as a write of HDF5."""
 
     number: int = 0
     name: str = ""
@@ -96,7 +96,7 @@ def processor_seconds(pid: int) -> float:
 
 
 def kill_at_moment(process: subprocess.Popen) -> bool:
-    """Waits for a child's moment and kills it, with its whole group if it leads one; False where it
+    """Waits for a child's moment and kills it, with its whole group if it leads one; False if it
     ended before."""
     if at_moment := stopped(process.pid):
         leads = os.getpgid(process.pid) == process.pid

@@ -56,11 +56,13 @@ SURVIVORS: dict[str, dict[str, str]] = {
         "cells * groups -> cells + groups": _SPEED,
         "_DENSE * len(key) -> _DENSE + len(key)": _SPEED,
         "np.clip(np.bincount(cell, weight * right, cells) / mass, 0, 1)"
-        " -> np.clip(np.bincount(cell, weight * right, cells) / mass, 0, 2)": "rounding alone could exceed 1",
+        " -> np.clip(np.bincount(cell, weight * "
+        "right, cells) / mass, 0, 2)": "rounding alone could exceed 1",
         "initial=0 -> initial=1": _EMPTY,
         "int(group.max(initial=0)) + 1 -> int(group.max(initial=0)) + 2": _EMPTY,
         "clustered_shares(right, weight, group, np.zeros(len(right), dtype=np.int64), 1)"
-        " -> clustered_shares(right, weight, group, np.zeros(len(right), dtype=np.int64), 2)": _EMPTY,
+        " -> clustered_shares(right, weight, group, "
+        "np.zeros(len(right), dtype=np.int64), 2)": _EMPTY,
     },
     "catalog/store/reader.py": {
         "uri=True -> uri=False": "Debian builds SQLite so that it reads URIs unasked",
@@ -252,7 +254,8 @@ def run(path: str, sample: int | None = None) -> tuple[int, list[str]]:
     )
     if not survives(path, ast.parse(source), tests, LIMIT):
         sys.exit(
-            f"{path}: its tests fail, or take more than {LIMIT} s, before anything is changed: pytest {' '.join(tests)}"
+            f"{path}: its tests fail, or take more than {LIMIT} s, before "
+            f"anything is changed: pytest {' '.join(tests)}"
         )
     limit = 60 + 10 * (time.monotonic() - started)
     every = list(mutants(source))

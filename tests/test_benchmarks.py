@@ -48,7 +48,7 @@ SAYS = {
 
 SLOW = ("agreement", "killed", "load", "ocr")
 IN_ROUNDS = ("loader", "heap", "scoring", "gpu")
-"""Those whose figures are medians over as many rounds as they were told."""
+"""Those whose figures are medians over as many rounds as the command line asks for."""
 
 
 @pytest.mark.parametrize(

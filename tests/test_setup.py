@@ -94,7 +94,8 @@ def test_steps_run_in_order_with_their_overrides(installed: Path) -> None:
     commands = [line for line in result.stdout.splitlines() if "shelfsort" in line]
     options = "--run 'runs/r' --config 'c.yaml' --set 'a=1' --set 'b=[2,3]'"
     assert commands == [
-        f".venv/bin/shelfsort ingest {options} --dump d.bson --categories 'data/category_names.csv'",
+        f".venv/bin/shelfsort ingest {options} --dump d.bson "
+        "--categories 'data/category_names.csv'",
         *(f".venv/bin/shelfsort {step} {options}" for step in STEPS[1:4]),
     ]
 

@@ -1,5 +1,5 @@
-"""The client of dask workers, new ones on this machine or those of a scheduler, and the checks
-before work begins."""
+"""The client of dask workers, either new ones on this machine or those of a scheduler, and the
+checks before work begins."""
 
 import contextlib
 import importlib.util
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PATIENCE = 120.0
-"""Seconds without a worker that works before the work is given up."""
+"""Seconds without a usable worker after which the work is given up."""
 _GLANCE = 3.0
 """Seconds between looks at the workers."""
 _TRIES = 3
@@ -61,17 +61,26 @@ def connect(
         if cluster is None:
             plan = ClusterPlan(workers, adapt, kind, options)
             cluster = stack.enter_context(started(plan))
-        try:
-            client = stack.enter_context(Client(cluster, timeout=10))
-            # jobs of a batch system wait for their turn, for hours perhaps
-            client.wait_for_workers(1, timeout=None if kind else PATIENCE)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise ShelfsortError(
-                f"{scheduler}: expected a dask scheduler with a worker, found none: {error}"
-            ) from error
+        # jobs of a batch system wait for their turn, for hours perhaps
+        client = stack.enter_context(_client_of(cluster, None if kind else PATIENCE))
         require_same_versions(client, versions(), allow_version_mismatch)
         if report:
             stack.enter_context(performance_report(str(report)))
+        yield client
+
+
+@contextlib.contextmanager
+def _client_of(cluster: "Cluster | str", patience: float | None) -> Iterator[Client]:
+    """A client of a cluster, or of the scheduler at an address, once there is a worker."""
+    with contextlib.ExitStack() as stack:
+        try:
+            client = stack.enter_context(Client(cluster, timeout=10))
+            client.wait_for_workers(1, timeout=patience)
+        except (OSError, TimeoutError, ValueError) as error:
+            address = cluster if isinstance(cluster, str) else None
+            raise ShelfsortError(
+                f"{address}: expected a dask scheduler with a worker, found none: {error}"
+            ) from error
         yield client
 
 
@@ -104,7 +113,7 @@ def patiently(client: Client, call: Callable[[], T]) -> T:
             fault = error
             time.sleep(1)
     raise ShelfsortError(
-        "the workers die while they are asked, perhaps for want of memory: "
+        "the workers die while they are asked, perhaps of a lack of memory:  "
         f"give them more, or start fewer ({type(fault).__name__}: {fault})"
     ) from fault
 
@@ -112,8 +121,8 @@ def patiently(client: Client, call: Callable[[], T]) -> T:
 def require_same_versions(
     client: Client, expected: dict[str, str], allow_mismatch: bool = False
 ) -> None:
-    """Raises ShelfsortError if a worker's `versions` differ from those `expected`: it would give
-    other answers without a word. If that is allowed, warns."""
+    """Raises ShelfsortError if a worker's `versions` differ from those `expected`: it would
+    silently give other answers. If that is allowed, warns."""
     for worker, found in ask(client, versions).items():
         others = {name: found.get(name) for name in expected if found.get(name) != expected[name]}
         if not others:

@@ -1,5 +1,5 @@
 """The dask clusters that a command starts itself: processes of this machine, or the jobs of a batch
-system, a Kubernetes or a cloud, through dask-jobqueue and its kin."""
+system, of Kubernetes or of a cloud, through dask-jobqueue and similar packages."""
 
 import contextlib
 import importlib
@@ -21,7 +21,7 @@ from catalog.parallel import cores, processes_fault
 
 
 class Kind(NamedTuple):
-    """Where the class of a cluster is, and the package that has it."""
+    """Class of a kind of cluster, and the package that has it."""
 
     module: str
     name: str
@@ -42,8 +42,8 @@ TASK = "score"
 """Prefix of the names of scoring's tasks."""
 _ANY_CLUSTER = {
     "distributed.scheduler.allowed-failures": 0,  # `Workers` counts deaths itself
-    # Else `--adapt` starts a single worker until the first part is done, as it takes a task of
-    # unknown duration for half a second's.
+    # Else `--adapt` starts a single worker until the first part is done: it assumes that a task of
+    # unknown duration takes half a second.
     "distributed.scheduler.default-task-durations": {TASK: "10 minutes", "features": "1 minute"},
     "distributed.admin.log-format": "%(levelname)s %(name)s %(message)s",
 }
@@ -73,8 +73,8 @@ class ClusterPlan:
 
 @contextlib.contextmanager
 def started(plan: ClusterPlan) -> Iterator[Cluster]:
-    """The cluster, which ends with the context. Raises ShelfsortError if its package is missing, or
-    it can't be started so."""
+    """The cluster, which ends with the context. Raises ShelfsortError if its package is missing or
+    it can't be started with these options."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(_ANY_CLUSTER))
         local = plan.kind is None
@@ -146,15 +146,14 @@ def _read_options(path: Path | None) -> dict[str, Any]:
     return value
 
 
-def named(step: str, what: str) -> tuple[str, str, str]:
+def named(step: str, detail: str) -> tuple[str, str, str]:
     """A new name of a task: dask's dashboard groups tasks by the first of its words and shows all
     of them."""
-    return step, what, uuid.uuid4().hex[:8]
+    return step, detail, uuid.uuid4().hex[:8]
 
 
 def slots(client: Client) -> int:
-    """How many tasks of a whole worker to have under way: as many as there are workers, or, where
-    more may join as there is work, as many as these; at least 1, so that work waits for workers
-    that restart."""
+    """How many tasks, each of a whole worker, to have under way: as many as there are workers, or
+    as may join if the cluster adapts; at least 1, so that work waits for workers that restart."""
     adaptive = getattr(client.cluster, "_adaptive", None)
     return max(1, len(client.nthreads()), int(adaptive.maximum) if adaptive else 0)

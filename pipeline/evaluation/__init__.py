@@ -1,1 +1,1 @@
-"""The test split: what is measured of it, and how it is said."""
+"""The test split: what is measured on it, and how that is put into words."""

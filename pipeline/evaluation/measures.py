@@ -33,7 +33,7 @@ CHANGES = {
     "published_over_stage1": ("published", "stage1"),
 } | {f"two_stage_over_{rival}": ("two_stage", rival) for rival in (*RIVALS, "published")}
 BINS = 20
-"""Of confidence, in the reliability diagram and the calibration error."""
+"""Bins of confidence, in the reliability diagram and the calibration error."""
 RATE = 0.05
 """False discovery rate of the categories that are called better or worse."""
 
@@ -71,8 +71,9 @@ def measure(frame: pandas.DataFrame, classes: int, min_support: int) -> dict[str
 
 @dataclass(frozen=True)
 class _Items:
-    """What all systems share: truth int [N], group int [N], natural weight float [N]; of each class
-    whether it has enough groups, bool [K], and its number of groups and items, int [K]."""
+    """The columns that all systems share: truth int [N], group int [N], natural weight float [N];
+    of each class whether it has enough groups, bool [K], and its number of groups and items, int
+    [K]."""
 
     truth: np.ndarray
     group: np.ndarray
@@ -335,11 +336,11 @@ def reliability(confidence: np.ndarray, right: np.ndarray, weight: np.ndarray) -
     """BINS bins of equal width over the confidence float [N], and the expected calibration error:
     the bins' gaps weighted by their mass (Naeini et al. 2015); None if there are no items."""
     confidence = confidence.astype(np.float64)
-    place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    bin_index = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     mass, hits, trust = (
-        np.bincount(place, w, BINS) for w in (weight, weight * right, weight * confidence)
+        np.bincount(bin_index, w, BINS) for w in (weight, weight * right, weight * confidence)
     )
-    counts, rights = np.bincount(place, minlength=BINS), np.bincount(place, right, BINS)
+    counts, rights = np.bincount(bin_index, minlength=BINS), np.bincount(bin_index, right, BINS)
     bins = [
         {
             "low": b / BINS,
@@ -361,6 +362,6 @@ def ece_by_chance(confidence: np.ndarray, weight: np.ndarray) -> float | None:
     float [N], were exact: in each bin the mean absolute value of a normal gap. None if there are no
     items."""
     confidence = confidence.astype(np.float64)
-    place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    variance = np.bincount(place, weight**2 * confidence * (1 - confidence), BINS)
+    bin_index = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    variance = np.bincount(bin_index, weight**2 * confidence * (1 - confidence), BINS)
     return float(np.sqrt(2 / np.pi * variance).sum() / weight.sum()) if len(weight) else None

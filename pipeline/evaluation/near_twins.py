@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas
 
+from catalog.arrays import find_rows
 from catalog.intervals import clustered_share
 from catalog.progress import progress
 from catalog.splits import sample_hash
@@ -67,8 +68,8 @@ def twin_figures(sample: pandas.DataFrame, own: np.ndarray, other: np.ndarray) -
 def _rows_of(store: FeatureStore, image_id: np.ndarray) -> np.ndarray:
     """Feature rows of some images of the test split, int64, in their order."""
     span = store.of_split("test")
-    order = np.argsort(store.table.image_id[span])
-    return span.start + order[np.searchsorted(store.table.image_id[span], image_id, sorter=order)]
+    stored = store.table.image_id[span]
+    return span.start + find_rows(stored, image_id, np.argsort(stored))
 
 
 def nearest_cosines(

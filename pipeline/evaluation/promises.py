@@ -1,5 +1,5 @@
-"""What promised precisions come to on the test split: thresholds from held-out products, counted on
-products that had no part in them. Nothing is put on disk.
+"""What promised precisions amount to on the test split: thresholds from held-out products, counted
+on products that had no part in them. Nothing is put on disk.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ def realised(
     levels, held = levels_of(taxonomy), held.under(held.fitted)
     rows = []
     for precision in PROMISES:
-        rules, found = promised(held.answers, held.class_index, levels, precision)
+        rules, promises = promised(held.answers, held.class_index, levels, precision)
         decided = decide(answers, rules)
         right = decided.right(truth, levels)
 
@@ -44,7 +44,7 @@ def realised(
         each = [
             {"level": rule.level.number, "threshold": rule.threshold, "held_out": kept.n}
             | counted(decided.level == rule.level.number)
-            for rule, kept in zip(rules, found, strict=True)
+            for rule, kept in zip(rules, promises, strict=True)
         ]
         rows.append({"precision": precision, "levels": each} | counted(decided.level != REVIEW))
     return rows

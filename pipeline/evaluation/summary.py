@@ -175,7 +175,7 @@ def _changed(unit: str, found: dict[str, Any]) -> list[str]:
 
 
 def _by_link(unit: str, found: dict[str, Any]) -> list[str]:
-    """Nothing if no item is linked: the figures above are then of items that are not."""
+    """No line if no item is linked: the figures above are then already those of unlinked items."""
     if not found["with"]["two_stage"]["n"]:
         return []
     names = {"without": "sharing no picture with other splits", "with": "sharing one"}
@@ -208,8 +208,8 @@ def _share_of(found: dict[str, Any]) -> str:
 
 
 def _without_photo(count: int) -> list[str]:
-    what = "test products are not counted: none of their photos can be read and shows something"
-    return [f"{count} {what}"] if count else []
+    reason = "test products are not counted: none of their photos can be read and shows something"
+    return [f"{count} {reason}"] if count else []
 
 
 def _near_twins(found: dict[str, Any]) -> list[str]:

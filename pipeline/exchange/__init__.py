@@ -1,1 +1,1 @@
-"""What goes out for others: an exported model, folders of images."""
+"""What other programs read: an exported model, folders of images."""

@@ -51,8 +51,8 @@ ANSWERS = (
     "stage2_xgb/reclassifier.py",
     "stage2_xgb/refine.py",
 )
-"""All that the reader and `stage2_xgb.refine` import; an import contract keeps these to numpy,
-scipy and xgboost."""
+"""All modules that the reader and `stage2_xgb.refine` import; an import contract limits them to
+numpy, scipy and xgboost."""
 _ROOT = Path(__file__).parents[2]
 
 

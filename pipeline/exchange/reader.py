@@ -1,5 +1,5 @@
-"""Categories of products from their photos, by this folder alone: needs numpy, onnxruntime, xgboost
-and Pillow.
+"""Categories of products from their photos, with nothing but this folder: needs numpy, onnxruntime,
+xgboost and Pillow.
 
 Stage 1 is ONNX; `code/` holds the few modules of shelfsort that stage 2 answers with, which need
 numpy, scipy (as xgboost does) and xgboost. All files are compared with their sha256 in

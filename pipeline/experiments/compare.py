@@ -1,8 +1,8 @@
 """`shelfsort compare`: several networks trained on one store and compared on its validation splits,
 val_a and val_b; test is not read.
 
-In: a run with a store, and one configuration per network, of which section `stage1` counts. On
-disk, in RUN/compare/: NAME/seed-N/ with stage1/ and validation.json; NAME/report.csv and
+In: a run with a store, and one configuration per network, of which only section `stage1` is used.
+On disk, in RUN/compare/: NAME/seed-N/ with stage1/ and validation.json; NAME/report.csv and
 confusion.svg; table.csv, table.md, curves.svg. A training that is complete is kept.
 """
 

@@ -32,7 +32,7 @@ def draw_curves(logs: Mapping[str, Sequence[list[dict[str, Any]]]], out: Path) -
 
 
 def _mean(trainings: Sequence[list[dict[str, Any]]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs and values; a training that stopped earlier counts until it did."""
+    """Epochs and values; a training that stopped earlier counts up to its last epoch."""
     longest = max(map(len, trainings))
     values = np.full((len(trainings), longest), np.nan)
     for row, lines in zip(values, trainings, strict=True):

@@ -1,4 +1,4 @@
-"""`shelfsort tune`: searches over settings, judged on held-out data and never on test.
+"""`shelfsort tune`: searches over settings, evaluated on held-out data and never on test.
 
 On disk, in RUN/tune/: stage1.csv and stage1.svg, with a folder per trial in stage1/; stage2.csv.
 """
@@ -39,15 +39,15 @@ _LISTED = 5
 def tune_stage1(
     run: RunFolder, config: RunConfig, epochs: int, photos: int | None, say: Say = print
 ) -> None:
-    """Short trainings over learning rates, trainable blocks and validation shares, judged on
+    """Short trainings over learning rates, trainable blocks and validation shares, evaluated on
     val_a."""
-    from pipeline.networks import prepare_training
+    from pipeline.networks import keep_training_memory
     from stage1_cnn.training.tune import Search, steepest
 
     folder = run.folder / "tune" / "stage1"
     origin = training_origin(run, config.stage1)
     search = Search(run.store, config.stage1, folder, origin, epochs=epochs, photos=photos)
-    prepare_training(config.stage1)
+    keep_training_memory(config.stage1)
     range_rows = search.range_test()
     advised = steepest(range_rows)
     rows: list[dict[str, Any]] = [
@@ -78,12 +78,12 @@ def _write_stage1(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def tune_stage2(run: RunFolder, config: RunConfig, say: Say = print) -> None:
     """The published grid over the reclassifiers, cross-validated on reserve and val_a."""
-    from stage2_xgb.fit import gather
+    from stage2_xgb.inputs import prepare_stage2
     from stage2_xgb.tune import search
 
     stores = list(current_features(run, config, config.view_names).values())
     jobs = config.jobs or cores()
-    inputs = gather(stores, class_mixes(run), run.store.taxonomy, config.stage2, jobs)
+    inputs = prepare_stage2(stores, class_mixes(run), run.store.taxonomy, config.stage2, jobs)
     trials = search(inputs.sets, inputs.picker(config.stage2), config.stage2, jobs)
     lines = [",".join([*STAGE2_COLUMNS, "gain"])]
     for trial in trials:

@@ -31,7 +31,7 @@ def draw_tuning(
         _range(axes[3], range_rows, advised)
 
 
-def _outcomes(axis: Axes, rows: list[dict], what: str, title: str) -> None:
+def _outcomes(axis: Axes, rows: list[dict], column: str, title: str) -> None:
     values = np.array([[row["val_top1"], row["low"], row["high"]] for row in rows])
     places = np.arange(len(rows))
     axis.errorbar(
@@ -42,7 +42,7 @@ def _outcomes(axis: Axes, rows: list[dict], what: str, title: str) -> None:
         color=AFTER,
         capsize=3,
     )
-    axis.set_xticks(places, [str(row[what]) for row in rows])
+    axis.set_xticks(places, [str(row[column]) for row in rows])
     axis.set_xlim(-0.5, len(rows) - 0.5)
     axis.set_title(title)
     axis.set_ylabel(f"top-1 on val_a, {rows[0]['val_images']} images")

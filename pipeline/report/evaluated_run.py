@@ -57,8 +57,8 @@ class EvaluatedRun:
 
     @cached_property
     def metrics(self) -> dict:
-        """evaluation/metrics.json. Raises ArtifactError where it is of another store or stage 2
-        than those that are there now."""
+        """evaluation/metrics.json. Raises ArtifactError if it is of another store or stage 2 than
+        those that are there now."""
         path, manifest = self.files.metrics_path, self.files.stage2_manifest
         metrics = read_sealed(path, "evaluate")
         origin = now = metrics["made_from"]
@@ -81,7 +81,7 @@ class EvaluatedRun:
 
     @property
     def unit(self) -> str:
-        """What the page's details are about: products where they were evaluated, else images."""
+        """What the page's details are about: products if they were evaluated, else images."""
         return "product" if "product" in self.metrics else "image"
 
     @cached_property
@@ -151,12 +151,12 @@ class EvaluatedRun:
 
     @cached_property
     def store(self) -> Store | None:
-        """The run's store; None where the run has none."""
+        """The run's store; None if the run has none."""
         return self.files.store if self.files.store_path.exists() else None
 
     @cached_property
     def config(self) -> dict:
-        """config.yaml as plain values; empty where there is none."""
+        """config.yaml as plain values; empty if there is none."""
         path = self.files.config_path
         try:
             return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
@@ -165,7 +165,7 @@ class EvaluatedRun:
 
     @cached_property
     def epochs(self) -> list[dict]:
-        """The lines of stage1/metrics.jsonl in order; empty where there are none."""
+        """The lines of stage1/metrics.jsonl in order; empty if there are none."""
         path = self.files.training_log
         try:
             return (
@@ -193,7 +193,7 @@ class EvaluatedRun:
 
     @property
     def default_answer(self) -> str:
-        """Who answers where no category's own reclassifier does: `pool` or `stage1`."""
+        """Who answers if no category's own reclassifier does: `pool` or `stage1`."""
         return self._manifest.get("default", "stage1")
 
     @cached_property

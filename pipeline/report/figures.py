@@ -169,7 +169,7 @@ def _confusion(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
 
 
 def _hierarchy(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
-    """An icicle: a row a level, width by evaluated items, colour by accuracy."""
+    """An icicle: one row per level, width by evaluated items, colour by accuracy."""
     axes, rows = figure.add_subplot(), run.categories(run.unit)
     support = rows["support"].to_numpy()
     right = support * rows["two_stage_recall"].fillna(0).to_numpy()

@@ -57,7 +57,7 @@ class Extras:
 
 
 def findings_of(run: EvaluatedRun) -> dict:
-    """The content of report.json; computed and stored anew unless it is whole and about the
+    """The content of report.json; computed and stored again unless it is whole and about the
     evaluation that is there now."""
     try:
         stored = read_sealed(run.files.evaluation / "report.json", "report", SCHEMA)

@@ -76,8 +76,8 @@ class ListedImages:
         """Reads a folder of images, or a text file with one path per line, relative to that file;
         blank lines and those that start with # are skipped.
 
-        Raises ShelfsortError, naming the image, if one can't be read: skipped, it would be missed
-        by nobody.
+        Raises ShelfsortError, naming the image, if one can't be read: nobody would notice that it
+        was skipped.
         """
         names, files = _files_in(path)
         if not names:

@@ -83,12 +83,12 @@ def labels_in(
     """Those labels of the file `path` whose product stands in the source, readable or not. Raises
     ShelfsortError if there are none, or all are of categories that the taxonomy doesn't have."""
     products = chain(source.keys, (reject.product_id for reject in source.rejects))
-    given = {str(key): label for key, label in labels.items()}  # a text may be in figures
+    given = {str(key): label for key, label in labels.items()}  # a text may consist of digits
     known = {product: given[str(product)] for product in products if str(product) in given}
     if not known:
-        place = source.place(0, -1)[0] if len(source) else "the source"
+        name = source.place(0, -1)[0] if len(source) else "the source"
         raise ShelfsortError(
-            f"{path}: expected labels of the products in {place}, "
+            f"{path}: expected labels of the products in {name}, "
             f"found {len(labels)} of others alone"
         )
     if not _known(known, taxonomy).any():
@@ -159,8 +159,8 @@ def _accepted(
         else:
             right[i] = category_path(taxonomy, c, number) == path
     ones, product = np.ones(len(right)), np.arange(len(right))
-    found = {"all": clustered_share(right, ones, product)}
+    shares = {"all": clustered_share(right, ones, product)}
     for number in sorted(set(level.tolist()), reverse=True):
         on = level == number
-        found[f"level {number}"] = clustered_share(right[on], ones[on], product[on])
-    return found
+        shares[f"level {number}"] = clustered_share(right[on], ones[on], product[on])
+    return shares

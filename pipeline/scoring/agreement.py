@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from catalog.arrays import group_starts
 from catalog.artifacts import differences
 from catalog.errors import ArtifactError, ShelfsortError
 from catalog.parallel import cores
@@ -144,7 +145,7 @@ def _sample(stores: list[FeatureStore], photos: int) -> np.ndarray:
     rows = rows[np.all([store.status[span] == schema.DONE for store in stores], axis=0)]
     if not len(rows):
         raise ArtifactError(first.path, "has no readable photo on val_b", "features")
-    starts = np.flatnonzero(np.diff(first.table.product_id[rows], prepend=-1) != 0)
+    starts = group_starts(first.table.product_id[rows])
     wanted = max(1, int(len(starts) * min(1, photos / len(rows))))
     chosen = starts[np.unique(np.linspace(0, len(starts) - 1, wanted).astype(int))]
     return rows[np.isin(first.table.product_id[rows], first.table.product_id[rows[chosen]])]

@@ -1,5 +1,5 @@
-"""What a threshold of confidence costs: the share of products it accepts and how many of these are
-right, on held-out products, never test. Nothing is put on disk: the table follows from
+"""What a confidence threshold costs: the share of products that it accepts and how many of these
+are right, on held-out products, never test. Nothing is put on disk: the table follows from
 stage2/heldout.npz (`pipeline.decisions.heldout`).
 """
 

@@ -1,5 +1,4 @@
-"""The step `score` around the scoring itself (score.py): what is opened and checked before, and
-what is said after."""
+"""The step `score` around the scoring itself (score.py): what is opened and checked before it."""
 
 import logging
 from collections.abc import Sequence
@@ -110,11 +109,11 @@ class ScoreJob:
         for file in self.model.vector_files:
             file.rows(
                 image_ids(source.product_id, source.n_images)
-            )  # a missing vector is said now, not after hours
+            )  # a missing vector is reported now, not after hours
         return source, truth
 
     def _require_texts(self, source: ProductSource) -> None:
-        """Raises ShelfsortError where a view reads the products' texts and none of the first ones
+        """Raises ShelfsortError if a view reads the products' texts and none of the first products
         has one."""
         some = range(min(len(source), 100))
         if self.model.text_view and len(some) and not any(map(source.text, some)):
@@ -160,8 +159,8 @@ class ScoreJob:
         return encoder.encode(table.values(keys))
 
     def scorer(self, source: ProductSource, client: Any, lanes: int) -> Scorer:
-        """What scores: so many lanes of this process, or the dask workers of `client`, where there
-        is one."""
+        """What scores: so many lanes of this process, or the dask workers of `client` if there is
+        one."""
         vectors = self.config.score.vectors
         engine: Engine = (
             Lanes(self.model, lanes) if client is None else self._workers(source, client)

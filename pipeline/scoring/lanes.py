@@ -40,7 +40,7 @@ from stage2_xgb.refine import Refined
 KILLS_WORKER = "kills_worker"
 _BATCHES = 4
 """Batches in a group: few, so that memory stays small; several, so that a group's last, smaller
-batch weighs little."""
+batch costs little."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """One part of a scoring: its Parquet files and a sidecar, each written atomically, and how they are
 verified later.
 
-Opinions are what the model says, and what takes long; predictions are decided on them
-(pipeline.scoring.predictions), in seconds, and so are not verified but written again.
+Opinions are the model's answers, which take long; predictions are decided on them
+(pipeline.scoring.predictions) in seconds, and so are written again instead of verified.
 """
 
 from collections import Counter
@@ -55,9 +55,9 @@ FEATURES = pyarrow.schema(
 
 def keyed(schema: pyarrow.Schema, key_type: KeyType) -> pyarrow.Schema:
     """A schema of these tables, with the shop's own keys as `product_id`: int64, or text."""
-    place = schema.get_field_index("product_id")
-    kind = pyarrow.int64() if key_type == "int" else pyarrow.string()
-    return schema.set(place, pyarrow.field("product_id", kind))
+    index = schema.get_field_index("product_id")
+    arrow_type = pyarrow.int64() if key_type == "int" else pyarrow.string()
+    return schema.set(index, pyarrow.field("product_id", arrow_type))
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def _sidecar(out: Path, number: int) -> Path:
 
 
 def finished(out: Path, number: int, origin: dict[str, Any]) -> dict[str, Any] | None:
-    """The sidecar of a finished part; None if there is none yet, a file of it is damaged,
-    or what it lacked may be there now: photos that could not be reached, a broken stage 2. Raises
+    """The sidecar of a finished part; None if there is none yet, a file of it is damaged, or what
+    it lacked may exist now: photos that could not be reached, a broken stage 2. Raises
     ArtifactError if it has another origin."""
     path = _sidecar(out, number)
     if not path.exists():

@@ -120,7 +120,7 @@ def score_task(task: Task, place: ModelPlace, config: ScoreConfig) -> Part:
             model = _open_model(place, str(worker.name), Path(worker.local_directory), vectors)
             part = next(Lanes(model, worker.state.nthreads)([task], config))
         if part.broken:
-            _open_model.cache_clear()  # the worker may live on, and the file be mended
+            _open_model.cache_clear()  # the worker may live on, and the file be repaired
         return part
     except ShelfsortError:
         raise

@@ -147,13 +147,13 @@ def _make_timm(own: str) -> nn.Module:
 
 
 def _split(name: str, module: nn.Module) -> Architecture:
-    found = list(module.named_modules())
+    layers = list(module.named_modules())
     if in_timm(name):
         layer = module.get_classifier()  # type: ignore[operator]  # a method of timm's networks
         if isinstance(layer, nn.Identity):  # pretrained without categories, such as DINOv2
             return Architecture(module, "", cast("int", module.head_hidden_size))
-        found = [pair for pair in found if pair[1] is layer] or [("", layer)]
-    place, layer = found[-1]
+        layers = [pair for pair in layers if pair[1] is layer] or [("", layer)]
+    place, layer = layers[-1]
     if not isinstance(layer, nn.Linear):
         last = type(layer).__name__
         raise ConfigError(

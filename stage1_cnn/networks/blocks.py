@@ -55,12 +55,12 @@ def set_drop_path(backbone: nn.Module, rate: float, name: str) -> None:
     """Sets the rates at which residual branches are skipped, rising from 0 to `rate` over the depth
     (stochastic depth, Huang et al. 2016). Raises ConfigError if the backbone has no such
     branches."""
-    found = [module for module in backbone.modules() if type(module).__name__ in _DROP_PATH]
-    if not found:
+    branches = [module for module in backbone.modules() if type(module).__name__ in _DROP_PATH]
+    if not branches:
         expected = "expected a backbone that has, such as convnext_tiny, or null"
         raise ConfigError(f"stage1.drop_path: {name} has no branches to skip; {expected}")
-    for place, module in enumerate(found):
-        setattr(module, _DROP_PATH[type(module).__name__], rate * place / max(1, len(found) - 1))
+    for depth, module in enumerate(branches):
+        setattr(module, _DROP_PATH[type(module).__name__], rate * depth / max(1, len(branches) - 1))
 
 
 _DROP_PATH = {"StochasticDepth": "p", "DropPath": "drop_prob"}

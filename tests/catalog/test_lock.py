@@ -185,8 +185,8 @@ for holder in (f"pid {2**22 + 1} on {host}", f"pid {os.getpid()} on {host}", "pi
 
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS])
 def test_a_file_system_without_locks(tmp_path: Path, error: int) -> None:
-    """A file with pid and host stands in: it is heeded, goes with its command, and a dead one's is
-    none."""
+    """A file with pid and host stands in: it is respected, removed with its command, and a dead
+    process's is ignored."""
     (tmp_path / "code.py").write_text(WITHOUT_LOCKS)
     done = run_without_locks(WITHOUT_LOCKS, tmp_path, error)
     assert done.returncode == 0, done.stderr
@@ -194,10 +194,12 @@ def test_a_file_system_without_locks(tmp_path: Path, error: int) -> None:
     said = [line for line in done.stdout.splitlines() if not line.startswith(warning)]
     mine = said.pop(1)
     assert mine.startswith("pid ") and said == [
-        f"run: {mine} ({tmp_path.resolve()}/run/lock.pid) is writing this run; wait for it, or stop it",
+        f"run: {mine} ({tmp_path.resolve()}/run/lock.pid) is "
+        "writing this run; wait for it, or stop it",
         "held",
         "held",
-        f"run: {mine} ({tmp_path.resolve()}/run/lock.pid) is writing this run; wait for it, or stop it",
+        f"run: {mine} ({tmp_path.resolve()}/run/lock.pid) is "
+        "writing this run; wait for it, or stop it",
         f"run: pid 1 on elsewhere ({tmp_path.resolve()}/run/lock.pid) is writing this run; "
         "wait for it, or stop it",
     ]

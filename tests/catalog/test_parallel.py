@@ -1,5 +1,5 @@
-"""Threads and processes follow the processors that this process may use, also where a container's
-quota says how many; results of parallel work come in order, a bounded number under way."""
+"""Threads and processes follow the processors that this process may use, also if a container's
+quota limits them; results of parallel work come in order, a bounded number at a time."""
 
 import math
 import os
@@ -13,7 +13,10 @@ import pytest
 
 from catalog.parallel import cores, in_order, in_threads, quota
 
-DOCKER = "8:memory:/docker/ab\n3:cpu,cpuacct:/docker/ab\n1:name=systemd:/docker/ab\n0::/system.slice/docker.service\n"
+DOCKER = (
+    "8:memory:/docker/ab\n3:cpu,cpuacct:/docker/ab\n1:name=systemd:/docker/ab\n"
+    "0::/system.slice/docker.service\n"
+)
 """/proc/self/cgroup with version 1, as on hosts that have both."""
 SLURM = "0::/system.slice/job_7/step_0\n"
 """With version 2."""

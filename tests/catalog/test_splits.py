@@ -45,7 +45,7 @@ def dealt(sizes: list[int], seed: int) -> np.ndarray:
 
 
 def test_golden_values() -> None:
-    """Another hash would deal every existing catalogue anew: a change here must be meant, and
+    """Another hash would deal every existing catalogue again: a change here must be meant, and
     raises the store's schema."""
     ids = np.array([0, 1, 2, 1000, 2**49 - 1])
     assert product_hash(ids, 0).tolist() == [

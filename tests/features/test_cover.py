@@ -1,4 +1,5 @@
-"""The words in photos: each picture is read once, whatever ends the reading, and becomes a vector."""
+"""The words in photos: each picture is read once, whatever ends the reading, and becomes a
+vector."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Extraction: every image's own features at its own row, whatever stands beside it in the batch."""
+"""Extraction: every image's own features at its own row, whatever else is in the batch."""
 
 import copy
 import shutil

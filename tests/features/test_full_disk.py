@@ -1,4 +1,4 @@
-"""What is written through memory onto a disk that is too small: an error, where it used to end the
+"""Writing through a memory map onto a disk that is too small is an error; it used to end the
 process."""
 
 import subprocess

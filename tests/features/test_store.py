@@ -184,9 +184,11 @@ from pathlib import Path
 from features.writer import FeatureWriter
 from tests.features.rows import *
 made = make_rows()
-with FeatureWriter(Path(sys.argv[1]), made.table, WIDTH, CLASSES, MADE_FROM, COMPUTED_WITH) as writer:
+shape = made.table, WIDTH, CLASSES
+with FeatureWriter(Path(sys.argv[1]), *shape, MADE_FROM, COMPUTED_WITH) as writer:
     for row in range(writer.cursor, int(sys.argv[2])):
-        writer.write(made.features[row : row + 1], {0: made.errors[row]} if row in made.errors else {})
+        errors = {0: made.errors[row]} if row in made.errors else {}
+        writer.write(made.features[row : row + 1], errors)
         print(row, flush=True)
     time.sleep(1000)
 """
@@ -266,7 +268,7 @@ def test_a_disk_that_fills_up_between_two_runs(tmp_path: Path) -> None:
 
 
 def chunk_offset(path: Path, name: str) -> int:
-    """Where the first stored bytes of a dataset stand in the file."""
+    """Position of the first stored bytes of a dataset in the file."""
     with h5py.File(path, "r") as file:
         return file[name].id.get_chunk_info(0).byte_offset
 

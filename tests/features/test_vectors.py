@@ -1,4 +1,4 @@
-"""Files of vectors: read by image id, and refused in a sentence where something is wrong."""
+"""Files of vectors: read by image id, and refused in a sentence if something is wrong."""
 
 from pathlib import Path
 
@@ -36,7 +36,8 @@ def test_vectors_are_found_by_image_id(tmp_path: Path) -> None:
         (
             [1, 2],
             [1.0, 2.0],
-            r"expected datasets image_id \[N\] and features \[N, D\], found image_id \(2,\), features \(2,\)",
+            r"expected datasets image_id \[N\] and features \[N, "
+            r"D\], found image_id \(2,\), features \(2,\)",
         ),
         ([1, 2], [[1.0]], r"found image_id \(2,\), features \(1, 1\)"),
         ([], np.zeros((0, 2)), "holds no vector of image 1"),

@@ -52,7 +52,7 @@ def scorer(tiny: Tiny, engine: Engine | TwoStageModel, **checksums: str) -> Scor
 
 
 def judges(tiny: Tiny) -> Judges:
-    """What decisions of the tiny run rest on; without held-out answers if a test changed stage 2."""
+    """What decisions of the tiny run rest on; no held-out answers if a test changed stage 2."""
     stage2 = tiny.run.stage2
     held = heldout.read(stage2) if heldout.is_current(stage2) else None
     return Judges(tiny.run.store.taxonomy, held)
@@ -132,7 +132,7 @@ def assert_the_others_stand(all_of_them: Frames, fewer: Frames, without: Collect
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """Everything that scoring wrote, but for the index, the lock, and the seconds it took."""
+    """Everything that scoring wrote, except the index, the lock, and the seconds it took."""
     files = {
         p.name: p.read_bytes() for p in sorted(out.iterdir()) if p.is_file() and p.name != "lock"
     }
@@ -153,7 +153,7 @@ def padded_dump(tiny: Tiny, path: Path) -> Path:
 
 
 def poisoned_dump(tiny: Tiny, path: Path, products: set[int], poison: bytes = POISON) -> Path:
-    """The same, some products with a poisoned picture that decodes well elsewhere."""
+    """The same, some products with a poisoned picture that decodes well in other processes."""
 
     def change(document: dict) -> None:
         pad(document)

@@ -58,7 +58,7 @@ def photo(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def copy(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """A run to be damaged; each test mends it."""
+    """A run to be damaged; each test repairs it."""
     folder = tmp_path_factory.mktemp("damaged") / "my run, ü\nb"
     shutil.copytree(tiny.folder, folder)
     return Tiny(tiny.data, folder)
@@ -78,7 +78,7 @@ def artefact(request: pytest.FixtureRequest, copy: Tiny) -> Iterator[Path]:
 def refused(
     copy: Tiny, photo: Path, artefact: Path, capsys: pytest.CaptureFixture
 ) -> Callable[[], bool]:
-    """Reads the artefact through the command that does so; False where that went well."""
+    """Reads the artefact through the command that does so; False if that succeeded."""
     step = READ_BY[str(artefact.relative_to(copy.folder))]
     options = {"predict": [str(photo)], "evaluate": ["--rebuild"], "report": []}[step]
 

@@ -1,4 +1,4 @@
-"""What is stale further up is refused, with the command that mends it, and not passed on."""
+"""What is stale further up is refused, with the command that rebuilds it, and not passed on."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.pipeline.tiny import Tiny
 
 
 def with_another_checkpoint(tiny: Tiny, folder: Path) -> RunFolder:
-    """The tiny run as it is after stage 1 alone was trained anew."""
+    """The tiny run after only stage 1 was trained again."""
     folder.mkdir()
     for path in tiny.run.folder.iterdir():
         if path.name != "stage1":

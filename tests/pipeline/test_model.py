@@ -126,7 +126,7 @@ def test_the_product_id_changes_no_answer(
     tiny: Tiny, model: TwoStageModel, tmp_path: Path, split: str
 ) -> None:
     """The same photos under their own ids, under those of other products of the bank, and without:
-    one answer, as the id of another shop's product says nothing."""
+    one answer, as the id of another shop's product means nothing."""
     own = sorted(products_of(tiny.run, split))[:40]
     others = dict(zip(own, sorted(products_of(tiny.run, "train"))[-len(own) :], strict=True))
 
@@ -154,7 +154,7 @@ def test_the_product_id_changes_no_answer(
         >= 0.95
     )
     apart = answers[0]["confidence"] - np.array([a.confidences[0] for a in without])
-    # other batches round otherwise, and features of networks that hardly learnt are nearly constant,
+    # other batches round differently, and features of hardly trained networks are nearly constant,
     # so that discriminants weigh their last bits; 289 products of real photos: at most 5e-5 apart
     assert np.quantile(np.abs(apart), 0.9) < 1e-2
 

@@ -1,6 +1,6 @@
 """Memory of the networks that commands open."""
 
-from pipeline.networks import open_network, prepare_training
+from pipeline.networks import keep_training_memory, open_network
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.device import keep_memory
 from stage1_cnn.predict import Predictor
@@ -14,5 +14,5 @@ def test_memory_is_kept_for_networks_on_a_processor_by_commands_alone(tiny: Tiny
     assert open_network(tiny.run.checkpoint, device="cpu").compute.device.type == "cpu"
     assert keep_memory.cache_info().currsize
     keep_memory.cache_clear()
-    prepare_training(Stage1Config(device="cpu"))
+    keep_training_memory(Stage1Config(device="cpu"))
     assert keep_memory.cache_info().currsize

@@ -1,7 +1,7 @@
 """What may befall a step as a process: killed, interrupted, kept from writing, started twice. The
-same command mends it.
+same command repairs it.
 
-All slow, as each try loads PyTorch anew; scoring/test_score_faults.py has the scoring's own,
+All slow, because each try loads PyTorch again; scoring/test_score_faults.py has the scoring's own,
 quicker ones.
 """
 
@@ -71,7 +71,7 @@ def test_killed_at_random_moments_it_ends_the_same(copy: Tiny, tmp_path: Path, s
     without(copy, step)
     for _ in range(
         2 * KILLS
-    ):  # one that goes on after a kill may end before its moment; the next then begins anew
+    ):  # one that goes on after a kill may end before its moment; the next then starts over
         if kills == KILLS:
             break
         moment = Moment(rng.randint(1, calls * 9 // 10), delay=rng.choice([0, 0.002, 0.02]))

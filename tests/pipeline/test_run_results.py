@@ -40,7 +40,8 @@ def export(*arguments: object) -> str:
 def exported(
     tiny: Tiny, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict, str, list[str], Tiny]:
-    """The file of two runs, its text, what was said when it was written anew, and the first run."""
+    """The file of two runs, its text, what was printed when it was written again, and the first
+    run."""
     folder = tmp_path_factory.mktemp("exported")
     first, path = tiny.copy(folder / "first"), folder / "tiny.json"
     lines: list[str] = []

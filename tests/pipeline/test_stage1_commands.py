@@ -142,7 +142,8 @@ def test_torchrun_stops_on_control_c_says_how_to_go_on_and_speaks_once(run: Path
         _, error = processes.communicate(timeout=300)
     assert (
         error.count(
-            "stopped; go on with: torchrun --nproc-per-node=2 --no-python shelfsort stage1 --run-folder"
+            "stopped; go on with: torchrun --nproc-per-node=2 "
+            "--no-python shelfsort stage1 --run-folder"
         )
         == 1
     ), error

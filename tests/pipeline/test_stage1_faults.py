@@ -1,4 +1,4 @@
-"""Stage 1 and what follows it, where files are missing, unfinished, or in the way."""
+"""Stage 1 and what follows it, if files are missing, unfinished, or in the way."""
 
 from pathlib import Path
 

@@ -101,8 +101,8 @@ def test_every_image_has_its_products_vector(titled: Tiny) -> None:
 def test_the_fit_reads_titles_of_fitted_train_products_alone(
     plain: Tiny, titled: Tiny, tmp_path: Path
 ) -> None:
-    """A word in all other titles, also of train products whose photos stand elsewhere, leaves the
-    model as it is."""
+    """A word in all other titles, also of train products whose photos belong to other splits,
+    leaves the model as it is."""
     copy = plain.copy(tmp_path / "run")
     with sqlite3.connect(copy.run.store_path) as connection:
         changed = connection.execute(

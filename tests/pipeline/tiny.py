@@ -40,7 +40,7 @@ class Tiny:
 
     @property
     def run(self) -> RunFolder:
-        """The run, opened anew."""
+        """The run, opened again."""
         return RunFolder(self.folder)
 
     @property

@@ -1,4 +1,4 @@
-"""A small real store: four categories told apart by colour, so that a tiny network learns them in
+"""A small real store: four categories that differ by colour, so that a tiny network learns them in
 seconds."""
 
 import io

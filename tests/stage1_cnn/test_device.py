@@ -78,7 +78,7 @@ def test_arithmetic_that_cannot_be_repeated_is_named() -> None:
     platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back this way"
 )
 def test_memory_is_kept_from_batch_to_batch() -> None:
-    """Page faults of 20 batches of 40 MB: by default each has its 9,766 pages zeroed anew."""
+    """Page faults of 20 batches of 40 MB: by default each has its 9,766 pages zeroed again."""
     text = """
         import resource, sys, threading, torch
         from stage1_cnn.device import keep_memory

@@ -31,12 +31,15 @@ def peak():
 
 torch.set_num_threads(1)
 rows = np.arange(ROWS, dtype=np.int64)
-table = ImageTable(rows, rows, (rows % 5000).astype(np.int32), np.zeros(ROWS, np.uint8), np.ones(ROWS, bool))
-config = Stage1Config(image_size=8, batch_size=256, workers=1, sampling="levelled", shuffle_block=64)
+classes, split, fit = (rows % 5000).astype(np.int32), np.zeros(ROWS, np.uint8), np.ones(ROWS, bool)
+table = ImageTable(rows, rows, classes, split, fit)
+config = Stage1Config(
+    image_size=8, batch_size=256, workers=1, sampling="levelled", shuffle_block=64
+)
 photos = PhotoInputs(Few(), table, table[:10], config, Compute(torch.device("cpu"), "fp32"))
 for epoch in range(EPOCHS):
     with open("/proc/self/clear_refs", "w") as clear:
-        clear.write("5")  # the peak counts anew
+        clear.write("5")  # resets the peak
     order, images = photos.sampler.order(np.random.default_rng(epoch)), 0
     for inputs, _ in photos.training(parts_of(order, 256, 1, SINGLE_PROCESS), epoch + 1):
         images += len(inputs)

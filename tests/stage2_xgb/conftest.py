@@ -7,7 +7,7 @@ import pytest
 
 from features.store import FeatureStore
 from stage2_xgb.bundle import Bundle
-from stage2_xgb.fit import Stage2Summary
+from stage2_xgb.summary import Stage2Summary
 from tests.stage2_xgb.planted import fit, make_rows, write
 
 
@@ -20,7 +20,7 @@ class Fitted:
     summary: Stage2Summary
 
     def open(self) -> Bundle:
-        """The bundle, opened anew."""
+        """The bundle, opened again."""
         return Bundle.open(self.folder)
 
 

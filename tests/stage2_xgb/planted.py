@@ -19,8 +19,10 @@ from features.writer import FeatureWriter
 from stage1_cnn.head import Head
 from stage2_xgb.config import BoosterConfig, ConfusionConfig, Stage2Config
 from stage2_xgb.dataset import Views
-from stage2_xgb.fit import ClassMixes, Stage2Summary, fit_stage2
+from stage2_xgb.fit import fit_stage2
+from stage2_xgb.inputs import ClassMixes
 from stage2_xgb.items import ItemBlock, of_unit
+from stage2_xgb.summary import Stage2Summary
 
 CLASSES = 8
 PER_SPLIT = (24, 14, 12, 20, 20)

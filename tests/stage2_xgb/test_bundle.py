@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def test_a_broken_booster_leaves_its_category_to_others(
             {"emptied": b"", "cut": data[: len(data) // 2], "another's": other}[damage]
         )
     bundle = Bundle.open(folder)
-    bundle.answers = dict.fromkeys(bundle.members, "own")
+    bundle = replace(bundle, answers=dict.fromkeys(bundle.members, "own"))
     images = images_of(fitted.store, "test")
     result, pool = refine(bundle, images, "image"), bundle.pool.log_probs(images, "image")
     mine = pool.argmax(axis=1) == 2

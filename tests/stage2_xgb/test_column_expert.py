@@ -163,7 +163,7 @@ def test_products_without_columns_are_answered_as_by_photos_alone(
 def test_out_of_fold_opinions_know_nothing_of_a_column_that_names_the_product(
     tmp_path: Path, planted: Planted
 ) -> None:
-    """Codes by chance, one for each pair of products: who was fitted on the other knows its class."""
+    """Codes by chance, one per pair of products: who was fitted on the other knows its class."""
     rows = make_rows(answer=False)
     rng = np.random.default_rng(5)
     _, product = np.unique(rows.table.product_id, return_inverse=True)

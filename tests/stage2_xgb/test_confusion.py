@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from catalog.errors import ShelfsortError
 from catalog.splits import SPLITS
 from stage2_xgb.config import ConfusionConfig
-from stage2_xgb.confusion import count_confusions, mine
+from stage2_xgb.confusion import count_confusions, find_confusion_sets
 from stage2_xgb.items import Items
 
 CLASSES = 5
@@ -53,7 +53,9 @@ BY_HAND: list[Row] = [
 
 
 def test_heldout_rule_by_hand() -> None:
-    zero, two = mine(items(BY_HAND), CLASSES, ConfusionConfig(rule="heldout", min_count=2))
+    zero, two = find_confusion_sets(
+        items(BY_HAND), CLASSES, ConfusionConfig(rule="heldout", min_count=2)
+    )
     assert (zero.class_index, zero.members.tolist(), zero.counts.tolist()) == (
         0,
         [0, 1, 2],
@@ -62,7 +64,7 @@ def test_heldout_rule_by_hand() -> None:
     assert (zero.errors, zero.mendable) == (
         6,
         5,
-    )  # the single 3 is an error that the set can't mend
+    )  # the single 3 is an error that the set can't fix
     assert (two.class_index, two.members.tolist(), two.counts.tolist(), two.errors) == (
         2,
         [2, 4],
@@ -75,7 +77,9 @@ def test_heldout_rule_by_hand() -> None:
 def test_published_rule_by_hand() -> None:
     """Seen twice in train and twice in validation: 1 for 0 alone; 2 was seen once in train, 4 only
     there."""
-    (zero,) = mine(items(BY_HAND), CLASSES, ConfusionConfig(rule="published", min_count=2))
+    (zero,) = find_confusion_sets(
+        items(BY_HAND), CLASSES, ConfusionConfig(rule="published", min_count=2)
+    )
     assert (zero.members.tolist(), zero.counts.tolist(), zero.errors) == ([0, 1], [5, 2], 5)
 
 
@@ -83,7 +87,7 @@ def test_size_limit_keeps_the_commonest_and_ties_go_by_class() -> None:
     rows = [("val_a", t, 0) for t, n in ((1, 2), (2, 4), (3, 2), (4, 3)) for _ in range(n)]
     for seed in range(5):
         shuffled = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
-        (found,) = mine(items(shuffled), CLASSES, ConfusionConfig(max_size=4))
+        (found,) = find_confusion_sets(items(shuffled), CLASSES, ConfusionConfig(max_size=4))
         assert (found.members.tolist(), found.counts.tolist()) == ([0, 2, 4, 1], [0, 4, 3, 2])
         assert (found.errors, found.mendable) == (11, 9)
 
@@ -92,12 +96,14 @@ def test_nothing_held_out_is_an_error() -> None:
     with pytest.raises(
         ShelfsortError, match=r"expected images of reserve or val_a .*, found none; ingest"
     ):
-        mine(items([("train", 0, 0), ("val_b", 0, 1), ("test", 0, 1)]), CLASSES, ConfusionConfig())
+        find_confusion_sets(
+            items([("train", 0, 0), ("val_b", 0, 1), ("test", 0, 1)]), CLASSES, ConfusionConfig()
+        )
 
 
 def test_no_mistake_no_set() -> None:
     assert (
-        mine(
+        find_confusion_sets(
             items([("val_a", c, c) for c in range(CLASSES)]), CLASSES, ConfusionConfig(min_count=1)
         )
         == []
@@ -136,7 +142,7 @@ def test_equals_a_plain_loop(rows: list[Row], rule: str, min_count: int, max_siz
     config = ConfusionConfig(rule=rule, min_count=min_count, max_size=max_size)
     if not any(split in ("reserve", "val_a") for split, _, _ in rows):
         return
-    found = mine(items(rows), CLASSES, config)
+    found = find_confusion_sets(items(rows), CLASSES, config)
     assert {
         s.class_index: (s.members.tolist(), s.counts.tolist(), s.errors) for s in found
     } == reference(rows, config)
@@ -165,17 +171,19 @@ def test_candidates_rule_by_hand() -> None:
         ("train", 3, [0, 3, 4, 1]),
         ("test", 3, [0, 3, 4, 1]),
     ]
-    (zero,) = mine(ranked(rows), CLASSES, ConfusionConfig(rule="candidates", top=3))
+    (zero,) = find_confusion_sets(ranked(rows), CLASSES, ConfusionConfig(rule="candidates", top=3))
     assert (zero.members.tolist(), zero.counts.tolist()) == ([0, 4, 1], [2, 0, 1])
     assert (zero.errors, zero.mendable) == (2, 1)
-    (zero,) = mine(ranked(rows), CLASSES, ConfusionConfig(rule="candidates", top=2))
+    (zero,) = find_confusion_sets(ranked(rows), CLASSES, ConfusionConfig(rule="candidates", top=2))
     assert zero.members.tolist() == [0, 4]
-    (zero,) = mine(ranked(rows), CLASSES, ConfusionConfig(rule="candidates", top=4, min_count=1))
+    (zero,) = find_confusion_sets(
+        ranked(rows), CLASSES, ConfusionConfig(rule="candidates", top=4, min_count=1)
+    )
     assert zero.members.tolist() == [0, 3, 4, 1, 2]
 
 
 def test_candidates_need_no_mistake() -> None:
-    (found,) = mine(
+    (found,) = find_confusion_sets(
         ranked([("val_a", 1, [1, 2, 0])] * 2), CLASSES, ConfusionConfig(rule="candidates", top=2)
     )
     assert (found.members.tolist(), found.errors, found.mendable) == ([1, 2], 0, 0)

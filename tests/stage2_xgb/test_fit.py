@@ -16,8 +16,9 @@ from catalog.errors import ShelfsortError
 from catalog.splits import SPLITS
 from features.store import FeatureStore
 from stage2_xgb.bundle import Bundle
-from stage2_xgb.fit import JOURNAL, _warn_of_shifts, gather
+from stage2_xgb.fit import JOURNAL
 from stage2_xgb.gate import OWN, POOL, STAGE1
+from stage2_xgb.inputs import _warn_of_shifts, prepare_stage2
 from stage2_xgb.prior import Shift
 from stage2_xgb.published import PUBLISHED
 from stage2_xgb.refine import each_answer, refine
@@ -263,13 +264,19 @@ def test_a_shift_at_the_end_of_its_range_is_said(
     shifts = {unit: Shift(0.25, 0.7, ratio), absent: Shift(1.0, 1.0, ratio)}
     _warn_of_shifts(shifts, 12)
     (record,) = caplog.records
-    expected = f"class-mix shift of {unit}s: temperature 0.25 is at the end of its range, fitted on 12 images of val_a"
+    expected = (
+        f"class-mix shift of {unit}s: temperature 0.25 is at the "
+        "end of its range, fitted on 12 images of val_a"
+    )
     assert record.getMessage() == expected
 
 
 def test_nothing_held_out_is_an_error(tmp_path: Path) -> None:
     store = write(tmp_path / "features.h5", make_rows(per_split=(6, 0, 0, 2, 2)))
-    expected = r"features\.h5: expected images of reserve or val_a, .* found \d+ of train, 0 of reserve, 0 of val_a "
+    expected = (
+        r"features\.h5: expected images of reserve or val_a, .* "
+        r"found \d+ of train, 0 of reserve, 0 of val_a "
+    )
     with pytest.raises(ShelfsortError, match=f"{expected}.*; ingest .* the step features again"):
         fit(store, tmp_path / "stage2")
 
@@ -297,8 +304,8 @@ def test_the_planted_problem_is_what_it_says() -> None:
 
 def test_train_rows_are_all_learnt_from(fitted: Fitted) -> None:
     config = CONFIG.model_copy(update={"rows": "train"})
-    material = gather([fitted.store], mixes(fitted.store), taxonomy(), config, 1)
-    rows = material.picker(config).rows(np.arange(CLASSES)[:2])
+    inputs = prepare_stage2([fitted.store], mixes(fitted.store), taxonomy(), config, 1)
+    rows = inputs.picker(config).rows(np.arange(CLASSES)[:2])
     table = fitted.store.table
     images = (table.class_index < 2) & (table.split == SPLITS.index("train"))
     assert len(rows.label) >= images.sum() > 2 * PER_SPLIT[0]
@@ -311,7 +318,10 @@ def test_without_the_pool_stage_1_is_what_reclassifiers_start_from(
     bundle, images = Bundle.open(tmp_path), images_of(fitted.store, "test")
     assert bundle.pool is None and bundle.default == summary.default == STAGE1
     assert not summary.weights
-    result, everywhere = refine(bundle, images, "product"), each_answer(bundle, images, "product")
+    result, everywhere = (
+        refine(bundle, images, "product"),
+        each_answer(bundle, images, "product"),
+    )
     own = np.isin(result.shifted.argmax(axis=1), [c for c, a in bundle.answers.items() if a == OWN])
     np.testing.assert_array_equal(result.refined, own)
     np.testing.assert_array_equal(everywhere[1][POOL], result.shifted)
@@ -335,6 +345,6 @@ def test_the_grid_judges_what_it_trained(
     monkeypatch.setattr("stage2_xgb.tune.DEPTHS", (2,))
     monkeypatch.setattr("stage2_xgb.tune.RATES", (0.3,))
     config = CONFIG.model_copy(update={"base_margin": base_margin})
-    material = gather([fitted.store], mixes(fitted.store), taxonomy(), config, 1)
-    trials = search(material.sets, material.picker(config), config, 1)
+    inputs = prepare_stage2([fitted.store], mixes(fitted.store), taxonomy(), config, 1)
+    trials = search(inputs.sets, inputs.picker(config), config, 1)
     assert len(trials) == len(ROUNDS) and trials[0].after > 0.7 * trials[0].items

@@ -93,7 +93,7 @@ def test_a_category_without_products_has_the_mean_of_the_others() -> None:
 
 
 def test_few_products_follow_the_whole() -> None:
-    """One bad product does not outweigh a clear gain elsewhere, nor one good one a loss."""
+    """One bad product does not outweigh a clear gain of others, nor one good one a loss."""
     gain = held((0, 100, 30, 4), (1, 100, 32, 3), (2, 100, 28, 5), (3, 1, 0, 1))
     assert answers(gain, 5) == [OWN] * 5
     loss = held((0, 100, 4, 30), (1, 100, 3, 32), (2, 100, 5, 28), (3, 1, 1, 0))
@@ -132,7 +132,7 @@ def test_repeats_of_an_item_prove_nothing() -> None:
 
 
 def test_a_product_counts_by_what_most_of_its_items_do() -> None:
-    """7 as many mended as broken, 8 more mended, 9 more broken."""
+    """7 as many fixed as broken, 8 more fixed, 9 more broken."""
     product = np.array([7, 7, 8, 8, 8, 9, 9, 9])
     before, after = (
         np.array(right, bool) for right in ([0, 1, 0, 0, 1, 1, 1, 0], [1, 0, 1, 1, 0, 0, 0, 1])
@@ -162,7 +162,7 @@ def test_products_are_weighted_to_the_target_mix() -> None:
 
 @pytest.mark.parametrize("changed", [(0, 0), (5, 0)])
 def test_nothing_held_out_or_changed(changed: tuple[int, int]) -> None:
-    """Without products, and where no reclassifier changed anything, the opinion before answers."""
+    """Without products, and if no reclassifier changed anything, the opinion before answers."""
     products, _ = changed
     found = held((3, products, 0, 0))
     decision = decide(found, STAGE1, np.array([3]), EVEN, 0)[3]

@@ -1,6 +1,7 @@
-"""Who answers on val_b, decided by other products; and which errors could be mended."""
+"""Who answers on val_b, decided by other products; and which errors could be fixed."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -127,7 +128,7 @@ def test_without_a_gate_nothing_is_decided_and_what_ships_is_judged(
     assert decisions[0].products > 0 and decisions[0].fixed + decisions[0].broken > 0
     own = val_b.own(bundle, open_gate)
     assert own.all()
-    bundle.answers = dict.fromkeys(bundle.members, OWN)
+    bundle = replace(bundle, answers=dict.fromkeys(bundle.members, OWN))
     result = refine(bundle, images_of(fitted.store, "val_b"), "product")
     shipped = result.two_stage.argmax(axis=1) == result.pooled.class_index
     np.testing.assert_array_equal(gated(own, val_b.held.right)[val_b.of_unit("product")], shipped)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from features.store import FeatureStore
-from stage2_xgb.fit import Material, gather
 from stage2_xgb.gate import OWN, POOL, HeldOut
+from stage2_xgb.inputs import Stage2Inputs, prepare_stage2
 from stage2_xgb.out_of_fold import (
     Products,
     judge,
@@ -22,21 +22,21 @@ from tests.stage2_xgb.planted import CLASSES, CONFIG, make_rows, mixes, taxonomy
 
 
 @pytest.fixture(scope="module")
-def curved(tmp_path_factory: pytest.TempPathFactory) -> Material:
+def curved(tmp_path_factory: pytest.TempPathFactory) -> Stage2Inputs:
     """A problem in which only trees can gain."""
     path = tmp_path_factory.mktemp("curved") / "features.h5"
     return material(write(path, make_rows(answer=False, curved=True)))
 
 
-def material(store: FeatureStore) -> Material:
-    return gather([store], mixes(store), taxonomy(), CONFIG, 1)
+def material(store: FeatureStore) -> Stage2Inputs:
+    return prepare_stage2([store], mixes(store), taxonomy(), CONFIG, 1)
 
 
-def judged(found: Material, jobs: int = 1) -> HeldOut:
+def judged(found: Stage2Inputs, jobs: int = 1) -> HeldOut:
     return judge(found.picker(CONFIG), found.items["image"], CLASSES, jobs)[0]
 
 
-def test_trees_gain_where_they_can(curved: Material) -> None:
+def test_trees_gain_where_they_can(curved: Stage2Inputs) -> None:
     held = judged(curved)
     images, products = curved.items["image"], curved.items["product"]
     assert len(held) == len(images) + len(products)  # all are of reserve and val_a
@@ -47,7 +47,7 @@ def test_trees_gain_where_they_can(curved: Material) -> None:
     assert held.right[OWN].mean() > held.right[POOL].mean() + 0.05
 
 
-def test_products_get_whole_answers(curved: Material) -> None:
+def test_products_get_whole_answers(curved: Stage2Inputs) -> None:
     """They are right as often as the gate counts, and what is no reclassifier's stays the pool's;
     probabilities sum to 1."""
     assert curved.fitted is not None
@@ -65,7 +65,7 @@ def test_products_get_whole_answers(curved: Material) -> None:
     assert same[nobody].all() or not nobody.any()
 
 
-def test_whole_answers_round_trip(curved: Material, tmp_path: Path) -> None:
+def test_whole_answers_round_trip(curved: Stage2Inputs, tmp_path: Path) -> None:
     assert curved.fitted is not None
     items, distance = read_products(curved.views, curved.fitted, curved.projections)
     plain = (items.product_id, items.class_index, items.top_class, items.log_prob)
@@ -85,7 +85,7 @@ def test_nothing_is_gained_where_nothing_can_be(hopeless: Fitted) -> None:
     assert changed and net < 3 * changed**0.5
 
 
-def test_the_number_of_processes_changes_nothing(curved: Material) -> None:
+def test_the_number_of_processes_changes_nothing(curved: Stage2Inputs) -> None:
     one, two = judged(curved), judged(curved, jobs=2)
     np.testing.assert_array_equal(one.right[OWN], two.right[OWN])
 

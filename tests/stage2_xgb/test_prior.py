@@ -1,4 +1,4 @@
-"""The class mix: Bayes' rule where the answer is known, and what the fit must recover."""
+"""The class mix: Bayes' rule on a problem with a known answer, and what the fit must recover."""
 
 from pathlib import Path
 

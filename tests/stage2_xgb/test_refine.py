@@ -33,7 +33,7 @@ def images(fitted: Fitted) -> ItemBlock:
 def opinion(bundle: Bundle, images: ItemBlock, unit: str, answer: str | None) -> np.ndarray:
     """Of both stages; `answer`: with that one everywhere."""
     if answer is None:
-        bundle.answers = {c: (OWN, POOL)[c % 2] for c in bundle.members}
+        bundle = replace(bundle, answers={c: (OWN, POOL)[c % 2] for c in bundle.members})
         return refine(bundle, images, unit).two_stage
     return each_answer(bundle, images, unit)[1][answer]
 
@@ -81,8 +81,8 @@ def test_without_a_pool_only_reclassified_items_are_refined(
 ) -> None:
     """Then the adjusted stage 1 answers for the others."""
     bundle = fitted.open()
-    bundle.pool, own = None, min(bundle.members)
-    bundle.answers = {own: OWN}
+    own = min(bundle.members)
+    bundle = replace(bundle, pool=None, answers={own: OWN})
     result = refine(bundle, images, "product")
     np.testing.assert_array_equal(result.refined, result.shifted.argmax(axis=1) == own)
     assert 0 < result.refined.sum() < len(result.refined)
@@ -93,8 +93,8 @@ def test_without_a_pool_only_reclassified_items_are_refined(
 def test_items_are_answered_one_by_one_as_together(fitted: Fitted, images: ItemBlock) -> None:
     result = refine(fitted.open(), images, "product")
     for row in (0, 33, 80):
-        mine = images.product_id == result.pooled.product_id[row]
-        one = refine(fitted.open(), images.rows(mine), "product").two_stage
+        rows = images.product_id == result.pooled.product_id[row]
+        one = refine(fitted.open(), images.rows(rows), "product").two_stage
         np.testing.assert_allclose(one[0], result.two_stage[row], atol=1e-5)
 
 
@@ -116,12 +116,12 @@ def test_everyone_is_a_stranger_whatever_the_product_id(fitted: Fitted) -> None:
 
 def test_the_gate_chooses_by_the_pools_answer(fitted: Fitted, images: ItemBlock) -> None:
     bundle = fitted.open()
-    bundle.answers = {c: OWN if c == 0 else POOL for c in bundle.members}
+    bundle = replace(bundle, answers={c: OWN if c == 0 else POOL for c in bundle.members})
     found, everywhere = refine(bundle, images, "image"), each_answer(bundle, images, "image")[1]
-    mine = everywhere[POOL].argmax(axis=1) == 0
-    assert 0 < mine.sum() < len(mine)
-    np.testing.assert_array_equal(found.two_stage[mine], everywhere[OWN][mine])
-    np.testing.assert_array_equal(found.two_stage[~mine], everywhere[POOL][~mine])
+    own = everywhere[POOL].argmax(axis=1) == 0
+    assert 0 < own.sum() < len(own)
+    np.testing.assert_array_equal(found.two_stage[own], everywhere[OWN][own])
+    np.testing.assert_array_equal(found.two_stage[~own], everywhere[POOL][~own])
 
 
 def test_a_category_that_lost_its_reclassifier_has_the_pools_answer(
@@ -129,7 +129,7 @@ def test_a_category_that_lost_its_reclassifier_has_the_pools_answer(
 ) -> None:
     bundle = fitted.open()
     before = each_answer(bundle, images, "image")[1]
-    bundle.answers = dict.fromkeys(bundle.members, OWN)
+    bundle = replace(bundle, answers=dict.fromkeys(bundle.members, OWN))
     del bundle.members[0]
     bundle = replace(bundle, _loaded={})
     lost = before[POOL].argmax(axis=1) == 0

@@ -7,7 +7,7 @@ import pytest
 
 from stage1_cnn.head import log_softmax
 from stage2_xgb.dataset import Views
-from stage2_xgb.fit import UNITS
+from stage2_xgb.heldout import UNITS
 from stage2_xgb.prior import fit_shift, mix
 from stage2_xgb.refine import refine
 from stage2_xgb.rivals import RIVALS, Rival, fit_rivals, opinion

@@ -1,17 +1,20 @@
 """One reclassifier: which rows it learns from, at which weight, and where it starts."""
 
 import json
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from catalog.splits import SPLITS
-from features.store import FeatureStore
-from stage2_xgb.config import Stage2Config
 from stage2_xgb.items import Items, compact
 from stage2_xgb.train_reclassifier import RowPicker, TrainingRows, fit_booster
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, CONFIG, pooled
+
+if TYPE_CHECKING:
+    from features.store import FeatureStore
+    from stage2_xgb.config import Stage2Config
 
 MEMBERS = np.array([2, 3], dtype=np.int32)
 
@@ -109,8 +112,8 @@ def test_a_booster_keeps_to_one_thread(fitted: Fitted) -> None:
 
 
 def test_a_large_category_is_sampled_from_all_it_has() -> None:
-    """2,000 images of reserve, 1,000 of val_a, and 600 pooled products, as they stand one after
-    another: 1,000 rows of them."""
+    """2,000 images of reserve, 1,000 of val_a, and 600 pooled products, one after another: 1,000
+    rows of them."""
     split = np.repeat(
         [SPLITS.index(name) for name in ("reserve", "val_a", "reserve")], [2000, 1000, 600]
     )

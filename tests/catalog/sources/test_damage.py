@@ -1,4 +1,5 @@
-"""A damaged file of a source is an error, unless the user accepts it; so is one without products."""
+"""A damaged file of a source is an error, unless the user accepts it; so is one without
+products."""
 
 from pathlib import Path
 

@@ -321,7 +321,7 @@ def test_kills_at_random_moments_leave_the_same_store_and_no_workers(
         work("whole")
     for _ in range(
         2 * wanted
-    ):  # one that goes on after a kill may end before its moment; the next then begins anew
+    ):  # one that goes on after a kill may end before its moment; the next then starts over
         if kills == wanted:
             break
         moment = Moment(rng.randint(1, whole.calls * 9 // 10), delay=rng.choice([0, 0.002]))
@@ -447,8 +447,8 @@ def test_half_a_dump_makes_and_removes_no_store_until_its_damage_is_accepted(
 
 
 def test_one_id_twice(tmp_path: Path) -> None:
-    """The same content counts once; of other content the lower digest stands, wherever it is in the
-    dump."""
+    """The same content counts once; of different content the lower digest is kept, whatever its
+    position in the dump."""
     twins = [document(1, 1), document(1, 1)]
     rivals = [document(2, 1, [jpeg(i)]) for i in (50, 51, 52)]
     others = [document(i, 1) for i in range(10, 14)]
@@ -850,7 +850,8 @@ def test_a_later_dump_may_take_the_right_from_an_earlier_copy(tmp_path: Path) ->
 
 
 def test_what_a_cap_drops_keeps_no_right(tmp_path: Path) -> None:
-    """A picture whose keeper is pushed out by a later dump may be fitted elsewhere again."""
+    """A picture whose fitted copy is pushed out by a later dump may be fitted in another product
+    again."""
     by_split = planned(60)
     keeper, copy = by_split["test"][-1], by_split["train"][0]
     config = CatalogConfig(caps=Caps(test=len(by_split["test"])))

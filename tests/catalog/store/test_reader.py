@@ -162,8 +162,8 @@ def test_linked_products_share_a_picture_with_another_split(small_store: Store) 
 
 
 def test_groups_join_products_through_others(small_store: Store) -> None:
-    """Every pair that shares a picture is of one group, the least such groups, in whatever order
-    the products stand."""
+    """Every pair that shares a picture is of one group, the smallest such groups, whatever the
+    order of the products."""
     ids = np.unique(small_store.images().product_id)[::-1]
     group = dict(zip(ids.tolist(), small_store.groups_of(ids).tolist(), strict=True))
     names = {product: product for product in group}
@@ -474,7 +474,7 @@ def test_a_row_that_ingest_did_not_write_is_noticed(
 
 
 def altered(store: Store, folder: Path, *statements: str) -> Store:
-    """A copy of a store after some SQL, its content noted anew."""
+    """A copy of a store after some SQL, with a new fingerprint of its content."""
     path = copy(store, folder)
     with closing(sqlite3.connect(path)) as connection, connection:
         for statement in statements:

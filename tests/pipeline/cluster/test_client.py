@@ -65,7 +65,8 @@ def test_a_worker_with_other_code_is_refused_unless_that_is_allowed(
         file.write("# changed\n")
     with scheduler_with_worker(code, tmp_path) as address:
         expected = (
-            rf"worker tcp://.* runs other versions than this process: code {code_fingerprint(code)}, "
+            r"worker tcp://.* runs other versions than this "
+            rf"process: code {code_fingerprint(code)}, "
             rf"here {code_fingerprint()}; install .* or go on with --allow-version-mismatch"
         )
         with pytest.raises(ShelfsortError, match=expected), connect(None, address):

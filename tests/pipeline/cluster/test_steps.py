@@ -22,7 +22,7 @@ from pipeline.config import load_config
 from pipeline.demo import write_synthetic
 from pipeline.run_folder import RunFolder
 from pipeline.second_stage import class_mixes
-from stage2_xgb.fit import gather
+from stage2_xgb.inputs import prepare_stage2
 from stage2_xgb.train_reclassifier import RowPicker
 from tests.pipeline.score_helpers import workers
 from tests.pipeline.tiny import Tiny
@@ -89,8 +89,8 @@ def test_what_reclassifiers_are_trained_on_is_sent_once(
 ) -> None:
     run, config = tiny.run, tiny.config
     stores = [run.view(name).features for name in config.view_names]
-    material = gather(stores, class_mixes(run), run.store.taxonomy, config.stage2, 1)
-    picker = material.picker(config.stage2)
+    inputs = prepare_stage2(stores, class_mixes(run), run.store.taxonomy, config.stage2, 1)
+    picker = inputs.picker(config.stage2)
     assert sizeof(picker) == pytest.approx(len(pickle.dumps(picker)), rel=0.1)
     sets, pickled = [np.array([c, c + 1]) for c in range(7)], []
     monkeypatch.setattr(

@@ -250,10 +250,10 @@ def chances(rng: np.random.Generator, accuracy: np.ndarray) -> np.ndarray:
 
 
 def test_intervals_cover_a_planted_truth() -> None:
-    """Of 250 samples of 300 products in 24 categories, where stage 2 mends 3 points of each
-    category. The bootstrap over products that stood here before covered .88 for the balanced
-    change. Macro F1 in the natural mix is left out: on few products per category the figure itself
-    is too high by about half a point, so that its interval covers .91 to .95."""
+    """Of 250 samples of 300 products in 24 categories, where stage 2 fixes 3 points of each
+    category. The bootstrap over products that was used before covered .88 for the balanced change.
+    Macro F1 in the natural mix is left out: on few products per category the figure itself is too
+    high by about half a point, so that its interval covers .91 to .95."""
     rng, classes = np.random.default_rng(3), 24
     prior = 1 / np.arange(1, classes + 1) ** 1.2
     prior /= prior.sum()
@@ -438,7 +438,7 @@ def test_beside_categories_that_are_noticed_less_is_needed() -> None:
 
 def test_repeats_of_an_item_make_no_change_significant() -> None:
     """Class 0: 3 fixed, none broken, which is chance; class 1: 10 fixed, which isn't. Each item
-    stands 1 or 10 times."""
+    occurs 1 or 10 times."""
     truth, after = np.repeat([0, 1], [3, 10]), np.ones(13, dtype=bool)
     for times in (1, 10):
         rows = np.repeat(np.arange(13), times)
@@ -447,7 +447,7 @@ def test_repeats_of_an_item_make_no_change_significant() -> None:
 
 
 def test_the_calibration_error_of_exact_confidences_is_that_of_chance() -> None:
-    """Few items have an error of .03 whatever answers them; a fault of .1 is seen all the same."""
+    """Few items have an error of .03 whatever answers them; a fault of .1 still shows."""
     rng = np.random.default_rng(0)
     confidence = rng.uniform(size=2000) ** 0.5
     weight = rng.uniform(0.5, 2, size=2000)
@@ -466,7 +466,7 @@ def test_the_calibration_error_of_exact_confidences_is_that_of_chance() -> None:
 
 def test_what_stands_on_corrected_labels_by_hand():
     """Of four products one label was corrected to the answer, one away from it: 3 of 4 are right
-    now, 3 of 4 by the labels before; without corrections nothing is said."""
+    now, 3 of 4 by the labels before; without corrections there is no such figure."""
     items = pandas.DataFrame(
         {
             "product_id": [1, 2, 3, 4],

@@ -71,7 +71,8 @@ def made_sample(n: int) -> pandas.DataFrame:
 
 
 def test_planted_twins_are_counted_and_warned_of() -> None:
-    """Of 1,000 photos 320 stand beside a fitted one; all others, and all other categories, are far."""
+    """Of 1,000 photos 320 are beside a fitted one; all others, and all other categories, are
+    far."""
     own, other = np.full(1000, 0.7), np.full(1000, 0.75)
     own[:320] = 0.93
     found = twin_figures(made_sample(1000), own, other)

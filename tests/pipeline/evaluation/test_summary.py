@@ -1,4 +1,5 @@
-"""The page of the test split: its figures against metrics.json, and worked out anew from the items."""
+"""The page of the test split: its figures against metrics.json, and computed again from the
+items."""
 
 import json
 import re
@@ -100,7 +101,10 @@ def test_the_figures_follow_from_the_items(tiny: Tiny, text: str, metrics: dict,
         f"  per {unit}: {better} categories significantly better with stage 2, {worse} worse\n"
         in text
     )
-    needed = f"one would have been called worse from {moved['needed']} of {moved['needed']} products broken"
+    needed = (
+        f"one would have been called worse from {moved['needed']} "
+        f"of {moved['needed']} products broken"
+    )
     assert (
         f"of {moved['moved']} categories that moved, {needed}; {moved['noticeable']} have so many\n"
         in text
@@ -112,7 +116,10 @@ def test_it_says_what_stage_2_is(tiny: Tiny, text: str, metrics: dict) -> None:
     assert metrics["stage2"] == {
         key: trained[key] for key in ("sets", "models", "default", "answers")
     }
-    first = f"stage 2: {trained['sets']} confusion sets, {trained['models']} reclassifiers, {trained['answers']['own']} used; "
+    first = (
+        f"stage 2: {trained['sets']} confusion sets, {trained['models']} "
+        f"reclassifiers, {trained['answers']['own']} used; "
+    )
     assert (
         trained["models"]
         and text.startswith(first)
@@ -131,7 +138,7 @@ def test_evaluate_prints_what_it_writes(tiny: Tiny, text: str) -> None:
 def test_the_published_second_stage_stands_beside_where_it_was_trained(
     metrics: dict, text: str
 ) -> None:
-    """Answers of stage 1 in its place, but for the first item, that it breaks."""
+    """Answers of stage 1 in its place, except the first item, which it breaks."""
     assert "published" not in text
     items = made_items()
     for column in ("class", "true_rank", "confidence"):
@@ -166,7 +173,7 @@ def test_nothing_is_said_of_no_items(metrics: dict) -> None:
 
 
 def test_shared_pictures_near_twins_and_what_is_not_counted(metrics: dict, text: str) -> None:
-    """All three are said where they are, and a warning only of many near twins."""
+    """All three are printed if they exist, and a warning only of many near twins."""
     linked = metrics["product"]["linked"]
     some = {"value": 0.25, "low": 0.2, "high": 0.3, "n": 40}
     with_linked = metrics["product"] | {

@@ -110,7 +110,8 @@ def test_every_view_draws(page: Page):
     ):
         page.view(view)
         assert page.js(
-            "return document.getElementById('view-' + arguments[0]).querySelectorAll('table, .chart svg').length",
+            "return document.getElementById('view-' + arguments[0])"
+            ".querySelectorAll('table, .chart svg').length",
             view,
         )
         assert page.js("return document.documentElement.scrollWidth <= innerWidth"), (
@@ -181,7 +182,10 @@ def test_lost_products_are_the_confusions(page: Page):
     cells = "[...document.querySelectorAll('#table-lost tbody td')]"
     sight = f"return {cells}.every((td) => td.getBoundingClientRect().right <= innerWidth)"
     assert page.js(sight) or page.js("return innerWidth") > 560
-    titles = "return [...document.querySelector('#table-lost tbody tr').children].map((cell) => cell.dataset.title)"
+    titles = (
+        "return [...document.querySelector('#table-lost tbody tr').children]"
+        ".map((cell) => cell.dataset.title)"
+    )
     assert page.js(titles)[:3] == [
         "Category",
         "Errors",
@@ -213,7 +217,8 @@ def test_stage2_is_credited_over_the_adjusted_stage1(page: Page):
 def test_a_rate_is_not_drowned_by_tiny_categories(page: Page):
     page.view("categories")
     page.js(
-        "const i = document.querySelector('#table-categories input'); i.value = ''; i.dispatchEvent(new Event('input'))"
+        "const i = document.querySelector('#table-categories input'); "
+        "i.value = ''; i.dispatchEvent(new Event('input'))"
     )
     page.wait(lambda: len(page.column("categories", 3)) == 20)
     page.sort("categories", 1)
@@ -229,11 +234,13 @@ def test_a_rate_is_not_drowned_by_tiny_categories(page: Page):
     ]
     assert "stand last" in page.text("#table-categories .pager")
     page.js(
-        "const s = document.querySelector('#table-categories select'); s.value = '20'; s.dispatchEvent(new Event('change'))"
+        "const s = document.querySelector('#table-categories select'); "
+        "s.value = '20'; s.dispatchEvent(new Event('change'))"
     )
     assert all(int(n.replace(",", "")) >= 20 for n in page.column("categories", 3))
     page.js(
-        "const s = document.querySelector('#table-categories select'); s.value = '0'; s.dispatchEvent(new Event('change'))"
+        "const s = document.querySelector('#table-categories select'); "
+        "s.value = '0'; s.dispatchEvent(new Event('change'))"
     )
 
 
@@ -255,7 +262,8 @@ def test_the_hierarchy_leads_down_to_a_category(page: Page):
     page.view("hierarchy")
     page.wait(lambda: page.column("nodes", 3))
     row = page.js(
-        "return [...document.querySelector('#table-nodes tbody tr').children].map((cell) => cell.textContent)"
+        "return [...document.querySelector('#table-nodes tbody tr').children]"
+        ".map((cell) => cell.textContent)"
     )
     value, low, high = (
         percent(family[f"two_stage_{name}"]) for name in ("accuracy", "low", "high")
@@ -297,7 +305,10 @@ def test_the_treemap_says_what_the_pointer_is_on(page: Page):
 
 def test_the_treemap_leads_down_and_back(page: Page):
     page.view("hierarchy")
-    names = "return [...document.querySelectorAll('#view-hierarchy .chart text')].map((t) => t.textContent)"
+    names = (
+        "return [...document.querySelectorAll('#view-hierarchy .chart text')]"
+        ".map((t) => t.textContent)"
+    )
     page.wait(lambda: page.js(names))
     whole = page.js(names)
     box = "document.querySelector('#view-hierarchy .node').dispatchEvent(new MouseEvent('click'))"
@@ -333,7 +344,8 @@ def test_a_matrix_has_numbers_where_they_fit(page: Page):
 def test_a_run_of_another_store_is_said_to_be_one(page: Page):
     page.view("training")
     notes = page.js(
-        "return [...document.querySelectorAll('#view-training .notice')].map((note) => note.textContent)"
+        "return [...document.querySelectorAll('#view-training .notice')]"
+        ".map((note) => note.textContent)"
     )
     assert len(notes) == (page.run.name == "large")
     assert all(
@@ -344,7 +356,10 @@ def test_a_run_of_another_store_is_said_to_be_one(page: Page):
 
 def test_every_step_has_its_time(page: Page):
     page.view("training")
-    names = "return [...document.querySelectorAll('#view-training .stats dt')].map((name) => name.textContent)"
+    names = (
+        "return [...document.querySelectorAll('#view-training .stats dt')]"
+        ".map((name) => name.textContent)"
+    )
     assert page.js(names) == ["Stage 1", "Stage 2", "Evaluation"]
 
 
@@ -352,15 +367,17 @@ def test_the_key_column_stays_in_sight(page: Page):
     page.view("categories")
     box = page.js(
         "const s = document.querySelector('#table-categories .scroll'); s.scrollLeft = 600;"
-        "const cell = s.querySelector('tbody td').getBoundingClientRect(), frame = s.getBoundingClientRect();"
-        "return {frame: frame.left, left: cell.left, top: cell.top, bottom: cell.bottom, part: cell.width / frame.width}"
+        "const cell = s.querySelector('tbody td').getBoundingClientRect(), "
+        "frame = s.getBoundingClientRect();"
+        "return {frame: frame.left, left: cell.left, top: cell.top, bottom: cell.bottom, "
+        "part: cell.width / frame.width}"
     )
     assert 0 <= box["left"] - box["frame"] <= 26 and box["part"] < 0.5
     page.shot("scrolled")
     beside = [
         round(box["frame"]),
         round(box["top"]) + 2,
-        round(box["left"]) - 1,  # a letter’s edge may be smoothed into the first pixel
+        round(box["left"]) - 1,  # a letter's edge may be smoothed into the first pixel
         round(box["bottom"]) - 2,
     ]
     with Image.open(SCREENSHOTS / f"{page.name}-scrolled.png") as picture:
@@ -386,14 +403,18 @@ def test_photos_enlarge_by_keyboard(page: Page):
 def test_an_unknown_category_is_said_aloud(page: Page):
     page.view("review")
     page.js(
-        "const found = document.querySelectorAll('#doubts .do .other'); found[found.length - 1].click()"
+        "const found = document.querySelectorAll('#doubts .do .other'); "
+        "found[found.length - 1].click()"
     )
     field = page.find("#doubts .do input")
     field.send_keys("no such name", Keys.ENTER)
     page.wait(lambda: "No category has this" in page.text("#doubts .picker"))
     assert field.get_attribute("aria-invalid") == "true" and page.js("return marks.size") == 0
     page.shot("unknown")
-    widths = "return ['.found', '.found li'].map((part) => document.querySelector('#doubts ' + part).clientWidth)"
+    widths = (
+        "return ['.found', '.found li']"
+        ".map((part) => document.querySelector('#doubts ' + part).clientWidth)"
+    )
     assert page.js(widths)[1] > 0.9 * page.js(widths)[0]
     field.clear()
     name = table(page, "per_category").iloc[3]
@@ -440,7 +461,8 @@ def test_paper_cuts_nothing(page: Page, view: str):
         view,
     )
     tables = page.js(
-        "return [...document.querySelectorAll(`#view-${arguments[0]} .scroll`)].map((s) => [s.scrollWidth, s.clientWidth])",
+        "return [...document.querySelectorAll(`#view-${arguments[0]} .scroll`)]"
+        ".map((s) => [s.scrollWidth, s.clientWidth])",
         view,
     )
     page.shot(f"paper-{view}")
@@ -454,7 +476,8 @@ def test_paper_cuts_nothing(page: Page, view: str):
 def test_the_slider_reads_the_table(page: Page):
     page.view("confidence")
     page.js(
-        "const s = document.getElementById('coverage-slider'); s.value = 62; s.dispatchEvent(new Event('input'))"
+        "const s = document.getElementById('coverage-slider'); "
+        "s.value = 62; s.dispatchEvent(new Event('input'))"
     )
     rows = json.loads((page.run / "evaluation" / "report.json").read_text())["product"][
         "two_stage"
@@ -462,12 +485,13 @@ def test_the_slider_reads_the_table(page: Page):
     sentence = page.text("#coverage-sentence")
     assert sentence.startswith("Accept a confidence ≥ 0.62")
     assert (
-        f"On the test split: {100 * rows[62]['coverage']:.0f}% of products, {percent(rows[62]['accuracy'])} right"
-        in sentence
+        f"On the test split: {100 * rows[62]['coverage']:.0f}% of "
+        f"products, {percent(rows[62]['accuracy'])} right" in sentence
     )
     thumb, line = page.js(
         "const s = document.getElementById('coverage-slider').getBoundingClientRect();"
-        "const line = document.querySelector('#view-confidence .threshold').getBoundingClientRect();"
+        "const line = document.querySelector('#view-confidence .threshold')"
+        ".getBoundingClientRect();"
         "return [s.left + 8 + 0.62 * (s.width - 16), line.left + line.width / 2]"
     )
     assert abs(thumb - line) < 2
@@ -492,7 +516,10 @@ def test_a_picture_of_two_categories_is_shown_whole_and_nothing_suggested(page: 
     if not page.js("return D.columns['conflict.product'].length"):
         pytest.skip("this run has no picture in two categories")
     page.view("review")
-    cards = "return [...document.querySelectorAll('#conflicts .twins')].map((group) => group.querySelectorAll('.photo').length)"
+    cards = (
+        "return [...document.querySelectorAll('#conflicts .twins')]"
+        ".map((group) => group.querySelectorAll('.photo').length)"
+    )
     assert all(n >= 2 for n in page.js(cards))
     assert page.js("return document.querySelectorAll('#conflicts .use').length") == 0
 
@@ -550,7 +577,7 @@ def test_drawing_on_the_map_leads_to_corrections_in_five_clicks(page: Page, tmp_
     page.js("document.querySelector('#map-found a.button').click()")
     page.wait(lambda: page.find("#export-corrections").is_displayed())
     page.js("document.getElementById('export-corrections').click()")
-    page.wait(lambda: (tmp_path / "corrections.csv").exists())
+    page.wait((tmp_path / "corrections.csv").exists)
     assert len(list(csv.reader((tmp_path / "corrections.csv").open(newline="")))) == 2
     page.js("localStorage.clear(); marks.clear(); showMarks()")
 

@@ -250,8 +250,8 @@ def test_the_page_says_which_categories_macro_f1_is_over(run: Path, page: str):
     ]
     figure = re.search(r'data-metric="macro_f1">(.*?)</div>', page, re.DOTALL)[1]
     assert (
-        f"over the {counts['categories']} categories with at least {counts['min_support']} independent test products"
-        in figure
+        f"over the {counts['categories']} categories with at least "
+        f"{counts['min_support']} independent test products" in figure
     )
 
 
@@ -340,7 +340,10 @@ def test_an_evaluation_of_another_store_is_refused(run: Path, tmp_path: Path):
     shutil.copytree(run, copy)
     with closing(sqlite3.connect(copy / "store.sqlite")) as connection, connection:
         connection.execute("UPDATE meta SET value = '0123456789abcdef' WHERE key = 'content'")
-    expected = r"made from something else: views\.stage1\.store was '.*', is now '0123456789ab' .*step evaluate"
+    expected = (
+        r"made from something else: views\.stage1\.store was "
+        r"'.*', is now '0123456789ab' .*step evaluate"
+    )
     with pytest.raises(ArtifactError, match=expected):
         write_report([RunFolder(copy)], tmp_path / "out")
     with pytest.raises(ArtifactError, match=expected):

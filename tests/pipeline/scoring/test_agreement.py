@@ -1,4 +1,4 @@
-"""Every way of answering agrees with what was evaluated, whatever stage 1 was trained in; where
+"""Every way of answering agrees with what was evaluated, whatever stage 1 was trained in; if
 something else computes, the command says how well it agrees."""
 
 import json
@@ -37,8 +37,8 @@ FP32 = {"device": "cpu", "precision": "fp32", "runtime": "torch"}
 
 @pytest.fixture(scope="session")
 def tiny_bf16(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """The tiny run with stage 1 trained in bf16, which PyTorch emulates where the processor lacks
-    it. Only to be read."""
+    """The tiny run with stage 1 trained in bf16, which PyTorch emulates if the processor lacks it.
+    Only to be read."""
     settings = (*SETTINGS, "stage1.precision=bf16", "stage1.epochs=1", "views={}")
     return make(tmp_path_factory.mktemp("tiny-bf16"), settings)
 
@@ -147,7 +147,8 @@ def test_other_arithmetic_is_said_with_its_agreement(
         assert main([*command, "--set", "features.precision=fp32"]) == 0
         assert "than what was evaluated (precision was 'bf16', is now 'fp32'): of " in caplog.text
         assert re.search(
-            r"of \d+ products of val_b \d+ \(.*%\) get the same category, their confidences within 0",
+            r"of \d+ products of val_b \d+ \(.*%\) get the same "
+            r"category, their confidences within 0",
             caplog.text,
         )
         caplog.clear()

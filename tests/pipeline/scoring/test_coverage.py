@@ -85,7 +85,9 @@ def test_accepted_and_to_be_reviewed(
     assert accepted["accepted"].all() and not review["accepted"].any()
     assert sorted([*accepted["product_id"], *review["product_id"]]) == sorted(found["product_id"])
     before = (out / "opinions-00000.parquet").stat().st_mtime_ns
-    assert main([*command, "--min-confidence", "0.9"]) == 0  # another threshold scores nothing anew
+    assert (
+        main([*command, "--min-confidence", "0.9"]) == 0
+    )  # another threshold scores nothing again
     assert (out / "opinions-00000.parquet").stat().st_mtime_ns == before
     assert len(pandas.read_parquet(out / "accepted.parquet")) < len(accepted)
     success = read_json(out / "_SUCCESS", "")
@@ -137,7 +139,8 @@ def test_other_readers(tiny: Tiny, model: TwoStageModel, tmp_path: Path) -> None
     ours = predictions(tmp_path)
     parts = str(tmp_path / "part-*.parquet")
     duck = duckdb.sql(
-        f"SELECT product_id, top_category_id[1] AS best, category_id FROM '{parts}' ORDER BY product_id"
+        "SELECT product_id, top_category_id[1] AS best, "
+        f"category_id FROM '{parts}' ORDER BY product_id"
     ).df()
     frame = polars.read_parquet(parts)
     assert (duck["best"] == duck["category_id"]).all() and len(duck) == len(ours)

@@ -70,7 +70,7 @@ def test_the_deepest_level_that_is_sure_enough() -> None:
 
 
 def test_products_are_what_they_may_be(tmp_path: Path) -> None:
-    """The first may be 11 alone, the second 15, which is not likely; nothing is said of the third."""
+    """The first may be 11 alone, the second 15, which is not likely; the third may be any."""
     path = tmp_path / "allowed.csv"
     path.write_text("product_id,category_id\n0,11\n1,15\n")
     rules = [Rule(levels_of(TAXONOMY)[0], 0.6)]

@@ -1,5 +1,5 @@
 """What may befall a scoring: damaged files, a full disk, a kill at any moment. The same command
-always mends it."""
+always repairs it."""
 
 import base64
 import json

@@ -333,7 +333,8 @@ def test_what_is_no_source_is_an_error(tmp_path: Path) -> None:
         ("titles.csv", "expected one column title, found 2"),
         (
             "large.parquet",
-            "column category_id: expected integers from 0 to 2.63 - 1, or names, found 9223372036854775808",
+            "column category_id: expected integers from 0 to 2.63 "
+            "- 1, or names, found 9223372036854775808",
         ),
         ("none.csv", "can't be read: No such file"),
     ):

@@ -49,7 +49,8 @@ def scored(
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
-    """Two worker processes; what limits their threads does not stay in this process's environment."""
+    """Two worker processes; the limits of their threads don't stay in this process's
+    environment."""
     before = {name for name in os.environ if name.endswith("_NUM_THREADS")}
     with workers(2, tmp_path_factory.mktemp("workers")) as client:
         yield client
