@@ -23,6 +23,7 @@ CHORES = (
     "score",
     "test",
     "test-bf16",
+    "test-mutants",
     "test-slow",
     "lint",
     "bench",
