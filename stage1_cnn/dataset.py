@@ -83,7 +83,7 @@ def decode_all(
             if isinstance(data, ImageError):
                 raise data
             place = None if out is None else out[len(photos)]
-            photos.append(decode(data, max_pixels, place))
+            photos.append(decode(data, max_pixels=max_pixels, out=place))
         except ImageError as error:
             readable[index] = False
             errors[index] = error
