@@ -172,6 +172,8 @@ def watched(client: Client) -> Iterator[None]:
                         faults.append(error)
                         signal.pthread_kill(main, signal.SIGINT)
                 return
+            except (OSError, RuntimeError):  # the scheduler is gone, which the block meets itself
+                return
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
