@@ -31,6 +31,9 @@ from stage2_xgb.inputs import ClassMixes
 from stage2_xgb.items import ItemBlock
 from stage2_xgb.refine import refine
 
+GROUP = 512
+"""Images that a lane takes at once, as in scoring on a processor: four batches."""
+
 
 def main() -> None:
     """Prints the time of each part, the peak memory of training, the bundle's size and speed."""
@@ -156,7 +159,7 @@ def rate(bundle: Bundle, features: Path, images: int, lanes: int) -> float:
     for part in _test(features, images):
         parts.append(part)
         done += len(part)
-        if len(parts) == 2 * lanes or done >= images:
+        if len(parts) == 8 * lanes or done >= images:
             started = time.perf_counter()
             list(ordered(lambda p: refine(bundle, p, "image"), parts, lanes))
             seconds += time.perf_counter() - started
@@ -165,13 +168,14 @@ def rate(bundle: Bundle, features: Path, images: int, lanes: int) -> float:
 
 
 def _test(features: Path, images: int) -> Iterator[ItemBlock]:
-    """Blocks of the test split, over again until there are enough."""
+    """Groups of the test split, over again until there are enough."""
     done = 0
     while done < images:
-        for part in Views([FeatureStore(features)]).blocks("test", fit_only=False):
-            yield part
-            if (done := done + len(part)) >= images:
-                return
+        for block in Views([FeatureStore(features)]).blocks("test", fit_only=False):
+            for start in range(0, len(block), GROUP):
+                yield (part := block.rows(slice(start, start + GROUP)))
+                if (done := done + len(part)) >= images:
+                    return
 
 
 if __name__ == "__main__":
