@@ -21,7 +21,7 @@ from pipeline.second_stage import class_mixes
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.dataset import Views
-from stage2_xgb.experts import LinearExpert, OneHot
+from stage2_xgb.experts import LinearExpert, OneHot, columns_of
 from stage2_xgb.fit import fit_stage2
 from stage2_xgb.fit_experts import COLUMNS, DISCRIMINANTS, LOGISTIC
 from stage2_xgb.gate import OWN, POOL, STAGE1
@@ -87,20 +87,29 @@ def rows(
 
     yield row("stage 1", [part.log_probs.argmax(axis=1) for part in items])
     alone = config.model_copy(update={"pool": False})
+    vectors = [store for store in stores if not columns_of(store.made_from)]
     kinds = [
-        ("own reclassifiers alone", 1, alone),
-        ("published second stage", 1, PUBLISHED),
-        ("pool", 1, config),
+        ("own reclassifiers alone", stores[:1], alone),
+        ("published second stage", stores[:1], PUBLISHED),
+        ("pool", stores[:1], config),
     ]
-    if len(stores) > 1:
-        kinds.append(("pool, all views", len(stores), config))
+    if len(vectors) > 1:
+        kinds.append(("pool, all views", vectors, config))
+    if len(stores) > len(vectors):
+        kinds.append(("pool, columns too", stores, config))
     for name, views, changed in kinds:
         with tempfile.TemporaryDirectory() as folder:
-            fit_stage2(stores[:views], mixes, run.store.taxonomy, changed, Path(folder), {}, jobs=2)
+            fit_stage2(views, mixes, run.store.taxonomy, changed, Path(folder), {}, jobs=2)
             bundle = Bundle.open(Path(folder))
-            parts = [replace(part, features=part.features[:views]) for part in images]
+            parts = [_seen(part, len(views), bundle) for part in images]
             for label, predicted in _of_bundle(bundle, parts, unit, name):
                 yield row(label, predicted)
+
+
+def _seen(images: ItemBlock, views: int, bundle: Bundle) -> ItemBlock:
+    """What a second stage of some views sees of images."""
+    codes = images.codes if bundle.columns else images.codes[:, :0]
+    return replace(images, features=images.features[:views], codes=codes)
 
 
 def _of_bundle(
