@@ -46,7 +46,7 @@ def main() -> None:
         size, side, _ = CASES[backbone]
         run = make_run(folder / f"{backbone}-fp32", backbone, size, side)
         dump = make_dump(Path(name) / "dump.bson", options.products, side)
-        config = load_config(run.folder / "config.yaml", [f"score.part_mb={options.part_mb}"])
+        config = load_config(None, [f"score.part_mb={options.part_mb}"])
         figures = measure(run, config, dump, Path(name), options.every)
     record.save(options.json, figures, precision="fp32")
     if not figures["same_files"]:

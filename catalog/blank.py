@@ -12,7 +12,7 @@ def is_blank(pixels: np.ndarray) -> bool:
     """Whether an image, uint8 [H, W, 3], is nearly constant."""
     # A few pixels tell most images from blank ones.
     sample = pixels[:: max(1, pixels.shape[0] // 8), :: max(1, pixels.shape[1] // 8)]
-    if int(np.ptp(sample, axis=(0, 1)).max()) > BLANK_RANGE:
+    if int(np.ptp(sample.reshape(-1, 3), axis=0).max()) > BLANK_RANGE:
         return False
     return int(np.ptp(pixels, axis=(0, 1)).max()) <= BLANK_RANGE
 
