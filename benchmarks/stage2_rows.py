@@ -21,8 +21,9 @@ from pipeline.second_stage import class_mixes
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.dataset import Views
+from stage2_xgb.experts import LinearExpert, OneHot
 from stage2_xgb.fit import ClassMixes, fit_stage2
-from stage2_xgb.fit_experts import DISCRIMINANTS, LOGISTIC
+from stage2_xgb.fit_experts import COLUMNS, DISCRIMINANTS, LOGISTIC
 from stage2_xgb.gate import OWN, POOL, STAGE1
 from stage2_xgb.items import ItemBlock, mean_by_product, of_unit
 from stage2_xgb.published import PUBLISHED
@@ -113,8 +114,8 @@ def _of_bundle(
         yield "shifted to the target mix", [_best(x[STAGE1]) for x in answers]
     else:
         opinions = [bundle.pool.opinions(part) for part in images]
-        names = ("stage1", DISCRIMINANTS, LOGISTIC)[: 1 + len(bundle.pool.linear)]
-        for number, expert in enumerate((*names, "neighbours")):
+        names = map(_kind, bundle.pool.linear)
+        for number, expert in enumerate(("stage1", *names, "neighbours")):
             yield (
                 f"{name}: {expert} alone",
                 [
@@ -126,6 +127,12 @@ def _of_bundle(
         name = f"{name}, own reclassifiers"
     yield f"{name}, everywhere", [_best(x[OWN]) for x in answers]
     yield f"{name}, gated", [_best(refine(bundle, part, unit).two_stage) for part in images]
+
+
+def _kind(expert: LinearExpert) -> str:
+    if isinstance(expert.inputs, OneHot):
+        return COLUMNS
+    return DISCRIMINANTS if expert.inputs.root else LOGISTIC
 
 
 def _best(log_probs: np.ndarray) -> np.ndarray:

@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
-MAX_PIXELS = 50_000_000
-"""Images with more pixels are never decoded."""
+MAX_PIXELS, MOST_PIXELS = 50_000_000, 500_000_000
+"""Images with more pixels are not decoded, unless `catalog.max_pixels` allows it; never those with
+more than the latter, which are 1.5 GB."""
 
 
 class Section(BaseModel):
@@ -101,8 +102,9 @@ class CatalogConfig(Section):
     """Leave nearly constant images out of fitting and evaluation."""
     max_side: PositiveInt | None = None
     """Reject images whose longer side has more pixels than this; null rejects none."""
-    max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MAX_PIXELS)
-    """Reject images whose header declares more pixels than this."""
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MOST_PIXELS)
+    """Reject images whose header declares more pixels than this, here and in scoring; decoding one
+    takes three bytes of memory per pixel and process."""
     text: str | None = Field(default=None, min_length=1)
     """Field of the documents that the store keeps as the product's text, such as `title`; null
     keeps none."""

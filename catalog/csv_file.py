@@ -58,6 +58,11 @@ class CsvFile:
                 )
             yield [fields[position].strip() for position in positions]
 
+    def names(self) -> list[str]:
+        """The names of all columns, by the separator that finds most."""
+        line = self._text().partition("\n")[0]
+        return max((_split(line, separator) for separator in _SEPARATORS), key=len)
+
     def _record(self, reader: Iterator[list[str]]) -> list[str]:
         """The next row. Raises if it doesn't end with its line."""
         try:

@@ -38,6 +38,7 @@ def _formats() -> tuple[str, ...]:
 
 
 FORMATS = _formats()
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is per process; `header` holds one per call
 
 _JPEG, _JPEG_SCAN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 _PNG, _PNG_TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt")
@@ -104,7 +105,7 @@ def header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
             _require_small_tiles(image, max_pixels)
     if declared.width * declared.height > max_pixels:
         size = f"{declared.width} x {declared.height}"
-        detail = f"declares {size} pixels, expected at most {max_pixels} in all"
+        detail = f"declares {size} pixels, expected at most {max_pixels} (catalog.max_pixels)"
         raise ImageError("too_large", detail)
     return declared
 

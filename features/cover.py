@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from catalog.artifacts import read_sealed, write_sealed
+from catalog.config import MOST_PIXELS
 from catalog.errors import ArtifactError, ImageError
 from catalog.images import decode
 from catalog.progress import progress
@@ -109,7 +110,7 @@ def read_here(store: Store, reader: TextReader, jobs: int) -> ReadBlocks:
 def text_in(reader: TextReader, picture: bytes) -> str:
     """The words in a picture of the store."""
     try:
-        return reader(decode(picture))
+        return reader(decode(picture, MOST_PIXELS))
     except ImageError:  # in a store only if this decoder is another one than ingest's
         return ""
 

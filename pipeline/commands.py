@@ -193,12 +193,13 @@ def compare(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     """The page of one run, or of several side by side."""
     from pipeline import steps
+    from pipeline.report.findings import Extras
     from pipeline.run_folder import RunFolder
 
     runs = [RunFolder(folder) for folder in ([options.run] if options.run else []) + options.runs]
     if not runs:
         raise ShelfsortError("no run given, expected shelfsort report DIR, or --run DIR")
-    steps.report(runs[0], runs[1:])
+    steps.report(runs[0], runs[1:], Extras(options.slices, options.costs))
 
 
 def plot(options: argparse.Namespace) -> None:
@@ -329,10 +330,16 @@ def predict(options: argparse.Namespace) -> None:
 
     run, config = _load(options)
     model = TwoStageModel.open(
-        run, config.stage1.device, config.features.precision, config.score.runtime
+        run,
+        config.stage1.device,
+        config.features.precision,
+        config.score.runtime,
+        max_pixels=config.catalog.max_pixels,
     )
     warn_of_other_arithmetic(run, model, photos=64)
-    prediction = predict_files(model, options.photo, options.top, options.text, config.access)
+    prediction = predict_files(
+        model, options.photo, options.top, options.text, config.access, dict(options.column)
+    )
     for path, reason in prediction.unreadable.items():
         print(f"left out {path}: {reason}", file=sys.stderr)
     for class_index, confidence in zip(prediction.classes, prediction.confidences, strict=True):
@@ -374,6 +381,7 @@ def synthetic(options: argparse.Namespace) -> None:
         seed=options.seed,
         titles=options.titles,
         covers=options.covers,
+        columns=options.columns,
     )
 
 

@@ -54,6 +54,9 @@ class ScoreConfig(Section):
     PyTorch where that is not at hand; with another one, `score` says how well the two agree."""
     vectors: dict[str, str] = {}
     """For each view that is a file of vectors: the file with the vectors of the images to score."""
+    table: str | None = None
+    """CSV or Parquet with the columns of the products to score, by their keys, for a view of
+    columns; null takes the fields or columns of the same names in what is scored."""
     features: bool = False
     """Also writes each product's bottleneck features, features-*.parquet; a part then needs four
     more bytes of memory per product and feature."""
@@ -94,12 +97,30 @@ class CoverView(Section):
     """Length of the vector of a photo's words."""
 
 
-View = Stage1Config | TextView | CoverView | FileView
-_KINDS: dict[str, type[TextView] | type[CoverView] | type[FileView]] = {
+class ColumnsView(Section):
+    """A view of catalogue columns."""
+
+    table: str = Field(min_length=1)
+    """`store` takes what the store keeps of each product (`catalog.columns`); else a CSV or Parquet
+    file with a row per product, by its key in a column product_id, _id, id, sku or name."""
+    columns: tuple[str, ...] = ()
+    """Those to read; all of the table if none is named."""
+
+    @property
+    def in_store(self) -> bool:
+        """Whether the store has the columns."""
+        return self.table == STORE
+
+
+View = Stage1Config | TextView | CoverView | FileView | ColumnsView
+_KINDS: dict[str, type[TextView] | type[CoverView] | type[FileView] | type[ColumnsView]] = {
     "text": TextView,
     "ocr": CoverView,
     "file": FileView,
+    "table": ColumnsView,
 }
+STORE = "store"
+"""The table of a view of columns that is the store itself."""
 
 
 class RunConfig(Section):
@@ -123,7 +144,8 @@ class RunConfig(Section):
     """Further views of stage 2: name -> for a network, what differs from section `stage1`,
     such as `epochs: 0` (the head phase alone, on the frozen backbone), another backbone, weights or
     image size; `{text: tfidf, components: 128}` for the products' texts (`catalog.text`); `{ocr:
-    rapidocr, components: 128}` for the words in the photos (needs the extra `ocr`); `{file:
+    rapidocr, components: 128}` for the words in the photos (needs the extra `ocr`); `{table:
+    store}` for the columns of `catalog.columns`, `{table: FILE.csv}` for those of a file; `{file:
     vectors.h5}` for vectors of the images that another program computed."""
     jobs: PositiveInt | None = None
     """Processes that decode in ingest and train in stage 2; null takes every core that affinity and
@@ -152,16 +174,34 @@ class RunConfig(Section):
                 raise ValueError(
                     f"view {name} reads the products' texts: name their field in catalog.text"
                 )
-        if self.views and self.stage2.components is None:
+        self._check_columns()
+        vectors = [name for name in self.views if not self.columns_view(name)]
+        if vectors and self.stage2.components is None:
             raise ValueError(
                 "stage2.components: null is for a single view; several differ in length, expected "
                 "a number"
             )
         return self
 
+    def _check_columns(self) -> None:
+        """Raises ValueError if several views read columns, or one that the store won't have."""
+        views = {name: view for name in self.views if (view := self.columns_view(name))}
+        if len(views) > 1:
+            raise ValueError(f"views {' and '.join(views)} read columns, expected one such view")
+        for name, view in views.items():
+            missing = sorted(set(view.columns) - set(self.catalog.columns))
+            if view.in_store and (missing or not self.catalog.columns):
+                wanted = ", ".join(missing) or "fields of the products"
+                raise ValueError(f"view {name} reads {wanted}: name them in catalog.columns")
+
+    def columns_view(self, name: str) -> ColumnsView | None:
+        """The settings of a view that reads columns; None if it is another."""
+        view = self.view(name)
+        return view if isinstance(view, ColumnsView) else None
+
     def view(self, name: str) -> View:
         """The settings of a view, of the type that says what it is: a network, texts, words in the
-        photos, or a file."""
+        photos, columns, or a file."""
         if name == "stage1":
             return self.stage1
         for key, kind in _KINDS.items():

@@ -35,6 +35,7 @@ def write_synthetic(
     seed: int,
     titles: bool = False,
     covers: bool = False,
+    columns: bool = False,
 ) -> None:
     """Writes train.bson, category_names.csv, landmarks.csv (of the photos in train.bson), and
     test.bson (a quarter as large, unlabelled) with test_labels.csv, unless they are there with
@@ -46,6 +47,7 @@ def write_synthetic(
         seed=seed,
         titles=titles,
         covers=covers,
+        columns=columns,
     )
     test = replace(
         train, products=max(1, products // 4), seed=seed + _TEST_SEED, first_product_id=1 + products
@@ -78,7 +80,8 @@ def run_demo(folder: Path, overrides: Sequence[str]) -> None:
 
 def _run(run: RunFolder, config: RunConfig) -> None:
     data, out = run.folder / "data", run.folder / "predictions"
-    write_synthetic(data, products=3000, categories=24, side=48, seed=config.stage1.seed)
+    seed = config.stage1.seed
+    write_synthetic(data, products=3000, categories=24, side=48, seed=seed, columns=True)
     steps.ingest(
         run, config, [str(data / "train.bson")], data / "category_names.csv", rebuild=False
     )

@@ -18,10 +18,10 @@ STYLE: dict[Any, Any] = {
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
     "axes.titlecolor": INK,
-    "axes.titlesize": 11,
+    "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.titlepad": 14,
+    "axes.titlepad": 12,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -33,12 +33,17 @@ STYLE: dict[Any, Any] = {
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "legend.frameon": False,
-    "lines.linewidth": 2,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.5,
     "savefig.dpi": 200,
+    "pdf.fonttype": 42,
     "svg.fonttype": "none",
     "svg.hashsalt": "shelfsort",
 }
-"""matplotlib's settings: text stays text in an SVG, and its ids are the same each time."""
+"""matplotlib's settings: text stays text in an SVG, and its ids are the same each time; a PDF has
+TrueType fonts, which printers want."""
+WIDTH, HEIGHT = 7.0, 3.6
+"""Inches of a figure: the width of a printed page's text, so that 8 to 9 points stay that size."""
 
 
 @contextlib.contextmanager
@@ -54,6 +59,6 @@ def new_figure(width: float, height: float, out: Path) -> Iterator[Figure]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        dated = {"Date": None} if out.suffix == ".svg" else None
+        dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(out.suffix)
         with atomic_path(out) as temporary:
             figure.savefig(temporary, format=out.suffix[1:], metadata=dated)

@@ -80,6 +80,14 @@ CLUSTERS = ("slurm", "pbs", "lsf", "sge", "htcondor", "kubernetes", "coiled")
 """Those of pipeline.cluster.clusters, which takes seconds to load."""
 
 
+def _named(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        expected = "expected NAME=VALUE, such as brand=Alvar"
+        raise argparse.ArgumentTypeError(f"{expected}, found {text!r}")
+    return name, value
+
+
 def _range(text: str) -> tuple[int, int]:
     least, _, most = text.partition(":")
     try:
@@ -186,6 +194,18 @@ def report(sub: ArgumentParser) -> None:
     """Runs on one page."""
     sub.add_argument(
         "runs", nargs="*", type=Path, metavar="DIR", help="the run, and others to compare it with"
+    )
+    sub.add_argument(
+        "--slices",
+        type=Path,
+        metavar="CSV",
+        help="further columns of products, by product_id, whose slices are evaluated apart",
+    )
+    sub.add_argument(
+        "--costs",
+        type=Path,
+        metavar="CSV",
+        help="what mistakes cost, in columns true, predicted and cost; 1 where none is given",
     )
     _run_too(sub)
 
@@ -337,6 +357,15 @@ def predict(sub: ArgumentParser) -> None:
         "--text", metavar="TEXT", help="its title, for a run that reads the products' texts"
     )
     sub.add_argument(
+        "--column",
+        type=_named,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a column of it, for a run that reads columns, such as brand=Alvar; may be repeated, "
+        "and what is not given is missing",
+    )
+    sub.add_argument(
         "--top", type=_positive, default=5, metavar="N", help="categories to print (5)"
     )
 
@@ -416,6 +445,11 @@ def synthetic(sub: ArgumentParser) -> None:
         "--covers",
         action="store_true",
         help="with books and packets that differ by printed words only; take --side 180",
+    )
+    sub.add_argument(
+        "--columns",
+        action="store_true",
+        help="with prices, materials and colours, for catalog.columns=[price,material,colour]",
     )
 
 

@@ -17,12 +17,13 @@ import xxhash
 
 from catalog.artifacts import differences, read_json
 from catalog.blank import beside_others, is_blank
-from catalog.config import SourcesConfig
+from catalog.config import MAX_PIXELS, SourcesConfig
 from catalog.errors import ArtifactError, ImageError, ShelfsortError
 from catalog.fetch import require_files
 from catalog.files import ACCESS
 from catalog.image_table import ImageTable
 from catalog.taxonomy import Taxonomy
+from features.columns import MISSING, ColumnEncoder
 from features.cover import CoverModel, PictureTexts
 from features.linear_head import load_head
 from features.ocr import READERS
@@ -48,8 +49,9 @@ _BLANK = "shows nothing, and the product has other photos"
 
 @dataclass
 class TwoStageModel:
-    """Both stages of a run, ready to answer. `predictors` make the features of the views; the first
-    is stage 1's network. `added` are categories that were added without a training.
+    """Both stages of a run, ready to answer. `predictors` make the features of the views with
+    vectors; the first is stage 1's network. `added` are categories that were added without a
+    training; `columns` makes codes of the products' columns, if a view reads these.
 
         model = TwoStageModel.open(RunFolder(Path("runs/first")))
         prediction = predict_files(model, ["front.jpg", "back.jpg"], top=5)
@@ -58,6 +60,9 @@ class TwoStageModel:
     predictors: tuple[View, ...]
     bundle: Bundle
     added: Additions = NONE_ADDED
+    columns: ColumnEncoder | None = None
+    max_pixels: int = MAX_PIXELS
+    """Photos with more are errors."""
 
     @classmethod
     def open(
@@ -67,6 +72,7 @@ class TwoStageModel:
         precision: str = "auto",
         runtime: str | Mapping[str, str] = "auto",
         vectors: Mapping[str, str] | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> "TwoStageModel":
         """Loads checkpoints and bundle, the last fit's if there is one; `vectors` names the file of
         each view that is one, `runtime` may name one per view.
@@ -77,6 +83,7 @@ class TwoStageModel:
         bundle = open_final(run.stage2) or Bundle.open(run.stage2)
         _require_file_views(bundle, vectors or {})
         predictors: list[View] = []
+        columns = None
         for name, origin in bundle.made_from["views"].items():
             view_folder = run.view(name)
             if "file" in origin:
@@ -89,6 +96,9 @@ class TwoStageModel:
             elif "cover" in origin:
                 predictors.append(_cover(view_folder, name))
                 there_now = {"cover": view_folder.text_checksum()}
+            elif "columns" in origin:
+                columns = ColumnEncoder.open(view_folder.columns_model)
+                there_now = {"columns": view_folder.columns_checksum()}
             else:
                 asked = runtime if isinstance(runtime, str) else runtime[name]
                 evaluated = bundle.made_from.get("computed_with", {}).get(name, {}).get("runtime")
@@ -104,7 +114,8 @@ class TwoStageModel:
             if changes := differences(there_now, {key: origin[key] for key in there_now}):
                 problem = f"view {name} is another one now: {'; '.join(changes)}"
                 raise ArtifactError(run.stage2, problem, "stage2")
-        return cls(tuple(predictors), bundle, Additions.open(bundle))
+        added = Additions.open(bundle)
+        return cls(tuple(predictors), bundle, added, columns, max_pixels)
 
     @property
     def network(self) -> Predictor:
@@ -148,7 +159,9 @@ class TwoStageModel:
         )
 
     def _views(self) -> Iterator[tuple[str, View]]:
-        return zip(self.bundle.made_from["views"], self.predictors, strict=True)
+        views = self.bundle.made_from["views"].items()
+        names = [name for name, origin in views if "columns" not in origin]
+        return zip(names, self.predictors, strict=True)
 
     def features(
         self, images: Sequence[bytes | ImageError], image_id: np.ndarray, texts: Sequence[str] = ()
@@ -159,7 +172,7 @@ class TwoStageModel:
         Returns, per view, the features float16 [R, D] of the R readable images; which those are,
         bool [B]; which of these are blank, bool [R]; and row -> error of the others.
         """
-        photos, readable, errors = decode_all(images)
+        photos, readable, errors = decode_all(images, max_pixels=self.max_pixels)
         drop_blank = self.bundle.drop_blank
         blank = np.array([drop_blank and is_blank(photo) for photo in photos], dtype=bool)
         if not photos:
@@ -186,12 +199,14 @@ class TwoStageModel:
         table: ImageTable,
         batch_size: int,
         texts: Sequence[str] = (),
+        codes: np.ndarray | None = None,
     ) -> tuple[ItemBlock, dict[int, ImageError], np.ndarray]:
         """Log-probabilities and features of the images that count; `table` has one row per image.
 
         Also returns row -> error of the images that don't count, unreadable ones and blank ones
         beside others of their product; and which of those that count are blank, bool. `texts`:
-        the text of each image's product, if a view reads it.
+        the text of each image's product, if a view reads it; `codes` [N, M]: of its columns, by
+        `columns`, without which all are missing.
         """
         batches: list[list[np.ndarray]] = []
         blanks: list[np.ndarray] = []
@@ -209,8 +224,17 @@ class TwoStageModel:
         needless = beside_others(blank, table.product_id[rows])
         errors |= {row: ImageError("blank", _BLANK) for row in rows[needless].tolist()}
         counted = [np.concatenate(view)[~needless] for view in zip(*batches, strict=True)]
-        pooled = ItemBlock.images(table[rows[~needless]], counted, self.network.head)
+        counting = rows[~needless]
+        if codes is None:
+            codes = self.encode([{}] * len(table))
+        pooled = ItemBlock.images(table[counting], counted, self.network.head, codes[counting])
         return pooled, errors, blank[~needless]
+
+    def encode(self, products: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Codes float32 [N, M] of the columns of products, by name; what one lacks is missing."""
+        encoder = self.columns or ColumnEncoder(())
+        values = {name: [product.get(name) for product in products] for name in encoder.names}
+        return encoder.encode(values, len(products))
 
     def answer(self, images: ItemBlock, unit: str) -> Refined:
         """Both stages' answers for images, or for their products, whose images stand together,
@@ -275,12 +299,15 @@ def predict_files(
     top: int,
     text: str | None = None,
     access: SourcesConfig = ACCESS,
+    columns: Mapping[str, str] | None = None,
 ) -> Prediction:
-    """The `top` categories of one product, from its photos (files or URLs) and, if a view reads it,
-    its text.
+    """The `top` categories of one product, from its photos (files or URLs) and, if a view reads
+    them, its text and its `columns`, by name.
 
-    Raises ShelfsortError if no photo can be read as an image, or the text is missing.
+    Raises ShelfsortError if no photo can be read as an image, the text is missing, or a column is
+    unknown or has a value that is no number where it is one of numbers.
     """
+    product = _columns_of(model, columns or {})
     if text is None and model.text_view:
         raise ShelfsortError(
             f"view {model.text_view} reads the product's text: give it with --text, '' if it has "
@@ -288,7 +315,11 @@ def predict_files(
         )
     table = image_table(np.arange(len(paths)), np.zeros(len(paths), dtype=np.int64))
     images, errors, _ = model.read(
-        require_files(paths, access), table, batch_size=64, texts=[text or ""] * len(paths)
+        require_files(paths, access),
+        table,
+        batch_size=64,
+        texts=[text or ""] * len(paths),
+        codes=model.encode([product] * len(paths)),
     )
     unreadable = {str(paths[row]): str(error) for row, error in errors.items()}
     if not len(images):
@@ -303,6 +334,21 @@ def predict_files(
         refined=bool(result.refined[0]),
         unreadable=unreadable,
     )
+
+
+def _columns_of(model: TwoStageModel, columns: Mapping[str, str]) -> Mapping[str, str]:
+    """The columns, checked."""
+    known = {column.name: column for column in model.columns.columns} if model.columns else {}
+    for name, value in columns.items():
+        if name not in known:
+            found = ", ".join(known) or "none: it was trained without a view of columns"
+            raise ShelfsortError(f"--column {name}: the run reads the columns {found}")
+        if value.strip() and known[name].codes([value])[0] == MISSING:
+            raise ShelfsortError(
+                f"--column {name}={value}: expected a {known[name].kind}, such as "
+                f"{'2026-05-31' if known[name].kind == 'date' else '12.5'}"
+            )
+    return columns
 
 
 def image_table(image_id: np.ndarray, product_id: np.ndarray) -> ImageTable:

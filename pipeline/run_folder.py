@@ -113,6 +113,11 @@ class RunFolder:
         return self.folder / "head.npz"
 
     @property
+    def columns_model(self) -> Path:
+        """How the values of a view of catalogue columns become codes."""
+        return self.folder / "columns.json"
+
+    @property
     def stage2(self) -> Path:
         """Folder of stage 2."""
         return self.folder / "stage2"
@@ -226,22 +231,28 @@ class RunFolder:
     def text_checksum(self) -> str:
         """sha256 of the text model's vocabulary, which holds that of its weights. Raises
         ArtifactError if it isn't there."""
-        if not self.text_model.exists():
-            raise ArtifactError(self.text_model, "no such file", "features")
-        return sha256_file(self.text_model)
+        return _checksum(self.text_model)
+
+    def columns_checksum(self) -> str:
+        """sha256 of the encoding of columns. Raises ArtifactError if it isn't there."""
+        return _checksum(self.columns_model)
 
     def require_features(self, source: str | None = None) -> None:
         """Raises ArtifactError unless the features were made from the store and the `source` that
-        are there now: `checkpoint`, `text` or `cover` (a text model) or `file`; by default the one
-        they name."""
+        are there now: `checkpoint`, `text` or `cover` (a text model), `columns` or `file`; by
+        default the one they name."""
         origin = self.features.made_from
-        kinds = ("text", "cover", "file")
-        source = source or next((kind for kind in kinds if kind in origin), "checkpoint")
+        checksums: dict[str, Callable[[], str] | None] = {
+            "checkpoint": self.stage1_checksum,
+            "text": self.text_checksum,
+            "cover": self.text_checksum,
+            "columns": self.columns_checksum,
+            "file": None,
+        }
+        source = source or next(kind for kind in checksums if kind in origin)
         there_now = {"store": self.store.fingerprint}
-        if source != "file":
-            there_now[source] = (
-                self.stage1_checksum() if source == "checkpoint" else self.text_checksum()
-            )
+        if (checksum := checksums[source]) is not None:
+            there_now[source] = checksum()
         expected = origin | there_now
         if origin != expected and self.with_labels_of_now(origin) == expected:
             problem = "labels were corrected since it was made"
@@ -266,3 +277,9 @@ class RunFolder:
         """Writes config.yaml: the resolved configuration and the code's revision."""
         value = {"revision": revision(), **config.model_dump(mode="json")}
         write_text(self.config_path, yaml.safe_dump(value, sort_keys=False))
+
+
+def _checksum(path: Path) -> str:
+    if not path.exists():
+        raise ArtifactError(path, "no such file", "features")
+    return sha256_file(path)

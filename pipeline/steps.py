@@ -46,11 +46,12 @@ from catalog.labels import read_labels
 from catalog.parallel import cores, processes_fault
 from catalog.splits import EXTRA
 from pipeline import second_stage, training
-from pipeline.config import CoverView, FileView, RunConfig, TextView
+from pipeline.config import ColumnsView, CoverView, FileView, RunConfig, TextView
 from pipeline.run_folder import RunFolder, Say, Workers
 
 if TYPE_CHECKING:
     from catalog.store.ingest import IngestSummary
+    from pipeline.report.findings import Extras
     from stage1_cnn.processes import Processes
 
 
@@ -133,9 +134,16 @@ def features(
 
     Further views (section `views`) get a features.h5 of their own, in views/NAME/: those of another
     network, which is trained first; vectors of the products' texts, or of the words in the photos;
-    vectors from a file.
+    codes of their catalogue columns; vectors from a file.
     """
-    from pipeline.views import cover_view, file_view, network_view, text_readers, text_view
+    from pipeline.views import (
+        columns_view,
+        cover_view,
+        file_view,
+        network_view,
+        text_readers,
+        text_view,
+    )
 
     readers = text_readers(config)  # what they lack is said now, not after a training
     for name in config.view_names:
@@ -144,6 +152,8 @@ def features(
             text_view(view_folder, view, config.stage1.seed, rebuild, say)
         elif isinstance(view, CoverView):
             cover_view(view_folder, view, readers[name], config, rebuild, say, workers)
+        elif isinstance(view, ColumnsView):
+            columns_view(view_folder, view, rebuild, say)
         elif isinstance(view, FileView):
             file_view(view_folder, view, config.stage1.seed, rebuild, say)
         else:
@@ -246,12 +256,18 @@ def _relabelled(run: RunFolder, found: dict[str, Any], made_from: dict[str, Any]
     )
 
 
-def report(run: RunFolder, others: Sequence[RunFolder], say: Say = print) -> None:
+def report(
+    run: RunFolder,
+    others: Sequence[RunFolder],
+    extras: "Extras | None" = None,
+    say: Say = print,
+) -> None:
     """evaluation/ -> report/index.html: one page for analysts, on which `others` are compared with
-    the run. It is written again each time, which takes seconds."""
+    the run; `extras` are a user's own files for it. It is written again each time, which takes
+    seconds."""
     from pipeline.report.page import write_report
 
-    page = write_report([run, *others], run.report.parent)
+    page = write_report([run, *others], run.report.parent, extras)
     say(f"report: {page}")
 
 
@@ -316,7 +332,8 @@ def lookalikes(
     source = open_source(paths, out / "dumps", config.catalog, config.access)
     jobs = config.jobs or cores()
     require_whole(paths[0], len(source), source.rejects, accept_damage)
-    totals = find_lookalikes(predictor, source, images, threshold, out, config.score, jobs)
+    most = config.catalog.max_pixels
+    totals = find_lookalikes(predictor, source, images, threshold, out, config.score, jobs, most)
     compared = f"{totals.products} products against {len(images.names)} images"
     seconds = time.perf_counter() - started
     matches = f"{totals.matches} with a cosine of {threshold:g} or more"

@@ -7,8 +7,10 @@ views/. The functions do nothing if the features are current.
 
 import contextlib
 import functools
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from catalog.artifacts import read_sealed, sha256_file, write_sealed
 from catalog.errors import ArtifactError, ShelfsortError
 from catalog.image_table import ImageTable
 from catalog.parallel import cores
+from catalog.sources.column_table import ColumnTable
+from features.columns import MISSING, ColumnEncoder, giveaway
 from features.cover import PictureTexts, read_here, read_pictures
 from features.linear_head import fit_head, sample, save_head
 from features.ocr import READERS, TextReader
@@ -26,10 +30,13 @@ from features.store import FeatureStore
 from features.text import NoWordsError, TextModel
 from features.vectors import VectorFile
 from features.writer import discard_partial, write_features
-from pipeline.config import CoverView, FileView, RunConfig, TextView
+from pipeline.config import ColumnsView, CoverView, FileView, RunConfig, TextView
 from pipeline.run_folder import RunFolder, Say, Workers
 from stage1_cnn.head import Head
 
+_log = logging.getLogger(__name__)
+GIVEAWAY = 0.95
+"""Share of held-out products whose category a column alone names, from which it is warned of."""
 FEW_WORDS = 0.05
 """Share of pictures with words below which a view of them hardly brings anything (fashion: 2.4%,
 top-1 per product changed by -.06 [-.15, .03] points of 11,166)."""
@@ -291,6 +298,107 @@ def file_view(view_folder: RunFolder, view: FileView, seed: int, rebuild: bool, 
             return head, lambda images: vectors.features(images.image_id)
 
         _write(view_folder, "file", origin, source, rebuild, say)
+
+
+Values = Callable[[np.ndarray], Mapping[str, Sequence[Any]]]
+"""The columns' values of some products, by their ids int64 [N]."""
+
+
+def columns_view(view_folder: RunFolder, view: ColumnsView, rebuild: bool, say: Say) -> None:
+    """The products' columns -> columns.json and features.h5 of a view, which has their codes.
+
+    Raises ShelfsortError if the table can't be read, lacks a column or has none of the products.
+    """
+    store, config = view_folder.store, view.model_dump(mode="json")
+    if not view.in_store:
+        config["table"] = sha256_file(_existing(view.table))
+    made_from = {"store": store.fingerprint, "config": config}
+    values = functools.cache(lambda: _values(view_folder, view))
+    encoding = view_folder.columns_model
+    if rebuild or not view_folder.current(encoding, made_from, "features", any_labels=True):
+        store.verify()
+        _fit_columns(view_folder, values(), made_from, say)
+    encoder = ColumnEncoder.open(encoding)
+    origin = _origin(view_folder, "columns", view_folder.columns_checksum())
+    origin |= {"sizes": list(encoder.sizes), "categorical": list(encoder.categorical)}
+
+    def source() -> Source:
+        none = np.zeros((len(store.taxonomy), len(encoder.columns)), dtype=np.float32)
+        head = Head(none, none.sum(axis=1))  # codes are no vectors: nothing asks a linear head
+
+        def codes(images: ImageTable) -> np.ndarray:
+            return encoder.encode(values()(images.product_id)).astype(FEATURE_DTYPE)
+
+        return head, codes
+
+    _write(view_folder, "columns", origin, source, rebuild, say)
+
+
+def _existing(table: str) -> str:
+    if not Path(table).is_file():
+        raise ShelfsortError(f"{table}: no such file; views.NAME.table names `store`, or a file")
+    return table
+
+
+def _values(view_folder: RunFolder, view: ColumnsView) -> Values:
+    """What has the columns' values: the store, or a file."""
+    store = view_folder.store
+    if not view.in_store:
+        table = ColumnTable.read(view.table, view.columns)
+        if not table.known(store.keys(store.images("train").product_id)):
+            raise ShelfsortError(f"{view.table}: has none of the products of {store.path}")
+        return lambda product_id: table.values(store.keys(product_id))
+    kept = store.settings.get("columns", [])
+    names = list(view.columns or kept)
+    if missing := [name for name in names if name not in kept] or not names:
+        raise ArtifactError(store.path, f"keeps no columns {missing}", "ingest")
+
+    def of_store(product_id: np.ndarray) -> Mapping[str, Sequence[Any]]:
+        frame = store.columns(product_id)
+        return {name: frame[name].tolist() for name in names}
+
+    return of_store
+
+
+def _fit_columns(
+    view_folder: RunFolder, values: Values, made_from: dict[str, Any], say: Say
+) -> None:
+    """Fits the encoding on the products of train, and says what it is; warns of a column that gives
+    the category away."""
+    store, name = view_folder.store, view_folder.folder.name
+    train, held = (
+        _products(store.images(*splits)) for splits in (("train",), ("reserve", "val_a", "val_b"))
+    )
+    known, truth = values(train.product_id), values(held.product_id)
+    encoder = ColumnEncoder.fit(known)
+    encoder.save(view_folder.folder, made_from)
+    counts = np.bincount(held.class_index) if len(held) else np.zeros(1)
+    for column in encoder.columns:
+        present = float((column.codes(known[column.name]) != MISSING).mean())
+        say(
+            f"features: column {column.name}: {column.kind}, {column.size} codes, {present:.0%} of "
+            f"{len(train)} products have it"
+        )
+        share = giveaway(
+            known[column.name], train.class_index, truth[column.name], held.class_index
+        )
+        if share > GIVEAWAY and counts.max() <= GIVEAWAY * len(held):
+            _log.warning(
+                "view %s: column %s alone names the category of %.1f%% of %d held-out products; "
+                "will products that have no category yet have it? If not, leave it out: name the "
+                "others in views.%s.columns",
+                name,
+                column.name,
+                100 * share,
+                len(held),
+                name,
+            )
+
+
+def _products(images: ImageTable) -> ImageTable:
+    """The first fitted image of each product."""
+    images = images[images.fit]
+    return images[np.unique(images.product_id, return_index=True)[1]]
 
 
 def _origin(view_folder: RunFolder, kind: str, checksum: str) -> dict[str, Any]:

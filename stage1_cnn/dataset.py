@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from catalog.config import MAX_PIXELS, MOST_PIXELS
 from catalog.errors import ImageError
 from catalog.image_table import ImageTable
 from catalog.images import decode
@@ -58,7 +59,7 @@ def load(store: Blobs, table: ImageTable, samples: np.ndarray, transform: Transf
     """
     repeats, rows = np.divmod(samples, max(1, len(table)))
     image_id, out = table.image_id[rows], transform.room(len(rows))
-    photos, readable, errors = decode_all(store.read(image_id), out)
+    photos, readable, errors = decode_all(store.read(image_id), out, MOST_PIXELS)
     labels = torch.from_numpy(table.class_index[rows].astype(np.int64))
     pixels = transform(photos, image_id[readable], repeats[readable], out)
     reasons = {int(rows[index]): str(error) for index, error in errors.items()}
@@ -66,11 +67,14 @@ def load(store: Blobs, table: ImageTable, samples: np.ndarray, transform: Transf
 
 
 def decode_all(
-    blobs: Sequence[bytes | ImageError], out: np.ndarray | None = None
+    blobs: Sequence[bytes | ImageError],
+    out: np.ndarray | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[list[np.ndarray], np.ndarray, dict[int, ImageError]]:
     """The photos that can be decoded, uint8 [H, W, 3] each; whether each of the B is, bool [B]; and
     the errors of the others, by index. What could not even be read is given as its error. The n-th
-    decoded photo lies in `out[n]` if it fits (as `decode`)."""
+    decoded photo lies in `out[n]` if it fits (as `decode`). What a store holds, ingest has admitted
+    by its own `max_pixels`: MOST_PIXELS."""
     photos: list[np.ndarray] = []
     readable = np.ones(len(blobs), dtype=bool)
     errors: dict[int, ImageError] = {}
@@ -78,7 +82,8 @@ def decode_all(
         try:
             if isinstance(data, ImageError):
                 raise data
-            photos.append(decode(data, out=None if out is None else out[len(photos)]))
+            place = None if out is None else out[len(photos)]
+            photos.append(decode(data, max_pixels, place))
         except ImageError as error:
             readable[index] = False
             errors[index] = error

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from catalog.artifacts import sha256_file
+from catalog.config import MAX_PIXELS
 from catalog.errors import ArtifactError, ConfigError, ImageError
 from catalog.taxonomy import Taxonomy
 from stage1_cnn import checkpoint
@@ -109,7 +110,10 @@ class Predictor:
 
 
 def photo_features(
-    predictor: Predictor, photos: Sequence[bytes | ImageError], batch_size: int = _BATCH
+    predictor: Predictor,
+    photos: Sequence[bytes | ImageError],
+    batch_size: int = _BATCH,
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """Features of B photos, encoded or given as the error of reading them.
 
@@ -121,7 +125,7 @@ def photo_features(
     reasons: dict[int, str] = {}
     for start in range(0, len(photos), batch_size):
         batch = slice(start, start + batch_size)
-        decoded, readable[batch], errors = decode_all(photos[batch])
+        decoded, readable[batch], errors = decode_all(photos[batch], max_pixels=max_pixels)
         reasons |= {start + index: str(error) for index, error in errors.items()}
         if decoded:
             features.append(predictor.features(predictor.transform(decoded)))

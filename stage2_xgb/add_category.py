@@ -105,11 +105,11 @@ def newcomers(
     """What is known of each category that some `photos` stand for, beside a pool that was fitted on
     some splits."""
     lda, expert = experts_of(pool)
-    mean = np.stack([lda.inputs(images.features).mean(axis=0) for images in photos])
+    mean = np.stack([lda.inputs.of(images).mean(axis=0) for images in photos])
     moments = Moments.zeros(views.classes, mean.shape[1])
     for split in splits:
-        for table, features in views.features(split, fit_only=True):
-            moments.add(lda.inputs(features), table.class_index)
+        for block in views.features(split, fit_only=True):
+            moments.add(lda.inputs.of(block), block.table.class_index)
     weight, bias = discriminants(moments, lda.centre, mean)
     vectors = [unit(expert.projection(expert.inputs(images.features))) for images in photos]
     return list(map(Newcomer, weight.T, bias.tolist(), vectors))
@@ -149,9 +149,10 @@ def _images(views: Views, splits: Sequence[str], share: np.ndarray, seed: int) -
     by product in an order drawn for the purpose."""
     parts = []
     for split in splits:
-        for table, features in views.features(split, fit_only=True):
+        for block in views.features(split, fit_only=True):
+            table = block.table
             kept = sample_mask(table.product_id, share[table.class_index], _PURPOSE, seed)
-            parts.append(ItemBlock.images(table[kept], [x[kept] for x in features], views.head))
+            parts.append(block.rows(kept).items(views.head))
     images = ItemBlock.concatenate(parts)
     return images.rows(np.argsort(sample_hash(images.product_id, _PURPOSE, seed), kind="stable"))
 

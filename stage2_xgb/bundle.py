@@ -18,6 +18,7 @@ from catalog.artifacts import atomic_path, read_sealed, sha256_file, unreadable,
 from catalog.errors import ArtifactError
 from catalog.taxonomy import Taxonomy
 from stage2_xgb.expert_pool import ExpertPool, pool_arrays, read_pool
+from stage2_xgb.experts import Columns
 from stage2_xgb.gate import POOL, STAGE1, Decision
 from stage2_xgb.items import Projection
 from stage2_xgb.prior import Shift
@@ -48,6 +49,8 @@ class Bundle:
     final: dict[str, Any] | None = None
     """Of a last fit (stage2_xgb.final): sha256 of the `evaluated` bundle's manifest, and the
     `images` of each split."""
+    columns: Columns | None = None
+    """What the codes of the products' columns mean, if experts and reclassifiers read these."""
     broken: dict[str, str] = field(default_factory=dict)
     _loaded: dict[int, Reclassifier | None] = field(default_factory=dict)
 
@@ -83,6 +86,7 @@ class Bundle:
             manifest["files"],
             manifest["made_from"],
             manifest.get("final"),
+            Columns.of_json(manifest.get("columns")),
         )
 
     @property
@@ -207,6 +211,7 @@ def save_manifest(
         "files": dict(sorted(bundle.checksums.items())),
         "views": len(bundle.projections),
         "base_margin": bundle.base_margin,
+        **({"columns": asdict(bundle.columns)} if bundle.columns else {}),
         "default": bundle.default,
         "shift": {unit: shift.numbers for unit, shift in bundle.shifts.items()},
         "categories": categories,

@@ -7,14 +7,29 @@ the number of images, because several images that agree say more than one.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from features.neighbours import STRANGER, Bank
 from stage1_cnn.head import log_softmax
-from stage2_xgb.experts import CANDIDATES, Inputs, LinearExpert, NeighbourExpert, bounded, highest
-from stage2_xgb.items import ItemBlock, Projection, images_by_product, mean_by_product
+from stage2_xgb.experts import (
+    CANDIDATES,
+    Inputs,
+    LinearExpert,
+    NeighbourExpert,
+    OneHot,
+    bounded,
+    highest,
+)
+from stage2_xgb.items import (
+    ItemBlock,
+    Projection,
+    has_columns,
+    images_by_product,
+    mean_by_product,
+    product_starts,
+)
 
 LARGEST_RATIO = 6.0
 """Log ratio of a class's shares in the target and the train mix, at most."""
@@ -39,30 +54,49 @@ class Weights:
 @dataclass(frozen=True)
 class ExpertPool:
     """All experts and each unit's weights. Stage 1 comes first, then `linear`, then `neighbours`,
-    if any photos were fitted."""
+    if any photos were fitted. If one of the experts reads columns, `bare` are the weights of items
+    that have none, which are answered as if there were no such expert."""
 
     linear: tuple[LinearExpert, ...]
     neighbours: NeighbourExpert | None
     weights: Mapping[str, Weights]
+    bare: Mapping[str, Weights] = field(default_factory=dict)
+
+    @property
+    def logistic(self) -> LinearExpert | None:
+        """The logistic regression on the views, if there is one."""
+        for expert in self.linear:
+            if isinstance(expert.inputs, Inputs) and not expert.inputs.root:
+                return expert
+        return None
+
+    @property
+    def reads_columns(self) -> bool:
+        """Whether one of the experts does."""
+        return any(isinstance(expert.inputs, OneHot) for expert in self.linear)
 
     def __len__(self) -> int:
         return 1 + len(self.linear) + (self.neighbours is not None)
 
-    def prepare(self, images: ItemBlock) -> dict[Inputs, np.ndarray]:
+    def prepare(self, images: ItemBlock) -> dict[Inputs | OneHot, np.ndarray]:
         """Each kind of inputs that an expert sees, float32 [N, D]."""
-        kinds = {expert.inputs for expert in self.linear}
+        kinds: set[Inputs | OneHot] = {expert.inputs for expert in self.linear}
         if self.neighbours is not None:
             kinds.add(self.neighbours.inputs)
-        return {inputs: inputs(images.features) for inputs in kinds}
+        return {inputs: inputs.of(images) for inputs in kinds}
 
     def linear_opinions(
-        self, images: ItemBlock, prepared: Mapping[Inputs, np.ndarray]
+        self, images: ItemBlock, prepared: Mapping[Inputs | OneHot, np.ndarray]
     ) -> Iterator[np.ndarray]:
-        """Opinions float32 [N, K] of stage 1 and of each linear expert, of single images."""
+        """Opinions float32 [N, K] of stage 1 and of each linear expert, of single images: of one
+        that reads columns 0 where there are none."""
         yield bounded(images.log_probs.copy())
         for expert in self.linear:
             scores = expert.scores(prepared[expert.inputs])
-            yield bounded(scores, expert.inverse_temperature)
+            opinion = bounded(scores, expert.inverse_temperature)
+            if isinstance(expert.inputs, OneHot):
+                opinion[~has_columns(images.codes)] = 0
+            yield opinion
 
     def opinions(self, images: ItemBlock) -> np.ndarray:
         """Every expert's opinion of single images, float32 [E, N, K], up to a constant of each
@@ -86,7 +120,7 @@ class ExpertPool:
             unknown = np.full(len(images), np.nan, dtype=np.float32)
             return unknown, unknown
         expert = self.linear[0]
-        scores = expert.scores(expert.inputs(images.features))
+        scores = expert.scores(expert.inputs.of(images))
         nearest = -scores.max(axis=1)
         scores[np.arange(len(images)), images.class_index] = -np.inf
         return nearest, -scores.max(axis=1)
@@ -100,29 +134,40 @@ class ExpertPool:
         product may have the id of one of ours, and photos alone, as `predict` and the exported
         reader have them, have none. So equal photos get equal answers however they are asked for.
         """
-        weights, known = self.weights[unit], None if strangers else images.product_id
+        known = None if strangers else images.product_id
+        plain, growth, kind = self._weights(images, unit)
+        added = [weights[:, len(self) :] @ self.weights[unit].mix for weights in (plain, growth)]
         if unit == "image":
-            (scores,) = self._sums(images, known, weights.plain)
-            scores += self._mix(weights.plain, weights)
+            (scores,) = self._sums(images, known, plain[kind])
+            scores += _of_kind(added[0], kind)
             return log_softmax(scores)
-        sums = self._sums(images, known, weights.plain, weights.growth)
-        scores, growth = (mean_by_product(x, images.product_id) for x in sums)
-        growth += self._mix(weights.growth, weights)
-        growth *= np.log(images_by_product(images.product_id)).astype(np.float32)[:, None]
-        scores += growth
-        scores += self._mix(weights.plain, weights)
+        sums = self._sums(images, known, plain[kind], growth[kind])
+        scores, grown = (mean_by_product(x, images.product_id) for x in sums)
+        kind = kind[product_starts(images.product_id)]
+        grown += _of_kind(added[1], kind)
+        grown *= np.log(images_by_product(images.product_id)).astype(np.float32)[:, None]
+        scores += grown
+        scores += _of_kind(added[0], kind)
         return log_softmax(scores)
 
-    def _mix(self, weight: np.ndarray, weights: Weights) -> np.ndarray:
-        """What class frequencies add to scores, float32 [K]."""
-        return weight[len(self) :].astype(np.float32) @ weights.mix
+    def _weights(self, images: ItemBlock, unit: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Plain weight and growth of each term, float32 [W, E + 2], of each of W kinds of items,
+        and the kind int [N] of each image: 1 if it is without columns in a pool that reads them."""
+        kinds = [self.weights[unit], *([self.bare[unit]] if self.bare else [])]
+        plain, growth = (
+            np.stack([getattr(kind, name) for kind in kinds]).astype(np.float32)
+            for name in ("plain", "growth")
+        )
+        if not self.bare:
+            return plain, growth, np.zeros(len(images), dtype=np.int64)
+        return plain, growth, (~has_columns(images.codes)).astype(np.int64)
 
     def _sums(
         self, images: ItemBlock, known: np.ndarray | None, *weights: np.ndarray
     ) -> list[np.ndarray]:
-        """The experts' opinions float32 [N, K], each times its weight of `weights` [E, ...], added;
-        once for each of these. Neighbours, but for those of the product `known` [N], are asked for
-        all images at once, because that goes through the photos class by class."""
+        """The experts' opinions float32 [N, K], each times its weight of `weights` [N, E + 2],
+        added; once for each of these. Neighbours, but for those of the product `known` [N], are
+        asked for all images at once, because that goes through the photos class by class."""
         sums = [np.zeros(images.log_probs.shape, dtype=np.float32) for _ in weights]
         asked: list[tuple[np.ndarray, np.ndarray]] = []
         for start in range(0, len(images), _ROWS):
@@ -132,7 +177,7 @@ class ExpertPool:
             for number, opinion in enumerate(self.linear_opinions(part, prepared)):
                 likely += opinion
                 for total, weight in zip(sums, weights, strict=True):
-                    total[rows] += np.float32(weight[number]) * opinion
+                    total[rows] += weight[rows, number, None] * opinion
             if self.neighbours is not None:
                 z = self.neighbours.projection(prepared[self.neighbours.inputs])
                 asked.append((z, highest(likely, CANDIDATES)))
@@ -142,8 +187,13 @@ class ExpertPool:
             votes = self.neighbours.log_votes(z, known, candidates)
             place = np.arange(len(images))[:, None], candidates
             for total, weight in zip(sums, weights, strict=True):
-                total[place] += np.float32(weight[len(self) - 1]) * votes
+                total[place] += weight[:, len(self) - 1, None] * votes
         return sums
+
+
+def _of_kind(terms: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """Of terms float32 [W, K] those of each item's kind int [N]; [1, K] if there is one kind."""
+    return terms if len(terms) == 1 else terms[kind]
 
 
 def mix_terms(target: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -170,6 +220,8 @@ def pool_arrays(pool: ExpertPool) -> dict[str, np.ndarray]:
         arrays |= {"bank_product_id": bank.product_id, "bank_starts": bank.starts}
     for unit, weights in pool.weights.items():
         arrays |= {f"{name}_{unit}": getattr(weights, name) for name in WEIGHTS}
+    for unit, weights in pool.bare.items():
+        arrays |= {f"bare_{name}_{unit}": getattr(weights, name) for name in WEIGHTS}
     return arrays
 
 
@@ -184,10 +236,15 @@ def read_pool(arrays: Mapping[str, np.ndarray]) -> ExpertPool:
         neighbours = NeighbourExpert.of(_read_inputs(arrays, "bank"), projection, bank)
     units = [name.removeprefix("plain_") for name in arrays if name.startswith("plain_")]
     weights = {unit: Weights(*(arrays[f"{name}_{unit}"] for name in WEIGHTS)) for unit in units}
-    return ExpertPool(linear, neighbours, weights)
+    bare = {}
+    if any(isinstance(expert.inputs, OneHot) for expert in linear):
+        bare = {u: Weights(*(arrays[f"bare_{name}_{u}"] for name in WEIGHTS)) for u in units}
+    return ExpertPool(linear, neighbours, weights, bare)
 
 
-def _input_arrays(prefix: str, inputs: Inputs) -> dict[str, np.ndarray]:
+def _input_arrays(prefix: str, inputs: Inputs | OneHot) -> dict[str, np.ndarray]:
+    if isinstance(inputs, OneHot):
+        return {f"{prefix}_sizes": np.array(inputs.sizes)}
     return {f"{prefix}_views": np.array(inputs.views), f"{prefix}_root": np.array(inputs.root)}
 
 
@@ -200,6 +257,10 @@ def _read_linear(
 ) -> LinearExpert:
     first, second = f"{prefix}_factor_0", f"{prefix}_factor_1"
     factors = (arrays[first], arrays[second]) if second in arrays else (arrays[first],)
-    inputs = _read_inputs(arrays, prefix)
+    inputs: Inputs | OneHot
+    if (sizes := f"{prefix}_sizes") in arrays:
+        inputs = OneHot(tuple(arrays[sizes].tolist()))
+    else:
+        inputs = _read_inputs(arrays, prefix)
     centre, bias = arrays[f"{prefix}_centre"], arrays[f"{prefix}_bias"]
     return LinearExpert(inputs, centre, factors, bias, inverse_temperature)

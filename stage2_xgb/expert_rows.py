@@ -17,6 +17,7 @@ from catalog.parallel import in_threads
 from catalog.splits import DEALT, EXTRA, SPLITS, sample_mask
 from features.neighbours import Bank
 from stage1_cnn.head import Head
+from stage2_xgb.column_expert import ColumnRows
 from stage2_xgb.crossfit import folds
 from stage2_xgb.dataset import Block, Views
 from stage2_xgb.experts import Inputs, NeighbourExpert
@@ -63,9 +64,8 @@ def sample(
     for a `purpose`."""
     share = images / max(int(views.fitted(*splits).sum()), 1)
     for split in splits:
-        for table, features in views.features(split, fit_only=True):
-            mine = sample_mask(table.product_id, share, purpose, seed)
-            yield table[mine], [x[mine] for x in features]
+        for block in views.features(split, fit_only=True):
+            yield block.rows(sample_mask(block.table.product_id, share, purpose, seed))
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class HeldOut:
 
     table: ImageTable
     features: Sequence[np.ndarray]
+    codes: np.ndarray
     head: Head
     seed: int
 
@@ -82,12 +83,13 @@ class HeldOut:
         """Reads it. How it was cut into blocks leaves no trace."""
         blocks = list(sample(views, HELD, WEIGHING, "experts, weights", seed))
         columns = [
-            [getattr(table, field.name) for table, _ in blocks] for field in fields(ImageTable)
+            [getattr(block.table, field.name) for block in blocks] for field in fields(ImageTable)
         ]
-        by_view = zip(*(features for _, features in blocks), strict=True)
+        by_view = zip(*(block.features for block in blocks), strict=True)
         return cls(
             ImageTable(*map(np.concatenate, columns)),
             [np.concatenate(parts) for parts in by_view],
+            np.concatenate([block.codes for block in blocks]),
             views.head,
             seed,
         )
@@ -102,21 +104,23 @@ class HeldOut:
             for part in np.split(rows, cuts):
                 if len(part):
                     features = [x[part] for x in self.features]
-                    yield number, ItemBlock.images(self.table[part], features, self.head)
+                    codes = self.codes[part]
+                    yield number, ItemBlock.images(self.table[part], features, self.head, codes)
 
 
 @dataclass(frozen=True)
 class Rows:
     """What the experts are fitted on: sums of the rows of each fold and, at the end, of those that
-    all folds know; the neighbours of all; and, if they are few enough for a logistic regression,
-    its inputs float32 [N, D], classes and folds (-1: all know them), of extra only if that leaves
-    few enough."""
+    all folds know; the neighbours of all; if they are few enough for a logistic regression, its
+    inputs float32 [N, D], classes and folds (-1: all know them), of extra only if that leaves few
+    enough; and, if there are columns, those of the rows that have any."""
 
     inputs: Inputs
     sums: list[Moments]
     neighbours: NeighbourExpert | None
     logistic_inputs: Inputs
     logistic: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+    coded: ColumnRows | None = None
 
     @property
     def total(self) -> Moments:
@@ -138,9 +142,10 @@ def read_rows(views: Views, seed: int, jobs: int, splits: Sequence[str] = FITTED
     logistic = _logistic_splits(views, width)
 
     def read(block: Block) -> tuple[np.ndarray, ...]:
-        table, features = block
-        mine = sample_mask(table.product_id, share[table.class_index], "rows of experts", seed)
-        table, features = table[mine], [view[mine] for view in features]
+        mine = sample_mask(
+            block.table.product_id, share[block.table.class_index], "rows of experts", seed
+        )
+        table, features, codes = block.rows(mine)
         fold = np.where(table.on(*KNOWN), -1, product_fold(table.product_id, seed))
         x = inputs(features)
         for number in np.unique(fold).tolist():
@@ -148,14 +153,17 @@ def read_rows(views: Views, seed: int, jobs: int, splits: Sequence[str] = FITTED
         use = table.on(*logistic)
         kept = plain([view[use] for view in features])
         banked = projection(x), table.product_id, table.class_index
-        return *banked, kept, table.class_index[use], fold[use]
+        coded = codes, table.class_index, fold
+        return *banked, kept, table.class_index[use], fold[use], *coded
 
     blocks = (block for split in splits for block in views.features(split, fit_only=True))
     columns = zip(*in_threads(read, blocks, jobs), strict=True)
-    z, product_id, bank_class, kept, class_index, fold = map(np.concatenate, columns)
+    z, product_id, bank_class, kept, class_index, fold, *coded = map(np.concatenate, columns)
     bank = Bank.of(z, product_id, bank_class, classes)
     neighbours = NeighbourExpert.of(inputs, projection, bank) if len(z) else None
-    return Rows(inputs, sums, neighbours, plain, (kept, class_index, fold) if logistic else None)
+    logistic_rows = (kept, class_index, fold) if logistic else None
+    column_rows = ColumnRows.of(views.columns, seed, *coded)
+    return Rows(inputs, sums, neighbours, plain, logistic_rows, column_rows)
 
 
 def _logistic_splits(views: Views, width: int) -> tuple[str, ...]:
@@ -184,7 +192,7 @@ def _bank_projection(views: Views, inputs: Inputs, seed: int) -> Projection:
     enough; the inputs themselves if they are few."""
     splits = HELD if views.fitted(*HELD).sum() >= SAMPLE else FITTED
     blocks = sample(views, splits, SAMPLE, "experts, bank", seed)
-    parts = [inputs(features) for _, features in blocks]
+    parts = [inputs(block.features) for block in blocks]
     x = np.concatenate(parts).astype(np.float64)
     width = x.shape[1]
     mean = x.mean(axis=0) if len(x) else np.zeros(width)

@@ -6,11 +6,13 @@ An opinion is float32 [N, K]: log-odds against the item's likeliest class, which
 probabilities. Linear experts are fitted by lda.py and logistic.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
+from features.columns import MISSING
 from features.neighbours import Bank, unit
 from stage2_xgb.items import Projection
 
@@ -29,6 +31,19 @@ LEAST_VOTE = 1e-3
 """Share of the votes that a class without any counts as."""
 
 
+class Seen(Protocol):
+    """What experts may see of N items: features [N, D_v] of each view, and codes [N, M] of
+    columns."""
+
+    @property
+    def features(self) -> Sequence[np.ndarray]:
+        """One array per view."""
+
+    @property
+    def codes(self) -> np.ndarray:
+        """One column per catalogue column."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What experts see of an item: unit-length features of some views side by side; `root` takes
@@ -43,6 +58,56 @@ class Inputs:
         if self.root:
             x = np.copysign(np.sqrt(np.abs(x)), x)
         return on_grid(x)
+
+    def of(self, items: Seen) -> np.ndarray:
+        """Inputs of images, or of products."""
+        return self(items.features)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the codes of M columns mean: how many each has, and whether their order says nothing."""
+
+    sizes: tuple[int, ...]
+    categorical: tuple[bool, ...]
+
+    @classmethod
+    def of_json(cls, value: Mapping[str, Any] | None) -> "Columns | None":
+        """Inverse of `asdict`, after JSON; None of None."""
+        return cls(tuple(value["sizes"]), tuple(value["categorical"])) if value else None
+
+
+def columns_of(origin: Mapping[str, Any]) -> Columns | None:
+    """The columns of a view by what its features.h5 was made from; None if it has vectors."""
+    return Columns.of_json(origin if "columns" in origin else None)
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """What the expert on columns sees of an item: ones at the codes of its columns, or at a place
+    for missing ones."""
+
+    sizes: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Number of inputs."""
+        return sum(self.sizes) + len(self.sizes)
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Place of each column's missing value, int64 [M], which its codes follow."""
+        return np.cumsum((0, *self.sizes))[:-1] + np.arange(len(self.sizes))
+
+    def __call__(self, codes: np.ndarray) -> np.ndarray:
+        """Inputs float32 [N, D] from codes [N, M]."""
+        x = np.zeros((len(codes), self.width), dtype=np.float32)
+        np.put_along_axis(x, codes.astype(np.int64) - MISSING + self.starts, 1, axis=1)
+        return x
+
+    def of(self, items: Seen) -> np.ndarray:
+        """Inputs of images, or of products."""
+        return self(items.codes)
 
 
 def on_grid(x: np.ndarray) -> np.ndarray:
@@ -63,7 +128,7 @@ class LinearExpert:
     class that it was not fitted on. inverse_temperature: what makes log-odds of the scores.
     """
 
-    inputs: Inputs
+    inputs: Inputs | OneHot
     centre: np.ndarray
     factors: tuple[np.ndarray, ...]
     bias: np.ndarray

@@ -18,7 +18,8 @@ from features.store import FeatureStore
 from stage2_xgb.bundle import SCHEMA, Bundle, save_shared
 from stage2_xgb.dataset import Views
 from stage2_xgb.expert_pool import ExpertPool
-from stage2_xgb.expert_rows import read_rows
+from stage2_xgb.expert_rows import Rows, read_rows
+from stage2_xgb.experts import LinearExpert, OneHot
 from stage2_xgb.lda import fit_lda
 from stage2_xgb.logistic import fit_logistic
 
@@ -54,16 +55,23 @@ def fit_final(stores: Sequence[FeatureStore], bundle: Bundle, seed: int, jobs: i
 def _refitted(views: Views, pool: ExpertPool, seed: int, jobs: int) -> ExpertPool:
     """The same kinds of experts, of the rows of all splits."""
     rows = read_rows(views, seed, jobs, SPLITS)
-    experts = [fit_lda(rows.total, rows.inputs)] if pool.linear else []
-    if len(pool.linear) > 1 and rows.logistic is not None:
-        x, class_index, _ = rows.logistic
-        inputs, start = rows.logistic_inputs, pool.linear[1]
-        experts.append(fit_logistic(x, class_index, views.classes, inputs, start=start))
-    linear = tuple(
-        replace(expert, inverse_temperature=old.inverse_temperature)
-        for expert, old in zip(experts, pool.linear, strict=True)
-    )
-    return replace(pool, linear=linear, neighbours=rows.neighbours)
+    linear = [
+        replace(_again(expert, rows, views.classes), inverse_temperature=expert.inverse_temperature)
+        for expert in pool.linear
+    ]
+    return replace(pool, linear=tuple(linear), neighbours=rows.neighbours)
+
+
+def _again(expert: LinearExpert, rows: Rows, classes: int) -> LinearExpert:
+    """An expert of the same kind, of other rows; the old one if these are too many for its kind."""
+    if isinstance(expert.inputs, OneHot):
+        return rows.coded.fit(classes) if rows.coded else expert
+    if expert.inputs.root:
+        return fit_lda(rows.total, rows.inputs)
+    if rows.logistic is None:
+        return expert
+    x, class_index, _ = rows.logistic
+    return fit_logistic(x, class_index, classes, expert.inputs, start=expert)
 
 
 def open_final(evaluated: Path) -> Bundle | None:

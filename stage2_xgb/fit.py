@@ -34,7 +34,7 @@ from stage2_xgb.final import FOLDER as FINAL
 from stage2_xgb.fit_experts import FittedPool, fit_experts
 from stage2_xgb.gate import HeldOut
 from stage2_xgb.heldout import UNITS, ValB
-from stage2_xgb.items import ItemBlock, Items, Projection, of_unit
+from stage2_xgb.items import Items, Projection, of_unit
 from stage2_xgb.out_of_fold import (
     FILE,
     PRODUCTS_FILE,
@@ -103,6 +103,7 @@ def fit_stage2(
         config.base_margin,
         checksums,
         made_from,
+        columns=material.views.columns,
     )
     save_shared(folder, bundle)
     files = (folder / name for name in ("shared.npz", "sets.parquet", FILE, PRODUCTS_FILE))
@@ -160,7 +161,7 @@ class Material:
     def picker(self, config: Stage2Config) -> RowPicker:
         """Finds training rows among the images and the products of several images."""
         items = Items.concatenate([self.items["image"], self.items["product"]])
-        return RowPicker(items, self.targets["image"], config)
+        return RowPicker(items, self.targets["image"], config, self.views.columns)
 
 
 @one_blas_thread()
@@ -187,7 +188,9 @@ def gather(
     clock.lap("shift")
     fitted = fit_experts(views, targets, train, config.seed, jobs) if config.pool else None
     clock.lap("pool")
-    projections = tuple(fit_projection(store, config.components, config.seed) for store in stores)
+    projections = tuple(
+        fit_projection(store, config.components, config.seed) for store in views.stores
+    )
     from_train = config.rows == "train" or config.confusion.rule == "published"
     splits = ("train", "reserve", "val_a") if from_train else ("reserve", "val_a")
     opinion = fitted.log_probs if fitted else _adjusted(shifts)
@@ -238,7 +241,7 @@ def fit_shifts(
     """Each unit's class-mix shift of stage 1, fitted on val_a: on SHIFT_IMAGES of it at most, as
     these are held over all classes."""
     blocks = sample(views, ("val_a",), SHIFT_IMAGES, "class-mix shift", seed)
-    images = [ItemBlock.images(*block, views.head) for block in blocks]
+    images = [block.items(views.head) for block in blocks]
     shifts = {}
     for unit, target in targets.items():
         items = [of_unit(part, unit) for part in images]
@@ -317,7 +320,7 @@ def _train_one(picker: RowPicker, members: np.ndarray, path: Path) -> tuple[Path
     classes have no rows."""
     pin_blas()
     rows = picker.rows(members)
-    booster = fit_booster(rows, picker.config)
+    booster = fit_booster(rows, picker.config, picker.columns)
     return path, save_booster(path, booster) if booster is not None else None
 
 

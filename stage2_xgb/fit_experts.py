@@ -14,15 +14,21 @@ from catalog.arithmetic import one_blas_thread
 from stage2_xgb.dataset import Views
 from stage2_xgb.expert_pool import ExpertPool, Weights, mix_terms
 from stage2_xgb.expert_rows import FOLDS, HeldOut, Rows, image_fold, read_rows
-from stage2_xgb.experts import LinearExpert, highest
-from stage2_xgb.items import ItemBlock, images_by_product, mean_by_product, product_starts
+from stage2_xgb.experts import LinearExpert, OneHot, highest
+from stage2_xgb.items import (
+    ItemBlock,
+    has_columns,
+    images_by_product,
+    mean_by_product,
+    product_starts,
+)
 from stage2_xgb.lda import fit_lda
-from stage2_xgb.logistic import fit_logistic
+from stage2_xgb.logistic import fit_by_fold
 from stage2_xgb.pool_weights import Terms, fit_weights
 from stage2_xgb.prior import importance
 
-DISCRIMINANTS, LOGISTIC = "discriminants", "logistic"
-FIRST_TEMPERATURE = {DISCRIMINANTS: 0.1, LOGISTIC: 1.0}
+DISCRIMINANTS, LOGISTIC, COLUMNS = "discriminants", "logistic", "columns"
+FIRST_TEMPERATURE = {DISCRIMINANTS: 0.1, LOGISTIC: 1.0, COLUMNS: 1.0}
 """Inverse temperatures if no held-out item can calibrate: features are far from normal, so that
 discriminants are far too sure."""
 MIX_TERMS = ("log_ratio", "log_target")
@@ -49,9 +55,10 @@ class FittedPool:
     def named_weights(self) -> dict[str, dict[str, float]]:
         """Unit -> the weight of each expert, of `log_ratio` and of `log_target`, for one image."""
         experts = ("stage1", *self.names, *(("neighbours",) if self.pool.neighbours else ()))
+        bare = {f"{unit} without columns": w for unit, w in self.pool.bare.items()}
         return {
-            unit: dict(zip((*experts, *MIX_TERMS), weights.plain.tolist(), strict=True))
-            for unit, weights in self.pool.weights.items()
+            name: dict(zip((*experts, *MIX_TERMS), weights.plain.tolist(), strict=True))
+            for name, weights in {**self.pool.weights, **bare}.items()
         }
 
     def log_probs(self, images: ItemBlock, unit: str) -> np.ndarray:
@@ -84,27 +91,30 @@ def fit_experts(
     bit."""
     with one_blas_thread():
         rows, held = read_rows(views, seed, jobs), HeldOut.of(views, seed)
-        names = (DISCRIMINANTS, LOGISTIC)[: _linear_experts(rows)]
+        names = _linear_experts(rows)
         linear = _fit_linear(rows) if names else [()] * (FOLDS + 1)
         first = _first_weights(targets, train, 1 + len(names) + (rows.neighbours is not None))
         pools = [ExpertPool(experts, rows.neighbours, first) for experts in linear]
         pools = _calibrated(pools, held, names, targets["image"])
-        weights: list[dict[str, Weights]] = [{} for _ in pools]
-        weighed = {}
-        for unit, target in targets.items():
-            items = _terms(pools, held, unit, target)
-            weighed[unit] = len(items.fold)
-            for pool_weights, found in zip(weights, _cross_fitted(items, first[unit]), strict=True):
-                pool_weights[unit] = found
-    *by_fold, whole = (replace(p, weights=w) for p, w in zip(pools, weights, strict=True))
+        weights, weighed = _all_weights(pools, held, targets)
+        pools = [replace(pool, weights=w) for pool, w in zip(pools, weights, strict=True)]
+        if COLUMNS in names:
+            bare = _bare_weights(pools, held, targets, train)
+            pools = [replace(pool, bare=b) for pool, b in zip(pools, bare, strict=True)]
+    *by_fold, whole = pools
     return FittedPool(whole, tuple(by_fold), names, weighed, seed)
 
 
-def _linear_experts(rows: Rows) -> int:
-    """How many kinds of linear expert the rows are enough, and not too many, for."""
+def _linear_experts(rows: Rows) -> tuple[str, ...]:
+    """The kinds of linear expert that the rows are enough, and not too many, for."""
     if rows.neighbours is None:
-        return 0
-    return 1 if rows.logistic is None else 2
+        return ()
+    possible = {
+        DISCRIMINANTS: True,
+        LOGISTIC: rows.logistic is not None,
+        COLUMNS: rows.coded is not None,
+    }
+    return tuple(name for name, can in possible.items() if can)
 
 
 def _fit_linear(rows: Rows) -> list[tuple[LinearExpert, ...]]:
@@ -112,18 +122,13 @@ def _fit_linear(rows: Rows) -> list[tuple[LinearExpert, ...]]:
     rows."""
     total = rows.total
     sums = [*(total - part for part in rows.sums[:FOLDS]), total]
-    fitted: list[tuple[LinearExpert, ...]] = [(fit_lda(part, rows.inputs),) for part in sums]
-    if rows.logistic is None:
-        return fitted
-    x, class_index, fold = rows.logistic
-    classes, inputs = len(total.count), rows.logistic_inputs
-    seen = fold < 0
-    start = fit_logistic(x[seen], class_index[seen], classes, inputs) if seen.any() else None
-    for number in range(FOLDS + 1):
-        known = fold != number  # there is no fold number FOLDS: all rows
-        expert = fit_logistic(x[known], class_index[known], classes, inputs, start=start)
-        fitted[number] += (expert,)
-    return fitted
+    kinds: list[Sequence[LinearExpert]] = [[fit_lda(part, rows.inputs) for part in sums]]
+    classes = len(total.count)
+    if rows.logistic is not None:
+        kinds.append(fit_by_fold(*rows.logistic, FOLDS, classes, rows.logistic_inputs))
+    if rows.coded is not None:
+        kinds.append(rows.coded.fit_by_fold(FOLDS, classes))
+    return list(zip(*kinds, strict=True))
 
 
 def _first_weights(
@@ -147,7 +152,9 @@ def _calibrated(
         for fold, images in held.by_fold():
             expert = linear[fold][kind]
             known = images.rows(np.isfinite(expert.bias[images.class_index]))
-            scores = expert.scores(expert.inputs(known.features))
+            if isinstance(expert.inputs, OneHot):
+                known = known.rows(has_columns(known.codes))
+            scores = expert.scores(expert.inputs.of(known))
             scores -= scores.max(axis=1, keepdims=True)
             classes, place = keep_likeliest(scores, known.class_index)
             values = np.take_along_axis(scores, classes, axis=1).clip(min=_LOWEST)
@@ -172,6 +179,45 @@ def keep_likeliest(scores: np.ndarray, class_index: np.ndarray) -> tuple[np.ndar
     return classes, (classes == class_index[:, None]).argmax(axis=1)
 
 
+def _all_weights(
+    pools: Sequence[ExpertPool], held: HeldOut, targets: Mapping[str, np.ndarray]
+) -> tuple[list[dict[str, Weights]], dict[str, int]]:
+    """For each fold, and at the end for new items, each unit's weights; and on how many held-out
+    items they were fitted."""
+    weights: list[dict[str, Weights]] = [{} for _ in pools]
+    weighed = {}
+    for unit, target in targets.items():
+        items = _terms(pools, held, unit, target)
+        weighed[unit] = len(items.fold)
+        found = _cross_fitted(items, pools[-1].weights[unit])
+        for pool_weights, fitted in zip(weights, found, strict=True):
+            pool_weights[unit] = fitted
+    return weights, weighed
+
+
+def _bare_weights(
+    pools: Sequence[ExpertPool],
+    held: HeldOut,
+    targets: Mapping[str, np.ndarray],
+    train: np.ndarray,
+) -> list[dict[str, Weights]]:
+    """For each fold, and for new items, each unit's weights of items without columns: those of the
+    pools without their last linear expert, which reads columns and weighs nothing here."""
+    first = _first_weights(targets, train, len(pools[-1]) - 1)
+    blind = [replace(pool, linear=pool.linear[:-1], weights=first) for pool in pools]
+    place = len(pools[-1].linear)
+    return [
+        {unit: _with_zero(fitted, place) for unit, fitted in weights.items()}
+        for weights in _all_weights(blind, held, targets)[0]
+    ]
+
+
+def _with_zero(weights: Weights, place: int) -> Weights:
+    """The same with a term at this place that weighs nothing."""
+    plain, growth = (np.insert(x, place, 0.0) for x in (weights.plain, weights.growth))
+    return replace(weights, plain=plain, growth=growth)
+
+
 @dataclass(frozen=True)
 class _HeldTerms:
     """The terms of held-out items' scores, each item's number of images [N] and fold [N]."""
@@ -185,9 +231,13 @@ class _HeldTerms:
 
 
 def _terms(pools: Sequence[ExpertPool], held: HeldOut, unit: str, target: np.ndarray) -> _HeldTerms:
-    """The terms of the held-out items' scores, from the pool that knows none of their products."""
+    """The terms of the held-out items' scores, from the pool that knows none of their products.
+    Pools that read columns are asked about the items that have some."""
     mix, parts = pools[-1].weights[unit].mix, []
-    for fold, images in held.by_fold():
+    for fold, every in held.by_fold():
+        images = every.rows(has_columns(every.codes)) if pools[fold].reads_columns else every
+        if not len(images):
+            continue
         opinions, class_index, count = _items(images, pools[fold], unit)
         classes, place = keep_likeliest(np.sum(opinions, axis=0), class_index)
         values = np.take_along_axis(opinions, classes[None], axis=2)

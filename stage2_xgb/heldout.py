@@ -79,7 +79,7 @@ class ValB:
         """Asks every system of the bundle about every item, in `jobs` threads."""
 
         def read(block: Block) -> list[dict[str, np.ndarray]]:
-            images = ItemBlock.images(*block, views.head)
+            images = block.items(views.head)
             return [_answers(bundle, images, number) for number in range(len(UNITS))]
 
         blocks = views.features("val_b", fit_only=True)

@@ -13,6 +13,7 @@ import numpy as np
 from catalog.arrays import group_starts
 from catalog.image_table import ImageTable
 from catalog.splits import SPLITS
+from features.columns import MISSING
 from stage1_cnn.head import Head, log_softmax
 
 TOP = 32
@@ -46,6 +47,8 @@ class ItemBlock:
     n_images: np.ndarray
     log_probs: np.ndarray
     features: tuple[np.ndarray, ...]
+    codes: np.ndarray
+    """Of the product's columns, float32 [N, M], MISSING if a value is; M is 0 without columns."""
 
     def __len__(self) -> int:
         return len(self.item_id)
@@ -57,7 +60,7 @@ class ItemBlock:
 
     def rows(self, rows: np.ndarray | slice) -> "ItemBlock":
         """Some of the items."""
-        plain = {field.name: getattr(self, field.name)[rows] for field in fields(self)[:-1]}
+        plain = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "features"}
         return ItemBlock(**plain, features=tuple(x[rows] for x in self.features))
 
     @classmethod
@@ -65,18 +68,26 @@ class ItemBlock:
         """Items one after another."""
         plain = {
             field.name: np.concatenate([getattr(part, field.name) for part in parts])
-            for field in fields(cls)[:-1]
+            for field in fields(cls)
+            if field.name != "features"
         }
         by_view = zip(*(part.features for part in parts), strict=True)
         return cls(**plain, features=tuple(map(np.concatenate, by_view)))
 
     def first_view(self) -> "ItemBlock":
-        """The same items through stage 1 alone."""
-        return replace(self, features=self.features[:1])
+        """The same items through stage 1 alone, without columns."""
+        return replace(self, features=self.features[:1], codes=self.codes[:, :0])
 
     @classmethod
-    def images(cls, table: ImageTable, features: Sequence[np.ndarray], head: Head) -> "ItemBlock":
-        """Single images: their features [N, D] in each view, and stage 1's head."""
+    def images(
+        cls,
+        table: ImageTable,
+        features: Sequence[np.ndarray],
+        head: Head,
+        codes: np.ndarray | None = None,
+    ) -> "ItemBlock":
+        """Single images: their features [N, D] in each view, stage 1's head, and codes [N, M] of
+        their products' columns."""
         return cls(
             table.image_id,
             table.product_id,
@@ -85,6 +96,7 @@ class ItemBlock:
             np.ones(len(table), dtype=np.int32),
             head.log_probs(features[0]),
             tuple(x.astype(np.float32) for x in features),
+            np.zeros((len(table), 0), dtype=np.float32) if codes is None else codes,
         )
 
 
@@ -92,7 +104,8 @@ class ItemBlock:
 class Items:
     """Images or products, one row per item: product_id int64, class_index int32, split uint8,
     n_images int32 (pooled images), top_class int32 [N, T] (the likeliest first), log_prob float32
-    [N, T] (log-probability of these classes), z float32 [N, V, C] (projected features)."""
+    [N, T] (log-probability of these classes), z float32 [N, V, C] (projected features), codes
+    float32 [N, M] (of the columns)."""
 
     product_id: np.ndarray
     class_index: np.ndarray
@@ -101,6 +114,7 @@ class Items:
     top_class: np.ndarray
     log_prob: np.ndarray
     z: np.ndarray
+    codes: np.ndarray
 
     def __len__(self) -> int:
         return len(self.product_id)
@@ -171,6 +185,7 @@ def pool(images: ItemBlock) -> ItemBlock:
         images_by_product(product_id).astype(np.int32),
         log_softmax(mean_by_product(images.log_probs, product_id)),
         tuple(mean_by_product(x, product_id) for x in images.features),
+        images.codes[starts],
     )
 
 
@@ -202,4 +217,10 @@ def compact(pooled: ItemBlock, log_probs: np.ndarray, projections: Sequence[Proj
         pooled.n_images,
         *likeliest(log_probs),
         z,
+        pooled.codes,
     )
+
+
+def has_columns(codes: np.ndarray) -> np.ndarray:
+    """Which items have a column that is not missing, bool [N], by their codes [N, M]."""
+    return (codes != MISSING).any(axis=1)

@@ -5,7 +5,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from stage1_cnn.head import log_softmax
-from stage2_xgb.experts import Inputs, LinearExpert
+from stage2_xgb.experts import Inputs, LinearExpert, OneHot
 
 C = 3.0
 """Inverse strength of the penalty, as in scikit-learn: the sum of squared weights / (2 C) is added
@@ -30,7 +30,7 @@ def fit_logistic(
     x: np.ndarray,
     class_index: np.ndarray,
     classes: int,
-    inputs: Inputs,
+    inputs: Inputs | OneHot,
     *,
     c: float = C,
     start: LinearExpert | None = None,
@@ -60,6 +60,22 @@ def fit_logistic(
     weight[:, present] = best[:width]
     bias[present] = best[width]
     return LinearExpert(inputs, np.zeros(width, dtype=np.float32), (weight,), bias)
+
+
+def fit_by_fold(
+    x: np.ndarray,
+    class_index: np.ndarray,
+    fold: np.ndarray,
+    folds: int,
+    classes: int,
+    inputs: Inputs | OneHot,
+) -> list[LinearExpert]:
+    """One fit for each fold int [N], of all rows but its own, and at the end one of all rows. Those
+    of fold -1 are known to all, so that all begin from a fit of these."""
+    seen = fold < 0
+    start = fit_logistic(x[seen], class_index[seen], classes, inputs) if seen.any() else None
+    known = (fold != number for number in range(folds + 1))  # of all in the end
+    return [fit_logistic(x[k], class_index[k], classes, inputs, start=start) for k in known]
 
 
 def _log_loss(weights: np.ndarray, x: np.ndarray, label: np.ndarray) -> tuple[float, np.ndarray]:

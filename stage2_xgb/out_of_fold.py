@@ -18,15 +18,15 @@ from scipy.special import logsumexp
 from catalog.arithmetic import pin_blas
 from catalog.arrays import read_npz, write_npz
 from catalog.artifacts import atomic_path
+from catalog.parallel import in_threads
 from catalog.progress import progress
-from catalog.splits import sample_mask
 from stage2_xgb.confusion import ConfusionSet, mine
 from stage2_xgb.crossfit import folds
-from stage2_xgb.dataset import Views
-from stage2_xgb.expert_rows import HELD
+from stage2_xgb.dataset import Block, Views
+from stage2_xgb.expert_rows import HELD, sample
 from stage2_xgb.fit_experts import FittedPool
 from stage2_xgb.gate import OWN, POOL, HeldOut
-from stage2_xgb.items import Items, Projection, compact, mean_by_product
+from stage2_xgb.items import Items, Projection, compact, has_columns, mean_by_product
 from stage2_xgb.items import pool as pool_images
 from stage2_xgb.reclassifier import Reclassifier
 from stage2_xgb.train_reclassifier import RowPicker, fit_booster
@@ -79,16 +79,18 @@ class Products:
 
 
 def read_products(
-    views: Views, fitted: FittedPool, projections: Sequence[Projection]
+    views: Views, fitted: FittedPool, projections: Sequence[Projection], jobs: int = 1
 ) -> tuple[Items, np.ndarray]:
     """Products of reserve and val_a as the pool has them out of fold, and their distances float32
-    [N, 2] (`ExpertPool.distances`, the mean over a product's images)."""
-    share = PRODUCTS / max(int(views.fitted(*HELD).sum()), 1)
-    items, distances = [], []
-    for images in (block for split in HELD for block in views.blocks(split, fit_only=True)):
-        kept = images.rows(sample_mask(images.product_id, share, "products, out of fold", 0))
-        items.append(compact(pool_images(kept), fitted.log_probs(kept, "product"), projections))
-        distances.append(mean_by_product(fitted.distances(kept), kept.product_id))
+    [N, 2] (`ExpertPool.distances`, the mean over a product's images). `jobs` threads ask for it."""
+
+    def read(block: Block) -> tuple[Items, np.ndarray]:
+        images = block.items(views.head)
+        items = compact(pool_images(images), fitted.log_probs(images, "product"), projections)
+        return items, mean_by_product(fitted.distances(images), images.product_id)
+
+    blocks = sample(views, HELD, PRODUCTS, "products, out of fold", 0)
+    items, distances = zip(*in_threads(read, blocks, jobs), strict=True)
     return Items.concatenate(items), np.concatenate(distances)
 
 
@@ -146,12 +148,17 @@ def _judge_one(
     the rows of `products` that it is asked about, and its answers; runs in a worker process."""
     pin_blas()
     mine = heldout & (fold == number) & (picker.items.predicted == found.class_index)
+    asked_of = products.predicted == found.class_index
+    if picker.columns:
+        mine &= has_columns(picker.items.codes)
+        asked_of &= has_columns(products.codes)
     product_fold = folds(products.product_id, FOLDS, "gate folds", picker.config.seed)
     rows = np.flatnonzero(mine)
-    asked = np.flatnonzero((product_fold == number) & (products.predicted == found.class_index))
+    asked = np.flatnonzero((product_fold == number) & asked_of)
     booster = None
     if len(rows) or len(asked):
-        booster = fit_booster(picker.rows(found.members, fold != number), picker.config)
+        known = picker.rows(found.members, fold != number)
+        booster = fit_booster(known, picker.config, picker.columns)
     if booster is None:
         rows, asked = rows[:0], asked[:0]
         return rows, rows.astype(bool), asked, (products.top_class[asked], products.log_prob[asked])

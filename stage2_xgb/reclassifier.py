@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import xgboost
 
+from features.columns import MISSING
 from stage1_cnn.head import log_softmax
+from stage2_xgb.experts import Columns
 from stage2_xgb.items import Items
 
 
@@ -34,10 +36,18 @@ class Reclassifier:
 
 
 def inputs(items: Items, log_prob: np.ndarray | None) -> np.ndarray:
-    """What a reclassifier sees, float32 [N, F]: projected features of every view; and, if it starts
-    from an opinion, that of its members, log_prob float32 [N, S], and the number of images."""
-    features = items.z.reshape(len(items), items.z.shape[1] * items.z.shape[2])
-    if log_prob is None:
-        return features
-    images = np.log(items.n_images)[:, None]
-    return np.concatenate([features, log_prob, images], axis=1, dtype=np.float32)
+    """What a reclassifier sees, float32 [N, F]: the codes of the columns, NaN where missing;
+    projected features of every view; and, if it starts from an opinion, that of its members,
+    log_prob float32 [N, S], and the number of images."""
+    codes = np.where(items.codes == MISSING, np.nan, items.codes)
+    parts = [codes, items.z.reshape(len(items), items.z.shape[1] * items.z.shape[2])]
+    if log_prob is not None:
+        parts += [log_prob, np.log(items.n_images)[:, None]]
+    return np.concatenate(parts, axis=1, dtype=np.float32)
+
+
+def input_types(inputs: np.ndarray, columns: Columns | None) -> list[str]:
+    """XGBoost's types of `inputs` [N, F]: categories for columns whose order says nothing, numbers
+    for all else."""
+    first = ["c" if categorical else "q" for categorical in columns.categorical] if columns else []
+    return first + ["q"] * (inputs.shape[1] - len(first))

@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.gate import OWN, POOL, STAGE1
-from stage2_xgb.items import ItemBlock, Items, compact, of_unit
+from stage2_xgb.items import ItemBlock, Items, compact, has_columns, of_unit
 from stage2_xgb.reclassifier import Reclassifier
 
 
@@ -48,9 +48,12 @@ class Before:
         return cls(pooled, shifted, pool)
 
     def by_answer(self, bundle: Bundle) -> Iterator[tuple[int, np.ndarray, Items]]:
-        """Each category that the pool names: its rows, and what a reclassifier sees of them."""
+        """Each category that the pool names: its rows, and what a reclassifier sees of them. Items
+        without columns are left out if reclassifiers learnt from columns: these would miss them."""
         items = compact(self.pooled, self.pool, bundle.projections)
         order = np.argsort(items.predicted, kind="stable")
+        if bundle.columns:
+            order = order[has_columns(items.codes)[order]]
         present, starts = np.unique(items.predicted[order], return_index=True)
         for class_index, rows in zip(present.tolist(), np.split(order, starts)[1:], strict=True):
             yield class_index, rows, items[rows]

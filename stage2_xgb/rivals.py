@@ -57,7 +57,7 @@ def opinion(expert: LinearExpert | NeighbourExpert, images: ItemBlock) -> np.nda
 
 
 def _opinion(expert: LinearExpert | NeighbourExpert, images: ItemBlock) -> np.ndarray:
-    x = expert.inputs(images.features)
+    x = expert.inputs.of(images)
     if isinstance(expert, LinearExpert):
         return log_softmax(bounded(expert.scores(x), expert.inverse_temperature))
     candidates = highest(images.log_probs, _CLASSES)
@@ -85,8 +85,8 @@ def fit_rivals(
         for name, splits in ((HEAD_TRAIN, FITTED[:1]), (HEAD_ALL, FITTED))
         if _possible(name, views, splits)
     }
-    if pool is not None and len(pool.linear) > 1:
-        experts[LOGISTIC] = pool.linear[1], fitted
+    if pool is not None and pool.logistic is not None:
+        experts[LOGISTIC] = pool.logistic, fitted
     if pool is not None and pool.neighbours is not None:
         experts[NEIGHBOURS] = pool.neighbours, np.diff(pool.neighbours.bank.starts)
     held = list(_held_out(views, seed))
@@ -108,14 +108,14 @@ def _fit_head(views: Views, splits: Sequence[str]) -> LinearExpert:
     """A logistic regression on stage 1's features of some splits."""
     inputs = Inputs((0,))
     blocks = [block for split in splits for block in views.features(split, fit_only=True)]
-    x = np.concatenate([inputs(features) for _, features in blocks])
-    class_index = np.concatenate([table.class_index for table, _ in blocks])
+    x = np.concatenate([inputs(block.features) for block in blocks])
+    class_index = np.concatenate([block.table.class_index for block in blocks])
     return fit_logistic(x, class_index, views.classes, inputs)
 
 
 def _held_out(views: Views, seed: int) -> Iterator[ItemBlock]:
     for block in sample(views, ("val_b",), _SHIFT_IMAGES, "shift of rivals", seed):
-        yield ItemBlock.images(*block, views.head)
+        yield block.items(views.head)
 
 
 def _fit_shifts(

@@ -59,7 +59,7 @@ class Stage2Summary:
                 f"{_or_dash(self.mendable_share, '.0%')}",
             ]
         lines += [
-            f"the pool weighs, of {unit}s: "
+            f"the pool weighs, per {unit}: "
             + ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
             for unit, weights in self.weights.items()
         ]

@@ -8,8 +8,9 @@ import xgboost
 from catalog.splits import sample_hash
 from stage1_cnn.head import log_softmax
 from stage2_xgb.config import Stage2Config
+from stage2_xgb.experts import Columns
 from stage2_xgb.items import Items
-from stage2_xgb.reclassifier import inputs
+from stage2_xgb.reclassifier import input_types, inputs
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,16 @@ class TrainingRows:
 class RowPicker:
     """Finds the rows of a set: items of its classes, which stage 1 never saw, or was fitted on."""
 
-    def __init__(self, items: Items, target: np.ndarray, config: Stage2Config) -> None:
+    def __init__(
+        self,
+        items: Items,
+        target: np.ndarray,
+        config: Stage2Config,
+        columns: Columns | None = None,
+    ) -> None:
         """`items`: images, and products of several images, of train, reserve and val_a, with the
-        opinion to start from; `target` [K]: the mix that this is for."""
-        self.items, self.target, self.config = items, target, config
+        opinion to start from and `columns`; `target` [K]: the mix that this is for."""
+        self.items, self.target, self.config, self.columns = items, target, config, columns
         order = _row_order(items, config.seed)
         self.order = order[(items.on("train") == (config.rows == "train"))[order]]
         self.sorted_class = items.class_index[self.order]
@@ -61,8 +68,11 @@ def _row_order(items: Items, seed: int) -> np.ndarray:
     return np.lexsort((by_hash, items.class_index))
 
 
-def fit_booster(rows: TrainingRows, config: Stage2Config) -> xgboost.Booster | None:
-    """Trains on one thread. None where fewer than two classes have rows."""
+def fit_booster(
+    rows: TrainingRows, config: Stage2Config, columns: Columns | None = None
+) -> xgboost.Booster | None:
+    """Trains on one thread; `columns` are those of the inputs. None where fewer than two classes
+    have rows."""
     if len(np.unique(rows.label)) < 2:
         return None
     parameters = config.booster.model_dump(exclude={"n_estimators"}) | {
@@ -77,6 +87,8 @@ def fit_booster(rows: TrainingRows, config: Stage2Config) -> xgboost.Booster | N
         rows.label,
         base_margin=rows.margin,
         max_bin=config.booster.max_bin,
+        feature_types=input_types(rows.inputs, columns),
+        enable_categorical=True,
         nthread=1,
     )
     return xgboost.train(parameters, data, num_boost_round=config.booster.n_estimators)

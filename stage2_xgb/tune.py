@@ -74,7 +74,7 @@ def _trial(
     config = config.model_copy(update={"booster": config.booster.model_copy(update=update)})
     counts = np.zeros((len(ROUNDS), 3), dtype=np.int64)
     for train, test in _folds(picker, found):
-        booster = fit_booster(picker.rows(found.members, train), config)
+        booster = fit_booster(picker.rows(found.members, train), config, picker.columns)
         if booster is None or not len(test):
             continue
         items = picker.items[test]

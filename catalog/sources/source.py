@@ -27,6 +27,7 @@ from catalog.sources.table import TABLES, read_table
 
 NO_PICTURE = "no_picture"
 DEFAULT = CatalogConfig()
+_MONGODUMP = (".bson", ".bson.gz", ".metadata.json", ".metadata.json.gz")
 
 
 class ProductSource(Protocol):
@@ -273,14 +274,22 @@ def _unfolded(names: Sequence[str], collection: str | None) -> list[str]:
 
 
 def _collections(folder: str) -> list[Path]:
-    """The dumps of collections in a folder that mongodump wrote: those with metadata beside."""
-    dumps = [*Path(folder).rglob("*.bson"), *Path(folder).rglob("*.bson.gz")]
-    described = {
-        _collection(path)
-        for suffix in ("*.metadata.json", "*.metadata.json.gz")
-        for path in Path(folder).rglob(suffix)
-    }
+    """The dumps of collections in a folder that mongodump wrote, dump/ or dump/DATABASE/: those
+    with metadata beside."""
+    inside = _entries(folder)
+    below = [entry for sub in inside if sub.is_dir() for entry in _entries(sub.path)]
+    files = [Path(entry.path) for entry in inside + below if entry.name.endswith(_MONGODUMP)]
+    described = {_collection(path) for path in files if ".metadata.json" in path.name}
+    dumps = (path for path in files if ".metadata.json" not in path.name)
     return sorted(path for path in dumps if _collection(path) in described)
+
+
+def _entries(folder: str) -> list[os.DirEntry]:
+    """What is in a folder; nothing if it can't be read, which is said when photos are listed."""
+    try:
+        return list(os.scandir(folder))
+    except OSError:
+        return []
 
 
 def _collection(path: Path) -> str:

@@ -244,20 +244,28 @@ def _open_csv(
 ) -> tuple[pyarrow.Table, dict[str, str]]:
     """A table and its roles. Ids and paths are read as text: numbers would lose leading zeros or
     last digits."""
-    names, separator = _header(path, access)
+    names, separator = csv_header(path, access)
     roles = _roles(path, names, config)
     texts = [
         roles[role] for role in ("image", "product", "category", "group", "text") if role in roles
     ]
+    return read_csv(path, separator, texts, access), roles
+
+
+def read_csv(
+    path: str, separator: str, texts: Sequence[str], access: SourcesConfig
+) -> pyarrow.Table:
+    """A CSV, of which the columns `texts` are read as text; what type others have, their values
+    say. Raises ArrowException if it is none."""
     options = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(texts, pyarrow.string()), strings_can_be_null=True
     )
     parse = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
     with open_file(path, access=access) as file:
-        return pyarrow.csv.read_csv(file, convert_options=options, parse_options=parse), roles
+        return pyarrow.csv.read_csv(file, convert_options=options, parse_options=parse)
 
 
-def _header(path: str, access: SourcesConfig) -> tuple[list[str], str]:
+def csv_header(path: str, access: SourcesConfig) -> tuple[list[str], str]:
     """The names of a CSV's columns, and what separates them. Raises ShelfsortError if it is not
     UTF-8."""
     with open_file(path, access=access) as file:

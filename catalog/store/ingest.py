@@ -113,11 +113,7 @@ def ingest_dump(
     new = rebuild or not store.exists()
     if new:
         taxonomy = taxonomy or _taxonomy_of(source)
-        classes_of_corrections(corrections, taxonomy)
-        listed = Listed.of(source, taxonomy, corrections)
-        classes = taxonomy.class_index(listed.category_id)
-        require_known(listed, classes)
-        require_usable(source, classes, config)
+        _require_makes_a_store(source, taxonomy, corrections, config)
         store.unlink(missing_ok=True)
     with _explained(store), closing(open_for_writing(store)) as connection:
         if not has_tables(connection):
@@ -144,6 +140,20 @@ def ingest_dump(
         )
     _require_photos(store, summary, new)
     return summary
+
+
+def _require_makes_a_store(
+    source: ProductSource,
+    taxonomy: Taxonomy,
+    corrections: Mapping[Key, int],
+    config: CatalogConfig,
+) -> None:
+    """Raises ShelfsortError if a source has nothing for a new store: what is there stays then."""
+    classes_of_corrections(corrections, taxonomy)
+    listed = Listed.of(source, taxonomy, corrections)
+    classes = taxonomy.class_index(listed.category_id)
+    require_known(listed, classes)
+    require_usable(source, classes, config)
 
 
 def _with_keys_of(

@@ -16,7 +16,8 @@ import xxhash
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from catalog.errors import ArtifactError
+from catalog.artifacts import unreadable
+from catalog.errors import ArtifactError, ShelfsortError
 from catalog.image_table import POSITIONS, ImageTable
 from catalog.sources.dump_index import Reject
 from catalog.sources.keys import Key, KeyType
@@ -35,6 +36,7 @@ from catalog.store.schema import (
 )
 from catalog.taxonomy import Taxonomy
 
+_IN_USE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _CHUNK = 500
 """Rows that one query asks for by id."""
 
@@ -71,6 +73,26 @@ class Conflicts(NamedTuple):
     class_index: np.ndarray
 
 
+def _require_opens(path: Path) -> None:
+    """Raises ArtifactError if there is no such file, ShelfsortError if the system refuses to open
+    it: SQLite says no more than that it can't."""
+    try:
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError:
+        raise ArtifactError(path, "no such file", "ingest") from None
+    except OSError as error:
+        raise unreadable(path, f"not readable ({error})", "ingest", error) from error
+
+
+def _unreadable(path: Path, error: sqlite3.Error) -> ShelfsortError:
+    """The error to raise for SQLite's. One that says nothing about the file's content has nothing
+    rebuilt."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _IN_USE:
+        return ShelfsortError(f"{path}: can't be read: {error}; another program writes it")
+    return ArtifactError(path, f"not readable as a store ({error})", "ingest")
+
+
 class Store:
     """Reader of a finished store. Opens lazily, once per process, so that it can be pickled and
     forked.
@@ -98,8 +120,7 @@ class Store:
         return self._connection
 
     def _connect(self) -> sqlite3.Connection:
-        if not self.path.exists():
-            raise ArtifactError(self.path, "no such file", "ingest")
+        _require_opens(self.path)
         try:
             connection = sqlite3.connect(
                 f"{self.path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False
@@ -114,9 +135,7 @@ class Store:
                 raise ArtifactError(
                     self.path, "its ingest is unfinished", "ingest", resume=True
                 ) from error
-            raise ArtifactError(
-                self.path, f"not readable as a store ({error})", "ingest"
-            ) from error
+            raise _unreadable(self.path, error) from error
         if (schema := meta.get("schema")) not in (*OLD_SCHEMAS, str(SCHEMA)):
             raise ArtifactError(self.path, f"store of schema {schema}, expected {SCHEMA}", "ingest")
         if unfinished or "content" not in meta:
@@ -132,7 +151,7 @@ class Store:
         try:
             yield connection
         except sqlite3.Error as error:
-            raise ArtifactError(self.path, f"not readable ({error})", "ingest") from error
+            raise _unreadable(self.path, error) from error
 
     def _rows(self, query: str, parameters: Sequence = ()) -> list[tuple]:
         with self._reading() as connection:

@@ -6,7 +6,8 @@ or proportion, and a little in hue; families differ in silhouette. Product i is 
 seed and i alone, so that any product can be made without those before it. Categories don't depend
 on the seed: another seed gives other products of the same categories. Optional titles name the
 family and the style of most products, and wrong ones of some. Optional covers are a family of books
-and one of packets whose siblings differ by nothing but the words printed on them.
+and one of packets whose siblings differ by nothing but the words printed on them. Optional
+columns are price, material and colour.
 """
 
 import csv
@@ -23,6 +24,7 @@ import numpy as np
 from catalog.artifacts import atomic_path, write_text
 from catalog.errors import ConfigError
 from catalog.landmarks import write_landmarks
+from catalog.synthetic.attributes import attributes
 from catalog.synthetic.drawing import Look, blank, encode, extremes, mislead, photograph, vary
 from catalog.synthetic.printing import BOOK_SUBJECTS, PACKET_SUBJECTS, compose_lines
 from catalog.synthetic.silhouettes import FAMILIES, book, packet
@@ -123,6 +125,8 @@ class SyntheticSpec:
     covers: bool = False
     """Make the families in COVERS (ten categories of 24) books and packets whose siblings differ by
     printed words only; these take photos of 128 pixels or more to be read."""
+    columns: bool = False
+    """Give documents the fields of `attributes.ATTRIBUTES`; some are missing."""
 
     def __post_init__(self) -> None:
         for name, low in (("categories", 1), ("side", 16), ("seed", 0), ("first_product_id", 0)):
@@ -233,8 +237,8 @@ def plan(spec: SyntheticSpec) -> Plan:
 
 
 def products(spec: SyntheticSpec) -> Iterator[dict]:
-    """The documents `{"_id", "category_id", "title"?, "imgs": [{"picture"}]}`, in the order of the
-    dump."""
+    """The documents `{"_id", "category_id", "title"?, "price"?, "material"?, "colour"?, "imgs":
+    [{"picture"}]}`, in the order of the dump."""
     for index in range(spec.products):
         yield product(spec, index)
 
@@ -248,6 +252,7 @@ def product(spec: SyntheticSpec, index: int) -> dict:
         "_id": spec.first_product_id + index,
         "category_id": categories(spec)[_label(spec, index, rng)].category_id,
         **({"title": text} if text else {}),
+        **(columns(spec, index) if spec.columns else {}),
         "imgs": [{"picture": picture(spec, index, position)} for position in range(count)],
     }
 
@@ -271,6 +276,13 @@ def title(spec: SyntheticSpec, index: int) -> str:
     style = rng.choice([true.style, sibling.style, ""], p=[0.55, 0.15, 0.3])
     words = [str(rng.choice(BRANDS)), family, style, *rng.choice(FILLERS, rng.integers(1, 4))]
     return " ".join(rng.permutation([word.capitalize() for word in words if word]))
+
+
+def columns(spec: SyntheticSpec, index: int) -> dict[str, float | str]:
+    """A product's columns."""
+    true = categories(spec)[plan(spec).category[index]]
+    rng = np.random.default_rng([spec.seed, index, 96])
+    return attributes(true.category_id, look_of(spec, index).hue, rng)
 
 
 def _label(spec: SyntheticSpec, index: int, rng: np.random.Generator) -> int:

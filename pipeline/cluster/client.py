@@ -4,6 +4,8 @@ before work begins."""
 import contextlib
 import importlib.util
 import logging
+import signal
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -86,10 +88,17 @@ def ask(client: Client, function: Callable[..., T], *arguments: Any) -> dict[str
 
 def patiently(client: Client, call: Callable[[], T]) -> T:
     """The result of a call that reaches every worker, tried again if one of them dies meanwhile.
-    Raises ShelfsortError if that goes on."""
+    Raises ShelfsortError if that goes on, or nobody can be asked for PATIENCE seconds."""
     for _ in range(_TRIES):
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError as error:
+            idle = _why_idle(client) or "no worker can be asked"
+            raise ShelfsortError(
+                f"{idle}, for {PATIENCE:.0f} s; what is finished is kept, "
+                "run the same command again"
+            ) from error
+        try:
             return call()
         except (OSError, TimeoutError) as error:  # CommClosedError is an OSError
             fault = error
@@ -124,22 +133,72 @@ def require_same_versions(
 def wait(client: Client, futures: Collection[Future]) -> set[Future]:
     """Waits until some of the futures are done, and returns these. Raises ShelfsortError if for
     PATIENCE seconds no worker is left, or all are paused."""
-    since = None
+    patience = _Patience(client)
     while True:
         try:
             return distributed.wait(
                 list(futures), timeout=_GLANCE, return_when="FIRST_COMPLETED"
             ).done
         except TimeoutError:
-            idle = _why_idle(client)
+            patience.look()
+
+
+@contextlib.contextmanager
+def watched(client: Client) -> Iterator[None]:
+    """Raises ShelfsortError as `wait` does, for a block that waits for workers in other people's
+    code, such as joblib's: interrupts it, as Control-C would. In another thread than the main one,
+    which alone can be interrupted, it only warns."""
+    patience, here = _Patience(client), threading.current_thread()
+    main = here.ident if here is threading.main_thread() else None
+    ended, turn = threading.Event(), threading.Lock()
+    faults: list[ShelfsortError] = []
+
+    def watch() -> None:
+        while not ended.wait(_GLANCE):
+            try:
+                patience.look()
+            except ShelfsortError as error:
+                with turn:
+                    if not ended.is_set() and main is not None:
+                        faults.append(error)
+                        signal.pthread_kill(main, signal.SIGINT)
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        try:
+            yield
+        finally:
+            with turn:
+                ended.set()
+    except KeyboardInterrupt:
+        if faults:
+            raise faults[0] from None
+        raise
+    finally:
+        thread.join()
+
+
+class _Patience:
+    """Says when nobody works, and ends after PATIENCE seconds of it."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.since: float | None = None
+
+    def look(self) -> None:
+        """Raises ShelfsortError if nobody has worked for too long."""
+        idle = _why_idle(self.client)
         if idle is None:
-            since = None
-        elif since is None:
-            since = time.monotonic()
+            self.since = None
+        elif self.since is None:
+            self.since = time.monotonic()
             log.warning("%s; waiting for them", idle)
-        elif time.monotonic() - since > PATIENCE:
+        elif time.monotonic() - self.since > PATIENCE:
             raise ShelfsortError(
-                f"{idle}, for {PATIENCE:.0f} s; finished parts are kept, run the same command again"
+                f"{idle}, for {PATIENCE:.0f} s; what is finished is kept, "
+                "run the same command again"
             )
 
 

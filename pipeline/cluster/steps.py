@@ -23,7 +23,7 @@ from catalog.store.reader import Store
 from features.cover import ReadBlocks, text_in
 from features.extract import Block, blocks_of
 from features.ocr import READERS, TextReader
-from pipeline.cluster.client import require_files, sized, wait
+from pipeline.cluster.client import require_files, sized, wait, watched
 from pipeline.cluster.clusters import named, slots
 from pipeline.networks import open_network
 from pipeline.run_folder import RunFolder
@@ -40,12 +40,15 @@ _BATCHES = 16
 def checking(client: Client) -> Iterator[tuple[Executor, int]]:
     """The workers as an executor for ingest's checks, and how many tasks they do at once. They are
     sent the photos, so they need to see no file. Raises ShelfsortError if one of them died."""
-    with client.get_executor(pure=False) as executor:
-        try:
+    executor = client.get_executor(pure=False)
+    try:
+        with watched(client):
             yield executor, max(1, sum(client.nthreads().values()))
-        except KilledWorker as error:
-            message = f"a worker died while it checked photos; what was committed is kept, {RESUME}"
-            raise ShelfsortError(f"{message}: {error}") from error
+    except KilledWorker as error:
+        message = f"a worker died while it checked photos; what was committed is kept, {RESUME}"
+        raise ShelfsortError(f"{message}: {error}") from error
+    finally:
+        executor.shutdown(wait=False)  # what is left of it after a fault, perhaps nobody does
 
 
 @sizeof.register(RowPicker)
@@ -65,7 +68,8 @@ def _rows_size(picker: RowPicker) -> int:
 def training(client: Client, run: RunFolder) -> Iterator[None]:
     """Has joblib run stage 2's reclassifiers on the workers, which write them into the run."""
     require_files(client, sized([run.features_path]))
-    with joblib.parallel_config(backend="dask", n_jobs=max(1, sum(client.nthreads().values()))):
+    jobs = max(1, sum(client.nthreads().values()))
+    with joblib.parallel_config(backend="dask", n_jobs=jobs), watched(client):
         yield
 
 

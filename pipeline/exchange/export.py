@@ -6,6 +6,7 @@ reader.
     VIEW.onnx         uint8 pixels -> bottleneck features
     VIEW.safetensors  the same weights
     heads.npz, stage2/, taxonomy.json
+    columns.json      how a product's columns are read, if it reads any
     manifest.json     made_from, views, and the sha256 of every other file; written last
 """
 
@@ -33,6 +34,7 @@ ANSWERS = (
     "catalog/splits.py",
     "catalog/taxonomy.py",
     "features/__init__.py",
+    "features/columns.py",
     "features/neighbours.py",
     "stage1_cnn/__init__.py",
     "stage1_cnn/head.py",
@@ -106,6 +108,8 @@ def _write(model: TwoStageModel, networks: dict[str, Predictor], out: Path) -> N
             }
         )
     write_npz(out / "heads.npz", **heads)
+    if model.columns:
+        model.columns.save(out, {})
     write_json(out / "taxonomy.json", model.known.to_json())
     files = {
         str(path.relative_to(out)): sha256_file(path)

@@ -9,9 +9,10 @@ manifest.json first.
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -22,6 +23,8 @@ sys.path.insert(0, str(FOLDER / "code"))
 
 from catalog.blank import beside_others, is_blank  # noqa: E402
 from catalog.image_table import ImageTable  # noqa: E402
+from features.columns import FILE as COLUMNS  # noqa: E402
+from features.columns import ColumnEncoder  # noqa: E402
 from stage1_cnn.head import Head  # noqa: E402
 from stage2_xgb.bundle import Bundle  # noqa: E402
 from stage2_xgb.items import ItemBlock  # noqa: E402
@@ -59,13 +62,19 @@ class Model:
         with np.load(FOLDER / "heads.npz", allow_pickle=False) as arrays:
             self.head = Head(arrays["weight_0"], arrays["bias_0"])
         self.stage2 = Bundle.open(FOLDER / "stage2")
+        path = FOLDER / COLUMNS
+        self.columns = ColumnEncoder.open(path) if path.exists() else ColumnEncoder(())
 
     def predict(
-        self, products: Sequence[Sequence[Image.Image]], batch_size: int = 64
+        self,
+        products: Sequence[Sequence[Image.Image]],
+        batch_size: int = 64,
+        columns: Sequence[Mapping[str, Any]] | None = None,
     ) -> np.ndarray:
-        """Probabilities float32 [N, K] of N products, each given by one or more of its photos.
+        """Probabilities float32 [N, K] of N products, each given by one or more of its photos, and
+        by the values of its `columns`, by name, if the model reads any; what one lacks is missing.
 
-        Raises ValueError if a product has none.
+        Raises ValueError if a product has no photo, or a column that the model doesn't know.
         """
         if not products:
             return np.zeros((0, len(self.categories)), dtype=np.float32)
@@ -85,8 +94,17 @@ class Model:
         table = ImageTable(
             np.arange(len(photos)), numbers, zeros, zeros.astype(np.uint8), zeros.astype(bool)
         )
-        images = ItemBlock.images(table, features, self.head)
+        codes = self._codes(columns if columns is not None else [{}] * len(products))
+        images = ItemBlock.images(table, features, self.head, codes[numbers])
         return np.exp(refine(self.stage2, images, "product").two_stage)
+
+    def _codes(self, products: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Codes float32 [N, M] of the columns of products."""
+        names = self.columns.names
+        if unknown := {name for product in products for name in product} - set(names):
+            raise ValueError(f"columns: expected some of {names}, found {sorted(unknown)[0]}")
+        values = {name: [product.get(name) for product in products] for name in names}
+        return self.columns.encode(values, len(products))
 
     def _features(self, view: int, photos: Sequence[Image.Image], batch_size: int) -> np.ndarray:
         size = (self.views[view]["width"], self.views[view]["height"])

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from catalog.config import MOST_PIXELS
 from catalog.errors import ShelfsortError
 from pipeline.figures import WRONG, new_figure
 from pipeline.networks import open_network
@@ -23,7 +24,7 @@ def draw_attention(run: RunFolder, out: Path, products: int = 4) -> Path:
     predictor = open_network(run.checkpoint, device="cpu", precision="fp32")
     table = run.store.images("val_a")
     rows = _spread(table.product_id, products)
-    photos, _, _ = decode_all(run.store.read(table.image_id[rows]))
+    photos, _, _ = decode_all(run.store.read(table.image_id[rows]), max_pixels=MOST_PIXELS)
     if not photos:
         raise ShelfsortError(f"{run.store.path}: no readable photo on val_a")
     maps, attention = predictor.attention_maps(predictor.transform(photos))

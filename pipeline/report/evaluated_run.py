@@ -180,6 +180,11 @@ class EvaluatedRun:
         except ValueError as error:
             raise ArtifactError(path, f"not readable as JSON lines ({error})", "stage1") from error
 
+    @property
+    def validation_images(self) -> int:
+        """Images of val_a that each epoch was judged on; 0 if it is not recorded."""
+        return int(_optional(self.files.stage1_summary, "stage1").get("images", {}).get("val_a", 0))
+
     @cached_property
     def sets(self) -> list[dict]:
         """Stage 2's confusion sets with their decisions, from its manifest; empty without a second
@@ -199,6 +204,14 @@ class EvaluatedRun:
     def has_stage2(self) -> bool:
         """Whether the run has a finished second stage."""
         return self.files.stage2_manifest.exists()
+
+    @property
+    def columns(self) -> list[str]:
+        """The catalogue columns that stage 2 reads, and what they hold: `price (number)`."""
+        views: dict = self._manifest.get("made_from", {}).get("views", {})
+        read = (name for name, origin in views.items() if "columns" in origin)
+        found = (_optional(self.files.view(name).columns_model, "features") for name in read)
+        return [f"{c['name']} ({c['kind']})" for one in found for c in one.get("columns", [])]
 
     @cached_property
     def seconds(self) -> dict[str, float]:

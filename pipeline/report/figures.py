@@ -1,11 +1,14 @@
-"""Single figures of a run for slides, drawn by matplotlib: as SVG, PNG or PDF, whichever the file's
-name ends in."""
+"""Single figures of a run for print and slides, drawn by matplotlib: as SVG, PNG or PDF, whichever
+the file's name ends in. Each says how many items it is of, and has 95% intervals where it has
+shares."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -13,7 +16,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from catalog.errors import ConfigError
-from pipeline.figures import AFTER, BEFORE, INK, LINE, MUTED, WRONG, new_figure
+from catalog.intervals import wilson
+from pipeline.figures import AFTER, BEFORE, HEIGHT, INK, LINE, MUTED, WIDTH, WRONG, new_figure
 from pipeline.report.evaluated_run import EvaluatedRun
 from pipeline.report.findings import findings_of
 from pipeline.run_folder import RunFolder
@@ -27,6 +31,8 @@ beside that."""
 _LEVELS = {3: AFTER, 2: "#56a0d3", 1: "#a9cde8"}
 """Colours of the levels of the hierarchy that an answer can have."""
 _SHARE = PercentFormatter(1, decimals=0)
+WITH_INTERVALS = 100
+"""Categories up to which each one's interval is drawn: more would hide each other."""
 
 
 def plot(name: str, run: RunFolder, out: Path) -> Path:
@@ -46,7 +52,7 @@ def write_figures(run: EvaluatedRun, findings: dict, folder: Path) -> list[Path]
 
 
 def _draw(name: str, run: EvaluatedRun, findings: dict, out: Path) -> Path:
-    with new_figure(10, 4.8, out) as figure:
+    with new_figure(WIDTH, HEIGHT, out) as figure:
         FIGURES[name](figure, run, findings)
     return out
 
@@ -54,6 +60,25 @@ def _draw(name: str, run: EvaluatedRun, findings: dict, out: Path) -> Path:
 def _plain(text: str, most: int = 40) -> str:
     """A name as text: matplotlib would read $ as mathematics."""
     return (text if len(text) <= most else text[: most - 1] + "…").replace("$", r"\$")
+
+
+def _count(run: EvaluatedRun) -> str:
+    """How many items a figure is about, for its title."""
+    n = int((run.items["unit"] == run.unit).sum())
+    return f"n = {n:,} {run.unit}s"
+
+
+def _bars(axes: Axes, x: Any, rows: Sequence[dict[str, Any]], color: str) -> None:
+    """95% intervals of `rows` (value, low, high) at the places x."""
+    value = np.array([row["value"] for row in rows])
+    ends = np.array([[row["low"] for row in rows], [row["high"] for row in rows]])
+    axes.errorbar(x, value, np.abs(ends - value), fmt="none", ecolor=color, elinewidth=1, alpha=0.7)
+
+
+def _nodes(run: EvaluatedRun, level: int) -> pandas.DataFrame:
+    """The nodes of a level with the intervals of their accuracies."""
+    rows = pandas.read_parquet(run.files.table_path("hierarchy"))
+    return rows[(rows["unit"] == run.unit) & (rows["level"] == level)].reset_index(drop=True)
 
 
 def _per_category(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
@@ -69,7 +94,7 @@ def _per_category(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
                 start,
                 1.03,
                 _plain(run.taxonomy[start].level1, int(110 * (stop - start) / len(level1))),
-                fontsize=7,
+                fontsize=8,
                 color=MUTED,
             )
     for system, color, label in STAGES:
@@ -83,8 +108,12 @@ def _per_category(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
             label=label,
             rasterized=len(rows) > 500,
         )
+    if len(rows) <= WITH_INTERVALS:
+        nodes = _nodes(run, 3).rename(columns=lambda name: name.removeprefix("two_stage_"))
+        nodes = nodes.rename(columns={"accuracy": "value"}).dropna(subset=["value"])
+        _bars(axes, nodes.index, nodes[["value", "low", "high"]].to_dict("records"), AFTER)
     axes.set(
-        title=f"Accuracy of every category, per {run.unit}",
+        title=f"Accuracy of every category, per {run.unit} ({_count(run)})",
         xlabel="categories in hierarchy order",
         xlim=(-1, len(rows)),
         ylim=(-0.03, 1.08),
@@ -119,7 +148,22 @@ def _confusion(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
         for t, p in table.index
     ]
     axes.set_yticks(place, names)
-    axes.set(title="The strongest confusions: true category → answer", xlabel=f"{run.unit}s")
+    n = int((run.items["unit"] == run.unit).sum())
+    for side, system in ((0.2, "shifted"), (-0.2, "two_stage")):
+        count = table[system].to_numpy(dtype=np.float64)
+        low, high = (n * end for end in wilson(count / n, n))
+        axes.errorbar(
+            count,
+            place + side,
+            xerr=[count - low, high - count],
+            fmt="none",
+            ecolor=INK,
+            elinewidth=0.8,
+        )
+    axes.set(
+        title=f"The strongest confusions: true category → answer ({_count(run)})",
+        xlabel=f"{run.unit}s, with 95% intervals",
+    )
     axes.grid(axis="y", visible=False)
     axes.legend(loc="lower right")
 
@@ -133,7 +177,7 @@ def _hierarchy(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
     for level in range(3):
         _icicle_row(axes, run, families[:, level], support, right, level)
     axes.set(
-        title="Accuracy over the hierarchy, both stages",
+        title=f"Accuracy over the hierarchy, both stages, with 95% intervals ({_count(run)})",
         xlim=(0, max(1, support.sum())),
         ylim=(3, 0),
         xticks=[],
@@ -158,7 +202,9 @@ def _icicle_row(
     left = np.concatenate([[0], np.cumsum(width)])[:-1]
     color: Colormap = ACCURACY
     edge = 0.8 if len(cuts) < 400 else 0.0
-    for x, w, h, first in zip(left, width, hits, cuts.tolist(), strict=True):
+    nodes = _nodes(run, level + 1)
+    ends = zip(nodes["two_stage_low"], nodes["two_stage_high"], strict=True)
+    for x, w, h, first, (low, high) in zip(left, width, hits, cuts.tolist(), ends, strict=True):
         if not w:
             continue
         axes.add_patch(
@@ -172,15 +218,15 @@ def _icicle_row(
                 rasterized=len(cuts) > 500,
             )
         )
-        if w > 0.07 * support.sum():
+        if w > 0.11 * support.sum():
             name = getattr(run.taxonomy[first], f"level{level + 1}")
             axes.text(
                 x + w / 2,
                 level + 0.5,
-                f"{_plain(name, 14)}\n{h / w:.0%}",
+                f"{_plain(name, 14)}\n{h / w:.0%}\n[{low:.0%}, {high:.0%}]",
                 ha="center",
                 va="center",
-                fontsize=7,
+                fontsize=8,
             )
 
 
@@ -190,14 +236,12 @@ def _coverage(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
         rows = [
             row for row in findings[run.unit][system]["coverage"] if row["accuracy"] is not None
         ]
-        axes.plot(
-            [row["coverage"] for row in rows],
-            [row["accuracy"] for row in rows],
-            color=color,
-            label=label,
-        )
+        x = [row["coverage"] for row in rows]
+        axes.plot(x, [row["accuracy"] for row in rows], color=color, label=label)
+        low, high = ([row[end] for row in rows] for end in ("low", "high"))
+        axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
     axes.set(
-        title="Coverage against accuracy, natural class mix",
+        title=f"Coverage against accuracy, catalogue mix, with 95% intervals ({_count(run)})",
         xlabel=f"share of {run.unit}s accepted",
         ylabel="right among the accepted",
         xlim=(0, 1),
@@ -224,8 +268,18 @@ def _reliability(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
             linewidth=0,
             label=f"{label}, calibration error {found['ece']:.1%}",
         )
+        ends = [wilson(row["accuracy"], row["n"]) for row in bins]
+        each = [
+            {"value": row["accuracy"], "low": float(low), "high": float(high)}
+            for row, (low, high) in zip(bins, ends, strict=True)
+        ]
+        _bars(axes, [row["confidence"] for row in bins], each, color)
     axes.set(
-        title="Reliability", xlabel="confidence", ylabel="right", xlim=(0, 1.02), ylim=(0, 1.03)
+        title=f"Reliability, with 95% intervals ({_count(run)})",
+        xlabel="confidence",
+        ylabel="right",
+        xlim=(0, 1.02),
+        ylim=(0, 1.03),
     )
     axes.xaxis.set_major_formatter(_SHARE)
     axes.yaxis.set_major_formatter(_SHARE)
@@ -244,7 +298,11 @@ def _distribution(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
         if cap := run.store.settings.get("caps", {}).get("train"):
             sizes.axhline(cap, color=INK, linewidth=0.8, linestyle="--", label=f"cap {cap}")
     sizes.plot(trained.clip(0.8), color=AFTER, label="trained on")
-    sizes.set(title="Images per category", xlabel="categories, the smallest first", yscale="log")
+    sizes.set(
+        title=f"Images per category (n = {len(trained):,})",
+        xlabel="categories, the smallest first",
+        yscale="log",
+    )
     sizes.legend(loc="upper left")
     bins = findings[run.unit]["two_stage"]["distance"]
     errors.bar(np.arange(len(bins)), [row["n"] for row in bins], color=AFTER, width=0.85)
@@ -252,9 +310,10 @@ def _distribution(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
         f"{row['low'] if abs(row['low']) < abs(row['high']) else row['high']:+d}" for row in bins
     ]
     errors.set_xticks(
-        np.arange(len(bins)), labels, rotation=60 if len(bins) > 14 else 0, fontsize=7
+        np.arange(len(bins)), labels, rotation=60 if len(bins) > 10 else 0, fontsize=8
     )
-    errors.set(title="Errors by distance", xlabel="predicted less true class index (from)")
+    n = sum(row["n"] for row in bins)
+    errors.set(title=f"Errors by distance (n = {n:,})", xlabel="predicted less true class index")
     errors.grid(axis="x", visible=False)
 
 
@@ -279,7 +338,11 @@ def _training(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
         axes.set(xlabel="epoch" if run.epochs else "this run has no training log")
         axes.legend()
     loss.set(title="Loss")
-    accuracy.set(title="Accuracy on validation", ylim=(0, 1))
+    n = run.validation_images
+    if n and run.epochs:
+        low, high = wilson(np.array([row["val_top1"] for row in run.epochs], dtype=float), n)
+        accuracy.fill_between(epochs, low, high, color=AFTER, alpha=0.15, linewidth=0)
+    accuracy.set(title=f"On validation (n = {n:,} images)" if n else "On validation", ylim=(0, 1))
     accuracy.yaxis.set_major_formatter(_SHARE)
 
 
@@ -301,7 +364,7 @@ def _promises(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
     for name, color in (*((f"level {n}", c) for n, c in _LEVELS.items()), ("for review", LINE)):
         axes.barh(0, 0, color=color, label=name)
     axes.set(
-        title="Promised precision: what is accepted of the test split, and how much of it is right",
+        title=f"Promised precision on the test split, with 95% intervals ({_count(run)})",
         xlabel="share of products",
         xlim=(0, 1),
         ylim=(-0.5, len(rows) - 0.3),

@@ -7,9 +7,13 @@ is made from what is stored:
   the data, training
 - evaluation/catalogue.parquet: images and products of each category in the whole catalogue
 - evaluation/review.parquet: labels that are likely wrong (pipeline.report.label_issues)
+- evaluation/evidence.parquet, problems.parquet, map.parquet: photos to compare with, photos that
+  need a look, and where the products lie on a map of the photos
 """
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,18 +23,37 @@ from catalog.artifacts import atomic_path, fingerprint, read_sealed, sha256_file
 from catalog.errors import ArtifactError
 from catalog.intervals import clustered_share
 from catalog.store.reader import Store
+from features.store import FeatureStore
 from pipeline.decisions import heldout
 from pipeline.evaluation.measures import paired_change, reliability
 from pipeline.report.evaluated_run import SYSTEMS, EvaluatedRun
+from pipeline.report.evidence import COLUMNS, nearest_photos, typical_photos
+from pipeline.report.gallery import by_interest
 from pipeline.report.hierarchy import hierarchy
-from pipeline.report.label_issues import review_table
+from pipeline.report.label_issues import feature_stores, label_opinions, review_table
+from pipeline.report.mistakes import Costs, mean_costs, merges, read_costs
+from pipeline.report.photo_checks import NO_PHOTOS, measure_photos, problems, sample_of
+from pipeline.report.photo_map import NO_MAP, photo_map
+from pipeline.report.slices import photo_columns, read_columns, slices
+from pipeline.report.what_if import what_if
 from pipeline.scoring import coverage
 
-SCHEMA = 5
+SCHEMA = 6
 FEW_IMAGES = 20
 """Categories that were trained on fewer images than this are listed as too small."""
 LISTED = 2000
 """Most rejects, and most blank images, that are listed one by one."""
+CASES = 600
+"""Doubts, and wrong products, that nearest photos are looked for at most."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Files of a user's own: further columns of the products (`product_id` and any others), and
+    what mistakes cost (`true`, `predicted`, `cost`)."""
+
+    columns: Path | None = None
+    costs: Path | None = None
 
 
 def findings_of(run: EvaluatedRun) -> dict:
@@ -52,34 +75,115 @@ def findings_of(run: EvaluatedRun) -> dict:
     )
 
 
-def write_findings(run: EvaluatedRun) -> dict:
-    """Computes and stores the four files; returns the content of report.json."""
+def write_findings(run: EvaluatedRun, extras: Extras | None = None) -> dict:
+    """Computes and stores the files; returns the content of report.json."""
+    extras = extras or Extras()
     found: dict[str, Any] = {
         "schema": SCHEMA,
         "evaluation": fingerprint(run.metrics),
         "unit": run.unit,
         "few_images": FEW_IMAGES,
     }
-    families = run.taxonomy.families
+    costs = read_costs(extras.costs, run.taxonomy) if extras.costs else None
     for unit, items in run.items.groupby("unit"):
-        found[str(unit)] = {system: system_findings(items, system, families) for system in SYSTEMS}
-        found[str(unit)]["changes"] = changes(items, families)
-        found[str(unit)]["by_training_images"] = by_training_images(items, run.train_images)
-    found["coverage_val_b"] = coverage_on_val_b(run)
-    review, judged = review_table(run)
-    found["health"] = _health(run, review) | {"labels_judged": judged}
+        found[str(unit)] = unit_findings(run, items, costs)
+    found |= held_out_findings(run)
+    opinions, judged = label_opinions(run)
+    review, stores = review_table(run, opinions), feature_stores(run)
+    photos = _photos(run)
+    found["health"] = _health(run, review) | {"labels_judged": judged, "photos": len(photos)}
+    found["slices"] = slices(_main_items(run), _columns(run, photos, extras))
     found["training"] = {"epochs": run.epochs, "seconds": run.seconds}
+    problem_table = problems(photos, stores, _digests(run, photos))
+    found["health"]["problems"] = problem_table["kind"].value_counts().to_dict()
     tables = {
-        "catalogue.parquet": _catalogue(run),
-        "review.parquet": review,
-        "hierarchy.parquet": hierarchy(run),
+        "catalogue": _catalogue(run),
+        "review": review,
+        "hierarchy": hierarchy(run),
+        "evidence": _evidence(run, review, opinions, stores),
+        "problems": problem_table,
+        "map": photo_map(stores) if stores else NO_MAP,
     }
     for name, table in tables.items():
-        with atomic_path(run.files.evaluation / name) as temporary:
+        with atomic_path(run.files.table_path(name)) as temporary:
             table.to_parquet(temporary, index=False)
-    found["files"] = {name: sha256_file(run.files.evaluation / name) for name in tables}
+    paths = [run.files.table_path(name) for name in tables]
+    found["files"] = {path.name: sha256_file(path) for path in paths}
     write_sealed(run.files.evaluation / "report.json", found)
     return found
+
+
+def unit_findings(run: EvaluatedRun, items: pandas.DataFrame, costs: Costs | None) -> dict:
+    """What is found of the items of one unit."""
+    families = run.taxonomy.families
+    found = {system: system_findings(items, system, families) for system in SYSTEMS}
+    found["changes"] = changes(items, families)
+    return found | {
+        "by_training_images": by_training_images(items, run.train_images),
+        "merges": merges(items),
+        "costs": None if costs is None else mean_costs(costs, items),
+    }
+
+
+def held_out_findings(run: EvaluatedRun) -> dict:
+    """What each threshold costs on held-out products, as `score --min-confidence` prints it, and
+    what thresholds a precision takes; None without current answers for these."""
+    if not heldout.is_current(run.files.stage2):
+        return {"coverage_val_b": None, "what_if": None}
+    held = heldout.read(run.files.stage2)
+    costs = [asdict(cost) for cost in coverage.costs_of(held.under(held.fitted))]
+    return {"coverage_val_b": costs, "what_if": what_if(held, run.taxonomy)}
+
+
+def _main_items(run: EvaluatedRun) -> pandas.DataFrame:
+    return run.items[run.items["unit"] == run.unit]
+
+
+def _photos(run: EvaluatedRun) -> pandas.DataFrame:
+    """Measures of a sample of the photos; no row without a store."""
+    if run.store is None:
+        return NO_PHOTOS
+    return measure_photos(run.store, sample_of(run.store))
+
+
+def _digests(run: EvaluatedRun, photos: pandas.DataFrame) -> list[str]:
+    return run.store.picture_digests(photos["image_id"].to_numpy()) if run.store else []
+
+
+def _columns(run: EvaluatedRun, photos: pandas.DataFrame, extras: Extras) -> pandas.DataFrame:
+    """Whatever is known of the evaluated products, by product id."""
+    images = run.items[run.items["unit"] == "image"]["product_id"].value_counts()
+    products = np.unique(_main_items(run)["product_id"])
+    parts = [images.rename("photos of the product").to_frame(), photo_columns(photos)]
+    if run.store is not None:
+        own = run.store.columns(products)
+        parts.append(own.set_axis(products, axis=0) if len(own.columns) else own)
+        if extras.columns:
+            parts.append(read_columns(extras.columns, run.store))
+    return pandas.concat([part.reindex(products) for part in parts], axis=1)
+
+
+def _evidence(
+    run: EvaluatedRun,
+    review: pandas.DataFrame,
+    opinions: pandas.DataFrame,
+    stores: Sequence[FeatureStore],
+) -> pandas.DataFrame:
+    """Photos beside the first doubts and errors."""
+    if not stores:
+        return pandas.DataFrame(columns=COLUMNS)
+    doubts = review[review["kind"] == "doubt"].head(CASES)
+    items = _main_items(run).iloc[by_interest(_main_items(run))]
+    wrong = items[items["two_stage_class"] != items["class_index"]].head(CASES)
+    names = ["product_id", "class_index", "suggested_class"]
+    cases = pandas.concat(
+        [doubts[names], wrong.rename(columns={"two_stage_class": "suggested_class"})[names]]
+    )
+    found = nearest_photos(stores, cases)
+    involved = np.unique(cases[["class_index", "suggested_class"]])
+    typical = typical_photos(opinions)
+    typical = typical[typical["class_index"].isin(involved)]
+    return pandas.concat([found, typical], ignore_index=True)[list(COLUMNS)]
 
 
 def system_findings(items: pandas.DataFrame, system: str, families: np.ndarray) -> dict:
@@ -154,15 +258,6 @@ def changes(items: pandas.DataFrame, families: np.ndarray) -> dict[str, dict]:
             },
         }
     return found
-
-
-def coverage_on_val_b(run: EvaluatedRun) -> list[dict] | None:
-    """What each threshold costs on held-out products, as `score --min-confidence` prints it; None
-    without current answers for these."""
-    if not heldout.is_current(run.files.stage2):
-        return None
-    held = heldout.read(run.files.stage2)
-    return [asdict(cost) for cost in coverage.costs_of(held.under(held.fitted))]
 
 
 def distances(steps: np.ndarray) -> list[dict]:

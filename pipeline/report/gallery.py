@@ -2,13 +2,14 @@
 of bytes allows."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas
 from PIL import Image
 
+from catalog.config import MOST_PIXELS
 from catalog.images import decode
 from catalog.store.reader import Store
 
@@ -18,6 +19,8 @@ budget."""
 SAMPLE = 40
 QUALITY = 55
 MOST_IMAGES = 4
+_PROBLEMS = 24
+"""Photos of each kind of problem."""
 WRONG, UNCERTAIN = 3, 1
 """Photos of a category in each round of choosing."""
 
@@ -33,12 +36,27 @@ class Gallery:
     data: bytes
 
 
-def make_gallery(
-    store: Store | None, items: pandas.DataFrame, review: pandas.DataFrame, budget: int
-) -> Gallery:
+@dataclass(frozen=True)
+class Wanted:
+    """What photos are wanted of: evaluated `items`, the `review` of labels, the `evidence` beside
+    doubts and errors, and the `problems` of photos (pipeline.report.findings)."""
+
+    items: pandas.DataFrame
+    review: pandas.DataFrame
+    evidence: pandas.DataFrame
+    problems: pandas.DataFrame
+
+    def photos_of(self, product_ids: Sequence[int]) -> dict[int, int]:
+        """How many photos of each product: of those that only stand beside others a single one."""
+        tables = (self.items, self.review, self.problems)
+        shown = set(np.concatenate([table["product_id"] for table in tables]).tolist())
+        return {i: MOST_IMAGES if i in shown else 1 for i in product_ids}
+
+
+def make_gallery(store: Store | None, wanted: Wanted, budget: int) -> Gallery:
     """Thumbnails of at most `budget` bytes: likely label errors first, then round by round the
-    wrong and the most uncertain products of each category, those that lose most products first.
-    Without a store the gallery is empty."""
+    wrong and the most uncertain products of each category, those that lose most products first;
+    each with the photos that stand beside it. Without a store the gallery is empty."""
     if store is None:
         nothing = np.zeros(1, dtype=np.uint32)
         return Gallery(np.zeros(0), nothing, nothing, b"")
@@ -47,15 +65,13 @@ def make_gallery(
     sizes: list[int] = []
     parts: list[bytes] = []
     left = budget
-    order = list(_in_order(items, review))
-    side = _side(
-        store, order, int((items["two_stage_class"] != items["class_index"]).sum()), budget
-    )
-    for product_id in order:
-        thumbnails = [
-            thumbnail(data, side)
-            for data in store.read(store.image_ids_of(product_id)[:MOST_IMAGES])
-        ]
+    order = wanted.photos_of(list(_in_order(wanted)))
+    items = wanted.items
+    wrong = int((items["two_stage_class"] != items["class_index"]).sum())
+    side = _side(store, order, wrong, budget)
+    for product_id, most in order.items():
+        photos = store.read(store.image_ids_of(product_id)[:most])
+        thumbnails = [thumbnail(data, side) for data in photos]
         left -= sum(map(len, thumbnails))
         if left < 0:
             break
@@ -70,21 +86,15 @@ def make_gallery(
     return Gallery(np.array(products, dtype=np.float64), starts, offsets, b"".join(parts))
 
 
-def _side(store: Store, order: list[int], wrong: int, budget: int) -> int:
+def _side(store: Store, order: Mapping[int, int], wrong: int, budget: int) -> int:
     """The largest of SIDES at which twice as many products as are wrong fit the budget, by a sample
     of them."""
-    wanted = order[: max(2 * wrong, SAMPLE)]
-    sample = wanted[:: max(1, len(wanted) // SAMPLE)]
-    photos = [
-        data
-        for product_id in sample
-        for data in store.read(store.image_ids_of(product_id)[:MOST_IMAGES])
-    ]
+    products = list(order)[: max(2 * wrong, SAMPLE)]
+    sample = products[:: max(1, len(products) // SAMPLE)]
+    photos = [data for i in sample for data in store.read(store.image_ids_of(i)[: order[i]])]
     for side in SIDES:
-        if (
-            sum(len(thumbnail(data, side)) for data in photos) / max(1, len(sample)) * len(wanted)
-            <= budget
-        ):
+        size = sum(len(thumbnail(data, side)) for data in photos)
+        if size / max(1, len(sample)) * len(products) <= budget:
             return side
     return SIDES[-1]
 
@@ -92,24 +102,32 @@ def _side(store: Store, order: list[int], wrong: int, budget: int) -> int:
 def thumbnail(data: bytes, side: int) -> bytes:
     """A picture's bytes as a small WebP, its longer side `side` pixels at most. Raises ImageError
     where it can't be decoded."""
-    image = Image.fromarray(decode(data))
+    image = Image.fromarray(decode(data, MOST_PIXELS))
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     out = io.BytesIO()
     image.save(out, "WEBP", quality=QUALITY, method=2)
     return out.getvalue()
 
 
-def _in_order(items: pandas.DataFrame, review: pandas.DataFrame) -> Iterator[int]:
-    """Product ids by importance, each once."""
+def _in_order(wanted: Wanted) -> Iterator[int]:
+    """Product ids by importance, each once, those beside a product right after it."""
+    review, items, evidence = wanted.review, wanted.items, wanted.evidence
     doubts, conflicts = (
         review.loc[review["kind"] == kind, "product_id"] for kind in ("doubt", "conflict")
     )
-    seen: set[int] = set()
+    beside = evidence[evidence["kind"] == "nearest"].groupby("product_id")["shown"].apply(list)
+    typical = evidence.loc[evidence["kind"] == "typical", "shown"]
+    problems = wanted.problems.groupby("kind").head(_PROBLEMS)
     chosen = items["product_id"].to_numpy()[by_interest(items)]
-    for product_id in [*doubts.head(150), *conflicts.head(200), *chosen]:
-        if product_id not in seen:
-            seen.add(int(product_id))
-            yield int(product_id)
+    each = [
+        *(i for product in doubts.head(150) for i in (product, *beside.get(product, []))),
+        *conflicts.head(200),
+        *problems["product_id"],
+        *problems.loc[problems["other"] >= 0, "other"],
+        *typical,
+        *(i for product in chosen for i in (product, *beside.get(product, []))),
+    ]
+    yield from dict.fromkeys(map(int, each))
 
 
 def by_interest(items: pandas.DataFrame) -> np.ndarray:

@@ -32,23 +32,22 @@ CALIBRATION = 5000
 """Images, about, on which the judge's confidence is calibrated."""
 
 
-def review_table(run: EvaluatedRun) -> tuple[pandas.DataFrame, str]:
-    """Doubtful labels and pictures under several categories, and which products were judged: `all`
-    with features, or the `evaluated` ones of a run that has no features of its store any more.
+def review_table(run: EvaluatedRun, opinions: pandas.DataFrame) -> pandas.DataFrame:
+    """Doubtful labels and pictures under several categories, by the `opinions` of `label_opinions`.
 
     A product whose picture another category has too is no doubt: the judge knows the picture under
     the other label, and on the demo 8 of 9 such doubts were wrong.
     """
-    opinions, judged = label_opinions(run)
     conflicts = _conflicts(run, opinions)
     alone = opinions[~opinions["product_id"].isin(conflicts["product_id"])]
-    return pandas.concat([doubtful_labels(alone, len(run.taxonomy)), conflicts]), judged
+    return pandas.concat([doubtful_labels(alone, len(run.taxonomy)), conflicts])
 
 
 def label_opinions(run: EvaluatedRun) -> tuple[pandas.DataFrame, str]:
     """One row per judged product: product_id, class_index, split, answer, the probability of the
-    label (self_confidence) and of the answer (confidence); and which were judged."""
-    if stores := _feature_stores(run):
+    label (self_confidence) and of the answer (confidence); and which were judged: `all` with
+    features, or the `evaluated` ones of a run that has no features of its store any more."""
+    if stores := feature_stores(run):
         return out_of_fold(Views(stores)), "all"
     items = run.items[run.items["unit"] == run.unit]
     columns = {
@@ -60,7 +59,7 @@ def label_opinions(run: EvaluatedRun) -> tuple[pandas.DataFrame, str]:
     return items[kept].rename(columns=columns).assign(split="test"), "evaluated"
 
 
-def _feature_stores(run: EvaluatedRun) -> list[FeatureStore]:
+def feature_stores(run: EvaluatedRun) -> list[FeatureStore]:
     """The features that the run was evaluated with; none if one of them is gone or another's."""
     views: dict = run.metrics.get("made_from", {}).get("views", {})
     stores = []
@@ -82,7 +81,7 @@ def out_of_fold(views: Views, seed: int = 0) -> pandas.DataFrame:
     inputs = Inputs(tuple(range(len(views.stores))), root=True)
     width = sum(store.width for store in views.stores)
     sums = [Moments.zeros(views.classes, width) for _ in range(FOLDS)]
-    for table, features in _blocks(views):
+    for table, features, _ in _blocks(views):
         x, fold = inputs(features), folds(table.product_id, FOLDS, "label issues", seed)
         for number in np.unique(fold).tolist():
             sums[number].add(x[fold == number], table.class_index[fold == number])
@@ -96,14 +95,14 @@ def out_of_fold(views: Views, seed: int = 0) -> pandas.DataFrame:
 
 def _blocks(views: Views) -> Iterator[Block]:
     for split in SPLITS:
-        for table, features in views.features(split, fit_only=False):
-            if len(table):
-                yield table, features
+        for block in views.features(split, fit_only=False):
+            if len(block.table):
+                yield block
 
 
 def _scores(block: Block, experts: list[LinearExpert], seed: int) -> np.ndarray:
     """Scores float32 [N, K] of the block's images, by experts that know no image of the product."""
-    table, features = block
+    table, features, _ = block
     fold = folds(table.product_id, FOLDS, "label issues", seed)
     scores = np.empty((len(table), len(experts[0].bias)), dtype=np.float32)
     for number in np.unique(fold).tolist():
@@ -117,10 +116,10 @@ def _inverse_temperature(views: Views, experts: list[LinearExpert], seed: int) -
     are far from normal, so that raw discriminants are far too sure."""
     share = CALIBRATION / max(len(views.first), 1)
     parts = []
-    for table, features in _blocks(views):
-        mine = sample_mask(table.product_id, share, "calibration of label issues", seed)
-        sample = table[mine], [x[mine] for x in features]
-        scores, truth = _scores(sample, experts, seed), table.class_index[mine]
+    for block in _blocks(views):
+        product_id = block.table.product_id
+        sample = block.rows(sample_mask(product_id, share, "calibration of label issues", seed))
+        scores, truth = _scores(sample, experts, seed), sample.table.class_index
         known = np.isfinite(scores[np.arange(len(truth)), truth])
         parts.append((scores[known], truth[known]))
     scores, truth = map(np.concatenate, zip(*parts, strict=True))
@@ -140,7 +139,7 @@ def _judge(
     block: Block, experts: list[LinearExpert], inverse_temperature: float, seed: int
 ) -> pandas.DataFrame:
     """The opinions of the products of a block."""
-    table = block[0]
+    table = block.table
     log_probs = log_softmax(_scores(block, experts, seed) * np.float32(inverse_temperature))
     starts = product_starts(table.product_id)
     pooled = np.exp(log_softmax(mean_by_product(log_probs, table.product_id)))

@@ -28,8 +28,9 @@ from pipeline.report.columns import pack, plain, share, unsigned
 from pipeline.report.comparison import Comparison, compare_runs
 from pipeline.report.evaluated_run import SYSTEMS, EvaluatedRun
 from pipeline.report.figures import write_figures
-from pipeline.report.findings import write_findings
-from pipeline.report.gallery import Gallery, by_interest, make_gallery
+from pipeline.report.findings import Extras, write_findings
+from pipeline.report.gallery import Gallery, Wanted, by_interest, make_gallery
+from pipeline.report.photo_checks import KINDS
 from pipeline.run_folder import RunFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -41,6 +42,7 @@ SCRIPTS = (
     "picker",
     "viewer",
     "judgements",
+    "evidence",
     "gallery",
     "overview",
     "plot",
@@ -48,6 +50,10 @@ SCRIPTS = (
     "hierarchy",
     "confusions",
     "confidence",
+    "whatif",
+    "slices",
+    "map",
+    "problems",
     "review",
     "items",
     "training",
@@ -59,11 +65,13 @@ THUMBNAILS = 7_000_000
 MARGIN = 300_000
 """For the HTML itself and the index of the thumbnails."""
 REVIEW_ROWS = 2000
+PROBLEM_ROWS = 500
+"""Photos of each kind of problem that the page lists at most."""
 ITEMS = 200_000
 """Items that the page lists at most; its counts are of all."""
 
 
-def write_report(runs: Sequence[RunFolder], out: Path) -> Path:
+def write_report(runs: Sequence[RunFolder], out: Path, extras: Extras | None = None) -> Path:
     """Writes `out`/index.html and `out`/figures/*.svg about the first run, compared with the
     others; returns the page's path.
 
@@ -72,8 +80,11 @@ def write_report(runs: Sequence[RunFolder], out: Path) -> Path:
     if not runs:
         raise ConfigError("report: expected at least one run, found none")
     run, *others = map(EvaluatedRun, runs)
-    findings = write_findings(run)
-    review = pandas.read_parquet(run.files.table_path("review"))
+    findings = write_findings(run, extras)
+    review, evidence, problems, places = (
+        pandas.read_parquet(run.files.table_path(name))
+        for name in ("review", "evidence", "problems", "map")
+    )
     items = run.items[run.items["unit"] == run.unit].reset_index(drop=True)
     items = (
         items.iloc[by_interest(items)[:ITEMS]]
@@ -83,14 +94,15 @@ def write_report(runs: Sequence[RunFolder], out: Path) -> Path:
     unit = _compared(run, others)
     compared = [compare_runs(run, other, unit) for other in others]
     columns = _category_columns(run, others) | _node_columns(run) | _pair_columns(run)
-    columns |= _item_columns(items) | _review_columns(review)
+    columns |= _item_columns(items) | _review_columns(review) | _map_columns(places)
+    columns |= _evidence_columns(evidence) | _problem_columns(problems)
     for number, comparison in enumerate(compared, start=1):
         columns |= _compared_columns(comparison, number, items if unit == run.unit else None)
-    data = pack(_values(run, others, findings, compared), columns)
+    keys = {"keys": _shop_keys(run, columns, findings)}
+    data = pack(_values(run, others, findings, compared) | keys, columns)
     fixed = len(data) + sum(path.stat().st_size for path in TEMPLATES.iterdir())
-    gallery = make_gallery(
-        run.store, items, review, max(0, min(THUMBNAILS, (LIMIT - fixed - MARGIN) * 3 // 4))
-    )
+    budget = max(0, min(THUMBNAILS, (LIMIT - fixed - MARGIN) * 3 // 4))
+    gallery = make_gallery(run.store, Wanted(items, review, evidence, problems), budget)
     page = _render(run, findings, data, gallery)
     write_text(out / "index.html", page)
     write_figures(run, findings, out / "figures")
@@ -192,6 +204,7 @@ def _values(
         {
             "unit": run.unit,
             "splits": [*SPLITS, "not judged"],
+            "problem_kinds": list(KINDS),
             "name": run.name,
             "findings": findings,
             "sets": run.sets,
@@ -273,6 +286,7 @@ def _about(run: EvaluatedRun) -> dict[str, str]:
         else "not recorded",
         "Code": run.revision,
         "Data": _data(run),
+        **({"Columns read": ", ".join(run.columns)} if run.columns else {}),
     }
 
 
@@ -354,6 +368,48 @@ def _item_columns(items: pandas.DataFrame) -> dict[str, np.ndarray]:
     columns["item.own"] = share(items["two_stage_true_confidence"].to_numpy())
     columns["item.refined"] = unsigned(items["refined"].to_numpy())
     return columns
+
+
+def _shop_keys(
+    run: EvaluatedRun, columns: dict[str, np.ndarray], findings: dict
+) -> list[tuple[int, str]]:
+    """Number and key of each product on the page whose key is not its number itself."""
+    if run.store is None:
+        return []
+    blank = [row["product_id"] for row in findings["health"]["blank_rows"]]
+    listed = [columns[name] for name in columns if name.endswith((".product", ".shown", ".other"))]
+    numbers = np.unique(np.concatenate([*listed, blank]).astype(np.int64))
+    numbers = numbers[numbers >= 0]
+    pairs = zip(numbers.tolist(), map(str, run.store.keys(numbers)), strict=True)
+    return [(number, key) for number, key in pairs if str(number) != key]
+
+
+def _evidence_columns(evidence: pandas.DataFrame) -> dict[str, np.ndarray]:
+    return {
+        "evidence.typical": unsigned((evidence["kind"] == "typical").to_numpy(dtype=np.int64)),
+        "evidence.product": evidence["product_id"].to_numpy(dtype=np.float64),
+        "evidence.class": unsigned(evidence["class_index"].to_numpy(dtype=np.int64)),
+        "evidence.shown": evidence["shown"].to_numpy(dtype=np.float64),
+        "evidence.cosine": share(evidence["cosine"].to_numpy(dtype=np.float64)),
+    }
+
+
+def _problem_columns(problems: pandas.DataFrame) -> dict[str, np.ndarray]:
+    rows = problems.groupby("kind", sort=False).head(PROBLEM_ROWS)
+    kinds = rows["kind"].map({kind: number for number, kind in enumerate(KINDS)})
+    return {
+        "problem.kind": unsigned(kinds.to_numpy(dtype=np.int64)),
+        "problem.product": rows["product_id"].to_numpy(dtype=np.float64),
+        "problem.position": unsigned((rows["image_id"] % POSITIONS).to_numpy(dtype=np.int64)),
+        "problem.true": unsigned(rows["class_index"].to_numpy(dtype=np.int64)),
+        "problem.value": rows["value"].to_numpy(dtype=np.float32),
+        "problem.other": rows["other"].to_numpy(dtype=np.float64),
+    }
+
+
+def _map_columns(places: pandas.DataFrame) -> dict[str, np.ndarray]:
+    columns = {"map.product": places["product_id"].to_numpy(dtype=np.float64)}
+    return columns | {f"map.{axis}": places[axis].to_numpy(np.float32) for axis in ("x", "y")}
 
 
 def split_numbers(names: pandas.Series) -> np.ndarray:

@@ -27,6 +27,7 @@ from catalog.artifacts import (
     sha256_file,
     write_json,
 )
+from catalog.config import MAX_PIXELS
 from catalog.errors import ImageError, ShelfsortError
 from catalog.fetch import UNREACHABLE
 from catalog.files import read_file
@@ -147,6 +148,7 @@ def find_lookalikes(
     out: Path,
     config: ScoreConfig,
     lanes: int,
+    max_pixels: int = MAX_PIXELS,
 ) -> LookalikeTotals:
     """Writes lookalikes-00000.parquet and so on into the folder `out`, then _LOOKALIKES with the
     totals.
@@ -154,7 +156,7 @@ def find_lookalikes(
     Raises ArtifactError if `out` holds parts of another model, source, list or threshold.
     """
     batch_size = config.batch_size_on(predictor.compute.device.type)
-    compare = partial(_table, predictor, listed, threshold, batch_size, lanes)
+    compare = partial(_table, predictor, listed, threshold, batch_size, lanes, max_pixels)
     origin = {
         "schema": SCHEMA,
         "dump": source.fingerprint,
@@ -163,6 +165,8 @@ def find_lookalikes(
         "listed": listed.fingerprint,
         "threshold": threshold,
     }
+    if max_pixels != MAX_PIXELS:
+        origin["max_pixels"] = max_pixels
     (out / "_LOOKALIKES").unlink(missing_ok=True)
     matches = unreadable = unreachable = 0
     with progress(len(source), "lookalikes", "product") as bar:
@@ -187,13 +191,14 @@ def _table(
     threshold: float,
     batch_size: int,
     lanes: int,
+    max_pixels: int,
     source: ProductSource,
 ) -> tuple[pyarrow.Table, int]:
     """The part's rows, and how many of its images could not be reached."""
     unreachable = 0
 
     def compared(group: tuple[np.ndarray, list[Photos]]) -> pyarrow.Table:
-        return _compared(predictor, source, *group, listed, threshold, batch_size)
+        return _compared(predictor, source, *group, listed, threshold, batch_size, max_pixels)
 
     def read() -> Iterator[tuple[np.ndarray, list[Photos]]]:
         nonlocal unreachable
@@ -223,9 +228,10 @@ def _compared(
     listed: ListedImages,
     threshold: float,
     batch_size: int,
+    max_pixels: int,
 ) -> pyarrow.Table:
     features, readable, _ = photo_features(
-        predictor, [photo for product in photos for photo in product], batch_size
+        predictor, [photo for product in photos for photo in product], batch_size, max_pixels
     )
     owner = np.repeat(np.arange(len(rows)), [len(product) for product in photos])
     position = np.concatenate([np.arange(len(product)) for product in photos])

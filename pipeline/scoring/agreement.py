@@ -87,9 +87,10 @@ def measure(run: RunFolder, model: TwoStageModel, photos: int = PHOTOS) -> Agree
         _again(network, images, run) if network else features
         for network, features in zip(model.networks.values(), stored, strict=True)
     ]
-    table = stores[0].table[rows]
+    table, head = stores[0].table[rows], model.network.head
+    codes = model.encode([{}] * len(table))  # from photos alone: columns are the same both ways
     answers = [
-        model.answer(ItemBlock.images(table, features, model.network.head), "product").two_stage
+        model.answer(ItemBlock.images(table, features, head, codes), "product").two_stage
         for features in (stored, computed)
     ]
     return Agreement.between(*answers)

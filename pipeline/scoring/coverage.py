@@ -4,7 +4,8 @@ stage2/heldout.npz (`pipeline.decisions.heldout`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,11 @@ def curve(
         coverage, n = float(weight[rows].sum()) / total, int(rows.sum())
         costs.append(Cost(threshold, coverage, accepted.value, accepted.low, accepted.high, n))
     return costs
+
+
+def costs(confidence: np.ndarray, right: np.ndarray, group: np.ndarray) -> list[dict[str, Any]]:
+    """`curve` of items that all count the same, as plain values."""
+    return [asdict(cost) for cost in curve(confidence, right, np.ones(len(right)), group)]
 
 
 def costs_of(held: HeldOutAnswers) -> list[Cost]:

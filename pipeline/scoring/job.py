@@ -1,15 +1,20 @@
 """The step `score` around the scoring itself (score.py): what is opened and checked before, and
 what is said after."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from catalog.artifacts import sha256_file
+from catalog.config import MAX_PIXELS
 from catalog.errors import ArtifactError, ShelfsortError
 from catalog.image_table import image_ids
 from catalog.labels import read_labels
+from catalog.sources.column_table import ColumnTable
 from catalog.sources.damage import require_whole
 from catalog.sources.keys import Key
 from catalog.sources.source import ProductSource, open_source
@@ -26,6 +31,8 @@ from pipeline.scoring.lanes import Engine, Lanes
 from pipeline.scoring.plan import Judges, named_mix, needs_held_out
 from pipeline.scoring.score import Scorer
 from stage2_xgb.addition import identity
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,12 @@ class ScoreJob:
             update={"score": config.score.model_copy(update={"vectors": vectors})}
         )
         model = TwoStageModel.open(
-            run, config.stage1.device, config.features.precision, config.score.runtime, vectors
+            run,
+            config.stage1.device,
+            config.features.precision,
+            config.score.runtime,
+            vectors,
+            config.catalog.max_pixels,
         )
         counts = run.store.natural_counts("product")
         mix, table = named_mix(config.score, counts, model.known), config.score.allowed
@@ -76,7 +88,7 @@ class ScoreJob:
         ShelfsortError if the labels are of other products, if the source has no readable product or
         lacks what a view reads, and if a file of it is damaged, unless `accept_damage`."""
         table = self.config.catalog.table.model_copy(update={"split": None, "group": None})
-        needed = {"columns": (), "table": table}
+        needed = {"columns": self._columns_read, "table": table}
         needed |= {} if self.model.text_view else {"text": None}
         catalog = self.config.catalog.model_copy(update=needed)
         source = open_source(paths, out / "dumps", catalog, self.config.access)
@@ -87,6 +99,7 @@ class ScoreJob:
             else labels_of(source, self.model.taxonomy)
         )
         self._require_texts(source)
+        self._warn_of_missing_columns(source)
         warn_of_other_arithmetic(self.run, self.model)
         for file in self.model.vector_files:
             file.rows(
@@ -105,6 +118,41 @@ class ScoreJob:
                 "name the field or column: --set catalog.text=NAME"
             )
 
+    @property
+    def _columns_read(self) -> tuple[str, ...]:
+        """The columns that are read from what is scored."""
+        encoder = self.model.columns
+        return encoder.names if encoder and not self.config.score.table else ()
+
+    def _warn_of_missing_columns(self, source: ProductSource) -> None:
+        """Logs it if a view reads columns and none of the first products has any."""
+        names, some = self._columns_read, range(min(len(source), 100))
+        read = (value for row in some for value in source.columns(row, names))
+        if names and all(value is None for value in read):
+            _log.warning(
+                "%s: none of the first %d products has a column %s: they are answered from their "
+                "photos; name a file that has the columns: --set score.table=FILE",
+                source.place(0, -1)[0],
+                len(some),
+                " or ".join(names),
+            )
+
+    def _codes(self, source: ProductSource) -> np.ndarray | None:
+        """The codes of the products' columns by `score.table`; None without one. Raises
+        ShelfsortError if no view reads columns, or the file can't be read, lacks a column or has
+        none of the products."""
+        if not (path := self.config.score.table):
+            return None
+        if not (encoder := self.model.columns):
+            raise ShelfsortError(f"score.table: {self.model.bundle.folder} reads no columns")
+        table, keys = ColumnTable.read(path, encoder.names), list(source.keys)
+        if not (known := table.known(keys)):
+            raise ShelfsortError(f"score.table: {path} has none of the {len(keys)} products")
+        if known < len(keys):
+            missing = f"{len(keys) - known} of {len(keys)} products"
+            _log.warning("%s lacks %s: they are answered from their photos", path, missing)
+        return encoder.encode(table.values(keys))
+
     def scorer(self, source: ProductSource, client: Any, lanes: int) -> Scorer:
         """What scores: so many lanes of this process, or the dask workers of `client`, where there
         is one."""
@@ -115,8 +163,13 @@ class ScoreJob:
         made_with = {f"vectors.{name}": sha256_file(path) for name, path in vectors.items()}
         made_with["precision"] = self.model.network.compute.precision
         made_with["runtime"] = ", ".join(sorted({*self.model.runtimes.values()}))
+        codes = self._codes(source)
+        if table := self.config.score.table:
+            made_with["table"] = sha256_file(table)
+        if self.model.max_pixels != MAX_PIXELS:
+            made_with["max_pixels"] = str(self.model.max_pixels)
         checksums, digests = self.checksums | made_with, self.run.store.digests()
-        return Scorer(engine, checksums, self.fallback, digests, self.judges)
+        return Scorer(engine, checksums, self.fallback, digests, self.judges, codes)
 
     def _workers(self, source: ProductSource, client: Any) -> Engine:
         from pipeline.scoring.workers import ModelPlace, Workers
@@ -129,6 +182,7 @@ class ScoreJob:
             device=self.config.stage1.device,
             precision=precision,
             runtimes=tuple(self.model.runtimes.items()),
+            max_pixels=self.model.max_pixels,
         )
         return Workers(
             client,

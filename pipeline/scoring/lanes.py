@@ -13,9 +13,9 @@ photos, and is itself rejected, as `no_readable_image`, if it has none. Workers 
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow
@@ -47,7 +47,9 @@ batch weighs little."""
 class Task:
     """One partition to be scored. `repeated` bool [N]: products whose id stands earlier in the
     whole source; `compared` bool [N]: those whose features are kept, to compare the source with the
-    catalogue; `deadly`: rows that killed the workers that touched them, which are rejected unread.
+    catalogue; `deadly`: rows that killed the workers that touched them, which are rejected unread;
+    `codes` [N, M]: of the products' columns if a file of its own has these, else the source's
+    columns are read.
     """
 
     number: int
@@ -55,6 +57,7 @@ class Task:
     repeated: np.ndarray
     compared: np.ndarray
     deadly: frozenset[int] = frozenset()
+    codes: np.ndarray | None = None
 
     def groups(self, images: int) -> Iterator[np.ndarray]:
         """The rows to be scored, in groups of about so many images."""
@@ -74,6 +77,16 @@ class Task:
     def text(self, row: int) -> str:
         """The text of a product."""
         return "" if row in self.deadly else self.source.text(row)
+
+    def columns(self, row: int, names: Sequence[str]) -> dict[str, Any]:
+        """The columns of a product that the source has, by name."""
+        if row in self.deadly or not names or self.codes is not None:
+            return {}
+        return dict(zip(names, self.source.columns(row, names), strict=True))
+
+    def read(self, row: int, names: Sequence[str]) -> "ReadProduct":
+        """All of a product that is looked at, `names` of its columns among it."""
+        return ReadProduct(self.photos(row), self.text(row), self.columns(row, names))
 
     def empty(self, schema: pyarrow.Schema) -> pyarrow.Table:
         """A table of this schema, with the source's kind of keys, without rows."""
@@ -98,8 +111,16 @@ class Task:
         return self.reject(row, -1, "no_readable_image", "no image of the product can be read")
 
 
-Group = tuple[Task, np.ndarray, list[tuple[Photos, str]]]
-"""Some rows of a task, with the photos and the text of each."""
+class ReadProduct(NamedTuple):
+    """What a source has of a product: photos, text and columns."""
+
+    photos: Photos
+    text: str
+    columns: dict[str, Any]
+
+
+Group = tuple[Task, np.ndarray, list[ReadProduct]]
+"""Some rows of a task, and what is read of each."""
 
 
 class Engine(Protocol):
@@ -133,17 +154,14 @@ class Lanes:
         finished."""
         batch_size = config.batch_size_on(self.model.network.compute.device.type)
         waiting: deque[tuple[Task, int]] = deque()
+        names = self.model.columns.names if self.model.columns else ()
 
         def groups() -> Iterator[Group]:
             for task in tasks:
                 rows = list(task.groups(_BATCHES * batch_size))
                 waiting.append((task, len(rows)))
                 for group in rows:
-                    yield (
-                        task,
-                        group,
-                        [(task.photos(row), task.text(row)) for row in group.tolist()],
-                    )
+                    yield task, group, [task.read(row, names) for row in group.tolist()]
 
         def score(group: Group) -> _Scored:
             return score_group(self.model, group, batch_size, config)
@@ -194,13 +212,18 @@ def score_group(
     """Scores one group: predictions and features of its products, and rejects for each photo that
     can't be read and each product without a readable one."""
     task, rows, products = group
-    row_of_image = np.repeat(rows, [len(photos) for photos, _ in products]).astype(np.int64)
-    position = np.concatenate([np.arange(len(photos)) for photos, _ in products])
-    flat = [photo for photos, _ in products for photo in photos]
-    texts = [text for photos, text in products for _ in photos]
+    counts = [len(product.photos) for product in products]
+    row_of_image = np.repeat(rows, counts).astype(np.int64)
+    position = np.concatenate([np.arange(count) for count in counts])
+    flat = [photo for product in products for photo in product.photos]
+    texts = [product.text for product in products for _ in product.photos]
+    codes = model.encode([product.columns for product in products])
+    if task.codes is not None:
+        codes = task.codes[rows]
     product_id = task.source.product_id[row_of_image]
     table = image_table(product_id * POSITIONS + position, product_id)
-    images, errors, blank = model.read(flat, table, batch_size, texts)
+    of_images = np.repeat(codes, counts, axis=0)
+    images, errors, blank = model.read(flat, table, batch_size, texts, of_images)
     rejects = [
         task.reject(int(row_of_image[i]), int(position[i]), error.reason, error.detail)
         for i, error in sorted(errors.items())

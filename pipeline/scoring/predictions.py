@@ -256,7 +256,13 @@ def write_csv(path: Path, out: Path, parts: int) -> None:
         for number in range(parts):
             table = pyarrow.parquet.read_table(part_path(out, number), columns=list(CSV_COLUMNS))
             for row in table.to_pylist():
-                row["product_id"] = f'="{row["product_id"]}"'
-                row["category_id"] = f'="{row["category_id"]}"'
+                row["product_id"] = _as_text(row["product_id"])
+                row["category_id"] = _as_text(row["category_id"])
                 row["confidence"] = f"{row['confidence']:.4f}"
                 writer.writerow(row.values())
+
+
+def _as_text(value: object) -> str:
+    """A cell that spreadsheets keep as this text, whatever is in it."""
+    quoted = str(value).replace('"', '""')
+    return f'="{quoted}"'

@@ -92,13 +92,14 @@ class Scorer:
     """What scores: the engine, the sha256 of its model's parts and the precision it computes in
     (`checksums`), `fallback`, the category id of products without a readable image in kaggle.csv,
     the digests of the store's images (uint64, sorted; empty where there is no store), and what
-    decisions rest on."""
+    decisions rest on; `codes` [N, M] of the products' columns if a file of its own has these."""
 
     engine: Engine
     checksums: dict[str, str]
     fallback: int
     known: np.ndarray
     judges: Judges
+    codes: np.ndarray | None = None
 
 
 def score_source(
@@ -159,7 +160,8 @@ def _ask(scorer: Scorer, source: ProductSource, out: Path, config: ScoreConfig) 
     def tasks() -> Iterator[Task]:
         for n in missing:
             rows = slice(*parts[n])
-            yield Task(n, source[rows], repeated[rows], compared[rows])
+            codes = None if scorer.codes is None else scorer.codes[rows]
+            yield Task(n, source[rows], repeated[rows], compared[rows], codes=codes)
 
     done = len(source) - sum(parts[n][1] - parts[n][0] for n in missing)
     with progress(len(source), "score", "product", initial=done) as bar:

@@ -29,6 +29,7 @@ from distributed import Client, Future, KilledWorker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from catalog.artifacts import fingerprint, sha256_file
+from catalog.config import MAX_PIXELS
 from catalog.errors import ArtifactError, ShelfsortError
 from pipeline.cluster.client import ask, patiently, require_files, wait
 from pipeline.cluster.clusters import TASK, named, slots
@@ -58,6 +59,7 @@ class ModelPlace:
     device: str
     precision: str
     runtimes: tuple[tuple[str, str], ...]
+    max_pixels: int = MAX_PIXELS
 
     @property
     def sent_name(self) -> str:
@@ -89,7 +91,7 @@ class SentModel(WorkerPlugin):
         run = RunFolder(Path(place.folder))
         views = (
             path
-            for name in ("stage1/best.pt", "text.*", "head.npz")
+            for name in ("stage1/best.pt", "text.*", "columns.json", "head.npz")
             for path in run.folder.glob(f"views/*/{name}")
         )
         files = [run.checkpoint, *views, *filter(Path.is_file, run.stage2.rglob("*"))]
@@ -147,6 +149,7 @@ def _open_model(
         place.precision,
         dict(place.runtimes),
         dict(vectors),
+        place.max_pixels,
     )
 
 
@@ -167,7 +170,9 @@ class _Work:
             return self.task
         start, stop = self.span
         task, rows = self.task, slice(start, stop)
-        return Task(task.number, task.source[rows], task.repeated[rows], task.compared[rows])
+        repeated, compared = task.repeated[rows], task.compared[rows]
+        codes = None if task.codes is None else task.codes[rows]
+        return Task(task.number, task.source[rows], repeated, compared, codes=codes)
 
     def name(self) -> tuple[str, ...]:
         """As the dashboard shows it."""

@@ -1,8 +1,11 @@
 """Other processes of this project, for tests of what happens between them."""
 
+import os
 import subprocess
 import sys
 import textwrap
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -24,3 +27,19 @@ def result(process: subprocess.Popen) -> str:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return out.strip()
+
+
+def as_nobody(folder: Path, function: Callable[[], None]) -> None:
+    """Runs a function in a folder, in a process without root's power to open everything."""
+    folder.chmod(0o755)
+    if not (child := os.fork()):
+        try:
+            os.chdir(folder)
+            if not os.getuid():
+                os.setuid(65534)
+            function()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0

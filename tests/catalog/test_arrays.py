@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.arrays import (
+    PackedTexts,
     find_rows,
     group_starts,
     mix64,
@@ -78,3 +79,19 @@ def test_an_npz_of_objects_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", a=np.array([{}], dtype=object))
     with pytest.raises(ArtifactError, match="not readable as an npz"):
         read_npz(tmp_path / "a.npz", "features")
+
+
+def test_packed_texts() -> None:
+    texts = ["a", "", "Ä > ß", "\udce9", "x" * 300]
+    packed = PackedTexts.of(texts)
+    assert len(packed) == 5 and list(packed) == texts and [packed[i] for i in range(5)] == texts
+    assert list(packed.slice(1, 4)) == texts[1:4] and packed.slice(1, 4)[2] == texts[3]
+    assert len(packed.slice(1, 4).data) < len(packed.data)
+    assert list(packed.slice(0, 0)) == [] == list(PackedTexts.of([]))
+    assert list(packed.take(np.array([4, 0, 4]))) == [texts[4], "a", texts[4]]
+    arrays = packed.arrays("name")
+    assert list(PackedTexts.from_arrays("name", arrays)) == texts
+    with pytest.raises(ValueError, match="end elsewhere"):
+        PackedTexts.from_arrays("name", arrays | {"name": arrays["name"][:-1]})
+    with pytest.raises(KeyError):
+        PackedTexts.from_arrays("other", arrays)

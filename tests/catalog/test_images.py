@@ -17,6 +17,7 @@ import pytest
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from catalog.config import MOST_PIXELS
 from catalog.errors import ImageError
 from catalog.images import FORMATS, decode, header, lacks_end
 from tests.conftest import jpeg
@@ -486,3 +487,16 @@ def test_other_mutated_images_are_images_or_named_errors(kind: str) -> None:
             outcomes.add(error.reason)
     assert outcomes <= {3, "not_an_image", "undecodable", "too_large"}
     assert len(outcomes) >= 2
+
+
+def test_above_50_megapixels_by_a_key() -> None:
+    out = io.BytesIO()
+    Image.new("L", (8000, 6300), 90).save(out, "JPEG", quality=10)
+    with pytest.raises(ImageError, match=r"8000 x 6300 pixels, .* 50000000 \(catalog.max_pixels\)"):
+        decode(out.getvalue())
+    assert decode(out.getvalue(), 51_000_000).shape == (6300, 8000, 3)
+    out = io.BytesIO()
+    Image.new("1", (14_000, 13_000)).save(out, "PNG")  # Pillow itself refuses as many
+    assert header(out.getvalue(), MOST_PIXELS)[1:3] == (14_000, 13_000)
+    with pytest.raises(ImageError, match="too_large"):
+        header(out.getvalue())

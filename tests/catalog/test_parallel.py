@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from catalog.parallel import cores, in_order, quota
+from catalog.parallel import cores, in_order, in_threads, quota
 
 DOCKER = "8:memory:/docker/ab\n3:cpu,cpuacct:/docker/ab\n1:name=systemd:/docker/ab\n0::/system.slice/docker.service\n"
 """/proc/self/cgroup with version 1, as on hosts that have both."""
@@ -95,8 +95,7 @@ def test_results_come_in_order_whatever_takes_longest() -> None:
         time.sleep(0.01 * (number % 2 == 0))
         return number * number
 
-    with ThreadPoolExecutor(3) as pool:
-        squares = list(in_order(lambda n: pool.submit(slow_if_even, n), range(20), 5))
+    squares = list(in_threads(slow_if_even, range(20), 3))
     assert squares == [n * n for n in range(20)]
 
 

@@ -3,11 +3,9 @@ nothing removes it."""
 
 import contextlib
 import errno
-import os
 import subprocess
 import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from features.store import FeatureStore
 from features.vectors import VectorFile
 from features.writer import FeatureWriter
 from tests.catalog.nolocks import run_without_locks
+from tests.catalog.processes import as_nobody
 from tests.features.rows import CLASSES, COMPUTED_WITH, MADE_FROM, WIDTH, Made
 
 
@@ -75,22 +74,6 @@ def test_a_file_without_permission_is_not_damaged(path: Path) -> None:
         assert not isinstance(caught.value, ArtifactError)
 
     as_nobody(path.parent, read)
-
-
-def as_nobody(folder: Path, function: Callable[[], None]) -> None:
-    """Runs a function in a folder, in a process without root's power to open everything."""
-    folder.chmod(0o755)
-    if not (child := os.fork()):
-        try:
-            os.chdir(folder)
-            if not os.getuid():
-                os.setuid(65534)
-            function()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])

@@ -90,7 +90,11 @@ def make_large_run(
     taxonomy = _taxonomy(categories)
     rng = np.random.default_rng([seed, categories])
     _large_store(run / "store.sqlite", taxonomy, products, pictured, rng)
-    return _finish(run, taxonomy, seed)
+    _finish(run, taxonomy, seed)
+    with closing(sqlite3.connect(run / "store.sqlite")) as connection, connection:
+        missing = "image_id NOT IN (SELECT image_id FROM blobs)"
+        connection.execute(f"UPDATE images SET status = 'undecodable' WHERE {missing}")
+    return run
 
 
 def _taxonomy(categories: int) -> Taxonomy:
@@ -191,8 +195,8 @@ def _insert_images(
     for place in kept.tolist():
         for position in range(int(n_images[place])):
             image_id = int(ids[place]) * POSITIONS + position
-            status = "blank" if image_id % 997 == 0 else "ok"
             shown = place < pictured
+            status = "blank" if image_id % 997 == 0 else "ok"
             copied = image_id % 211 == 0
             data = (
                 bank[(classes[place] * 5 + position) % 300]

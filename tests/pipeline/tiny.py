@@ -69,11 +69,17 @@ class Tiny:
 
 
 def make(
-    folder: Path, settings: Sequence[str] = SETTINGS, products: int = 600, titles: bool = False
+    folder: Path,
+    settings: Sequence[str] = SETTINGS,
+    products: int = 600,
+    *,
+    titles: bool = False,
+    columns: bool = False,
 ) -> Tiny:
     """Generates the dump and runs every step up to evaluation."""
     tiny = Tiny(folder / "data", folder / "run")
-    write_synthetic(tiny.data, products=products, categories=8, side=32, seed=0, titles=titles)
+    spec = {"products": products, "categories": 8, "side": 32, "seed": 0}
+    write_synthetic(tiny.data, **spec, titles=titles, columns=columns)
     run, config = tiny.run, load_config(None, settings)
     steps.ingest(
         run,

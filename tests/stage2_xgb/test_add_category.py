@@ -30,7 +30,7 @@ def photos(count: int, seed: int = 0) -> ItemBlock:
     x = features.astype(np.float32)
     ids, zeros = np.arange(count), np.zeros(count, dtype=np.int32)
     head = make_head()
-    return ItemBlock(ids, ids, zeros, zeros, zeros + 1, head.log_probs(x), (x,))
+    return ItemBlock(ids, ids, zeros, zeros, zeros + 1, head.log_probs(x), (x,), x[:, :0])
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,14 @@ def items(rows: list[Row]) -> Items:
     true, predicted = (np.array([r[k] for r in rows], dtype=np.int32) for k in (1, 2))
     nothing = np.zeros((n, 1, 1))
     return Items(
-        np.arange(n), true, split, np.ones(n, np.int32), predicted[:, None], nothing, nothing
+        np.arange(n),
+        true,
+        split,
+        np.ones(n, np.int32),
+        predicted[:, None],
+        nothing,
+        nothing,
+        nothing[:, 0, :0],
     )
 
 

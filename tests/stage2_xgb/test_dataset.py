@@ -55,7 +55,7 @@ def of_one_class(product_id: list[int], views: int) -> ItemBlock:
     n = len(ids)
     rows = np.repeat(np.arange(n, dtype=np.float32)[:, None], WIDTH, axis=1)
     zeros, ones = np.zeros((n, 1), np.float32), np.ones(n, np.int32)
-    return ItemBlock(np.arange(n), ids, ids, ids, ones, zeros, (rows,) * views)
+    return ItemBlock(np.arange(n), ids, ids, ids, ones, zeros, (rows,) * views, zeros[:, :0])
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,7 @@ def wide_items(classes: int = 50, n: int = 30) -> tuple[Items, np.ndarray]:
         np.ones(n, np.int32),
         log_probs,
         (zeros, zeros),
+        zeros[:, :0],
     )
     return compact(pooled, log_probs, (WHOLE, WHOLE)), log_probs
 
@@ -119,9 +120,8 @@ def test_the_highest_are_kept_exactly_and_the_rest_is_floored() -> None:
 def test_ties_go_to_the_lower_class() -> None:
     flat = np.full((1, CLASSES), -np.log(CLASSES), np.float32)
     ids = np.zeros(1, np.int64)
-    pooled = ItemBlock(
-        ids, ids, ids, ids, np.ones(1, np.int32), flat, (np.zeros((1, WIDTH), np.float32),)
-    )
+    zeros = np.zeros((1, WIDTH), np.float32)
+    pooled = ItemBlock(ids, ids, ids, ids, np.ones(1, np.int32), flat, (zeros,), zeros[:, :0])
     assert compact(pooled, flat, (WHOLE,)).top_class.tolist() == [list(range(CLASSES))]
 
 

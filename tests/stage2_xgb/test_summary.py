@@ -118,7 +118,7 @@ def test_the_page_has_both_units_and_mixes() -> None:
     assert f"+16.67 [{low:+.2f}, {high:+.2f}]" in text
     assert "counted on the other half, 40 times; what answers was decided on all of them" in text
     assert "errors of the pool on val_b that the sets could mend: 50%" in text
-    assert "the pool weighs, of images: stage1 0.31, log_target -0.20" in text
+    assert "the pool weighs, per image: stage1 0.31, log_target -0.20" in text
     assert "- [-, -]" in text  # the balanced mix, in which nothing counts
     assert "mend: -" in summary(SIX, mendable_share=None).text()
 

@@ -92,6 +92,7 @@ def plain_items(product_id: np.ndarray, class_index: np.ndarray, split: np.ndarr
         two,
         np.zeros((n, 2), np.float32),
         number,
+        number[:, 0, :0],
     )
 
 

@@ -39,7 +39,7 @@ function renderCategory(view, c) {
         row("Precision", "precision"),
         row("F1", "f1"),
         [`Evaluated ${D.unit}s`, whole(support)],
-        ["Lost", lost("two_stage"), `from ${lost("shifted")} adjusted, ${lost("stage1")} alone`],
+        ["Errors", lost("two_stage"), `from ${lost("shifted")} adjusted, ${lost("stage1")} alone`],
         ["Trained on", whole(trained), trained === 1 ? "image" : "images"],
         ...(D.columns["category.images"]
           ? [["In the catalogue", whole(D.columns["category.images"][c]), "images"]]

@@ -28,6 +28,7 @@ function palette() {
     "accent",
     "before",
     "right",
+    "near",
     "wrong",
     "low",
     "mid",

@@ -105,8 +105,8 @@ function renderConfidence(view) {
     card(
       "How many answers to accept",
       "Answers whose confidence is at or above the threshold go into the shop " +
-        "as they are, the others to a person. Weighed as the whole catalogue is " +
-        "mixed; brackets hold 95% intervals. Choose a threshold on validation, " +
+        "as they are, the others to a person. Weighted to the catalogue mix; " +
+        "brackets hold 95% intervals. Choose a threshold on validation, " +
         "whose figures “shelfsort score --min-confidence” prints too; what it " +
         "gave on the test split stands beside them.",
       sentence,
@@ -137,6 +137,7 @@ function renderConfidence(view) {
       el("div", {class: "card"}, el("h2", {}, "How far errors go"), errors, charts[3], tables[2]),
       sizesCard(),
     ),
+    whatIfCard(),
     trainedCard(),
   );
   all();

@@ -48,6 +48,8 @@ function renderConfusions(view) {
       }),
     ),
     matrixCard(),
+    mergesCard(),
+    ...[costsCard()].filter(Boolean),
   );
 }
 
@@ -73,8 +75,8 @@ function matrixCard() {
       `${plural(all, D.unit)} of ` +
       (members.length === total
         ? `all ${total} `
-        : `the ${members.length} categories that lose most, of ${total}, `) +
-      `categories of the family; ${whole(lost)} lost, of which ${whole(within)} ` +
+        : `the ${members.length} categories with most errors, of ${total}, `) +
+      `categories of the family; ${plural(lost, "error")}, of which ${whole(within)} ` +
       "to another category of this matrix.";
   };
   const save = () => {
@@ -120,7 +122,8 @@ function familyOptions() {
     .sort((a, b) => lost[b] - lost[a])
     .map((f) => [
       String(f),
-      `${[level1[parent[f]], level2[f]].filter(Boolean).join(" › ") || "All"} (${lost[f]} lost)`,
+      ([level1[parent[f]], level2[f]].filter(Boolean).join(" › ") || "All") +
+        ` (${plural(lost[f], "error")})`,
     ]);
 }
 

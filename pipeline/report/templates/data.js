@@ -48,7 +48,11 @@ function prepare(names) {
   countPairs();
   D.twins = new Set(D.columns["conflict.product"]);
   D.testProducts = new Set(D.columns["item.product"]);
+  D.keys = new Map(D.values.keys);
 }
+
+// What the shop calls a product: its number, unless its key is another.
+const keyOf = (product) => D.keys.get(product) ?? product;
 
 // Level-3 names repeat, even within a family: how often each stands alone, and with its family.
 function countNames(names) {

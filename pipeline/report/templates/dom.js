@@ -100,8 +100,10 @@ function chooser(label, options, chosen, onchange) {
 function csvField(value) {
   if (typeof value === "number") return Number.isNaN(value) ? "" : String(value);
   const text = missing(value) ? "" : /^[=+\-@\t\r]/.test(value) ? "'" + value : String(value);
-  return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  return csvQuoted(text);
 }
+
+const csvQuoted = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
 
 function download(name, text, type = "text/csv") {
   const address = URL.createObjectURL(new Blob([text], {type: type + ";charset=utf-8"}));

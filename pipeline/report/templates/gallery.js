@@ -60,12 +60,12 @@ function photoCard(product, truth, answers, suggested, note = null) {
   const card = el(
     "article",
     {class: "photo"},
-    strip(product, `product ${product}, ${titleOf(truth)}`),
+    strip(product, `product ${keyOf(product)}, ${titleOf(truth)}`),
     el(
       "dl",
       {},
       el("dt", {}, "Product"),
-      el("dd", {}, String(product)),
+      el("dd", {}, String(keyOf(product))),
       el("dt", {}, "Label"),
       el(
         "dd",
@@ -81,6 +81,8 @@ function photoCard(product, truth, answers, suggested, note = null) {
     ),
     note ? el("span", {class: "note"}, note) : null,
   );
+  const beside = evidenceBox(product, truth, suggested);
+  if (beside) card.append(beside);
   card.append(reviewButtons(card, product, truth, suggested));
   return card;
 }

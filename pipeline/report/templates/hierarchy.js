@@ -72,7 +72,7 @@ function treeHint(node) {
     pairsOf([
       ["Accuracy", percent(accuracyOf(node))],
       [`Evaluated ${D.unit}s`, whole(node.value)],
-      ["Lost", whole(node.lost)],
+      ["Errors", whole(node.lost)],
     ]),
   ].filter(Boolean);
 }
@@ -177,7 +177,7 @@ function renderHierarchy(view) {
   view.append(
     levelsCard(),
     card(
-      "Where accuracy is lost",
+      "Where the errors are",
       `Area is the number of evaluated ${D.unit}s, colour their accuracy. ` +
         "Click to go down a level; a category opens its page.",
       el(
@@ -213,7 +213,7 @@ function levelsCard() {
     ...["two_stage", "shifted", "stage1"]
       .map((s) => intervalColumns(SYSTEM_NAMES[s], (i) => found[s].levels[levels[i][0]]))
       .flat(),
-    ...intervalColumns("Stage 2’s gain, points", (i) => change[levels[i][0]], gain),
+    ...intervalColumns("Stage 2’s gain, percentage points", (i) => change[levels[i][0]], gain),
   ];
   return card(
     "Accuracy on each level",
@@ -331,12 +331,12 @@ function nodesTable(level, rows) {
       of("support"),
       `Evaluated ${D.unit}s`,
     ),
-    countColumn("Lost", of("two_stage_lost"), "After both stages"),
+    countColumn("Errors", of("two_stage_lost"), "After both stages"),
     ...intervalColumns(SYSTEM_NAMES.two_stage, bounded),
     pointsColumn(
       "Change",
       (i) => accuracy("two_stage")(i) - accuracy("shifted")(i),
-      "Both stages less stage 1, adjusted, in points",
+      "Both stages less stage 1, adjusted, in percentage points",
     ),
     countColumn("Fixed", of("fixed"), "By stage 2"),
     countColumn("Broken", of("broken"), "By stage 2"),

@@ -120,7 +120,7 @@ function itemColumns() {
     ];
   };
   return [
-    {title: "product_id", value: (i) => c("product")[i]},
+    {title: "product_id", value: (i) => keyOf(c("product")[i])},
     ...(position
       ? [{title: "image", hint: "Counted from 1", numeric: true, value: (i) => position[i] + 1}]
       : []),
@@ -142,7 +142,7 @@ function itemsTable(state, rows, change) {
     return (i) =>
       found[c("true")[i]] ||
       SYSTEMS.some((s) => found[c(s)[i]]) ||
-      String(c("product")[i]).includes(query);
+      String(keyOf(c("product")[i])).includes(query);
   };
   return makeTable({
     name: "items",

@@ -28,7 +28,7 @@ function reviewButtons(card, product, truth, answer) {
     el("button", {type: "button", class: kind, title: `Key ${key}`, onclick: act}, text);
   const choose = () => {
     const picker = categoryPicker({
-      label: "Right category of product " + product,
+      label: "Right category of product " + keyOf(product),
       placeholder: "Category name or id",
       choose: (c) => (c === truth ? judge("right") : judge("wrong", idOf(c))),
     });
@@ -172,10 +172,16 @@ function paintProgress(host) {
   );
 }
 
-const csvOf = (titles, rows) => [titles, ...rows].map((row) => row.join(",")).join("\n") + "\n";
+// Keys as they are, for ingest to know them again.
+const csvOf = (titles, rows) =>
+  [titles, ...rows].map((row) => row.map((v) => csvQuoted(String(v))).join(",")).join("\n") + "\n";
 
 function correctionsCard() {
-  const rows = [...marks].map(([product, mark]) => ({product, ...mark})),
+  const rows = [...marks].map(([product, mark]) => ({
+      product,
+      key: keyOf(Number(product)),
+      ...mark,
+    })),
     wrong = rows.filter((row) => row.state === "wrong");
   const node = card(
     "Your judgements",
@@ -195,7 +201,7 @@ function correctionsCard() {
   }
   const title = (id) => (D.byId.has(id) ? titleOf(D.byId.get(id)) : (id ?? ""));
   const columns = [
-    {title: "product_id", value: (i) => Number(rows[i].product), text: (i) => rows[i].product},
+    {title: "product_id", value: (i) => rows[i].key, text: (i) => String(rows[i].key)},
     {title: "Judgement", value: (i) => JUDGEMENTS[rows[i].state]},
     {title: "Label", value: (i) => title(rows[i].old)},
     {title: "Correct category", value: (i) => title(rows[i].category)},
@@ -224,7 +230,7 @@ function correctionsCard() {
               "corrections.csv",
               csvOf(
                 ["product_id", "category_id", "old_category_id"],
-                wrong.map((row) => [row.product, row.category, row.old]),
+                wrong.map((row) => [row.key, row.category, row.old]),
               ),
             ),
         },
@@ -240,7 +246,7 @@ function correctionsCard() {
               "judgements.csv",
               csvOf(
                 ["product_id", "judgement", "old_category_id", "category_id"],
-                rows.map((row) => [row.product, row.state, row.old, row.category ?? ""]),
+                rows.map((row) => [row.key, row.state, row.old, row.category ?? ""]),
               ),
             ),
         },

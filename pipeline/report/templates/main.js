@@ -3,6 +3,7 @@
 const VIEWS = {
   overview: () => {
     renderPlot($("plot-card"));
+    renderDepartments($("departments-card"));
     renderLost($("lost-card"));
     renderMetrics($("metrics-card"));
     renderApart($("apart-card"));
@@ -11,6 +12,8 @@ const VIEWS = {
   hierarchy: renderHierarchy,
   confusions: renderConfusions,
   confidence: renderConfidence,
+  slices: renderSlices,
+  map: renderMap,
   review: renderReview,
   items: renderItems,
   training: renderTraining,

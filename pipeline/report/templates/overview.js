@@ -80,7 +80,7 @@ function renderLost(host) {
   const columns = [
     ...categoryColumns("Category", (c) => c),
     {
-      title: "Lost",
+      title: "Errors",
       numeric: true,
       value: (c) => D.lost.two_stage[c],
       cell: (c) => {
@@ -109,11 +109,11 @@ function renderLost(host) {
       value: (c) => effectOf(3, c).fixed - effectOf(3, c).broken,
       cell: wonBack,
     },
-    countColumn("Lost by stage 1, adjusted", (c) => D.lost.shifted[c]),
-    countColumn("Lost by stage 1 alone", (c) => D.lost.stage1[c]),
+    countColumn("Errors of stage 1, adjusted", (c) => D.lost.shifted[c]),
+    countColumn("Errors of stage 1 alone", (c) => D.lost.stage1[c]),
   ];
   host.append(
-    el("h2", {}, `Where ${D.unit}s are lost`),
+    el("h2", {}, `Where the errors are`),
     el(
       "p",
       {class: "note"},
@@ -127,7 +127,7 @@ function renderLost(host) {
     el("p", {class: "note", id: "power"}, powerOf(D.values.metrics[D.unit].categories_changed)),
     makeTable({
       name: "lost",
-      label: `Categories that lose most ${D.unit}s`,
+      label: "Categories with most errors",
       rows: losing,
       columns,
       sort: [1, true],
@@ -151,7 +151,7 @@ function renderMetrics(host) {
     for (const [key, figures] of Object.entries(found.changes)) {
       const [now, then] = key.split("_over_").map((s) => HEADLINE_NAMES[s]);
       rows.push({
-        name: `${now} over ${then.toLowerCase()}, points`,
+        name: `${now} over ${then.toLowerCase()}, percentage points`,
         figures,
         text: pointsInterval,
         moved: D.values.findings[state.unit].changes[key],
@@ -185,7 +185,7 @@ function renderMetrics(host) {
     said.textContent =
       `${plural(n, state.unit)} of the test split; ` +
       (state.mix === "natural"
-        ? "weighed as the whole catalogue is mixed; macro F1 is over the " +
+        ? "weighted to the catalogue mix; macro F1 is over the " +
           `categories with at least ${D.minSupport} independent products.`
         : `each of the ${plural(categories, "category")} with at least ` +
           `${D.minSupport} independent products counts the same.`) +
@@ -304,7 +304,7 @@ function renderCategories(view) {
       (c) => D.support[c],
       `Evaluated ${D.unit}s`,
     ),
-    countColumn("Lost", (c) => D.lost.two_stage[c], "After both stages"),
+    countColumn("Errors", (c) => D.lost.two_stage[c], "After both stages"),
     rateColumn("Stage 1, adjusted", score("shifted", "recall"), "Accuracy"),
     rateColumn("Stage 1 alone", score("stage1", "recall"), "Accuracy"),
     rateColumn("Precision", score("two_stage", "precision"), "Both stages"),

@@ -279,8 +279,12 @@ function plotEvents(chart) {
   });
 }
 
+// Of many categories bands in hierarchy order are stripes: they are sorted into one curve instead.
+const MANY = 1000;
+
 function renderPlot(host) {
   plot.unit = D.unit;
+  if (D.classes > MANY) Object.assign(plot, {sorting: "value", shown: "two_stage"});
   arrangePlot();
   const chart = makeChart(
     "Accuracy of every category before and after stage 2; the table of all " +
@@ -386,4 +390,96 @@ function renderPlot(host) {
   );
   paint();
   showPlot();
+}
+
+// How accurate the categories of each department (level 1) are: the middle half of them as a bar,
+// the median as a point.
+function departmentRows() {
+  const accuracy = scoreOf("two_stage", "recall"),
+    of = D.values.names.level1.map(() => []);
+  for (let c = 0; c < D.classes; c++) {
+    if (D.support[c] && !missing(accuracy[c])) of[D.level1[c]].push(accuracy[c]);
+  }
+  const quantile = (sorted, q) => sorted[Math.round(q * (sorted.length - 1))];
+  return of
+    .map((values, k) => {
+      const sorted = values.sort((a, b) => a - b);
+      const [low, median, high] = [0.25, 0.5, 0.75].map((q) => quantile(sorted, q));
+      return {
+        k,
+        name: D.values.names.level1[k] || "(no name)",
+        n: sorted.length,
+        low,
+        median,
+        high,
+      };
+    })
+    .filter(({n}) => n)
+    .sort((a, b) => a.median - b.median || a.k - b.k);
+}
+
+function renderDepartments(host) {
+  const rows = departmentRows();
+  host.hidden = rows.length < 4; // of few the table of the hierarchy says as much
+  if (host.hidden) return;
+  const chart = makeChart(
+    "Accuracy of the categories of each department; the table of the hierarchy holds the figures",
+    44 + 22 * rows.length,
+    (colours, width, height) => {
+      const p = plane(colours, width, height, {
+        left: Math.min(260, width * 0.4),
+        top: 8,
+        bottom: 26,
+        x: shares,
+        y: {min: -0.5, max: rows.length - 0.5, ticks: []},
+      });
+      const mark = (row, k) => {
+        const y = rows.length - 1 - k,
+          label = {x: p.area.left - 8, y: p.y(y) + 4, class: "end"};
+        const hit = {
+          class: "hit node",
+          x: 0,
+          width,
+          y: p.y(y + 0.5),
+          height: p.y(y - 0.5) - p.y(y + 0.5),
+        };
+        const box = hinted(svg("rect", hit), () => [
+          el("b", {}, row.name),
+          pairsOf([
+            ["Categories", whole(row.n)],
+            ["Median accuracy", percent(row.median)],
+            ["Middle half", `${percent(row.low)} – ${percent(row.high)}`],
+          ]),
+        ]);
+        box.addEventListener("click", () => {
+          tip.hide();
+          location.hash = "hierarchy/1-" + row.k;
+        });
+        return [
+          svg("text", label, fitted(row.name, p.area.left - 14)),
+          line(
+            [
+              [row.low, y],
+              [row.high, y],
+            ],
+            p,
+            {stroke: colours.before, "stroke-width": 6},
+          ),
+          svg("circle", {cx: p.x(row.median), cy: p.y(y), r: 5, fill: colours.accent}),
+          box,
+        ];
+      };
+      return [...p.axes, ...rows.flatMap(mark)];
+    },
+  );
+  host.append(
+    el("h2", {}, "Departments"),
+    el(
+      "p",
+      {class: "note"},
+      "Accuracy of the categories of each level-1 name, both stages: the bar holds the middle " +
+        "half of them, the point is the median. A department opens its families.",
+    ),
+    chart,
+  );
 }

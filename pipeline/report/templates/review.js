@@ -35,6 +35,7 @@ function renderReview(view) {
     ),
     correctionsCard(),
     doubtsCard(),
+    problemsCard(),
     conflictsCard(),
     el("div", {class: "columns"}, rejectsCard(health), blanksCard(health)),
     smallCard(),
@@ -63,7 +64,7 @@ function pagedCards(rows, make, size = 12, kind = "photos") {
 function reviewTable(kind, name, label) {
   const c = (key) => D.columns[`${kind}.${key}`];
   const columns = [
-    {title: "Product", value: (i) => c("product")[i]},
+    {title: "Product", value: (i) => keyOf(c("product")[i])},
     {title: "Split", value: (i) => D.values.splits[c("split")[i]]},
     ...categoryColumns("Label", (i) => c("true")[i]),
     {
@@ -253,7 +254,7 @@ function blanksCard(health) {
   const rows = health.blank_rows;
   if (!rows.length) return card("Blank images", null, empty("No image is blank."));
   const columns = [
-    {title: "Product", value: (i) => rows[i].product_id},
+    {title: "Product", value: (i) => keyOf(rows[i].product_id)},
     {title: "Image", hint: "Counted from 1", numeric: true, value: (i) => rows[i].position + 1},
     categoryColumn("Category", (i) => rows[i].class_index),
   ];

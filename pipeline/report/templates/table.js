@@ -144,7 +144,7 @@ function makeTable({
     "button",
     {
       type: "button",
-      "aria-label": `Export as CSV: ${label}`,
+      "aria-label": `Export CSV: ${label}`,
       onclick: () =>
         downloadTable(
           name,

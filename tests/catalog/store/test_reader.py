@@ -16,7 +16,7 @@ import xxhash
 from PIL import Image
 
 from catalog.config import CatalogConfig
-from catalog.errors import ArtifactError
+from catalog.errors import ArtifactError, ShelfsortError
 from catalog.image_table import POSITIONS, image_ids
 from catalog.sources.bson_reader import products
 from catalog.splits import SPLITS
@@ -24,6 +24,7 @@ from catalog.store.ingest import ingest_dump
 from catalog.store.reader import Store
 from catalog.store.schema import content_of
 from catalog.taxonomy import Taxonomy
+from tests.catalog.processes import as_nobody
 from tests.conftest import SmallDump, document, jpeg, on_two_sides, write_bson
 
 
@@ -508,3 +509,26 @@ def test_texts_come_in_the_order_asked_and_count_as_content(
         )
     with pytest.raises(ArtifactError, match="not those that ingest wrote"):
         Store(store.path).verify()
+
+
+def test_a_store_without_permission_is_not_damaged(small_store: Store, tmp_path: Path) -> None:
+    shutil.copy(small_store.path, tmp_path / "store.sqlite")
+    (tmp_path / "store.sqlite").chmod(0)
+
+    def read() -> None:
+        with pytest.raises(ShelfsortError, match="can't be opened: no permission") as caught:
+            Store("store.sqlite").images()
+        assert not isinstance(caught.value, ArtifactError)
+
+    as_nobody(tmp_path, read)
+
+
+def test_a_store_that_is_being_written_is_not_damaged(small_store: Store, tmp_path: Path) -> None:
+    shutil.copy(small_store.path, tmp_path / "store.sqlite")
+    with sqlite3.connect(tmp_path / "store.sqlite") as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ShelfsortError, match="database is locked") as caught:
+            Store(tmp_path / "store.sqlite").images()
+        assert not isinstance(caught.value, ArtifactError)
+        writer.execute("ROLLBACK")
+    assert len(Store(tmp_path / "store.sqlite").images())

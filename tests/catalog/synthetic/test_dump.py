@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from catalog.errors import ConfigError
+from catalog.synthetic.attributes import ATTRIBUTES
 from catalog.synthetic.drawing import photograph, vary
 from catalog.synthetic.dump import (
     BRANDS,
@@ -306,3 +307,18 @@ def test_nearest_neighbour_finds_the_family_more_easily_than_the_category():
 def test_impossible_specs_are_refused_by_name(wrong, says):
     with pytest.raises(ConfigError, match=says):
         SyntheticSpec(**wrong)
+
+
+def test_columns_tell_something_of_the_category_and_change_no_picture():
+    spec = replace(SMALL, columns=True, products=600)
+    found, without = list(products(spec)), list(products(replace(spec, columns=False)))
+    assert [d["imgs"] for d in found] == [d["imgs"] for d in without]
+    for name in ATTRIBUTES:
+        assert 0.15 < np.mean([name not in d for d in found]) < 0.25
+    materials = {c.category_id: Counter() for c in categories(spec)}
+    for document in found:
+        materials[document["category_id"]].update(document.get("material", "").split())
+    named = sum(counts.most_common(1)[0][1] for counts in materials.values() if counts)
+    assert 0.4 < named / sum(m.total() for m in materials.values()) < 0.7
+    assert len({counts.most_common(1)[0][0] for counts in materials.values() if counts}) > 2
+    assert product(spec, 7) == found[7]

@@ -7,16 +7,19 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import joblib
 import pytest
 from distributed import Client, LocalCluster, Worker
 
 from catalog.errors import ShelfsortError
 from pipeline.cluster import client as cluster_client
 from pipeline.cluster.client import ask, connect, wait
+from pipeline.cluster.steps import checking, training
 from pipeline.installation import PACKAGES, ROOT, code_fingerprint
+from pipeline.run_folder import RunFolder
 from tests.pipeline.tiny import Tiny
 
 
@@ -108,6 +111,42 @@ def test_paused_workers_are_named_and_given_up(
         assert "are paused" in caplog.text
         client.run(pause, 0.99)
         assert wait(client, [future]) == {future}
+
+
+def ingest_check(client: Client, folder: Path) -> None:
+    with checking(client) as (executor, _):
+        pause_all(client)
+        executor.submit(os.getpid).result()
+
+
+def stage2_training(client: Client, folder: Path) -> None:
+    (folder / "features.h5").touch()
+    with training(client, RunFolder(folder)):
+        pause_all(client)
+        joblib.Parallel()(joblib.delayed(os.getpid)() for _ in range(2))
+
+
+@pytest.mark.parametrize("work", [ingest_check, stage2_training])
+def test_paused_workers_are_given_up_in_every_step(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, work: Callable[[Client, Path], None]
+) -> None:
+    with connect(1, None) as client:
+        monkeypatch.setattr(cluster_client, "PATIENCE", 1.0)
+        with pytest.raises(ShelfsortError, match=r"all workers \(1\) are paused, .* is kept"):
+            work(client, tmp_path)
+
+
+def test_nobody_is_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    with connect(1, None) as client:
+        monkeypatch.setattr(cluster_client, "PATIENCE", 1.0)
+        client.retire_workers()
+        with pytest.raises(ShelfsortError, match=r"no worker .*, for 1 s; .* run the same command"):
+            ask(client, os.getpid)
+
+
+def pause_all(client: Client) -> None:
+    client.run(pause, 1e-6)
+    wait_until_paused(client)
 
 
 def wait_until_paused(client: Client) -> None:

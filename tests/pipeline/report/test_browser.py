@@ -184,7 +184,7 @@ def test_lost_products_are_the_confusions(page: Page):
     titles = "return [...document.querySelector('#table-lost tbody tr').children].map((cell) => cell.dataset.title)"
     assert page.js(titles)[:3] == [
         "Category",
-        "Lost",
+        "Errors",
         "Evaluated products",
     ]  # where a row is a list
     numbers = (
@@ -292,7 +292,7 @@ def test_the_treemap_says_what_the_pointer_is_on(page: Page):
         return page.find("#tip").is_displayed()
 
     page.wait(told, 30)
-    assert "Accuracy" in page.text("#tip") and "Lost" in page.text("#tip")
+    assert "Accuracy" in page.text("#tip") and "Errors" in page.text("#tip")
 
 
 def test_the_treemap_leads_down_and_back(page: Page):
@@ -523,6 +523,63 @@ def test_corrections_export(page: Page, tmp_path: Path):
         [ids[1], "right", old[1], ""],
     ]
     page.js("localStorage.clear(); marks.clear(); showMarks()")
+
+
+def test_drawing_on_the_map_leads_to_corrections_in_five_clicks(page: Page, tmp_path: Path):
+    """Draw around all products, take a suggestion, go to the review, export: four."""
+    page.view("map")
+    if page.run.name != "demo":
+        assert "no features" in page.text("#view-map")
+        return
+    page.driver.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}
+    )
+    chart = page.find("#view-map .chart")
+    box = page.js(
+        "const b = arguments[0].getBoundingClientRect(); return [b.width, b.height]", chart
+    )
+    right, down = (int(side / 2) - 3 for side in box)
+    drawing = ActionChains(page.driver).move_to_element_with_offset(chart, -right, -down)
+    drawing.click_and_hold()
+    for x, y in ((right, -down), (right, down), (-right, down), (-right, -down)):
+        drawing.move_to_element_with_offset(chart, x, y)
+    drawing.release().perform()
+    page.wait(lambda: page.js("return document.querySelectorAll('#map-found .photo').length"))
+    assert f"of {len(table(page, 'map'))} " not in page.text("#map-found h2")
+    page.js("document.querySelector('#map-found .use').click()")
+    page.js("document.querySelector('#map-found a.button').click()")
+    page.wait(lambda: page.find("#export-corrections").is_displayed())
+    page.js("document.getElementById('export-corrections').click()")
+    page.wait(lambda: (tmp_path / "corrections.csv").exists())
+    assert len(list(csv.reader((tmp_path / "corrections.csv").open(newline="")))) == 2
+    page.js("localStorage.clear(); marks.clear(); showMarks()")
+
+
+def test_a_doubt_is_compared_with_photos_of_both(page: Page):
+    page.view("review")
+    if page.run.name != "demo":
+        assert not page.js("return document.querySelectorAll('.evidence').length")
+        return
+    page.js("document.querySelector('#doubts .evidence').open = true")
+    photos = "return document.querySelectorAll('#doubts .evidence .thumb img').length"
+    page.wait(lambda: page.js(photos) >= 4)
+
+
+def test_a_wanted_precision_leads_to_thresholds(page: Page):
+    """As report.json has them."""
+    page.view("confidence")
+    found = json.loads((page.run / "evaluation" / "report.json").read_text())["what_if"]
+    if not found:
+        assert "no current answers" in page.text("#view-confidence")
+        return
+    page.js(
+        "const box = document.querySelector('#what-if select'); box.value = '0.8';"
+        "box.dispatchEvent(new Event('change'))"
+    )
+    (row,) = (r for r in found["promises"] if r["precision"] == 0.8 and r["depth"] == 1)
+    (level,) = row["levels"]
+    assert page.column("promise", 3) == [f"{level['accepted']:,}"]
+    assert page.column("promise", 4) == [f"{level['right']:,}"]
 
 
 def test_a_pair_leads_to_its_photos_and_back(page: Page):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas
 
 from pipeline.report.evaluated_run import EvaluatedRun
-from pipeline.report.label_issues import doubtful_labels, out_of_fold, review_table
+from pipeline.report.label_issues import doubtful_labels, label_opinions, out_of_fold, review_table
 from pipeline.run_folder import RunFolder
 from stage2_xgb.dataset import Views
 from tests.pipeline.evaluation_maker import make_small_run
@@ -76,7 +76,8 @@ def test_a_label_that_no_other_fold_has_is_not_judged(tmp_path: Path):
 def test_a_picture_of_two_categories_is_no_doubt(tmp_path: Path):
     """Such products stand among the conflicts, in groups of at least two categories, only."""
     run = EvaluatedRun(RunFolder(make_small_run(tmp_path / "run")))
-    review, judged = review_table(run)
+    opinions, judged = label_opinions(run)
+    review = review_table(run, opinions)
     doubts, conflicts = (review[review["kind"] == kind] for kind in ("doubt", "conflict"))
     assert judged == "evaluated"  # this run has no features
     assert len(conflicts) and (conflicts.groupby("group")["class_index"].nunique() > 1).all()

@@ -34,7 +34,7 @@ from pipeline.report.columns import KINDS, pack, share
 from pipeline.report.evaluated_run import EvaluatedRun
 from pipeline.report.figures import FIGURES, plot
 from pipeline.report.findings import by_training_images, changes, distances
-from pipeline.report.gallery import make_gallery
+from pipeline.report.gallery import Wanted, make_gallery
 from pipeline.report.page import LIMIT, percent, points, write_report
 from pipeline.run_folder import RunFolder
 from pipeline.scoring.coverage import Cost, costs_of, curve
@@ -474,10 +474,11 @@ def test_thumbnails_are_as_large_as_the_budget_allows(tmp_path: Path):
     items = items.assign(
         class_index=0, two_stage_class=1, two_stage_confidence=0.9, two_stage_true_confidence=0.1
     )
-    review = pandas.DataFrame({"kind": [], "product_id": []})
+    none = pandas.DataFrame({"kind": [], "product_id": [], "shown": [], "other": []})
+    wanted = Wanted(items, none, none, none)
     sides, shown = [], []
     for budget in (10_000_000, 40_000, 20_000):
-        gallery = make_gallery(store, items, review, budget)
+        gallery = make_gallery(store, wanted, budget)
         assert len(gallery.data) <= budget
         sides.append(max(Image.open(io.BytesIO(gallery.data[: gallery.offsets[1]])).size))
         shown.append(len(gallery.product_id))

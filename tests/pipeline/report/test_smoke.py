@@ -14,6 +14,7 @@ VIEWS = [
     "hierarchy",
     "confusions",
     "confidence",
+    "slices",
     "review",
     "items",
     "training",

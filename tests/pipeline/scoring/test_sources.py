@@ -3,6 +3,7 @@ and behind URLs."""
 
 import csv
 import os
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -22,13 +23,14 @@ from pipeline.cluster.client import missing_files
 from pipeline.model import TwoStageModel, predict_files
 from pipeline.scoring.score import score_source
 from tests.catalog.served import served
-from tests.conftest import jpeg
+from tests.conftest import document, jpeg, write_bson
 from tests.pipeline.score_helpers import CONFIG, predictions, rejects, score, scorer
 from tests.pipeline.tiny import Tiny, documents
 
 
 def read(path: str) -> ProductSource:
-    return open_source([path], Path())
+    with tempfile.TemporaryDirectory() as index:
+        return open_source([path], Path(index))
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +146,37 @@ def test_jpegs_without_their_end_marker_are_read_and_counted(
         (folder / f"{number}.jpg").write_bytes(data if number else data[:-2])
     totals = score(scorer(tiny, model), [folder], tmp_path / "out")
     assert (totals.predictions, totals.repaired_images, totals.rejected_images) == (4, 1, 0)
+
+
+def test_products_of_odd_categories_are_scored(
+    tiny: Tiny, model: TwoStageModel, tmp_path: Path
+) -> None:
+    """What uncategorised products look like: null, a text, a double, nothing."""
+    dump = [document(i, c, [jpeg(i, 40)]) for i, c in enumerate((None, "none yet", 2.5, [1]))]
+    dump.append({"_id": 9, "imgs": [{"picture": jpeg(9, 40)}]})
+    totals = score(scorer(tiny, model), [write_bson(tmp_path / "a.bson", dump)], tmp_path / "out")
+    assert (totals.products, totals.predictions, totals.rejected_products) == (5, 5, 0)
+
+
+@pytest.mark.parametrize("more", [[], ["--workers", "1"]])
+def test_photos_of_too_many_pixels_are_rejects_that_name_the_key(
+    tiny: Tiny, tmp_path: Path, more: list[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for number, side in enumerate((20, 40)):
+        (tmp_path / "photos" / f"{number}.jpg").write_bytes(jpeg(number, side))
+    where = [str(tmp_path / "photos"), "--run", str(tiny.folder)]
+    for limit, lost in (("1000", [1]), ("1600", [])):
+        out = tmp_path / limit
+        assert (
+            main(
+                ["score", *where, "--out", str(out), *more, "--set", f"catalog.max_pixels={limit}"]
+            )
+            == 0
+        )
+        found = rejects(out)
+        assert found[found["position"] == 0]["product_id"].tolist() == lost
+        assert all("expected at most 1000 (catalog.max_pixels)" in d for d in found["detail"][:1])
 
 
 def test_odd_rows_and_broken_links_are_rejects_of_their_products(
