@@ -115,8 +115,8 @@ class Answered:
             steps.ingest(run, config, dump, names, False, corrections=given, say=_silent)
             for step in (steps.stage1, steps.features):
                 step(run, config, train, _silent)
-            for step in (steps.stage2, steps.evaluate):
-                step(run, config, not corrections, _silent)
+            steps.stage2(run, config, not corrections, _silent)
+            steps.evaluate(run, config, not corrections, _silent)
             steps.score(run, config, [str(data / "test.bson")], out, say=_silent)
             return cls.of(run, out, read_labels(data / "test_labels.csv"))
 
@@ -150,7 +150,7 @@ def compared(before: Answered, after: Answered, truth: pandas.Series) -> dict[st
         "measured": ([x.answers == x.labels[tested] for x in (before, after)], group),
         "second_dump": ([x.right_there for x in (before, after)], None),
     }
-    return {name: _changed(*hits, groups) for name, (hits, groups) in each.items()}
+    return {name: _changed(old, new, groups) for name, ((old, new), groups) in each.items()}
 
 
 def _changed(

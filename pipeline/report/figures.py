@@ -238,8 +238,8 @@ def _coverage(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
         ]
         x = [row["coverage"] for row in rows]
         axes.plot(x, [row["accuracy"] for row in rows], color=color, label=label)
-        ends = ([row[end] for row in rows] for end in ("low", "high"))
-        axes.fill_between(x, *ends, color=color, alpha=0.15, linewidth=0)
+        low, high = ([row[end] for row in rows] for end in ("low", "high"))
+        axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
     axes.set(
         title=f"Coverage against accuracy, catalogue mix, with 95% intervals ({_count(run)})",
         xlabel=f"share of {run.unit}s accepted",
