@@ -150,9 +150,7 @@ def compared(before: Answered, after: Answered, truth: pandas.Series) -> dict[st
         "measured": ([x.answers == x.labels[tested] for x in (before, after)], group),
         "second_dump": ([x.right_there for x in (before, after)], None),
     }
-    return {
-        name: _changed(earlier, later, groups) for name, ((earlier, later), groups) in each.items()
-    }
+    return {name: _changed(old, new, groups) for name, ((old, new), groups) in each.items()}
 
 
 def _changed(

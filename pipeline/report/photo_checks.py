@@ -66,15 +66,14 @@ def measure_photos(store: Store, table: ImageTable) -> pandas.DataFrame:
                 rows.append((start + place, *_measures(decode(data, MOST_PIXELS))))
             except ImageError:  # marked in features.h5, and listed among the rejects
                 continue
-    places, *columns = zip(*rows, strict=True) if rows else ([],) * 5
-    chosen = table[np.array(places, dtype=np.int64)]
+    chosen = table[np.array([row[0] for row in rows], dtype=np.int64)]
     names = ("width", "height", "brightness", "sharpness")
     return pandas.DataFrame(
         {
             "image_id": chosen.image_id,
             "product_id": chosen.product_id,
             "class_index": chosen.class_index,
-            **dict(zip(names, columns, strict=True)),
+            **{name: [row[k] for row in rows] for k, name in enumerate(names, start=1)},
         }
     )
 

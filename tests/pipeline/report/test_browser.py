@@ -562,6 +562,7 @@ def test_drawing_on_the_map_leads_to_corrections_in_five_clicks(page: Page, tmp_
         "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}
     )
     chart = page.find("#view-map .chart")
+    page.js("arguments[0].scrollIntoView({block: 'end'})", chart)
     box = page.js(
         "const b = arguments[0].getBoundingClientRect(); return [b.width, b.height]", chart
     )
