@@ -84,7 +84,7 @@ def decode_all(
             if isinstance(data, ImageError):
                 raise data
             room = None if out is None else out[len(photos)]
-            photos.append(decode(data, max_pixels, room, least))
+            photos.append(decode(data, max_pixels=max_pixels, out=room, least=least))
         except ImageError as error:
             readable[index] = False
             errors[index] = error

@@ -247,7 +247,7 @@ def test_a_column_that_gives_the_category_away_is_warned_of(
 
 def test_the_report_names_the_columns(columned: Tiny, tmp_path: Path) -> None:
     copy = columned.copy(tmp_path / "run")
-    steps.report(copy.run, [], lambda line: None)
+    steps.report(copy.run, [], say=lambda line: None)
     page = (copy.folder / "report" / "index.html").read_text(encoding="utf-8")
     assert "<dd>price (number), material (text), colour (text)</dd>" in page
 

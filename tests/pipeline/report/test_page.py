@@ -511,9 +511,8 @@ def test_pictures_that_are_none_are_left_out_of_the_gallery(tmp_path: Path):
     items = items.assign(
         class_index=0, two_stage_class=1, two_stage_confidence=0.9, two_stage_true_confidence=0.1
     )
-    gallery = make_gallery(
-        store, items, pandas.DataFrame({"kind": [], "product_id": []}), 1_000_000
-    )
+    none = pandas.DataFrame({"kind": [], "product_id": [], "shown": [], "other": []})
+    gallery = make_gallery(store, Wanted(items, none, none, none), 1_000_000)
     assert len(gallery.product_id) == len(items)
 
 

@@ -45,7 +45,7 @@ def test_a_bad_shop_and_small_photos_stand_out():
 
 
 def test_columns_of_a_file_come_by_the_shops_keys(small_store: Store, tmp_path: Path):
-    ids = small_store.images("test").product_id[:3].tolist()
+    ids = np.unique(small_store.images("test").product_id)[:3].tolist()
     path = tmp_path / "columns.csv"
     rows = [f"{ids[0]},1.5,a", f"{ids[1]},2,b", "999999999,3,c"]
     path.write_text("product_id,price,shop\n" + "\n".join(rows) + "\n")

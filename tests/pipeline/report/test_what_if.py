@@ -14,7 +14,8 @@ def test_the_rules_are_those_of_score():
     population = Population.draw(n, rng)
     truth = population.truths(np.arange(n), rng).astype(np.int32)
     even = np.full(CLASSES, 1 / CLASSES)
-    held = HeldOutAnswers(np.arange(n), truth, population.answers, np.zeros((n, 1)), even, even)
+    z, far = np.zeros((n, 1)), np.full(n, np.nan)
+    held = HeldOutAnswers(np.arange(n), truth, population.answers, z, far, far, even, even)
     found = what_if(held, taxonomy())
     levels = levels_of(taxonomy())
     assert found["n"] == n and found["levels"] == [3, 2, 1]

@@ -42,7 +42,7 @@ def test_the_table_falls_in_coverage_and_holds_its_intervals(tiny: Tiny) -> None
     sure = [cost for cost in table if cost.accuracy is not None]
     assert all(cost.low <= cost.accuracy <= cost.high for cost in sure)
     held = json.loads((tiny.run.stage2 / "summary.json").read_text())["units"]["product"]["natural"]
-    assert table[0].n == held["items"]
+    assert table[0].n > held["items"]  # val_b's; products of reserve and val_a count as well
 
 
 def test_a_threshold_between_two_is_told_by_the_lower_one(tiny: Tiny) -> None:
