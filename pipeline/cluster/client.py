@@ -26,6 +26,7 @@ PATIENCE = 120.0
 """Seconds without a usable worker after which the work is given up."""
 _GLANCE = 3.0
 """Seconds between looks at the workers."""
+_INTERRUPT = signal.SIGUSR1
 _TRIES = 3
 log = logging.getLogger(__name__)
 
@@ -155,8 +156,9 @@ def wait(client: Client, futures: Collection[Future]) -> set[Future]:
 @contextlib.contextmanager
 def watched(client: Client) -> Iterator[None]:
     """Raises ShelfsortError as `wait` does, for a block that waits for workers in other people's
-    code, such as joblib's: interrupts it, as Control-C would. In another thread than the main one,
-    which alone can be interrupted, it only warns."""
+    code, such as joblib's: interrupts it, as Control-C would, but by a signal that a shell's
+    background jobs don't ignore. In another thread than the main one, which alone can be
+    interrupted, it only warns."""
     patience, here = _Patience(client), threading.current_thread()
     main = here.ident if here is threading.main_thread() else None
     ended, turn = threading.Event(), threading.Lock()
@@ -170,12 +172,13 @@ def watched(client: Client) -> Iterator[None]:
                 with turn:
                     if not ended.is_set() and main is not None:
                         faults.append(error)
-                        signal.pthread_kill(main, signal.SIGINT)
+                        signal.pthread_kill(main, _INTERRUPT)
                 return
             except (OSError, RuntimeError):  # the scheduler is gone, which the block meets itself
                 return
 
     thread = threading.Thread(target=watch, daemon=True)
+    before = None if main is None else signal.signal(_INTERRUPT, signal.default_int_handler)
     thread.start()
     try:
         try:
@@ -189,6 +192,8 @@ def watched(client: Client) -> Iterator[None]:
         raise
     finally:
         thread.join()
+        if before is not None:
+            signal.signal(_INTERRUPT, before)
 
 
 class _Patience:
