@@ -88,35 +88,20 @@ class TwoStageModel:
         predictors: list[View] = []
         columns = None
         for name, origin in bundle.made_from["views"].items():
-            view_folder = run.view(name)
+            view: View | ColumnEncoder
             if "file" in origin:
-                predictors.append(_given(run, name, origin, vectors or {}))
-                continue
-            there_now: dict[str, Any]
-            if "text" in origin:
-                predictors.append(TextModel.open(view_folder.folder))
-                there_now = {"text": view_folder.text_checksum()}
-            elif "cover" in origin:
-                predictors.append(_cover(view_folder, name))
-                there_now = {"cover": view_folder.text_checksum()}
-            elif "columns" in origin:
-                columns = ColumnEncoder.open(view_folder.columns_model)
-                there_now = {"columns": view_folder.columns_checksum()}
+                view = _given(run, name, origin, vectors or {})
+            elif any(kind in origin for kind in ("text", "cover", "columns")):
+                view = _open_fitted(run, name, origin)
             else:
                 asked = runtime if isinstance(runtime, str) else runtime[name]
                 evaluated = bundle.made_from.get("computed_with", {}).get(name, {}).get("runtime")
-                network = open_network(
-                    view_folder.checkpoint,
-                    device=device,
-                    precision=precision,
-                    runtime=answering(asked, evaluated, device, precision),
-                )
-                predictors.append(network)
-                transform = network.transform.to_json()
-                there_now = {"checkpoint": network.fingerprint, "transform": transform}
-            if changes := differences(there_now, {key: origin[key] for key in there_now}):
-                problem = f"view {name} is another one now: {'; '.join(changes)}"
-                raise ArtifactError(run.stage2, problem, "stage2")
+                answers = answering(asked, evaluated, device, precision)
+                view = _open_network(run, name, origin, device, precision, answers)
+            if isinstance(view, ColumnEncoder):
+                columns = view
+            else:
+                predictors.append(view)
         added = Additions.open(bundle)
         return cls(tuple(predictors), bundle, added, columns, max_pixels)
 
@@ -299,6 +284,43 @@ def _cover(view_folder: RunFolder, name: str) -> CoverModel:
         message = "view %s learnt from words that %s read, now %s reads them"
         log.warning(message, name, made_from["reader"], reader.name)
     return CoverModel(model, reader, PictureTexts(view_folder.folder, reader.name))
+
+
+def _open_network(
+    run: RunFolder, name: str, origin: Mapping[str, Any], device: str, precision: str, runtime: str
+) -> Predictor:
+    """The network of a view, which must be the one that stage 2 was made from."""
+    network = open_network(
+        run.view(name).checkpoint, device=device, precision=precision, runtime=runtime
+    )
+    now = {"checkpoint": network.fingerprint, "transform": network.transform.to_json()}
+    _require_origin(run, name, origin, now)
+    return network
+
+
+def _open_fitted(
+    run: RunFolder, name: str, origin: Mapping[str, Any]
+) -> TextModel | CoverModel | ColumnEncoder:
+    """What was fitted on titles, words in photos or columns, and stage 2 was made from."""
+    view = run.view(name)
+    fitted: TextModel | CoverModel | ColumnEncoder
+    if "text" in origin:
+        fitted, now = TextModel.open(view.folder), {"text": view.text_checksum()}
+    elif "cover" in origin:
+        fitted, now = _cover(view, name), {"cover": view.text_checksum()}
+    else:
+        fitted = ColumnEncoder.open(view.columns_model)
+        now = {"columns": view.columns_checksum()}
+    _require_origin(run, name, origin, now)
+    return fitted
+
+
+def _require_origin(
+    run: RunFolder, name: str, origin: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    if changes := differences(now, {key: origin[key] for key in now}):
+        problem = f"view {name} is another one now: {'; '.join(changes)}"
+        raise ArtifactError(run.stage2, problem, "stage2")
 
 
 def _given(

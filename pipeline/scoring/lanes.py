@@ -217,8 +217,9 @@ def score_group(
     position = np.concatenate([np.arange(count) for count in counts])
     flat = [photo for product in products for photo in product.photos]
     texts = [product.text for product in products for _ in product.photos]
-    codes = model.encode([product.columns for product in products])
-    if task.codes is not None:
+    if task.codes is None:
+        codes = model.encode([product.columns for product in products])
+    else:
         codes = task.codes[rows]
     product_id = task.source.product_id[row_of_image]
     table = image_table(product_id * POSITIONS + position, product_id)

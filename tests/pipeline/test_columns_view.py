@@ -21,20 +21,10 @@ from pipeline.config import ColumnsView, load_config
 from pipeline.exchange.export import export_model
 from pipeline.model import TwoStageModel, predict_files
 from pipeline.views import columns_view
-from tests.conftest import PRECISION
 from tests.pipeline.score_helpers import predictions
-from tests.pipeline.tiny import Tiny, documents, make, write_dump
+from tests.pipeline.tiny import ONE_VIEW, Tiny, documents, make, write_dump
 
-SETTINGS = (
-    "stage1.backbone=shufflenet_v2_x0_5",
-    "stage1.weights=none",
-    "stage1.image_size=32",
-    "stage1.epochs=1",
-    "stage1.lr=2e-3",
-    f"stage1.precision={PRECISION}",
-    "jobs=1",
-    "catalog.columns=[price,material,colour]",
-)
+SETTINGS = (*ONE_VIEW, "catalog.columns=[price,material,colour]")
 COLUMNS = "views.columns={table: store}"
 
 

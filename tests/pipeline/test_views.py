@@ -24,21 +24,11 @@ from pipeline.model import TwoStageModel, predict_files
 from pipeline.scoring.score import score_source
 from pipeline.scoring.workers import Workers
 from pipeline.views import file_view, text_view
-from tests.conftest import PRECISION
 from tests.pipeline.score_helpers import CONFIG, contents, place, predictions, scorer, workers
 from tests.pipeline.scoring.test_workers import hide
-from tests.pipeline.tiny import Tiny, documents, make
+from tests.pipeline.tiny import ONE_VIEW, Tiny, documents, make
 
-SETTINGS = (
-    "stage1.backbone=shufflenet_v2_x0_5",
-    "stage1.weights=none",
-    "stage1.image_size=32",
-    "stage1.epochs=1",
-    "stage1.lr=2e-3",
-    f"stage1.precision={PRECISION}",
-    "jobs=1",
-    "catalog.text=title",
-)
+SETTINGS = (*ONE_VIEW, "catalog.text=title")
 TITLE = "views.title={text: tfidf, components: 64}"
 
 

@@ -29,6 +29,16 @@ SETTINGS = (
     "jobs=1",
     "views.small={backbone: shufflenet_v2_x0_5, epochs: 1}",
 )
+ONE_VIEW = (
+    "stage1.backbone=shufflenet_v2_x0_5",
+    "stage1.weights=none",
+    "stage1.image_size=32",
+    "stage1.epochs=1",
+    "stage1.lr=2e-3",
+    f"stage1.precision={PRECISION}",
+    "jobs=1",
+)
+"""A quick network alone, to which a test adds a view of its own."""
 
 
 @dataclass(frozen=True)
