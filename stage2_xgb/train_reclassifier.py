@@ -33,8 +33,8 @@ class RowPicker:
         config: Stage2Config,
         columns: Columns | None = None,
     ) -> None:
-        """`items`: images, and products of several images, of train, reserve and val_a, with the
-        opinion to start from and `columns`; `target` [K]: the mix that this is for."""
+        """`items`: images, and products of several images, of train and of what stage 1 never saw,
+        with the opinion to start from and `columns`; `target` [K]: the mix that this is for."""
         self.items, self.target, self.config, self.columns = items, target, config, columns
         order = _row_order(items, config.seed)
         self.order = order[(items.on("train") == (config.rows == "train"))[order]]

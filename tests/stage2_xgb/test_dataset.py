@@ -160,11 +160,13 @@ def test_an_empty_split_is_one_empty_block(tmp_path: Path) -> None:
         assert len(block) == len(pool(block)) == len(compact(block, block.log_probs, [WHOLE])) == 0
 
 
-def test_read_items_reads_the_splits_it_is_told(fitted: Fitted) -> None:
+def test_read_items_reads_the_blocks_it_is_told(fitted: Fitted) -> None:
     def opinion(images: ItemBlock, unit: str) -> np.ndarray:
         return of_unit(images, unit).log_probs
 
-    items = read_items(Views([fitted.store]), ("reserve", "val_a"), opinion, [WHOLE])
+    views = Views([fitted.store])
+    blocks = (b for split in ("reserve", "val_a") for b in views.features(split, fit_only=True))
+    items = read_items(views, blocks, 0, opinion, [WHOLE])
     table = fitted.store.table
     wanted = np.isin(table.split, [1, 2])
     np.testing.assert_array_equal(items["image"].product_id, table.product_id[wanted])
