@@ -74,7 +74,7 @@ class ValB:
 
     @classmethod
     def of(
-        cls, bundle: Bundle, views: Views, others: HeldOut, target: np.ndarray, jobs: int = 1
+        cls, bundle: Bundle, views: Views, others: HeldOut, target: np.ndarray, jobs: int
     ) -> "ValB":
         """Asks every system of the bundle about every item, in `jobs` threads."""
 
