@@ -92,7 +92,7 @@ def fit_experts(
     with one_blas_thread():
         rows, held = read_rows(views, seed, jobs), HeldOut.of(views, seed)
         names = _linear_experts(rows)
-        linear = _fit_linear(rows) if names else [()] * (FOLDS + 1)
+        linear = fit_linear(rows) if names else [()] * (FOLDS + 1)
         first = _first_weights(targets, train, 1 + len(names) + (rows.neighbours is not None))
         pools = [ExpertPool(experts, rows.neighbours, first) for experts in linear]
         pools = _calibrated(pools, held, names, targets["image"])
@@ -117,7 +117,7 @@ def _linear_experts(rows: Rows) -> tuple[str, ...]:
     return tuple(name for name, can in possible.items() if can)
 
 
-def _fit_linear(rows: Rows) -> list[tuple[LinearExpert, ...]]:
+def fit_linear(rows: Rows) -> list[tuple[LinearExpert, ...]]:
     """The linear experts of each fold, which know all rows but its own, and at the end those of all
     rows."""
     total = rows.total
