@@ -88,7 +88,6 @@ def fit_booster(
         base_margin=rows.margin,
         max_bin=config.booster.max_bin,
         feature_types=input_types(rows.inputs, columns),
-        enable_categorical=True,
         nthread=1,
     )
     return xgboost.train(parameters, data, num_boost_round=config.booster.n_estimators)
