@@ -127,7 +127,7 @@ def make_run(
     """A run of a hardly trained network: accuracy does not matter here."""
     if (folder / "run" / "stage2" / "heldout.npz").exists():
         return RunFolder(folder / "run")
-    write_synthetic(folder / "data", products=160, categories=8, side=side, seed=0)
+    write_synthetic(folder / "data", SyntheticSpec(categories=8, products=160, side=side))
     settings = (
         f"stage1.backbone={backbone}",
         "stage1.weights=none",

@@ -245,17 +245,7 @@ def cover_view(
     if rebuild:
         view_folder.text_model.unlink(missing_ok=True)
     if not _has_text_model(view_folder, made_from):
-        store.verify()
-        train = store.images("train")
-        train = train[train.fit]
-        _fit_texts(
-            view_folder,
-            texts_of(train),
-            train.class_index,
-            made_from,
-            remedy="leave it out of section views",
-            characters=True,
-        )
+        _fit_words(view_folder, texts_of, made_from)
 
     def source() -> Source:
         model = TextModel.open(view_folder.folder)
@@ -263,6 +253,19 @@ def cover_view(
 
     origin = _origin(view_folder, "cover", view_folder.text_checksum())
     _write(view_folder, "cover", origin, source, rebuild, say)
+
+
+def _fit_words(
+    view_folder: RunFolder,
+    texts_of: Callable[[ImageTable], list[str]],
+    made_from: dict[str, Any],
+) -> None:
+    """Fits a view's model of the words in photos, on each photo of train."""
+    view_folder.store.verify()
+    train = view_folder.store.images("train")
+    train = train[train.fit]
+    remedy, texts = "leave it out of section views", texts_of(train)
+    _fit_texts(view_folder, texts, train.class_index, made_from, remedy=remedy, characters=True)
 
 
 def _read_words(

@@ -61,19 +61,14 @@ def evaluate(
     additions = Additions.open(bundle)
     judged = _judged(bundle, Views(stores), store, rivals or {}, additions)
     frames = judged.frames
-    rows = features.of_split("train")
-    train = np.bincount(
-        features.table.class_index[rows][features.table.fit[rows]], minlength=len(taxonomy)
-    )
     metrics: dict[str, Any] = {
         "made_from": made_from,
         "computed_with": features.computed_with,
         "settings": store.settings | {"split": "test"},
         "stage2": _stage2(bundle),
     }
-    metrics |= {
-        unit: measure(frame, len(taxonomy), config.min_support) for unit, frame in frames.items()
-    }
+    for unit, frame in frames.items():
+        metrics[unit] = measure(frame, len(taxonomy), config.min_support)
     if corrected := corrected_labels(frames["product"], taxonomy, labels_before):
         metrics["corrected_labels"] = corrected | {"previous": _previous(folder)}
     metrics["without_photo"] = _without_photo(features, store, len(frames["product"]))
@@ -82,8 +77,14 @@ def evaluate(
     metrics["rejects"] = store.reject_counts()
     metrics["evaluated"] = datetime.now(UTC).isoformat(timespec="seconds")
     metrics["seconds"] = round(time.perf_counter() - started, 3)
-    save_evaluation(folder, frames, taxonomy, train, metrics)
+    save_evaluation(folder, frames, taxonomy, _train_images(features, len(taxonomy)), metrics)
     return metrics
+
+
+def _train_images(features: FeatureStore, classes: int) -> np.ndarray:
+    """Training images per class, int64 [K]."""
+    rows, table = features.of_split("train"), features.table
+    return np.bincount(table.class_index[rows][table.fit[rows]], minlength=classes)
 
 
 class Judged(NamedTuple):

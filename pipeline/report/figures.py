@@ -123,7 +123,8 @@ def _per_category(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=2)
 
 
-def _confusion(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
+def _strongest_confusions(run: EvaluatedRun) -> pandas.DataFrame:
+    """Counts of both stages by true and predicted class, the strongest last."""
     rows = run.confusion[
         (run.confusion["unit"] == run.unit)
         & (run.confusion["true_class"] != run.confusion["predicted_class"])
@@ -135,11 +136,15 @@ def _confusion(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
         fill_value=0,
         aggfunc="sum",
     )
-    table = (
+    return (
         table.reindex(columns=["shifted", "two_stage"], fill_value=0)
         .sort_values(["two_stage", "shifted"], ascending=False)
         .head(15)[::-1]
     )
+
+
+def _confusion(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
+    table = _strongest_confusions(run)
     axes, place = figure.add_subplot(), np.arange(len(table))
     axes.barh(place + 0.2, table["shifted"], 0.36, color=BEFORE, label="stage 1, adjusted")
     axes.barh(place - 0.2, table["two_stage"], 0.36, color=AFTER, label="both stages")

@@ -236,23 +236,35 @@ def score_group(
         for photo in flat
         if not isinstance(photo, ImageError)
     ]
-    opinions, features = task.empty(OPINIONS), task.empty(FEATURES)
-    if len(images):
-        result = model.answer(images, "product")
-        numbers, compared = task.source.product_id[rows], task.source.product_id[task.compared]
-        own = rows[find_rows(numbers, result.pooled.product_id, np.argsort(numbers))]
-        keys = pyarrow.array(
-            [task.source.keys[row] for row in own.tolist()],
-            opinions.schema.field("product_id").type,
-        )
-        opinions = _opinions(model, images, result, keys, images.product_id[blank], compared)
-        features = _features(result.pooled, keys) if config.features else features
+    opinions, features = _answer(model, task, rows, images, blank, config)
     repaired = sum(
         lacks_end(photo)
         for i, photo in enumerate(flat)
         if i not in errors and not isinstance(photo, ImageError)
     )
     return _Scored(opinions, features, rejects, len(images), repaired, digests)
+
+
+def _answer(
+    model: TwoStageModel,
+    task: Task,
+    rows: np.ndarray,
+    images: ItemBlock,
+    blank: np.ndarray,
+    config: ScoreConfig,
+) -> tuple[pyarrow.Table, pyarrow.Table]:
+    """Opinions, and features if they are asked for, of the products that have readable `images`."""
+    opinions, features = task.empty(OPINIONS), task.empty(FEATURES)
+    if not len(images):
+        return opinions, features
+    result = model.answer(images, "product")
+    numbers, compared = task.source.product_id[rows], task.source.product_id[task.compared]
+    own = rows[find_rows(numbers, result.pooled.product_id, np.argsort(numbers))]
+    keys = pyarrow.array(
+        [task.source.keys[row] for row in own.tolist()], opinions.schema.field("product_id").type
+    )
+    opinions = _opinions(model, images, result, keys, images.product_id[blank], compared)
+    return opinions, _features(result.pooled, keys) if config.features else features
 
 
 def _features(pooled: ItemBlock, keys: pyarrow.Array) -> pyarrow.Table:
