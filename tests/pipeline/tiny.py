@@ -69,6 +69,11 @@ class Tiny:
             str(self.data / "category_names.csv"),
         ]
 
+    def scoring(self, out: Path, *more: str, dump: Path | None = None) -> list[str]:
+        """The command that scores its test dump, or another."""
+        dump = dump or self.data / "test.bson"
+        return ["score", str(dump), "--run", str(self.folder), "--out", str(out), *more]
+
     def copy(self, folder: Path) -> "Tiny":
         """A copy of the run; checkpoints are linked, as nobody writes into one."""
 
