@@ -40,7 +40,7 @@ from pipeline.networks import open_network
 from pipeline.quantisation import SplitPhotos
 from pipeline.run_folder import RunFolder
 from pipeline.scoring.lanes import Lanes
-from pipeline.scoring.plan import Judges
+from pipeline.scoring.plan import DecisionInputs
 from pipeline.scoring.score import Scorer, score_source
 from stage1_cnn.device import inference_compute, ordered
 from stage1_cnn.onnx import keep_beside
@@ -267,7 +267,7 @@ def end_to_end(model: TwoStageModel, folder: Path, dump: str = "dump.bson") -> N
     with tempfile.TemporaryDirectory(dir=folder) as name:
         source = open_source([folder / dump], Path(name) / "dumps")
         score_source(
-            Scorer(Lanes(model, cores()), {}, 0, NO_IMAGES, Judges(model.taxonomy)),
+            Scorer(Lanes(model, cores()), {}, 0, NO_IMAGES, DecisionInputs(model.taxonomy)),
             source,
             Path(name),
             ScoreConfig(part_mb=16),

@@ -36,9 +36,9 @@ class Outcome:
             f"{totals.rejected_products} rejects, {totals.images} images in {self.seconds:.1f} s "
             f"-> {out}"
         )
-        for what, reasons in (("products", totals.reasons), ("photos", totals.image_reasons)):
+        for unit, reasons in (("products", totals.reasons), ("photos", totals.image_reasons)):
             if reasons:
-                yield f"  rejected {what}: {', '.join(f'{r} {n}' for r, n in reasons.items())}"
+                yield f"  rejected {unit}: {', '.join(f'{r} {n}' for r, n in reasons.items())}"
         if totals.repaired_images:
             yield (
                 f"  {totals.repaired_images} JPEGs lack their end marker and were read all the same"
