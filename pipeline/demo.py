@@ -65,7 +65,8 @@ def run_demo(folder: Path, overrides: Sequence[str]) -> None:
 def _run(run: RunFolder, config: RunConfig) -> None:
     data, out = run.folder / "data", run.folder / "predictions"
     seed = config.stage1.seed
-    write_synthetic(data, SyntheticSpec(products=3000, side=48, seed=seed, columns=True))
+    spec = SyntheticSpec(categories=24, products=3000, side=48, seed=seed, columns=True)
+    write_synthetic(data, spec)
     steps.ingest(
         run, config, [str(data / "train.bson")], data / "category_names.csv", rebuild=False
     )

@@ -269,7 +269,7 @@ def _measure(
     """Measures the test split and writes evaluation/; summary.txt, written last, marks it as
     complete."""
     from pipeline.decisions import heldout
-    from pipeline.evaluation.evaluate import evaluate as evaluate_test
+    from pipeline.evaluation.evaluate import evaluate_test
     from pipeline.evaluation.summary import summary
 
     held, path = heldout.read(run.stage2), run.evaluation / "summary.txt"
@@ -326,7 +326,7 @@ def score(
     Finished parts are kept. Compares the predictions with `labels` if they are given. Raises
     DamagedSourceError if a file of the source is damaged, unless `accept_damage`.
     """
-    from pipeline.scoring.accuracy import compare
+    from pipeline.scoring.accuracy import compare_with_labels
     from pipeline.scoring.job import ScoreJob
     from pipeline.scoring.outcome import Outcome
     from pipeline.scoring.score import SUMMARY, score_source
@@ -338,7 +338,7 @@ def score(
     with workers() if workers else contextlib.nullcontext() as client:
         scorer = job.scorer(source, client, config.jobs or cores())
         totals, decided = score_source(scorer, source, out, job.config.score)
-    comparison = compare(out, truth, job.model.taxonomy) if truth else None
+    comparison = compare_with_labels(out, truth, job.model.taxonomy) if truth else None
     refitted = refitted_on(job.model.bundle)
     outcome = Outcome(totals, decided, comparison, refitted, time.perf_counter() - started)
     write_json(out / SUMMARY, outcome.figures())

@@ -45,7 +45,7 @@ class Drift:
         )
 
 
-def compare(catalogue: np.ndarray, products: np.ndarray) -> Drift:
+def measure_drift(catalogue: np.ndarray, products: np.ndarray) -> Drift:
     """Compares the features float [N, D] of the catalogue with those of products [M, D].
 
     A ridge classifier of the standardised features and their squares, fitted on half of the items

@@ -40,7 +40,7 @@ from stage2_xgb.rivals import Rival
 UNITS = ("image", "product")
 
 
-def evaluate(
+def evaluate_test(
     stores: Sequence[FeatureStore],
     store: Store,
     bundle: Bundle,

@@ -8,7 +8,7 @@ from typing import Any
 
 from catalog.intervals import Estimate
 from pipeline.run_folder import RunFolder
-from pipeline.scoring.accuracy import Comparison
+from pipeline.scoring.accuracy import LabelComparison
 from pipeline.scoring.plan import Plan
 from pipeline.scoring.predictions import NOT_ALLOWED
 from pipeline.scoring.score import Totals
@@ -24,7 +24,7 @@ class Outcome:
 
     totals: Totals
     decided: Plan
-    comparison: Comparison | None
+    comparison: LabelComparison | None
     refitted: str | None
     seconds: float
 
