@@ -28,7 +28,7 @@ from catalog.artifacts import read_json
 from catalog.intervals import clustered_change, clustered_share
 from catalog.labels import read_labels
 from catalog.sources.keys import Key
-from catalog.synthetic.dump import SyntheticSpec, categories, plan
+from catalog.synthetic.dump import SyntheticSpec, assign, categories
 from pipeline import steps
 from pipeline.config import load_config
 from pipeline.report.evaluated_run import EvaluatedRun
@@ -84,7 +84,7 @@ def truth_of(folder: Path) -> pandas.Series:
     spec = SyntheticSpec(**read_json(folder / "data" / "synthetic.json", "demo"))
     ids = np.array([category.category_id for category in categories(spec)])
     return pandas.Series(
-        ids[plan(spec).category], index=spec.first_product_id + np.arange(spec.products)
+        ids[assign(spec).category], index=spec.first_product_id + np.arange(spec.products)
     )
 
 
