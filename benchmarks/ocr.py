@@ -203,7 +203,7 @@ def main() -> None:
         figures = {"reader": reader.name, "side": SIDE}
         figures["speed"] = speed(reader, 6 if options.smoke else 100)
         figures["letters"] = letters(reader, folder / "letters")
-        figures["catalogue"] = catalogue(folder, *((240, 60) if options.smoke else (1200, 1500)))
+        figures["catalogue"] = catalogue(folder, *((240, 60) if options.smoke else (1200, 6000)))
     record.save(options.json, figures, precision="fp32")
 
 
