@@ -117,7 +117,7 @@ def _pool_right(pool: ExpertPool, blocks: Sequence[ItemBlock], share: float) -> 
 def lines(found: dict[str, Any]) -> Iterator[str]:
     """For the terminal."""
     gain = _points(found["two_stage_over_shifted"])
-    yield f"{found['products']} products, two-stage over shifted {gain}"
+    yield f"{found['products']} products, two-stage over adjusted {gain}"
     for row in found["pool"]:
         yield f"{row['removed']:.0%} removed: pool {row['top1']:.4f}, over photos {_points(row)}"
     for name, change in found["reclassifiers_over_pool"].items():

@@ -49,12 +49,12 @@ def main() -> None:
     figures: dict[str, Any] = {"split": "test"}
     for unit in ("image", "product"):
         figures[unit] = []
-        print(f"\n| {unit} | natural | over shifted | balanced | over shifted |")
+        print(f"\n| {unit} | natural | over adjusted | balanced | over adjusted |")
         print("|---|---|---|---|---|")
         shifted = None
         for name, predicted, truth, group in rows(stores, class_mixes(run), run, config, unit):
             right = predicted == truth
-            shifted = right if name.startswith("shifted") else shifted
+            shifted = right if name.startswith("adjusted") else shifted
             weights = natural(truth), balanced(truth)
             found = [
                 _figures(right, shifted, weight, group, options.resamples) for weight in weights
@@ -121,7 +121,7 @@ def _of_bundle(
         yield name, [_best(x[OWN]) for x in answers]
         return
     if bundle.pool is None:
-        yield "shifted to the target mix", [_best(x[STAGE1]) for x in answers]
+        yield "adjusted to the target mix", [_best(x[STAGE1]) for x in answers]
     else:
         opinions = [bundle.pool.opinions(part) for part in images]
         names = map(_kind, bundle.pool.linear)

@@ -17,7 +17,7 @@ from stage2_xgb.heldout import RAW, UNITS, ValB, gated, mendable_share
 GATED = "gated"
 LEAST = 5
 """Items of a category in the balanced mix."""
-_HEADS = {RAW: "stage 1", STAGE1: "shifted", POOL: "pool", OWN: "own", GATED: "gated"}
+_HEADS = {RAW: "stage 1", STAGE1: "adjusted", POOL: "pool", OWN: "own", GATED: "gated"}
 Figures = dict[str, float | None]
 """Figures by name; None if there is nothing to count on."""
 
@@ -69,7 +69,7 @@ class Stage2Summary:
     def _standings(self) -> list[str]:
         heads = "".join(f"{head:>9}" for head in _HEADS.values())
         lines = [
-            f"{'top-1 on val_b':32}{heads}   gated over shifted    fixed  broken    net  "
+            f"{'top-1 on val_b':32}{heads}   gated over adjusted   fixed  broken    net  "
             "share of own"
         ]
         for unit, mixes in self.units.items():
@@ -138,7 +138,7 @@ def standings(held: HeldOut, own: np.ndarray) -> dict[str, Figures]:
 
 def standing(held: HeldOut, own: np.ndarray, weight: np.ndarray) -> Figures:
     """Items that weigh something, and each answer's top-1. Of `gated`, the mean over the judgements
-    in which reclassifiers answer with the share `own` [N]: its gain over the shifted stage 1 with
+    in which reclassifiers answer with the share `own` [N]: its gain over the adjusted stage 1 with
     the 95% interval over products, the items that it fixed and broke, and the share of the gain
     that reclassifiers bring. None for what can't be said: without items, or a share of no gain."""
     counted = weight > 0

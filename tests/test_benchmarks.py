@@ -41,7 +41,7 @@ SAYS = {
         "the processor in fp32 instead: of ",
     ],
     "load": ["ingest: ", "extract: ", "figures: ", "report: ", "within 6 GiB"],
-    "ocr": ["without_words: ", "Turkish", "over shifted", "products: Estimate"],
+    "ocr": ["without_words: ", "Turkish", "over adjusted", "products: Estimate"],
     "soak": ["products, 1.0% bad: memory"],
 }
 

@@ -6,12 +6,12 @@ from typing import Any
 
 SYSTEMS = {
     "stage1": "stage 1",
-    "shifted": "shifted",
+    "shifted": "stage 1, adjusted",
     "two_stage": "two-stage",
     "published": "published",
 }
 CHANGES = {
-    "two_stage_over_shifted": "two-stage over shifted",
+    "two_stage_over_shifted": "two-stage over adjusted",
     "published_over_stage1": "published over stage 1",
     "two_stage_over_published": "two-stage over published",
 }
@@ -23,6 +23,12 @@ RIVALS = {
 }
 METRICS = {"top1": "top-1", "top5": "top-5", "macro_f1": "macro F1"}
 NOTHING = "no items"
+_WORDS = (
+    "macro F1 in either mix is over the categories of the balanced mix",
+    "stage 1, adjusted: its answers weighted by how common each category is in the target mix, "
+    "which takes no stage 2;",
+    "  what stage 2 gains, fixes and breaks is counted from there",
+)
 _LABEL, _COLUMN = 29, 25
 
 
@@ -34,7 +40,7 @@ def summary(metrics: dict[str, Any]) -> str:
             lines += _mix(unit, mix, metrics[unit][mix])
         lines += _unit(unit, metrics[unit])
     lines += _rivals(metrics["image"]["natural"])
-    lines.append("macro F1 in either mix is over the categories of the balanced mix")
+    lines += _WORDS
     lines += _promises(metrics["promises"])
     lines += _novel(metrics.get("novel")) + _added(metrics.get("added"))
     lines += corrected_lines(metrics.get("corrected_labels"))
@@ -119,7 +125,7 @@ def _rivals(natural: dict[str, Any]) -> list[str]:
     if not natural.keys() & RIVALS.keys():
         return []
     return [
-        "rivals, each shifted to the target mix on val_b: head_train, head_all: a logistic "
+        "rivals, each adjusted to the target mix on val_b: head_train, head_all: a logistic "
         "regression in the place of stage 1's",
         "  head, fitted on train or on all that the pool saw; logistic: on all views; neighbours: "
         "their votes",

@@ -11,6 +11,7 @@ from PIL import Image
 
 from catalog.config import MOST_PIXELS
 from catalog.images import decode
+from catalog.progress import progress
 from catalog.store.reader import Store
 
 SIDES = (180, 144, 112, 88, 72)
@@ -69,17 +70,19 @@ def make_gallery(store: Store | None, wanted: Wanted, budget: int) -> Gallery:
     items = wanted.items
     wrong = int((items["two_stage_class"] != items["class_index"]).sum())
     side = _side(store, order, wrong, budget)
-    for product_id, most in order.items():
-        photos = store.read(store.image_ids_of(product_id)[:most])
-        thumbnails = [thumbnail(data, side) for data in photos]
-        left -= sum(map(len, thumbnails))
-        if left < 0:
-            break
-        if thumbnails:
-            products.append(product_id)
-            counts.append(len(thumbnails))
-            sizes += map(len, thumbnails)
-            parts += thumbnails
+    with progress(len(order), "thumbnails", "product") as bar:
+        for product_id, most in order.items():
+            photos = store.read(store.image_ids_of(product_id)[:most])
+            thumbnails = [thumbnail(data, side) for data in photos]
+            left -= sum(map(len, thumbnails))
+            if left < 0:
+                break
+            bar.update()
+            if thumbnails:
+                products.append(product_id)
+                counts.append(len(thumbnails))
+                sizes += map(len, thumbnails)
+                parts += thumbnails
     starts, offsets = (
         np.concatenate([[0], np.cumsum(n)]).astype(np.uint32) for n in (counts, sizes)
     )

@@ -16,6 +16,7 @@ from scipy.optimize import minimize_scalar
 
 from catalog.arithmetic import one_blas_thread
 from catalog.errors import ArtifactError
+from catalog.progress import progress
 from catalog.splits import SPLITS, sample_mask
 from features.store import FeatureStore
 from pipeline.report.evaluated_run import EvaluatedRun
@@ -81,7 +82,7 @@ def out_of_fold(views: Views, seed: int = 0) -> pandas.DataFrame:
     inputs = Inputs(tuple(range(len(views.stores))), root=True)
     width = sum(store.width for store in views.stores)
     sums = [Moments.zeros(views.classes, width) for _ in range(FOLDS)]
-    for table, features, _ in _blocks(views):
+    for table, features, _ in _blocks(views, "labels, fitting"):
         x, fold = inputs(features), folds(table.product_id, FOLDS, "label issues", seed)
         for number in np.unique(fold).tolist():
             sums[number].add(x[fold == number], table.class_index[fold == number])
@@ -90,14 +91,17 @@ def out_of_fold(views: Views, seed: int = 0) -> pandas.DataFrame:
         total = total + part
     experts = [fit_lda(total - part, inputs) for part in sums]
     inverse = _inverse_temperature(views, experts, seed)
-    return pandas.concat([_opinions_of(block, experts, inverse, seed) for block in _blocks(views)])
+    blocks = _blocks(views, "labels, judging")
+    return pandas.concat([_opinions_of(block, experts, inverse, seed) for block in blocks])
 
 
-def _blocks(views: Views) -> Iterator[Block]:
-    for split in SPLITS:
-        for block in views.features(split, fit_only=False):
-            if len(block.table):
-                yield block
+def _blocks(views: Views, doing: str) -> Iterator[Block]:
+    with progress(len(views.first), doing, "img") as bar:
+        for split in SPLITS:
+            for block in views.features(split, fit_only=False):
+                if len(block.table):
+                    yield block
+                    bar.update(len(block.table))
 
 
 def _scores(block: Block, experts: list[LinearExpert], seed: int) -> np.ndarray:
@@ -116,7 +120,7 @@ def _inverse_temperature(views: Views, experts: list[LinearExpert], seed: int) -
     are far from normal, so that raw discriminants are far too sure."""
     share = CALIBRATION / max(len(views.first), 1)
     parts = []
-    for block in _blocks(views):
+    for block in _blocks(views, "labels, calibrating"):
         product_id = block.table.product_id
         sample = block.rows(sample_mask(product_id, share, "calibration of label issues", seed))
         scores, truth = _scores(sample, experts, seed), sample.table.class_index

@@ -15,6 +15,7 @@ from catalog.config import MOST_PIXELS
 from catalog.errors import ImageError
 from catalog.image_table import ImageTable
 from catalog.images import decode
+from catalog.progress import progress
 from catalog.splits import SPLITS, sample_mask
 from catalog.store.reader import Store
 from features.neighbours import unit
@@ -59,13 +60,15 @@ def measure_photos(store: Store, table: ImageTable) -> pandas.DataFrame:
     """Image by image: image_id, product_id, class_index, width, height, brightness (0 to 1) and
     sharpness (variance of the Laplacian, brightness from 0 to 1). Unreadable ones are left out."""
     rows = []
-    for start in range(0, len(table), _READ):
-        part = table[start : start + _READ]
-        for place, data in enumerate(store.read(part.image_id)):
-            try:
-                rows.append((start + place, *_measures(decode(data, MOST_PIXELS))))
-            except ImageError:  # marked in features.h5, and listed among the rejects
-                continue
+    with progress(len(table), "photos that need a look", "img") as bar:
+        for start in range(0, len(table), _READ):
+            part = table[start : start + _READ]
+            for place, data in enumerate(store.read(part.image_id)):
+                bar.update()
+                try:
+                    rows.append((start + place, *_measures(decode(data, MOST_PIXELS))))
+                except ImageError:  # marked in features.h5, and listed among the rejects
+                    continue
     chosen = table[np.array([row[0] for row in rows], dtype=np.int64)]
     names = ("width", "height", "brightness", "sharpness")
     return pandas.DataFrame(

@@ -17,7 +17,7 @@ from features.schema import DONE
 from features.store import FeatureStore
 
 PRODUCTS = 1500
-"""Of test that are on the map at most; t-SNE of as many takes about ten seconds of one core."""
+"""Of test that are on the map at most; t-SNE of as many takes about two seconds of one core."""
 NO_MAP = pandas.DataFrame({name: np.zeros(0) for name in ("product_id", "x", "y")})
 """The map of no product."""
 _COMPONENTS, _PERPLEXITY, _ROUNDS = 50, 30, 400

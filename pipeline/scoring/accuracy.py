@@ -20,7 +20,7 @@ from pipeline.scoring.predictions import PREDICTIONS, category_path
 
 @dataclass(frozen=True)
 class LabelComparison:
-    """Top-1 of the labelled products that count: stage 1, the shifted stage 1, both stages, and the
+    """Top-1 of the labelled products that count: stage 1, the same adjusted, both stages, and the
     change of the last two, as `evaluate` has them. A product counts if a photo of it can be read
     and shows something, and the model knows its category: `without_photo` is how many have no such
     photo, `unknown` how many of the others are of categories that no answer could name. `accepted`:
@@ -36,7 +36,7 @@ class LabelComparison:
     accepted: Mapping[str, Estimate]
 
     def systems(self) -> dict[str, Estimate]:
-        """Each answer's top-1, by name."""
+        """Each answer's top-1, by its name in summary.json."""
         return {"stage 1": self.stage1, "shifted": self.shifted, "two-stage": self.two_stage}
 
     def lines(self) -> Iterator[str]:
@@ -51,10 +51,11 @@ class LabelComparison:
         if not self.two_stage.n:
             yield f"top-1: no labelled product to count{left_out}"
             return
-        shares = ", ".join(f"{name} {_percent(e)}" for name, e in self.systems().items())
+        stage1, adjusted, two_stage = map(_percent, (self.stage1, self.shifted, self.two_stage))
         value, low, high = (100 * (x or 0.0) for x in self.change[:3])
         yield (
-            f"top-1 of {self.two_stage.n} labelled products: {shares}, two-stage over shifted "
+            f"top-1 of {self.two_stage.n} labelled products: stage 1 {stage1}, "
+            f"adjusted {adjusted}, two-stage {two_stage}; two-stage over adjusted "
             f"{value:+.2f} [{low:+.2f}, {high:+.2f}] points{left_out}"
         )
         counted = {name: e for name, e in self.accepted.items() if e.n}

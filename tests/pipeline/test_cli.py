@@ -368,7 +368,7 @@ def test_a_labelled_dump_is_as_accurate_as_evaluate_says(
     assert main(command) == 0
     text = capsys.readouterr().out
     shares = (
-        r"stage 1 (\S+)% .* shifted (\S+)% .* two-stage (\S+)% .*, two-stage over shifted (\S+) "
+        r"stage 1 (\S+)% .* adjusted (\S+)% .* two-stage (\S+)% .*; two-stage over adjusted (\S+) "
     )
     said = re.search(rf"top-1 of (\d+) labelled products: {shares}", text)
     items = pandas.read_parquet(tiny.folder / "evaluation" / "items.parquet").query(

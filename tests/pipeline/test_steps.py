@@ -307,7 +307,7 @@ def test_rivals_stand_beside_where_they_are_asked_for(copy: Tiny) -> None:
             assert change["value"] == pytest.approx(gain)
             assert name not in before[unit]["natural"]
     page = "\n".join(said)
-    assert "two-stage over head_all" in page and "rivals, each shifted" in page
+    assert "two-stage over head_all" in page and "rivals, each adjusted" in page
     assert max(map(len, page.splitlines())) <= 130
 
 

@@ -65,22 +65,7 @@ function renderCategory(view, c) {
 function mistakenCard(c, asTruth) {
   const pairs = (asTruth ? D.pairsOfTrue : D.pairsOfPredicted)[c],
     other = D.columns[asTruth ? "pair.predicted" : "pair.true"];
-  const before = D.columns["pair.shifted"],
-    after = D.columns["pair.two_stage"];
-  const columns = [
-    ...categoryColumns("Category", (i) => other[i]),
-    {
-      ...countColumn("Both stages", (i) => after[i], "A number leads to the photos"),
-      cell: (i) => countLink(D.columns["pair.true"][i], D.columns["pair.predicted"][i], after[i]),
-    },
-    fewerColumn(
-      "Change by stage 2",
-      (i) => after[i] - before[i],
-      "Both stages less stage 1, adjusted",
-    ),
-    countColumn("Stage 1, adjusted", (i) => before[i]),
-    countColumn("Stage 1 alone", (i) => D.columns["pair.stage1"][i]),
-  ];
+  const columns = [...categoryColumns("Category", (i) => other[i]), ...pairCountColumns()];
   const title = asTruth ? "It is mistaken for" : "Mistaken for it";
   if (!pairs.length)
     return card(
@@ -240,14 +225,12 @@ function galleryCard(title, note, rows, all, none, batch = 12) {
 
 function itemCard(i) {
   const item = (name) => D.columns["item." + name][i],
-    answer = (system) => [
-      SYSTEM_NAMES[system],
-      item(system),
-      shareOf(D.columns[`item.${system}.confidence`], i),
-    ];
+    shown = (name, answer, confidence) => [name, chip(item("true"), answer, confidence)],
+    answer = (system) =>
+      shown(SYSTEM_NAMES[system], item(system), shareOf(D.columns[`item.${system}.confidence`], i));
   const others = D.values.runs.slice(1).flatMap(({name}, k) => {
     const other = D.columns[`item.run${k + 1}`]?.[i];
-    return other ? [[name, other - 1, NaN]] : [];
+    return other ? [shown(name, other - 1, NaN)] : [];
   });
   return photoCard(
     item("product"),

@@ -22,7 +22,7 @@ function renderConfidence(view) {
     id: "coverage-slider",
     "aria-label": "Accept answers of at least this confidence",
   });
-  const tables = Array.from({length: 3}, () => el("details", {}));
+  const tables = CONFIDENCE_TABLES.map(() => el("details", {}));
   const read = () => {
     const at = Math.round(100 * state.threshold),
       judged = expected(state)?.[at],
@@ -37,7 +37,7 @@ function renderConfidence(view) {
         ` (n ${whole(cost.n)})`,
       ].flat();
     const rows = [
-      ...(judged ? [["On validation (val_b, cross-fitted)", judged]] : []),
+      ...(judged ? [["On held-out products", judged]] : []),
       ["On the test split", tested],
     ];
     sentence.replaceChildren(
@@ -72,7 +72,7 @@ function renderConfidence(view) {
     tables.forEach((box, k) => {
       box.replaceChildren(
         el("summary", {}, "As a table"),
-        [coverageTable, binsTable, distanceTable][k](found()),
+        confidenceTable(CONFIDENCE_TABLES[k], found()),
       );
     });
   };
@@ -106,14 +106,16 @@ function renderConfidence(view) {
       "How many answers to accept",
       "Answers whose confidence is at or above the threshold go into the shop " +
         "as they are, the others to a person. Weighted to the catalogue mix; " +
-        "brackets hold 95% intervals. Choose a threshold on validation, " +
-        "whose figures “shelfsort score --min-confidence” prints too; what it " +
-        "gave on the test split stands beside them.",
+        "brackets hold 95% intervals. Choose a threshold on held-out products " +
+        "(of validation and reserve), whose figures “shelfsort score " +
+        "--min-confidence” prints too; what it gave on the test split stands " +
+        "beside them.",
       sentence,
       el("div", {class: "along"}, slider),
       charts[0],
       tables[0],
     ),
+    whatIfCard(),
     el(
       "div",
       {class: "columns"},
@@ -137,72 +139,50 @@ function renderConfidence(view) {
       el("div", {class: "card"}, el("h2", {}, "How far errors go"), errors, charts[3], tables[2]),
       sizesCard(),
     ),
-    whatIfCard(),
     trainedCard(),
   );
   all();
 }
 
-function coverageTable({coverage: rows}) {
-  const columns = [
-    {
-      title: "Confidence from",
-      numeric: true,
-      value: (i) => rows[i].threshold,
-      text: (i) => decimal(rows[i].threshold),
-    },
-    rateColumn("Accepted of test", (i) => rows[i].coverage),
-    ...intervalColumns("Right among accepted", (i) => ({...rows[i], value: rows[i].accuracy})),
-    countColumn("Evaluated", (i) => rows[i].n),
-  ];
-  return makeTable({
+// The charts as tables, of what was found.
+const CONFIDENCE_TABLES = [
+  ({coverage: rows}) => ({
     name: "coverage",
     label: "Coverage and accuracy for each threshold",
-    rows: rows.length,
-    columns,
-    page: 25,
-  });
-}
-
-function binsTable({reliability: {bins}}) {
-  const columns = [
-    {
-      title: "Confidence from",
-      numeric: true,
-      value: (i) => bins[i].low,
-      text: (i) => decimal(bins[i].low),
-    },
-    countColumn("Evaluated", (i) => bins[i].n),
-    countColumn("Right", (i) => bins[i].right),
-    {
-      title: "Mean confidence",
-      numeric: true,
-      value: (i) => bins[i].confidence,
-      text: (i) => decimal(bins[i].confidence),
-    },
-    rateColumn("Right, weighted to the catalogue mix", (i) => bins[i].accuracy),
-  ];
-  return makeTable({
+    rows,
+    columns: [
+      decimalColumn("Confidence from", (i) => rows[i].threshold),
+      rateColumn("Accepted of test", (i) => rows[i].coverage),
+      ...intervalColumns("Right among accepted", (i) => ({...rows[i], value: rows[i].accuracy})),
+      countColumn("Evaluated", (i) => rows[i].n),
+    ],
+  }),
+  ({reliability: {bins: rows}}) => ({
     name: "reliability",
     label: "Confidence and accuracy",
-    rows: bins.length,
-    columns,
-    page: 25,
-  });
-}
-
-function distanceTable({distance: rows}) {
-  const columns = [
-    {title: "Categories from the truth to the answer", value: (i) => span(rows[i])},
-    countColumn("Errors", (i) => rows[i].n),
-  ];
-  return makeTable({
+    rows,
+    columns: [
+      decimalColumn("Confidence from", (i) => rows[i].low),
+      countColumn("Evaluated", (i) => rows[i].n),
+      countColumn("Right", (i) => rows[i].right),
+      decimalColumn("Mean confidence", (i) => rows[i].confidence),
+      rateColumn("Right, weighted to the catalogue mix", (i) => rows[i].accuracy),
+    ],
+  }),
+  ({distance: rows}) => ({
     name: "distance",
     label: "Errors by distance",
-    rows: rows.length,
-    columns,
-    page: 25,
-  });
+    rows,
+    columns: [
+      {title: "Categories from the truth to the answer", value: (i) => span(rows[i])},
+      countColumn("Errors", (i) => rows[i].n),
+    ],
+  }),
+];
+
+function confidenceTable(make, found) {
+  const {rows, ...table} = make(found);
+  return makeTable({...table, rows: rows.length, page: 25});
 }
 
 // The address may name a threshold in percent: #confidence/62.
@@ -238,7 +218,7 @@ function coverageChart(state, found) {
       });
       host.plane = p;
       const lines = [
-        ...(judged ? [["right on val_b", colours.low, judged, "accuracy"]] : []),
+        ...(judged ? [["right among held-out", colours.low, judged, "accuracy"]] : []),
         ["accepted of test", colours.before, rows, "coverage"],
         ["right among accepted", colours.accent, rows, "accuracy"],
       ];
@@ -271,7 +251,7 @@ function coverageChart(state, found) {
           p,
           (k) => [
             el("b", {}, "≥ " + decimal(rows[k].threshold)),
-            pairsOf([...(judged ? of("val_b", judged[k]) : []), ...of("test", rows[k])]),
+            pairsOf([...(judged ? of("held-out", judged[k]) : []), ...of("test", rows[k])]),
           ],
         ),
       ];

@@ -1,16 +1,15 @@
 // The strongest pairs, as a table and as a matrix of one family.
 
-function renderConfusions(view) {
+// How many items of a pair there are after each stage.
+function pairCountColumns() {
   const {
     "pair.true": truth,
     "pair.predicted": answer,
+    "pair.stage1": alone,
     "pair.shifted": before,
     "pair.two_stage": after,
   } = D.columns;
-  const rows = Array.from(truth.keys()).filter((i) => truth[i] !== answer[i]);
-  const columns = [
-    ...categoryColumns("True category", (i) => truth[i]),
-    ...categoryColumns("Sorted into", (i) => answer[i]),
+  return [
     {
       ...countColumn("Both stages", (i) => after[i], "A number leads to the photos"),
       cell: (i) => countLink(truth[i], answer[i], after[i]),
@@ -21,7 +20,17 @@ function renderConfusions(view) {
       "Both stages less stage 1, adjusted",
     ),
     countColumn("Stage 1, adjusted", (i) => before[i]),
-    countColumn("Stage 1 alone", (i) => D.columns["pair.stage1"][i]),
+    countColumn("Stage 1 alone", (i) => alone[i]),
+  ];
+}
+
+function renderConfusions(view) {
+  const {"pair.true": truth, "pair.predicted": answer, "pair.two_stage": after} = D.columns;
+  const rows = Array.from(truth.keys()).filter((i) => truth[i] !== answer[i]);
+  const columns = [
+    ...categoryColumns("True category", (i) => truth[i]),
+    ...categoryColumns("Sorted into", (i) => answer[i]),
+    ...pairCountColumns(),
     rateColumn(
       "Share",
       (i) => after[i] / D.support[truth[i]],

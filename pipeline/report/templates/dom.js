@@ -96,6 +96,16 @@ function chooser(label, options, chosen, onchange) {
   return el("label", {class: "field"}, label, select);
 }
 
+// `attributes`: value, min, max, step.
+function numberField(label, attributes, onchange) {
+  const input = el("input", {
+    type: "number",
+    ...attributes,
+    onchange: () => onchange(input.value),
+  });
+  return el("label", {class: "field"}, label, input);
+}
+
 // A spreadsheet would run a text that starts like a formula.
 function csvField(value) {
   if (typeof value === "number") return Number.isNaN(value) ? "" : String(value);

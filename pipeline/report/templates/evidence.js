@@ -1,6 +1,5 @@
 // Beside a doubt or an error: the fitted photos nearest to it under both categories, and photos
-// that
-// are typical of these.
+// that are typical of these.
 
 let evidenceRows = null; // "product class" or "class" -> row numbers
 
@@ -25,7 +24,7 @@ function evidencePhoto(i, c, kind) {
   const product = D.columns["evidence.shown"][i],
     cosine = shareOf(D.columns["evidence.cosine"], i),
     likeness = missing(cosine) ? "" : `, cosine ${decimal(cosine)}`,
-    name = `product ${product}, ${titleOf(c)}, ${kind}${likeness}`,
+    name = `product ${keyOf(product)}, ${titleOf(c)}, ${kind}${likeness}`,
     [source] = thumbnailsOf(product);
   if (!source) return null;
   return el(

@@ -49,13 +49,17 @@ function chip(truth, answer, confidence) {
   return el(
     "span",
     {class: "chip " + kind, title: verdictText[kind]},
-    `${verdictSign[kind]} ${nameIn(answer, truth)}` +
-      (missing(confidence) ? "" : ` · ${percent(confidence)}`),
+    `${verdictSign[kind]} ${nameIn(answer, truth)}` + sureness(confidence),
   );
 }
 
-// A product with its photos, its label, the answers, and the buttons of the review. `suggested`:
-// the class to correct the label to, or -1.
+// An answer where the label is in question, so that it is neither right nor wrong.
+const openChip = (label, answer, confidence) =>
+  el("span", {class: "chip open"}, nameIn(answer, label) + sureness(confidence));
+const sureness = (confidence) => (missing(confidence) ? "" : ` · ${percent(confidence)}`);
+
+// A product with its photos, its label, the answers ([name, chip]), and the buttons of the review.
+// `suggested`: the class to correct the label to, or -1.
 function photoCard(product, truth, answers, suggested, note = null) {
   const card = el(
     "article",
@@ -72,12 +76,7 @@ function photoCard(product, truth, answers, suggested, note = null) {
         {},
         el("a", {href: "#category/" + idOf(truth), title: pathOf(truth)}, titleOf(truth)),
       ),
-      answers
-        .map(([name, answer, confidence]) => [
-          el("dt", {}, name),
-          el("dd", {}, chip(truth, answer, confidence)),
-        ])
-        .flat(),
+      answers.map(([name, shown]) => [el("dt", {}, name), el("dd", {}, shown)]).flat(),
     ),
     note ? el("span", {class: "note"}, note) : null,
   );

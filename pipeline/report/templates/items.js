@@ -175,18 +175,8 @@ function itemFilters(state, change) {
       [level1[parent[f]], name].filter(Boolean).join(" › ") || "All",
     ]);
   const percentField = (label, key) =>
-    el(
-      "label",
-      {class: "field"},
-      label,
-      el("input", {
-        type: "number",
-        min: 0,
-        max: 100,
-        step: 1,
-        value: state[key],
-        onchange: (event) => change({[key]: event.target.value || ANY_ITEM[key]}),
-      }),
+    numberField(label, {min: 0, max: 100, step: 1, value: state[key]}, (value) =>
+      change({[key]: value || ANY_ITEM[key]}),
     );
   return el(
     "div",

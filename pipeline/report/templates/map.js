@@ -33,10 +33,22 @@ function mapColour(colours, {item}, by) {
   const c = (name) => D.columns["item." + name][item];
   if (by === "confidence")
     return accuracyColour(colours, shareOf(D.columns["item.two_stage.confidence"], item));
-  if (by === "level1") return `hsl(${(D.level1[c("true")] * 137) % 360} 55% 50%)`;
-  return {right: colours.accent, near: colours.near, wrong: colours.wrong}[
-    verdict(c("true"), c("two_stage"))
-  ];
+  if (by === "level1") return level1Colour(D.level1[c("true")]);
+  return verdictColours(colours)[verdict(c("true"), c("two_stage"))];
+}
+
+const level1Colour = (k) => `hsl(${(k * 137) % 360} 55% 50%)`;
+const verdictColours = ({accent, near, wrong}) => ({right: accent, near, wrong});
+
+// What the colours mean; of many level 1 the hints say it.
+function mapLegend(colours, by, width) {
+  const names = {
+    outcome: Object.entries(verdictColours(colours)).map(([kind, c]) => [verdictText[kind], c]),
+    confidence: [0, 0.5, 1].map((share) => [percent(share, 0), accuracyColour(colours, share)]),
+    level1: D.values.names.level1.map((name, k) => [name, level1Colour(k)]),
+  }[by];
+  const wide = names.reduce((sum, [name]) => sum + 36 + 6.7 * name.length, 0);
+  return wide < width ? legend(colours, names, 12) : [];
 }
 
 function mapHint({item}) {
@@ -47,7 +59,7 @@ function mapHint({item}) {
     el("b", {}, titleOf(c("true"))),
     pairsOf([
       ["Answer", titleOf(c("two_stage"))],
-      ["Product", String(c("product"))],
+      ["Product", String(keyOf(c("product")))],
     ]),
   ].filter(Boolean);
 }
@@ -70,9 +82,10 @@ function renderMap(view) {
     560,
     (colours, width, height) => {
       const x = (v) => 12 + v * (width - 24),
-        y = (v) => 12 + v * (height - 24);
+        y = (v) => 36 + v * (height - 48);
       Object.assign(state, {x, y});
       return [
+        ...mapLegend(colours, state.by, width),
         ...points.map((point) =>
           hinted(
             svg("circle", {

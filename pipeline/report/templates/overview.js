@@ -121,8 +121,8 @@ function renderLost(host) {
         `${whole(D.support.reduce((a, b) => a + b, 0))} stand in a wrong ` +
         "category. “Stage 2 won back” is what stage 2 fixed less what it broke, " +
         "counted from stage 1, adjusted; “(5 → 2)” is the count by that stage " +
-        "and after both." +
-        " “May be chance” marks a change too small to be sure of.",
+        "and after both, a name in brackets another family. “May be chance” marks a change " +
+        "too small to be sure of.",
     ),
     el("p", {class: "note", id: "power"}, powerOf(D.values.metrics[D.unit].categories_changed)),
     makeTable({
@@ -284,7 +284,7 @@ function renderApart(host) {
 }
 
 // Who answers where the pool of experts (or stage 1, adjusted, without one) names a category.
-const OPINIONS = {own: "own model", pool: "pool of experts", stage1: "stage 1 stands"};
+const OPINIONS = {own: "own model", pool: "pool", stage1: "stage 1"};
 const answererOf = (c) =>
   !D.values.has_stage2 ? null : (D.set.get(c)?.decision ?? D.values.default_answer);
 
@@ -319,7 +319,11 @@ function renderCategories(view) {
           ),
         ]
       : []),
-    {title: "Second opinion", value: (c) => OPINIONS[answererOf(c)] || "no stage 2"},
+    {
+      title: "Second opinion",
+      hint: "Who answers: the pool of experts, the category’s own reclassifier, or stage 1",
+      value: (c) => OPINIONS[answererOf(c)] || "no stage 2",
+    },
     idColumn("Id", (c) => c),
   ];
   view.append(

@@ -64,14 +64,15 @@ function problemGallery(name, rows, all) {
       "problem.other": other,
     } = D.columns;
   const make = (i) => {
-    const pair = other[i] >= 0 ? strip(other[i], `product ${other[i]}, nearly the same`) : null;
+    const pair =
+      other[i] >= 0 ? strip(other[i], `product ${keyOf(other[i])}, nearly the same`) : null;
     const found = photoCard(
       product[i],
       truth[i],
       [],
       -1,
       `${text(value[i])}, photo ${position[i] + 1}` +
-        (other[i] >= 0 ? `; beside it product ${other[i]}.` : "."),
+        (other[i] >= 0 ? `; beside it product ${keyOf(other[i])}.` : "."),
     );
     if (pair) found.firstElementChild.after(pair);
     return found;

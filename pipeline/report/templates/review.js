@@ -110,9 +110,9 @@ function doubtsCard() {
       ? "Labels of every split, each judged by a model that saw neither the " +
         "product nor its photos. "
       : "The run has no features of this store any more, so that only the test split is judged. ") +
-      ("Those to whose label the model gives the lowest probability come first; " +
-        "about half of the first are wrong on the demo, so look before you " +
-        "correct.") +
+      ("Those to whose label the model gives the lowest probability come first. Of " +
+        "the first ten 7 or 8 are wrong on three demos, of all about half: look " +
+        "before you correct.") +
       (total > product.length
         ? ` The first ${whole(product.length)} of ${whole(total)}; all stand in ` +
           "evaluation/review.parquet."
@@ -124,14 +124,15 @@ function doubtsCard() {
     return node;
   }
   const note = (i) =>
-    `The model gives the label ${percent(shareOf(own, i))}. Split: ${D.values.splits[split[i]]}.`;
+    `The model gives the label ${own[i] ? percent(shareOf(own, i)) : "less than 0.1%"}. ` +
+    `Split: ${D.values.splits[split[i]]}.`;
   node.append(
     progressOf(product),
     ...pagedCards(Array.from(product.keys()), (i) =>
       photoCard(
         product[i],
         truth[i],
-        [["Suggestion", suggested[i], shareOf(confidence, i)]],
+        [["Suggestion", openChip(truth[i], suggested[i], shareOf(confidence, i))]],
         suggested[i],
         note(i),
       ),
@@ -188,7 +189,9 @@ function conflictsCard() {
           photoCard(
             product[i],
             truth[i],
-            answer[i] < 0 ? [] : [["Answer", answer[i], shareOf(confidence, i)]],
+            answer[i] < 0
+              ? []
+              : [["Answer", openChip(truth[i], answer[i], shareOf(confidence, i))]],
             -1,
           ),
         ),

@@ -8,6 +8,8 @@
 // match(query) -> (i) => boolean; by default any column's text holds the query.
 
 const PAGE = 20;
+// So many rows are seen at a glance, without a filter.
+const FEW = 5;
 
 function makeTable({
   name,
@@ -94,6 +96,7 @@ function makeTable({
     first.disabled = previous.disabled = state.page === 0;
     next.disabled = final.disabled = state.page === end;
     sizes.hidden = all.length <= 10;
+    input.hidden = all.length <= FEW;
     for (const button of [first, previous, next, final]) button.hidden = all.length <= page;
   }
   seen.forEach((column, number) => {
@@ -239,6 +242,13 @@ const countColumn = (title, value, hint = "") => ({
   numeric: true,
   value,
   text: (i) => whole(value(i)),
+});
+const decimalColumn = (title, value, {digits = 2, hint = "", absent = "–"} = {}) => ({
+  title,
+  hint,
+  numeric: true,
+  value,
+  text: (i) => (missing(value(i)) ? absent : decimal(value(i), digits)),
 });
 // A change of shares, in points; of counts, of which fewer are better.
 const pointsColumn = (title, value, hint = "") => ({

@@ -8,7 +8,10 @@ function whatIfCard() {
     return card(
       title,
       null,
-      empty("The run has no current answers for held-out products: run “shelfsort stage2”."),
+      empty(
+        "The run has no current answers for held-out products. “shelfsort stage2 --run RUN " +
+          "--rebuild” makes them, “shelfsort evaluate --run RUN --rebuild” follows, then report.",
+      ),
     );
   const precisions = [...new Set(found.promises.map((row) => row.precision))];
   const state = {precision: 0.95, depth: 1},
@@ -23,8 +26,8 @@ function whatIfCard() {
     "A promised precision is kept by at least 95 of 100 such choices. What " +
       "is not sure enough as a category may be " +
       ("answered with its family (level 2, then 1); the rest goes to a person. " +
-        "Thresholds and counts are of held-out products of validation, ") +
-      "none of which chose anything.",
+        "Thresholds and counts are of held-out products of validation and " +
+        "reserve, from which what answers them learnt nothing."),
     el(
       "div",
       {class: "tools"},
@@ -56,12 +59,7 @@ function promiseOf(found, {precision, depth}) {
     right = levels.reduce((sum, level) => sum + level.right, 0);
   const columns = [
     {title: "Level", numeric: true, value: (i) => levels[i].level},
-    {
-      title: "Accept from",
-      numeric: true,
-      value: (i) => levels[i].threshold,
-      text: (i) => (missing(levels[i].threshold) ? "never" : decimal(levels[i].threshold, 4)),
-    },
+    decimalColumn("Accept from", (i) => levels[i].threshold, {digits: 4, absent: "never"}),
     countColumn("Asked", (i) => levels[i].n, "Held-out products that the level above leaves over"),
     countColumn("Accepted", (i) => levels[i].accepted),
     countColumn("Right", (i) => levels[i].right),
@@ -84,6 +82,8 @@ function promiseOf(found, {precision, depth}) {
       : `Even the surest answers are not right often enough for ${percent(precision, 0)}.`;
   return [
     el("p", {class: "sentence"}, text),
+    el("p", {class: "note", id: "on-test"}, onTest(levels[0].threshold)),
+    el("p", {class: "note", id: "unpromised"}, unpromised(found, precision)),
     el(
       "p",
       {class: "note"},
@@ -101,25 +101,44 @@ function promiseOf(found, {precision, depth}) {
   ];
 }
 
+// What a threshold on the categories gave on the test split.
+function onTest(threshold) {
+  if (missing(threshold)) return "";
+  const row = D.values.findings[D.unit].two_stage.coverage.find((r) => r.threshold >= threshold);
+  if (!row || missing(row.accuracy)) return "";
+  return (
+    `On the test split, from ${decimal(row.threshold)} on: ${percent(row.coverage)} of all ` +
+    `${D.unit}s as categories, ${percent(row.accuracy)} of them right [${ends(row)}] ` +
+    `(n ${whole(row.n)}).`
+  );
+}
+
+// From which threshold on the held-out categories were right so often, whatever chance did.
+function unpromised(found, precision) {
+  const [rows] = found.curves,
+    kept = rows.filter((row) => !missing(row.accuracy)),
+    below = kept.findLastIndex((row) => row.accuracy < precision),
+    at = kept[below + 1];
+  if (!at) return `No threshold had ${percent(precision, 0)} right on held-out products.`;
+  return (
+    `Without a promise: categories from ${decimal(at.threshold)} on were right in ` +
+    `${percent(at.accuracy)} [${ends(at)}] of ${whole(at.n)} held-out products, ` +
+    `${percent(at.coverage)} of all.`
+  );
+}
+
 // What a threshold costs per 1,000 products, if a wrong answer and a person's look have a price.
 function costsOfThresholds(found) {
   const prices = {wrong: D.values.findings[D.unit].costs ? meanCostOfErrors() : 1, look: 0.1},
     box = el("div", {"aria-live": "polite"});
   const field = (label, key) =>
-    el(
-      "label",
-      {class: "field"},
+    numberField(
       label,
-      el("input", {
-        type: "number",
-        min: 0,
-        step: 0.05,
-        value: String(Number(prices[key].toPrecision(3))),
-        onchange: (event) => {
-          prices[key] = Number(event.target.value) || 0;
-          show();
-        },
-      }),
+      {min: 0, step: 0.05, value: String(Number(prices[key].toPrecision(3)))},
+      (value) => {
+        prices[key] = Number(value) || 0;
+        show();
+      },
     );
   const state = {level: 0};
   const cost = (row) =>
@@ -130,21 +149,11 @@ function costsOfThresholds(found) {
     const rows = found.curves[state.level],
       best = rows.reduce((k, row, i) => (cost(row) < cost(rows[k]) ? i : k), 0);
     const columns = [
-      {
-        title: "Accept from",
-        numeric: true,
-        value: (i) => rows[i].threshold,
-        text: (i) => decimal(rows[i].threshold),
-      },
+      decimalColumn("Accept from", (i) => rows[i].threshold),
       rateColumn("Accepted", (i) => rows[i].coverage),
       countColumn("n", (i) => rows[i].n),
       ...intervalColumns("Right among accepted", (i) => ({...rows[i], value: rows[i].accuracy})),
-      {
-        title: "Cost per 1,000 products",
-        numeric: true,
-        value: (i) => cost(rows[i]),
-        text: (i) => decimal(cost(rows[i]), 1),
-      },
+      decimalColumn("Cost per 1,000 products", (i) => cost(rows[i]), {digits: 1}),
     ];
     box.replaceChildren(
       el(
@@ -218,13 +227,10 @@ function costsCard() {
   const pairColumns = [
     ...categoryColumns("True category", (i) => pairs[i][0]),
     ...categoryColumns("Sorted into", (i) => pairs[i][1]),
-    {
-      title: "Cost",
+    decimalColumn("Cost", (i) => pairs[i][2], {
+      digits: 1,
       hint: "Of all such mistakes in the test split",
-      numeric: true,
-      value: (i) => pairs[i][2],
-      text: (i) => decimal(pairs[i][2], 1),
-    },
+    }),
   ];
   return card(
     "What mistakes cost",

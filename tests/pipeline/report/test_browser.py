@@ -552,6 +552,7 @@ def test_drawing_on_the_map_leads_to_corrections_in_five_clicks(page: Page, tmp_
         assert "no features" in page.text("#view-map")
         return
     chart = page.find("#view-map .chart")
+    assert "wrong, same family" in page.text("#view-map .chart")
     page.js("arguments[0].scrollIntoView({block: 'end'})", chart)
     box = page.js(
         "const b = arguments[0].getBoundingClientRect(); return [b.width, b.height]", chart
@@ -576,6 +577,7 @@ def test_a_doubt_is_compared_with_photos_of_both(page: Page):
     if page.run.name != "demo":
         assert not page.js("return document.querySelectorAll('.evidence').length")
         return
+    assert not page.js("return document.querySelectorAll('#doubts .chip:not(.open)').length")
     page.js("document.querySelector('#doubts .evidence').open = true")
     photos = "return document.querySelectorAll('#doubts .evidence .thumb img').length"
     page.wait(lambda: page.js(photos) >= 4)
@@ -596,6 +598,11 @@ def test_a_wanted_precision_leads_to_thresholds(page: Page):
     (level,) = row["levels"]
     assert page.column("promise", 3) == [f"{level['accepted']:,}"]
     assert page.column("promise", 4) == [f"{level['right']:,}"]
+    rows = [row for row in found["curves"][0] if row["accuracy"] is not None]
+    below = [number for number, row in enumerate(rows) if row["accuracy"] < 0.8]
+    first = rows[below[-1] + 1 if below else 0]
+    assert f"categories from {first['threshold']:.2f} on" in page.text("#unpromised")
+    assert f"of {first['n']:,} held-out products" in page.text("#unpromised")
 
 
 def test_a_pair_leads_to_its_photos_and_back(page: Page):
