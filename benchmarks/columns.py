@@ -18,13 +18,16 @@ from benchmarks import record
 from catalog.errors import ShelfsortError
 from catalog.intervals import Estimate, clustered_change
 from features.columns import MISSING
+from pipeline.config import load_config
 from pipeline.run_folder import RunFolder
+from pipeline.second_stage import class_mixes
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.dataset import Views
 from stage2_xgb.expert_pool import ExpertPool
 from stage2_xgb.gate import OWN, POOL, STAGE1
 from stage2_xgb.items import ItemBlock, product_starts
 from stage2_xgb.out_of_fold import FILE, read_judged
+from stage2_xgb.prior import importance
 from stage2_xgb.refine import each_answer, refine
 
 REMOVED = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -40,15 +43,18 @@ def main() -> None:
     for run in map(RunFolder, options.runs):
         bundle = Bundle.open(run.stage2)
         views = Views([run.view(name).features for name in bundle.made_from["views"]])
-        found = of_run(bundle, list(views.blocks("test", fit_only=False)))
+        config = load_config(run.folder / "config.yaml").stage2
+        target = class_mixes(run).target(config, "image", run.store.taxonomy)
+        found = of_run(bundle, list(views.blocks("test", fit_only=False)), target)
         figures["runs"].append({"run": run.folder.name, **found})
         print("\n".join(f"{run.folder.name}: {line}" for line in lines(found)), flush=True)
         precision = views.first.computed_with["precision"]
     record.save(options.json, figures, precision=precision, rounds=len(options.runs))
 
 
-def of_run(bundle: Bundle, blocks: Sequence[ItemBlock]) -> dict[str, Any]:
-    """The figures of one run, of products."""
+def of_run(bundle: Bundle, blocks: Sequence[ItemBlock], target: np.ndarray) -> dict[str, Any]:
+    """The figures of one run, of products; what is counted on folds is weighted to the mix `target`
+    [K]."""
     full = list(_answers(bundle, blocks))
     truth, product = (np.concatenate([x[name] for x in full]) for name in ("truth", "product"))
     right = {
@@ -65,7 +71,7 @@ def of_run(bundle: Bundle, blocks: Sequence[ItemBlock]) -> dict[str, Any]:
         removed.append({"removed": share, "top1": float(now.mean()), **_json(change)})
     judged = read_judged(bundle.folder / FILE)
     over = judged.right[OWN].astype(float) - judged.right[POOL]
-    folds = clustered_change(over, np.ones(len(over)), judged.product_id)
+    folds = clustered_change(over, importance(judged.class_index, target), judged.product_id)
 
     def change_of(name: str, before: str) -> dict[str, Any]:
         return _json(clustered_change(right[name].astype(float) - right[before], ones, product))

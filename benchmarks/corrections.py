@@ -30,7 +30,7 @@ import pandas
 from benchmarks import record
 from catalog.artifacts import read_json
 from catalog.intervals import clustered_change, clustered_share
-from catalog.synthetic.dump import SyntheticSpec, categories, plan, write_dump
+from catalog.synthetic.dump import SyntheticSpec, assign, categories, write_dump
 from pipeline import steps
 from pipeline.config import load_config
 from pipeline.report.evaluated_run import EvaluatedRun
@@ -98,7 +98,7 @@ def truth_of(spec: SyntheticSpec) -> pandas.Series:
     """Product id -> true category id of a drawn catalogue."""
     ids = np.array([category.category_id for category in categories(spec)])
     return pandas.Series(
-        ids[plan(spec).category], index=spec.first_product_id + np.arange(spec.products)
+        ids[assign(spec).category], index=spec.first_product_id + np.arange(spec.products)
     )
 
 

@@ -86,20 +86,7 @@ def sized(
     )
     table = store.images("train")
     files = write_folders(store, table, place / "files") if fresh else place / "files"
-    resized = size if size != own else None
-    sides = {
-        "ours": lambda: ours(store, table, size),
-        "ImageFolder": lambda: theirs(files, resized),
-    }
-    sides["uint8"] = lambda: ours(store, table, size, normalised=False)
-    sides["torchvision.io"] = lambda: from_files(files, size, torchvision_batch)
-    if spdl_works(files):
-        sides["SPDL"] = lambda: from_files(files, size, spdl_batch)
-    if size <= own // 2:
-        sides["scaled"] = lambda: ours(store, table, size, normalised=False, scaled=True)
-    if size == own:
-        blobs = store.read(table.image_id)  # reading them is not timed
-        sides["decoder"] = lambda: decoder(blobs)
+    sides = readers(store, table, files, own, size)
     rates = in_turns(sides, len(table), options.rounds)
     title = f"{own} px photos to {size} px, ours / ImageFolder"
     found = {
@@ -126,6 +113,27 @@ def sized(
     return found | {
         "photos_per_second": {side: record.over_rounds(values) for side, values in rates.items()}
     }
+
+
+def readers(
+    store: Store, table: ImageTable, files: Path, own: int, size: int
+) -> dict[str, Callable[[], int]]:
+    """By name, each way to read photos of `own` pixels in batches of `size`, once."""
+    resized = size if size != own else None
+    sides = {
+        "ours": lambda: ours(store, table, size),
+        "ImageFolder": lambda: theirs(files, resized),
+        "uint8": lambda: ours(store, table, size, normalised=False),
+        "torchvision.io": lambda: from_files(files, size, torchvision_batch),
+    }
+    if spdl_works(files):
+        sides["SPDL"] = lambda: from_files(files, size, spdl_batch)
+    if size <= own // 2:
+        sides["scaled"] = lambda: ours(store, table, size, normalised=False, scaled=True)
+    if size == own:
+        blobs = store.read(table.image_id)  # reading them is not timed
+        sides["decoder"] = lambda: decoder(blobs)
+    return sides
 
 
 def cold(place: Path, rounds: int, room: float) -> dict[str, Any]:

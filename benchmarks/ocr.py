@@ -27,9 +27,9 @@ from catalog.images import decode
 from catalog.intervals import clustered_change, clustered_share
 from catalog.synthetic.dump import (
     SyntheticSpec,
+    assign,
     categories,
     picture,
-    plan,
     write_categories,
     write_dump,
     write_labels,
@@ -52,7 +52,7 @@ COVER = "views.cover={ocr: rapidocr}"
 def speed(reader: RapidReader, photos: int) -> dict[str, Any]:
     """Seconds a photo of SIDE pixels takes with and without words."""
     spec = SyntheticSpec(side=SIDE, covers=True, misleading=0, blanks=0, duplicates=0)
-    every, category = categories(spec), plan(spec).category
+    every, category = categories(spec), assign(spec).category
     printed = np.array([bool(every[c].subject) for c in category])
     figures = {}
     for name, rows in (("without_words", ~printed), ("with_words", printed)):
@@ -203,7 +203,7 @@ def main() -> None:
         figures = {"reader": reader.name, "side": SIDE}
         figures["speed"] = speed(reader, 6 if options.smoke else 100)
         figures["letters"] = letters(reader, folder / "letters")
-        figures["catalogue"] = catalogue(folder, *((240, 60) if options.smoke else (1200, 1500)))
+        figures["catalogue"] = catalogue(folder, *((240, 60) if options.smoke else (1200, 6000)))
     record.save(options.json, figures, precision="fp32")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import record
 from pipeline.config import RunConfig, load_config
 from pipeline.run_folder import RunFolder
-from pipeline.scoring.accuracy import Comparison, compare
+from pipeline.scoring.accuracy import LabelComparison, compare_with_labels
 from pipeline.scoring.job import ScoreJob
 from pipeline.scoring.plan import Plan
 from pipeline.scoring.score import Totals, score_source
@@ -44,17 +44,17 @@ def measure(run: RunFolder, options: Any) -> dict[str, Any]:
 
 def scored(
     run: RunFolder, config: RunConfig, options: Any, out: Path, **keys: Any
-) -> tuple[Totals, Plan, Comparison]:
+) -> tuple[Totals, Plan, LabelComparison]:
     """One scoring; all but the first decide on its opinions again."""
     keyed = config.model_copy(update={"score": config.score.model_copy(update=keys)})
     job = ScoreJob.open(run, keyed, options.labels)
     source, truth = job.source([str(options.dump)], out, accept_damage=False)
     scorer = job.scorer(source, None, config.jobs or 1)
     totals, plan = score_source(scorer, source, out, job.config.score)
-    return totals, plan, compare(out, truth, job.model.taxonomy)
+    return totals, plan, compare_with_labels(out, truth, job.model.taxonomy)
 
 
-def row(totals: Totals, plan: Plan, found: Comparison) -> dict[str, Any]:
+def row(totals: Totals, plan: Plan, found: LabelComparison) -> dict[str, Any]:
     """What was accepted, and what of it is right."""
     return {
         "held_out": plan.figures["promise"]["held_out_products"],

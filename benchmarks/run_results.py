@@ -23,7 +23,7 @@ from catalog.artifacts import read_json
 from catalog.labels import read_labels
 from pipeline.config import RunConfig, load_config
 from pipeline.run_folder import RunFolder
-from pipeline.scoring.accuracy import compare
+from pipeline.scoring.accuracy import compare_with_labels
 
 SUPPORTS = ((1, 4), (5, 9), (10, 29), (30, None))
 """Least and most test images of the categories that are counted together."""
@@ -209,7 +209,7 @@ def by_support(run: RunFolder) -> list[dict[str, Any]]:
 
 def accuracy_of(run: RunFolder, scored: str, labels: dict[int | str, int]) -> dict[str, Any]:
     """Top-1 of a scored dump's labelled products, as `shelfsort score --labels` prints it."""
-    comparison = compare(run.folder / scored, labels, run.store.taxonomy)
+    comparison = compare_with_labels(run.folder / scored, labels, run.store.taxonomy)
     names = ("stage1", "shifted", "two_stage", "change")
     figures = {name: getattr(comparison, name).to_json() for name in names}
     return figures | {"without_photo": comparison.without_photo}

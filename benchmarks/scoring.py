@@ -40,7 +40,7 @@ from pipeline.networks import open_network
 from pipeline.quantisation import SplitPhotos
 from pipeline.run_folder import RunFolder
 from pipeline.scoring.lanes import Lanes
-from pipeline.scoring.plan import Judges
+from pipeline.scoring.plan import DecisionInputs
 from pipeline.scoring.score import Scorer, score_source
 from stage1_cnn.device import inference_compute, ordered
 from stage1_cnn.onnx import keep_beside
@@ -127,7 +127,7 @@ def make_run(
     """A run of a hardly trained network: accuracy does not matter here."""
     if (folder / "run" / "stage2" / "heldout.npz").exists():
         return RunFolder(folder / "run")
-    write_synthetic(folder / "data", products=160, categories=8, side=side, seed=0)
+    write_synthetic(folder / "data", SyntheticSpec(categories=8, products=160, side=side))
     settings = (
         f"stage1.backbone={backbone}",
         "stage1.weights=none",
@@ -267,7 +267,7 @@ def end_to_end(model: TwoStageModel, folder: Path, dump: str = "dump.bson") -> N
     with tempfile.TemporaryDirectory(dir=folder) as name:
         source = open_source([folder / dump], Path(name) / "dumps")
         score_source(
-            Scorer(Lanes(model, cores()), {}, 0, NO_IMAGES, Judges(model.taxonomy)),
+            Scorer(Lanes(model, cores()), {}, 0, NO_IMAGES, DecisionInputs(model.taxonomy)),
             source,
             Path(name),
             ScoreConfig(part_mb=16),

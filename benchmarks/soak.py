@@ -20,7 +20,7 @@ from catalog.synthetic.dump import SyntheticSpec, products
 from pipeline.config import ScoreConfig
 from pipeline.model import TwoStageModel
 from pipeline.scoring.lanes import Lanes
-from pipeline.scoring.plan import Judges
+from pipeline.scoring.plan import DecisionInputs
 from pipeline.scoring.score import Scorer, score_source
 
 BAD = (b"", b"no image", b"\xff\xd8\xff broken")
@@ -50,8 +50,8 @@ def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
     run = make_run(folder, "shufflenet_v2_x0_5", 32, 32)
     dump, model = write_dump(folder / "dump.bson", count), TwoStageModel.open(run)
     process = psutil.Process()
-    checksums, judges = {"checkpoint": sha256_file(run.checkpoint)}, Judges(model.taxonomy)
-    scorer = Scorer(Lanes(model, cores()), checksums, 0, run.store.digests(), judges)
+    checksums, inputs = {"checkpoint": sha256_file(run.checkpoint)}, DecisionInputs(model.taxonomy)
+    scorer = Scorer(Lanes(model, cores()), checksums, 0, run.store.digests(), inputs)
     started = time.monotonic()
     seen: list[tuple[float, int, int]] = []
     while not seen or seen[-1][0] < seconds:

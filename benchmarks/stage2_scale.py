@@ -85,9 +85,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         f"peak memory of all processes {usage.bytes / 2**30:.1f} GiB",
         flush=True,
     )
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    files = len(list(out.rglob("*")))
-    print(f"bundle: {size / 2**20:.0f} MiB in {files} files", flush=True)
+    size = bundle_size(out)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         used = process.submit(use, out, features, options.images, options.jobs).result()
     return used | {
@@ -100,9 +98,16 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "parts": summary.seconds,
         "processor_seconds": usage.processor_seconds,
         "peak_gib": usage.bytes / 2**30,
-        "bundle_mib": size / 2**20,
-        "files": files,
+        **size,
     }
+
+
+def bundle_size(out: Path) -> dict[str, Any]:
+    """MiB and number of files."""
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    files = len(list(out.rglob("*")))
+    print(f"bundle: {size / 2**20:.0f} MiB in {files} files", flush=True)
+    return {"bundle_mib": size / 2**20, "files": files}
 
 
 def use(out: Path, features: Path, images: int, lanes: int) -> dict[str, Any]:

@@ -129,9 +129,9 @@ def deal_official(
     dealt[val] = np.where(half, DEALT.index("val_a"), DEALT.index("val_b"))
     train = np.flatnonzero(official == "train")
     taken = np.zeros((int(class_index.max(initial=-1)) + 1, len(DEALT)), dtype=np.int64)
-    mine = deal(class_index[train], product_ids[train], taken, seed)
+    own = deal(class_index[train], product_ids[train], taken, seed)
     filled = np.unique(dealt[(official != "") & (official != "train")])
-    dealt[train] = np.where(np.isin(mine, filled), DEALT.index("train"), mine)
+    dealt[train] = np.where(np.isin(own, filled), DEALT.index("train"), own)
     return dealt
 
 

@@ -31,11 +31,11 @@ class TextReader(Protocol):
         """The words in a photo uint8 [H, W, 3], line by line; empty if there are none."""
 
 
-def require_packages(what: str) -> None:
+def require_packages(user: str) -> None:
     """Raises ShelfsortError, naming the extra, if its package is not installed."""
     if importlib.util.find_spec("rapidocr") is None:
         raise ShelfsortError(
-            f"{what} needs the package rapidocr; install it with: pip install 'shelfsort[ocr]'"
+            f"{user} needs the package rapidocr; install it with: pip install 'shelfsort[ocr]'"
         )
 
 
@@ -46,11 +46,11 @@ class RapidReader:
         reader = RapidReader("views.cover")
         reader(decode(Path("book.jpg").read_bytes()))  # "The Garden Cook"
 
-    Raises ShelfsortError if the package is not installed; `what` says who needs it.
+    Raises ShelfsortError if the package is not installed; `user` says who needs it.
     """
 
-    def __init__(self, what: str) -> None:
-        require_packages(what)
+    def __init__(self, user: str) -> None:
+        require_packages(user)
         self.kind = "rapidocr"
         self.name = f"rapidocr-{version('rapidocr')}-{SIDE}"
         self._engine = _engine()

@@ -374,10 +374,10 @@ def configs(_options: argparse.Namespace) -> None:
 
 def synthetic(options: argparse.Namespace) -> None:
     """A synthetic dump with its CSV files."""
+    from catalog.synthetic.dump import SyntheticSpec
     from pipeline.demo import write_synthetic
 
-    write_synthetic(
-        options.out,
+    spec = SyntheticSpec(
         products=options.products,
         categories=options.categories,
         side=options.side,
@@ -386,6 +386,7 @@ def synthetic(options: argparse.Namespace) -> None:
         covers=options.covers,
         columns=options.columns,
     )
+    write_synthetic(options.out, spec)
 
 
 def demo(options: argparse.Namespace) -> None:

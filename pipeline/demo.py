@@ -26,31 +26,15 @@ _TEST_SEED = 1_000_003
 _FILES = ("train.bson", "test.bson", "category_names.csv", "test_labels.csv", "landmarks.csv")
 
 
-def write_synthetic(
-    out: Path,
-    *,
-    products: int,
-    categories: int,
-    side: int,
-    seed: int,
-    titles: bool = False,
-    covers: bool = False,
-    columns: bool = False,
-) -> None:
+def write_synthetic(out: Path, train: SyntheticSpec) -> None:
     """Writes train.bson, category_names.csv, landmarks.csv (of the photos in train.bson), and
     test.bson (a quarter as large, unlabelled) with test_labels.csv, unless they exist with these
     settings. Raises ShelfsortError if one exists that this function did not write."""
-    train = SyntheticSpec(
-        categories=categories,
-        products=products,
-        side=side,
-        seed=seed,
-        titles=titles,
-        covers=covers,
-        columns=columns,
-    )
     test = replace(
-        train, products=max(1, products // 4), seed=seed + _TEST_SEED, first_product_id=1 + products
+        train,
+        products=max(1, train.products // 4),
+        seed=train.seed + _TEST_SEED,
+        first_product_id=1 + train.products,
     )
     mark, settings = out / "synthetic.json", asdict(train)
     require_own(out, [mark.name], _FILES)
@@ -81,7 +65,8 @@ def run_demo(folder: Path, overrides: Sequence[str]) -> None:
 def _run(run: RunFolder, config: RunConfig) -> None:
     data, out = run.folder / "data", run.folder / "predictions"
     seed = config.stage1.seed
-    write_synthetic(data, products=3000, categories=24, side=48, seed=seed, columns=True)
+    spec = SyntheticSpec(categories=24, products=3000, side=48, seed=seed, columns=True)
+    write_synthetic(data, spec)
     steps.ingest(
         run, config, [str(data / "train.bson")], data / "category_names.csv", rebuild=False
     )

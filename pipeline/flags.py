@@ -101,24 +101,7 @@ def _range(text: str) -> tuple[int, int]:
 
 def spread(sub: ArgumentParser) -> None:
     """Which processes do the work."""
-    group = sub.add_mutually_exclusive_group()
-    group.add_argument(
-        "--workers",
-        type=_positive,
-        metavar="N",
-        help="use N worker processes of dask on this machine",
-    )
-    group.add_argument(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="use the workers of a dask scheduler, such as tcp://host:8786",
-    )
-    group.add_argument(
-        "--adapt",
-        type=_range,
-        metavar="MIN:MAX",
-        help="use dask workers, between so many, as there is work",
-    )
+    _workers(sub)
     sub.add_argument(
         "--cluster",
         choices=CLUSTERS,
@@ -140,6 +123,28 @@ def spread(sub: ArgumentParser) -> None:
         "--allow-version-mismatch",
         action="store_true",
         help="with --scheduler: go on if workers run other versions, whose answers may differ",
+    )
+
+
+def _workers(sub: ArgumentParser) -> None:
+    """Three ways to have dask workers, of which a command takes one."""
+    group = sub.add_mutually_exclusive_group()
+    group.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="use N worker processes of dask on this machine",
+    )
+    group.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="use the workers of a dask scheduler, such as tcp://host:8786",
+    )
+    group.add_argument(
+        "--adapt",
+        type=_range,
+        metavar="MIN:MAX",
+        help="use dask workers, between so many, as there is work",
     )
 
 

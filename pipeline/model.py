@@ -363,18 +363,13 @@ def predict_files(
     Raises ShelfsortError if no photo can be read as an image, the text is missing, or a column is
     unknown or has a value that is no number where it is one of numbers.
     """
-    product = _columns_of(model, columns or {})
-    if text is None and model.text_view:
-        raise ShelfsortError(
-            f"view {model.text_view} reads the product's text: give it with --text, '' if it has "
-            "none"
-        )
+    product, text = _columns_of(model, columns or {}), _text_of(model, text)
     table = image_table(np.arange(len(paths)), np.zeros(len(paths), dtype=np.int64))
     images, errors, _ = model.read(
         require_files(paths, access),
         table,
         batch_size=64,
-        texts=[text or ""] * len(paths),
+        texts=[text] * len(paths),
         codes=model.encode([product] * len(paths)),
     )
     unreadable = {str(paths[row]): str(error) for row, error in errors.items()}
@@ -390,6 +385,16 @@ def predict_files(
         refined=bool(result.refined[0]),
         unreadable=unreadable,
     )
+
+
+def _text_of(model: TwoStageModel, text: str | None) -> str:
+    """The text, which must be given if a view reads it."""
+    if text is None and model.text_view:
+        raise ShelfsortError(
+            f"view {model.text_view} reads the product's text: give it with --text, '' if it has "
+            "none"
+        )
+    return text or ""
 
 
 def _columns_of(model: TwoStageModel, columns: Mapping[str, str]) -> Mapping[str, str]:

@@ -4,10 +4,10 @@ stays with the process (`keep_memory`), a choice for the whole process that no l
 from pathlib import Path
 
 from stage1_cnn.config import Stage1Config
-from stage1_cnn.device import choose_compute, inference_compute, keep_memory
+from stage1_cnn.device import choose_compute, keep_memory
 from stage1_cnn.predict import Predictor
 from stage1_cnn.processes import SINGLE_PROCESS, Processes
-from stage1_cnn.runtimes import RUNTIMES, require_usable
+from stage1_cnn.runtimes import open_predictor
 
 
 def open_network(
@@ -17,9 +17,8 @@ def open_network(
     precision: str = "auto",
     runtime: str = "torch",
 ) -> Predictor:
-    """As `Predictor.open`, by one of `RUNTIMES`. Raises ConfigError if that can't compute so."""
-    require_usable(runtime, inference_compute(device, precision))
-    predictor = RUNTIMES[runtime].open(checkpoint, device=device, precision=precision)
+    """As `open_predictor`."""
+    predictor = open_predictor(runtime, checkpoint, device=device, precision=precision)
     if predictor.compute.device.type == "cpu":
         keep_memory()
     return predictor

@@ -1,6 +1,7 @@
 """`shelfsort add-category`: a category from a few photos, beside the stage 2 that is there, until
 the next training. On disk: added/ID.npz in the folder of the bundle that answers."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,16 +50,21 @@ def add_category(
     share = share or 1 / (len(model.taxonomy) + 1)
     views, seed = Views(list(stores.values())), config.stage2.seed
     added = fit_addition(views, evaluated, model.bundle, photos, category, share, seed)
-    path, figures = save(model.bundle, added), added.expected
+    path = save(model.bundle, added)
     say(f"add-category: {category.category_id} {name} from {len(photos)} photos -> {path}")
-    say(
-        f"  of {figures['categories']:.0f} known categories treated as new, it would recognise "
-        f"{figures['recognised']:.1%} of the photos, and take {figures['taken']:.1%} of those of "
-        "other categories"
-    )
+    say(f"  {_expected(added.expected)}")
     say(
         "  an experiment until the next training: answers that name it are never accepted by a "
         f"rule; to undo it, remove {path}"
+    )
+
+
+def _expected(figures: Mapping[str, float]) -> str:
+    """How well it would do, from known categories that were treated as new."""
+    return (
+        f"of {figures['categories']:.0f} known categories treated as new, it would recognise "
+        f"{figures['recognised']:.1%} of the photos, and take {figures['taken']:.1%} of those of "
+        "other categories"
     )
 
 

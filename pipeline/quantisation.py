@@ -14,15 +14,15 @@ from pipeline.networks import open_network
 from pipeline.run_folder import RunFolder, Say
 from stage1_cnn.dataset import in_parts, load
 from stage1_cnn.device import inference_compute, ordered
-from stage1_cnn.onnx import Run, by_onnxruntime, keep_beside, read_beside, read_onnx
+from stage1_cnn.onnx import Inference, by_onnxruntime, keep_beside, read_beside, read_onnx
 from stage1_cnn.predict import PROCESSOR_BATCH, Predictor
 from stage1_cnn.quantise import QUANTISED, quantise
 from stage1_cnn.runtimes import require_usable
 
 MOST_LOST = 0.003
 """Of top-1 on val_b, by int8."""
-_CALIBRATION, _JUDGED = 512, 5000
-"""Photos at most: of val_a for the ranges of activations, of val_a and val_b to be judged on."""
+_CALIBRATION, _EVALUATED = 512, 5000
+"""Photos at most: of val_a for the ranges of activations, of val_a and val_b to be evaluated on."""
 _KEPT_IN_FP32 = (0.0, 0.3)
 """Shares of layers that stay in fp32, one after the other until val_a loses little enough."""
 
@@ -48,16 +48,16 @@ def keep_int8(view_folder: RunFolder, say: Say) -> None:
         if lost_of_val_a <= MOST_LOST:
             break
     lost = photos["val_b"].lost(exact, found)
-    said = f"int8 loses {100 * lost:.2f} points of {photos['val_b'].count} photos of val_b"
+    loss = f"int8 loses {100 * lost:.2f} points of {photos['val_b'].count} photos of val_b"
     if lost > MOST_LOST:
         raise ShelfsortError(
-            f"{checkpoint}: {said}, expected at most {100 * MOST_LOST:.1f}; set features.precision "
+            f"{checkpoint}: {loss}, expected at most {100 * MOST_LOST:.1f}; set features.precision "
             "and score.precision to fp32"
         )
     figures = {"layers_in_fp32": in_fp32, "lost": {"val_a": lost_of_val_a, "val_b": lost}}
     keep_beside(checkpoint, QUANTISED, predictor.fingerprint, network, figures)
     path = checkpoint.with_name(f"{QUANTISED}.onnx")
-    say(f"features: {said}, {in_fp32} layers stay in fp32 -> {path}")
+    say(f"features: {loss}, {in_fp32} layers stay in fp32 -> {path}")
 
 
 def keep_int8_networks(run: RunFolder, views: Iterable[str], say: Say) -> None:
@@ -73,7 +73,7 @@ class SplitPhotos:
     def __init__(self, view_folder: RunFolder, split: str, predictor: Predictor) -> None:
         self._store, self._predictor = view_folder.store, predictor
         self._table = self._store.images(split)
-        self.count = min(len(self._table), _JUDGED)
+        self.count = min(len(self._table), _EVALUATED)
         if not self.count:
             raise ShelfsortError(
                 f"{self._store.path}: no photo on {split}, on which int8 is measured"
@@ -94,12 +94,14 @@ class SplitPhotos:
             if len(pixels):
                 yield np.ascontiguousarray(pixels), batch.labels.numpy()[batch.readable]
 
-    def lost(self, exact: Run, found: Run) -> float:
+    def lost(self, exact: Inference, found: Inference) -> float:
         """Share of the photos that `exact` answers right, less that of `found`."""
         lost = ordered(partial(self._lost, exact, found), self._read(self.count), cores())
         return float(np.concatenate(list(lost)).mean())
 
-    def _lost(self, exact: Run, found: Run, part: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    def _lost(
+        self, exact: Inference, found: Inference, part: tuple[np.ndarray, np.ndarray]
+    ) -> np.ndarray:
         """1 for each photo that is right by `exact` alone, -1 by `found` alone, else 0."""
         pixels, classes = part
         right = [

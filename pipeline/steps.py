@@ -92,17 +92,24 @@ def ingest(
             accept_damage=accept_damage,
             access=config.access,
         )
-    made_from = {"store": run.store.fingerprint}
-    earlier = {} if rebuild else run.labels_before()
-    counts = summary.to_json()
-    counts["labels_before"] = {str(i): c for i, c in (summary.labels_before | earlier).items()}
-    write_json(run.taxonomy_path, run.store.taxonomy.to_json())
-    write_json(run.ingest_summary, {"made_from": made_from, **counts})
+    _write_ingest_summary(run, summary, {} if rebuild else run.labels_before())
     if corrections:
         for line in _correction_lines(run, summary):
             say(line)
     for line in _ingest_lines(run, config, summary, time.perf_counter() - started):
         say(line)
+
+
+def _write_ingest_summary(
+    run: RunFolder, summary: "IngestSummary", earlier: dict[int, int]
+) -> None:
+    """Writes taxonomy.json and ingest.json. A label that a correction replaced `earlier` is the one
+    before any correction."""
+    counts = summary.to_json()
+    counts["labels_before"] = {str(i): c for i, c in (summary.labels_before | earlier).items()}
+    write_json(run.taxonomy_path, run.store.taxonomy.to_json())
+    made_from = {"store": run.store.fingerprint}
+    write_json(run.ingest_summary, {"made_from": made_from, **counts})
 
 
 @contextlib.contextmanager
@@ -209,7 +216,6 @@ def evaluate(
     Says and returns the figures, as metrics.json holds them, also if they are current.
     """
     from pipeline.evaluation.summary import summary
-    from stage2_xgb.addition import checksums
     from stage2_xgb.bundle import Bundle
 
     bundle = Bundle.open(run.stage2)
@@ -218,13 +224,7 @@ def evaluate(
     second_stage.require_learnt_from(views, bundle)
     if run.answering != run.stage2:
         say(f"evaluate: {run.stage2}, not the last fit in {run.answering}, which knows test")
-    made_from = {
-        "views": bundle.made_from["views"],
-        "stage2": sha256_file(run.stage2_manifest),
-        "config": config.evaluate.model_dump(mode="json"),
-    }
-    if added := checksums(run.stage2):
-        made_from["added"] = added
+    made_from = _evaluation_origin(run, config, bundle)
     metrics_path, summary_path = run.metrics_path, run.evaluation / "summary.txt"
     if not rebuild and metrics_path.exists() and summary_path.exists():
         metrics = read_sealed(metrics_path, "evaluate")
@@ -243,6 +243,20 @@ def evaluate(
     return metrics
 
 
+def _evaluation_origin(run: RunFolder, config: RunConfig, bundle: "Bundle") -> dict[str, Any]:
+    """What an evaluation is made from, but for rivals."""
+    from stage2_xgb.addition import checksums
+
+    made_from = {
+        "views": bundle.made_from["views"],
+        "stage2": sha256_file(run.stage2_manifest),
+        "config": config.evaluate.model_dump(mode="json"),
+    }
+    if added := checksums(run.stage2):
+        made_from["added"] = added
+    return made_from
+
+
 def _measure(
     run: RunFolder,
     config: RunConfig,
@@ -255,7 +269,7 @@ def _measure(
     """Measures the test split and writes evaluation/; summary.txt, written last, marks it as
     complete."""
     from pipeline.decisions import heldout
-    from pipeline.evaluation.evaluate import evaluate as evaluate_test
+    from pipeline.evaluation.evaluate import evaluate_test
     from pipeline.evaluation.summary import summary
 
     held, path = heldout.read(run.stage2), run.evaluation / "summary.txt"
@@ -312,7 +326,7 @@ def score(
     Finished parts are kept. Compares the predictions with `labels` if they are given. Raises
     DamagedSourceError if a file of the source is damaged, unless `accept_damage`.
     """
-    from pipeline.scoring.accuracy import compare
+    from pipeline.scoring.accuracy import compare_with_labels
     from pipeline.scoring.job import ScoreJob
     from pipeline.scoring.outcome import Outcome
     from pipeline.scoring.score import SUMMARY, score_source
@@ -324,7 +338,7 @@ def score(
     with workers() if workers else contextlib.nullcontext() as client:
         scorer = job.scorer(source, client, config.jobs or cores())
         totals, decided = score_source(scorer, source, out, job.config.score)
-    comparison = compare(out, truth, job.model.taxonomy) if truth else None
+    comparison = compare_with_labels(out, truth, job.model.taxonomy) if truth else None
     refitted = refitted_on(job.model.bundle)
     outcome = Outcome(totals, decided, comparison, refitted, time.perf_counter() - started)
     write_json(out / SUMMARY, outcome.figures())

@@ -46,7 +46,7 @@ def train(
         return
     from pipeline.networks import keep_training_memory
     from stage1_cnn.processes import SINGLE_PROCESS
-    from stage1_cnn.training.setup import check_training
+    from stage1_cnn.training.setup import TrainingJob, check_training
     from stage1_cnn.training.trainer import train_stage1
 
     processes = processes or SINGLE_PROCESS
@@ -58,7 +58,7 @@ def train(
             _remove_training(run.stage1)
         processes.wait()
     keep_training_memory(config, processes)
-    summary = train_stage1(run.store, config, run.stage1, made_from, processes)
+    summary = train_stage1(TrainingJob(run.store, config, run.stage1, made_from, processes))
     say(f"{name}: {run.checkpoint} in {summary.seconds:.0f} s; {_best_epoch(summary)}")
 
 

@@ -40,7 +40,7 @@ GIVEAWAY = 0.95
 FEW_WORDS = 0.05
 """Share of pictures with words below which a view of them hardly brings anything (fashion: 2.4%,
 top-1 per product changed by -.06 [-.15, .03] points of 11,166)."""
-Source = tuple[Head, Callable[[ImageTable], np.ndarray]]
+ViewSource = tuple[Head, Callable[[ImageTable], np.ndarray]]
 """A view's head, and a function from B images to their vectors, float16 [B, D]."""
 
 
@@ -173,7 +173,7 @@ def text_view(view_folder: RunFolder, view: TextView, seed: int, rebuild: bool, 
             view_folder, store.texts(products), train.class_index[first], made_from, remedy=remedy
         )
 
-    def source() -> Source:
+    def source() -> ViewSource:
         model = TextModel.open(view_folder.folder)
         return model.head, lambda images: model.features(store.texts(images.product_id))
 
@@ -250,24 +250,27 @@ def cover_view(
     if rebuild:
         view_folder.text_model.unlink(missing_ok=True)
     if not _has_text_model(view_folder, made_from):
-        store.verify()
-        train = store.images("train")
-        train = train[train.fit]
-        _fit_texts(
-            view_folder,
-            texts_of(train),
-            train.class_index,
-            made_from,
-            remedy="leave it out of section views",
-            characters=True,
-        )
+        _fit_words(view_folder, texts_of, made_from)
 
-    def source() -> Source:
+    def source() -> ViewSource:
         model = TextModel.open(view_folder.folder)
         return model.head, lambda images: model.features(texts_of(images))
 
     origin = _origin(view_folder, "cover", view_folder.text_checksum())
     _write(view_folder, "cover", origin, source, rebuild, say)
+
+
+def _fit_words(
+    view_folder: RunFolder,
+    texts_of: Callable[[ImageTable], list[str]],
+    made_from: dict[str, Any],
+) -> None:
+    """Fits a view's model of the words in photos, on each photo of train."""
+    view_folder.store.verify()
+    train = view_folder.store.images("train")
+    train = train[train.fit]
+    remedy, texts = "leave it out of section views", texts_of(train)
+    _fit_texts(view_folder, texts, train.class_index, made_from, remedy=remedy, characters=True)
 
 
 def _read_words(
@@ -297,7 +300,7 @@ def file_view(view_folder: RunFolder, view: FileView, seed: int, rebuild: bool, 
     with VectorFile(view.file) as vectors:
         origin = _origin(view_folder, "file", sha256_file(view.file))
 
-        def source() -> Source:
+        def source() -> ViewSource:
             train, classes = view_folder.store.images("train"), len(view_folder.store.taxonomy)
             rows = sample(np.flatnonzero(train.fit), classes, seed)
             head = fit_head(
@@ -331,7 +334,7 @@ def columns_view(view_folder: RunFolder, view: ColumnsView, rebuild: bool, say: 
     origin = _origin(view_folder, "columns", view_folder.columns_checksum())
     origin |= {"sizes": list(encoder.sizes), "categorical": list(encoder.categorical)}
 
-    def source() -> Source:
+    def source() -> ViewSource:
         none = np.zeros((len(store.taxonomy), len(encoder.columns)), dtype=np.float32)
         head = Head(none, none.sum(axis=1))  # codes are no vectors: nothing asks a linear head
 
@@ -423,7 +426,7 @@ def _write(
     view_folder: RunFolder,
     kind: str,
     origin: dict[str, Any],
-    source: Callable[[], Source],
+    source: Callable[[], ViewSource],
     rebuild: bool,
     say: Say,
 ) -> None:

@@ -58,7 +58,7 @@ def load(store: Blobs, table: ImageTable, samples: np.ndarray, transform: Transf
     Raises ArtifactError if the store lacks one.
     """
     repeats, rows = np.divmod(samples, max(1, len(table)))
-    image_id, out = table.image_id[rows], transform.room(len(rows))
+    image_id, out = table.image_id[rows], transform.empty_batch(len(rows))
     photos, readable, errors = decode_all(store.read(image_id), out, MOST_PIXELS, transform.least)
     labels = torch.from_numpy(table.class_index[rows].astype(np.int64))
     pixels = transform(photos, image_id[readable], repeats[readable], out)
@@ -83,8 +83,8 @@ def decode_all(
         try:
             if isinstance(data, ImageError):
                 raise data
-            room = None if out is None else out[len(photos)]
-            photos.append(decode(data, max_pixels=max_pixels, out=room, least=least))
+            row = None if out is None else out[len(photos)]
+            photos.append(decode(data, max_pixels=max_pixels, out=row, least=least))
         except ImageError as error:
             readable[index] = False
             errors[index] = error

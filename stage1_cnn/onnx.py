@@ -24,7 +24,7 @@ EXTRAS = {
     "openvino": ("onnx", "onnxscript", "openvino"),
 }
 """The packages of an extra."""
-Run = Callable[[np.ndarray], np.ndarray]
+Inference = Callable[[np.ndarray], np.ndarray]
 """uint8 [B, H, W, 3] photos of the network's own size -> features float32 [B, D]."""
 _KEPT = "network"
 
@@ -131,7 +131,7 @@ def read_beside(checkpoint: Path, name: str, fingerprint: str) -> bytes | None:
     return path.read_bytes() if whole and made["checkpoint"] == fingerprint else None
 
 
-def by_onnxruntime(network: bytes) -> Run:
+def by_onnxruntime(network: bytes) -> Inference:
     """A network that `save_onnx` wrote, as a function; one thread per call."""
     import onnxruntime
 

@@ -50,7 +50,7 @@ def _quantised(plain: Path, batches: Sequence[np.ndarray], **nodes: list[str]) -
     quantize_static(
         str(plain),
         str(quantised),
-        _Photos(batches),
+        _CalibrationPhotos(batches),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         activation_type=QuantType.QUInt8,
@@ -61,7 +61,7 @@ def _quantised(plain: Path, batches: Sequence[np.ndarray], **nodes: list[str]) -
     return quantised.read_bytes()
 
 
-class _Photos:
+class _CalibrationPhotos:
     """Calibration photos as onnxruntime reads them: a batch per call, then None."""
 
     def __init__(self, batches: Sequence[np.ndarray]) -> None:

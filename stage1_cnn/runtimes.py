@@ -18,7 +18,7 @@ from catalog.parallel import cores
 from stage1_cnn.device import Compute, inference_compute, ordered
 from stage1_cnn.networks.backbones import Network
 from stage1_cnn.onnx import (
-    Run,
+    Inference,
     by_onnxruntime,
     keep_onnx,
     missing_package,
@@ -34,21 +34,20 @@ each; at least one."""
 
 
 class ExportedPredictor(Predictor):
-    """The same network by another runtime, from its ONNX. One thread per call, for lanes.
+    """The same network by another runtime, from its ONNX; one thread per call, for lanes. Opened by
+    `open_predictor`, which checks that the runtime can compute so.
 
-    Raises ConfigError if the runtime can't compute so, ShelfsortError if a package is missing,
-    ArtifactError if the network is to be in int8 and was not quantised.
+    Raises ArtifactError if the network is to be in int8 and was not quantised.
     """
 
     def __init__(
         self, network: Network, content: dict[str, Any], compute: Compute, path: Path
     ) -> None:
-        require_usable(self.runtime, compute)
         super().__init__(network, content, compute, path)
         in_int8 = compute.precision == "int8"
         self._run = self._compiled(read_quantised(self, path) if in_int8 else read_onnx(self, path))
 
-    def _compiled(self, network: bytes) -> Run:
+    def _compiled(self, network: bytes) -> Inference:
         """The network as a function."""
         raise NotImplementedError
 
@@ -62,7 +61,7 @@ class OnnxPredictor(ExportedPredictor):
 
     runtime = "onnx"
 
-    def _compiled(self, network: bytes) -> Run:
+    def _compiled(self, network: bytes) -> Inference:
         return by_onnxruntime(network)
 
 
@@ -71,7 +70,7 @@ class OpenVinoPredictor(ExportedPredictor):
 
     runtime = "openvino"
 
-    def _compiled(self, network: bytes) -> Run:
+    def _compiled(self, network: bytes) -> Inference:
         import openvino
 
         core = openvino.Core()
@@ -161,6 +160,14 @@ def candidates(compute: Compute) -> list[str]:
     return [runtime for runtime in RUNTIMES if usable(runtime, compute)]
 
 
+def open_predictor(
+    runtime: str, checkpoint: Path, *, device: str = "auto", precision: str = "auto"
+) -> Predictor:
+    """As `Predictor.open`, by one of `RUNTIMES`. Raises as `require_usable` too."""
+    require_usable(runtime, inference_compute(device, precision))
+    return RUNTIMES[runtime].open(checkpoint, device=device, precision=precision)
+
+
 def keep_network(runtime: str, checkpoint: Path, compute: Compute) -> None:
     """Exports the network beside its checkpoint, where a runtime other than PyTorch reads it each
     time that it is opened. Raises as `require_usable`."""
@@ -173,11 +180,12 @@ def measure(checkpoint: Path, compute: Compute) -> dict[str, float]:
     """Images a second of each usable runtime with a lane per core, best of a few rounds in turns;
     keeps the network beside the checkpoint, for what reads it there. For a processor; takes
     seconds, a minute with a large network on few cores."""
-    opening = {"device": "cpu", "precision": compute.precision}
-    names = candidates(compute)
+    names, precision = candidates(compute), compute.precision
     for name in names:
         keep_network(name, checkpoint, compute)
-    predictors = [RUNTIMES[name].open(checkpoint, **opening) for name in names]
+    predictors = [
+        open_predictor(name, checkpoint, device="cpu", precision=precision) for name in names
+    ]
     lanes, transform = cores(), predictors[0].transform
     shape = (PROCESSOR_BATCH, 3, transform.height, transform.width)
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator())

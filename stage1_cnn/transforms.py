@@ -115,7 +115,7 @@ class EvalTransform:
             image = interpolate(image, (height, width), mode="bilinear", antialias=True)
         return centre + image[0]
 
-    def room(self, images: int) -> np.ndarray:
+    def empty_batch(self, images: int) -> np.ndarray:
         """Memory for a batch, uint8 [B, height, width, 3]."""
         return np.empty((images, self.height, self.width, 3), dtype=np.uint8)
 
@@ -124,13 +124,13 @@ class EvalTransform:
         images: Sequence[np.ndarray],
         _image_ids: np.ndarray | None = None,
         _repeats: np.ndarray | None = None,
-        room: np.ndarray | None = None,
+        out: np.ndarray | None = None,
     ) -> torch.Tensor:
         """uint8 [H, W, 3] photos of any sizes -> uint8 [B, 3, height, width] in channels_last; the
         ids are not used.
 
         Photos of one size are resized in one call, three times as fast as one by one and equal to
-        the bit. The batch lies in `room` if that is given and the photos are not all resized
+        the bit. The batch lies in `out` if that is given and the photos are not all resized
         alike; a photo may lie in its own row already, where numpy leaves it.
         """
         by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -138,16 +138,15 @@ class EvalTransform:
             by_shape[image.shape].append(row)
         if len(by_shape) == 1 and images[0].shape[:2] != (self.height, self.width):
             return torch.from_numpy(self._resize(np.stack(images))).permute(0, 3, 1, 2)
-        out = (
-            self.room(len(images)) if room is None else room[: len(images)]
-        )  # numpy copies start no threads
+        # numpy copies start no threads
+        pixels = self.empty_batch(len(images)) if out is None else out[: len(images)]
         for shape, rows in by_shape.items():
             if shape[:2] == (self.height, self.width):
                 for row in rows:
-                    out[row] = images[row]
+                    pixels[row] = images[row]
             else:
-                out[rows] = self._resize(np.stack([images[row] for row in rows]))
-        return torch.from_numpy(out).permute(0, 3, 1, 2)
+                pixels[rows] = self._resize(np.stack([images[row] for row in rows]))
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def _resize(self, stack: np.ndarray) -> np.ndarray:
         photos = torch.from_numpy(stack).permute(0, 3, 1, 2)
@@ -189,16 +188,16 @@ class TrainTransform:
         """As EvalTransform."""
         return self.base.least
 
-    def room(self, images: int) -> np.ndarray:
+    def empty_batch(self, images: int) -> np.ndarray:
         """As EvalTransform."""
-        return self.base.room(images)
+        return self.base.empty_batch(images)
 
     def __call__(
         self,
         images: Sequence[np.ndarray],
         image_ids: np.ndarray,
         repeats: np.ndarray | None = None,
-        room: np.ndarray | None = None,
+        out: np.ndarray | None = None,
     ) -> torch.Tensor:
         """As EvalTransform; `image_ids` int64 [B], `repeats` int64 [B] (0 if None)."""
         repeats = np.zeros(len(images), dtype=np.int64) if repeats is None else repeats
@@ -214,7 +213,7 @@ class TrainTransform:
                 images, image_ids, repeats, kinds, draws, strict=True
             )
         ]
-        pixels = self.base(cropped, room=room)
+        pixels = self.base(cropped, out=out)
         if count := policies.draws_needed(self.augment):
             for image, draw in zip(
                 pixels, self._draws(image_ids, repeats, count, _POLICY), strict=True

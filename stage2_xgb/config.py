@@ -12,9 +12,9 @@ class ConfusionConfig(Section):
     """Section `stage2.confusion`: which categories a reclassifier chooses between."""
 
     rule: Literal["heldout", "published", "candidates"] = "heldout"
-    """`heldout` counts mistakes on reserve and val_a; `published` asks for `min_count` in train and
-    again in validation; `candidates` counts on reserve and val_a what is among the `top` likeliest,
-    mistake or not."""
+    """`heldout` counts mistakes on what stage 1 never saw (reserve, val_a, extra); `published` asks
+    for `min_count` in train and again in validation; `candidates` counts on the same as `heldout`
+    what is among the `top` likeliest, mistake or not."""
     min_count: PositiveInt = 2
     """Mistakes (t taken for c) that put t into the set of c; items taken for c with t among their
     likeliest."""

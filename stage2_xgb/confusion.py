@@ -14,6 +14,7 @@ from catalog.errors import ShelfsortError
 from catalog.tables import write_table
 from catalog.taxonomy import Taxonomy
 from stage2_xgb.config import ConfusionConfig
+from stage2_xgb.expert_rows import UNSEEN
 from stage2_xgb.items import Items
 
 
@@ -47,12 +48,12 @@ def count_confusions(predicted: np.ndarray, other: np.ndarray, classes: int) -> 
 def find_confusion_sets(items: Items, classes: int, config: ConfusionConfig) -> list[ConfusionSet]:
     """The confusion sets of all categories that have one, by class index.
 
-    `heldout` counts mistakes on reserve and val_a, which stage 1 never saw. `published` takes the
-    pairs with at least `min_count` mistakes on train and again on val_a. `candidates` counts on
-    reserve and val_a what is among the `top` likeliest classes of items taken for c, mistaken or
-    not. Raises ShelfsortError if there is nothing to count on.
+    `heldout` counts mistakes on what stage 1 never saw: reserve, val_a and extra. `published` takes
+    the pairs with at least `min_count` mistakes on train and again on val_a. `candidates` counts on
+    the same as `heldout` what is among the `top` likeliest classes of items taken for c, mistaken
+    or not. Raises ShelfsortError if there is nothing to count on.
     """
-    heldout = items.on("reserve", "val_a")
+    heldout = items.on(*UNSEEN)
     if not heldout.any():
         problem = "expected images of reserve or val_a to find confusions on, found none"
         raise ShelfsortError(f"{problem}; ingest a dump with more products")

@@ -1,7 +1,7 @@
 """Stage 2's items from the feature files of all views, in one pass; and the projection of a view's
 features."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -97,13 +97,14 @@ class Views:
 
 def read_items(
     views: Views,
-    splits: Sequence[str],
+    blocks: Iterable[Block],
+    total: int,
     opinion: Opinion,
     projections: Sequence[Projection],
     jobs: int = 1,
 ) -> dict[str, Items]:
-    """The fitted items of some splits with an opinion: every `image`, and every `product` of
-    several. `jobs` threads ask for it."""
+    """The items of blocks of about `total` images with an opinion: every `image`, and every
+    `product` of several. `jobs` threads ask for it."""
 
     def read(block: Block) -> tuple[Items, Items]:
         images = block.items(views.head)
@@ -112,8 +113,7 @@ def read_items(
         return compact(images, opinion(images, "image"), projections), products
 
     parts: dict[str, list[Items]] = {"image": [], "product": []}
-    blocks = (block for split in splits for block in views.features(split, fit_only=True))
-    with progress(int(views.fitted(*splits).sum()), "read features", "image") as bar:
+    with progress(total, "read features", "image") as bar:
         for images, products in in_threads(read, blocks, jobs):
             parts["image"].append(images)
             parts["product"].append(products)

@@ -1,9 +1,9 @@
 """What the experts are fitted on, from the feature files: folds, sums, the bank, and a sample of
 held-out images for the weights. Everything is read once, but for the samples.
 
-Reserve and val_a, which stage 1 never saw, are cut into FOLDS by product. What the cap of train
-cut, which stage 1 never saw either, is known to all folds as train is: large categories alone have
-it, so that weights fitted on it would suit them alone.
+Reserve, val_a and what the cap of train cut, which stage 1 never saw, are cut into FOLDS by
+product; rows of train are known to all folds. Weights are fitted without what the cap cut: large
+categories alone have it, so that they would suit these alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,9 +27,9 @@ from stage2_xgb.logistic import too_large
 
 FOLDS = 5
 HELD = ("reserve", "val_a")
-KNOWN = ("train", EXTRA)
-"""Splits that the experts of every fold know."""
-FITTED = (*KNOWN, *HELD)
+UNSEEN = (*HELD, EXTRA)
+"""Splits that stage 1 never saw. The experts of a fold know all of them but the fold's own."""
+FITTED = ("train", EXTRA, *HELD)
 WEIGHING = 10_000
 """Held-out images that the weights are fitted on, about, at most."""
 BANK_COLUMNS = (64, 256)
@@ -52,9 +52,9 @@ def product_fold(product_id: np.ndarray, seed: int) -> np.ndarray:
 
 
 def image_fold(images: ItemBlock, seed: int) -> np.ndarray:
-    """Fold int64 [N] of each image of reserve and val_a, by its product; -1 for other images."""
-    held = np.isin(images.split, [SPLITS.index(name) for name in HELD])
-    return np.where(held, product_fold(images.product_id, seed), -1)
+    """Fold int64 [N] of each image of UNSEEN, by its product; -1 for other images."""
+    unseen = np.isin(images.split, [SPLITS.index(name) for name in UNSEEN])
+    return np.where(unseen, product_fold(images.product_id, seed), -1)
 
 
 def sample(
@@ -146,7 +146,7 @@ def read_rows(views: Views, seed: int, jobs: int, splits: Sequence[str] = FITTED
             block.table.product_id, share[block.table.class_index], "rows of experts", seed
         )
         table, features, codes = block.rows(mine)
-        fold = np.where(table.on(*KNOWN), -1, product_fold(table.product_id, seed))
+        fold = np.where(table.on("train"), -1, product_fold(table.product_id, seed))
         x = inputs(features)
         for number in np.unique(fold).tolist():
             sums[number].add(x[fold == number], table.class_index[fold == number])

@@ -107,8 +107,8 @@ def _save_undecided(
 def _judge(
     inputs: Stage2Inputs, picker: RowPicker, classes: int, folder: Path, jobs: int
 ) -> HeldOut:
-    """What is known out of fold of reserve and val_a, which is also written; nothing without a
-    gate. Whole answers of their products too, if there is a pool of experts."""
+    """What is known out of fold of what stage 1 never saw, which is also written; nothing without a
+    gate. Whole answers of products of reserve and val_a too, if there is a pool of experts."""
     judged, images, fitted = nothing_judged(), inputs.items["image"], inputs.fitted
     (folder / PRODUCTS_FILE).unlink(missing_ok=True)
     if picker.config.gate and fitted is None:

@@ -1,5 +1,5 @@
-"""Fits the pool of experts on train, reserve and val_a, and its weights on out-of-fold opinions of
-reserve and val_a.
+"""Fits the pool of experts on train, extra, reserve and val_a, and its weights on out-of-fold
+opinions of reserve and val_a.
 
 The experts of a fold know every row but the fold's own; rows of train, which stage 1 knows too, are
 known to all. Neighbours never look at an item's own product, so that one bank serves all folds.
@@ -41,9 +41,9 @@ _LOWEST = -1e4
 
 @dataclass(frozen=True)
 class FittedPool:
-    """The pool for new items; for each fold of reserve and val_a the pool that knows none of its
-    products, with weights that the other folds chose; the linear experts' names; and on how many
-    images and products the weights were fitted: 0 if there were none, and the first weights
+    """The pool for new items; for each fold of what stage 1 never saw the pool that knows none of
+    its products, with weights that the other folds chose; the linear experts' names; and on how
+    many images and products the weights were fitted: 0 if there were none, and the first weights
     stand."""
 
     pool: ExpertPool
@@ -62,7 +62,7 @@ class FittedPool:
         }
 
     def log_probs(self, images: ItemBlock, unit: str) -> np.ndarray:
-        """As ExpertPool.log_probs, but out of fold for images of reserve and val_a."""
+        """As ExpertPool.log_probs, but out of fold for images that stage 1 never saw."""
         fold = image_fold(images, self.seed)
         item_fold = fold[product_starts(images.product_id)] if unit == "product" else fold
         out = np.empty((len(item_fold), images.log_probs.shape[1]), dtype=np.float32)
@@ -73,8 +73,8 @@ class FittedPool:
         return out
 
     def distances(self, images: ItemBlock) -> np.ndarray:
-        """As ExpertPool.distances, float32 [N, 2], but out of fold for images of reserve and
-        val_a."""
+        """As ExpertPool.distances, float32 [N, 2], but out of fold for images that stage 1 never
+        saw."""
         fold = image_fold(images, self.seed)
         out = np.empty((len(images), 2), dtype=np.float32)
         for number in np.unique(fold).tolist():
@@ -92,7 +92,7 @@ def fit_experts(
     with one_blas_thread():
         rows, held = read_rows(views, seed, jobs), HeldOut.of(views, seed)
         names = _linear_experts(rows)
-        linear = _fit_linear(rows) if names else [()] * (FOLDS + 1)
+        linear = fit_linear(rows) if names else [()] * (FOLDS + 1)
         first = _first_weights(targets, train, 1 + len(names) + (rows.neighbours is not None))
         pools = [ExpertPool(experts, rows.neighbours, first) for experts in linear]
         pools = _calibrated(pools, held, names, targets["image"])
@@ -117,7 +117,7 @@ def _linear_experts(rows: Rows) -> tuple[str, ...]:
     return tuple(name for name, can in possible.items() if can)
 
 
-def _fit_linear(rows: Rows) -> list[tuple[LinearExpert, ...]]:
+def fit_linear(rows: Rows) -> list[tuple[LinearExpert, ...]]:
     """The linear experts of each fold, which know all rows but its own, and at the end those of all
     rows."""
     total = rows.total

@@ -1,6 +1,6 @@
 """What every system answers for val_b, computed once.
 
-The gate decides on it together with reserve and val_a, of which it knows out-of-fold answers
+The gate decides on it together with reserve, val_a and extra, of which it knows out-of-fold answers
 (stage2_xgb.out_of_fold). What is reported of stage 2 is counted on val_b: by decisions that other
 products made (`ValB.own`), never by those of the item itself.
 """
@@ -74,7 +74,7 @@ class ValB:
 
     @classmethod
     def of(
-        cls, bundle: Bundle, views: Views, others: HeldOut, target: np.ndarray, jobs: int = 1
+        cls, bundle: Bundle, views: Views, others: HeldOut, target: np.ndarray, jobs: int
     ) -> "ValB":
         """Asks every system of the bundle about every item, in `jobs` threads."""
 

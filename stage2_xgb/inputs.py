@@ -6,21 +6,21 @@ In: the features.h5 of all views. Writes nothing.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from catalog.arithmetic import one_blas_thread
 from catalog.errors import ShelfsortError
-from catalog.splits import SPLITS
+from catalog.splits import EXTRA, SPLITS
 from catalog.taxonomy import Taxonomy
 from features.store import FeatureStore
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.confusion import ConfusionSet, find_confusion_sets
-from stage2_xgb.dataset import Opinion, Views, fit_projection, read_items
+from stage2_xgb.dataset import Block, Opinion, Views, fit_projection, read_items
 from stage2_xgb.expert_pool import ExpertPool
-from stage2_xgb.expert_rows import sample
+from stage2_xgb.expert_rows import HELD, sample
 from stage2_xgb.fit_experts import FittedPool, fit_experts
 from stage2_xgb.heldout import UNITS
 from stage2_xgb.items import Items, Projection, of_unit
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 SHIFT_IMAGES = 10_000
 """Images that two numbers, temperature and strength, are fitted on at most."""
+EXTRA_IMAGES = 200_000
+"""Images of extra that reclassifiers learn from and the gate counts, about, at most."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,21 @@ def prepare_stage2(
         fit_projection(store, config.components, config.seed) for store in views.stores
     )
     from_train = config.rows == "train" or config.confusion.rule == "published"
-    splits = ("train", "reserve", "val_a") if from_train else ("reserve", "val_a")
     opinion = fitted.log_probs if fitted else _adjusted(shifts)
-    items = read_items(views, splits, opinion, projections, jobs)
+    splits = ("train", *HELD) if from_train else HELD
+    total = int(views.fitted(*splits).sum() + min(views.fitted(EXTRA).sum(), EXTRA_IMAGES))
+    blocks = _rows(views, splits, config.seed)
+    items = read_items(views, blocks, total, opinion, projections, jobs)
     sets = find_confusion_sets(items["image"], len(taxonomy), config.confusion)
     clock.lap("read")
     return Stage2Inputs(views, targets, shifts, fitted, projections, items, sets)
+
+
+def _rows(views: Views, splits: Sequence[str], seed: int) -> Iterator[Block]:
+    """The images of some splits, and of what the cap of train cut, about EXTRA_IMAGES at most."""
+    for split in splits:
+        yield from views.features(split, fit_only=True)
+    yield from sample(views, (EXTRA,), EXTRA_IMAGES, "rows of reclassifiers", seed)
 
 
 def _adjusted(shifts: Mapping[str, Shift]) -> Opinion:

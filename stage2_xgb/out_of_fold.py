@@ -1,5 +1,5 @@
-"""What reclassifiers answer for reserve and val_a, by others that know none of an item's product:
-its fold's are trained, and their confusion sets mined, on the other folds.
+"""What reclassifiers answer for reserve, val_a and extra, by others that know none of an item's
+product: its fold's are trained, and their confusion sets mined, on the other folds.
 
 Together with val_b this is what the gate decides on. And products get whole answers, from which
 promises follow. On disk: judged.parquet, products.npz.
@@ -23,7 +23,7 @@ from catalog.progress import progress
 from stage2_xgb.confusion import ConfusionSet, find_confusion_sets
 from stage2_xgb.crossfit import folds
 from stage2_xgb.dataset import Block, Views
-from stage2_xgb.expert_rows import HELD, sample
+from stage2_xgb.expert_rows import HELD, UNSEEN, sample
 from stage2_xgb.fit_experts import FittedPool
 from stage2_xgb.gate import OWN, POOL, HeldOut
 from stage2_xgb.items import Items, Projection, compact, has_columns, mean_by_product
@@ -97,7 +97,7 @@ def read_products(
 def judge(
     picker: RowPicker, images: Items, classes: int, jobs: int, products: Items | None = None
 ) -> tuple[HeldOut, tuple[np.ndarray, np.ndarray]]:
-    """The picker's items of reserve and val_a, and what the opinion before and reclassifiers have
+    """The picker's items that stage 1 never saw, and what the opinion before and reclassifiers have
     right of them, out of fold; sets are mined on `images`. `jobs` processes train.
 
     Also the reclassifiers' answers to `products`: the likeliest classes and their
@@ -107,7 +107,7 @@ def judge(
     items, seed = picker.items, picker.config.seed
     fold = folds(items.product_id, FOLDS, "gate folds", seed)
     image_fold = folds(images.product_id, FOLDS, "gate folds", seed)
-    heldout = items.on("reserve", "val_a")
+    heldout = items.on(*UNSEEN)
     before = items.predicted == items.class_index
     own, answers = before.copy(), (products.top_class.copy(), products.log_prob.copy())
     tasks = list(_tasks(images, image_fold, classes, picker))
@@ -131,7 +131,7 @@ def _tasks(
     """Each fold with each confusion set of the others."""
     for number in range(FOLDS):
         others = images[fold != number]
-        if others.on("reserve", "val_a").any():
+        if others.on(*UNSEEN).any():
             for found in find_confusion_sets(others, classes, picker.config.confusion):
                 yield number, found
 

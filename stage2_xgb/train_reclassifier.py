@@ -33,8 +33,8 @@ class RowPicker:
         config: Stage2Config,
         columns: Columns | None = None,
     ) -> None:
-        """`items`: images, and products of several images, of train, reserve and val_a, with the
-        opinion to start from and `columns`; `target` [K]: the mix that this is for."""
+        """`items`: images, and products of several images, of train and of what stage 1 never saw,
+        with the opinion to start from and `columns`; `target` [K]: the mix that this is for."""
         self.items, self.target, self.config, self.columns = items, target, config, columns
         order = _row_order(items, config.seed)
         self.order = order[(items.on("train") == (config.rows == "train"))[order]]
@@ -88,7 +88,6 @@ def fit_booster(
         base_margin=rows.margin,
         max_bin=config.booster.max_bin,
         feature_types=input_types(rows.inputs, columns),
-        enable_categorical=True,
         nthread=1,
     )
     return xgboost.train(parameters, data, num_boost_round=config.booster.n_estimators)

@@ -1,5 +1,6 @@
 """Grid search for the reclassifiers, as published (depth x rounds x learning rate), cross-validated
-by product on the rows that stage 1 never saw: reserve and val_a. Neither val_b nor test is read."""
+by product on the rows that stage 1 never saw: reserve, val_a and extra. Neither val_b nor test is
+read."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from stage1_cnn.head import log_softmax
 from stage2_xgb.config import Stage2Config
 from stage2_xgb.confusion import ConfusionSet
 from stage2_xgb.crossfit import folds
+from stage2_xgb.expert_rows import UNSEEN
 from stage2_xgb.reclassifier import inputs
 from stage2_xgb.train_reclassifier import RowPicker, fit_booster
 
@@ -96,6 +98,6 @@ def _folds(picker: RowPicker, found: ConfusionSet) -> Iterator[tuple[np.ndarray,
     """Mask of the rows to learn from, and the held-out rows that the pool takes for the set's
     category, fold by fold."""
     fold = folds(picker.items.product_id, FOLDS, "grid folds", picker.config.seed)
-    judged = picker.items.on("reserve", "val_a") & (picker.items.predicted == found.class_index)
+    judged = picker.items.on(*UNSEEN) & (picker.items.predicted == found.class_index)
     for number in range(FOLDS):
         yield fold != number, np.flatnonzero(judged & (fold == number))

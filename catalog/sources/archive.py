@@ -60,8 +60,8 @@ def read_archives(
     for member in members:
         if member.data is not None:
             stem, suffix = os.path.splitext(member.file.relative)
-            said = _said(member.file, suffix.lower(), member.data)
-            beside.setdefault((member.file.path, stem), {}).update(said)
+            metadata = _metadata(member.file, suffix.lower(), member.data)
+            beside.setdefault((member.file.path, stem), {}).update(metadata)
     unnamed = listed(paths[0], list(paths), photos, config, access=access, anchors=anchors)
     if not beside:
         return unnamed
@@ -76,16 +76,16 @@ def _local(name: str) -> list[str]:
     return found
 
 
-def _said(file: ListedFile, suffix: str, data: bytes) -> dict[str, Any]:
+def _metadata(file: ListedFile, suffix: str, data: bytes) -> dict[str, Any]:
     """What a file beside a photo says of it."""
     text = data.decode("utf-8", "replace").strip()
     if suffix == ".cls":
         return {"cls": int(text) if text.isascii() and text.isdecimal() else text}
     try:
-        said = json.loads(text)
+        metadata = json.loads(text)
     except ValueError as error:
         raise ShelfsortError(f"{file.path}: {file.relative}: not JSON: {error}") from error
-    return said if isinstance(said, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _samples(
@@ -93,14 +93,18 @@ def _samples(
 ) -> PhotoList:
     """The same photos by what stands beside them: keys, categories, texts and columns."""
     photos = [unnamed.photos[row] for row in range(len(unnamed.photos))]
-    said = [beside.get((photo.path, os.path.splitext(photo.relative)[0]), {}) for photo in photos]
+    metadata = [
+        beside.get((photo.path, os.path.splitext(photo.relative)[0]), {}) for photo in photos
+    ]
     names = (*_asked(config.table.product), *USUAL["product"])
     rows = np.repeat(np.arange(len(unnamed)), unnamed.n_images).tolist()
-    keys = [_first(one, names, unnamed.keys[row]) for one, row in zip(said, rows, strict=True)]
-    order = sorted(range(len(said)), key=lambda i: (str(keys[i]), said[i].get("position", 0)))
+    keys = [_first(one, names, unnamed.keys[row]) for one, row in zip(metadata, rows, strict=True)]
+    order = sorted(
+        range(len(metadata)), key=lambda i: (str(keys[i]), metadata[i].get("position", 0))
+    )
 
     def about(row: int) -> About:
-        one = said[order[row]]
+        one = metadata[order[row]]
         categories = (*_asked(config.table.category), *USUAL["category"], "cls")
         text = one.get(config.text) if config.text else None
         return About(
@@ -124,8 +128,8 @@ def _asked(name: str | None) -> tuple[str, ...]:
     return () if name is None else (name,)
 
 
-def _first(said: dict[str, Any], names: Sequence[str], otherwise: Any) -> Any:
-    return next((said[name] for name in names if said.get(name) is not None), otherwise)
+def _first(metadata: dict[str, Any], names: Sequence[str], otherwise: Any) -> Any:
+    return next((metadata[name] for name in names if metadata.get(name) is not None), otherwise)
 
 
 def _members(path: str) -> Iterator[_Member]:

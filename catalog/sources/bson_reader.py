@@ -57,6 +57,14 @@ class DumpFile(NamedTuple):
         absolute = str(path) if is_url(path) else os.path.abspath(path)
         return cls(absolute, *size_and_stamp(path, access))
 
+    def require_unchanged(self, offset: int, access: SourcesConfig = ACCESS) -> None:
+        """Raises DumpError if the file, read to this offset, changed since it was described."""
+        if DumpFile.of(self.path, access) != self:
+            detail = (
+                "the file changed while it was read; run the same command again when it is complete"
+            )
+            raise DumpError(self.path, offset, "changed", detail, fatal=True)
+
     def open(self, buffer: int = -1, access: SourcesConfig = ACCESS) -> BinaryIO:
         """Opens the file to read its decompressed bytes, `buffer` at a time; -1 suits random
         access."""
@@ -163,11 +171,7 @@ def documents(
                     break
                 yield Document(source.path, at, data)
                 offset = at + len(data)
-    if DumpFile.of(source.path, access) != source:
-        detail = (
-            "the file changed while it was read; run the same command again when it is complete"
-        )
-        raise DumpError(source.path, offset, "changed", detail, fatal=True)
+    source.require_unchanged(offset, access)
     if fault is not None:
         on_error(fault)
 

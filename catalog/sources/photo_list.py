@@ -236,9 +236,9 @@ def _contradictory(
 ) -> Iterator[Reject]:
     """Products whose photos are said to be of several categories or splits."""
     for key, rows in groups.several():
-        said = {(str(one.category), one.split) for one in map(about, rows)}
-        if len(said) > 1 and len(rows) <= POSITIONS:
-            detail = f"{key} has photos of several categories or splits: {sorted(said, key=str)}"
+        labels = {(str(one.category), one.split) for one in map(about, rows)}
+        if len(labels) > 1 and len(rows) <= POSITIONS:
+            detail = f"{key} has photos of several categories or splits: {sorted(labels, key=str)}"
             place = printable(files[rows[0]].path)
             yield Reject(place, rows[0], -1, key, "conflicting_product", detail)
 
@@ -259,8 +259,8 @@ def _digests(photos: PhotoTable, starts: np.ndarray, known: Sequence[About]) -> 
     out = np.empty(len(known), dtype=np.uint64)
     for place, (first, last) in enumerate(itertools.pairwise(starts.tolist())):
         one = known[place]
-        said = (str(one.category), one.text, one.split, one.group, one.fields or {})
-        text = repr((listed[first:last], said))
+        stated = (str(one.category), one.text, one.split, one.group, one.fields or {})
+        text = repr((listed[first:last], stated))
         out[place] = xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
     return out
 

@@ -86,7 +86,7 @@ def ingest_dump(
     *,
     index_folder: Path,
     jobs: int,
-    corrections: Mapping[Key, int] | None = None,
+    corrections: Mapping[Key, int] = {},
     executor: Executor | None = None,
     rebuild: bool = False,
     accept_damage: bool = False,
@@ -98,48 +98,76 @@ def ingest_dump(
     taxonomy. `jobs` processes decode, or the workers of `executor`. `corrections`, the shop's key
     -> category id, overrule the source and the store; the split of a product stays. `rebuild`
     removes the store first, once source, categories and corrections are known to make another.
-    `accept_damage` goes on without what a damaged file has lost; `access` is how URLs and photos
-    are read.
+    `accept_damage` goes on without what a damaged file has lost; `access`: how files are read.
 
     Raises DamagedSourceError if a file is damaged; ArtifactError if the store is damaged, made with
     other settings or categories, unfinished or not writable; ShelfsortError if no product has a
     known category, or no photo can be used.
     """
-    corrections = corrections or {}
     source = open_source(dumps, index_folder, config, access)
     require_whole(dumps[0], len(source), source.rejects, accept_damage)
     groups = _groups_of(source, config.groups) if config.groups else {}
     taxonomy = Taxonomy.from_csv(categories) if categories else None
-    new = rebuild or not store.exists()
-    if new:
+    if new := rebuild or not store.exists():
         taxonomy = taxonomy or _taxonomy_of(source)
         _require_makes_a_store(source, taxonomy, corrections, config)
         store.unlink(missing_ok=True)
     with _explained(store), closing(open_for_writing(store)) as connection:
-        if not has_tables(connection):
-            taxonomy = taxonomy or _taxonomy_of(source)
-            create_tables(connection, config, taxonomy, source.keys.type)
-        require_made_with(connection, store, config, taxonomy)
-        source = _with_keys_of(connection, store, source)
-        listed = Listed.of(source, read_taxonomy(connection), corrections)
-        better = _by_number(connection, source, corrections)
-        original = Listed.of(source, read_taxonomy(connection), {}).labels_of(better)
-        stored = stored_labels(connection, better)
-        copied = 0
-        if changed := plan(connection, store, listed, better, config, groups):
-            copied = copy(connection, source, config, jobs, executor)
-            finish(connection, listed.fingerprint, config)
-        now, first = original | stored, stored | original
-        summary = _summary(
-            connection,
-            changed,
-            copied=copied,
-            corrections=len(now),
-            corrected=sum(better[i] != label for i, label in now.items()),
-            labels_before={i: label for i, label in first.items() if better[i] != label},
-        )
+        source = _prepare(connection, store, source, taxonomy, config)
+        summary = _fill(connection, store, source, corrections, groups, config, jobs, executor)
     _require_photos(store, summary, new)
     return summary
+
+
+def _fill(
+    connection: sqlite3.Connection,
+    path: Path,
+    source: ProductSource,
+    corrections: Mapping[Key, int],
+    groups: Mapping[str, str],
+    config: CatalogConfig,
+    jobs: int,
+    executor: Executor | None,
+) -> IngestSummary:
+    """Plans what the store is to hold now that it has the source too, and copies what it lacks."""
+    better = _by_number(connection, source, corrections)
+    counts = _count_corrections(connection, source, better)
+    listed = Listed.of(source, read_taxonomy(connection), corrections)
+    copied = 0
+    if changed := plan(connection, path, listed, better, config, groups):
+        copied = copy(connection, source, config, jobs, executor)
+        finish(connection, listed.fingerprint, config)
+    return _summary(connection, changed, copied=copied, **counts)
+
+
+def _prepare(
+    connection: sqlite3.Connection,
+    path: Path,
+    source: ProductSource,
+    taxonomy: Taxonomy | None,
+    config: CatalogConfig,
+) -> ProductSource:
+    """Makes the tables of a new store; the source with the numbers that the store has given its
+    keys. Raises ArtifactError if the store was made with other settings or categories."""
+    if not has_tables(connection):
+        taxonomy = taxonomy or _taxonomy_of(source)
+        create_tables(connection, config, taxonomy, source.keys.type)
+    require_made_with(connection, path, config, taxonomy)
+    return _with_keys_of(connection, path, source)
+
+
+def _count_corrections(
+    connection: sqlite3.Connection, source: ProductSource, better: Mapping[int, int]
+) -> dict[str, Any]:
+    """What the summary says of corrections, by product id, before the store has them."""
+    original = Listed.of(source, read_taxonomy(connection), {}).labels_of(better)
+    stored = stored_labels(connection, better)
+    now, first = original | stored, stored | original
+    return {
+        "corrections": len(now),
+        "corrected": sum(better[i] != label for i, label in now.items()),
+        "labels_before": {i: label for i, label in first.items() if better[i] != label},
+    }
 
 
 def _require_makes_a_store(

@@ -266,13 +266,15 @@ def _apply_caps(connection: sqlite3.Connection, config: CatalogConfig) -> None:
         if (cap := getattr(config.caps, split)) is None:
             continue
         if split == "train":
-            cut = _cut(connection, (split, EXTRA), cap, config.seed)
-            _drop(connection, _to_extra(connection, cut, config))
+            beyond = _beyond_cap(connection, (split, EXTRA), cap, config.seed)
+            _drop(connection, _to_extra(connection, beyond, config))
         else:
-            _drop(connection, _cut(connection, (split,), cap, config.seed)[0])
+            _drop(connection, _beyond_cap(connection, (split,), cap, config.seed)[0])
 
 
-def _cut(connection: sqlite3.Connection, splits: Sequence[str], cap: int, seed: int) -> np.ndarray:
+def _beyond_cap(
+    connection: sqlite3.Connection, splits: Sequence[str], cap: int, seed: int
+) -> np.ndarray:
     """Products of some splits, dropped ones among them, that one cap leaves out: id, class index
     and number of images, int64 [3, N]."""
     marks = ",".join("?" * len(splits))
@@ -282,10 +284,12 @@ def _cut(connection: sqlite3.Connection, splits: Sequence[str], cap: int, seed: 
     return products[:, ~select(class_index, product_id, n_images, cap, seed)]
 
 
-def _to_extra(connection: sqlite3.Connection, cut: np.ndarray, config: CatalogConfig) -> np.ndarray:
-    """Moves what the cap of train cuts, int64 [3, N], into extra, in which a product stays; returns
-    the ids of those that its cap leaves out too."""
-    product_id, class_index, n_images = cut
+def _to_extra(
+    connection: sqlite3.Connection, beyond: np.ndarray, config: CatalogConfig
+) -> np.ndarray:
+    """Moves what is beyond the cap of train, int64 [3, N], into extra, in which a product stays;
+    returns the ids of those that its cap leaves out too."""
+    product_id, class_index, n_images = beyond
     cap = config.caps.extra
     if cap is None:
         kept = np.ones(len(product_id), dtype=bool)

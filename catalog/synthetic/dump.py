@@ -151,9 +151,9 @@ class SyntheticSpec:
 
 
 @dataclass(frozen=True)
-class Category:
-    """A leaf: its id, three names, the name of its style, the look that its products vary, and the
-    word that is printed on them, in several languages."""
+class DrawnCategory:
+    """A leaf as it is drawn: its id, three names, the name of its style, the look that its products
+    vary, and the word that is printed on them, in several languages."""
 
     category_id: int
     level1: str
@@ -165,7 +165,7 @@ class Category:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Assignment:
     """The category of each product."""
 
     category: np.ndarray
@@ -177,9 +177,9 @@ class Plan:
 
 
 @functools.lru_cache(maxsize=8)
-def categories(spec: SyntheticSpec) -> tuple[Category, ...]:
+def categories(spec: SyntheticSpec) -> tuple[DrawnCategory, ...]:
     """The categories in hierarchy order."""
-    leaves: list[Category] = []
+    leaves: list[DrawnCategory] = []
     family = 0
     while len(leaves) < spec.categories:
         siblings = SIBLINGS[family % len(SIBLINGS)]
@@ -189,7 +189,7 @@ def categories(spec: SyntheticSpec) -> tuple[Category, ...]:
     return tuple(leaves[: spec.categories])
 
 
-def _category(family: int, sibling: int) -> Category:
+def _category(family: int, sibling: int) -> DrawnCategory:
     edition, number = divmod(family, len(FAMILIES))
     level1, level2, silhouette = FAMILIES[number]
     prefix, height = EDITIONS[edition % len(EDITIONS)]
@@ -200,19 +200,19 @@ def _category(family: int, sibling: int) -> Category:
     level3 = "OTHER MODELS" if sibling == 1 and family % 3 != 2 else f"{level2} - {style}"
     hue = (0.37 * family + 0.13 * sibling) % 1
     look = Look(silhouette, pattern, pitch, slim, detail, hue, height)
-    return Category(
+    return DrawnCategory(
         _category_id(family, sibling), prefix + level1, prefix + level2, level3, style, look
     )
 
 
-def _printed(family: int, sibling: int) -> Category:
+def _printed(family: int, sibling: int) -> DrawnCategory:
     """A category of books or packets: only its subject is its own."""
     level1, level2, silhouette, subjects = COVERS[family]
     subject = subjects[sibling]
     style = subject[0].upper()
     look = Look(silhouette, "plain", 1.0, 0.0, 0.0, (0.37 * family) % 1)
     category_id, level3 = _category_id(family, sibling), f"{level2} - {style}"
-    return Category(category_id, level1, level2, level3, style, look, subject)
+    return DrawnCategory(category_id, level1, level2, level3, style, look, subject)
 
 
 def _category_id(family: int, sibling: int) -> int:
@@ -221,7 +221,7 @@ def _category_id(family: int, sibling: int) -> int:
 
 
 @functools.lru_cache(maxsize=2)
-def plan(spec: SyntheticSpec) -> Plan:
+def assign(spec: SyntheticSpec) -> Assignment:
     """Assigns the products to the categories: Zipf's sizes, at least one each, in shuffled
     order."""
     rank = np.argsort(np.argsort([category.category_id for category in categories(spec)]))
@@ -233,7 +233,7 @@ def plan(spec: SyntheticSpec) -> Plan:
     category = np.repeat(np.arange(spec.categories, dtype=np.int32), sizes)
     np.random.default_rng([spec.seed, spec.products]).shuffle(category)
     members = np.argsort(category, kind="stable").astype(np.int32)
-    return Plan(category, members, np.concatenate([[0], np.cumsum(sizes)]))
+    return Assignment(category, members, np.concatenate([[0], np.cumsum(sizes)]))
 
 
 def products(spec: SyntheticSpec) -> Iterator[dict]:
@@ -266,7 +266,7 @@ def title(spec: SyntheticSpec, index: int) -> str:
     """A seller's words for a product, in any order: its family and style, sometimes wrong ones,
     sometimes none."""
     rng = np.random.default_rng([spec.seed, index, 98])
-    every, true = categories(spec), categories(spec)[plan(spec).category[index]]
+    every, true = categories(spec), categories(spec)[assign(spec).category[index]]
     if rng.random() < 0.03:
         return ""
     other = every[rng.integers(len(every))]
@@ -280,14 +280,14 @@ def title(spec: SyntheticSpec, index: int) -> str:
 
 def columns(spec: SyntheticSpec, index: int) -> dict[str, float | str]:
     """A product's columns."""
-    true = categories(spec)[plan(spec).category[index]]
+    true = categories(spec)[assign(spec).category[index]]
     rng = np.random.default_rng([spec.seed, index, 96])
     return attributes(true.category_id, look_of(spec, index).hue, rng)
 
 
 def _label(spec: SyntheticSpec, index: int, rng: np.random.Generator) -> int:
     """The category that the document claims."""
-    every, true = categories(spec), int(plan(spec).category[index])
+    every, true = categories(spec), int(assign(spec).category[index])
     if rng.random() >= spec.label_noise or len(every) == 1:
         return true
     others = [i for i in range(len(every)) if i != true]
@@ -326,7 +326,7 @@ def _view(spec: SyntheticSpec, index: int, position: int) -> tuple[str, Look, np
 
 def look_of(spec: SyntheticSpec, index: int) -> Look:
     """A product's own look, with what is printed on it."""
-    category = categories(spec)[plan(spec).category[index]]
+    category = categories(spec)[assign(spec).category[index]]
     look = vary(category.look, np.random.default_rng([spec.seed, index, 99]))
     if not category.subject:
         return look
@@ -336,7 +336,7 @@ def look_of(spec: SyntheticSpec, index: int) -> Look:
 
 def _source(spec: SyntheticSpec, index: int, rng: np.random.Generator) -> int:
     """The product whose first image is copied: an earlier one, so that chains of copies end."""
-    dealt = plan(spec)
+    dealt = assign(spec)
     start, stop = dealt.starts[dealt.category[index] :][:2]
     earlier = int(np.searchsorted(dealt.members[start:stop], index))
     if earlier and rng.random() < 0.85:
@@ -375,7 +375,7 @@ def write_categories(path: Path, spec: SyntheticSpec) -> None:
 
 def write_labels(path: Path, spec: SyntheticSpec) -> None:
     """Writes the true category (without label noise) of each product: columns _id, category_id."""
-    every, true = categories(spec), plan(spec).category
+    every, true = categories(spec), assign(spec).category
     rows = [
         (spec.first_product_id + index, every[class_index].category_id)
         for index, class_index in enumerate(true)

@@ -150,7 +150,7 @@ def wait(client: Client, futures: Collection[Future]) -> set[Future]:
                 list(futures), timeout=_GLANCE, return_when="FIRST_COMPLETED"
             ).done
         except TimeoutError:
-            patience.look()
+            patience.check()
 
 
 @contextlib.contextmanager
@@ -167,7 +167,7 @@ def watched(client: Client) -> Iterator[None]:
     def watch() -> None:
         while not ended.wait(_GLANCE):
             try:
-                patience.look()
+                patience.check()
             except ShelfsortError as error:
                 with turn:
                     if not ended.is_set() and main is not None:
@@ -203,7 +203,7 @@ class _Patience:
         self.client = client
         self.since: float | None = None
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Raises ShelfsortError if nobody has worked for too long."""
         idle = _why_idle(self.client)
         if idle is None:

@@ -41,7 +41,7 @@ KINDS = {
 TASK = "score"
 """Prefix of the names of scoring's tasks."""
 _ANY_CLUSTER = {
-    "distributed.scheduler.allowed-failures": 0,  # `Workers` counts deaths itself
+    "distributed.scheduler.allowed-failures": 0,  # `DaskWorkers` counts deaths itself
     # Else `--adapt` starts a single worker until the first part is done: it assumes that a task of
     # unknown duration takes half a second.
     "distributed.scheduler.default-task-durations": {TASK: "10 minutes", "features": "1 minute"},

@@ -45,7 +45,7 @@ class Drift:
         )
 
 
-def compare(catalogue: np.ndarray, products: np.ndarray) -> Drift:
+def measure_drift(catalogue: np.ndarray, products: np.ndarray) -> Drift:
     """Compares the features float [N, D] of the catalogue with those of products [M, D].
 
     A ridge classifier of the standardised features and their squares, fitted on half of the items
@@ -67,15 +67,15 @@ def compare(catalogue: np.ndarray, products: np.ndarray) -> Drift:
     return Drift(auc, float(np.sqrt(max(spread, 0) / (n * m))), n, m)
 
 
-def _auc(x: np.ndarray, y: np.ndarray, judged: np.ndarray, truth: np.ndarray) -> float:
-    """Area under the curve on `judged` of a classifier fitted on x [N, D], y [N]; both sides weigh
-    the same."""
+def _auc(x: np.ndarray, y: np.ndarray, held_out: np.ndarray, truth: np.ndarray) -> float:
+    """Area under the curve on `held_out` of a classifier fitted on x [N, D], y [N]; both sides
+    weigh the same."""
     weight = np.where(y == 1, 0.5 / y.sum(), 0.5 / (len(y) - y.sum())) * len(y)
     centre = np.average(x, axis=0, weights=weight)
     scaled = (x - centre) * weight[:, None]
     gram = scaled.T @ (x - centre) + _PENALTY * np.sqrt(len(y)) * np.eye(x.shape[1])
     slope = np.linalg.solve(gram, scaled.T @ (y - 0.5))
-    rank = rankdata((judged - centre) @ slope)
+    rank = rankdata((held_out - centre) @ slope)
     positive = truth.sum()
     return float(
         (rank[truth == 1].sum() - positive * (positive + 1) / 2)

@@ -21,7 +21,7 @@ from catalog.errors import ShelfsortError
 from catalog.splits import sample_hash
 from catalog.taxonomy import Taxonomy
 from pipeline.decisions.answers import Answers
-from pipeline.decisions.drift import Drift, compare
+from pipeline.decisions.drift import Drift, measure_drift
 from pipeline.decisions.heldout import HeldOutAnswers
 
 PRODUCTS = 50_000
@@ -115,7 +115,7 @@ def estimate_mix(
     chance = groups.chance(found, doubt)
     share = _shrunk(found, chance, groups.shares_before)
     mix = groups.spread(share)
-    drift = compare(held.under(mix).z, z)
+    drift = measure_drift(held.under(mix).z, z)
     if drift.unlike:
         raise ShelfsortError(
             f"score.mix: estimate: {drift.text()}; an estimate would be worth nothing. Name the "

@@ -84,7 +84,7 @@ def held_out_answers(
 
     Whether a reclassifier answers for a product is what most decisions of other products say.
     """
-    val_b = ValB.of(bundle, views, read_judged(bundle.folder / FILE), fitted)
+    val_b = ValB.of(bundle, views, read_judged(bundle.folder / FILE), fitted, jobs=1)
     others, further = None, val_b.held[:0]
     if PRODUCTS_FILE in bundle.checksums:
         others = Products.read(bundle.folder / PRODUCTS_FILE)

@@ -40,7 +40,7 @@ from stage2_xgb.rivals import Rival
 UNITS = ("image", "product")
 
 
-def evaluate(
+def evaluate_test(
     stores: Sequence[FeatureStore],
     store: Store,
     bundle: Bundle,
@@ -59,34 +59,35 @@ def evaluate(
     """
     started, taxonomy, features = time.perf_counter(), store.taxonomy, stores[0]
     additions = Additions.open(bundle)
-    judged = _judged(bundle, Views(stores), store, rivals or {}, additions)
-    frames = judged.frames
-    rows = features.of_split("train")
-    train = np.bincount(
-        features.table.class_index[rows][features.table.fit[rows]], minlength=len(taxonomy)
-    )
+    items = _ask(bundle, Views(stores), store, rivals or {}, additions)
+    frames = items.frames
     metrics: dict[str, Any] = {
         "made_from": made_from,
         "computed_with": features.computed_with,
         "settings": store.settings | {"split": "test"},
         "stage2": _stage2(bundle),
     }
-    metrics |= {
-        unit: measure(frame, len(taxonomy), config.min_support) for unit, frame in frames.items()
-    }
+    for unit, frame in frames.items():
+        metrics[unit] = measure(frame, len(taxonomy), config.min_support)
     if corrected := corrected_labels(frames["product"], taxonomy, labels_before):
         metrics["corrected_labels"] = corrected | {"previous": _previous(folder)}
     metrics["without_photo"] = _without_photo(features, store, len(frames["product"]))
-    metrics |= _decisions(held, judged, additions, taxonomy)
+    metrics |= _decisions(held, items, additions, taxonomy)
     metrics["near_twins"] = near_twins(stores, frames["image"])
     metrics["rejects"] = store.reject_counts()
     metrics["evaluated"] = datetime.now(UTC).isoformat(timespec="seconds")
     metrics["seconds"] = round(time.perf_counter() - started, 3)
-    save_evaluation(folder, frames, taxonomy, train, metrics)
+    save_evaluation(folder, frames, taxonomy, _train_images(features, len(taxonomy)), metrics)
     return metrics
 
 
-class Judged(NamedTuple):
+def _train_images(features: FeatureStore, classes: int) -> np.ndarray:
+    """Training images per class, int64 [K]."""
+    rows, table = features.of_split("train"), features.table
+    return np.bincount(table.class_index[rows][table.fit[rows]], minlength=classes)
+
+
+class SplitAnswers(NamedTuple):
     """Unit -> a row for each item of the test split, as items.parquet has them; and of its
     products: both stages' answers, which an added category takes, bool [N], and how far they are
     from the nearest category and the nearest but their own, float32 [N, 2]."""
@@ -98,31 +99,31 @@ class Judged(NamedTuple):
 
 
 def _decisions(
-    held: HeldOutAnswers, judged: Judged, additions: Additions, taxonomy: Taxonomy
+    held: HeldOutAnswers, items: SplitAnswers, additions: Additions, taxonomy: Taxonomy
 ) -> dict[str, Any]:
     """What decisions on the test split's products come to: promises; if there are any, categories
     that were added without a training; and the flag of products unlike every category."""
-    products = judged.frames["product"]
+    products = items.frames["product"]
     truth, weight, group = (
         products[name].to_numpy() for name in ("class_index", "weight", "group")
     )
     found: dict[str, Any] = {
-        "promises": realised(held, judged.answers, truth, weight, group, taxonomy)
+        "promises": realised(held, items.answers, truth, weight, group, taxonomy)
     }
     if len(additions):
-        found["added"] = _added(products, judged.taken, additions)
+        found["added"] = _added(products, items.taken, additions)
     if (flags := novelty(held)) is not None:
-        found["novel"] = _novel(flags, judged, weight, group)
+        found["novel"] = _novel(flags, items, weight, group)
     return found
 
 
-def _judged(
+def _ask(
     bundle: Bundle,
     views: Views,
     store: Store,
     rivals: Mapping[str, Rival],
     additions: Additions,
-) -> Judged:
+) -> SplitAnswers:
     """Asks all systems about the test split."""
     old, rows = published(bundle), views.first.of_split("test")
     items: dict[str, list[pandas.DataFrame]] = {unit: [] for unit in UNITS}
@@ -133,7 +134,7 @@ def _judged(
         for images in views.blocks("test", fit_only=False):
             for unit in UNITS:
                 result = refine(bundle, images, unit)
-                items[unit].append(_judge(result, old, rivals, images, unit))
+                items[unit].append(_item_rows(result, old, rivals, images, unit))
             answers.append(Answers.of(result.two_stage))
             odds = additions.log_odds(bundle, images)
             taken.append(joined(result.two_stage, odds).argmax(axis=1) >= views.classes)
@@ -145,7 +146,7 @@ def _judged(
         raise ShelfsortError(f"{views.first.path}: {problem}")
     frames = _framed(items, store, views.first)
     found = (np.concatenate(parts) for parts in (taken, far))
-    return Judged(frames, Answers.concatenate(answers), *found)
+    return SplitAnswers(frames, Answers.concatenate(answers), *found)
 
 
 def _framed(
@@ -171,10 +172,12 @@ def _framed(
     return frames
 
 
-def _novel(flags: Novelty, judged: Judged, weight: np.ndarray, group: np.ndarray) -> dict[str, Any]:
+def _novel(
+    flags: Novelty, items: SplitAnswers, weight: np.ndarray, group: np.ndarray
+) -> dict[str, Any]:
     """The share of test products that are flagged as unlike every category, which all are false
     alarms; and the share that is, each without its own category."""
-    alarms, power = (flags(judged.distances[:, column]) for column in (0, 1))
+    alarms, power = (flags(items.distances[:, column]) for column in (0, 1))
     return {
         "held_out_products": flags.held_out,
         "alarms": clustered_share(alarms, weight, group).to_json(),
@@ -262,7 +265,7 @@ def _stage2(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _judge(
+def _item_rows(
     result: Refined,
     old: Bundle | None,
     rivals: Mapping[str, Rival],

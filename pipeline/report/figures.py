@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
+from catalog.arrays import group_starts
 from catalog.errors import ConfigError
 from catalog.intervals import wilson
 from pipeline.figures import AFTER, BEFORE, HEIGHT, INK, LINE, MUTED, WIDTH, WRONG, new_figure
@@ -85,7 +86,7 @@ def _per_category(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
     axes, rows = figure.add_subplot(), run.categories(run.unit)
     size = 6 + 60 * np.sqrt(rows["support"] / max(1, rows["support"].max()))
     level1 = run.taxonomy.families[:, 0]
-    starts = np.flatnonzero(np.r_[True, level1[1:] != level1[:-1]]).tolist()
+    starts = group_starts(level1).tolist()
     for number, (start, stop) in enumerate(zip(starts, [*starts[1:], len(level1)], strict=True)):
         if number % 2:
             axes.axvspan(start - 0.5, stop - 0.5, color="#f2f1ed", zorder=0)
@@ -123,7 +124,8 @@ def _per_category(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=2)
 
 
-def _confusion(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
+def _strongest_confusions(run: EvaluatedRun) -> pandas.DataFrame:
+    """Counts of both stages by true and predicted class, the strongest last."""
     rows = run.confusion[
         (run.confusion["unit"] == run.unit)
         & (run.confusion["true_class"] != run.confusion["predicted_class"])
@@ -135,11 +137,15 @@ def _confusion(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
         fill_value=0,
         aggfunc="sum",
     )
-    table = (
+    return (
         table.reindex(columns=["shifted", "two_stage"], fill_value=0)
         .sort_values(["two_stage", "shifted"], ascending=False)
         .head(15)[::-1]
     )
+
+
+def _confusion(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
+    table = _strongest_confusions(run)
     axes, place = figure.add_subplot(), np.arange(len(table))
     axes.barh(place + 0.2, table["shifted"], 0.36, color=BEFORE, label="stage 1, adjusted")
     axes.barh(place - 0.2, table["two_stage"], 0.36, color=AFTER, label="both stages")
@@ -197,7 +203,7 @@ def _icicle_row(
     right: np.ndarray,
     level: int,
 ) -> None:
-    cuts = np.flatnonzero(np.r_[True, node[1:] != node[:-1]])
+    cuts = group_starts(node)
     width, hits = np.add.reduceat(support, cuts), np.add.reduceat(right, cuts)
     left = np.concatenate([[0], np.cumsum(width)])[:-1]
     color: Colormap = ACCURACY

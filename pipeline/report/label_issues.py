@@ -92,7 +92,7 @@ def out_of_fold(views: Views, seed: int = 0) -> pandas.DataFrame:
     experts = [fit_lda(total - part, inputs) for part in sums]
     inverse = _inverse_temperature(views, experts, seed)
     blocks = _blocks(views, "labels, judging")
-    return pandas.concat([_judge(block, experts, inverse, seed) for block in blocks])
+    return pandas.concat([_opinions_of(block, experts, inverse, seed) for block in blocks])
 
 
 def _blocks(views: Views, doing: str) -> Iterator[Block]:
@@ -110,8 +110,8 @@ def _scores(block: Block, experts: list[LinearExpert], seed: int) -> np.ndarray:
     fold = folds(table.product_id, FOLDS, "label issues", seed)
     scores = np.empty((len(table), len(experts[0].bias)), dtype=np.float32)
     for number in np.unique(fold).tolist():
-        mine = fold == number
-        scores[mine] = experts[number].scores(experts[number].inputs([x[mine] for x in features]))
+        own = fold == number
+        scores[own] = experts[number].scores(experts[number].inputs([x[own] for x in features]))
     return scores
 
 
@@ -139,7 +139,7 @@ def _inverse_temperature(views: Views, experts: list[LinearExpert], seed: int) -
     return float(np.exp(found.x))
 
 
-def _judge(
+def _opinions_of(
     block: Block, experts: list[LinearExpert], inverse_temperature: float, seed: int
 ) -> pandas.DataFrame:
     """The opinions of the products of a block."""
@@ -169,13 +169,13 @@ def doubtful_labels(opinions: pandas.DataFrame, classes: int) -> pandas.DataFram
     products that carry its label. A label is doubtful if the answer is another class whose
     threshold the answer's probability reaches (confident learning).
     """
-    judged = opinions[opinions["self_confidence"].notna()]
-    truth, answer = judged["class_index"].to_numpy(), judged["answer"].to_numpy()
-    own = judged["self_confidence"].to_numpy(dtype=np.float64)
+    with_opinion = opinions[opinions["self_confidence"].notna()]
+    truth, answer = with_opinion["class_index"].to_numpy(), with_opinion["answer"].to_numpy()
+    own = with_opinion["self_confidence"].to_numpy(dtype=np.float64)
     support = np.bincount(truth, minlength=classes)
     threshold = np.bincount(truth, weights=own, minlength=classes) / np.maximum(support, 1)
-    sure = judged["confidence"].to_numpy() >= threshold[answer]
-    found = judged[(truth != answer) & (support[answer] > 0) & sure]
+    sure = with_opinion["confidence"].to_numpy() >= threshold[answer]
+    found = with_opinion[(truth != answer) & (support[answer] > 0) & sure]
     found = found.sort_values(["self_confidence", "product_id"], kind="stable")
     return pandas.DataFrame(
         {
@@ -203,12 +203,12 @@ def _conflicts(run: EvaluatedRun, opinions: pandas.DataFrame) -> pandas.DataFram
         return pandas.DataFrame({"product_id": []})
     rows = pandas.DataFrame(run.store.conflicts()._asdict())
     rows = rows.rename(columns={"group": "picture", "image_id": "item_id"})
-    judged = opinions.drop_duplicates("product_id").set_index("product_id")
-    judged = judged.reindex(rows["product_id"]).reset_index(drop=True)
-    rows["split"] = judged["split"].fillna("")
-    rows["suggested_class"] = judged["answer"].fillna(-1).astype(np.int32)
-    rows["self_confidence"] = judged["self_confidence"].astype(np.float64)
-    rows["suggested_confidence"] = judged["confidence"].astype(np.float64)
+    with_opinion = opinions.drop_duplicates("product_id").set_index("product_id")
+    with_opinion = with_opinion.reindex(rows["product_id"]).reset_index(drop=True)
+    rows["split"] = with_opinion["split"].fillna("")
+    rows["suggested_class"] = with_opinion["answer"].fillna(-1).astype(np.int32)
+    rows["self_confidence"] = with_opinion["self_confidence"].astype(np.float64)
+    rows["suggested_confidence"] = with_opinion["confidence"].astype(np.float64)
     doubt = rows.groupby("picture")["self_confidence"].transform("min").fillna(2.0)
     rows = rows.assign(doubt=doubt).sort_values(["doubt", "picture", "item_id"], kind="stable")
     rows["group"] = pandas.factorize(rows["picture"])[0]

@@ -24,6 +24,7 @@ from catalog.artifacts import fingerprint, write_text
 from catalog.errors import ConfigError
 from catalog.image_table import POSITIONS
 from catalog.splits import SPLITS
+from catalog.taxonomy import Taxonomy
 from pipeline.report.columns import pack, plain, share, unsigned
 from pipeline.report.comparison import Comparison, compare_runs
 from pipeline.report.evaluated_run import SYSTEMS, EvaluatedRun
@@ -196,10 +197,6 @@ def _values(
     compared: list[Comparison],
 ) -> dict:
     """The part of the data that is not columns."""
-    categories = run.taxonomy.categories
-    pairs = list(dict.fromkeys((c.level1, c.level2) for c in categories))
-    level1 = list(dict.fromkeys(c.level1 for c in categories))
-    places = {name: i for i, name in enumerate(level1)}
     return plain(
         {
             "unit": run.unit,
@@ -211,13 +208,7 @@ def _values(
             "default_answer": run.default_answer,
             "min_support": run.metrics[run.unit]["balanced"]["counts"]["min_support"],
             "has_stage2": run.has_stage2,
-            "names": {
-                "level1": level1,
-                "level2": [pair[1] for pair in pairs],
-                "parent": [places[pair[0]] for pair in pairs],
-                "level3": [c.name for c in categories],
-                "id": [c.category_id for c in categories],
-            },
+            "names": _names(run.taxonomy),
             "metrics": {
                 unit: run.metrics[unit] for unit in ("product", "image") if unit in run.metrics
             },
@@ -235,6 +226,21 @@ def _values(
             ],
         }
     )
+
+
+def _names(taxonomy: Taxonomy) -> dict[str, list]:
+    """The names of each level; of level 2 also the index of its parent."""
+    categories = taxonomy.categories
+    pairs = list(dict.fromkeys((c.level1, c.level2) for c in categories))
+    level1 = list(dict.fromkeys(c.level1 for c in categories))
+    index = {name: i for i, name in enumerate(level1)}
+    return {
+        "level1": level1,
+        "level2": [name for _, name in pairs],
+        "parent": [index[parent] for parent, _ in pairs],
+        "level3": [c.name for c in categories],
+        "id": [c.category_id for c in categories],
+    }
 
 
 def _compared(run: EvaluatedRun, others: list[EvaluatedRun]) -> str:

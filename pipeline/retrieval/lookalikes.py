@@ -157,16 +157,7 @@ def find_lookalikes(
     """
     batch_size = config.batch_size_on(predictor.compute.device.type)
     compare = partial(_table, predictor, listed, threshold, batch_size, lanes, max_pixels)
-    origin = {
-        "schema": SCHEMA,
-        "dump": source.fingerprint,
-        "checkpoint": predictor.fingerprint,
-        "part_mb": config.part_mb,
-        "listed": listed.fingerprint,
-        "threshold": threshold,
-    }
-    if max_pixels != MAX_PIXELS:
-        origin["max_pixels"] = max_pixels
+    origin = _origin(predictor, source, listed, threshold, config, max_pixels)
     (out / "_LOOKALIKES").unlink(missing_ok=True)
     matches = unreadable = unreachable = 0
     with progress(len(source), "lookalikes", "product") as bar:
@@ -183,6 +174,28 @@ def find_lookalikes(
     totals = LookalikeTotals(len(source), len(source.rejects), matches, unreadable, unreachable)
     write_json(out / "_LOOKALIKES", {"made_from": origin, **asdict(totals)})
     return totals
+
+
+def _origin(
+    predictor: Predictor,
+    source: ProductSource,
+    listed: ListedImages,
+    threshold: float,
+    config: ScoreConfig,
+    max_pixels: int,
+) -> dict[str, Any]:
+    """What the parts are made from."""
+    origin = {
+        "schema": SCHEMA,
+        "dump": source.fingerprint,
+        "checkpoint": predictor.fingerprint,
+        "part_mb": config.part_mb,
+        "listed": listed.fingerprint,
+        "threshold": threshold,
+    }
+    if max_pixels != MAX_PIXELS:
+        origin["max_pixels"] = max_pixels
+    return origin
 
 
 def _table(

@@ -19,7 +19,7 @@ from pipeline.scoring.predictions import PREDICTIONS, category_path
 
 
 @dataclass(frozen=True)
-class Comparison:
+class LabelComparison:
     """Top-1 of the labelled products that count: stage 1, the same adjusted, both stages, and the
     change of the last two, as `evaluate` has them. A product counts if a photo of it can be read
     and shows something, and the model knows its category: `without_photo` is how many have no such
@@ -106,7 +106,7 @@ def _known(labels: dict[Key, int], taxonomy: Taxonomy) -> np.ndarray:
     return taxonomy.class_index(np.array(list(labels.values()), dtype=np.int64)) >= 0
 
 
-def compare(out: Path, labels: dict[Key, int], taxonomy: Taxonomy) -> Comparison:
+def compare_with_labels(out: Path, labels: dict[Key, int], taxonomy: Taxonomy) -> LabelComparison:
     """Compares all parts in the folder `out` with labels, of a model with these categories."""
     columns = ["product_id", "stage1_category_id", "shifted_category_id", "category_id", "blank"]
     columns += ["level", "category_path", "accepted"]
@@ -131,7 +131,7 @@ def compare(out: Path, labels: dict[Key, int], taxonomy: Taxonomy) -> Comparison
     change = clustered_change(right[""].astype(np.float64) - right["shifted_"], ones, product)
     without_photo, unknown = len(labels) - seen, seen - len(table)
     accepted = _accepted(table, truth.to_numpy(), taxonomy)
-    return Comparison(stage1, shifted, two_stage, change, without_photo, unknown, accepted)
+    return LabelComparison(stage1, shifted, two_stage, change, without_photo, unknown, accepted)
 
 
 def _accepted(

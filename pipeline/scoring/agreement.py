@@ -80,14 +80,14 @@ def warn_of_other_arithmetic(
     agreement = None
     try:
         agreement = measure(run, model, photos)
-        said = agreement.text()
+        agreed = agreement.text()
     except ArtifactError as error:
-        said = f"how well the answers agree could not be measured: {error}"
+        agreed = f"how well the answers agree could not be measured: {error}"
     view = next(name for name in changes if changes[name])
     log.warning(
         "answers are computed otherwise than what was evaluated (%s): %s",
         "; ".join(changes[view]),
-        said,
+        agreed,
     )
     return agreement
 

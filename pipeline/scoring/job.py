@@ -28,7 +28,7 @@ from pipeline.run_folder import RunFolder, Say
 from pipeline.scoring.accuracy import labels_in, labels_of
 from pipeline.scoring.agreement import require_agreement
 from pipeline.scoring.lanes import Engine, Lanes
-from pipeline.scoring.plan import Judges, named_mix, needs_held_out
+from pipeline.scoring.plan import DecisionInputs, named_mix, needs_held_out
 from pipeline.scoring.score import Scorer
 from stage2_xgb.addition import identity
 
@@ -48,7 +48,7 @@ class ScoreJob:
     fallback: int
     labels: Path | None
     given: dict[Key, int]
-    judges: Judges
+    decision_inputs: DecisionInputs
 
     @classmethod
     def open(
@@ -78,13 +78,13 @@ class ScoreJob:
         mix, table = named_mix(config.score, counts, model.known), config.score.allowed
         allowed = Allowed.read(table, model.taxonomy) if table else None
         held, flags = known if needed else None, novelty(known) if known else None
-        judges = Judges(model.known, held, mix, allowed, model.added, flags)
+        inputs = DecisionInputs(model.known, held, mix, allowed, model.added, flags)
         fallback = int(model.taxonomy.category_ids[int(counts.argmax())])
         checksums = {
             "checkpoint": run.stage1_checksum(),
             "stage2": identity(model.bundle.folder),
         }
-        return cls(run, config, model, checksums, fallback, labels, given, judges)
+        return cls(run, config, model, checksums, fallback, labels, given, inputs)
 
     def source(
         self, paths: Sequence[str], out: Path, accept_damage: bool
@@ -174,10 +174,10 @@ class ScoreJob:
         if self.model.max_pixels != MAX_PIXELS:
             made_with["max_pixels"] = str(self.model.max_pixels)
         checksums, digests = self.checksums | made_with, self.run.store.digests()
-        return Scorer(engine, checksums, self.fallback, digests, self.judges, codes)
+        return Scorer(engine, checksums, self.fallback, digests, self.decision_inputs, codes)
 
     def _workers(self, source: ProductSource, client: Any) -> Engine:
-        from pipeline.scoring.workers import ModelPlace, Workers
+        from pipeline.scoring.workers import DaskWorkers, ModelPlace
 
         vectors, precision = self.config.score.vectors, self.model.network.compute.precision
         folder = str(self.run.folder.absolute())
@@ -189,7 +189,7 @@ class ScoreJob:
             runtimes=tuple(self.model.runtimes.items()),
             max_pixels=self.model.max_pixels,
         )
-        return Workers(
+        return DaskWorkers(
             client,
             place,
             [*source.files, *((path, Path(path).stat().st_size) for path in vectors.values())],

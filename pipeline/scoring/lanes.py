@@ -6,9 +6,10 @@ one decodes another computes, and the reader and the writer run beside both. Gro
 partitions and batches never cross groups, so that neither the number of lanes nor the engine
 changes a result.
 
-A photo that can't be decoded (`catalog.images.decode` raises ImageError, `TwoStageModel.read`
-returns it) becomes a row of the rejects with its reason; its product is answered from its other
-photos, and is itself rejected, as `no_readable_image`, if it has none. Workers run these lanes too.
+A photo that can't be decoded (`catalog.images.decode` raises ImageError, `TwoStageModel.read` in
+pipeline/model.py returns it) becomes a row of the rejects with its reason; its product is answered
+from its other photos, and is itself rejected, as `no_readable_image`, if it has none. Workers run
+these lanes too; a photo that ends its worker is found by pipeline/scoring/workers.py.
 """
 
 import contextlib
@@ -47,16 +48,16 @@ batch costs little."""
 class Task:
     """One partition to be scored. `repeated` bool [N]: products whose id stands earlier in the
     whole source; `compared` bool [N]: those whose features are kept, to compare the source with the
-    catalogue; `deadly`: rows that killed the workers that touched them, which are rejected unread;
-    `codes` [N, M]: of the products' columns if a file of its own has these, else the source's
-    columns are read.
+    catalogue; `worker_killers`: rows that killed the workers that touched them, which are rejected
+    unread; `codes` [N, M]: of the products' columns if a file of its own has these, else the
+    source's columns are read.
     """
 
     number: int
     source: ProductSource
     repeated: np.ndarray
     compared: np.ndarray
-    deadly: frozenset[int] = frozenset()
+    worker_killers: frozenset[int] = frozenset()
     codes: np.ndarray | None = None
 
     def groups(self, images: int) -> Iterator[np.ndarray]:
@@ -67,7 +68,7 @@ class Task:
 
     def photos(self, row: int) -> Photos:
         """The photos of a product."""
-        if row in self.deadly:
+        if row in self.worker_killers:
             error = ImageError(
                 KILLS_WORKER, "scoring this product alone ended its worker process, twice"
             )
@@ -76,11 +77,11 @@ class Task:
 
     def text(self, row: int) -> str:
         """The text of a product."""
-        return "" if row in self.deadly else self.source.text(row)
+        return "" if row in self.worker_killers else self.source.text(row)
 
     def columns(self, row: int, names: Sequence[str]) -> dict[str, Any]:
         """The columns of a product that the source has, by name."""
-        if row in self.deadly or not names or self.codes is not None:
+        if row in self.worker_killers or not names or self.codes is not None:
             return {}
         return dict(zip(names, self.source.columns(row, names), strict=True))
 
@@ -106,7 +107,7 @@ class Task:
 
     def reject_whole(self, row: int) -> dict[str, Any]:
         """A row of the rejects for a product without an answer."""
-        if row in self.deadly:
+        if row in self.worker_killers:
             return self.reject(row, -1, KILLS_WORKER, "scoring it ends the worker process")
         return self.reject(row, -1, "no_readable_image", "no image of the product can be read")
 
@@ -236,23 +237,35 @@ def score_group(
         for photo in flat
         if not isinstance(photo, ImageError)
     ]
-    opinions, features = task.empty(OPINIONS), task.empty(FEATURES)
-    if len(images):
-        result = model.answer(images, "product")
-        numbers, compared = task.source.product_id[rows], task.source.product_id[task.compared]
-        own = rows[find_rows(numbers, result.pooled.product_id, np.argsort(numbers))]
-        keys = pyarrow.array(
-            [task.source.keys[row] for row in own.tolist()],
-            opinions.schema.field("product_id").type,
-        )
-        opinions = _opinions(model, images, result, keys, images.product_id[blank], compared)
-        features = _features(result.pooled, keys) if config.features else features
+    opinions, features = _answer(model, task, rows, images, blank, config)
     repaired = sum(
         lacks_end(photo)
         for i, photo in enumerate(flat)
         if i not in errors and not isinstance(photo, ImageError)
     )
     return _Scored(opinions, features, rejects, len(images), repaired, digests)
+
+
+def _answer(
+    model: TwoStageModel,
+    task: Task,
+    rows: np.ndarray,
+    images: ItemBlock,
+    blank: np.ndarray,
+    config: ScoreConfig,
+) -> tuple[pyarrow.Table, pyarrow.Table]:
+    """Opinions, and features if they are asked for, of the products that have readable `images`."""
+    opinions, features = task.empty(OPINIONS), task.empty(FEATURES)
+    if not len(images):
+        return opinions, features
+    result = model.answer(images, "product")
+    numbers, compared = task.source.product_id[rows], task.source.product_id[task.compared]
+    own = rows[find_rows(numbers, result.pooled.product_id, np.argsort(numbers))]
+    keys = pyarrow.array(
+        [task.source.keys[row] for row in own.tolist()], opinions.schema.field("product_id").type
+    )
+    opinions = _opinions(model, images, result, keys, images.product_id[blank], compared)
+    return opinions, _features(result.pooled, keys) if config.features else features
 
 
 def _features(pooled: ItemBlock, keys: pyarrow.Array) -> pyarrow.Table:

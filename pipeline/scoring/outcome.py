@@ -8,7 +8,7 @@ from typing import Any
 
 from catalog.intervals import Estimate
 from pipeline.run_folder import RunFolder
-from pipeline.scoring.accuracy import Comparison
+from pipeline.scoring.accuracy import LabelComparison
 from pipeline.scoring.plan import Plan
 from pipeline.scoring.predictions import NOT_ALLOWED
 from pipeline.scoring.score import Totals
@@ -24,7 +24,7 @@ class Outcome:
 
     totals: Totals
     decided: Plan
-    comparison: Comparison | None
+    comparison: LabelComparison | None
     refitted: str | None
     seconds: float
 
@@ -36,9 +36,9 @@ class Outcome:
             f"{totals.rejected_products} rejects, {totals.images} images in {self.seconds:.1f} s "
             f"-> {out}"
         )
-        for what, reasons in (("products", totals.reasons), ("photos", totals.image_reasons)):
+        for unit, reasons in (("products", totals.reasons), ("photos", totals.image_reasons)):
             if reasons:
-                yield f"  rejected {what}: {', '.join(f'{r} {n}' for r, n in reasons.items())}"
+                yield f"  rejected {unit}: {', '.join(f'{r} {n}' for r, n in reasons.items())}"
         if totals.repaired_images:
             yield (
                 f"  {totals.repaired_images} JPEGs lack their end marker and were read all the same"

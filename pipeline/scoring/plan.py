@@ -25,7 +25,7 @@ from stage2_xgb.prior import mix, read_mix
 
 
 @dataclass(frozen=True)
-class Judges:
+class DecisionInputs:
     """What decisions rest on: the categories; what both stages answer for held-out products (None
     if the configuration asks for nothing that needs them); the class mix [K] that is expected (None
     for stage 2's own, or if it is to be estimated); which categories each product may have (None:
@@ -74,15 +74,15 @@ class Plan:
     estimated: EstimatedMix | None = None
 
 
-def plan(judges: Judges, config: ScoreConfig, opinions: Iterable[pyarrow.Table]) -> Plan:
+def plan(inputs: DecisionInputs, config: ScoreConfig, opinions: Iterable[pyarrow.Table]) -> Plan:
     """Decides how to decide. `opinions` are read only if a mix is to be estimated."""
-    held, taxonomy = judges.held, judges.taxonomy
+    held, taxonomy = inputs.held, inputs.taxonomy
     if held is None:
         as_fitted = np.ones(len(taxonomy))
-        return Plan(judges.decider(as_fitted, as_fitted, ()))
+        return Plan(inputs.decider(as_fitted, as_fitted, ()))
     lines: list[str] = []
     figures: dict[str, Any] = {"mix": str(config.mix or "as trained")}
-    estimated, target = None, judges.mix
+    estimated, target = None, inputs.mix
     if config.mix == "estimate":
         estimated = estimate_mix(held, taxonomy, opinions)
         target = estimated.mix
@@ -92,9 +92,9 @@ def plan(judges: Judges, config: ScoreConfig, opinions: Iterable[pyarrow.Table])
     asked = held.under(target)
     if len(asked) < len(held):
         lines.append(f"{len(asked)} of {len(held)} held-out products stand for this class mix")
-    rules, told, counted = _rules(asked, levels_of(taxonomy), config)
-    decider = judges.decider(held.fitted, target, rules)
-    return Plan(decider, [*lines, *told], figures | counted, estimated)
+    rules, rule_lines, counted = _rules(asked, levels_of(taxonomy), config)
+    decider = inputs.decider(held.fitted, target, rules)
+    return Plan(decider, [*lines, *rule_lines], figures | counted, estimated)
 
 
 def _rules(

@@ -139,6 +139,7 @@ class Decider:
         decided = self.decide(answers, possible)
         categories = [taxonomy[c] for c in answers.top_class[:, 0].tolist()]
         columns = {
+            **{name: opinions[name] for name in ("product_id", "n_images", "blank")},
             "category_id": ids[answers.top_class[:, 0]],
             "level1": [c.level1 for c in categories],
             "level2": [c.level2 for c in categories],
@@ -153,21 +154,20 @@ class Decider:
                 ANSWERED_BY_ADDED,
                 opinions["answered_by"].to_numpy(),
             ),
+            "novel": self._novel(opinions),
             "top_category_id": list(ids[answers.top_class[:, :top]]),
             "top_confidence": list(np.exp(answers.log_prob[:, :top])),
             "stage1_category_id": ids[opinions["stage1_class"].to_numpy()],
             "shifted_category_id": ids[opinions["shifted_class"].to_numpy()],
         }
-        columns["novel"] = [None] * len(answers)
-        if self.novelty is not None:
-            columns["novel"] = self.novelty(opinions["distance"].to_numpy())
-        same = ("product_id", "n_images", "blank")
         schema = PREDICTIONS.set(0, opinions.schema.field("product_id"))
-        return (
-            pyarrow.table(columns | {name: opinions[name] for name in same})
-            .select(schema.names)
-            .cast(schema)
-        )
+        return pyarrow.table(columns).select(schema.names).cast(schema)
+
+    def _novel(self, opinions: pyarrow.Table) -> Sequence[bool | None] | np.ndarray:
+        """Which products are unlike every category; None if nothing says so."""
+        if self.novelty is None:
+            return [None] * len(opinions)
+        return self.novelty(opinions["distance"].to_numpy())
 
     def _reasons(
         self, decided: Decided, possible: np.ndarray, likeliest: np.ndarray

@@ -35,7 +35,7 @@ from pipeline.scoring.parts import (
     reject_reasons,
     write_part,
 )
-from pipeline.scoring.plan import Judges, Plan, plan
+from pipeline.scoring.plan import DecisionInputs, Plan, plan
 from pipeline.scoring.predictions import (
     ACCEPTED,
     REVIEWED,
@@ -98,7 +98,7 @@ class Scorer:
     checksums: dict[str, str]
     fallback: int
     known: np.ndarray
-    judges: Judges
+    decision_inputs: DecisionInputs
     codes: np.ndarray | None = None
 
 
@@ -117,7 +117,7 @@ def score_source(
             f"{totals.rejected_products} rejects"
         )
     _require_predictions(out, totals)
-    decided = plan(scorer.judges, config, opinions_of(out, totals.parts))
+    decided = plan(scorer.decision_inputs, config, opinions_of(out, totals.parts))
     counts = write_predictions(out, totals.parts, decided.decider, config.top)
     review, *levels = counts.levels
     totals = replace(totals, review_reasons=counts.reasons, added=counts.added, novel=counts.novel)
@@ -132,7 +132,7 @@ def score_source(
         )
         split(out, totals.parts)
     if decided.estimated is not None:
-        decided.estimated.to_csv(out / MIX, scorer.judges.taxonomy)
+        decided.estimated.to_csv(out / MIX, scorer.decision_inputs.taxonomy)
     if config.csv:
         write_csv(out / CSV, out, totals.parts)
     _write_kaggle(out, source, totals.parts, scorer.fallback)

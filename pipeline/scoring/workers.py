@@ -194,10 +194,10 @@ class _Search:
     """The search for the products of one partition that kill workers."""
 
     open: int
-    deadly: set[int] = field(default_factory=set)
+    worker_killers: set[int] = field(default_factory=set)
 
 
-class Workers:
+class DaskWorkers:
     """The engine that scores on dask workers."""
 
     def __init__(self, client: Client, place: ModelPlace, files: list[tuple[str, int]]) -> None:
@@ -268,8 +268,8 @@ def _after_death(searches: dict[int, _Search], work: _Work) -> list[_Work]:
         return _close(searches, work, killer=work.span[0])
     if work.searched:
         raise ShelfsortError(
-            f"part {number} ends its workers, also without the {len(work.task.deadly)} products "
-            "that do so alone; give the workers more memory, or make the parts smaller "
+            f"part {number} ends its workers, also without the {len(work.task.worker_killers)} "
+            "products that do so alone; give the workers more memory, or make the parts smaller "
             "(score.part_mb)"
         )
     searches[number] = _Search(open=len(pieces))
@@ -282,7 +282,9 @@ def _close(searches: dict[int, _Search], work: _Work, *, killer: int | None = No
     search = searches[work.task.number]
     search.open -= 1
     if killer is not None:
-        search.deadly.add(killer)
+        search.worker_killers.add(killer)
     if search.open:
         return []
-    return [_Work(replace(work.task, deadly=frozenset(search.deadly)), searched=True)]
+    return [
+        _Work(replace(work.task, worker_killers=frozenset(search.worker_killers)), searched=True)
+    ]

@@ -36,6 +36,20 @@ Resumed = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class TrainingJob:
+    """What is asked of a training: the photos of a store (`partition` chooses the rows to fit and
+    to validate on, by default all of train and val_a), the folder to write to, such as RUN/stage1,
+    what it is made from, and the processes that train together."""
+
+    store: Store
+    config: Stage1Config
+    folder: Path
+    made_from: dict[str, Any]
+    processes: Processes = SINGLE_PROCESS
+    partition: Partition | None = None
+
+
+@dataclass(frozen=True)
 class Setup:
     """What stays the same through a training: `folder` is where it writes, `network` what it
     trains."""
@@ -74,29 +88,24 @@ def check_training(
         read_landmarks(config.landmarks)
 
 
-def prepare_training(
-    store: Store,
-    config: Stage1Config,
-    folder: Path,
-    made_from: dict[str, Any],
-    processes: Processes = SINGLE_PROCESS,
-    partition: Partition | None = None,
-) -> tuple[Setup, Resumed]:
-    """A training that begins, or goes on from last.pt in `folder`; the network has its weights.
+def prepare_training(job: TrainingJob) -> tuple[Setup, Resumed]:
+    """A training that begins, or goes on from last.pt in its folder; the network has its weights.
 
     Raises ArtifactError if last.pt is of a training made from something else, ConfigError on what
     the machine or the network can't do, ShelfsortError if there are too few photos.
     """
-    compute = choose_compute(config.device, config.precision, processes)
-    train, val = (partition or _all_fit)(store)
-    resumed = _read_last(folder, made_from, compute)
+    store, config = job.store, job.config
+    compute = choose_compute(config.device, config.precision, job.processes)
+    train, val = (job.partition or _all_fit)(store)
+    resumed = _read_last(job.folder, job.made_from, compute)
     transform = EvalTransform.from_json(resumed["transform"]) if resumed else None
     photos = PhotoInputs(store, train, val, config, compute, transform)
-    check_batch(config, processes)
+    check_batch(config, job.processes)
     if len(photos) < 2:
         raise ShelfsortError(f"{store.path}: {len(photos)} images to train on, expected at least 2")
     network = _make_network(config, len(store.taxonomy), compute, resumed)
-    return Setup(config, folder, made_from, compute, store.taxonomy, photos, network), resumed
+    setup = Setup(config, job.folder, job.made_from, compute, store.taxonomy, photos, network)
+    return setup, resumed
 
 
 def _all_fit(store: Store) -> tuple[ImageTable, ImageTable]:

@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,12 +20,10 @@ from torch import nn
 
 from catalog.artifacts import read_json, require_same, sha256_file, write_json
 from catalog.progress import progress
-from catalog.store.reader import Store
 from stage1_cnn import checkpoint
-from stage1_cnn.config import Augment, Stage1Config
+from stage1_cnn.config import Augment
 from stage1_cnn.mixing import Mixing
 from stage1_cnn.networks.blocks import depths
-from stage1_cnn.processes import SINGLE_PROCESS, Processes
 from stage1_cnn.training.epoch import ActivePhase, Epoch, History
 from stage1_cnn.training.inputs import CachedFeatures, PhotoInputs
 from stage1_cnn.training.interrupt import Interrupt
@@ -42,7 +39,7 @@ from stage1_cnn.training.learner import (
 )
 from stage1_cnn.training.plan import Phase, parts_of, phases_of
 from stage1_cnn.training.saver import Saver
-from stage1_cnn.training.setup import Partition, Resumed, Setup, prepare_training
+from stage1_cnn.training.setup import Resumed, Setup, TrainingJob, prepare_training
 
 _log = logging.getLogger(__name__)
 
@@ -61,42 +58,36 @@ class Summary:
     seconds: float
 
 
-def train_stage1(
-    store: Store,
-    config: Stage1Config,
-    folder: Path,
-    made_from: dict[str, Any],
-    processes: Processes = SINGLE_PROCESS,
-    partition: Partition | None = None,
-) -> Summary:
-    """Trains, or goes on training, into `folder` (RUN/stage1); returns at once if that is complete.
+def train_stage1(job: TrainingJob) -> Summary:
+    """Trains, or goes on training; returns at once if the folder holds the whole training.
 
-    `partition` chooses the rows to fit and to validate on, by default all of train and val_a.
+        train_stage1(TrainingJob(store, config, folder, made_from))
+
     Raises ArtifactError if the folder holds a training made from something else, ConfigError on
     what the machine or the network can't do, and KeyboardInterrupt after SIGINT, with last.pt
     saved: the same call goes on from there.
     """
-    path = folder / "summary.json"
-    if path.exists() and (folder / "best.pt").exists():
+    path = job.folder / "summary.json"
+    if path.exists() and (job.folder / "best.pt").exists():
         summary = Summary(**read_json(path, "stage1"))
-        require_same(path, made_from, summary.made_from, "stage1")
+        require_same(path, job.made_from, summary.made_from, "stage1")
         return summary
     with Interrupt() as interrupt:
-        setup, resumed = prepare_training(store, config, folder, made_from, processes, partition)
+        setup, resumed = prepare_training(job)
         trainer = Trainer(setup, resumed, interrupt)
         del resumed  # as large as the network; the trainer frees it with its first phase
-        with setup.compute.determinism(config.deterministic):
+        with setup.compute.determinism(job.config.deterministic):
             summary = trainer.run()
-    if processes.is_main:
+    if job.processes.is_main:
         write_json(path, asdict(summary))
-        (folder / checkpoint.BEFORE).unlink(missing_ok=True)
+        (job.folder / checkpoint.BEFORE).unlink(missing_ok=True)
     return summary
 
 
 class Trainer:
     """One training, from where it begins or goes on.
 
-    Trainer(*prepare_training(store, config, folder, made_from), interrupt).run()
+    Trainer(*prepare_training(job), interrupt).run()
     """
 
     def __init__(self, setup: Setup, resumed: Resumed, interrupt: Interrupt) -> None:

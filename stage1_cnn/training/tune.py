@@ -30,7 +30,7 @@ from stage1_cnn.config import Stage1Config
 from stage1_cnn.training.interrupt import Interrupt
 from stage1_cnn.training.learner import Learner, Tally, train_steps
 from stage1_cnn.training.plan import parts_of
-from stage1_cnn.training.setup import Partition, Setup, prepare_training
+from stage1_cnn.training.setup import Partition, Setup, TrainingJob, prepare_training
 from stage1_cnn.training.trainer import train_stage1
 
 RATES = (1e-5, 3.3e-5, 1e-4, 3.3e-4, 1e-3)
@@ -62,7 +62,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """A trial's best epoch of fine-tuning on val_a: top-1 over `val_images` images with its 95%
     interval, and the loss. The interval counts each product as one item, as its images tend to be
     right or wrong together."""
@@ -96,7 +96,7 @@ class Search:
         self.config = config.model_copy(update={"epochs": epochs, "patience": None})
         self.made_from = made_from | {"epochs": epochs, "photos": photos}
 
-    def run(self) -> list[Outcome]:
+    def run(self) -> list[TrialOutcome]:
         """Tries learning rates first; then, at the best of them, blocks and shares."""
         blocks = self.config.trainable_blocks
         trials = [Trial("lr", rate, blocks) for rate in RATES]
@@ -109,20 +109,20 @@ class Search:
         shutil.rmtree(self.folder / "heads", ignore_errors=True)
         return outcomes
 
-    def _done(self, trials: Sequence[Trial], update: Callable[[], Any]) -> list[Outcome]:
+    def _done(self, trials: Sequence[Trial], update: Callable[[], Any]) -> list[TrialOutcome]:
         out = []
         for trial in trials:
             out.append(self._outcome(trial))
             update()
         return out
 
-    def _outcome(self, trial: Trial) -> Outcome:
+    def _outcome(self, trial: Trial) -> TrialOutcome:
         """The outcome of a trial, from trial.json if that exists."""
         folder = self.folder / trial.name
         path, made_from = folder / "trial.json", self.made_from | {"trial": asdict(trial)}
         _claim(folder, made_from)
         if path.exists():
-            return Outcome(trial, **read_json(path, "tune"))
+            return TrialOutcome(trial, **read_json(path, "tune"))
         outcome = self._train(trial, folder, made_from)
         write_json(path, {key: value for key, value in asdict(outcome).items() if key != "trial"})
         for name in ("best.pt", "last.pt", "head.pt", "summary.json"):
@@ -130,7 +130,7 @@ class Search:
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         return outcome
 
-    def _train(self, trial: Trial, folder: Path, made_from: dict[str, Any]) -> Outcome:
+    def _train(self, trial: Trial, folder: Path, made_from: dict[str, Any]) -> TrialOutcome:
         config = self.config.model_copy(
             update={"lr": trial.lr, "trainable_blocks": trial.trainable_blocks}
         )
@@ -140,7 +140,9 @@ class Search:
             checkpoint.save(
                 folder / "last.pt", {**head, "made_from": made_from, "best": None, "seconds": 0.0}
             )
-        summary = train_stage1(self.store, config, folder, made_from, partition=partition)
+        summary = train_stage1(
+            TrainingJob(self.store, config, folder, made_from, partition=partition)
+        )
         lines = [
             json.loads(line)
             for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -151,7 +153,7 @@ class Search:
         )
         count, top1 = summary.images["val_a"], best["val_top1"] or 0.0
         low, high = map(float, wilson(top1, self._independent))
-        return Outcome(
+        return TrialOutcome(
             trial,
             best["epoch"],
             summary.images["train"],
@@ -177,7 +179,9 @@ class Search:
             self.made_from | {"share": share},
         )
         _claim(folder, made_from)
-        train_stage1(self.store, config, folder, made_from, partition=self._partition(share))
+        train_stage1(
+            TrainingJob(self.store, config, folder, made_from, partition=self._partition(share))
+        )
         return folder
 
     def _partition(self, share: float | None) -> Partition:
@@ -215,11 +219,13 @@ class Search:
         folder = self.head() if pretrained else self.folder / "heads" / "none"
         with Interrupt() as interrupt:
             setup, _ = prepare_training(
-                self.store,
-                self.config,
-                folder,
-                self.made_from | {"share": None},
-                partition=self._partition(None),
+                TrainingJob(
+                    self.store,
+                    self.config,
+                    folder,
+                    self.made_from | {"share": None},
+                    partition=self._partition(None),
+                )
             )
             rows = list(_rising(setup, interrupt))
         write_text(

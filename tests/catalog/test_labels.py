@@ -1,5 +1,6 @@
 """Labels beside a dump, and what an analyst's corrections do to a store."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_keys_are_integers_or_text(tmp_path: Path) -> None:
 def store_of(
     folder: Path,
     dump: SmallDump,
-    corrections: dict[int, int] | None = None,
+    corrections: Mapping[int, int] = {},
     path: Path | None = None,
 ) -> Store:
     """Of the whole dump, or of another one at `path`."""
@@ -134,7 +135,7 @@ def test_a_corrected_product_is_no_reject_any_more(tmp_path: Path) -> None:
     )
     names.write_text("category_id,category_level1,category_level2,category_level3\n5,a,b,c\n")
     counts = []
-    for corrections in (None, {2: 5}, {2: 5, 3: 5}):
+    for corrections in ({}, {2: 5}, {2: 5, 3: 5}):
         found = ingest_dump(
             tmp_path / "s",
             [dump],

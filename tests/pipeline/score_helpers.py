@@ -17,9 +17,9 @@ from pipeline.config import ScoreConfig
 from pipeline.decisions import heldout
 from pipeline.model import TwoStageModel
 from pipeline.scoring.lanes import Engine, Lanes
-from pipeline.scoring.plan import Judges
+from pipeline.scoring.plan import DecisionInputs
 from pipeline.scoring.score import Scorer, Totals, score_source
-from pipeline.scoring.workers import ModelPlace, Workers
+from pipeline.scoring.workers import DaskWorkers, ModelPlace
 from tests.pipeline.tiny import Tiny, documents, same, write_dump
 
 CONFIG = ScoreConfig(part_mb=1, batch_size=50)
@@ -48,14 +48,14 @@ def scorer(tiny: Tiny, engine: Engine | TwoStageModel, **checksums: str) -> Scor
     """What scores, with some checksums changed; a bare model scores in this process."""
     engine = Lanes(engine, 2) if isinstance(engine, TwoStageModel) else engine
     checksums = {"checkpoint": "c", "stage2": "s"} | checksums
-    return Scorer(engine, checksums, FALLBACK, tiny.run.store.digests(), judges(tiny))
+    return Scorer(engine, checksums, FALLBACK, tiny.run.store.digests(), decision_inputs(tiny))
 
 
-def judges(tiny: Tiny) -> Judges:
+def decision_inputs(tiny: Tiny) -> DecisionInputs:
     """What decisions of the tiny run rest on; no held-out answers if a test changed stage 2."""
     stage2 = tiny.run.stage2
     held = heldout.read(stage2) if heldout.is_current(stage2) else None
-    return Judges(tiny.run.store.taxonomy, held)
+    return DecisionInputs(tiny.run.store.taxonomy, held)
 
 
 def score(by: Scorer, dumps: list[Path], out: Path, config: ScoreConfig = CONFIG) -> Totals:
@@ -86,7 +86,7 @@ def workers(count: int, folder: Path) -> Iterator:
 
 def on(client, tiny: Tiny, dump: Path, out: Path) -> Scorer:
     """A scorer on a cluster, for one dump."""
-    return scorer(tiny, Workers(client, place(tiny), open_source([dump], out / "dumps").files))
+    return scorer(tiny, DaskWorkers(client, place(tiny), open_source([dump], out / "dumps").files))
 
 
 def predictions(out: Path) -> pandas.DataFrame:

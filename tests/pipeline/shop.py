@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas
 
+from catalog.synthetic.dump import SyntheticSpec
 from pipeline.cli import main
 from pipeline.demo import write_synthetic
 from tests.conftest import jpeg
@@ -24,7 +25,7 @@ def shelfsort(*words: str | Path) -> None:
 
 def make_shop(folder: Path) -> Path:
     """A folder with train.csv and test.csv, the photos, and `run`, finished."""
-    write_synthetic(folder / "data", products=240, categories=4, side=32, seed=0)
+    write_synthetic(folder / "data", SyntheticSpec(categories=4, products=240, side=32))
     names = pandas.read_csv(folder / "data" / "category_names.csv").set_index("category_id")
     for part in ("train", "test"):
         rows = []

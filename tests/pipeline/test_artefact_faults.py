@@ -204,19 +204,7 @@ def test_without_a_booster_the_pool_answers_and_says_so(
     for file in files:
         path = copy.folder / "stage2" / file
         path.write_bytes(path.read_bytes()[:-3])
-    assert (
-        main(
-            [
-                "score",
-                str(tiny.data / "test.bson"),
-                "--run",
-                str(copy.folder),
-                "--out",
-                str(tmp_path / "out"),
-            ]
-        )
-        == 0
-    )
+    assert main(copy.scoring(tmp_path / "out")) == 0
     text, broken = capsys.readouterr().out, read_json(tmp_path / "out" / "_SUCCESS", "")["broken"]
     assert broken and set(broken) <= set(files)
     remedy = f"rebuild it with: shelfsort stage2 --run {copy.folder} --rebuild"
@@ -246,14 +234,7 @@ def test_what_can_be_measured_again_is(
     path = copy.folder / "stage2" / "heldout.npz"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    score = [
-        "score",
-        str(tiny.data / "test.bson"),
-        "--run",
-        str(copy.folder),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    score = copy.scoring(tmp_path / "out")
     assert main([*score, "--min-confidence", "0.5"]) == 2
     assert (
         f"{path}: " in (error := capsys.readouterr().err)

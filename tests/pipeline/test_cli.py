@@ -326,16 +326,7 @@ def test_as_a_module_from_any_folder(tiny: Tiny, photo: Path, tmp_path: Path) ->
 def test_score_and_labels(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "predictions"
     labels = tiny.data / "test_labels.csv"
-    command = [
-        "score",
-        str(tiny.data / "test.bson"),
-        "--run",
-        str(tiny.folder),
-        "--out",
-        str(out),
-        "--labels",
-        str(labels),
-    ]
+    command = tiny.scoring(out, "--labels", str(labels))
     assert main(command) == 0
     text = capsys.readouterr().out
     assert "score: 150 products = 150 predictions + 0 rejects" in text
@@ -373,14 +364,7 @@ def test_a_labelled_dump_is_as_accurate_as_evaluate_says(
     with open(tmp_path / "labelled.bson", "ab") as file:
         for number, photos in enumerate(([blank.getvalue()] * 2, [b"no picture"])):
             file.write(bson.encode(document(10**9 + number, category, photos)))
-    command = [
-        "score",
-        str(tmp_path / "labelled.bson"),
-        "--run",
-        str(tiny.folder),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    command = tiny.scoring(tmp_path / "out", dump=tmp_path / "labelled.bson")
     assert main(command) == 0
     text = capsys.readouterr().out
     shares = (

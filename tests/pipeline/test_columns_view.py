@@ -75,7 +75,7 @@ def accuracy(tiny: Tiny) -> float:
 
 def scored(tiny: Tiny, out: Path, *options: str) -> pandas.DataFrame:
     """The predictions of the test dump."""
-    command = ["score", str(tiny.data / "test.bson"), "--run", str(tiny.folder), "--out", str(out)]
+    command = tiny.scoring(out)
     assert main([*command, *options]) == 0
     return predictions(out).set_index("product_id")["category_id"]
 

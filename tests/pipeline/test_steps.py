@@ -12,6 +12,7 @@ import pytest
 from catalog.arrays import find_rows
 from catalog.artifacts import read_json, read_sealed, sha256_file, write_sealed
 from catalog.errors import ArtifactError
+from catalog.synthetic.dump import SyntheticSpec
 from pipeline import steps
 from pipeline.cli import main
 from pipeline.config import load_config
@@ -335,7 +336,7 @@ def test_the_last_fit_answers_and_is_not_evaluated(copy: Tiny, tmp_path: Path) -
 
 
 def test_too_few_products_for_val_a(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    write_synthetic(tmp_path, products=10, categories=2, side=32, seed=0)
+    write_synthetic(tmp_path, SyntheticSpec(categories=2, products=10, side=32))
     run = ["--run", str(tmp_path / "run")]
     dump = [
         "--dump",

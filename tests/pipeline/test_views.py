@@ -22,7 +22,7 @@ from pipeline.config import load_config
 from pipeline.exchange.export import export_model
 from pipeline.model import TwoStageModel, predict_files
 from pipeline.scoring.score import score_source
-from pipeline.scoring.workers import Workers
+from pipeline.scoring.workers import DaskWorkers
 from pipeline.views import file_view, text_view
 from tests.pipeline.score_helpers import CONFIG, contents, place, predictions, scorer, workers
 from tests.pipeline.scoring.test_workers import hide
@@ -130,32 +130,13 @@ def test_a_dump_is_scored_by_its_titles(
     accuracy = []
     for tiny in (plain, titled):
         out = tmp_path / tiny.folder.parent.name
-        assert (
-            main(
-                [
-                    "score",
-                    str(plain.data / "test.bson"),
-                    "--run",
-                    str(tiny.folder),
-                    "--out",
-                    str(out),
-                ]
-            )
-            == 0
-        )
+        assert main(tiny.scoring(out, dump=plain.data / "test.bson")) == 0
         found = predictions(out)
         accuracy.append(
             (found["category_id"].to_numpy() == labels[found["product_id"]].to_numpy()).mean()
         )
     assert accuracy[1] > accuracy[0] + 0.1
-    nameless = [
-        "score",
-        str(plain.data / "test.bson"),
-        "--run",
-        str(titled.folder),
-        "--out",
-        str(tmp_path / "none"),
-    ]
+    nameless = titled.scoring(tmp_path / "none", dump=plain.data / "test.bson")
     assert main([*nameless, "--set", "catalog.text=titel"]) == 2
     assert (
         "none of the first 100 products has a text in 'titel', which view title reads"
@@ -177,7 +158,7 @@ def test_a_worker_scores_the_same(
     source = open_source([titled.data / "test.bson"], tmp_path, CatalogConfig(text="title"))
     client.run(hide, str(titled.folder))
     runs_on = place(titled, reader.runtimes["stage1"])
-    for engine, out in ((reader, "here"), (Workers(client, runs_on, source.files), "there")):
+    for engine, out in ((reader, "here"), (DaskWorkers(client, runs_on, source.files), "there")):
         score_source(scorer(titled, engine), source, tmp_path / out, CONFIG)
     assert contents(tmp_path / "here") == contents(tmp_path / "there")
 
@@ -310,15 +291,7 @@ def score_with_vectors(
     vectors = telling(np.repeat(classes, source.n_images), 3)
 
     def command(tiny: Tiny, name: str, *settings: str) -> list[str]:
-        return [
-            "score",
-            str(dump),
-            "--run",
-            str(tiny.folder),
-            "--out",
-            str(folder / name),
-            *settings,
-        ]
+        return tiny.scoring(folder / name, *settings, dump=dump)
 
     mistyped = ("--set", "score.vectors={maid: new.h5}")
     for tiny, expected in (

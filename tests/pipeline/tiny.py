@@ -10,6 +10,7 @@ import bson
 import numpy as np
 
 from catalog.artifacts import read_sealed, write_sealed
+from catalog.synthetic.dump import SyntheticSpec
 from pipeline import steps
 from pipeline.config import RunConfig, load_config
 from pipeline.demo import write_synthetic
@@ -68,6 +69,11 @@ class Tiny:
             str(self.data / "category_names.csv"),
         ]
 
+    def scoring(self, out: Path, *more: str, dump: Path | None = None) -> list[str]:
+        """The command that scores its test dump, or another."""
+        dump = dump or self.data / "test.bson"
+        return ["score", str(dump), "--run", str(self.folder), "--out", str(out), *more]
+
     def copy(self, folder: Path) -> "Tiny":
         """A copy of the run; checkpoints are linked, as nobody writes into one."""
 
@@ -88,8 +94,8 @@ def make(
 ) -> Tiny:
     """Generates the dump and runs every step up to evaluation."""
     tiny = Tiny(folder / "data", folder / "run")
-    spec = {"products": products, "categories": 8, "side": 32, "seed": 0}
-    write_synthetic(tiny.data, **spec, titles=titles, columns=columns)
+    spec = SyntheticSpec(categories=8, products=products, side=32, titles=titles, columns=columns)
+    write_synthetic(tiny.data, spec)
     run, config = tiny.run, load_config(None, settings)
     steps.ingest(
         run,

@@ -39,7 +39,9 @@ def train(
     setup.build = build_with_group_norm if norm == "group" else build
     try:
         with Interrupt() as interrupt:
-            prepared = setup.prepare_training(Store(store), config, folder, MADE_FROM, processes)
+            prepared = setup.prepare_training(
+                setup.TrainingJob(Store(store), config, folder, MADE_FROM, processes)
+            )
             Trainer(*prepared, interrupt).run()
     finally:
         setup.build = build

@@ -81,9 +81,9 @@ def test_photos_of_the_batchs_size_are_decoded_into_it_and_stay_the_same(
     expected = transform(photos, table.image_id[rows][readable], repeats[readable])
     assert torch.equal(batch.pixels[torch.from_numpy(readable)], expected)
     assert not batch.pixels[torch.from_numpy(~readable)].any()
-    room = OWN.room(len(rows))
-    placed, _, _ = decode_all(source.read(table.image_id[rows]), room)
-    assert all(np.shares_memory(photo, row) for photo, row in zip(placed, room, strict=False))
+    out = OWN.empty_batch(len(rows))
+    placed, _, _ = decode_all(source.read(table.image_id[rows]), out)
+    assert all(np.shares_memory(photo, row) for photo, row in zip(placed, out, strict=False))
 
 
 def test_a_transform_that_asks_for_it_gets_photos_scaled_by_the_decoder(store: Store) -> None:

@@ -15,6 +15,7 @@ from stage1_cnn.config import Stage1Config
 from stage1_cnn.networks.backbones import Network, build
 from stage1_cnn.onnx import FromPixels
 from stage1_cnn.predict import Predictor
+from stage1_cnn.training.setup import TrainingJob
 from stage1_cnn.training.trainer import train_stage1
 from stage1_cnn.transforms import EvalTransform, Normaliser
 from tests.stage1_cnn.narrow import DINOV2
@@ -96,7 +97,7 @@ def test_a_mean_image_is_subtracted_in_evaluation_and_export_alike(
     config = config.model_copy(
         update={"normalisation": "mean_image", "head_epochs": 1, "epochs": 0}
     )
-    train_stage1(store, config, tmp_path, {})
+    train_stage1(TrainingJob(store, config, tmp_path, {}))
     predictor = Predictor.open(tmp_path / "best.pt", device="cpu", precision="fp32")
     assert predictor.transform.mean_image.shape == (3, 32, 32)
     pixels = predictor.transform(
@@ -123,7 +124,9 @@ def test_a_frozen_vision_transformer_from_a_file(
         "image_size": "auto",
     }
     train_stage1(
-        store, config.model_copy(update=network | {"head_epochs": 1, "epochs": 0}), tmp_path, {}
+        TrainingJob(
+            store, config.model_copy(update=network | {"head_epochs": 1, "epochs": 0}), tmp_path, {}
+        )
     )
     predictor = Predictor.open(tmp_path / "best.pt", device="cpu", precision="fp32")
     pixels = predictor.transform(

@@ -17,7 +17,7 @@ from stage1_cnn import checkpoint
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.device import choose_compute
 from stage1_cnn.processes import SINGLE_PROCESS, Processes, process_group
-from stage1_cnn.training.setup import prepare_training
+from stage1_cnn.training.setup import TrainingJob, prepare_training
 from tests.stage1_cnn.child import MADE_FROM, train
 
 pytestmark = pytest.mark.timeout(
@@ -145,7 +145,7 @@ def test_a_batch_too_small_for_so_many_is_an_error(
     with pytest.raises(
         ConfigError, match=r"7 images per step in 1 processes x 4 parts, expected at least 8"
     ):
-        prepare_training(store, config, tmp_path, MADE_FROM)
+        prepare_training(TrainingJob(store, config, tmp_path, MADE_FROM))
 
 
 def test_alone_nothing_is_asked_of_others() -> None:

@@ -14,7 +14,13 @@ from stage1_cnn.device import inference_compute, ordered
 from stage1_cnn.networks.backbones import build
 from stage1_cnn.onnx import keep_onnx, read_onnx
 from stage1_cnn.predict import Predictor
-from stage1_cnn.runtimes import RUNTIMES, answering, candidates, measure, require_usable
+from stage1_cnn.runtimes import (
+    answering,
+    candidates,
+    measure,
+    open_predictor,
+    require_usable,
+)
 from stage1_cnn.transforms import EvalTransform
 
 FP32 = inference_compute("cpu", "fp32")
@@ -53,7 +59,7 @@ def pixels() -> torch.Tensor:
 def other(request: pytest.FixtureRequest, path: Path) -> Predictor:
     if request.param not in candidates(FP32):
         pytest.skip(f"{request.param} is not installed")
-    return RUNTIMES[request.param].open(path, device="cpu", precision="fp32")
+    return open_predictor(request.param, path, device="cpu", precision="fp32")
 
 
 def test_they_agree_with_pytorch(other: Predictor, path: Path, pixels: torch.Tensor) -> None:
@@ -76,10 +82,10 @@ def test_bf16_by_openvino(path: Path, pixels: torch.Tensor) -> None:
     pytest.importorskip("openvino")
     if not torch.cpu._is_avx512_bf16_supported():
         with pytest.raises(ConfigError, match=r"bf16 where the processor does; set features\.pre"):
-            RUNTIMES["openvino"].open(path, device="cpu", precision="bf16")
+            open_predictor("openvino", path, device="cpu", precision="bf16")
         return
     found, exact = (
-        RUNTIMES["openvino"].open(path, device="cpu", precision=precision).features(pixels)
+        open_predictor("openvino", path, device="cpu", precision=precision).features(pixels)
         for precision in ("bf16", "fp32")
     )
     np.testing.assert_allclose(found.astype(float), exact, rtol=0.1, atol=0.1)

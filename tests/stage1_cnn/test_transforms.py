@@ -80,12 +80,12 @@ def test_equals_torchvision_one_by_one() -> None:
 
 
 def test_the_batch_lies_in_the_room_given_where_its_photos_may_lie_already() -> None:
-    images, room = photos((30, 40), (20, 16), (20, 16), (9, 9)), EVAL.room(6)
+    images, out = photos((30, 40), (20, 16), (20, 16), (9, 9)), EVAL.empty_batch(6)
     expected = EVAL(images)
-    room[1], images[1] = images[1], room[1]
-    pixels = EVAL(images, room=room)
+    out[1], images[1] = images[1], out[1]
+    pixels = EVAL(images, out=out)
     assert torch.equal(pixels, expected)
-    assert np.shares_memory(pixels.numpy(), room)
+    assert np.shares_memory(pixels.numpy(), out)
 
 
 def test_no_images_is_an_empty_batch() -> None:

@@ -1,5 +1,6 @@
 """Items of stage 2: pooling, what is kept of the log-probabilities, blocks, projections."""
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,20 @@ from scipy.special import logsumexp
 from catalog.errors import ArtifactError
 from catalog.image_table import ImageTable
 from catalog.splits import SPLITS
+from features.columns import MISSING
 from stage1_cnn.head import Head, log_softmax
 from stage2_xgb import dataset
 from stage2_xgb.dataset import Views, fit_projection, read_items
-from stage2_xgb.items import TOP, ItemBlock, Items, Projection, compact, of_unit, pool
+from stage2_xgb.items import (
+    TOP,
+    ItemBlock,
+    Items,
+    Projection,
+    compact,
+    has_columns,
+    of_unit,
+    pool,
+)
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, WIDTH, Rows, images_of, make_rows, write
 
@@ -68,8 +79,39 @@ def test_a_single_image_at_either_end_is_no_product_of_several(
     assert of_one_class(product_id, 1).of_several().product_id.tolist() == several
 
 
+def with_columns(product_id: list[int], views: int = 2) -> ItemBlock:
+    """Images as `of_one_class` has them, of products with two columns; the first product's second
+    column is missing, the second product has none."""
+    images = of_one_class(product_id, views)
+    codes = np.arange(2 * len(images), dtype=np.float32).reshape(-1, 2)
+    codes[0, 1] = codes[1] = MISSING
+    return replace(images, codes=codes)
+
+
 def test_the_first_view_alone() -> None:
-    assert len(of_one_class([1, 2], 3).first_view().features) == 1
+    alone = with_columns([1, 2, 3]).first_view()
+    assert len(alone.features) == 1 and alone.codes.shape == (3, 0)
+
+
+def test_parts_one_after_another_are_the_whole() -> None:
+    images = with_columns([1, 2, 3, 3])
+    again = ItemBlock.concatenate([images.rows(slice(0, 1)), images.rows(slice(1, 4))])
+    for field in fields(ItemBlock):
+        np.testing.assert_array_equal(getattr(again, field.name), getattr(images, field.name))
+
+
+def test_images_have_the_columns_of_their_products_or_none(fitted: Fitted) -> None:
+    store = fitted.store
+    rows = slice(0, 3)
+    parts = store.table[rows], [store.features(rows)], store.head
+    assert ItemBlock.images(*parts).codes.shape == (3, 0)
+    codes = with_columns([1, 2, 3]).codes
+    np.testing.assert_array_equal(ItemBlock.images(*parts, codes).codes, codes)
+
+
+def test_a_product_without_any_value_has_no_columns() -> None:
+    assert has_columns(with_columns([1, 2, 3]).codes).tolist() == [True, False, True]
+    assert not has_columns(of_one_class([1, 2], 1).codes).any()
 
 
 def test_compact_projects_each_view_by_itself() -> None:
@@ -160,11 +202,13 @@ def test_an_empty_split_is_one_empty_block(tmp_path: Path) -> None:
         assert len(block) == len(pool(block)) == len(compact(block, block.log_probs, [WHOLE])) == 0
 
 
-def test_read_items_reads_the_splits_it_is_told(fitted: Fitted) -> None:
+def test_read_items_reads_the_blocks_it_is_told(fitted: Fitted) -> None:
     def opinion(images: ItemBlock, unit: str) -> np.ndarray:
         return of_unit(images, unit).log_probs
 
-    items = read_items(Views([fitted.store]), ("reserve", "val_a"), opinion, [WHOLE])
+    views = Views([fitted.store])
+    blocks = (b for split in ("reserve", "val_a") for b in views.features(split, fit_only=True))
+    items = read_items(views, blocks, 0, opinion, [WHOLE])
     table = fitted.store.table
     wanted = np.isin(table.split, [1, 2])
     np.testing.assert_array_equal(items["image"].product_id, table.product_id[wanted])

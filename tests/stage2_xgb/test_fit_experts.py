@@ -243,7 +243,7 @@ EXTRA = (2, 4, 4, 20, 20, 60)
 """Products of each class in each split: what the cap of train cut is most of it."""
 
 
-def test_what_the_cap_of_train_cut_is_known_to_the_experts_of_every_fold(tmp_path: Path) -> None:
+def test_what_the_cap_of_train_cut_is_folded_and_weighs_nothing(tmp_path: Path) -> None:
     rows = make_rows(per_split=EXTRA)
     store = write(tmp_path / "features.h5", rows)
     without = write(tmp_path / "without.h5", kept(rows, lambda table: ~table.on("extra")))
@@ -253,7 +253,9 @@ def test_what_the_cap_of_train_cut_is_known_to_the_experts_of_every_fold(tmp_pat
     for pool in (mine.pool, *mine.by_fold):
         assert np.isin(extra, pool.neighbours.bank.product_id).all()
     known = expert_rows.read_rows(Views([store]), 0, 1).sums[-1].count.sum()
-    assert known == rows.table.on("train", "extra").sum()
+    assert known == rows.table.on("train").sum()
+    fold = image_fold(images(store, "extra"), mine.seed)
+    assert set(fold.tolist()) == set(range(expert_rows.FOLDS))
 
 
 def test_a_logistic_regression_that_extra_makes_too_large_does_without(

@@ -24,7 +24,7 @@ TARGET = np.ones(CLASSES) / CLASSES
 def val_b(fitted: Fitted) -> ValB:
     """The planted problem's val_b."""
     others = read_judged(fitted.folder / FILE)
-    return ValB.of(fitted.open(), Views([fitted.store]), others, TARGET)
+    return ValB.of(fitted.open(), Views([fitted.store]), others, TARGET, jobs=1)
 
 
 def decision(answer: str) -> Decision:
@@ -105,7 +105,7 @@ def test_copies_of_other_pictures_are_not_judged(fitted: Fitted, tmp_path: Path)
     with h5py.File(tmp_path / "features.h5", "r+") as file:
         file["fit"][rows.start : rows.start + 9] = False
     store, others = FeatureStore(tmp_path / "features.h5"), read_judged(fitted.folder / FILE)
-    judged = ValB.of(fitted.open(), Views([store]), others, TARGET)
+    judged = ValB.of(fitted.open(), Views([store]), others, TARGET, jobs=1)
     assert judged.of_unit("image").sum() == rows.stop - rows.start - 9
 
 
@@ -139,6 +139,15 @@ def test_the_gate_is_cross_fitted_by_the_seed(val_b: ValB, fitted: Fitted) -> No
     counted = np.r_[val_b.counted, np.ones(len(val_b.others), bool)]
     expected = cross_fit(held, counted, np.arange(8), TARGET, CONFIG.seed)[: len(val_b.held)]
     np.testing.assert_array_equal(val_b.own(fitted.open(), CONFIG), expected)
+
+
+def test_further_items_get_their_share_and_decide_nothing(val_b: ValB, fitted: Fitted) -> None:
+    """They are judged by the decisions of other products, as if they had been held out too."""
+    bundle, further = fitted.open(), val_b.held[::3]
+    own, others = val_b.own_of(bundle, CONFIG, further)
+    np.testing.assert_array_equal(own, val_b.own(bundle, CONFIG))
+    np.testing.assert_array_equal(others, own[::3])
+    assert others.any()
 
 
 def test_mendable_errors_are_a_share_of_all_errors() -> None:

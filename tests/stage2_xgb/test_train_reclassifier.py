@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from catalog.splits import SPLITS
+from stage2_xgb.experts import Columns
 from stage2_xgb.items import Items, compact
 from stage2_xgb.train_reclassifier import RowPicker, TrainingRows, fit_booster
 from tests.stage2_xgb.conftest import Fitted
@@ -153,3 +154,22 @@ def test_the_margin_is_in_the_mix_of_the_rows(fitted: Fitted) -> None:
     expected = items[chosen].log_probs(MEMBERS) + np.log(weight / target[MEMBERS])
     expected -= np.logaddexp(expected[:, 0], expected[:, 1])[:, None]
     np.testing.assert_allclose(rows.margin, expected, atol=1e-4)
+
+
+def test_a_column_whose_order_says_nothing_is_split_by_its_codes() -> None:
+    """Even codes are one class, odd ones the other: one stump tells them apart as categories, as
+    numbers it can't."""
+    code = np.arange(200, dtype=np.float32) % 6
+    label = (code % 2).astype(np.int32)
+    rows = TrainingRows(code[:, None], label, np.zeros((200, 2), np.float32))
+    stump = CONFIG.booster.model_copy(
+        update={"max_depth": 1, "n_estimators": 1, "subsample": 1.0, "colsample_bytree": 1.0}
+    )
+    config = CONFIG.model_copy(update={"booster": stump})
+    right = {}
+    for categorical in (True, False):
+        booster = fit_booster(rows, config, Columns((6,), (categorical,)))
+        assert booster is not None
+        found = booster.inplace_predict(rows.inputs, base_margin=rows.margin)
+        right[categorical] = (found.argmax(axis=1) == label).mean()
+    assert right[True] == 1 and right[False] < 0.7

@@ -21,10 +21,10 @@ from catalog.synthetic.dump import (
     BRANDS,
     FILLERS,
     SyntheticSpec,
+    assign,
     categories,
     look_of,
     picture,
-    plan,
     product,
     products,
     write_categories,
@@ -116,7 +116,7 @@ def test_titles_tell_something_of_the_category_and_change_no_picture():
     every = categories(spec)
     named = [
         every[c].level2.lower() in d.get("title", "").lower()
-        for c, d in zip(plan(spec).category, found, strict=True)
+        for c, d in zip(assign(spec).category, found, strict=True)
     ]
     assert 0.5 < np.mean(named) < 0.9
     assert 0 < sum("title" not in d for d in found) < 30
@@ -130,7 +130,7 @@ def test_covers_change_the_printed_families_alone():
     for mine, other in zip(every, categories(plain), strict=True):
         assert mine.category_id == other.category_id and (mine == other) != bool(mine.subject)
     changed = [a != b for a, b in zip(digests(spec), digests(plain), strict=True)]
-    assert changed == [printed[number] for number in plan(spec).category]
+    assert changed == [printed[number] for number in assign(spec).category]
 
 
 def test_siblings_of_a_printed_family_differ_by_their_words_alone():
@@ -219,14 +219,14 @@ def test_a_silhouette_that_comes_again_has_another_height_and_name():
 
 @pytest.mark.parametrize("tail, low, high", [(0.0, 1, 1.2), (1.0, 10, 25)])
 def test_sizes_have_the_tail_asked_for(tail, low, high):
-    sizes = Counter(plan(SyntheticSpec(tail=tail)).category.tolist())
+    sizes = Counter(assign(SyntheticSpec(tail=tail)).category.tolist())
     assert sizes.total() == 2400
     assert len(sizes) == 24
     assert low <= max(sizes.values()) / min(sizes.values()) <= high
 
 
 def test_every_category_has_a_product_and_the_order_is_shuffled():
-    dealt = plan(SyntheticSpec(categories=50, products=60, tail=2.0)).category
+    dealt = assign(SyntheticSpec(categories=50, products=60, tail=2.0)).category
     assert set(dealt.tolist()) == set(range(50))
     assert (np.diff(dealt) < 0).sum() > 15
 
@@ -246,7 +246,7 @@ def test_duplicates_are_copies_of_another_products_bytes_mostly_of_the_category(
             owners.setdefault(digest, []).append(index)
     copies = [(group[0], index) for group in owners.values() for index in group[1:]]
     assert len(copies) / sum(map(len, owners.values())) == pytest.approx(0.3, abs=0.06)
-    true = plan(spec).category
+    true = assign(spec).category
     assert 0.75 < np.mean([true[a] == true[b] for a, b in copies]) < 0.97
 
 
@@ -281,7 +281,7 @@ def test_nearest_neighbour_finds_the_family_more_easily_than_the_category():
             for index in range(600)
         ]
     )
-    true = plan(spec).category
+    true = assign(spec).category
     distance = np.square(seen[400:, None] - seen[None, :400]).sum(axis=2)
     guess = true[:400][distance.argmin(axis=1)]
     family = np.array([hash(category.level2) for category in categories(spec)])

@@ -14,6 +14,7 @@ from dask.sizeof import sizeof
 
 from catalog.artifacts import read_json
 from catalog.errors import ShelfsortError
+from catalog.synthetic.dump import SyntheticSpec
 from features.cover import PictureTexts, read_here, read_pictures
 from features.ocr import RapidReader
 from pipeline import steps
@@ -68,7 +69,7 @@ def test_words_are_read_there_as_here(client, tmp_path: Path) -> None:
     """And a worker with another reader than the client's is named."""
     pytest.importorskip("rapidocr", reason="needs the extra `ocr`: pip install 'shelfsort[ocr]'")
     reader, data = RapidReader("a test"), tmp_path / "data"
-    write_synthetic(data, products=48, categories=12, side=180, seed=0, covers=True)
+    write_synthetic(data, SyntheticSpec(categories=12, products=48, side=180, covers=True))
     run, dump = RunFolder(tmp_path / "run"), [str(data / "train.bson")]
     steps.ingest(run, load_config(None), dump, data / "category_names.csv", rebuild=False)
     found = []

@@ -11,7 +11,7 @@ import pytest
 from catalog.errors import ShelfsortError
 from catalog.taxonomy import Category, Taxonomy
 from pipeline.decisions.answers import Answers
-from pipeline.decisions.drift import UNLIKE, compare
+from pipeline.decisions.drift import UNLIKE, measure_drift
 from pipeline.decisions.estimate import estimate_mix
 from pipeline.decisions.heldout import HeldOutAnswers
 from stage2_xgb.prior import read_mix
@@ -116,8 +116,8 @@ def test_no_product_is_an_error(held: HeldOutAnswers) -> None:
 def test_drift_sees_spread_and_place_and_not_chance() -> None:
     rng = np.random.default_rng(0)
     one, two = rng.normal(size=(400, 5)), rng.normal(size=(900, 5))
-    same = compare(one, two)
+    same = measure_drift(one, two)
     assert abs(same.auc - 0.5) < 3 * same.error and not same.unlike
-    assert compare(one, two + 1).auc > UNLIKE and compare(one, 2 * two).auc > UNLIKE
-    few = compare(one[:10], two)
+    assert measure_drift(one, two + 1).auc > UNLIKE and measure_drift(one, 2 * two).auc > UNLIKE
+    few = measure_drift(one[:10], two)
     assert not few.unlike and "not tested, 900 products against 10" in few.text()

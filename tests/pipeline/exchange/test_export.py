@@ -193,7 +193,7 @@ def test_scoring_by_onnx_runtime(
     tiny: Tiny, model: TwoStageModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     dump, out = tiny.data / "test.bson", tmp_path / "onnx"
-    command = ["score", str(dump), "--run", str(tiny.folder), "--out", str(out)]
+    command = tiny.scoring(out, dump=dump)
     assert main([*command, "--set", "score.runtime=onnx"]) == 0
     assert "(runtime was 'torch', is now 'onnx'): of " in caplog.text
     assert (

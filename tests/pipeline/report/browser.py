@@ -1,6 +1,7 @@
 """A headless Chromium for tests of the report, and a report opened in it. Importing this module
 skips where the browser, its driver or the package selenium is missing, and says what to install."""
 
+import csv
 import json
 import shutil
 import time
@@ -92,6 +93,14 @@ class Page:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.driver.save_screenshot(str(SCREENSHOTS / f"{self.name}-{name}.png"))
 
+    def export(self, name: str, folder: Path) -> list[list[str]]:
+        """The rows of the file that a button of the page saves, into `folder`."""
+        download_to(self.driver, folder)
+        self.js(f"document.getElementById('export-{name}').click()")
+        self.wait((folder / f"{name}.csv").exists)
+        with (folder / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+            return list(csv.reader(file))
+
     def sort(self, table: str, number: int) -> None:
         self.js(
             "document.querySelectorAll(`#table-${arguments[0]} th button`)[arguments[1]].click()",
@@ -108,6 +117,11 @@ class Page:
         )
 
 
+def download_to(driver: webdriver.Chrome, folder: Path) -> None:
+    behaviour = {"behavior": "allow", "downloadPath": str(folder)}
+    driver.execute_cdp_cmd("Browser.setDownloadBehavior", behaviour)
+
+
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
@@ -116,10 +130,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    driver.execute_cdp_cmd(
-        "Browser.setDownloadBehavior",
-        {"behavior": "allow", "downloadPath": str(tmp_path_factory.mktemp("downloads"))},
-    )
+    download_to(driver, tmp_path_factory.mktemp("downloads"))
     yield driver
     driver.quit()
 

@@ -169,16 +169,7 @@ def test_a_list_that_cannot_be_used(
 def test_the_command(
     tiny: Tiny, dump: Path, banned: tuple[Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    command = [
-        "score",
-        str(dump),
-        "--run",
-        str(tiny.folder),
-        "--out",
-        str(tmp_path / "out"),
-        "--list",
-        str(banned[0]),
-    ]
+    command = tiny.scoring(tmp_path / "out", "--list", str(banned[0]), dump=dump)
     assert main([*command, "--threshold", "0.97"]) == 0
     text = capsys.readouterr().out
     assert (

@@ -133,14 +133,7 @@ def test_other_arithmetic_is_said_with_its_agreement(
     image_id = run.store.images("test").image_id[0]
     (tmp_path / "photo.jpg").write_bytes(run.store.read([image_id])[0])
     predict = ["predict", str(tmp_path / "photo.jpg"), "--run", str(run.folder)]
-    score = [
-        "score",
-        str(evaluated_in_bf16.data / "test.bson"),
-        "--run",
-        str(run.folder),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    score = evaluated_in_bf16.scoring(tmp_path / "out")
     assert main(predict) == 0 and main(score) == 0
     assert not caplog.text
     for command in (predict, [*score[:-1], str(tmp_path / "other")]):

@@ -61,16 +61,7 @@ def test_accepted_and_to_be_reviewed(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / "out"
-    command = [
-        "score",
-        str(tiny.data / "test.bson"),
-        "--run",
-        str(tiny.folder),
-        "--out",
-        str(out),
-        "--top",
-        "3",
-    ]
+    command = tiny.scoring(out, "--top", "3")
     assert main([*command, "--min-confidence", "0.5"]) == 0
     text = capsys.readouterr().out
     assert "confidence >= 0.50: " in text and "of held-out products" in text
@@ -154,14 +145,7 @@ def test_other_readers(tiny: Tiny, model: TwoStageModel, tmp_path: Path) -> None
 def test_a_labelled_dump_prints_its_accuracy(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    command = [
-        "score",
-        str(tiny.data / "train.bson"),
-        "--run",
-        str(tiny.folder),
-        "--out",
-        str(tmp_path),
-    ]
+    command = tiny.scoring(tmp_path, dump=tiny.data / "train.bson")
     assert main(command) == 0
     assert re.search(
         r"top-1 of 600 labelled products: stage 1 \d+\.\d% \[", capsys.readouterr().out

@@ -118,7 +118,7 @@ def test_promise_mix_and_csv_score_nothing_twice(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / "out"
-    command = ["score", str(tiny.data / "test.bson"), "--run", str(tiny.folder), "--out", str(out)]
+    command = tiny.scoring(out)
     command += ["--labels", str(tiny.data / "test_labels.csv")]
     assert main(command) == 0
     plain, made = predictions(out), (out / "opinions-00000.parquet").stat().st_mtime_ns

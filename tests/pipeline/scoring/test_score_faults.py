@@ -85,17 +85,7 @@ def test_parts_of_a_larger_source_do_not_stay(
 
 def scoring(tiny: Tiny, dump: Path, out: Path, *more: str) -> list[str]:
     """Arguments that score; the batches are small, so that there is much to be interrupted."""
-    return [
-        "score",
-        str(dump),
-        "--run",
-        str(tiny.folder),
-        "--out",
-        str(out),
-        "--set",
-        "score.batch_size=8",
-        *more,
-    ]
+    return tiny.scoring(out, "--set", "score.batch_size=8", *more, dump=dump)
 
 
 def command(*arguments: object) -> list[str]:
@@ -124,10 +114,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(
 ) -> None:
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "out"
-    assert (
-        main(["score", str(tiny.data / "test.bson"), "--run", str(tiny.folder), "--out", str(out)])
-        == 2
-    )
+    assert main(tiny.scoring(out)) == 2
     assert f"{out}: can't be written: " in capsys.readouterr().err
 
 

@@ -205,7 +205,7 @@ def test_what_a_server_withholds_for_a_while_is_scored_by_the_same_command(
     with served(tmp_path, faults) as url:
         rows = "\n".join(f"{number},{url}/{number}.jpg" for number in range(4))
         (tmp_path / "t.csv").write_text(f"product_id,url\n{rows}\n")
-        scoring = ["score", str(tmp_path / "t.csv"), "--run", str(tiny.folder), "--out", str(out)]
+        scoring = tiny.scoring(out, dump=tmp_path / "t.csv")
         for left, reason in ((1, "unreachable"), (0, None)):
             assert main(scoring) == 0
             assert (

@@ -16,7 +16,7 @@ from pipeline.model import TwoStageModel
 from pipeline.scoring.lanes import Task
 from pipeline.scoring.parts import Part
 from pipeline.scoring.score import Totals
-from pipeline.scoring.workers import SentModel, Workers
+from pipeline.scoring.workers import DaskWorkers, SentModel
 from tests.pipeline.score_helpers import (
     CONFIG,
     assert_the_others_stand,
@@ -169,7 +169,7 @@ def test_a_dump_that_a_worker_does_not_see_is_an_error(tiny: Tiny, client, tmp_p
         ShelfsortError,
         match=r"a\.bson: worker tcp://.* sees no such file of the same size; put it on a disk",
     ):
-        Workers(client, place(tiny), source.files)
+        DaskWorkers(client, place(tiny), source.files)
 
 
 def test_no_scheduler_is_an_error() -> None:

@@ -22,6 +22,7 @@ from stage1_cnn.networks.backbones import build
 from stage1_cnn.networks.landmarks import LandmarkVgg16, heat, landmark_error, landmark_loss
 from stage1_cnn.predict import Predictor
 from stage1_cnn.training.learner import Learner, Schedule
+from stage1_cnn.training.setup import TrainingJob
 from stage1_cnn.training.trainer import train_stage1
 from stage1_cnn.transforms import EvalTransform, TrainTransform
 from tests.conftest import PRECISION
@@ -168,9 +169,12 @@ def test_landmarks_follow_the_photo(augment: dict) -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A synthetic store and its landmarks."""
-    folder = tmp_path_factory.mktemp("landmarks")
-    write_dump(folder / "train.bson", SPEC)
-    write_landmarks_of(folder / "landmarks.csv", SPEC)
+    return make_data(tmp_path_factory.mktemp("landmarks"), SPEC)
+
+
+def make_data(folder: Path, spec: SyntheticSpec) -> tuple[Path, Path]:
+    write_dump(folder / "train.bson", spec)
+    write_landmarks_of(folder / "landmarks.csv", spec)
     ingest_dump(
         folder / "store.sqlite",
         [folder / "train.bson"],
@@ -189,7 +193,7 @@ def test_it_trains_with_and_without_and_its_checkpoint_looks(
     losses = []
     for name, given in (("with", data[1]), ("without", None)):
         summary = train_stage1(
-            store, CONFIG.model_copy(update={"landmarks": given}), tmp_path / name, {}
+            TrainingJob(store, CONFIG.model_copy(update={"landmarks": given}), tmp_path / name, {})
         )
         losses.append(summary.best["val_loss"])
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("with", "without")]
@@ -235,27 +239,17 @@ def test_what_landmarks_can_not_do_is_refused(wrong: dict, expected: str) -> Non
 @pytest.mark.slow
 def test_the_landmark_loss_lowers_the_landmark_error(tmp_path: Path) -> None:
     """On a synthetic dump, photos of other products than those that were trained on."""
-    spec = replace(SPEC, products=500, duplicates=0, blanks=0)
-    write_dump(tmp_path / "train.bson", spec)
-    write_landmarks_of(tmp_path / "landmarks.csv", spec)
-    ingest_dump(
-        tmp_path / "store.sqlite",
-        [tmp_path / "train.bson"],
-        None,
-        CatalogConfig(),
-        index_folder=tmp_path / "dumps",
-        jobs=1,
-    )
-    store, known = Store(tmp_path / "store.sqlite"), read_landmarks(tmp_path / "landmarks.csv")
+    path, csv_path = make_data(tmp_path, replace(SPEC, products=500, duplicates=0, blanks=0))
+    store, known = Store(path), read_landmarks(csv_path)
     table = store.images("val_a", "val_b")
     photos = [
         np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         for data in store.read(table.image_id)
     ]
     points, errors = torch.from_numpy(known.of(table.image_id)), {}
-    for name, given in (("with", tmp_path / "landmarks.csv"), ("without", None)):
+    for name, given in (("with", csv_path), ("without", None)):
         config = CONFIG.model_copy(update={"landmarks": given, "epochs": 10, "width": 0.25})
-        train_stage1(store, config, tmp_path / name, {})
+        train_stage1(TrainingJob(store, config, tmp_path / name, {}))
         predictor = Predictor.open(tmp_path / name / "last.pt", device="cpu", precision="fp32")
         maps, _ = predictor.attention_maps(predictor.transform(photos))
         errors[name] = float(landmark_error(torch.from_numpy(maps), points).mean())

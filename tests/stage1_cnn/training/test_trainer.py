@@ -14,7 +14,7 @@ from stage1_cnn import checkpoint
 from stage1_cnn.config import Augment, Stage1Config
 from stage1_cnn.networks.backbones import build
 from stage1_cnn.training.interrupt import Interrupt
-from stage1_cnn.training.setup import prepare_training
+from stage1_cnn.training.setup import TrainingJob, prepare_training
 from stage1_cnn.training.trainer import Summary, Trainer, train_stage1
 from tests.moments import Moment, kill_at_moment
 from tests.stage1_cnn.child import MADE_FROM
@@ -34,7 +34,7 @@ def unbroken(
 ) -> tuple[Path, Summary]:
     """A whole training that nothing disturbed, and its summary."""
     folder = tmp_path_factory.mktemp("unbroken") / "stage1"
-    return folder, train_stage1(Store(store_path), config, folder, MADE_FROM)
+    return folder, train_stage1(TrainingJob(Store(store_path), config, folder, MADE_FROM))
 
 
 def lines(folder: Path) -> list[dict]:
@@ -109,7 +109,7 @@ def test_a_finished_training_is_not_repeated(
 ) -> None:
     folder, summary = unbroken
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert train_stage1(store, config, folder, MADE_FROM) == summary
+    assert train_stage1(TrainingJob(store, config, folder, MADE_FROM)) == summary
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
@@ -117,7 +117,7 @@ def test_something_else_is_refused(
     unbroken: tuple[Path, Summary], store: Store, config: Stage1Config
 ) -> None:
     with pytest.raises(ArtifactError, match=r"config\.lr was 0\.001, is now 0\.1 .*step stage1"):
-        train_stage1(store, config, unbroken[0], {**MADE_FROM, "config": {"lr": 0.1}})
+        train_stage1(TrainingJob(store, config, unbroken[0], {**MADE_FROM, "config": {"lr": 0.1}}))
 
 
 def test_killed_at_any_step_it_ends_the_same(
@@ -127,7 +127,7 @@ def test_killed_at_any_step_it_ends_the_same(
     config = config.model_copy(update={"save_minutes": 0})
     assert killed(Moment(20, "save_last", delay=0.005), store_path, folder, config)
     assert len(lines(folder)) == 2, "within the first epoch of fine-tuning"
-    train_stage1(Store(store_path), config, folder, MADE_FROM)
+    train_stage1(TrainingJob(Store(store_path), config, folder, MADE_FROM))
     assert_same_training(folder, unbroken[0])
 
 
@@ -166,12 +166,12 @@ def test_interrupted_within_an_epoch_it_ends_the_same(
         pytest.raises(KeyboardInterrupt),
         Moment(18, "step").watched(lambda: os.kill(os.getpid(), signal.SIGINT)),
     ):
-        train_stage1(store, config, folder, MADE_FROM)
+        train_stage1(TrainingJob(store, config, folder, MADE_FROM))
     assert signal.getsignal(signal.SIGINT) is handler
     assert len(lines(folder)) == 2 and not (folder / "summary.json").exists(), (
         "within the first epoch of fine-tuning"
     )
-    train_stage1(store, config, folder, MADE_FROM)
+    train_stage1(TrainingJob(store, config, folder, MADE_FROM))
     assert_same_training(folder, unbroken[0])
 
 
@@ -201,7 +201,7 @@ def test_with_every_option_on_an_interrupted_run_ends_the_same(
     store: Store, config: Stage1Config, tmp_path: Path
 ) -> None:
     config = config.model_copy(update=EVERYTHING)
-    train_stage1(store, config, tmp_path / "whole", MADE_FROM)
+    train_stage1(TrainingJob(store, config, tmp_path / "whole", MADE_FROM))
     folder, steps = tmp_path / "broken", []
 
     class Interrupts(Interrupt):
@@ -219,7 +219,7 @@ def test_with_every_option_on_an_interrupted_run_ends_the_same(
     for _ in range(30):
         with Interrupts() as interrupt:
             try:
-                prepared = prepare_training(store, config, folder, MADE_FROM)
+                prepared = prepare_training(TrainingJob(store, config, folder, MADE_FROM))
                 Trainer(*prepared, interrupt).run()
                 break
             except KeyboardInterrupt:
@@ -239,12 +239,12 @@ def test_killed_at_ten_random_steps_it_ends_the_same(
     store_path: Path, config: Stage1Config, tmp_path: Path
 ) -> None:
     config = config.model_copy(update={**EVERYTHING, "epochs": 3, "save_minutes": 0})
-    train_stage1(Store(store_path), config, tmp_path / "whole", MADE_FROM)
+    train_stage1(TrainingJob(Store(store_path), config, tmp_path / "whole", MADE_FROM))
     folder, rng = tmp_path / "broken", np.random.default_rng(0)
     for _ in range(10):  # a process saves at most two of the 40 steps
         moment = Moment(int(rng.integers(1, 4)), "save_last", delay=rng.choice([0, 0.002, 0.005]))
         assert killed(moment, store_path, folder, config), "it ended before it was killed"
-    train_stage1(Store(store_path), config, folder, MADE_FROM)
+    train_stage1(TrainingJob(Store(store_path), config, folder, MADE_FROM))
     assert_same_training(folder, tmp_path / "whole")
 
 
@@ -258,10 +258,10 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(
     folder = tmp_path / "stage1"
     with Interrupt() as interrupt:
         often = config.model_copy(update={"save_minutes": 0})
-        Trainer(*prepare_training(store, often, folder, MADE_FROM), interrupt).run()
+        Trainer(*prepare_training(TrainingJob(store, often, folder, MADE_FROM)), interrupt).run()
     last = folder / "last.pt"
     last.write_bytes(last.read_bytes()[:-2000])
-    train_stage1(store, config, folder, MADE_FROM)
+    train_stage1(TrainingJob(store, config, folder, MADE_FROM))
     assert "last.pt: damaged" in caplog.text
     assert "going on from before.pt, after finetune epoch 1, step" in caplog.text
     assert_same_training(folder, unbroken[0])
@@ -281,7 +281,7 @@ def test_another_device_goes_on_with_a_warning(
         checkpoint.save(
             tmp_path / "last.pt", content | {"computed_with": computed_with | {"device": device}}
         )
-        prepare_training(store, config, tmp_path, MADE_FROM)
+        prepare_training(TrainingJob(store, config, tmp_path, MADE_FROM))
         assert (
             "last.pt: device was 'a GPU', is now 'cpu'; the training goes on" in caplog.text
         ) == said
@@ -291,7 +291,9 @@ def test_every_epoch_is_kept_where_asked(
     store: Store, config: Stage1Config, tmp_path: Path
 ) -> None:
     train_stage1(
-        store, config.model_copy(update={"keep_epochs": True, "head_epochs": 1}), tmp_path, {}
+        TrainingJob(
+            store, config.model_copy(update={"keep_epochs": True, "head_epochs": 1}), tmp_path, {}
+        )
     )
     assert sorted(path.name for path in tmp_path.glob("*-*.pt")) == [
         "finetune-01.pt",
@@ -308,7 +310,7 @@ def test_it_stops_early(store: Store, config: Stage1Config, tmp_path: Path) -> N
     config = config.model_copy(
         update={"epochs": 0, "head_epochs": 40, "patience": 2, "head_lr": 1e-9}
     )
-    train_stage1(store, config, tmp_path / "stage1", MADE_FROM)
+    train_stage1(TrainingJob(store, config, tmp_path / "stage1", MADE_FROM))
     assert len(lines(tmp_path / "stage1")) == 3
     assert (tmp_path / "stage1" / "head.pt").exists()
 
@@ -318,10 +320,12 @@ def test_random_weights_skip_the_head_phase(
 ) -> None:
     caplog.set_level("INFO")
     train_stage1(
-        store,
-        config.model_copy(update={"weights": "none", "epochs": 1}),
-        tmp_path / "stage1",
-        MADE_FROM,
+        TrainingJob(
+            store,
+            config.model_copy(update={"weights": "none", "epochs": 1}),
+            tmp_path / "stage1",
+            MADE_FROM,
+        )
     )
     assert [line["phase"] for line in lines(tmp_path / "stage1")] == ["finetune"]
     assert "no head phase" in caplog.text

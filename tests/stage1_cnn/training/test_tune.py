@@ -8,7 +8,7 @@ import pytest
 from catalog.store.reader import Store
 from stage1_cnn.config import Stage1Config
 from stage1_cnn.training import tune
-from stage1_cnn.training.tune import Outcome, Search, Trial, steepest
+from stage1_cnn.training.tune import Search, Trial, TrialOutcome, steepest
 
 MADE_FROM = {"store": "0123"}
 
@@ -21,7 +21,7 @@ def search(store: Store, config: Stage1Config, folder: Path, **options: object) 
 @pytest.fixture(scope="module")
 def searched(
     store_path: Path, config: Stage1Config, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[Outcome]]:
+) -> tuple[Path, list[TrialOutcome]]:
     """A whole search over fewer values, and its folder."""
     folder = tmp_path_factory.mktemp("tune")
     with pytest.MonkeyPatch.context() as patch:
@@ -32,7 +32,7 @@ def searched(
 
 
 def test_rates_come_first_and_the_best_serves_the_rest(
-    searched: tuple[Path, list[Outcome]],
+    searched: tuple[Path, list[TrialOutcome]],
 ) -> None:
     _, outcomes = searched
     assert [outcome.trial.what for outcome in outcomes] == [
@@ -50,7 +50,7 @@ def test_rates_come_first_and_the_best_serves_the_rest(
 
 
 def test_photos_are_limited_and_shares_held_out(
-    searched: tuple[Path, list[Outcome]], store: Store, config: Stage1Config
+    searched: tuple[Path, list[TrialOutcome]], store: Store, config: Stage1Config
 ) -> None:
     _, outcomes = searched
     assert {outcome.train_images for outcome in outcomes} == {64}
@@ -62,7 +62,7 @@ def test_photos_are_limited_and_shares_held_out(
     assert len(whole._partition(None)(store)[0]) == 112
 
 
-def test_only_the_results_stay(searched: tuple[Path, list[Outcome]]) -> None:
+def test_only_the_results_stay(searched: tuple[Path, list[TrialOutcome]]) -> None:
     folder, outcomes = searched
     assert {path.name for path in folder.iterdir()} == {outcome.trial.name for outcome in outcomes}
     for path in folder.iterdir():
@@ -74,7 +74,7 @@ def test_only_the_results_stay(searched: tuple[Path, list[Outcome]]) -> None:
 
 
 def test_a_finished_trial_is_not_repeated(
-    searched: tuple[Path, list[Outcome]],
+    searched: tuple[Path, list[TrialOutcome]],
     store: Store,
     config: Stage1Config,
     monkeypatch: pytest.MonkeyPatch,
@@ -85,7 +85,7 @@ def test_a_finished_trial_is_not_repeated(
 
 
 def test_a_trial_of_something_else_is_made_anew(
-    searched: tuple[Path, list[Outcome]], store: Store, config: Stage1Config, tmp_path: Path
+    searched: tuple[Path, list[TrialOutcome]], store: Store, config: Stage1Config, tmp_path: Path
 ) -> None:
     trial = Trial("lr", 1e-3, "all")
     other = tmp_path / trial.name
