@@ -76,16 +76,21 @@ def network_view(
 
 
 def _relabel(view_folder: RunFolder, say: Say) -> None:
-    """Brings features.h5 up to date if nothing but labels was corrected since it was made: what
-    the photos look like stays."""
-    old = FeatureStore(view_folder.features_path)
-    made_from = view_folder.with_labels_of_now(old.made_from)
+    changed = relabel_features(view_folder, view_folder.features_path)
+    if changed is not None:
+        say(f"features: {changed} images have corrected labels, none is extracted again")
+
+
+def relabel_features(run: RunFolder, path: Path) -> int | None:
+    """Brings a features.h5 of the run's photos up to date if nothing but labels was corrected since
+    it was made: what the photos look like stays. Returns how many images have another label; None
+    if none was corrected."""
+    old = FeatureStore(path)
+    made_from = run.with_labels_of_now(old.made_from)
     if made_from == old.made_from:
-        return
-    store = view_folder.store
-    store.verify()
-    changed = relabel(old, store.images(), len(store.taxonomy), made_from)
-    say(f"features: {changed} images have corrected labels, none is extracted again")
+        return None
+    run.store.verify()
+    return relabel(old, run.store.images(), len(run.store.taxonomy), made_from)
 
 
 def choose_runtime(view_folder: RunFolder, config: RunConfig, say: Say) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 SYSTEMS = {
     "stage1": "stage 1",
-    "shifted": "stage 1, adjusted",
+    "shifted": "adjusted",
     "two_stage": "two-stage",
     "published": "published",
 }
@@ -24,10 +24,8 @@ RIVALS = {
 METRICS = {"top1": "top-1", "top5": "top-5", "macro_f1": "macro F1"}
 NOTHING = "no items"
 _WORDS = (
-    "macro F1 in either mix is over the categories of the balanced mix",
-    "stage 1, adjusted: its answers weighted by how common each category is in the target mix, "
-    "which takes no stage 2;",
-    "  what stage 2 gains, fixes and breaks is counted from there",
+    "macro F1 in either mix is over the categories of the balanced mix; "
+    "adjusted: stage 1 weighted to the target mix, without stage 2"
 )
 _LABEL, _COLUMN = 29, 25
 
@@ -40,7 +38,7 @@ def summary(metrics: dict[str, Any]) -> str:
             lines += _mix(unit, mix, metrics[unit][mix])
         lines += _unit(unit, metrics[unit])
     lines += _rivals(metrics["image"]["natural"])
-    lines += _WORDS
+    lines.append(_WORDS)
     lines += _promises(metrics["promises"])
     lines += _novel(metrics.get("novel")) + _added(metrics.get("added"))
     lines += corrected_lines(metrics.get("corrected_labels"))

@@ -27,6 +27,7 @@ from features.store import FeatureStore
 from features.writer import discard_partial
 from pipeline.networks import open_network
 from pipeline.run_folder import RunFolder
+from pipeline.views import relabel_features
 from stage1_cnn.predict import Predictor, photo_features
 
 LOOK_UPS: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
@@ -58,8 +59,8 @@ class Finder:
 
     @classmethod
     def open(cls, run: RunFolder, *, rebuild: bool = False) -> "Finder":
-        """Opens the run's index; builds it first if there is none of these features, or if
-        `rebuild`.
+        """Opens the run's index; builds it first if there is none of these features, if labels were
+        corrected since, or if `rebuild`.
 
         Raises ArtifactError if the features are not the checkpoint's, or the index is damaged.
         """
@@ -69,10 +70,10 @@ class Finder:
         features = run.features
         if not _as_look_ups(features.computed_with):
             features = FeatureStore(folder / "features.h5")
-        if rebuild or not current(folder, features):
+        if rebuild or not current(folder, features) or _earlier_labels(run, features):
             with run_lock(run.folder):
                 if features is not run.features:
-                    _extract_again(predictor, run, features.path, rebuild)
+                    features = _extract_again(predictor, run, features.path, rebuild)
                 build(folder, features)
         features.require(made_from(predictor, run.store.fingerprint))
         return cls(predictor, SimilarIndex.open(folder, features), run.store, run.store.taxonomy)
@@ -103,14 +104,21 @@ def _as_look_ups(computed_with: dict[str, str]) -> bool:
     return all(computed_with[key] == value for key, value in LOOK_UPS.items())
 
 
-def _extract_again(predictor: Predictor, run: RunFolder, path: Path, rebuild: bool) -> None:
+def _earlier_labels(run: RunFolder, features: FeatureStore) -> bool:
+    """Whether features, of which there is an index, have labels that were corrected since."""
+    return run.with_labels_of_now(features.made_from) != features.made_from
+
+
+def _extract_again(predictor: Predictor, run: RunFolder, path: Path, rebuild: bool) -> FeatureStore:
     """Features for look-ups, if the run's own are of another precision or device. Interrupted, it
-    resumes."""
+    resumes; after corrections of labels none is extracted again."""
     run.store.verify()
     if rebuild:
         discard_partial(path)
     if rebuild or not path.exists():
         extract(predictor, run.store, path, batch_size=_BATCH, lanes=cores())
+    relabel_features(run, path)
+    return FeatureStore(path)
 
 
 def find_similar(

@@ -3,14 +3,17 @@ and refuses a stale one."""
 
 import csv
 import io
+import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from catalog.errors import ShelfsortError
 from catalog.image_table import POSITIONS
 from pipeline.cli import main
+from pipeline.retrieval import similar
 from pipeline.retrieval.similar import Finder, find_similar
 from tests.pipeline.tiny import Tiny
 
@@ -118,6 +121,39 @@ def test_a_stale_index_is_rebuilt(
     assert main(["similar", str(path), "--run", str(own.folder)]) == 0
     assert codes.read_bytes() == whole and checkpoint in manifest.read_text()
     capsys.readouterr()
+
+
+def test_corrected_labels_extract_nothing_again(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The features for look-ups, which a run in another precision has beside its own, stay."""
+    own = tiny.copy(tmp_path / "run")
+    with h5py.File(own.run.features_path, "r+") as file:
+        made = json.loads(file.attrs["computed_with"]) | {"device": "NVIDIA H100"}
+        file.attrs["computed_with"] = json.dumps(made)
+    path, product, _ = photo_of(own, 3, tmp_path)
+    command = ["similar", str(path), "--run", str(own.folder), "--top", "5", "--csv"]
+
+    def found() -> dict[str, dict[str, str]]:
+        capsys.readouterr()
+        assert main(command) == 0
+        rows = csv.DictReader(io.StringIO(capsys.readouterr().out))
+        return {row["product_id"]: row for row in rows}
+
+    before = found()
+    old = before[str(product)]
+    new = next(str(c) for c in own.run.store.taxonomy.category_ids if str(c) != old["category_id"])
+    file = tmp_path / "corrections.csv"
+    file.write_text(f"product_id,category_id\n{product},{new}\n")
+    options = ["--run", str(own.folder), *own.ingest_options, "--corrections", str(file)]
+    assert main(["ingest", *options]) == 0
+    as_before = ["--set", "features.precision=fp32"]
+    assert main(["features", "--run", str(own.folder), *as_before]) == 0
+    monkeypatch.setattr(similar, "extract", None)  # whoever calls it fails
+    after = found()
+    assert after == before | {str(product): after[str(product)]}
+    assert after[str(product)]["category_id"] == new
+    assert found() == after
 
 
 def test_a_damaged_index_is_refused_until_it_is_rebuilt(
