@@ -103,6 +103,8 @@ def test_a_file_of_weights_counts_by_its_shares(tmp_path: Path, scale: int) -> N
         ("category_id,weight\n100,much\n", "line 2: as category_id and weight"),
         ("category_id,weight\n100\n", "line 2: found 1 fields, expected 2"),
         ("category_id,weight\n100,1\n777,1\n", "category_id 777 is not in the taxonomy"),
+        (f"category_id,weight\n{2**63 - 1},1\n", f"category_id {2**63 - 1} is not in"),
+        (f"category_id,weight\n{2**63},1\n", "line 2: as category_id and weight"),
         ("category_id,weight\n100,1\n101,-1\n", "expected weights of at least 0"),
         ("category_id,weight\n100,0\n", "expected weights of at least 0 and not all 0"),
         ("category_id,weight\n100,nan\n", "expected weights of at least 0"),
