@@ -1,7 +1,7 @@
 """Refine: stage 1's opinion of images in, the two-stage opinion of these or of their products out.
 Items are grouped by the pool's answer, one booster call each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,16 +47,20 @@ class Before:
         pool = shifted if bundle.pool is None else bundle.pool.log_probs(images, unit)
         return cls(pooled, shifted, pool)
 
-    def by_answer(self, bundle: Bundle) -> Iterator[tuple[int, np.ndarray, Items]]:
-        """Each category that the pool names: its rows, and what a reclassifier sees of them. Items
-        without columns are left out if reclassifiers learnt from columns: these would miss them."""
-        items = compact(self.pooled, self.pool, bundle.projections)
-        order = np.argsort(items.predicted, kind="stable")
+    def by_answer(
+        self, bundle: Bundle, classes: Sequence[int]
+    ) -> Iterator[tuple[int, np.ndarray, Items]]:
+        """Each of some categories that the pool names: its rows, and what a reclassifier sees of
+        them. Items without columns are left out if reclassifiers learnt from columns: these would
+        miss them."""
+        rows = np.flatnonzero(np.isin(self.pool.argmax(axis=1), classes))
         if bundle.columns:
-            order = order[has_columns(items.codes)[order]]
+            rows = rows[has_columns(self.pooled.codes[rows])]
+        items = compact(self.pooled.rows(rows), self.pool[rows], bundle.projections)
+        order = np.argsort(items.predicted, kind="stable")
         present, starts = np.unique(items.predicted[order], return_index=True)
-        for class_index, rows in zip(present.tolist(), np.split(order, starts)[1:], strict=True):
-            yield class_index, rows, items[rows]
+        for class_index, places in zip(present.tolist(), np.split(order, starts)[1:], strict=True):
+            yield class_index, rows[places], items[places]
 
 
 def refine(bundle: Bundle, images: ItemBlock, unit: str) -> Refined:
@@ -68,9 +72,9 @@ def refine(bundle: Bundle, images: ItemBlock, unit: str) -> Refined:
     before = Before.of(bundle, images, unit)
     two_stage = before.pool.copy()
     answered_by = np.full(len(two_stage), bundle.default, dtype=object)
-    for class_index, rows, items in before.by_answer(bundle):
-        model = bundle.reclassifier(class_index) if bundle.answer(class_index) == OWN else None
-        if model is not None:
+    answering = [c for c, answer in bundle.answers.items() if answer == OWN]
+    for class_index, rows, items in before.by_answer(bundle, answering):
+        if (model := bundle.reclassifier(class_index)) is not None:
             _reclassify(two_stage, items, rows, model)
             answered_by[rows] = OWN
     return Refined(before.pooled, before.shifted, two_stage, answered_by)
@@ -84,7 +88,7 @@ def each_answer(
     `pool` if a category has no reclassifier."""
     before = Before.of(bundle, images, unit)
     own = before.pool.copy()
-    for class_index, rows, items in before.by_answer(bundle):
+    for class_index, rows, items in before.by_answer(bundle, bundle.modelled):
         if (model := bundle.reclassifier(class_index)) is not None:
             _reclassify(own, items, rows, model)
     return before.pooled, {STAGE1: before.shifted, POOL: before.pool, OWN: own}
