@@ -23,6 +23,7 @@ from stage1_cnn.config import Stage1Config
 from stage1_cnn.device import Compute, choose_compute
 from stage1_cnn.networks.backbones import Network, build, check_size, synchronised
 from stage1_cnn.networks.blocks import set_drop_path
+from stage1_cnn.networks.padding import zero_gradient_in_padding
 from stage1_cnn.processes import SINGLE_PROCESS, Processes
 from stage1_cnn.training.inputs import PhotoInputs
 from stage1_cnn.training.plan import check_batch
@@ -148,4 +149,5 @@ def _make_network(
     network.to(compute.device).to(memory_format=torch.channels_last)
     for size in (config.size, config.fit_size):
         check_size(network, config.backbone, size)
+    zero_gradient_in_padding(network, config.fit_size)
     return network

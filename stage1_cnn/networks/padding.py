@@ -1,0 +1,57 @@
+"""Kernel positions that only ever see padding: their gradient is zero, which bf16 does not keep."""
+
+import torch
+from torch import nn
+from torch.nn.functional import conv2d
+
+from stage1_cnn.networks.backbones import Network
+
+
+def zero_gradient_in_padding(network: Network, size: tuple[int, int]) -> None:
+    """Sets to zero, after each backward pass, the gradient of kernel positions that see only
+    padding where images have `size` (height, width), as a 3 x 3 kernel's border on a map of one
+    pixel.
+
+    oneDNN 3.13 (in PyTorch 2.15) leaves these positions unwritten in bf16 on a processor, on maps
+    of one pixel in width with stride 2, and with kernels of 5 and more on maps of one or two pixels
+    in height: the step then takes what lay in memory, and a training ends at a loss of nan.
+    """
+    for convolution, (height, width) in _input_sizes(network, size):
+        positions = seen(convolution, height, width)
+        if not positions.all():
+            unseen = ~positions.to(convolution.weight.device)
+            convolution.weight.register_hook(lambda gradient, u=unseen: gradient.masked_fill(u, 0))
+
+
+def seen(convolution: nn.Conv2d, height: int, width: int) -> torch.Tensor:
+    """The kernel's positions that see a pixel of an input of this size, bool [kernel height, kernel
+    width]."""
+    kernel = torch.ones(1, 1, *convolution.kernel_size, requires_grad=True)
+    padding = convolution.padding if convolution.padding_mode == "zeros" else 0
+    pixels = torch.ones(1, 1, height, width)
+    conv2d(pixels, kernel, None, convolution.stride, padding, convolution.dilation).sum().backward()
+    assert kernel.grad is not None
+    return kernel.grad[0, 0] > 0
+
+
+def _input_sizes(
+    network: Network, size: tuple[int, int]
+) -> list[tuple[nn.Conv2d, tuple[int, int]]]:
+    """Each convolution that a forward pass of one image meets, with its input's height and width.
+
+    One that pads by itself, as TensorFlow's, calls `conv2d` with its input already padded."""
+    met: list[tuple[nn.Conv2d, tuple[int, int]]] = []
+
+    def note(module: nn.Conv2d, inputs: tuple[torch.Tensor, ...]) -> None:
+        met.append((module, (inputs[0].shape[-2], inputs[0].shape[-1])))
+
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    hooks = [module.register_forward_pre_hook(note) for module in convolutions]
+    training = network.training
+    network.eval()
+    with torch.inference_mode():
+        network(torch.zeros(1, 3, *size, device=network.head.weight.device))
+    network.train(training)
+    for hook in hooks:
+        hook.remove()
+    return met
