@@ -28,7 +28,7 @@ from stage2_xgb.gate import OWN, POOL, STAGE1
 from stage2_xgb.items import ItemBlock, product_starts
 from stage2_xgb.out_of_fold import FILE, read_judged
 from stage2_xgb.prior import importance
-from stage2_xgb.refine import each_answer, refine
+from stage2_xgb.refine import answer_with_all, refine
 
 REMOVED = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Share of the values that are removed at random."""
@@ -69,9 +69,9 @@ def of_run(bundle: Bundle, blocks: Sequence[ItemBlock], target: np.ndarray) -> d
         now = _pool_right(bundle.pool, blocks, share)
         change = clustered_change(now.astype(float) - bare, ones, product)
         removed.append({"removed": share, "top1": float(now.mean()), **_json(change)})
-    judged = read_judged(bundle.folder / FILE)
-    over = judged.right[OWN].astype(float) - judged.right[POOL]
-    folds = clustered_change(over, importance(judged.class_index, target), judged.product_id)
+    held_out = read_judged(bundle.folder / FILE)
+    over = held_out.right[OWN].astype(float) - held_out.right[POOL]
+    folds = clustered_change(over, importance(held_out.class_index, target), held_out.product_id)
 
     def change_of(name: str, before: str) -> dict[str, Any]:
         return _json(clustered_change(right[name].astype(float) - right[before], ones, product))
@@ -92,7 +92,7 @@ def of_run(bundle: Bundle, blocks: Sequence[ItemBlock], target: np.ndarray) -> d
 def _answers(bundle: Bundle, blocks: Sequence[ItemBlock]) -> Iterator[dict[str, np.ndarray]]:
     """Class of each product, by each system and in truth."""
     for images in blocks:
-        pooled, opinions = each_answer(bundle, images, "product")
+        pooled, opinions = answer_with_all(bundle, images, "product")
         yield {
             "truth": pooled.class_index,
             "product": pooled.product_id,

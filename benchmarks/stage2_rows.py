@@ -28,7 +28,7 @@ from stage2_xgb.gate import OWN, POOL, STAGE1
 from stage2_xgb.inputs import ClassMixes
 from stage2_xgb.items import ItemBlock, mean_by_product, of_unit
 from stage2_xgb.published import PUBLISHED
-from stage2_xgb.refine import each_answer, refine
+from stage2_xgb.refine import answer_with_all, refine
 
 Row = tuple[str, np.ndarray, np.ndarray, np.ndarray]
 
@@ -116,7 +116,7 @@ def _of_bundle(
     bundle: Bundle, images: Sequence[ItemBlock], unit: str, name: str
 ) -> Iterator[tuple[str, list[np.ndarray]]]:
     """Rows of one second stage, and the classes [N] that each predicts for each part."""
-    answers = [each_answer(bundle, part, unit)[1] for part in images]
+    answers = [answer_with_all(bundle, part, unit)[1] for part in images]
     if name.startswith("published"):
         yield name, [_best(x[OWN]) for x in answers]
         return

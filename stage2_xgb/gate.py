@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from catalog.arrays import find_rows
-from stage2_xgb.crossfit import cross_judge
+from stage2_xgb.crossfit import cross_fitted_scores
 from stage2_xgb.prior import importance
 
 STAGE1, POOL, OWN = "stage1", "pool", "own"
@@ -155,11 +155,13 @@ def gains_as_a_whole(votes: Votes, classes: np.ndarray, seed: int) -> bool:
     if not len(votes.net):
         return False
 
-    def judge(deciders: np.ndarray, judged: np.ndarray) -> np.ndarray:
+    def net_of_others(deciders: np.ndarray, others: np.ndarray) -> np.ndarray:
         on = classes[posterior_means(votes[deciders], classes) > 0]
-        return votes.net[judged] * np.isin(votes.predicted[judged], on)
+        return votes.net[others] * np.isin(votes.predicted[others], on)
 
-    score = votes.weight * cross_judge(votes.product_id, judge, "gate, the whole", seed, _REPEATS)
+    score = votes.weight * cross_fitted_scores(
+        votes.product_id, net_of_others, "gate, the whole", seed, _REPEATS
+    )
     _, product = np.unique(votes.product_id, return_inverse=True)
     by_product = np.bincount(product, score)
     return bool(by_product.sum() > np.sqrt(np.square(by_product).sum()))

@@ -94,7 +94,7 @@ def read_products(
     return Items.concatenate(items), np.concatenate(distances)
 
 
-def judge(
+def score_out_of_fold(
     picker: RowPicker, images: Items, classes: int, jobs: int, products: Items | None = None
 ) -> tuple[HeldOut, tuple[np.ndarray, np.ndarray]]:
     """The picker's items that stage 1 never saw, and what the opinion before and reclassifiers have
@@ -112,7 +112,7 @@ def judge(
     own, answers = before.copy(), (products.top_class.copy(), products.log_prob.copy())
     tasks = list(_tasks(images, image_fold, classes, picker))
     results = Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")(
-        delayed(_judge_one)(picker, fold, heldout, products, *task) for task in tasks
+        delayed(_answer_by_one)(picker, fold, heldout, products, *task) for task in tasks
     )
     with progress(len(tasks), "gate", "model") as bar:
         for rows, right, asked, answered in results:
@@ -120,8 +120,8 @@ def judge(
             for column, found in zip(answers, answered, strict=True):
                 column[asked] = found
             bar.update()
-    judged = items[heldout]
-    plain = judged.predicted, judged.class_index, judged.product_id
+    unseen = items[heldout]
+    plain = unseen.predicted, unseen.class_index, unseen.product_id
     return HeldOut(*plain, {POOL: before[heldout], OWN: own[heldout]}), answers
 
 
@@ -136,7 +136,7 @@ def _tasks(
                 yield number, found
 
 
-def _judge_one(
+def _answer_by_one(
     picker: RowPicker,
     fold: np.ndarray,
     heldout: np.ndarray,
@@ -184,7 +184,7 @@ def _answers(model: Reclassifier, items: Items) -> tuple[np.ndarray, np.ndarray]
 
 
 def save_judged(path: Path, held: HeldOut) -> None:
-    """Writes what `judge` found."""
+    """Writes the items of `score_out_of_fold`."""
     columns = {name: getattr(held, name) for name in _PLAIN} | dict(held.right)
     with atomic_path(path) as temporary:
         pyarrow.parquet.write_table(pyarrow.table(columns), temporary)

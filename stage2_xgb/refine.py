@@ -80,7 +80,7 @@ def refine(bundle: Bundle, images: ItemBlock, unit: str) -> Refined:
     return Refined(before.pooled, before.shifted, two_stage, answered_by)
 
 
-def each_answer(
+def answer_with_all(
     bundle: Bundle, images: ItemBlock, unit: str
 ) -> tuple[ItemBlock, dict[str, np.ndarray]]:
     """The items, and the opinion float32 [N, K] of each possible answer, as if it answered for all

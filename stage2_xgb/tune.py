@@ -98,6 +98,6 @@ def _folds(picker: RowPicker, found: ConfusionSet) -> Iterator[tuple[np.ndarray,
     """Mask of the rows to learn from, and the held-out rows that the pool takes for the set's
     category, fold by fold."""
     fold = folds(picker.items.product_id, FOLDS, "grid folds", picker.config.seed)
-    judged = picker.items.on(*UNSEEN) & (picker.items.predicted == found.class_index)
+    unseen = picker.items.on(*UNSEEN) & (picker.items.predicted == found.class_index)
     for number in range(FOLDS):
-        yield fold != number, np.flatnonzero(judged & (fold == number))
+        yield fold != number, np.flatnonzero(unseen & (fold == number))

@@ -27,7 +27,7 @@ from stage2_xgb.gate import OWN, POOL
 from stage2_xgb.heldout import ValB
 from stage2_xgb.items import ItemBlock, mean_by_product
 from stage2_xgb.out_of_fold import FILE, PRODUCTS_FILE, Products, read_judged
-from stage2_xgb.refine import each_answer
+from stage2_xgb.refine import answer_with_all
 
 SCHEMA = 2
 STEP = "stage2"
@@ -110,7 +110,7 @@ def _answered(
     fitted: np.ndarray,
     source: np.ndarray,
 ) -> HeldOutAnswers:
-    pooled, opinions = each_answer(bundle, images, "product")
+    pooled, opinions = answer_with_all(bundle, images, "product")
     by_own = np.array([own[product] for product in pooled.product_id.tolist()], dtype=bool)
     log_probs = np.where(by_own[:, None], opinions[OWN], opinions[POOL])
     distance, apart = (mean_by_product(x, images.product_id) for x in distances(bundle, images))
