@@ -35,7 +35,7 @@ from pipeline.model import TwoStageModel, image_table
 from pipeline.run_folder import RunFolder
 from pipeline.shipped import config_path
 from stage2_xgb.add_category import newcomers, trials, weighed
-from stage2_xgb.addition import Addition, Additions, Known, joined
+from stage2_xgb.addition import Addition, Additions, Known, with_added
 from stage2_xgb.dataset import Views
 from stage2_xgb.expert_rows import FITTED
 from stage2_xgb.items import ItemBlock
@@ -138,7 +138,7 @@ def measure(options: argparse.Namespace, run: RunFolder, left_out: list[int]) ->
             groups = [[i] for i in range(len(every))] + [[*range(len(every))]] * (given is None)
             for group in groups:
                 additions = Additions(tuple(every[i] for i in group))
-                answer = joined(log_probs, odds[:, group]).argmax(axis=1)
+                answer = with_added(log_probs, odds[:, group]).argmax(axis=1)
                 ids = additions.taxonomy(model.taxonomy).category_ids
                 right, own = ids[answer] == truth, np.isin(truth, additions.category_ids)
                 rows.append(Trial(size, given, right, own, additions.each))

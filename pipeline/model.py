@@ -35,7 +35,7 @@ from pipeline.run_folder import RunFolder
 from stage1_cnn.dataset import decode_all, padded
 from stage1_cnn.predict import Predictor
 from stage1_cnn.runtimes import answering
-from stage2_xgb.addition import NONE_ADDED, Additions, joined
+from stage2_xgb.addition import NONE_ADDED, Additions, with_added
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.final import open_final
 from stage2_xgb.items import ItemBlock
@@ -376,7 +376,7 @@ def predict_files(
     if not len(images):
         raise ShelfsortError("; ".join(f"{path}: {reason}" for path, reason in unreadable.items()))
     result = model.answer(images, "product")
-    log_probs = joined(result.two_stage, model.added.log_odds(model.bundle, images))
+    log_probs = with_added(result.two_stage, model.added.log_odds(model.bundle, images))
     classes, confidences = top_classes(log_probs, top)
     return Prediction(
         classes=classes[0].tolist(),

@@ -59,14 +59,14 @@ class HeldOut:
         return HeldOut(self.predicted[rows], self.class_index[rows], self.product_id[rows], right)
 
     @classmethod
-    def concatenate(cls, parts: Sequence["HeldOut"]) -> "HeldOut":
-        """Items one after another, with the answers that all parts know."""
-        known = set.intersection(*(set(part.right) for part in parts))
+    def concatenate(cls, blocks: Sequence["HeldOut"]) -> "HeldOut":
+        """Items one after another, with the answers that all blocks know."""
+        known = set.intersection(*(set(block.right) for block in blocks))
         names = ("predicted", "class_index", "product_id")
         predicted, class_index, product_id = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in names
+            np.concatenate([getattr(block, name) for block in blocks]) for name in names
         )
-        right = {name: np.concatenate([p.right[name] for p in parts]) for name in sorted(known)}
+        right = {name: np.concatenate([p.right[name] for p in blocks]) for name in sorted(known)}
         return cls(predicted, class_index, product_id, right)
 
 

@@ -83,8 +83,8 @@ class ValB:
             return [_answers(bundle, images, number) for number in range(len(UNITS))]
 
         blocks = views.features("val_b", fit_only=True)
-        parts = [part for found in in_threads(read, blocks, jobs) for part in found]
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        tables = [table for by_unit in in_threads(read, blocks, jobs) for table in by_unit]
+        columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
         right = {name: columns[f"right_{name}"] for name in (RAW, STAGE1, POOL, OWN)}
         held = HeldOut(columns["predicted"], columns["class_index"], columns["product_id"], right)
         confidence = {name: columns[f"confidence_{name}"] for name in (POOL, OWN)}

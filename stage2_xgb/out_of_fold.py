@@ -117,8 +117,8 @@ def score_out_of_fold(
     with progress(len(tasks), "gate", "model") as bar:
         for rows, right, asked, answered in results:
             own[rows] = right
-            for column, found in zip(answers, answered, strict=True):
-                column[asked] = found
+            for column, values in zip(answers, answered, strict=True):
+                column[asked] = values
             bar.update()
     unseen = items[heldout]
     plain = unseen.predicted, unseen.class_index, unseen.product_id
@@ -132,8 +132,8 @@ def _tasks(
     for number in range(FOLDS):
         others = images[fold != number]
         if others.on(*UNSEEN).any():
-            for found in find_confusion_sets(others, classes, picker.config.confusion):
-                yield number, found
+            for confusion_set in find_confusion_sets(others, classes, picker.config.confusion):
+                yield number, confusion_set
 
 
 def _answer_by_one(
@@ -142,27 +142,27 @@ def _answer_by_one(
     heldout: np.ndarray,
     products: Items,
     number: int,
-    found: ConfusionSet,
+    confusion_set: ConfusionSet,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """The rows that a reclassifier of one fold is asked about, and whether its answers are right;
     the rows of `products` that it is asked about, and its answers; runs in a worker process."""
     pin_blas()
-    mine = heldout & (fold == number) & (picker.items.predicted == found.class_index)
-    asked_of = products.predicted == found.class_index
+    in_set = heldout & (fold == number) & (picker.items.predicted == confusion_set.class_index)
+    asked_of = products.predicted == confusion_set.class_index
     if picker.columns:
-        mine &= has_columns(picker.items.codes)
+        in_set &= has_columns(picker.items.codes)
         asked_of &= has_columns(products.codes)
     product_fold = folds(products.product_id, FOLDS, "gate folds", picker.config.seed)
-    rows = np.flatnonzero(mine)
+    rows = np.flatnonzero(in_set)
     asked = np.flatnonzero((product_fold == number) & asked_of)
     booster = None
     if len(rows) or len(asked):
-        known = picker.rows(found.members, fold != number)
+        known = picker.rows(confusion_set.members, fold != number)
         booster = fit_booster(known, picker.config, picker.columns)
     if booster is None:
         rows, asked = rows[:0], asked[:0]
         return rows, rows.astype(bool), asked, (products.top_class[asked], products.log_prob[asked])
-    model = Reclassifier(found.members, booster, picker.config.base_margin)
+    model = Reclassifier(confusion_set.members, booster, picker.config.base_margin)
     items = picker.items[rows]
     right = _answers(model, items)[0][:, 0] == items.class_index
     return rows, right, asked, _answers(model, products[asked])

@@ -27,7 +27,7 @@ from pipeline.decisions.novelty import Novelty, novelty
 from pipeline.evaluation.measures import SYSTEMS, measure, systems_in
 from pipeline.evaluation.near_twins import near_twins
 from pipeline.evaluation.promises import realised
-from stage2_xgb.addition import Additions, joined
+from stage2_xgb.addition import Additions, with_added
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL, STAGE1
@@ -137,7 +137,7 @@ def _ask(
                 items[unit].append(_item_rows(result, old, rivals, images, unit))
             answers.append(Answers.of(result.two_stage))
             odds = additions.log_odds(bundle, images)
-            taken.append(joined(result.two_stage, odds).argmax(axis=1) >= views.classes)
+            taken.append(with_added(result.two_stage, odds).argmax(axis=1) >= views.classes)
             distance = np.stack(distances(bundle, images), axis=1)
             far.append(mean_by_product(distance, images.product_id))
             bar.update(len(images.product_id))
