@@ -57,7 +57,7 @@ HEAD = 512
 """Bytes that `kind` needs at most."""
 
 
-def kind(head: bytes) -> str | None:
+def file_type(head: bytes) -> str | None:
     """What the first bytes of a file say it is; None if they say nothing.
 
     >>> kind(b"<!DOCTYPE html><title>Sign in")

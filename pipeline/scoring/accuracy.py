@@ -87,7 +87,7 @@ def labels_in(
     given = {str(key): label for key, label in labels.items()}  # a text may consist of digits
     known = {product: given[str(product)] for product in products if str(product) in given}
     if not known:
-        name = source.place(0, -1)[0] if len(source) else "the source"
+        name = source.location(0, -1)[0] if len(source) else "the source"
         raise ShelfsortError(
             f"{path}: expected labels of the products in {name}, "
             f"found {len(labels)} of others alone"
