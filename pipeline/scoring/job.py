@@ -177,11 +177,11 @@ class ScoreJob:
         return Scorer(engine, checksums, self.fallback, digests, self.decision_inputs, codes)
 
     def _workers(self, source: ProductSource, client: Any) -> Engine:
-        from pipeline.scoring.workers import DaskWorkers, ModelPlace
+        from pipeline.scoring.workers import DaskWorkers, ModelLocation
 
         vectors, precision = self.config.score.vectors, self.model.network.compute.precision
         folder = str(self.run.folder.absolute())
-        place = ModelPlace(
+        location = ModelLocation(
             folder,
             **self.checksums,
             device=self.config.stage1.device,
@@ -191,7 +191,7 @@ class ScoreJob:
         )
         return DaskWorkers(
             client,
-            place,
+            location,
             [*source.files, *((path, Path(path).stat().st_size) for path in vectors.values())],
         )
 
