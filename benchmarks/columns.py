@@ -45,9 +45,9 @@ def main() -> None:
         views = Views([run.view(name).features for name in bundle.made_from["views"]])
         config = load_config(run.folder / "config.yaml").stage2
         target = class_mixes(run).target(config, "image", run.store.taxonomy)
-        found = of_run(bundle, list(views.blocks("test", fit_only=False)), target)
-        figures["runs"].append({"run": run.folder.name, **found})
-        print("\n".join(f"{run.folder.name}: {line}" for line in lines(found)), flush=True)
+        measured = of_run(bundle, list(views.blocks("test", fit_only=False)), target)
+        figures["runs"].append({"run": run.folder.name, **measured})
+        print("\n".join(f"{run.folder.name}: {line}" for line in lines(measured)), flush=True)
         precision = views.first.computed_with["precision"]
     record.save(options.json, figures, precision=precision, rounds=len(options.runs))
 
@@ -114,13 +114,13 @@ def _pool_right(pool: ExpertPool, blocks: Sequence[ItemBlock], share: float) -> 
     return np.concatenate(right)
 
 
-def lines(found: dict[str, Any]) -> Iterator[str]:
+def lines(measured: dict[str, Any]) -> Iterator[str]:
     """For the terminal."""
-    gain = _points(found["two_stage_over_shifted"])
-    yield f"{found['products']} products, two-stage over adjusted {gain}"
-    for row in found["pool"]:
+    gain = _points(measured["two_stage_over_shifted"])
+    yield f"{measured['products']} products, two-stage over adjusted {gain}"
+    for row in measured["pool"]:
         yield f"{row['removed']:.0%} removed: pool {row['top1']:.4f}, over photos {_points(row)}"
-    for name, change in found["reclassifiers_over_pool"].items():
+    for name, change in measured["reclassifiers_over_pool"].items():
         yield f"reclassifiers over the pool, {name}: {_points(change)}"
 
 
