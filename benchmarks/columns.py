@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import record
+from catalog.artifacts import read_json
 from catalog.errors import ShelfsortError
 from catalog.intervals import Estimate, clustered_change
 from features.columns import MISSING
@@ -29,6 +30,7 @@ from stage2_xgb.items import ItemBlock, product_starts
 from stage2_xgb.out_of_fold import FILE, read_judged
 from stage2_xgb.prior import importance
 from stage2_xgb.refine import answer_with_all, refine
+from stage2_xgb.rivals import LOGISTIC_COLUMNS
 
 REMOVED = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Share of the values that are removed at random."""
@@ -46,6 +48,8 @@ def main() -> None:
         config = load_config(run.folder / "config.yaml").stage2
         target = class_mixes(run).target(config, "image", run.store.taxonomy)
         measured = of_run(bundle, list(views.blocks("test", fit_only=False)), target)
+        metrics = read_json(run.metrics_path, "evaluate")
+        measured["two_stage_over_logistic"] = _over_logistic(metrics)
         figures["runs"].append({"run": run.folder.name, **measured})
         print("\n".join(f"{run.folder.name}: {line}" for line in lines(measured)), flush=True)
         precision = views.first.computed_with["precision"]
@@ -89,6 +93,15 @@ def of_run(bundle: Bundle, blocks: Sequence[ItemBlock], target: np.ndarray) -> d
     }
 
 
+def _over_logistic(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The change that evaluate measured, per product, natural mix."""
+    changes = metrics["product"]["natural"]["changes"]
+    name = f"two_stage_over_{LOGISTIC_COLUMNS}"
+    if name not in changes:
+        raise ShelfsortError("evaluation/metrics.json: no rivals; run shelfsort evaluate --rivals")
+    return dict(changes[name]["top1"])
+
+
 def _answers(bundle: Bundle, blocks: Sequence[ItemBlock]) -> Iterator[dict[str, np.ndarray]]:
     """Class of each product, by each system and in truth."""
     for images in blocks:
@@ -120,6 +133,7 @@ def lines(measured: dict[str, Any]) -> Iterator[str]:
     yield f"{measured['products']} products, two-stage over adjusted {gain}"
     for row in measured["pool"]:
         yield f"{row['removed']:.0%} removed: pool {row['top1']:.4f}, over photos {_points(row)}"
+    yield f"two-stage over a logistic regression: {_points(measured['two_stage_over_logistic'])}"
     for name, change in measured["reclassifiers_over_pool"].items():
         yield f"reclassifiers over the pool, {name}: {_points(change)}"
 

@@ -19,6 +19,7 @@ RIVALS = {
     "head_train": "head refitted on train",
     "head_all": "refitted on all",
     "logistic": "logistic, all views",
+    "logistic_columns": "logistic, and columns",
     "neighbours": "neighbours",
 }
 METRICS = {"top1": "top-1", "top5": "top-5", "macro_f1": "macro F1"}
@@ -125,8 +126,9 @@ def _rivals(natural: dict[str, Any]) -> list[str]:
     return [
         "rivals, each adjusted to the target mix on val_b: head_train, head_all: a logistic "
         "regression in the place of stage 1's",
-        "  head, fitted on train or on all that the pool saw; logistic: on all views; neighbours: "
-        "their votes",
+        "  head, fitted on train or on all that the pool saw; logistic: on all views, and on the "
+        "columns too;",
+        "  neighbours: their votes",
     ]
 
 

@@ -21,7 +21,7 @@ from pipeline.config import ColumnsView, load_config
 from pipeline.exchange.export import export_model
 from pipeline.model import TwoStageModel, predict_files
 from pipeline.views import columns_view
-from tests.pipeline.score_helpers import predictions
+from tests.pipeline.score_helpers import contents, predictions
 from tests.pipeline.tiny import ONE_VIEW, Tiny, documents, make, write_dump
 
 SETTINGS = (*ONE_VIEW, "catalog.columns=[price,material,colour]")
@@ -130,6 +130,15 @@ def test_a_dump_is_scored_by_its_columns_or_a_table_of_them(
     half = scored(columned, tmp_path / "half", "--set", f"score.table={tmp_path / 'half.csv'}")
     assert "half.csv lacks" in caplog.text
     assert right(columned, half) < right(columned, by_dump)
+
+
+def test_workers_read_the_columns_too(columned: Tiny, attributes: Path, tmp_path: Path) -> None:
+    table = ("--set", f"score.table={attributes}")
+    for name, options in (("dump", ()), ("table", table)):
+        alone, workers = tmp_path / name, tmp_path / f"{name}-workers"
+        scored(columned, alone, *options)
+        scored(columned, workers, *options, "--workers", "2")
+        assert contents(workers) == contents(alone)
 
 
 def test_what_has_no_columns_is_answered_from_its_photos(
