@@ -54,7 +54,7 @@ _BRANDS = {
 }
 """Major brands of ISO base media files."""
 HEAD = 512
-"""Bytes that `kind` needs at most."""
+"""Bytes that `file_type` needs at most."""
 
 
 def file_type(head: bytes) -> str | None:

@@ -150,7 +150,7 @@ class _Answers:
 
 @dataclass(frozen=True)
 class _Average:
-    """A mean over categories: `value`, and of each item its `influence` and `part`, float [N]."""
+    """A mean over categories: `value`, and of each item its `influence` and `share`, float [N]."""
 
     value: float
     influence: np.ndarray
