@@ -119,9 +119,13 @@ def number(value: float | None) -> str:
 def median(figure: dict[str, Any]) -> str:
     """A median over rounds, and the rounds: 4.09 (3.9, 4.1, 4.2)."""
     rounds = figure.get("rounds", ())
-    return f"{figure['median']:.3g}" + (
-        f" ({', '.join(f'{value:.3g}' for value in rounds)})" if len(rounds) > 1 else ""
-    )
+    listed = f" ({', '.join(map(_rounded, rounds))})" if len(rounds) > 1 else ""
+    return _rounded(figure["median"]) + listed
+
+
+def _rounded(value: float) -> str:
+    """Three figures, and all before the point: 0.0148, 1,785."""
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def shell(command: str) -> str:

@@ -10,7 +10,7 @@ import argparse
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from benchmarks import record
 from catalog.artifacts import read_json
 from catalog.labels import read_labels
 from pipeline.config import RunConfig, load_config
+from pipeline.evaluation.measures import ece_by_chance, reliability
 from pipeline.run_folder import RunFolder
 from pipeline.scoring.accuracy import compare_with_labels
+from stage2_xgb.heldout import UNITS
 
 SUPPORTS = ((1, 4), (5, 9), (10, 29), (30, None))
 """Least and most test images of the categories that are counted together."""
@@ -53,6 +55,7 @@ def main() -> None:
                 run, options.scored, read_labels(run.folder / options.labels)
             )
     figures = {"settings": changed, "split": "test", "seeds": seeds}
+    figures["calibration"] = {unit: calibration(runs, unit) for unit in UNITS}
     command = commands(options.json.stem, options.config, changed, runs[0], bool(options.scored))
     precision = runs[0].features.computed_with["precision"]
     record.save(options.json, figures, precision=precision, rounds=len(runs), command=command)
@@ -205,6 +208,21 @@ def by_support(run: RunFolder) -> list[dict[str, Any]]:
         right = {s: int(np.rint((some[f"{s}_recall"] * some["support"]).sum())) for s in SYSTEMS}
         rows.append({"least": least, "most": most, "n": int(some["support"].sum()), **right})
     return rows
+
+
+def calibration(runs: Sequence[RunFolder], unit: str) -> dict[str, Any]:
+    """Calibration error of both stages over the test items of all runs together, natural mix, and
+    what exact confidences would have by chance: a single test split is often too small to tell."""
+    items = pandas.concat([pandas.read_parquet(run.table_path("items")) for run in runs])
+    items = items[items["unit"] == unit]
+    confidence = items["two_stage_confidence"].to_numpy()
+    right = (items["two_stage_class"] == items["class_index"]).to_numpy()
+    weight = items["weight"].to_numpy()
+    return {
+        "n": len(items),
+        "ece": reliability(confidence, right, weight)["ece"],
+        "by_chance": ece_by_chance(confidence, weight),
+    }
 
 
 def accuracy_of(run: RunFolder, scored: str, labels: dict[int | str, int]) -> dict[str, Any]:

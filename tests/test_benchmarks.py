@@ -32,6 +32,7 @@ SAYS = {
     ],
     "export": ["of photos are the same", "40 photos: the same top-1"],
     "similar": ["loading", " 1 photos at once", "recall@10: 1.0000"],
+    "breakdown": ["torch: ", " images/s and core: network ", "reading ", "all else "],
     "killed": ["one of two workers killed every 2 s", "the files are the same"],
     "gpu": [
         "training: from the store",

@@ -12,6 +12,7 @@ import yaml
 
 from benchmarks.record import FIELDS
 from benchmarks.run_results import same_settings
+from catalog.artifacts import read_json
 from pipeline import steps
 from pipeline.config import load_config
 from pipeline.run_folder import RunFolder
@@ -75,6 +76,16 @@ def test_the_file_says_how_it_was_made_and_nothing_of_the_machine(
     )
     assert [seed["seed"] for seed in found["figures"]["seeds"]] == [first.config.catalog.seed, 7]
     assert str(tmp_path_factory.getbasetemp()) not in text and str(ROOT) not in text
+
+
+def test_twice_the_items_have_the_same_error_and_less_by_chance(exported) -> None:
+    found, _, _, first = exported
+    for unit, together in found["figures"]["calibration"].items():
+        alone = read_json(first.run.metrics_path, "evaluate")[unit]
+        assert together["n"] == 2 * alone["natural"]["counts"]["n"]
+        assert together["ece"] == pytest.approx(alone["ece"]["two_stage"])
+        chance = alone["ece_by_chance"]["two_stage"] / 2**0.5
+        assert together["by_chance"] == pytest.approx(chance)
 
 
 def test_the_command_gives_the_same_configuration(exported) -> None:
