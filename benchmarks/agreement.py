@@ -175,7 +175,7 @@ def predictions(
     rows = []
     for row in range(min(count, len(source))):
         photos = _readable(source.read(row))
-        paths = [folder / f"{place}.jpg" for place in range(len(photos))]
+        paths = [folder / f"{position}.jpg" for position in range(len(photos))]
         for path, photo in zip(paths, photos, strict=True):
             path.write_bytes(photo)
         answer = predict_files(model, paths, 1)

@@ -50,8 +50,8 @@ def main() -> None:
         for runtime in ("torch", "auto"):
             model = TwoStageModel.open(run, "cpu", options.precision, runtime)
             profile(model, source, 60)  # memory, caches and kernels are warm
-            found = profile(model, source, products)
-            figures[runtime] = found | {"runtime": model.network.runtime}
+            measured = profile(model, source, products)
+            figures[runtime] = measured | {"runtime": model.network.runtime}
             print(line(figures[runtime]), flush=True)
     record.save(options.json, figures, precision=options.precision)
 
@@ -70,10 +70,10 @@ def profile(model: TwoStageModel, source: ProductSource, products: int) -> dict[
         scored = score_group(model, (task, rows, read), GROUP, ScoreConfig())
         profiler.disable()
         images += scored.images
-    seconds = {name: _seconds(profiler, part) for name, part in parts(model).items()}
+    seconds = {name: _seconds(profiler, function) for name, function in parts(model).items()}
     whole = float(pstats.Stats(profiler).total_tt)  # type: ignore[attr-defined]
     seconds["all else"] = whole - sum(seconds.values())
-    shares = {name: part / whole for name, part in seconds.items()}
+    shares = {name: spent / whole for name, spent in seconds.items()}
     return {"images": images, "images_per_second": images / whole, "shares": shares}
 
 
@@ -97,10 +97,10 @@ def _seconds(profiler: cProfile.Profile, function: Callable[..., Any]) -> float:
     return float(stats[key][3]) if key in stats else 0.0
 
 
-def line(found: dict[str, Any]) -> str:
+def line(measured: dict[str, Any]) -> str:
     """For the terminal."""
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in found["shares"].items())
-    return f"{found['runtime']}: {found['images_per_second']:.0f} images/s and core: {shares}"
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in measured["shares"].items())
+    return f"{measured['runtime']}: {measured['images_per_second']:.0f} images/s and core: {shares}"
 
 
 if __name__ == "__main__":

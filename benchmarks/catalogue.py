@@ -94,10 +94,10 @@ def write(
         path, table, width, categories, {"generated": seed}, {"device": "none", "precision": "fp32"}
     ) as writer:
         for start in range(0, len(table), _BLOCK):
-            part = table[start : start + _BLOCK]
+            block = table[start : start + _BLOCK]
             spread = (
-                np.where(part.split == 0, 0.9, 1.0)[:, None] * _SPREAD
+                np.where(block.split == 0, 0.9, 1.0)[:, None] * _SPREAD
             )  # photos that stage 1 was fitted on look cleaner
-            noise = rng.standard_normal((len(part), width), dtype=np.float32)
-            writer.write((centres[part.class_index] + spread * noise).astype(np.float16), {})
+            noise = rng.standard_normal((len(block), width), dtype=np.float32)
+            writer.write((centres[block.class_index] + spread * noise).astype(np.float16), {})
         writer.finish(head)

@@ -29,7 +29,7 @@ from stage2_xgb.gate import OWN, POOL, STAGE1
 from stage2_xgb.items import ItemBlock, product_starts
 from stage2_xgb.out_of_fold import FILE, read_judged
 from stage2_xgb.prior import importance
-from stage2_xgb.refine import each_answer, refine
+from stage2_xgb.refine import answer_with_all, refine
 from stage2_xgb.rivals import LOGISTIC_COLUMNS
 
 REMOVED = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -47,11 +47,11 @@ def main() -> None:
         views = Views([run.view(name).features for name in bundle.made_from["views"]])
         config = load_config(run.folder / "config.yaml").stage2
         target = class_mixes(run).target(config, "image", run.store.taxonomy)
-        found = of_run(bundle, list(views.blocks("test", fit_only=False)), target)
+        measured = of_run(bundle, list(views.blocks("test", fit_only=False)), target)
         metrics = read_json(run.metrics_path, "evaluate")
-        found["two_stage_over_logistic"] = _over_logistic(metrics)
-        figures["runs"].append({"run": run.folder.name, **found})
-        print("\n".join(f"{run.folder.name}: {line}" for line in lines(found)), flush=True)
+        measured["two_stage_over_logistic"] = _over_logistic(metrics)
+        figures["runs"].append({"run": run.folder.name, **measured})
+        print("\n".join(f"{run.folder.name}: {line}" for line in lines(measured)), flush=True)
         precision = views.first.computed_with["precision"]
     record.save(options.json, figures, precision=precision, rounds=len(options.runs))
 
@@ -73,9 +73,9 @@ def of_run(bundle: Bundle, blocks: Sequence[ItemBlock], target: np.ndarray) -> d
         now = _pool_right(bundle.pool, blocks, share)
         change = clustered_change(now.astype(float) - bare, ones, product)
         removed.append({"removed": share, "top1": float(now.mean()), **_json(change)})
-    judged = read_judged(bundle.folder / FILE)
-    over = judged.right[OWN].astype(float) - judged.right[POOL]
-    folds = clustered_change(over, importance(judged.class_index, target), judged.product_id)
+    held_out = read_judged(bundle.folder / FILE)
+    over = held_out.right[OWN].astype(float) - held_out.right[POOL]
+    folds = clustered_change(over, importance(held_out.class_index, target), held_out.product_id)
 
     def change_of(name: str, before: str) -> dict[str, Any]:
         return _json(clustered_change(right[name].astype(float) - right[before], ones, product))
@@ -105,7 +105,7 @@ def _over_logistic(metrics: dict[str, Any]) -> dict[str, Any]:
 def _answers(bundle: Bundle, blocks: Sequence[ItemBlock]) -> Iterator[dict[str, np.ndarray]]:
     """Class of each product, by each system and in truth."""
     for images in blocks:
-        pooled, opinions = each_answer(bundle, images, "product")
+        pooled, opinions = answer_with_all(bundle, images, "product")
         yield {
             "truth": pooled.class_index,
             "product": pooled.product_id,
@@ -127,14 +127,14 @@ def _pool_right(pool: ExpertPool, blocks: Sequence[ItemBlock], share: float) -> 
     return np.concatenate(right)
 
 
-def lines(found: dict[str, Any]) -> Iterator[str]:
+def lines(measured: dict[str, Any]) -> Iterator[str]:
     """For the terminal."""
-    gain = _points(found["two_stage_over_shifted"])
-    yield f"{found['products']} products, two-stage over adjusted {gain}"
-    for row in found["pool"]:
+    gain = _points(measured["two_stage_over_shifted"])
+    yield f"{measured['products']} products, two-stage over adjusted {gain}"
+    for row in measured["pool"]:
         yield f"{row['removed']:.0%} removed: pool {row['top1']:.4f}, over photos {_points(row)}"
-    yield f"two-stage over a logistic regression: {_points(found['two_stage_over_logistic'])}"
-    for name, change in found["reclassifiers_over_pool"].items():
+    yield f"two-stage over a logistic regression: {_points(measured['two_stage_over_logistic'])}"
+    for name, change in measured["reclassifiers_over_pool"].items():
         yield f"reclassifiers over the pool, {name}: {_points(change)}"
 
 

@@ -56,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     measured = [measure(run, options) for run in options.runs]
     figures = {"judged": options.judged, "fresh": options.fresh, "train": options.train}
-    figures |= {"runs": [found for found, _ in measured]}
+    figures |= {"runs": [of_run for of_run, _ in measured]}
     figures |= {"together": pooled([comparisons for _, comparisons in measured])}
     record.save(options.json, figures, rounds=len(measured))
 
@@ -71,8 +71,8 @@ def measure(folder: Path, options: Namespace) -> tuple[dict[str, Any], dict[str,
     ids = RunFolder(folder).store.taxonomy.category_ids
     wrong = ids[doubts["class_index"]] != truth[doubts["product_id"]].to_numpy()
     counts = {str(n): int(wrong[:n].sum()) for n in FIRST}
-    found: dict[str, Any] = {"run": folder.name, "judged": len(doubts), "wrong": int(wrong.sum())}
-    found |= {"wrong_among_first": counts}
+    figures: dict[str, Any] = {"run": folder.name, "judged": len(doubts), "wrong": int(wrong.sum())}
+    figures |= {"wrong_among_first": counts}
     further = replace(
         spec,
         products=options.fresh,
@@ -91,8 +91,8 @@ def measure(folder: Path, options: Namespace) -> tuple[dict[str, Any], dict[str,
         after = Answered.after(folder, given[name].to_dict(), further, options.train)
         comparisons[name] = compared(before, after, truth, truth_of(further))
         print(f"{folder.name}, {name}: {len(given[name])} labels corrected; percentage points")
-        found[name] = figures_of(comparisons[name]) | {"corrected": len(given[name])}
-    return found, comparisons
+        figures[name] = figures_of(comparisons[name]) | {"corrected": len(given[name])}
+    return figures, comparisons
 
 
 def truth_of(spec: SyntheticSpec) -> pandas.Series:
@@ -150,8 +150,8 @@ class Answered:
         product, label = np.array(run.store.connection.execute(query).fetchall()).T
         items = pandas.read_parquet(run.table_path("items"))
         items = items[items["unit"] == "product"].set_index("product_id").sort_index()
-        parts = [pandas.read_parquet(part) for part in sorted(out.glob("part-*.parquet"))]
-        fresh = pandas.concat(parts).set_index("product_id")["category_id"].sort_index()
+        frames = [pandas.read_parquet(path) for path in sorted(out.glob("part-*.parquet"))]
+        fresh = pandas.concat(frames).set_index("product_id")["category_id"].sort_index()
         answers = pandas.Series(ids[items["two_stage_class"]], index=items.index)
         return cls(pandas.Series(ids[label], index=product), answers, items["group"], fresh)
 
@@ -203,31 +203,34 @@ def compared(
 
 def figures_of(comparisons: Compared) -> dict[str, Any]:
     """Prints the changes; returns all as plain values."""
-    found = {what: hits.to_json() for what, hits in comparisons.items()}
-    for what, figures in found.items():
+    by_name = {name: hits.to_json() for name, hits in comparisons.items()}
+    for name, figures in by_name.items():
         points = [100 * figures["change"][key] for key in ("value", "low", "high")]
-        print("  {}: {:+.2f} [{:+.2f}, {:+.2f}]".format(what, *points), flush=True)
-    return found
+        print("  {}: {:+.2f} [{:+.2f}, {:+.2f}]".format(name, *points), flush=True)
+    return by_name
 
 
 def pooled(runs: Sequence[Mapping[str, Compared]]) -> dict[str, Any]:
     """The figures over the items of all runs, by reviewer."""
-    found = {}
+    by_reviewer = {}
     for reviewer in runs[0]:
         print(f"all runs, {reviewer}; percentage points")
-        found[reviewer] = figures_of(
-            {what: _joined([run[reviewer][what] for run in runs]) for what in runs[0][reviewer]}
+        by_reviewer[reviewer] = figures_of(
+            {
+                name: _pooled_hits([run[reviewer][name] for run in runs])
+                for name in runs[0][reviewer]
+            }
         )
-    return found
+    return by_reviewer
 
 
-def _joined(parts: Sequence[Hits]) -> Hits:
+def _pooled_hits(runs: Sequence[Hits]) -> Hits:
     """The items of several runs, whose groups have nothing in common."""
-    groups = [np.unique(part.group, return_inverse=True)[1] for part in parts]
+    groups = [np.unique(hits.group, return_inverse=True)[1] for hits in runs]
     starts = np.cumsum([0, *(group.max() + 1 for group in groups)])
     return Hits(
-        np.concatenate([part.before for part in parts]),
-        np.concatenate([part.after for part in parts]),
+        np.concatenate([hits.before for hits in runs]),
+        np.concatenate([hits.after for hits in runs]),
         np.concatenate([group + start for group, start in zip(groups, starts, strict=False)]),
     )
 

@@ -81,18 +81,18 @@ def same_pixels(
     transform = ours.network.transform
     differences = []
     for photo in photos:
-        mine = transform([decode(photo)])[0].permute(1, 2, 0).numpy()
+        own = transform([decode(photo)])[0].permute(1, 2, 0).numpy()
         theirs = reader.resized(
             reader.upright(Image.open(io.BytesIO(photo))), transform.width, transform.height
         )
-        differences.append(np.abs(theirs.astype(int) - mine).max())
+        differences.append(np.abs(theirs.astype(int) - own).max())
     same, most = float(np.mean(np.array(differences) == 0)), int(max(differences))
     print(f"pixels: {same:.1%} of photos are the same, most apart {most} of 255")
     return {"same": same, "most_apart": most}
 
 
 def compare(
-    theirs: Any, ours: TwoStageModel, products: Sequence[Sequence[bytes]], what: str
+    theirs: Any, ours: TwoStageModel, products: Sequence[Sequence[bytes]], title: str
 ) -> dict[str, float]:
     """Probabilities of both."""
     number = np.repeat(np.arange(len(products)), [len(product) for product in products])
@@ -108,7 +108,7 @@ def compare(
     )
     near, most = float((apart < 1e-3).mean()), float(apart.max())
     print(
-        f"{len(products)} {what}: the same top-1 {top1:.2%}, within 1e-3 {near:.2%}, "
+        f"{len(products)} {title}: the same top-1 {top1:.2%}, within 1e-3 {near:.2%}, "
         f"most apart {most:.5f}",
         flush=True,
     )

@@ -126,10 +126,10 @@ def scoring(
     images = int(open_source([dump], folder / "index").n_images.sum())
     ways = {"end to end": (images, lambda: end_to_end(model, folder))}
     rates = in_turns(ways, options.rounds)["end to end"]
-    found = measure_agreement(run, TwoStageModel.open(run, "cpu", "fp32", "torch"))
+    measured = measure_agreement(run, TwoStageModel.open(run, "cpu", "fp32", "torch"))
     print(f"end to end: {statistics.median(rates):.0f} images/s (goal 10,000), {cores()} cores")
-    print(f"the processor in fp32 instead: {found.text()}", flush=True)
-    agreement = {"products": found.products, "same": found.same, "most": found.most}
+    print(f"the processor in fp32 instead: {measured.text()}", flush=True)
+    agreement = {"products": measured.products, "same": measured.same, "most": measured.most}
     return {"end_to_end": record.over_rounds(rates), "cores": cores(), "agreement": agreement}
 
 

@@ -51,16 +51,16 @@ def main() -> None:
 
 def compare(name: str, rounds: int, smoke: bool) -> dict[str, Any]:
     """Both ways in turns, each in a process of its own."""
-    found: dict[str, list[dict[str, float]]] = {"kept": [], "default": []}
+    by_way: dict[str, list[dict[str, float]]] = {"kept": [], "default": []}
     for _ in range(rounds):
-        for way, results in found.items():
+        for way, results in by_way.items():
             results.append(in_own_process(way, name, smoke))
     figures: dict[str, Any] = {}
     for job in ("training", "scoring"):
         figures[job] = report(
-            name, job, *([result[job] for result in results] for results in found.values())
+            name, job, *([result[job] for result in results] for results in by_way.values())
         )
-    most = {way: max(result["gib"] for result in results) for way, results in found.items()}
+    most = {way: max(result["gib"] for result in results) for way, results in by_way.items()}
     print(
         f"{name}: at most {most['kept']:.2f} GiB kept, {most['default']:.2f} by default", flush=True
     )

@@ -32,9 +32,9 @@ def main() -> None:
     parser = record.parser(__doc__, smoke=None)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     options = parser.parse_args()
-    found = {run.folder.name: of_run(run) for run in map(RunFolder, options.runs)}
-    figures = {"split": "test", "unit": "product", "runs": found}
-    record.save(options.json, figures, precision="fp32", rounds=len(found))
+    by_run = {run.folder.name: of_run(run) for run in map(RunFolder, options.runs)}
+    figures = {"split": "test", "unit": "product", "runs": by_run}
+    record.save(options.json, figures, precision="fp32", rounds=len(by_run))
 
 
 @one_blas_thread()

@@ -87,12 +87,12 @@ def run(stage: str, options: argparse.Namespace) -> tuple[float, int]:
     ]
     command = [sys.executable, "-m", "benchmarks.load", "--inside", "--stages", stage, *numbers]
     started = time.perf_counter()
-    said = subprocess.run(
+    lines = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True
     ).stdout.splitlines()
-    for line in said[:-1]:
+    for line in lines[:-1]:
         print(f"  {line}")
-    return time.perf_counter() - started, int(said[-1])
+    return time.perf_counter() - started, int(lines[-1])
 
 
 def tell_peak(jobs: int) -> None:

@@ -75,21 +75,21 @@ def main() -> None:
 
 
 def sized(
-    place: Path, own: int, size: int, goal: int, options: argparse.Namespace
+    folder: Path, own: int, size: int, goal: int, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Photos of `own` pixels in batches of `size`: ratios, and photos a second."""
-    fresh = not place.exists()
+    fresh = not folder.exists()
     store = (
-        write_store(place, products=options.photos, side=own)
+        write_store(folder, products=options.photos, side=own)
         if fresh
-        else Store(place / "store.sqlite")
+        else Store(folder / "store.sqlite")
     )
     table = store.images("train")
-    files = write_folders(store, table, place / "files") if fresh else place / "files"
+    files = write_folders(store, table, folder / "files") if fresh else folder / "files"
     sides = readers(store, table, files, own, size)
     rates = in_turns(sides, len(table), options.rounds)
     title = f"{own} px photos to {size} px, ours / ImageFolder"
-    found = {
+    figures = {
         "over_folder": ratio(title, rates["ours"], rates["ImageFolder"], f"claim {goal}"),
         "claim": goal,
     }
@@ -101,16 +101,16 @@ def sized(
     for name, other in {"torchvision": "torchvision.io", "spdl": "SPDL"}.items():
         if other in sides:
             title = f"{own} px photos to {size} px, ours / {other}"
-            found[f"over_{name}"] = ratio(title, rates["ours"], rates[other], "")
+            figures[f"over_{name}"] = ratio(title, rates["ours"], rates[other], "")
     if "scaled" in sides:
         title = f"{own} px photos to {size} px, scaled by the decoder / as a whole"
-        found["scaled_over_whole"] = ratio(title, rates["scaled"], rates["uint8"], "")
+        figures["scaled_over_whole"] = ratio(title, rates["scaled"], rates["uint8"], "")
     if size == own:
         title, least = f"{own} px photos, ours / decoder alone", OF_DECODER[own]
         claim = f"claim {least}"
-        found["of_decoder"] = ratio(title, rates["uint8"], rates["decoder"], claim)
-        found["of_decoder_claim"] = least
-    return found | {
+        figures["of_decoder"] = ratio(title, rates["uint8"], rates["decoder"], claim)
+        figures["of_decoder_claim"] = least
+    return figures | {
         "photos_per_second": {side: record.over_rounds(values) for side, values in rates.items()}
     }
 
@@ -136,11 +136,11 @@ def readers(
     return sides
 
 
-def cold(place: Path, rounds: int, room: float) -> dict[str, Any]:
-    """The three orders of reading, the page cache emptied whenever it may hold `room` of the
-    photos."""
-    store, files = Store(place / "store.sqlite"), place / "files"
-    table, least = store.images("train"), max(1, round(1 / room))
+def cold(folder: Path, rounds: int, cached_share: float) -> dict[str, Any]:
+    """The three orders of reading, the page cache emptied whenever it may hold `cached_share`
+    of the photos."""
+    store, files = Store(folder / "store.sqlite"), folder / "files"
+    table, least = store.images("train"), max(1, round(1 / cached_share))
     config = Stage1Config(shuffle_block=BLOCK)
     blocks = Sampler(table.class_index, table.image_id, config).order(np.random.default_rng(0))
     mixed = np.random.default_rng(0).permutation(len(table))
@@ -149,30 +149,32 @@ def cold(place: Path, rounds: int, room: float) -> dict[str, Any]:
         read: Callable[[np.ndarray], Iterable], order: np.ndarray, paths: list[Path]
     ) -> int:
         images = 0
-        for part in np.array_split(order, least):
+        for samples in np.array_split(order, least):
             evict(paths)
-            images += sum(len(batch) for batch in read(part))
+            images += sum(len(batch) for batch in read(samples))
         return images
 
     jpegs = sorted(files.rglob("*.jpg"))
     sides = {
         "blocks": lambda: limited(
-            lambda part: stored(copy.copy(store), table, 180, part), blocks, [store.path]
+            lambda samples: stored(copy.copy(store), table, 180, samples), blocks, [store.path]
         ),
         "shuffled": lambda: limited(
-            lambda part: stored(copy.copy(store), table, 180, part), mixed, [store.path]
+            lambda samples: stored(copy.copy(store), table, 180, samples), mixed, [store.path]
         ),
-        "ImageFolder": lambda: limited(lambda part: foldered(files, None, part), mixed, jpegs),
+        "ImageFolder": lambda: limited(
+            lambda samples: foldered(files, None, samples), mixed, jpegs
+        ),
     }
     rates = in_turns(sides, len(table), rounds, time.perf_counter)
-    title = f"cold cache that holds {room:.0%} of the photos, 180 px"
+    title = f"cold cache that holds {cached_share:.0%} of the photos, 180 px"
     blocked = ratio(
         f"{title}, blocks of {BLOCK} / ImageFolder", rates["blocks"], rates["ImageFolder"], ""
     )
     shuffled = ratio(
         f"{title}, shuffled / ImageFolder", rates["shuffled"], rates["ImageFolder"], ""
     )
-    return {"room": room, "blocks_over_folder": blocked, "shuffled_over_folder": shuffled}
+    return {"room": cached_share, "blocks_over_folder": blocked, "shuffled_over_folder": shuffled}
 
 
 def evict(paths: Iterable[Path]) -> None:
@@ -233,8 +235,8 @@ def from_files(files: Path, size: int, read: Callable[[list[str], int], torch.Te
     paths = np.array([str(path) for path in sorted(files.rglob("*.jpg"))])
     paths = paths[np.random.default_rng(0).permutation(len(paths))]
     normaliser = Normaliser(EvalTransform(size, size, MEAN, STD), torch.device("cpu"))
-    parts = (paths[start : start + BATCH].tolist() for start in range(0, len(paths), BATCH))
-    return sum(len(normaliser(read(part, size))) for part in parts)
+    batches = (paths[start : start + BATCH].tolist() for start in range(0, len(paths), BATCH))
+    return sum(len(normaliser(read(batch, size))) for batch in batches)
 
 
 def torchvision_batch(paths: list[str], size: int) -> torch.Tensor:

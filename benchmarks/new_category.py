@@ -35,7 +35,7 @@ from pipeline.model import TwoStageModel, image_table
 from pipeline.run_folder import RunFolder
 from pipeline.shipped import config_path
 from stage2_xgb.add_category import newcomers, trials, weighed
-from stage2_xgb.addition import Addition, Additions, Known, joined
+from stage2_xgb.addition import Addition, Additions, Known, with_added
 from stage2_xgb.dataset import Views
 from stage2_xgb.expert_rows import FITTED
 from stage2_xgb.items import ItemBlock
@@ -65,8 +65,8 @@ def prepare(options: argparse.Namespace, folder: Path) -> list[int]:
     folder.mkdir(parents=True, exist_ok=True)
     of = {d["_id"]: d["category_id"] for d in documents(options.dump)}
     there, other = Counter(of.values()), Counter(read_labels(options.labels).values())
-    enough = [c for c, n in there.items() if n >= ENOUGH[0] and other[c] >= ENOUGH[1]]
-    left_out = _drawn(np.array(sorted(enough)), LEFT_OUT).tolist()
+    eligible = [c for c, n in there.items() if n >= ENOUGH[0] and other[c] >= ENOUGH[1]]
+    left_out = _drawn(np.array(sorted(eligible)), LEFT_OUT).tolist()
     names = Taxonomy.from_csv(options.categories)
     known = [c for c in names.categories if c.category_id not in left_out]
     Taxonomy(known).to_csv(folder / "category_names.csv")
@@ -138,7 +138,7 @@ def measure(options: argparse.Namespace, run: RunFolder, left_out: list[int]) ->
             groups = [[i] for i in range(len(every))] + [[*range(len(every))]] * (given is None)
             for group in groups:
                 additions = Additions(tuple(every[i] for i in group))
-                answer = joined(log_probs, odds[:, group]).argmax(axis=1)
+                answer = with_added(log_probs, odds[:, group]).argmax(axis=1)
                 ids = additions.taxonomy(model.taxonomy).category_ids
                 right, own = ids[answer] == truth, np.isin(truth, additions.category_ids)
                 rows.append(Trial(size, given, right, own, additions.each))
@@ -182,11 +182,11 @@ def summary(
     trials: list[Trial], before: np.ndarray, old: np.ndarray, truth: np.ndarray
 ) -> dict[str, Any]:
     """For each number of photos and share: one category at a time, and all at once."""
-    kinds = dict.fromkeys((t.photos, t.share, len(t.added) == 1) for t in trials)
+    settings = dict.fromkeys((t.photos, t.share, len(t.added) == 1) for t in trials)
     figures = []
-    for photos, share, alone in kinds:
-        kind = (photos, share, alone)
-        some = [t for t in trials if (t.photos, t.share, len(t.added) == 1) == kind]
+    for photos, share, alone in settings:
+        setting = (photos, share, alone)
+        some = [t for t in trials if (t.photos, t.share, len(t.added) == 1) == setting]
         new = np.concatenate([t.right[t.own] for t in some])
         of = np.concatenate([truth[t.own] for t in some])
         change = np.concatenate([t.right[old].astype(float) - before[old] for t in some])
@@ -202,7 +202,7 @@ def summary(
                 "new_by_category": float(np.mean(by_category)),
                 "old": clustered_change(change, np.ones(len(change)), product).to_json(),
                 "expected": {
-                    name: float(np.mean([found[name] for found in expected]))
+                    name: float(np.mean([by_name[name] for by_name in expected]))
                     for name in ("recognised", "taken")
                 },
             }

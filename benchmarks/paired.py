@@ -32,10 +32,10 @@ def of_held_out(run: RunFolder) -> pandas.DataFrame:
 
 def of_out_of_fold(run: RunFolder) -> pandas.DataFrame:
     """The same of the products of reserve and val_a, by the pool alone; and their `class_index`."""
-    found = Products.read(run.stage2 / PRODUCTS_FILE)
-    right = found.top_class[:, 0] == found.class_index
-    columns = {"right": right, "group": found.product_id, "class_index": found.class_index}
-    return pandas.DataFrame(columns, index=found.product_id)
+    products = Products.read(run.stage2 / PRODUCTS_FILE)
+    right = products.top_class[:, 0] == products.class_index
+    columns = {"right": right, "group": products.product_id, "class_index": products.class_index}
+    return pandas.DataFrame(columns, index=products.product_id)
 
 
 def of_test(run: RunFolder) -> pandas.DataFrame:
@@ -87,10 +87,12 @@ def main() -> None:
     if options.dump:
         tables["dump"] = [of_dump(run, options.dump, options.labels) for run in runs]
     every = [
-        pandas.concat(parts, keys=list(tables)) for parts in zip(*tables.values(), strict=True)
+        pandas.concat(frames, keys=list(tables)) for frames in zip(*tables.values(), strict=True)
     ]
     for table in every:
-        table["group"] = [f"{kind} {group}" for (kind, _), group in table["group"].items()]
+        table["group"] = [
+            f"{table_name} {group}" for (table_name, _), group in table["group"].items()
+        ]
     figures = {name: change(*pair) for name, pair in (tables | {"all": every}).items()}
     record.save(options.json, figures, precision="fp32")
 

@@ -39,9 +39,9 @@ def write_store(
 def write_folders(store: Store, table: ImageTable, folder: Path) -> Path:
     """The photos of `table` as files in one folder per category, as torchvision's ImageFolder."""
     for start in range(0, len(table), 500):
-        part = table[start : start + 500]
+        block = table[start : start + 500]
         for image_id, class_index, data in zip(
-            part.image_id, part.class_index, store.read(part.image_id), strict=True
+            block.image_id, block.class_index, store.read(block.image_id), strict=True
         ):
             path = folder / f"{class_index:05d}" / f"{image_id}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,10 +32,10 @@ def measure(run: RunFolder, options: Any) -> dict[str, Any]:
     rows, mixes = [], {}
     for mix in options.mix:
         for promise in PROMISES:
-            totals, plan, found = scored(run, config, options, out, mix=mix, promise=promise)
-            rows.append({"mix": mix, "promise": promise} | row(totals, plan, found))
+            totals, plan, comparison = scored(run, config, options, out, mix=mix, promise=promise)
+            rows.append({"mix": mix, "promise": promise} | row(totals, plan, comparison))
             print(run.folder.name, rows[-1], flush=True)
-        mixes[mix] = found.two_stage.to_json()
+        mixes[mix] = comparison.two_stage.to_json()
     novelty = plan.decider.novelty
     flagged = totals.novel / totals.predictions
     novel = {"flagged": flagged, **novelty.figures()} if novelty else None
@@ -54,14 +54,14 @@ def scored(
     return totals, plan, compare_with_labels(out, truth, job.model.taxonomy)
 
 
-def row(totals: Totals, plan: Plan, found: LabelComparison) -> dict[str, Any]:
+def row(totals: Totals, plan: Plan, comparison: LabelComparison) -> dict[str, Any]:
     """What was accepted, and what of it is right."""
     return {
         "held_out": plan.figures["promise"]["held_out_products"],
         "accepted": totals.accepted / totals.predictions,
         "review": totals.review / totals.predictions,
         "levels": [count / totals.predictions for count in totals.levels],
-        "right": {name: estimate.to_json() for name, estimate in found.accepted.items()},
+        "right": {name: estimate.to_json() for name, estimate in comparison.accepted.items()},
     }
 
 

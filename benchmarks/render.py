@@ -135,12 +135,12 @@ def shell(command: str) -> str:
 
 def _lines_of(command: str) -> Iterator[str]:
     line = ""
-    for part in re.split(r" (?=--)", command):
-        if line and len(line) + len(part) > _WIDTH - 20:
+    for option in re.split(r" (?=--)", command):
+        if line and len(line) + len(option) > _WIDTH - 20:
             yield line
-            line = part
+            line = option
         else:
-            line = f"{line} {part}" if line else part
+            line = f"{line} {option}" if line else option
     yield line
 
 

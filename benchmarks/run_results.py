@@ -239,22 +239,22 @@ def moves(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Iterator
     yield "| mean over the seeds | before | after | change |"
     yield "|---|---|---|---|"
     for name in new | old:
-        values = [found[name] for found in (old, new) if name in found]
+        values = [side[name] for side in (old, new) if name in side]
         change = f"{values[-1] - values[0]:+.4f}" if len(values) == 2 else ""
-        columns = [f"{found[name]:.4f}" if name in found else "" for found in (old, new)]
+        columns = [f"{side[name]:.4f}" if name in side else "" for side in (old, new)]
         yield " | ".join([f"| {name}", *columns, f"{change} |"])
 
 
 def means(seeds: list[dict[str, Any]]) -> dict[str, float]:
     """The mean over the seeds of each of the MOVES, by its keys."""
-    found: dict[str, list[float]] = {}
+    values_of: dict[str, list[float]] = {}
     for seed in seeds:
         for name, value in _keys(seed, ""):
             if isinstance(value, int | float) and any(
                 re.fullmatch(pattern, name) for pattern in MOVES
             ):
-                found.setdefault(name, []).append(value)
-    return {name: float(np.mean(values)) for name, values in found.items()}
+                values_of.setdefault(name, []).append(value)
+    return {name: float(np.mean(values)) for name, values in values_of.items()}
 
 
 if __name__ == "__main__":

@@ -63,12 +63,12 @@ def soak(folder: Path, seconds: float, count: int, json: Path | None) -> None:
         seen.append((time.monotonic() - started, process.memory_info().rss, handles))
     for at, memory, handles in seen[:: max(1, len(seen) // 10)]:
         print(f"{at:6.0f} s: {memory / 2**20:.1f} MiB, {handles} open files and threads")
-    settled = next(place for place, round in enumerate(seen) if round[0] >= 0.1 * seen[-1][0])
+    settled = next(number for number, round in enumerate(seen) if round[0] >= 0.1 * seen[-1][0])
     growth = seen[-1][1] / seen[settled][1] - 1
     handles = seen[-1][2] - seen[settled][2]
     share = totals.rejected_products / totals.products
-    what = f"{len(seen)} rounds of {totals.products} products, {share:.1%} bad"
-    print(f"{what}: memory {growth:+.1%}, open files and threads {handles:+d}")
+    title = f"{len(seen)} rounds of {totals.products} products, {share:.1%} bad"
+    print(f"{title}: memory {growth:+.1%}, open files and threads {handles:+d}")
     figures = {
         "minutes": seconds / 60,
         "products": totals.products,

@@ -28,7 +28,7 @@ from stage2_xgb.gate import OWN, POOL, STAGE1
 from stage2_xgb.inputs import ClassMixes
 from stage2_xgb.items import ItemBlock, mean_by_product, of_unit
 from stage2_xgb.published import PUBLISHED
-from stage2_xgb.refine import each_answer, refine
+from stage2_xgb.refine import answer_with_all, refine
 
 Row = tuple[str, np.ndarray, np.ndarray, np.ndarray]
 
@@ -56,15 +56,15 @@ def main() -> None:
             right = predicted == truth
             shifted = right if name.startswith("adjusted") else shifted
             weights = natural(truth), balanced(truth)
-            found = [
+            by_mix = [
                 _figures(right, shifted, weight, group, options.resamples) for weight in weights
             ]
             print(
-                f"| {name} | {' | '.join(cell for mix in found for cell in _cells(mix))} |",
+                f"| {name} | {' | '.join(cell for mix in by_mix for cell in _cells(mix))} |",
                 flush=True,
             )
             figures[unit].append(
-                {"name": name, "n": len(right), "natural": found[0], "balanced": found[1]}
+                {"name": name, "n": len(right), "natural": by_mix[0], "balanced": by_mix[1]}
             )
     record.save(options.json, figures, precision=stores[0].computed_with["precision"])
 
@@ -78,31 +78,31 @@ def rows(
 ) -> Iterator[Row]:
     """Name of each row, and each test item's predicted class, true class and product."""
     images = list(Views(stores).blocks("test", fit_only=False))
-    items = [of_unit(part, unit) for part in images]
-    truth = np.concatenate([part.class_index for part in items])
-    group = np.concatenate([part.product_id for part in items])
+    items = [of_unit(block, unit) for block in images]
+    truth = np.concatenate([block.class_index for block in items])
+    group = np.concatenate([block.product_id for block in items])
 
     def row(name: str, predicted: Sequence[np.ndarray]) -> Row:
         return name, np.concatenate(predicted), truth, group
 
-    yield row("stage 1", [part.log_probs.argmax(axis=1) for part in items])
+    yield row("stage 1", [block.log_probs.argmax(axis=1) for block in items])
     alone = config.model_copy(update={"pool": False})
     vectors = [store for store in stores if not columns_of(store.made_from)]
-    kinds = [
+    variants = [
         ("own reclassifiers alone", stores[:1], alone),
         ("published second stage", stores[:1], PUBLISHED),
         ("pool", stores[:1], config),
     ]
     if len(vectors) > 1:
-        kinds.append(("pool, all views", vectors, config))
+        variants.append(("pool, all views", vectors, config))
     if len(stores) > len(vectors):
-        kinds.append(("pool, columns too", stores, config))
-    for name, views, changed in kinds:
+        variants.append(("pool, columns too", stores, config))
+    for name, views, changed in variants:
         with tempfile.TemporaryDirectory() as folder:
             fit_stage2(views, mixes, run.store.taxonomy, changed, Path(folder), {}, jobs=2)
             bundle = Bundle.open(Path(folder))
-            parts = [_seen(part, len(views), bundle) for part in images]
-            for label, predicted in _of_bundle(bundle, parts, unit, name):
+            blocks = [_seen(block, len(views), bundle) for block in images]
+            for label, predicted in _of_bundle(bundle, blocks, unit, name):
                 yield row(label, predicted)
 
 
@@ -115,31 +115,31 @@ def _seen(images: ItemBlock, views: int, bundle: Bundle) -> ItemBlock:
 def _of_bundle(
     bundle: Bundle, images: Sequence[ItemBlock], unit: str, name: str
 ) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Rows of one second stage, and the classes [N] that each predicts for each part."""
-    answers = [each_answer(bundle, part, unit)[1] for part in images]
+    """Rows of one second stage, and the classes [N] that each predicts for each block."""
+    answers = [answer_with_all(bundle, block, unit)[1] for block in images]
     if name.startswith("published"):
         yield name, [_best(x[OWN]) for x in answers]
         return
     if bundle.pool is None:
         yield "adjusted to the target mix", [_best(x[STAGE1]) for x in answers]
     else:
-        opinions = [bundle.pool.opinions(part) for part in images]
-        names = map(_kind, bundle.pool.linear)
+        opinions = [bundle.pool.opinions(block) for block in images]
+        names = map(_expert_name, bundle.pool.linear)
         for number, expert in enumerate(("stage1", *names, "neighbours")):
             yield (
                 f"{name}: {expert} alone",
                 [
-                    _best(_of_unit(x[number], part, unit))
-                    for x, part in zip(opinions, images, strict=True)
+                    _best(_of_unit(x[number], block, unit))
+                    for x, block in zip(opinions, images, strict=True)
                 ],
             )
         yield name, [_best(x[POOL]) for x in answers]
         name = f"{name}, own reclassifiers"
     yield f"{name}, everywhere", [_best(x[OWN]) for x in answers]
-    yield f"{name}, gated", [_best(refine(bundle, part, unit).two_stage) for part in images]
+    yield f"{name}, gated", [_best(refine(bundle, block, unit).two_stage) for block in images]
 
 
-def _kind(expert: LinearExpert) -> str:
+def _expert_name(expert: LinearExpert) -> str:
     if isinstance(expert.inputs, OneHot):
         return COLUMNS
     return DISCRIMINANTS if expert.inputs.root else LOGISTIC
@@ -191,11 +191,11 @@ def _figures(
     }
 
 
-def _cells(found: dict[str, float]) -> tuple[str, str]:
-    value, low, high = (100 * found.get(name, 0.0) for name in ("change", "low", "high"))
+def _cells(figures: dict[str, float]) -> tuple[str, str]:
+    value, low, high = (100 * figures.get(name, 0.0) for name in ("change", "low", "high"))
     return (
-        f"{found['top1']:.4f}",
-        f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" if "change" in found else "",
+        f"{figures['top1']:.4f}",
+        f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" if "change" in figures else "",
     )
 
 

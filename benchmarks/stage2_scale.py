@@ -160,15 +160,15 @@ class Usage:
 def rate(bundle: Bundle, features: Path, images: int, lanes: int) -> float:
     """Images of the test split refined a second, in lanes of single-threaded arithmetic as scoring
     has them; reading the features and stage 1's opinion are not counted."""
-    done, seconds, parts = 0, 0.0, []
-    for part in _test(features, images):
-        parts.append(part)
-        done += len(part)
-        if len(parts) == 8 * lanes or done >= images:
+    done, seconds, blocks = 0, 0.0, []
+    for block in _test(features, images):
+        blocks.append(block)
+        done += len(block)
+        if len(blocks) == 8 * lanes or done >= images:
             started = time.perf_counter()
-            list(ordered(lambda p: refine(bundle, p, "image"), parts, lanes))
+            list(ordered(lambda p: refine(bundle, p, "image"), blocks, lanes))
             seconds += time.perf_counter() - started
-            parts = []
+            blocks = []
     return done / seconds
 
 
@@ -178,8 +178,8 @@ def _test(features: Path, images: int) -> Iterator[ItemBlock]:
     while done < images:
         for block in Views([FeatureStore(features)]).blocks("test", fit_only=False):
             for start in range(0, len(block), GROUP):
-                yield (part := block.rows(slice(start, start + GROUP)))
-                if (done := done + len(part)) >= images:
+                yield (group := block.rows(slice(start, start + GROUP)))
+                if (done := done + len(group)) >= images:
                     return
 
 

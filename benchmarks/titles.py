@@ -48,9 +48,9 @@ def measure(folder: Path, products: int) -> dict[str, Any]:
     tables = [of_out_of_fold(run) for run in (one, two)]
     ids = two.store.taxonomy.category_ids[tables[0]["class_index"]]
     on_print = np.isin(ids, list(printed))
-    kinds = {"all": on_print | True, "printed": on_print, "elsewhere": ~on_print}
-    found = {name: change(*(table[rows] for table in tables)) for name, rows in kinds.items()}
-    return {"products": products, "one_and_two_views": found}
+    subsets = {"all": on_print | True, "printed": on_print, "elsewhere": ~on_print}
+    changes = {name: change(*(table[rows] for table in tables)) for name, rows in subsets.items()}
+    return {"products": products, "one_and_two_views": changes}
 
 
 def _data(folder: Path, spec: SyntheticSpec) -> Path:

@@ -88,9 +88,9 @@ def step_ratio(backbone: str, side: int, batch: int, steps: int, rounds: int) ->
         if number:
             ratios.append(bare / ours)
     rate = steps * batch / bare
-    found = f"{statistics.median(ratios):.3f} of {[round(r, 3) for r in ratios]}"
+    text = f"{statistics.median(ratios):.3f} of {[round(r, 3) for r in ratios]}"
     title = f"{backbone} at {side}, batch {batch}, {compute.precision}"
-    print(f"{title}: trainer / bare loop {found} (claim 0.95; {rate:.1f} images/s)", flush=True)
+    print(f"{title}: trainer / bare loop {text} (claim 0.95; {rate:.1f} images/s)", flush=True)
     return {
         "backbone": backbone,
         "pixels": side,
@@ -165,9 +165,9 @@ def head_ratio(store: Store, weights: str, side: int, rounds: int, folder: Path)
             spent[name] = time.perf_counter() - started
         ratios.append(spent["frozen"] / spent["cached"])
     apart = 100 * abs(top1["cached"] - top1["frozen"])
-    found = f"{statistics.median(ratios):.1f} of {[round(r, 1) for r in ratios]}"
+    text = f"{statistics.median(ratios):.1f} of {[round(r, 1) for r in ratios]}"
     print(
-        f"{EPOCHS} head epochs, {len(photos)} photos: frozen forward / cached {found} "
+        f"{EPOCHS} head epochs, {len(photos)} photos: frozen forward / cached {text} "
         f"(claim 8; {spent['frozen']:.1f} s)"
     )
     both = f"cached {top1['cached']:.4f}, frozen {top1['frozen']:.4f}"

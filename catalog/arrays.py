@@ -40,8 +40,8 @@ def find_rows(ids: np.ndarray, wanted: np.ndarray, order: np.ndarray | None = No
     """
     if not len(ids):
         return np.full(np.shape(wanted), -1, dtype=np.int64)
-    places = np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)
-    rows = places if order is None else order[places]
+    ranks = np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)
+    rows = ranks if order is None else order[ranks]
     return np.where(ids[rows] == wanted, rows, -1)
 
 

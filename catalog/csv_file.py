@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from catalog.errors import ShelfsortError
-from catalog.filetypes import HEAD, kind
+from catalog.filetypes import HEAD, file_type
 
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 
@@ -99,14 +99,16 @@ class CsvFile:
         except OSError as error:
             raise self.error(f"{self.name}: can't be read: {error.strerror}") from error
         if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:HEAD]:
-            is_a = kind(data[:HEAD]) or "UTF-16 or no text"
+            is_a = file_type(data[:HEAD]) or "UTF-16 or no text"
             raise self.error(f"{self.name}: the file is {is_a}, expected CSV; save it as CSV UTF-8")
         try:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             self.line = data[: error.start].count(b"\n") + 1
-            found = f"byte 0x{data[error.start]:02x} is not UTF-8"
-            raise self.fault(f"{found}; the file may be Latin-1, save it as CSV UTF-8") from error
+            bad_byte = f"byte 0x{data[error.start]:02x} is not UTF-8"
+            raise self.fault(
+                f"{bad_byte}; the file may be Latin-1, save it as CSV UTF-8"
+            ) from error
         return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

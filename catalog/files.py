@@ -106,11 +106,11 @@ def _explained(path: str | Path) -> Iterator[None]:
 def locate(url: str, access: SourcesConfig = ACCESS) -> tuple[Any, str]:
     """The file system of a URL, and its path in it."""
     with _explained(url):
-        scheme, rest = url.split("://", 1)
+        scheme, path = url.split("://", 1)
         with_headers = access.headers and scheme.lower() in ("http", "https")
         options = {"headers": dict(access.headers)} if with_headers else {}
         try:
-            return fsspec.core.url_to_fs(f"{scheme.lower()}://{rest}", **options)
+            return fsspec.core.url_to_fs(f"{scheme.lower()}://{path}", **options)
         except ImportError as error:
             raise ShelfsortError(f"{url}: can't be read: {error}") from error
 
@@ -192,7 +192,7 @@ def files_below(folder: str, access: SourcesConfig = ACCESS) -> Listing:
 
 
 def _local_files(folder: str) -> Listing:
-    found = Listing([], [], [])
+    listing = Listing([], [], [])
     entered: set[tuple[int, int]] = set()
     waiting = [folder]
     while waiting:
@@ -205,17 +205,17 @@ def _local_files(folder: str) -> Listing:
             with os.scandir(current) as entries:
                 count = 0
                 for count, entry in enumerate(entries, 1):  # noqa: B007
-                    _sort_entry(entry, folder, found, waiting)
-            found.folders.append(Anchor(current, status.st_mtime_ns, count))
+                    _sort_entry(entry, folder, listing, waiting)
+            listing.folders.append(Anchor(current, status.st_mtime_ns, count))
         except OSError as error:
             reason = error.strerror or str(error)
-            found.lost.append(LostFile(current, UNREADABLE_FOLDER, reason))
-    found.files.sort()
-    found.lost.sort()
-    return found
+            listing.lost.append(LostFile(current, UNREADABLE_FOLDER, reason))
+    listing.files.sort()
+    listing.lost.sort()
+    return listing
 
 
-def _sort_entry(entry: os.DirEntry, folder: str, found: Listing, waiting: list[str]) -> None:
+def _sort_entry(entry: os.DirEntry, folder: str, listing: Listing, waiting: list[str]) -> None:
     """Puts one entry of a folder where it belongs; hidden ones are left out."""
     if entry.name.startswith(".") or entry.name == "__MACOSX":
         return
@@ -225,13 +225,13 @@ def _sort_entry(entry: os.DirEntry, folder: str, found: Listing, waiting: list[s
             return
         status = entry.stat()
     except OSError as error:
-        found.lost.append(LostFile(entry.path, UNREADABLE, error.strerror or str(error)))
+        listing.lost.append(LostFile(entry.path, UNREADABLE, error.strerror or str(error)))
         return
     if stat.S_ISREG(status.st_mode):
         relative = entry.path[len(folder) :].lstrip("/")
-        found.files.append(ListedFile(relative, entry.path, status.st_size, status.st_mtime_ns))
+        listing.files.append(ListedFile(relative, entry.path, status.st_size, status.st_mtime_ns))
     else:
-        found.lost.append(LostFile(entry.path, UNREADABLE, "it is no file"))
+        listing.lost.append(LostFile(entry.path, UNREADABLE, "it is no file"))
 
 
 def _stamp(info: dict[str, Any]) -> int:

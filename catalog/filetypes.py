@@ -54,10 +54,10 @@ _BRANDS = {
 }
 """Major brands of ISO base media files."""
 HEAD = 512
-"""Bytes that `kind` needs at most."""
+"""Bytes that `file_type` needs at most."""
 
 
-def kind(head: bytes) -> str | None:
+def file_type(head: bytes) -> str | None:
     """What the first bytes of a file say it is; None if they say nothing.
 
     >>> kind(b"<!DOCTYPE html><title>Sign in")

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from catalog.config import MAX_PIXELS
 from catalog.errors import ImageError
-from catalog.filetypes import HEAD, kind
+from catalog.filetypes import HEAD, file_type
 
 
 def _formats() -> tuple[str, ...]:
@@ -231,10 +231,12 @@ def _pillow(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", str(error)) from error
     except UnidentifiedImageError:
-        found = kind(data[:HEAD])
-        detail = f"the file is {found}" if found else f"no image format starts with {data[:8]!r}"
-        if found in ("HEIC", "AVIF"):
-            detail += f"; {_INSTALL[found]}"
+        type_name = file_type(data[:HEAD])
+        detail = (
+            f"the file is {type_name}" if type_name else f"no image format starts with {data[:8]!r}"
+        )
+        if type_name in ("HEIC", "AVIF"):
+            detail += f"; {_INSTALL[type_name]}"
         raise ImageError("not_an_image", detail) from None
     except _DAMAGE as error:
         raise ImageError("not_an_image", f"damaged header: {error}") from error

@@ -97,24 +97,24 @@ def clustered_shares(
     mass = np.bincount(cell, weight, cells)
     with np.errstate(invalid="ignore", divide="ignore"):
         value = np.clip(np.bincount(cell, weight * right, cells) / mass, 0, 1)
-        part = weight / mass[cell]
-    return _bounded(value, part * (right - value[cell]), part, group, cell)
+        share = weight / mass[cell]
+    return _bounded(value, share * (right - value[cell]), share, group, cell)
 
 
 def clustered_average(
-    value: float, influence: np.ndarray, part: np.ndarray, group: np.ndarray
+    value: float, influence: np.ndarray, share: np.ndarray, group: np.ndarray
 ) -> Estimate:
     """A figure from 0 to 1 that is not a plain share, such as a mean over categories.
 
-    `influence` float [N] is what each item adds to the figure's error, to first order; `part` float
-    [N], which sums to 1, is each item's part of the whole. Items without a part are not counted in
-    `n`.
+    `influence` float [N] is what each item adds to the figure's error, to first order; `share`
+    float [N], which sums to 1, is each item's share of the whole. Items without a share are not
+    counted in `n`.
     """
-    if not part.any():
+    if not share.any():
         return NOTHING
-    return _bounded(np.array([value]), influence, part, group, np.zeros(len(part), dtype=np.int64))[
-        0
-    ]
+    return _bounded(
+        np.array([value]), influence, share, group, np.zeros(len(share), dtype=np.int64)
+    )[0]
 
 
 def clustered_change(change: np.ndarray, weight: np.ndarray, group: np.ndarray) -> Estimate:
@@ -122,13 +122,13 @@ def clustered_change(change: np.ndarray, weight: np.ndarray, group: np.ndarray) 
     before."""
     if not weight.any():
         return NOTHING
-    part = weight / weight.sum()
-    value = float(part @ change)
-    return clustered_average_change(value, part * (change - value), part, group)
+    share = weight / weight.sum()
+    value = float(share @ change)
+    return clustered_average_change(value, share * (change - value), share, group)
 
 
 def clustered_average_change(
-    value: float, influence: np.ndarray, part: np.ndarray, group: np.ndarray
+    value: float, influence: np.ndarray, share: np.ndarray, group: np.ndarray
 ) -> Estimate:
     """The change, from -1 to 1, of what `clustered_average` takes; `influence` is the difference of
     the two.
@@ -137,23 +137,23 @@ def clustered_average_change(
     worse (Bonett and Price 2012): that nothing has changed in a sample is no certainty. The
     quantile is Student's t of the effective number of groups.
     """
-    if not part.any():
+    if not share.any():
         return NOTHING
     group_index = np.unique(group, return_inverse=True)[1]
-    parts = np.bincount(group_index, part)
-    parts_squared = (parts**2).sum()
-    one = 1 / np.count_nonzero(parts)  # an imaginary group's part of the whole
+    group_share = np.bincount(group_index, share)
+    shares_squared = (group_share**2).sum()
+    one = 1 / np.count_nonzero(group_share)  # an imaginary group's share of the whole
     middle = value / (1 + 2 * one)
-    variance = (np.bincount(group_index, influence) ** 2).sum() + 2 * parts_squared * one * (
+    variance = (np.bincount(group_index, influence) ** 2).sum() + 2 * shares_squared * one * (
         1 + middle**2
     )
-    half = float(_t(1 / parts_squared + 1) * np.sqrt(variance) / (1 + 2 * one))
+    half = float(_t(1 / shares_squared + 1) * np.sqrt(variance) / (1 + 2 * one))
     low, high = max(-1.0, min(middle - half, value)), min(1.0, max(middle + half, value))
-    return Estimate(float(value), float(low), float(high), int(np.count_nonzero(part)))
+    return Estimate(float(value), float(low), float(high), int(np.count_nonzero(share)))
 
 
 def _bounded(
-    value: np.ndarray, influence: np.ndarray, part: np.ndarray, group: np.ndarray, cell: np.ndarray
+    value: np.ndarray, influence: np.ndarray, share: np.ndarray, group: np.ndarray, cell: np.ndarray
 ) -> Shares:
     """Wilson's interval of each cell's effective number of items.
 
@@ -164,17 +164,17 @@ def _bounded(
     """
     cells = len(value)
     pair, owner = _pairs(cell, group, cells)
-    parts = np.bincount(pair, part, len(owner))
-    n = np.bincount(cell, part > 0, cells).astype(np.int64)
-    groups = np.bincount(owner, parts > 0, cells)
+    group_share = np.bincount(pair, share, len(owner))
+    n = np.bincount(cell, share > 0, cells).astype(np.int64)
+    groups = np.bincount(owner, group_share > 0, cells)
     with np.errstate(invalid="ignore", divide="ignore"):
         variance = (
             np.bincount(owner, np.bincount(pair, influence, len(owner)) ** 2, cells)
             * groups
             / (groups - 1)
         )
-        by_item = 1 / np.bincount(cell, part**2, cells)
-        by_group = 1 / np.bincount(owner, parts**2, cells)
+        by_item = 1 / np.bincount(cell, share**2, cells)
+        by_group = 1 / np.bincount(owner, group_share**2, cells)
         effective = value * (1 - value) * n / (n - 1) / variance * (_t(n - 1) / _t(groups - 1)) ** 2
     effective = np.where(np.isfinite(effective), np.minimum(effective, by_item), by_group)
     low, high = wilson(value, effective)

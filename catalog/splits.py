@@ -142,8 +142,8 @@ def deal_groups(groups: Sequence[str | None], split: np.ndarray, seed: int) -> n
     dealt = split.copy()
     for row, group in enumerate(groups):
         if group is not None:
-            place = sample_key(f"group {group}", seed) / 2**64
-            dealt[row] = np.searchsorted(_GROUP_BORDERS, place, side="right")
+            quantile = sample_key(f"group {group}", seed) / 2**64
+            dealt[row] = np.searchsorted(_GROUP_BORDERS, quantile, side="right")
     return dealt
 
 

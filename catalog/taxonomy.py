@@ -144,9 +144,9 @@ class Taxonomy:
 def _path(name: str) -> tuple[str, str, str]:
     """The three levels of a name or path; those that it lacks are the middle ones, then the first,
     as the narrowest name always is level 3."""
-    *above, narrowest = (part.strip() for part in name.split(">"))
-    first, *rest = above or [""]
-    return first, " > ".join(rest), narrowest
+    *above, narrowest = (level.strip() for level in name.split(">"))
+    first, *middle = above or [""]
+    return first, " > ".join(middle), narrowest
 
 
 def _rows(names: CsvFile) -> Iterable[Category]:

@@ -49,10 +49,10 @@ class Column:
         """Fits on the values of labelled products: the column is one of numbers, or of dates, if
         all that is not missing is."""
         present = [value for value in values if not _is_missing(value)]
-        for kind, types in (("date", datetime.date), ("number", (int, float, np.number))):
+        for column_type, types in (("date", datetime.date), ("number", (int, float, np.number))):
             if present and all(isinstance(value, types) for value in present):
                 numbers = np.array([_number(value) for value in present])
-                return cls(name, cast("Kind", kind), edges=_edges(numbers))
+                return cls(name, cast("Kind", column_type), edges=_edges(numbers))
         counts = Counter(map(_text, present))
         frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST]
         return cls(name, "text", tuple(text for text, count in frequent if count >= LEAST))
@@ -71,8 +71,8 @@ class Column:
         """Codes int64 [N]; a text that is no number is missing in a column of numbers."""
         if not self.categorical:
             numbers = np.array([_number(value) for value in values], dtype=np.float64)
-            places = np.searchsorted(np.array(self.edges), numbers, side="right")
-            return np.where(np.isnan(numbers), MISSING, places)
+            bins = np.searchsorted(np.array(self.edges), numbers, side="right")
+            return np.where(np.isnan(numbers), MISSING, bins)
         own = {text: code for code, text in enumerate(self.texts)}
         texts = (None if _is_missing(value) else _text(value) for value in values)
         return np.array([MISSING if t is None else own.get(t, self._rare(t)) for t in texts], int)
@@ -165,9 +165,9 @@ class ColumnEncoder:
         with none of them N is `rows`."""
         count = rows if rows is not None else len(next(iter(values.values()), ()))
         codes = np.full((count, len(self.columns)), MISSING, dtype=np.float32)
-        for place, column in enumerate(self.columns):
+        for position, column in enumerate(self.columns):
             if column.name in values:
-                codes[:, place] = column.codes(values[column.name])
+                codes[:, position] = column.codes(values[column.name])
         return codes
 
     def save(self, folder: Path, made_from: dict[str, Any]) -> None:

@@ -90,8 +90,8 @@ def read_pictures(
     ids = ([image_of[digest] for digest in digests] for digests in blocks)
     known = len(image_of) - len(missing)
     with progress(len(image_of), "words", "picture", initial=known) as bar:
-        for digests, found in zip(blocks, read_blocks(ids), strict=True):
-            texts.add(dict(zip(digests, found, strict=True)))
+        for digests, words in zip(blocks, read_blocks(ids), strict=True):
+            texts.add(dict(zip(digests, words, strict=True)))
             bar.update(len(digests))
     return len(missing)
 

@@ -65,13 +65,13 @@ def _blocks_of_lanes(
         if not hasattr(own, "store"):
             own.store = copy.copy(store)
         batch = load(own.store, table, rows, predictor.transform)
-        features = [predictor.features(part) for part in batch.pixels.split(PROCESSOR_BATCH)]
+        features = [predictor.features(pixels) for pixels in batch.pixels.split(PROCESSOR_BATCH)]
         return np.concatenate(features), {
             row - int(rows[0]): reason for row, reason in batch.reasons.items()
         }
 
-    parts = in_parts(np.arange(len(table)), batch_size)
-    with contextlib.closing(ordered(block, parts, lanes)) as blocks:
+    row_groups = in_parts(np.arange(len(table)), batch_size)
+    with contextlib.closing(ordered(block, row_groups, lanes)) as blocks:
         yield from blocks
 
 

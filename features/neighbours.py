@@ -61,14 +61,14 @@ class Bank:
         nearest = np.full((*candidates.shape, NEAREST), np.nan, dtype=np.float32)
         mean = np.full(candidates.shape, np.nan, dtype=np.float32)
         flat_nearest, flat_mean = nearest.reshape(-1, NEAREST), mean.reshape(-1)
-        for class_index, places in _by_class(candidates.ravel()):
+        for class_index, pairs in _by_class(candidates.ravel()):
             rows = slice(self.starts[class_index], self.starts[class_index + 1])
             size = rows.stop - rows.start
             vectors = self.vectors[rows].astype(np.float32, copy=False)
             for start in range(
-                0, len(places) if size else 0, step := max(1, _PAIRS // max(size, 1))
+                0, len(pairs) if size else 0, step := max(1, _PAIRS // max(size, 1))
             ):
-                batch = places[start : start + step]
+                batch = pairs[start : start + step]
                 query = batch // candidates.shape[1]
                 similarity = queries[query] @ vectors.T
                 total, count = similarity.sum(axis=1), np.full(len(batch), size)

@@ -78,7 +78,9 @@ def _engine() -> Any:
     from rapidocr import RapidOCR
 
     cv2.setNumThreads(1)
-    threads = {f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")}
+    threads = {
+        f"EngineConfig.onnxruntime.{scope}_op_num_threads": 1 for scope in ("intra", "inter")
+    }
     return RapidOCR(
         params=threads
         | {

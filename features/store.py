@@ -159,8 +159,8 @@ class FeatureStore:
         per_chunk, size = self.file[schema.FEATURES].chunks[0], features.itemsize * self.width
         offsets = self._chunk_offsets[rows // per_chunk] + rows % per_chunk * size
         with open(self.path, "rb") as file:
-            for place, offset in enumerate(offsets.tolist()):
-                features[place] = np.frombuffer(
+            for position, offset in enumerate(offsets.tolist()):
+                features[position] = np.frombuffer(
                     os.pread(file.fileno(), size, offset), features.dtype
                 )
         return features

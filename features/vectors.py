@@ -96,9 +96,9 @@ class GivenVectors:
 
     def __post_init__(self) -> None:
         """Raises ShelfsortError if the vectors are not as long as the store's."""
-        found, expected = self.file.width, self.head.weight.shape[1]
-        if found != expected:
-            problem = f"vectors of length {found}, expected {expected} as in training"
+        width, expected = self.file.width, self.head.weight.shape[1]
+        if width != expected:
+            problem = f"vectors of length {width}, expected {expected} as in training"
             raise ShelfsortError(f"{self.file.path}: {problem}")
 
     @property

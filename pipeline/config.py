@@ -208,9 +208,9 @@ class RunConfig(Section):
         photos, columns, or a file."""
         if name == "stage1":
             return self.stage1
-        for key, kind in _KINDS.items():
+        for key, view_type in _KINDS.items():
             if key in self.views[name]:
-                return kind.model_validate(self.views[name])
+                return view_type.model_validate(self.views[name])
         return Stage1Config.model_validate(_merged(self.stage1.model_dump(), self.views[name]))
 
     @property
@@ -312,15 +312,15 @@ def _explain(
 ) -> str:
     """One line per key: its file (or --set), the key, what was expected, what was found."""
     faults: dict[str, list[str]] = {}
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for fault in error.errors(include_url=False):
-        key, found_here = _place(fault["loc"], value)
+        key, found_here = _key_and_value(fault["loc"], value)
         unknown = fault["type"] == "extra_forbidden"
         faults.setdefault(key, []).append(
             _unknown(key) if unknown else fault["msg"].removeprefix("Value error, ")
         )
         if not unknown and not isinstance(found_here, dict):
-            found[key] = found_here
+            values[key] = found_here
     lines = []
     for key, messages in faults.items():
         set_here = any(
@@ -329,7 +329,7 @@ def _explain(
         source = "--set" if set_here or path is None else path
         lines.append(
             f"{source}: {key}: {' or: '.join(messages)}"
-            + (f", found {found[key]!r}" if key in found else "")
+            + (f", found {values[key]!r}" if key in values else "")
         )
     return "\n".join(lines)
 
@@ -338,8 +338,8 @@ def _unknown(key: str) -> str:
     """The message for an unknown key, with the one that was likely meant, if there is one."""
     section, _, name = key.rpartition(".")
     known = [
-        (place.rpartition(".")[0], place.rpartition(".")[2])
-        for place in _keys(RunConfig().model_dump())
+        (dotted.rpartition(".")[0], dotted.rpartition(".")[2])
+        for dotted in _keys(RunConfig().model_dump())
     ]
     own = re.sub(r"^views\.[^.]+", "stage1", section)
     near = difflib.get_close_matches(name, [n for s, n in known if s == own], 1)
@@ -363,14 +363,14 @@ def _keys(value: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _keys(inner, f"{prefix}{key}.")
 
 
-def _place(location: tuple[Any, ...], value: Any) -> tuple[str, Any]:
+def _key_and_value(location: tuple[Any, ...], value: Any) -> tuple[str, Any]:
     """The key of a fault as the user wrote it, without pydantic's names for the members of a union,
     and its value."""
     keys = []
-    for part in location:
-        known_key = isinstance(value, dict) and part in value
-        if not known_key and not (isinstance(value, list) and isinstance(part, int)):
+    for component in location:
+        known_key = isinstance(value, dict) and component in value
+        if not known_key and not (isinstance(value, list) and isinstance(component, int)):
             break
-        value = value[part]
-        keys.append(str(part))
+        value = value[component]
+        keys.append(str(component))
     return ".".join(keys) or "(the whole)", value

@@ -41,7 +41,7 @@ def other_owners() -> dict[str, list[str]]:
     lie in one folder, their files are mixed, whoever was installed last."""
     owners = metadata.packages_distributions()
     others = {name: sorted({*owners.get(name, [])} - {"shelfsort"}) for name in PACKAGES}
-    return {name: found for name, found in others.items() if found}
+    return {name: distributions for name, distributions in others.items() if distributions}
 
 
 def version() -> str | None:

@@ -35,7 +35,7 @@ from pipeline.run_folder import RunFolder
 from stage1_cnn.dataset import decode_all, padded
 from stage1_cnn.predict import Predictor
 from stage1_cnn.runtimes import answering
-from stage2_xgb.addition import NONE_ADDED, Additions, joined
+from stage2_xgb.addition import NONE_ADDED, Additions, with_added
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.final import open_final
 from stage2_xgb.items import ItemBlock
@@ -91,7 +91,7 @@ class TwoStageModel:
             view: View | ColumnEncoder
             if "file" in origin:
                 view = _given(run, name, origin, vectors or {})
-            elif any(kind in origin for kind in ("text", "cover", "columns")):
+            elif any(source in origin for source in ("text", "cover", "columns")):
                 view = _open_fitted(run, name, origin)
             else:
                 asked = runtime if isinstance(runtime, str) else runtime[name]
@@ -197,7 +197,8 @@ class TwoStageModel:
         readable = np.all([mask for _, mask, _ in parts.values()], axis=0)
         errors = {row: error for *_, some in parts.values() for row, error in some.items()}
         photos = {
-            size: list(compress(found, readable[mask])) for size, (found, mask, _) in parts.items()
+            size: list(compress(decoded, readable[mask]))
+            for size, (decoded, mask, _) in parts.items()
         }
         return photos, readable, errors
 
@@ -376,7 +377,7 @@ def predict_files(
     if not len(images):
         raise ShelfsortError("; ".join(f"{path}: {reason}" for path, reason in unreadable.items()))
     result = model.answer(images, "product")
-    log_probs = joined(result.two_stage, model.added.log_odds(model.bundle, images))
+    log_probs = with_added(result.two_stage, model.added.log_odds(model.bundle, images))
     classes, confidences = top_classes(log_probs, top)
     return Prediction(
         classes=classes[0].tolist(),
@@ -402,8 +403,8 @@ def _columns_of(model: TwoStageModel, columns: Mapping[str, str]) -> Mapping[str
     known = {column.name: column for column in model.columns.columns} if model.columns else {}
     for name, value in columns.items():
         if name not in known:
-            found = ", ".join(known) or "none: it was trained without a view of columns"
-            raise ShelfsortError(f"--column {name}: the run reads the columns {found}")
+            columns_read = ", ".join(known) or "none: it was trained without a view of columns"
+            raise ShelfsortError(f"--column {name}: the run reads the columns {columns_read}")
         if value.strip() and known[name].codes([value])[0] == MISSING:
             raise ShelfsortError(
                 f"--column {name}={value}: expected a {known[name].kind}, such as "

@@ -43,11 +43,11 @@ def keep_int8(view_folder: RunFolder, say: Say) -> None:
     batches = photos["val_a"].batches(_CALIBRATION)
     for share in _KEPT_IN_FP32:
         network, in_fp32 = quantise(predictor, batches, keep=share)
-        found = by_onnxruntime(network)
-        lost_of_val_a = photos["val_a"].lost(exact, found)
+        quantised = by_onnxruntime(network)
+        lost_of_val_a = photos["val_a"].lost(exact, quantised)
         if lost_of_val_a <= MOST_LOST:
             break
-    lost = photos["val_b"].lost(exact, found)
+    lost = photos["val_b"].lost(exact, quantised)
     loss = f"int8 loses {100 * lost:.2f} points of {photos['val_b'].count} photos of val_b"
     if lost > MOST_LOST:
         raise ShelfsortError(
@@ -88,24 +88,24 @@ class SplitPhotos:
 
     def _read(self, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pixels of the readable ones of so many, and their classes, a batch at a time."""
-        for part in in_parts(self._rows(count), PROCESSOR_BATCH):
-            batch = load(self._store, self._table, part, self._predictor.transform)
+        for rows in in_parts(self._rows(count), PROCESSOR_BATCH):
+            batch = load(self._store, self._table, rows, self._predictor.transform)
             pixels = batch.pixels.permute(0, 2, 3, 1).numpy()[batch.readable]
             if len(pixels):
                 yield np.ascontiguousarray(pixels), batch.labels.numpy()[batch.readable]
 
-    def lost(self, exact: Inference, found: Inference) -> float:
-        """Share of the photos that `exact` answers right, less that of `found`."""
-        lost = ordered(partial(self._lost, exact, found), self._read(self.count), cores())
+    def lost(self, exact: Inference, quantised: Inference) -> float:
+        """Share of the photos that `exact` answers right, less that of `quantised`."""
+        lost = ordered(partial(self._lost, exact, quantised), self._read(self.count), cores())
         return float(np.concatenate(list(lost)).mean())
 
     def _lost(
-        self, exact: Inference, found: Inference, part: tuple[np.ndarray, np.ndarray]
+        self, exact: Inference, quantised: Inference, batch: tuple[np.ndarray, np.ndarray]
     ) -> np.ndarray:
-        """1 for each photo that is right by `exact` alone, -1 by `found` alone, else 0."""
-        pixels, classes = part
+        """1 for each photo that is right by `exact` alone, -1 by `quantised` alone, else 0."""
+        pixels, classes = batch
         right = [
             self._predictor.head.log_probs(run(pixels).astype(np.float16)).argmax(axis=1) == classes
-            for run in (exact, found)
+            for run in (exact, quantised)
         ]
         return right[0].astype(int) - right[1]

@@ -206,8 +206,8 @@ class RunFolder:
         """Whether an artefact is there and differs from one made now by corrected labels alone."""
         if not manifest.exists():
             return False
-        found = read_json(manifest, step).get("made_from", {})
-        return found != made_from and self.with_labels_of_now(found) == made_from
+        recorded = read_json(manifest, step).get("made_from", {})
+        return recorded != made_from and self.with_labels_of_now(recorded) == made_from
 
     def stage1_checksum(self) -> str:
         """sha256 of the checkpoint, from its summary. Raises ArtifactError if stage 1 isn't
@@ -249,7 +249,7 @@ class RunFolder:
             "columns": self.columns_checksum,
             "file": None,
         }
-        source = source or next(kind for kind in checksums if kind in origin)
+        source = source or next(name for name in checksums if name in origin)
         there_now = {"store": self.store.fingerprint}
         if (checksum := checksums[source]) is not None:
             there_now[source] = checksum()

@@ -228,12 +228,12 @@ def evaluate(
     metrics_path, summary_path = run.metrics_path, run.evaluation / "summary.txt"
     if not rebuild and metrics_path.exists() and summary_path.exists():
         metrics = read_sealed(metrics_path, "evaluate")
-        found = dict(metrics["made_from"])
-        has_rivals = found.pop("rivals", False)
-        if _relabelled(run, found, made_from):
+        recorded = dict(metrics["made_from"])
+        has_rivals = recorded.pop("rivals", False)
+        if _relabelled(run, recorded, made_from):
             say("evaluate: labels were corrected since; measuring again")
             return evaluate(run, config, rebuild=True, say=say, rivals=rivals or has_rivals)
-        require_same(metrics_path, made_from, found, "evaluate")
+        require_same(metrics_path, made_from, recorded, "evaluate")
         if has_rivals or not rivals:
             say(f"evaluate: current ({metrics_path})")
             say(summary(metrics))
@@ -286,12 +286,13 @@ def _measure(
     return metrics
 
 
-def _relabelled(run: RunFolder, found: dict[str, Any], made_from: dict[str, Any]) -> bool:
+def _relabelled(run: RunFolder, recorded: dict[str, Any], made_from: dict[str, Any]) -> bool:
     """Whether an evaluation differs from one made now by corrected labels, and by the stage 2 that
     was fitted on them, alone."""
     stage2 = {"stage2": made_from["stage2"]}
     return (
-        found["views"] != made_from["views"] and run.with_labels_of_now(found | stage2) == made_from
+        recorded["views"] != made_from["views"]
+        and run.with_labels_of_now(recorded | stage2) == made_from
     )
 
 

@@ -413,10 +413,10 @@ def _products(images: ImageTable) -> ImageTable:
     return images[np.unique(images.product_id, return_index=True)[1]]
 
 
-def _origin(view_folder: RunFolder, kind: str, checksum: str) -> dict[str, Any]:
+def _origin(view_folder: RunFolder, origin_key: str, checksum: str) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
-        kind: checksum,
+        origin_key: checksum,
         "store": view_folder.store.fingerprint,
         "dtype": FEATURE_DTYPE.__name__,
     }
@@ -424,7 +424,7 @@ def _origin(view_folder: RunFolder, kind: str, checksum: str) -> dict[str, Any]:
 
 def _write(
     view_folder: RunFolder,
-    kind: str,
+    view_type: str,
     origin: dict[str, Any],
     source: Callable[[], ViewSource],
     rebuild: bool,
@@ -449,5 +449,5 @@ def _write(
     )
     seconds = time.perf_counter() - started
     features = view_folder.features
-    size = f"{len(features)} images x {features.width} of {kind}"
+    size = f"{len(features)} images x {features.width} of {view_type}"
     say(f"features: {size} in {seconds:.1f} s -> {view_folder.features_path}")

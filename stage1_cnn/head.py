@@ -28,7 +28,7 @@ def log_softmax(scores: np.ndarray) -> np.ndarray:
     out = np.empty_like(scores)
     rows = max(1, _CACHED // max(scores.shape[1], 1))
     for start in range(0, len(scores), rows):
-        part, into = scores[start : start + rows], out[start : start + rows]
-        np.subtract(part, part.max(axis=1, keepdims=True), out=into)
+        block, into = scores[start : start + rows], out[start : start + rows]
+        np.subtract(block, block.max(axis=1, keepdims=True), out=into)
         into -= np.log(np.exp(into).sum(axis=1, keepdims=True))
     return out

@@ -11,8 +11,10 @@ class Mixing:
     """Draws one of the two for each batch, from the processor's default generator."""
 
     def __init__(self, augment: Augment, classes: int) -> None:
-        kinds = ((MixUp, augment.mixup), (CutMix, augment.cutmix))
-        self.choices = [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha]
+        mixings = ((MixUp, augment.mixup), (CutMix, augment.cutmix))
+        self.choices = [
+            mixing(alpha=alpha, num_classes=classes) for mixing, alpha in mixings if alpha
+        ]
 
     def __call__(
         self, inputs: torch.Tensor, labels: torch.Tensor

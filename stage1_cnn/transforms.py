@@ -202,15 +202,15 @@ class TrainTransform:
         """As EvalTransform; `image_ids` int64 [B], `repeats` int64 [B] (0 if None)."""
         repeats = np.zeros(len(images), dtype=np.int64) if repeats is None else repeats
         draws = self._draws(image_ids, repeats, 5, _GEOMETRY)
-        kinds = self._kinds(repeats)
+        variants = self._variants(repeats)
         cropped = [
             self._crop(
-                self._grain(image, int(i), int(r)) if kind == _GRAINED else image,
+                self._grain(image, int(i), int(r)) if variant == _GRAINED else image,
                 draw,
-                kind == _MIRRORED,
+                variant == _MIRRORED,
             )
-            for image, i, r, kind, draw in zip(
-                images, image_ids, repeats, kinds, draws, strict=True
+            for image, i, r, variant, draw in zip(
+                images, image_ids, repeats, variants, draws, strict=True
             )
         ]
         pixels = self.base(cropped, out=out)
@@ -226,7 +226,7 @@ class TrainTransform:
     ) -> np.ndarray:
         return uniforms(self.seed, self.epoch, image_ids, count, stream=stream, repeats=repeats)
 
-    def _kinds(self, repeats: np.ndarray) -> np.ndarray:
+    def _variants(self, repeats: np.ndarray) -> np.ndarray:
         """What each repeat is besides: 0 nothing, else one of the four."""
         return np.where(repeats > 0, (repeats - 1) % 4 + 1, 0) * self.levelled
 
@@ -256,17 +256,17 @@ class TrainTransform:
         photo they are not seen."""
         draws = self._draws(image_ids, repeats, 5, _GEOMETRY)
         kept = self._kept(draws.T).T
-        places = (points[..., :2] - (draws[:, [3, 2]] * (1 - kept))[:, None]) / kept[:, None]
+        positions = (points[..., :2] - (draws[:, [3, 2]] * (1 - kept))[:, None]) / kept[:, None]
         if self.augment.flip:
             mirrored = draws[:, 4] < 0.5
-            places[mirrored, :, 0] = 1 - places[mirrored, :, 0]
+            positions[mirrored, :, 0] = 1 - positions[mirrored, :, 0]
         if (affine := self._affine(image_ids, repeats)) is not None:
             back = np.linalg.inv(affine[:, :, :2].numpy())
-            places = (
-                (2 * places - 1 - affine[:, None, :, 2].numpy()) @ back.transpose(0, 2, 1) + 1
+            positions = (
+                (2 * positions - 1 - affine[:, None, :, 2].numpy()) @ back.transpose(0, 2, 1) + 1
             ) / 2
-        seen = points[..., 2] * ((places >= 0) & (places < 1)).all(axis=2)
-        return np.concatenate([places, seen[..., None]], axis=2).astype(np.float32)
+        seen = points[..., 2] * ((positions >= 0) & (positions < 1)).all(axis=2)
+        return np.concatenate([positions, seen[..., None]], axis=2).astype(np.float32)
 
     def changes(self, image_ids: np.ndarray, repeats: np.ndarray) -> Changes:
         """For the Normaliser."""
@@ -285,8 +285,8 @@ class TrainTransform:
     def _affine(self, image_ids: np.ndarray, repeats: np.ndarray) -> torch.Tensor | None:
         """Turn, shear and zoom about the centre, then shift; degrees and shares are uniform up to
         the limits."""
-        augment, kinds = self.augment, self._kinds(repeats)
-        turned = np.where(kinds == _LEFT, 1.0, np.where(kinds == _RIGHT, -1.0, 0.0))
+        augment, variants = self.augment, self._variants(repeats)
+        turned = np.where(variants == _LEFT, 1.0, np.where(variants == _RIGHT, -1.0, 0.0))
         if not (augment.rotate or augment.shift or augment.shear or augment.zoom or turned.any()):
             return None
         draws = 2 * self._draws(image_ids, repeats, 5, _AFFINE) - 1

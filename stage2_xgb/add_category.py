@@ -118,8 +118,8 @@ def newcomers(
 def trials(views: Views, pool: ExpertPool, size: int, seed: int) -> Iterator[Trial]:
     """Known categories treated as new, each with about `size` photos that stand for it."""
     count = views.fitted(*HELD)
-    enough = np.flatnonzero(count >= 2 * _FEWEST)
-    chosen = enough[np.argsort(sample_hash(enough, _PURPOSE, seed))][:_CATEGORIES]
+    eligible = np.flatnonzero(count >= 2 * _FEWEST)
+    chosen = eligible[np.argsort(sample_hash(eligible, _PURPOSE, seed))][:_CATEGORIES]
     wanted = np.isin(np.arange(len(count)), chosen) * 2 * MOST / np.maximum(count, 1)
     held = _images(views, HELD, wanted, seed)
     shown = [_parted(held.rows(held.class_index == c), size) for c in chosen.tolist()]
@@ -132,8 +132,8 @@ def trials(views: Views, pool: ExpertPool, size: int, seed: int) -> Iterator[Tri
     for c, images, newcomer in zip(chosen.tolist(), own, new, strict=True):
         apart = others.class_index != c
         if len(images) and apart.any():  # else all photos are of the products that stand for it
-            mine, rest = Known.of(pool, images), known[apart]
-            yield Trial(mine.evidence(newcomer, c), rest.evidence(newcomer, c))
+            of_class, of_others = Known.of(pool, images), known[apart]
+            yield Trial(of_class.evidence(newcomer, c), of_others.evidence(newcomer, c))
 
 
 def _parted(images: ItemBlock, size: int) -> tuple[ItemBlock, ItemBlock]:
@@ -160,7 +160,7 @@ def _images(views: Views, splits: Sequence[str], share: np.ndarray, seed: int) -
 def fit_slopes(trials: Sequence[Trial]) -> tuple[np.ndarray, float]:
     """What evidence weighs, float64 [2], and an intercept, as log-odds if a photo is as likely of
     the new category as of another."""
-    x = np.concatenate([part for trial in trials for part in (trial.own, trial.others)])
+    x = np.concatenate([evidence for trial in trials for evidence in (trial.own, trial.others)])
     sizes = [n for trial in trials for n in trial.sizes]
     y = np.repeat([1, 0] * len(trials), sizes)
     weight = np.concatenate([trial.weight for trial in trials])

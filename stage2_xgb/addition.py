@@ -75,8 +75,8 @@ class Known:
         strangers = np.full(len(images), STRANGER)
         near = expert.bank.cosines(z, strangers, likely)[0][:, :, 0]
         scores, best = _highest_two(lda.scores(x) * np.float32(lda.inverse_temperature))
-        cosines, place = _highest_two(np.where(np.isnan(near), np.float32(-1), near))
-        nearest = likely[np.arange(len(images)), place]
+        cosines, column = _highest_two(np.where(np.isnan(near), np.float32(-1), near))
+        nearest = likely[np.arange(len(images)), column]
         centred = x - lda.centre
         return cls(lda.inverse_temperature, centred, unit(z), scores, best, cosines, nearest)
 
@@ -105,14 +105,14 @@ def experts_of(pool: ExpertPool) -> tuple[LinearExpert, NeighbourExpert]:
 
 
 def _highest_two(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The highest two of each row [N, 2], falling (-inf if there is one alone), and the place of
-    the first [N]."""
+    """The highest two of each row [N, 2], falling (-inf if there is one alone), and the column
+    of the first [N]."""
     if values.shape[1] < 2:
         values = np.column_stack([values, np.full(len(values), -np.inf, dtype=values.dtype)])
-    place = np.argpartition(-values, 1, axis=1)[:, :2]
-    pair = np.take_along_axis(values, place, axis=1)
+    column = np.argpartition(-values, 1, axis=1)[:, :2]
+    pair = np.take_along_axis(values, column, axis=1)
     order = np.argsort(-pair, axis=1, kind="stable")
-    first = np.take_along_axis(place, order, axis=1)[:, 0]
+    first = np.take_along_axis(column, order, axis=1)[:, 0]
     return np.take_along_axis(pair, order, axis=1), first
 
 
@@ -180,7 +180,7 @@ class Additions:
 NONE_ADDED = Additions()
 
 
-def joined(log_probs: np.ndarray, log_odds: np.ndarray) -> np.ndarray:
+def with_added(log_probs: np.ndarray, log_odds: np.ndarray) -> np.ndarray:
     """Log-probabilities float32 [N, K + A] of the known and the added categories, from those of the
     known ones [N, K] among themselves and the log-odds [N, A] of the added ones."""
     if not log_odds.shape[1]:

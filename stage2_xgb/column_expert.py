@@ -85,8 +85,8 @@ def fit_naive_bayes(
     for column, (start, size) in enumerate(zip(inputs.starts, inputs.sizes, strict=True)):
         code = codes[:, column].astype(np.int64)
         known = code >= 0
-        place = code[known] * classes + class_index[known]
-        counts = np.bincount(place, minlength=size * classes).reshape(size, classes)
+        cell = code[known] * classes + class_index[known]
+        counts = np.bincount(cell, minlength=size * classes).reshape(size, classes)
         share = (counts.sum(axis=1, keepdims=True) + 1 / size) / (counts.sum() + 1)
         smoothed = (counts + SMOOTHING * share) / (counts.sum(axis=0) + SMOOTHING)
         weight[start + 1 : start + 1 + size] = np.log(smoothed)

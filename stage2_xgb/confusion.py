@@ -97,9 +97,9 @@ def save_sets(path: Path, sets: Sequence[ConfusionSet], taxonomy: Taxonomy) -> N
         "errors": [s.errors for s in sets],
         "mendable": [s.mendable for s in sets],
     }
-    kinds = {
+    list_types = {
         "members": pyarrow.list_(pyarrow.int32()),
         "member_counts": pyarrow.list_(pyarrow.int64()),
     }
-    fields = [(name, kinds.get(name, pyarrow.int64())) for name in columns]
+    fields = [(name, list_types.get(name, pyarrow.int64())) for name in columns]
     write_table(path, pyarrow.table(columns, schema=pyarrow.schema(fields)))

@@ -2,7 +2,7 @@
 halving the products.
 
 A figure that is counted on the items which chose something flatters the choice. Whatever is chosen
-on a split (who answers for a category, a threshold, a weight) is therefore judged here on the
+on a split (who answers for a category, a threshold, a weight) is therefore scored here on the
 products that had no part in choosing.
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 from catalog.splits import sample_hash
 
 REPEATS = 20
-"""Ways of halving the products; each half decides once and is judged once, so that there are twice
-as many judgements."""
+"""Ways of halving the products; each half decides once and is scored once, so that there are twice
+as many scores."""
 
 
 def folds(product_id: np.ndarray, count: int, purpose: str, seed: int) -> np.ndarray:
@@ -33,9 +33,9 @@ def halves(
         yield (rank < len(products) // 2)[product]
 
 
-def cross_judge(
+def cross_fitted_scores(
     product_id: np.ndarray,
-    judge: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
     purpose: str,
     seed: int,
     repeats: int = REPEATS,
@@ -43,13 +43,13 @@ def cross_judge(
     """Mean score [N, ...] of each item, float64, over `repeats` choices that its product had no
     part in.
 
-    `judge(deciders, judged)` gets two masks [N] that share no product, chooses on the first, and
-    returns the scores [judged.sum(), ...] of the second.
+    `score(deciders, others)` gets two masks [N] that share no product, chooses on the first, and
+    returns the scores [others.sum(), ...] of the second.
     """
     total: np.ndarray | None = None
     for half in halves(product_id, purpose, seed, repeats):
         for deciders in (half, ~half):
-            scores = np.asarray(judge(deciders, ~deciders), dtype=np.float64)
+            scores = np.asarray(score(deciders, ~deciders), dtype=np.float64)
             if total is None:
                 total = np.zeros((len(product_id), *scores.shape[1:]))
             total[~deciders] += scores

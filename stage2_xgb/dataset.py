@@ -143,10 +143,10 @@ def fit_projection(
             if len(b)
         ]
     )
-    found = min(components, *features.shape)
-    model = PCA(found, svd_solver="randomized", iterated_power=4, random_state=seed % 2**32).fit(
+    rank = min(components, *features.shape)
+    model = PCA(rank, svd_solver="randomized", iterated_power=4, random_state=seed % 2**32).fit(
         features
     )
     vectors = np.zeros((width, components), dtype=np.float32)
-    vectors[:, :found] = model.components_.T
+    vectors[:, :rank] = model.components_.T
     return Projection(model.mean_.astype(np.float32), vectors)

@@ -80,10 +80,10 @@ class ExpertPool:
 
     def prepare(self, images: ItemBlock) -> dict[Inputs | OneHot, np.ndarray]:
         """Each kind of inputs that an expert sees, float32 [N, D]."""
-        kinds: set[Inputs | OneHot] = {expert.inputs for expert in self.linear}
+        distinct: set[Inputs | OneHot] = {expert.inputs for expert in self.linear}
         if self.neighbours is not None:
-            kinds.add(self.neighbours.inputs)
-        return {inputs: inputs.of(images) for inputs in kinds}
+            distinct.add(self.neighbours.inputs)
+        return {inputs: inputs.of(images) for inputs in distinct}
 
     def linear_opinions(
         self, images: ItemBlock, prepared: Mapping[Inputs | OneHot, np.ndarray]
@@ -135,27 +135,28 @@ class ExpertPool:
         reader have them, have none. So equal photos get equal answers however they are asked for.
         """
         known = None if strangers else images.product_id
-        plain, growth, kind = self._weights(images, unit)
+        plain, growth, weights_row = self._weights(images, unit)
         added = [weights[:, len(self) :] @ self.weights[unit].mix for weights in (plain, growth)]
         if unit == "image":
-            (scores,) = self._sums(images, known, plain[kind])
-            scores += _of_kind(added[0], kind)
+            (scores,) = self._sums(images, known, plain[weights_row])
+            scores += _of_row(added[0], weights_row)
             return log_softmax(scores)
-        sums = self._sums(images, known, plain[kind], growth[kind])
+        sums = self._sums(images, known, plain[weights_row], growth[weights_row])
         scores, grown = (mean_by_product(x, images.product_id) for x in sums)
-        kind = kind[product_starts(images.product_id)]
-        grown += _of_kind(added[1], kind)
+        weights_row = weights_row[product_starts(images.product_id)]
+        grown += _of_row(added[1], weights_row)
         grown *= np.log(images_by_product(images.product_id)).astype(np.float32)[:, None]
         scores += grown
-        scores += _of_kind(added[0], kind)
+        scores += _of_row(added[0], weights_row)
         return log_softmax(scores)
 
     def _weights(self, images: ItemBlock, unit: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Plain weight and growth of each term, float32 [W, E + 2], of each of W kinds of items,
-        and the kind int [N] of each image: 1 if it is without columns in a pool that reads them."""
-        kinds = [self.weights[unit], *([self.bare[unit]] if self.bare else [])]
+        and each image's row of these, int [N]: 1 if it is without columns in a pool that reads
+        them."""
+        by_row = [self.weights[unit], *([self.bare[unit]] if self.bare else [])]
         plain, growth = (
-            np.stack([getattr(kind, name) for kind in kinds]).astype(np.float32)
+            np.stack([getattr(weights, name) for weights in by_row]).astype(np.float32)
             for name in ("plain", "growth")
         )
         if not self.bare:
@@ -171,10 +172,10 @@ class ExpertPool:
         sums = [np.zeros(images.log_probs.shape, dtype=np.float32) for _ in weights]
         asked: list[tuple[np.ndarray, np.ndarray]] = []
         for start in range(0, len(images), _ROWS):
-            part = images.rows(rows := slice(start, start + _ROWS))
-            prepared = self.prepare(part)
-            likely = np.zeros(part.log_probs.shape, dtype=np.float32)
-            for number, opinion in enumerate(self.linear_opinions(part, prepared)):
+            block = images.rows(rows := slice(start, start + _ROWS))
+            prepared = self.prepare(block)
+            likely = np.zeros(block.log_probs.shape, dtype=np.float32)
+            for number, opinion in enumerate(self.linear_opinions(block, prepared)):
                 likely += opinion
                 for total, weight in zip(sums, weights, strict=True):
                     total[rows] += weight[rows, number, None] * opinion
@@ -185,15 +186,15 @@ class ExpertPool:
             z, candidates = map(np.concatenate, zip(*asked, strict=True))
             known = np.full(len(images), STRANGER) if known is None else known
             votes = self.neighbours.log_votes(z, known, candidates)
-            place = np.arange(len(images))[:, None], candidates
+            cells = np.arange(len(images))[:, None], candidates
             for total, weight in zip(sums, weights, strict=True):
-                total[place] += weight[:, len(self) - 1, None] * votes
+                total[cells] += weight[:, len(self) - 1, None] * votes
         return sums
 
 
-def _of_kind(terms: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """Of terms float32 [W, K] those of each item's kind int [N]; [1, K] if there is one kind."""
-    return terms if len(terms) == 1 else terms[kind]
+def _of_row(terms: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Of terms float32 [W, K] those of each item's row int [N]; [1, K] if there is one row."""
+    return terms if len(terms) == 1 else terms[row]
 
 
 def mix_terms(target: np.ndarray, train: np.ndarray) -> np.ndarray:

@@ -101,11 +101,11 @@ class HeldOut:
             rows = np.flatnonzero(fold == number)
             starts = product_starts(self.table.product_id[rows])
             cuts = starts[np.flatnonzero(np.diff(starts // _ROWS)) + 1]
-            for part in np.split(rows, cuts):
-                if len(part):
-                    features = [x[part] for x in self.features]
-                    codes = self.codes[part]
-                    yield number, ItemBlock.images(self.table[part], features, self.head, codes)
+            for chunk in np.split(rows, cuts):
+                if len(chunk):
+                    features = [x[chunk] for x in self.features]
+                    codes = self.codes[chunk]
+                    yield number, ItemBlock.images(self.table[chunk], features, self.head, codes)
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ class Rows:
     def total(self) -> Moments:
         """Sums of all rows."""
         total = self.sums[0]
-        for part in self.sums[1:]:
-            total = total + part
+        for moments in self.sums[1:]:
+            total = total + moments
         return total
 
 
@@ -142,10 +142,10 @@ def read_rows(views: Views, seed: int, jobs: int, splits: Sequence[str] = FITTED
     logistic = _logistic_splits(views, width)
 
     def read(block: Block) -> tuple[np.ndarray, ...]:
-        mine = sample_mask(
+        kept_rows = sample_mask(
             block.table.product_id, share[block.table.class_index], "rows of experts", seed
         )
-        table, features, codes = block.rows(mine)
+        table, features, codes = block.rows(kept_rows)
         fold = np.where(table.on("train"), -1, product_fold(table.product_id, seed))
         x = inputs(features)
         for number in np.unique(fold).tolist():

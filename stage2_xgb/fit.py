@@ -32,10 +32,10 @@ from stage2_xgb.out_of_fold import (
     FILE,
     PRODUCTS_FILE,
     Products,
-    judge,
     nothing_judged,
     read_products,
     save_judged,
+    score_out_of_fold,
 )
 from stage2_xgb.summary import Stage2Summary, summarise
 from stage2_xgb.train_reclassifier import RowPicker, fit_booster
@@ -65,9 +65,9 @@ def fit_stage2(
     picker = inputs.picker(config)
     boosters = _train_reclassifiers(inputs.sets, picker, folder, jobs)
     clock.lap("reclassify")
-    judged = _judge(inputs, picker, len(taxonomy), folder, jobs)
+    held_out = _score_unseen(inputs, picker, len(taxonomy), folder, jobs)
     undecided = _save_undecided(folder, inputs, boosters, config.base_margin, made_from)
-    val_b = ValB.of(undecided, inputs.views, judged, inputs.targets["product"], jobs)
+    val_b = ValB.of(undecided, inputs.views, held_out, inputs.targets["product"], jobs)
     decisions = val_b.decide(undecided, config)
     bundle = replace(undecided, answers={c: d.answer for c, d in decisions.items()})
     clock.lap("gate")
@@ -104,22 +104,22 @@ def _save_undecided(
     )
 
 
-def _judge(
+def _score_unseen(
     inputs: Stage2Inputs, picker: RowPicker, classes: int, folder: Path, jobs: int
 ) -> HeldOut:
     """What is known out of fold of what stage 1 never saw, which is also written; nothing without a
     gate. Whole answers of products of reserve and val_a too, if there is a pool of experts."""
-    judged, images, fitted = nothing_judged(), inputs.items["image"], inputs.fitted
+    held_out, images, fitted = nothing_judged(), inputs.items["image"], inputs.fitted
     (folder / PRODUCTS_FILE).unlink(missing_ok=True)
     if picker.config.gate and fitted is None:
-        judged, _ = judge(picker, images, classes, jobs)
+        held_out, _ = score_out_of_fold(picker, images, classes, jobs)
     elif picker.config.gate and fitted is not None:
         items, distance = read_products(inputs.views, fitted, inputs.projections)
-        judged, own = judge(picker, images, classes, jobs, items)
+        held_out, own = score_out_of_fold(picker, images, classes, jobs, items)
         plain = (items.product_id, items.class_index, items.top_class, items.log_prob)
         Products(*plain, *own, _side_by_side(items.z), *distance.T).save(folder / PRODUCTS_FILE)
-    save_judged(folder / FILE, judged)
-    return judged
+    save_judged(folder / FILE, held_out)
+    return held_out
 
 
 def _side_by_side(z: np.ndarray) -> np.ndarray:

@@ -121,14 +121,14 @@ def fit_linear(rows: Rows) -> list[tuple[LinearExpert, ...]]:
     """The linear experts of each fold, which know all rows but its own, and at the end those of all
     rows."""
     total = rows.total
-    sums = [*(total - part for part in rows.sums[:FOLDS]), total]
-    kinds: list[Sequence[LinearExpert]] = [[fit_lda(part, rows.inputs) for part in sums]]
+    sums = [*(total - moments for moments in rows.sums[:FOLDS]), total]
+    experts: list[Sequence[LinearExpert]] = [[fit_lda(moments, rows.inputs) for moments in sums]]
     classes = len(total.count)
     if rows.logistic is not None:
-        kinds.append(fit_by_fold(*rows.logistic, FOLDS, classes, rows.logistic_inputs))
+        experts.append(fit_by_fold(*rows.logistic, FOLDS, classes, rows.logistic_inputs))
     if rows.coded is not None:
-        kinds.append(rows.coded.fit_by_fold(FOLDS, classes))
-    return list(zip(*kinds, strict=True))
+        experts.append(rows.coded.fit_by_fold(FOLDS, classes))
+    return list(zip(*experts, strict=True))
 
 
 def _first_weights(
@@ -147,32 +147,32 @@ def _calibrated(
     """The pools with the inverse temperature of each kind of linear expert that fits the held-out
     images best. An image of a class that the fold's experts do not know is left out."""
     linear = [pool.linear for pool in pools]
-    for kind, name in enumerate(names):
+    for position, name in enumerate(names):
         parts = []
         for fold, images in held.by_fold():
-            expert = linear[fold][kind]
+            expert = linear[fold][position]
             known = images.rows(np.isfinite(expert.bias[images.class_index]))
             if isinstance(expert.inputs, OneHot):
                 known = known.rows(has_columns(known.codes))
             scores = expert.scores(expert.inputs.of(known))
             scores -= scores.max(axis=1, keepdims=True)
-            classes, place = keep_likeliest(scores, known.class_index)
+            classes, true_column = keep_likeliest(scores, known.class_index)
             values = np.take_along_axis(scores, classes, axis=1).clip(min=_LOWEST)
-            parts.append((values[:, None], place, known.class_index))
+            parts.append((values[:, None], true_column, known.class_index))
         inverse = np.array([FIRST_TEMPERATURE[name]])
         if parts:
-            values, place, class_index = map(np.concatenate, zip(*parts, strict=True))
-            terms = Terms(values, place, importance(class_index, target))
+            values, true_column, class_index = map(np.concatenate, zip(*parts, strict=True))
+            terms = Terms(values, true_column, importance(class_index, target))
             inverse = fit_weights(terms, inverse, low=inverse / 1000, high=inverse * 1000)
         for fold, experts in enumerate(linear):
-            warm = replace(experts[kind], inverse_temperature=float(inverse[0]))
-            linear[fold] = (*experts[:kind], warm, *experts[kind + 1 :])
+            warm = replace(experts[position], inverse_temperature=float(inverse[0]))
+            linear[fold] = (*experts[:position], warm, *experts[position + 1 :])
     return [replace(pool, linear=experts) for pool, experts in zip(pools, linear, strict=True)]
 
 
 def keep_likeliest(scores: np.ndarray, class_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The KEPT classes int32 [N, C] of the highest scores [N, K], the true ones [N] among them, and
-    the true ones' places [N]."""
+    the true ones' columns [N]."""
     scores = scores.copy()
     scores[np.arange(len(scores)), class_index] = np.inf
     classes = highest(scores, KEPT)
@@ -189,8 +189,8 @@ def _all_weights(
     for unit, target in targets.items():
         items = _terms(pools, held, unit, target)
         weighed[unit] = len(items.fold)
-        found = _cross_fitted(items, pools[-1].weights[unit])
-        for pool_weights, fitted in zip(weights, found, strict=True):
+        by_pool = _cross_fitted(items, pools[-1].weights[unit])
+        for pool_weights, fitted in zip(weights, by_pool, strict=True):
             pool_weights[unit] = fitted
     return weights, weighed
 
@@ -205,16 +205,16 @@ def _bare_weights(
     pools without their last linear expert, which reads columns and weighs nothing here."""
     first = _first_weights(targets, train, len(pools[-1]) - 1)
     blind = [replace(pool, linear=pool.linear[:-1], weights=first) for pool in pools]
-    place = len(pools[-1].linear)
+    column_term = len(pools[-1].linear)
     return [
-        {unit: _with_zero(fitted, place) for unit, fitted in weights.items()}
+        {unit: _with_zero(fitted, column_term) for unit, fitted in weights.items()}
         for weights in _all_weights(blind, held, targets)[0]
     ]
 
 
-def _with_zero(weights: Weights, place: int) -> Weights:
-    """The same with a term at this place that weighs nothing."""
-    plain, growth = (np.insert(x, place, 0.0) for x in (weights.plain, weights.growth))
+def _with_zero(weights: Weights, index: int) -> Weights:
+    """The same with a term at this index that weighs nothing."""
+    plain, growth = (np.insert(x, index, 0.0) for x in (weights.plain, weights.growth))
     return replace(weights, plain=plain, growth=growth)
 
 
@@ -239,16 +239,16 @@ def _terms(pools: Sequence[ExpertPool], held: HeldOut, unit: str, target: np.nda
         if not len(images):
             continue
         opinions, class_index, count = _items(images, pools[fold], unit)
-        classes, place = keep_likeliest(np.sum(opinions, axis=0), class_index)
+        classes, true_column = keep_likeliest(np.sum(opinions, axis=0), class_index)
         values = np.take_along_axis(opinions, classes[None], axis=2)
         values = np.concatenate([values, mix[:, classes]]).swapaxes(0, 1)
-        parts.append((values, place, class_index, count, np.full(len(count), fold)))
+        parts.append((values, true_column, class_index, count, np.full(len(count), fold)))
     if not parts:
         none = np.zeros(0, dtype=np.int64)
         terms = Terms(np.zeros((0, len(pools[-1]) + len(mix), 1), np.float32), none, none)
         return _HeldTerms(terms, none, none)
-    values, place, class_index, count, of_fold = map(np.concatenate, zip(*parts, strict=True))
-    return _HeldTerms(Terms(values, place, importance(class_index, target)), count, of_fold)
+    values, true_column, class_index, count, of_fold = map(np.concatenate, zip(*parts, strict=True))
+    return _HeldTerms(Terms(values, true_column, importance(class_index, target)), count, of_fold)
 
 
 def _cross_fitted(items: _HeldTerms, first: Weights) -> list[Weights]:
@@ -286,5 +286,5 @@ def _fit_weights(items: _HeldTerms, first: Weights, start: Weights | None = None
     both = replace(terms, values=np.concatenate([terms.values, log_n * terms.values], axis=1))
     low, high = np.r_[low, np.full(size, -1.0)], np.r_[high, np.full(size, 2.0)]
     ends = (np.r_[weights.plain, weights.growth] for weights in (first, begin))
-    found = fit_weights(both, next(ends), low, high, start=next(ends))
-    return replace(first, plain=found[:size], growth=found[size:])
+    best = fit_weights(both, next(ends), low, high, start=next(ends))
+    return replace(first, plain=best[:size], growth=best[size:])

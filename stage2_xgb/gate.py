@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from catalog.arrays import find_rows
-from stage2_xgb.crossfit import cross_judge
+from stage2_xgb.crossfit import cross_fitted_scores
 from stage2_xgb.prior import importance
 
 STAGE1, POOL, OWN = "stage1", "pool", "own"
@@ -59,14 +59,14 @@ class HeldOut:
         return HeldOut(self.predicted[rows], self.class_index[rows], self.product_id[rows], right)
 
     @classmethod
-    def concatenate(cls, parts: Sequence["HeldOut"]) -> "HeldOut":
-        """Items one after another, with the answers that all parts know."""
-        known = set.intersection(*(set(part.right) for part in parts))
+    def concatenate(cls, blocks: Sequence["HeldOut"]) -> "HeldOut":
+        """Items one after another, with the answers that all blocks know."""
+        known = set.intersection(*(set(block.right) for block in blocks))
         names = ("predicted", "class_index", "product_id")
         predicted, class_index, product_id = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in names
+            np.concatenate([getattr(block, name) for block in blocks]) for name in names
         )
-        right = {name: np.concatenate([p.right[name] for p in parts]) for name in sorted(known)}
+        right = {name: np.concatenate([p.right[name] for p in blocks]) for name in sorted(known)}
         return cls(predicted, class_index, product_id, right)
 
 
@@ -155,11 +155,13 @@ def gains_as_a_whole(votes: Votes, classes: np.ndarray, seed: int) -> bool:
     if not len(votes.net):
         return False
 
-    def judge(deciders: np.ndarray, judged: np.ndarray) -> np.ndarray:
+    def net_of_others(deciders: np.ndarray, others: np.ndarray) -> np.ndarray:
         on = classes[posterior_means(votes[deciders], classes) > 0]
-        return votes.net[judged] * np.isin(votes.predicted[judged], on)
+        return votes.net[others] * np.isin(votes.predicted[others], on)
 
-    score = votes.weight * cross_judge(votes.product_id, judge, "gate, the whole", seed, _REPEATS)
+    score = votes.weight * cross_fitted_scores(
+        votes.product_id, net_of_others, "gate, the whole", seed, _REPEATS
+    )
     _, product = np.unique(votes.product_id, return_inverse=True)
     by_product = np.bincount(product, score)
     return bool(by_product.sum() > np.sqrt(np.square(by_product).sum()))

@@ -13,11 +13,11 @@ import numpy as np
 from catalog.parallel import in_threads
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.config import Stage2Config
-from stage2_xgb.crossfit import cross_judge
+from stage2_xgb.crossfit import cross_fitted_scores
 from stage2_xgb.dataset import Block, Views
 from stage2_xgb.gate import OWN, POOL, STAGE1, Decision, HeldOut, decide
 from stage2_xgb.items import ItemBlock
-from stage2_xgb.refine import each_answer
+from stage2_xgb.refine import answer_with_all
 
 UNITS = ("image", "product")
 RAW = "raw"
@@ -48,11 +48,11 @@ def cross_fit(
     count.
     """
 
-    def judge(deciders: np.ndarray, judged: np.ndarray) -> np.ndarray:
+    def own_of_others(deciders: np.ndarray, others: np.ndarray) -> np.ndarray:
         decisions = decide(held[deciders & counted], POOL, classes, target, seed)
-        return own_answers(held.predicted[judged], decisions)
+        return own_answers(held.predicted[others], decisions)
 
-    return cross_judge(held.product_id, judge, "gate", seed)
+    return cross_fitted_scores(held.product_id, own_of_others, "gate", seed)
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class ValB:
             return [_answers(bundle, images, number) for number in range(len(UNITS))]
 
         blocks = views.features("val_b", fit_only=True)
-        parts = [part for found in in_threads(read, blocks, jobs) for part in found]
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        tables = [table for by_unit in in_threads(read, blocks, jobs) for table in by_unit]
+        columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
         right = {name: columns[f"right_{name}"] for name in (RAW, STAGE1, POOL, OWN)}
         held = HeldOut(columns["predicted"], columns["class_index"], columns["product_id"], right)
         confidence = {name: columns[f"confidence_{name}"] for name in (POOL, OWN)}
@@ -132,7 +132,7 @@ def _modelled(bundle: Bundle) -> np.ndarray:
 
 def _answers(bundle: Bundle, images: ItemBlock, number: int) -> dict[str, np.ndarray]:
     """Columns of ValB for some images, or for their products: of unit `number`."""
-    pooled, opinions = each_answer(bundle, images, UNITS[number])
+    pooled, opinions = answer_with_all(bundle, images, UNITS[number])
     columns = {name: getattr(pooled, name) for name in ("class_index", "product_id", "n_images")}
     columns |= {"unit": np.full(len(pooled), number)}
     columns |= {"predicted": opinions[POOL].argmax(axis=1)}

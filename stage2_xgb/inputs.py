@@ -142,11 +142,11 @@ def _require_images(views: Views) -> None:
     ):
         if not views.fitted(*splits).any():
             counts = {name: int(views.fitted(name).sum()) for name in SPLITS[:3]}
-            found = ", ".join(f"{count} of {name}" for name, count in counts.items())
+            listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
             remedy = "ingest a dump with more products, then run the step features again"
             expected = f"expected images of {' or '.join(splits)}, to {purpose}"
             raise ShelfsortError(
-                f"{views.first.path}: {expected}, found {found} that may be fitted; {remedy}"
+                f"{views.first.path}: {expected}, found {listed} that may be fitted; {remedy}"
             )
 
 
@@ -159,9 +159,9 @@ def fit_shifts(
     images = [block.items(views.head) for block in blocks]
     shifts = {}
     for unit, target in targets.items():
-        items = [of_unit(part, unit) for part in images]
-        labels = np.concatenate([part.class_index for part in items])
-        log_probs = np.concatenate([part.log_probs for part in items])
+        items = [of_unit(chunk, unit) for chunk in images]
+        labels = np.concatenate([chunk.class_index for chunk in items])
+        log_probs = np.concatenate([chunk.log_probs for chunk in items])
         shifts[unit] = fit_shift(log_probs, labels, train, target)
     _warn_of_shifts(shifts, sum(map(len, images)))
     return shifts

@@ -64,14 +64,14 @@ class ItemBlock:
         return ItemBlock(**plain, features=tuple(x[rows] for x in self.features))
 
     @classmethod
-    def concatenate(cls, parts: Sequence["ItemBlock"]) -> "ItemBlock":
+    def concatenate(cls, blocks: Sequence["ItemBlock"]) -> "ItemBlock":
         """Items one after another."""
         plain = {
-            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            field.name: np.concatenate([getattr(block, field.name) for block in blocks])
             for field in fields(cls)
             if field.name != "features"
         }
-        by_view = zip(*(part.features for part in parts), strict=True)
+        by_view = zip(*(block.features for block in blocks), strict=True)
         return cls(**plain, features=tuple(map(np.concatenate, by_view)))
 
     def first_view(self) -> "ItemBlock":
@@ -123,11 +123,11 @@ class Items:
         return Items(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @classmethod
-    def concatenate(cls, parts: Sequence["Items"]) -> "Items":
+    def concatenate(cls, blocks: Sequence["Items"]) -> "Items":
         """Items one after another."""
         return cls(
             *(
-                np.concatenate([getattr(part, field.name) for part in parts])
+                np.concatenate([getattr(block, field.name) for block in blocks])
                 for field in fields(cls)
             )
         )
@@ -146,8 +146,8 @@ class Items:
         has the lowest kept."""
         out = np.repeat(self.log_prob.min(axis=1, keepdims=True), len(members), axis=1)
         for column, member in enumerate(members):
-            row, place = np.nonzero(self.top_class == member)
-            out[row, column] = self.log_prob[row, place]
+            row, rank = np.nonzero(self.top_class == member)
+            out[row, column] = self.log_prob[row, rank]
         return out
 
 
@@ -198,11 +198,11 @@ def likeliest(log_probs: np.ndarray, top: int = TOP) -> tuple[np.ndarray, np.nda
     """The `top` likeliest classes int32 [N, T] of log-probabilities [N, K], and those [N, T],
     falling; ties by class index, as argmax has them."""
     top = min(top, log_probs.shape[1])
-    place = np.argpartition(log_probs, -top, axis=1)[:, -top:]
-    place.sort(axis=1)
-    order = np.argsort(-np.take_along_axis(log_probs, place, axis=1), axis=1, kind="stable")
-    place = np.take_along_axis(place, order, axis=1)
-    return place.astype(np.int32), np.take_along_axis(log_probs, place, axis=1)
+    top_class = np.argpartition(log_probs, -top, axis=1)[:, -top:]
+    top_class.sort(axis=1)
+    order = np.argsort(-np.take_along_axis(log_probs, top_class, axis=1), axis=1, kind="stable")
+    top_class = np.take_along_axis(top_class, order, axis=1)
+    return top_class.astype(np.int32), np.take_along_axis(log_probs, top_class, axis=1)
 
 
 def compact(pooled: ItemBlock, log_probs: np.ndarray, projections: Sequence[Projection]) -> Items:

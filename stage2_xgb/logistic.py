@@ -83,12 +83,12 @@ def _log_loss(weights: np.ndarray, x: np.ndarray, label: np.ndarray) -> tuple[fl
     float64 [D + 1, K]."""
     value, slope = 0.0, np.zeros(weights.shape)
     for begin in range(0, len(x), _ROWS):
-        part, truth = x[begin : begin + _ROWS], label[begin : begin + _ROWS]
-        log_probs = log_softmax(part @ weights[:-1] + weights[-1])
-        rows = np.arange(len(part))
+        block, truth = x[begin : begin + _ROWS], label[begin : begin + _ROWS]
+        log_probs = log_softmax(block @ weights[:-1] + weights[-1])
+        rows = np.arange(len(block))
         value -= float(log_probs[rows, truth].sum(dtype=np.float64))
         error = np.exp(log_probs, out=log_probs)
         error[rows, truth] -= 1
-        slope[:-1] += part.T @ error
+        slope[:-1] += block.T @ error
         slope[-1] += error.sum(axis=0, dtype=np.float64)
     return value / len(x), slope / len(x)

@@ -94,7 +94,7 @@ def read_products(
     return Items.concatenate(items), np.concatenate(distances)
 
 
-def judge(
+def score_out_of_fold(
     picker: RowPicker, images: Items, classes: int, jobs: int, products: Items | None = None
 ) -> tuple[HeldOut, tuple[np.ndarray, np.ndarray]]:
     """The picker's items that stage 1 never saw, and what the opinion before and reclassifiers have
@@ -112,16 +112,16 @@ def judge(
     own, answers = before.copy(), (products.top_class.copy(), products.log_prob.copy())
     tasks = list(_tasks(images, image_fold, classes, picker))
     results = Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")(
-        delayed(_judge_one)(picker, fold, heldout, products, *task) for task in tasks
+        delayed(_answer_by_one)(picker, fold, heldout, products, *task) for task in tasks
     )
     with progress(len(tasks), "gate", "model") as bar:
         for rows, right, asked, answered in results:
             own[rows] = right
-            for column, found in zip(answers, answered, strict=True):
-                column[asked] = found
+            for column, values in zip(answers, answered, strict=True):
+                column[asked] = values
             bar.update()
-    judged = items[heldout]
-    plain = judged.predicted, judged.class_index, judged.product_id
+    unseen = items[heldout]
+    plain = unseen.predicted, unseen.class_index, unseen.product_id
     return HeldOut(*plain, {POOL: before[heldout], OWN: own[heldout]}), answers
 
 
@@ -132,37 +132,37 @@ def _tasks(
     for number in range(FOLDS):
         others = images[fold != number]
         if others.on(*UNSEEN).any():
-            for found in find_confusion_sets(others, classes, picker.config.confusion):
-                yield number, found
+            for confusion_set in find_confusion_sets(others, classes, picker.config.confusion):
+                yield number, confusion_set
 
 
-def _judge_one(
+def _answer_by_one(
     picker: RowPicker,
     fold: np.ndarray,
     heldout: np.ndarray,
     products: Items,
     number: int,
-    found: ConfusionSet,
+    confusion_set: ConfusionSet,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """The rows that a reclassifier of one fold is asked about, and whether its answers are right;
     the rows of `products` that it is asked about, and its answers; runs in a worker process."""
     pin_blas()
-    mine = heldout & (fold == number) & (picker.items.predicted == found.class_index)
-    asked_of = products.predicted == found.class_index
+    in_set = heldout & (fold == number) & (picker.items.predicted == confusion_set.class_index)
+    asked_of = products.predicted == confusion_set.class_index
     if picker.columns:
-        mine &= has_columns(picker.items.codes)
+        in_set &= has_columns(picker.items.codes)
         asked_of &= has_columns(products.codes)
     product_fold = folds(products.product_id, FOLDS, "gate folds", picker.config.seed)
-    rows = np.flatnonzero(mine)
+    rows = np.flatnonzero(in_set)
     asked = np.flatnonzero((product_fold == number) & asked_of)
     booster = None
     if len(rows) or len(asked):
-        known = picker.rows(found.members, fold != number)
+        known = picker.rows(confusion_set.members, fold != number)
         booster = fit_booster(known, picker.config, picker.columns)
     if booster is None:
         rows, asked = rows[:0], asked[:0]
         return rows, rows.astype(bool), asked, (products.top_class[asked], products.log_prob[asked])
-    model = Reclassifier(found.members, booster, picker.config.base_margin)
+    model = Reclassifier(confusion_set.members, booster, picker.config.base_margin)
     items = picker.items[rows]
     right = _answers(model, items)[0][:, 0] == items.class_index
     return rows, right, asked, _answers(model, products[asked])
@@ -184,7 +184,7 @@ def _answers(model: Reclassifier, items: Items) -> tuple[np.ndarray, np.ndarray]
 
 
 def save_judged(path: Path, held: HeldOut) -> None:
-    """Writes what `judge` found."""
+    """Writes the items of `score_out_of_fold`."""
     columns = {name: getattr(held, name) for name in _PLAIN} | dict(held.right)
     with atomic_path(path) as temporary:
         pyarrow.parquet.write_table(pyarrow.table(columns), temporary)

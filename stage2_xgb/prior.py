@@ -95,9 +95,9 @@ def read_mix(path: Path, taxonomy: Taxonomy, key: str) -> np.ndarray:
     weights = np.zeros(len(taxonomy))
     np.add.at(weights, index, [row[1] for row in rows])
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
-        found = weights.tolist()[:10]
+        first_weights = weights.tolist()[:10]
         raise ConfigError(
-            f"{key}: {path}: expected weights of at least 0 and not all 0, found {found}"
+            f"{key}: {path}: expected weights of at least 0 and not all 0, found {first_weights}"
         )
     shares = np.maximum(weights / weights.sum(), _LEAST)
     return shares / shares.sum()

@@ -59,8 +59,8 @@ class Before:
         items = compact(self.pooled.rows(rows), self.pool[rows], bundle.projections)
         order = np.argsort(items.predicted, kind="stable")
         present, starts = np.unique(items.predicted[order], return_index=True)
-        for class_index, places in zip(present.tolist(), np.split(order, starts)[1:], strict=True):
-            yield class_index, rows[places], items[places]
+        for class_index, same in zip(present.tolist(), np.split(order, starts)[1:], strict=True):
+            yield class_index, rows[same], items[same]
 
 
 def refine(bundle: Bundle, images: ItemBlock, unit: str) -> Refined:
@@ -80,7 +80,7 @@ def refine(bundle: Bundle, images: ItemBlock, unit: str) -> Refined:
     return Refined(before.pooled, before.shifted, two_stage, answered_by)
 
 
-def each_answer(
+def answer_with_all(
     bundle: Bundle, images: ItemBlock, unit: str
 ) -> tuple[ItemBlock, dict[str, np.ndarray]]:
     """The items, and the opinion float32 [N, K] of each possible answer, as if it answered for all

@@ -47,7 +47,7 @@ def search(
 ) -> list[Trial]:
     """Every point of the grid, the best first."""
     grid = list(product(DEPTHS, RATES))
-    tasks = [(found, depth, rate) for found in sets for depth, rate in grid]
+    tasks = [(confusion_set, depth, rate) for confusion_set in sets for depth, rate in grid]
     results = Parallel(n_jobs=jobs, return_as="generator")(
         delayed(_trial)(picker, *task, config) for task in tasks
     )
@@ -59,15 +59,15 @@ def search(
             total[depth, rate] += counts
             bar.update()
     trials = [
-        Trial(depth, rounds, rate, *total[depth, rate][place].tolist())
+        Trial(depth, rounds, rate, *total[depth, rate][number].tolist())
         for depth, rate in grid
-        for place, rounds in enumerate(ROUNDS)
+        for number, rounds in enumerate(ROUNDS)
     ]
     return sorted(trials, key=lambda trial: -trial.gain)
 
 
 def _trial(
-    picker: RowPicker, found: ConfusionSet, depth: int, rate: float, config: Stage2Config
+    picker: RowPicker, confusion_set: ConfusionSet, depth: int, rate: float, config: Stage2Config
 ) -> np.ndarray:
     """Items, right before and right after for each number of rounds, int64 [R, 3], over all folds
     of one set; runs in a worker process."""
@@ -75,29 +75,31 @@ def _trial(
     update = {"max_depth": depth, "learning_rate": rate, "n_estimators": max(ROUNDS)}
     config = config.model_copy(update={"booster": config.booster.model_copy(update=update)})
     counts = np.zeros((len(ROUNDS), 3), dtype=np.int64)
-    for train, test in _folds(picker, found):
-        booster = fit_booster(picker.rows(found.members, train), config, picker.columns)
+    for train, test in _folds(picker, confusion_set):
+        booster = fit_booster(picker.rows(confusion_set.members, train), config, picker.columns)
         if booster is None or not len(test):
             continue
         items = picker.items[test]
-        log_prob = items.log_probs(found.members)
+        log_prob = items.log_probs(confusion_set.members)
         margin = log_prob if config.base_margin else np.zeros_like(log_prob)
         seen = inputs(items, log_prob if config.base_margin else None)
-        right = found.members[None, :] == items.class_index[:, None]
+        right = confusion_set.members[None, :] == items.class_index[:, None]
         rows = np.arange(len(test))
-        for place, rounds in enumerate(ROUNDS):
+        for number, rounds in enumerate(ROUNDS):
             scores = booster.inplace_predict(
                 seen, iteration_range=(0, rounds), base_margin=margin, predict_type="margin"
             )
             after = right[rows, log_softmax(scores.reshape(margin.shape)).argmax(axis=1)].sum()
-            counts[place] += (len(test), right[rows, log_prob.argmax(axis=1)].sum(), after)
+            counts[number] += (len(test), right[rows, log_prob.argmax(axis=1)].sum(), after)
     return counts
 
 
-def _folds(picker: RowPicker, found: ConfusionSet) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _folds(
+    picker: RowPicker, confusion_set: ConfusionSet
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Mask of the rows to learn from, and the held-out rows that the pool takes for the set's
     category, fold by fold."""
     fold = folds(picker.items.product_id, FOLDS, "grid folds", picker.config.seed)
-    judged = picker.items.on(*UNSEEN) & (picker.items.predicted == found.class_index)
+    unseen = picker.items.on(*UNSEEN) & (picker.items.predicted == confusion_set.class_index)
     for number in range(FOLDS):
-        yield fold != number, np.flatnonzero(judged & (fold == number))
+        yield fold != number, np.flatnonzero(unseen & (fold == number))

@@ -76,7 +76,7 @@ SURVIVORS: dict[str, dict[str, str]] = {
         " is its own gain, whatever the variance",
     },
     "stage2_xgb/heldout.py": {
-        "parts[0] -> parts[1]": "parts of images and of products have the same columns",
+        "tables[0] -> tables[1]": "tables of images and of products have the same columns",
         ":0 -> :1": "a further item decides nothing",
     },
     "stage2_xgb/items.py": {

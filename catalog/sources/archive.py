@@ -71,9 +71,9 @@ def read_archives(
 def _local(name: str) -> list[str]:
     if is_url(name):
         raise ShelfsortError(f"{name}: archives are read from a disk alone; copy it there first")
-    if not (found := matching(name)):
+    if not (paths := matching(name)):
         raise ShelfsortError(f"{name}: no such file, and no file matches it as a pattern")
-    return found
+    return paths
 
 
 def _metadata(file: ListedFile, suffix: str, data: bytes) -> dict[str, Any]:

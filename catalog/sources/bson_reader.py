@@ -110,8 +110,8 @@ def lookup(fields: Mapping[str, Any], name: str) -> Any:
     if name in fields or "." not in name:
         return fields.get(name)
     value: Any = fields
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
     return value
 
 
@@ -231,8 +231,8 @@ def parse(document: Document, names: Fields = DEFAULT) -> Product:
         raise _fault(document, "bad_product_id", detail)
     images = lookup(fields, names.images)
     if not isinstance(images, list) or not images:
-        found = _show(fields, names.images)
-        detail = f"{names.images} is {found}, expected a list of at least one image"
+        shown = _show(fields, names.images)
+        detail = f"{names.images} is {shown}, expected a list of at least one image"
         raise _fault(document, "no_images", detail, key)
     if len(images) > POSITIONS:
         detail = f"{names.images} has {len(images)} elements, expected at most {POSITIONS}"

@@ -41,7 +41,7 @@ class CategoryColumn:
             return NONE
         number = whole_number(value)
         if isinstance(value, str):
-            text = " > ".join(part.strip() for part in value.split(">"))
+            text = " > ".join(level.strip() for level in value.split(">"))
             if not _ID.fullmatch(text):
                 return _FIRST_NAME - self.names.setdefault(text, len(self.names))
             number = int(text)

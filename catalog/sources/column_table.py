@@ -38,8 +38,8 @@ class ColumnTable:
             reason = " ".join(str(error).split())
             raise ShelfsortError(f"{path}: not readable as a table: {reason}") from error
         if missing := [name for name in names if name not in content.column_names]:
-            found = ", ".join(content.column_names)
-            raise ShelfsortError(f"{path}: expected a column {missing[0]}, found {found}")
+            columns = ", ".join(content.column_names)
+            raise ShelfsortError(f"{path}: expected a column {missing[0]}, found {columns}")
         row_of: dict[str, int] = {}
         for row, value in enumerate(content[key].to_pylist()):
             text = str(value).strip()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from catalog.errors import DamagedSourceError, ShelfsortError
 from catalog.files import open_file
-from catalog.filetypes import HEAD, kind
+from catalog.filetypes import HEAD, file_type
 from catalog.sources.dump_index import Reject
 
 ENDS_FILE = ("truncated", "bad_length", "unreadable")
@@ -53,8 +53,8 @@ def _nothing(source: str | Path, rejects: Sequence[Reject], faults: Sequence[Rej
 
 def _sentence(reject: Reject) -> str:
     """What is wrong with a file, and what it is if not a dump."""
-    found = kind(_head(reject.source)) if not reject.offset else None
-    is_a = f"; the file is {found}" if found else ""
+    type_name = file_type(_head(reject.source)) if not reject.offset else None
+    is_a = f"; the file is {type_name}" if type_name else ""
     return f"{reject.source}: at byte {reject.offset}: {reject.detail}{is_a}"
 
 

@@ -32,25 +32,31 @@ def read_folder(folder: str, config: CatalogConfig, access: SourcesConfig = ACCE
     """Lists the photos below a folder. Raises ShelfsortError if there is none."""
     # Absolute paths, as workers have working folders of their own.
     root = folder if is_url(folder) else os.path.abspath(folder)
-    found = files_below(root, access)
-    rejects = [Reject(printable(f.path), 0, -1, -1, f.reason, f.detail) for f in found.lost]
-    photos = [file for file in found.files if file.relative.lower().endswith(PHOTOS)]
+    listing = files_below(root, access)
+    rejects = [Reject(printable(f.path), 0, -1, -1, f.reason, f.detail) for f in listing.lost]
+    photos = [file for file in listing.files if file.relative.lower().endswith(PHOTOS)]
     photos = [file for file in photos if not is_hidden(file.relative)]
     suffixes = " ".join(PHOTOS)
     if not photos:
         raise ShelfsortError(
             f"{folder}: expected photos ({suffixes}) in this folder or below it, found none"
         )
-    if others := len(found.files) - len(photos):
+    if others := len(listing.files) - len(photos):
         log.warning(
-            "%s: ignored %d of %d files; photos are %s", folder, others, len(found.files), suffixes
+            "%s: ignored %d of %d files; photos are %s",
+            folder,
+            others,
+            len(listing.files),
+            suffixes,
         )
-    return listed(folder, [root], photos, config, rejects, access, found.folders)
+    return listed(folder, [root], photos, config, rejects, access, listing.folders)
 
 
 def is_hidden(relative: str) -> bool:
     """Whether a path within a folder or archive is of what systems leave there."""
-    return any(part.startswith(".") or part in _HIDDEN for part in relative.split("/"))
+    return any(
+        component.startswith(".") or component in _HIDDEN for component in relative.split("/")
+    )
 
 
 def listed(

@@ -52,8 +52,8 @@ def _chosen(path: str, described: list[dict[str, Any]], collection: str | None) 
     names = sorted({name for name in names if not name.startswith("system.")})
     if collection in names or (collection is None and len(names) == 1):
         return collection or names[0]
-    found = ", ".join(names) or "none"
+    listed = ", ".join(names) or "none"
     raise ShelfsortError(
         f"{path}: expected {f'collection {collection}' if collection else 'one collection'}, "
-        f"found {found}; name it: --set catalog.fields.collection=NAME"
+        f"found {listed}; name it: --set catalog.fields.collection=NAME"
     )

@@ -46,14 +46,14 @@ def open_photos(
 ) -> PhotoList:
     """The saved list of photos of a source if it is current; otherwise reads the source and saves
     its list in `folder`."""
-    places = [name if is_url(name) else os.path.abspath(name) for name in names]
-    first = Path(places[0]).name[:40]  # a name may have 255 bytes in all
-    path = folder / f"{first}-{fingerprint(list(map(printable, places)))}.photos.npz"
+    absolute = [name if is_url(name) else os.path.abspath(name) for name in names]
+    first = Path(absolute[0]).name[:40]  # a name may have 255 bytes in all
+    path = folder / f"{first}-{fingerprint(list(map(printable, absolute)))}.photos.npz"
     settings = config.model_dump(mode="json", include=_SHAPING)
     if path.exists():
         try:
-            if (found := load(path, settings, access)) is not None:
-                return found
+            if (saved := load(path, settings, access)) is not None:
+                return saved
         except ArtifactError as error:
             log.warning("%s: %s; the source is listed again", path, error.problem)
     photos = read()
@@ -99,8 +99,8 @@ def load(path: Path, settings: dict[str, Any], access: SourcesConfig) -> PhotoLi
         if header["schema"] != SCHEMA:
             raise ValueError(f"index of schema {header['schema']}, expected {SCHEMA}")
         stamps = arrays["anchor_stamp"].tolist(), arrays["anchor_size"].tolist()
-        places = PackedTexts.from_arrays("anchor_path", arrays)
-        anchors = tuple(map(Anchor, places, *stamps))
+        paths = PackedTexts.from_arrays("anchor_path", arrays)
+        anchors = tuple(map(Anchor, paths, *stamps))
         photos = PhotoTable.from_arrays("photos", arrays)
         if header["settings"] != settings or not _is_current(anchors, photos, access):
             return None
@@ -131,11 +131,11 @@ def _is_current(anchors: Sequence[Anchor], photos: PhotoTable, access: SourcesCo
         for anchor in anchors:
             if os.path.isdir(anchor.path):
                 status = os.stat(anchor.path)
-                found = status.st_mtime_ns, len(os.listdir(anchor.path))
+                state = status.st_mtime_ns, len(os.listdir(anchor.path))
             else:
                 size, stamp = size_and_stamp(anchor.path, access)
-                found = stamp, size
-            if found != (anchor.stamp, anchor.size):
+                state = stamp, size
+            if state != (anchor.stamp, anchor.size):
                 return False
     except (OSError, ShelfsortError):
         return False

@@ -115,7 +115,7 @@ class PhotoList:
         first, last = self.starts[row : row + 2].tolist()
         return [self.photos[photo] for photo in range(first, last)]
 
-    def place(self, row: int, position: int) -> tuple[str, int]:
+    def location(self, row: int, position: int) -> tuple[str, int]:
         """The photo, or the product's first one."""
         photo = self.photos[int(self.starts[row]) + max(position, 0)]
         return printable(photo.path), photo.span.offset if photo.span else 0
@@ -207,9 +207,9 @@ class _Groups:
 
     def several(self) -> Iterator[tuple[Key, list[int]]]:
         """Products of more than one photo, and their photos."""
-        for place in np.flatnonzero(np.diff(self.starts) > 1).tolist():
-            first, last = self.starts[place : place + 2].tolist()
-            yield self.keys[place], self.order[first:last].tolist()
+        for group in np.flatnonzero(np.diff(self.starts) > 1).tolist():
+            first, last = self.starts[group : group + 2].tolist()
+            yield self.keys[group], self.order[first:last].tolist()
 
     def without(self, lost: Collection[Key]) -> "_Groups":
         """All but some products."""
@@ -227,8 +227,8 @@ def _too_many(groups: _Groups, files: Sequence[ListedFile]) -> Iterator[Reject]:
     for key, rows in groups.several():
         if len(rows) > POSITIONS:
             detail = f"{key} has {len(rows)} photos, expected at most {POSITIONS}"
-            place = printable(files[rows[0]].path)
-            yield Reject(place, 0, -1, key, "too_many_images", detail)
+            path = printable(files[rows[0]].path)
+            yield Reject(path, 0, -1, key, "too_many_images", detail)
 
 
 def _contradictory(
@@ -239,8 +239,8 @@ def _contradictory(
         labels = {(str(one.category), one.split) for one in map(about, rows)}
         if len(labels) > 1 and len(rows) <= POSITIONS:
             detail = f"{key} has photos of several categories or splits: {sorted(labels, key=str)}"
-            place = printable(files[rows[0]].path)
-            yield Reject(place, rows[0], -1, key, "conflicting_product", detail)
+            path = printable(files[rows[0]].path)
+            yield Reject(path, rows[0], -1, key, "conflicting_product", detail)
 
 
 def _content(groups: _Groups, photos: PhotoTable, digests: np.ndarray, lost: int) -> str:
@@ -257,11 +257,11 @@ def _digests(photos: PhotoTable, starts: np.ndarray, known: Sequence[About]) -> 
     named = zip(photos.size.tolist(), photos.names, strict=True)
     listed = [printable(name) if size < 0 else size for size, name in named]
     out = np.empty(len(known), dtype=np.uint64)
-    for place, (first, last) in enumerate(itertools.pairwise(starts.tolist())):
-        one = known[place]
+    for product, (first, last) in enumerate(itertools.pairwise(starts.tolist())):
+        one = known[product]
         stated = (str(one.category), one.text, one.split, one.group, one.fields or {})
         text = repr((listed[first:last], stated))
-        out[place] = xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
+        out[product] = xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
     return out
 
 

@@ -99,14 +99,14 @@ class PhotoTable(_Columns):
         return len(self.size)
 
     def __getitem__(self, row: int) -> ListedFile:
-        size, kind = int(self.size[row]), int(self.kind[row])
-        place = int(self.offset[row]), int(self.length[row]), self.column[row]
+        size, code = int(self.size[row]), int(self.kind[row])
+        extent = int(self.offset[row]), int(self.length[row]), self.column[row]
         return ListedFile(
             self.names[row],
             self.paths[row],
             None if size < 0 else size,
             int(self.stamp[row]),
-            Span(_KINDS[kind], *place) if kind else None,  # type: ignore[arg-type]
+            Span(_KINDS[code], *extent) if code else None,  # type: ignore[arg-type]
         )
 
 
@@ -136,8 +136,8 @@ class AboutTable(_Columns):
 
     def values(self, row: int, names: Sequence[str]) -> list[Any]:
         """Further fields of a product, as `plain` has them; None if it has none of a name."""
-        found = json.loads(self.fields[row] or "{}")
-        return [found.get(name) for name in names]
+        further = json.loads(self.fields[row] or "{}")
+        return [further.get(name) for name in names]
 
 
 def _json(values: Mapping[str, Any] | None) -> str:

@@ -91,7 +91,7 @@ class ProductSource(Protocol):
     def files(self) -> list[tuple[str, int]]:
         """Local files that every worker must be able to read, and their size in bytes."""
 
-    def place(self, row: int, position: int) -> tuple[str, int]:
+    def location(self, row: int, position: int) -> tuple[str, int]:
         """File and byte offset of a photo, or of the product if `position` is -1. The offset is 0
         if each photo is a file."""
 
@@ -159,7 +159,7 @@ class Dump:
         """The local files of the dump."""
         return [(file.path, file.size) for file in self.index.sources if not is_url(file.path)]
 
-    def place(self, row: int, position: int) -> tuple[str, int]:
+    def location(self, row: int, position: int) -> tuple[str, int]:
         """File and offset of the document, which has all photos of the product."""
         del position
         return self.index.sources[int(self.index.source[row])].path, int(self.index.offset[row])
@@ -187,12 +187,12 @@ class Dump:
         """A picture that is named: its URL, or its path relative to the dump."""
         if is_url(picture):
             return picture
-        return str(Path(self.place(row, -1)[0]).parent / picture)
+        return str(Path(self.location(row, -1)[0]).parent / picture)
 
     def _no_picture(self) -> ImageError:
         fields = self.index.fields
-        kind = "binary field" if fields.picture_is == "bytes" else "text field"
-        wanted = f"no {kind} `{fields.picture}`" if fields.picture else "no picture"
+        field_type = "binary field" if fields.picture_is == "bytes" else "text field"
+        wanted = f"no {field_type} `{fields.picture}`" if fields.picture else "no picture"
         return ImageError(NO_PICTURE, f"the element of {fields.images} has {wanted}")
 
     def text(self, row: int) -> str:
@@ -220,7 +220,7 @@ def reject_of(
     source: ProductSource, row: int, reason: str, detail: str, position: int = -1
 ) -> Reject:
     """The reject of a row's product, or of its photo at `position`."""
-    return Reject(*source.place(row, position), position, source.keys[row], reason, detail)
+    return Reject(*source.location(row, position), position, source.keys[row], reason, detail)
 
 
 def open_source(
@@ -263,10 +263,10 @@ def _unfolded(names: Sequence[str], collection: str | None) -> list[str]:
         dumps = [] if is_url(name) or not os.path.isdir(name) else _collections(name)
         chosen = [path for path in dumps if collection in (None, _collection(path))]
         if dumps and len(chosen) != 1:
-            found = ", ".join(map(_collection, dumps))
+            collections = ", ".join(map(_collection, dumps))
             expected = f"collection {collection}" if collection else "one collection"
             raise ShelfsortError(
-                f"{name}: expected {expected}, found {found}; "
+                f"{name}: expected {expected}, found {collections}; "
                 "name it: --set catalog.fields.collection=NAME"
             )
         unfolded += [str(chosen[0])] if dumps else [name]

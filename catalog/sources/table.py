@@ -69,9 +69,9 @@ def read_table(path: str, config: CatalogConfig, access: SourcesConfig = ACCESS)
     files: list[ListedFile] = []
     row_of: list[int] = []
     for row, listed in enumerate(_photos(table)):
-        for name, place, span in listed:
-            version = (0, stamp) if span else _version(place)
-            files.append(ListedFile(name, place, *version, span))
+        for name, photo_path, span in listed:
+            version = (0, stamp) if span else _version(photo_path)
+            files.append(ListedFile(name, photo_path, *version, span))
             row_of.append(row)
     if row_keys:
         keys: Sequence[Key] = [row_keys[row] for row in row_of]
@@ -208,8 +208,8 @@ def _open_parquet(
                 counts += [length or 0 for length in lengths.to_pylist()]
         if not content.column_names:  # all of it is pictures
             content = content.append_column("row", [pyarrow.nulls(file.metadata.num_rows)])
-    place = absolute if cells else path
-    return _Table(place, root, content, roles, cells, counts)
+    table_path = absolute if cells else path
+    return _Table(table_path, root, content, roles, cells, counts)
 
 
 def _require_types(path: str, schema: pyarrow.Schema, roles: dict[str, str]) -> None:
@@ -229,14 +229,14 @@ def _require_types(path: str, schema: pyarrow.Schema, roles: dict[str, str]) -> 
             )
 
 
-def _is_text(kind: pyarrow.DataType) -> bool:
-    while pyarrow.types.is_dictionary(kind):
-        kind = kind.value_type
-    return pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
+def _is_text(column_type: pyarrow.DataType) -> bool:
+    while pyarrow.types.is_dictionary(column_type):
+        column_type = column_type.value_type
+    return pyarrow.types.is_string(column_type) or pyarrow.types.is_large_string(column_type)
 
 
-def _is_binary(kind: pyarrow.DataType) -> bool:
-    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+def _is_binary(column_type: pyarrow.DataType) -> bool:
+    return pyarrow.types.is_binary(column_type) or pyarrow.types.is_large_binary(column_type)
 
 
 def _open_csv(
@@ -289,8 +289,8 @@ def _roles(path: str, names: Sequence[str], config: CatalogConfig) -> dict[str, 
     for role, usual in USUAL.items():
         asked = getattr(config.table, role)
         if asked is not None and asked not in names and role != "category":
-            found = ", ".join(names)
-            raise ShelfsortError(f"{path}: expected a column {asked} ({role}), found {found}")
+            columns = ", ".join(names)
+            raise ShelfsortError(f"{path}: expected a column {asked} ({role}), found {columns}")
         column = (
             asked
             if asked in names
@@ -301,9 +301,9 @@ def _roles(path: str, names: Sequence[str], config: CatalogConfig) -> dict[str, 
     if config.text is not None and config.text in names:
         roles["text"] = config.text
     if "image" not in roles:
-        expected, found = " or ".join(USUAL["image"]), ", ".join(names)
+        expected, columns = " or ".join(USUAL["image"]), ", ".join(names)
         raise ShelfsortError(
-            f"{path}: expected a column {expected}, found {found}; name it: --columns image=NAME"
+            f"{path}: expected a column {expected}, found {columns}; name it: --columns image=NAME"
         )
     for name in [*roles.values(), *config.columns]:
         if (count := list(names).count(name)) > 1:

@@ -18,7 +18,7 @@ def frame(names: Sequence[str], rows: Sequence[str | None]) -> pandas.DataFrame:
     without a zone) if all are dates, else texts (object). What is missing is NaN, NaT, None."""
     decoded = [json.loads(row) if row else [None] * len(names) for row in rows]
     return pandas.DataFrame(
-        {name: _column([row[place] for row in decoded]) for place, name in enumerate(names)},
+        {name: _column([row[column] for row in decoded]) for column, name in enumerate(names)},
         index=range(len(rows)),
     )
 

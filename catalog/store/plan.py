@@ -144,11 +144,11 @@ def stored_labels(connection: sqlite3.Connection, product_ids: Iterable[int]) ->
     """Category id of those of some products that the store has, kept or not."""
     query = """SELECT category_id FROM products JOIN categories USING (class_index)
                WHERE product_id = ?"""
-    found = {}
+    category_of = {}
     for product_id in product_ids:
         if row := connection.execute(query, (product_id,)).fetchone():
-            found[product_id] = row[0]
-    return found
+            category_of[product_id] = row[0]
+    return category_of
 
 
 def _move(connection: sqlite3.Connection, moved: Sequence[tuple[int, int]]) -> None:
@@ -214,8 +214,8 @@ def _reject_unknown(connection: sqlite3.Connection, listed: Listed, classes: np.
     stale = "DELETE FROM rejects WHERE reason = 'unknown_category' AND source = ?"
     source = listed.source
     unknown = np.flatnonzero(classes < 0).tolist()
-    places = {source.place(row, -1)[0] for row in unknown} | set(source.roots)
-    connection.executemany(stale, [(place,) for place in places])
+    paths = {source.location(row, -1)[0] for row in unknown} | set(source.roots)
+    connection.executemany(stale, [(path,) for path in paths])
     rejects = []
     for row in unknown:
         detail = _unknown(int(listed.category_id[row]), source, row)
@@ -227,9 +227,9 @@ def _unknown(category: int, source: ProductSource, row: int) -> str:
     """Why the category of a row is not known."""
     if category >= 0:
         return f"category_id {category} is not in the taxonomy"
-    place, names = int(source.category_id[row]), source.category_names
-    if place >= 0 and names:
-        return f"category {names[place]!r} is not in the taxonomy"
+    code, names = int(source.category_id[row]), source.category_names
+    if code >= 0 and names:
+        return f"category {names[code]!r} is not in the taxonomy"
     if category == NONE:
         return "category_id is missing"
     return "category_id is no integer from 0 to 2^63 - 1, and no name of a category"

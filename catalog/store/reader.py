@@ -313,16 +313,16 @@ class Store:
     def numbers(self, keys: Sequence[Key]) -> np.ndarray:
         """The product ids of the shop's own keys, int64 [N]; -1 for what the store doesn't have."""
         texts = list(map(str, keys))
-        found: dict[str, int] = {}
+        number_of: dict[str, int] = {}
         if self._has_keys():
             query = "SELECT key, product_id FROM keys WHERE key IN"
-            found = dict(self._rows_of(query, list(dict.fromkeys(texts))))
+            number_of = dict(self._rows_of(query, list(dict.fromkeys(texts))))
         if self.key_type == "int":
             small = [int(t) for t in texts if t.isascii() and t.isdecimal() and len(t) < 16]
             query = "SELECT product_id FROM products WHERE product_id IN"
             here = {i for (i,) in self._rows_of(query, list(dict.fromkeys(small)))}
-            found = {str(i): i for i in here} | found
-        return np.array([found.get(text, -1) for text in texts], dtype=np.int64)
+            number_of = {str(i): i for i in here} | number_of
+        return np.array([number_of.get(text, -1) for text in texts], dtype=np.int64)
 
     def _has_keys(self) -> bool:
         with self._reading() as connection:
@@ -376,13 +376,13 @@ class Store:
     def groups_of(self, product_id: np.ndarray, *splits: str) -> np.ndarray:
         """Group number from 0 of each item, int64 [N], by its product on the given splits: products
         that share a picture there, directly or through others, are one group."""
-        products, place = np.unique(product_id, return_inverse=True)
+        products, row = np.unique(product_id, return_inverse=True)
         pairs = self.sharing(*splits)
         pairs = np.searchsorted(products, pairs[np.isin(pairs, products).all(axis=1)])
         links = coo_matrix(
             (np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(products),) * 2
         )
-        return connected_components(links, directed=False)[1].astype(np.int64)[place]
+        return connected_components(links, directed=False)[1].astype(np.int64)[row]
 
     def linked(self, split: str) -> np.ndarray:
         """Products of a split that share an identical image with a product of another split, int64,

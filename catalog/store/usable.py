@@ -72,10 +72,10 @@ def _unknown_to(
     whether any is one with the same."""
     query = "SELECT product_id, digest FROM products ORDER BY product_id"
     ids, digests = fetch_columns(connection, query, (), 2)
-    numbers, found = source.keys.numbers[rows], source.digest[rows].astype(np.int64)
+    numbers, content = source.keys.numbers[rows], source.digest[rows].astype(np.int64)
     there = np.isin(numbers, ids)
-    place = np.searchsorted(ids, numbers[there])
-    same = digests[place] == found[there]
+    row = np.searchsorted(ids, numbers[there])
+    same = digests[row] == content[there]
     return rows[~there], int((~same).sum()), bool(same.any())
 
 

@@ -75,8 +75,8 @@ def print_lines(
     draw, unit = ImageDraw.Draw(sheet), size / 2
     for line in lines:
         font = _fitting(line, unit)
-        place = ((1 + _CENTRE) * unit, (1 + line.top) * unit)
-        draw.text(place, line.words, fill=255, font=font, anchor="ma")
+        anchor = ((1 + _CENTRE) * unit, (1 + line.top) * unit)
+        draw.text(anchor, line.words, fill=255, font=font, anchor="ma")
     back = np.linalg.inv(linear) * unit / size
     shift = unit - back @ centre * size
     matrix = (*back[0], shift[0], *back[1], shift[1])

@@ -124,8 +124,8 @@ def require_same_versions(
 ) -> None:
     """Raises ShelfsortError if a worker's `versions` differ from those `expected`: it would
     silently give other answers. If that is allowed, warns."""
-    for worker, found in ask(client, versions).items():
-        others = {name: found.get(name) for name in expected if found.get(name) != expected[name]}
+    for worker, there in ask(client, versions).items():
+        others = {name: there.get(name) for name in expected if there.get(name) != expected[name]}
         if not others:
             continue
         changes = ", ".join(

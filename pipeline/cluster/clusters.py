@@ -114,19 +114,21 @@ def _forget(names: set[str]) -> None:
 
 def _of_kind(plan: ClusterPlan) -> Cluster:
     """A cluster of one of KINDS, without workers yet."""
-    kind, options = KINDS[plan.kind or ""], _read_options(plan.options)
+    cluster_class, options = KINDS[plan.kind or ""], _read_options(plan.options)
     try:
-        module = importlib.import_module(kind.module)
+        module = importlib.import_module(cluster_class.module)
     except ImportError as error:
-        problem = f"--cluster {plan.kind} needs the package {kind.package}"
-        raise ShelfsortError(f"{problem}; install it with: pip install {kind.package}") from error
+        problem = f"--cluster {plan.kind} needs the package {cluster_class.package}"
+        raise ShelfsortError(
+            f"{problem}; install it with: pip install {cluster_class.package}"
+        ) from error
     try:
-        return getattr(module, kind.name)(**options)
+        return getattr(module, cluster_class.name)(**options)
     except (TypeError, ValueError) as error:
-        place = plan.options or f"--cluster {plan.kind}"
+        option_source = plan.options or f"--cluster {plan.kind}"
         raise ConfigError(
-            f"{place}: not what {kind.name} of {kind.package} takes: {error}; "
-            "give its arguments with --cluster-options FILE.yaml"
+            f"{option_source}: not what {cluster_class.name} of {cluster_class.package} takes: "
+            f"{error}; give its arguments with --cluster-options FILE.yaml"
         ) from error
 
 
@@ -141,8 +143,8 @@ def _read_options(path: Path | None) -> dict[str, Any]:
             f"{path}: can't be read as YAML: {' '.join(str(error).split())}"
         ) from error
     if not isinstance(value, dict):
-        found = type(value).__name__
-        raise ConfigError(f"{path}: expected a mapping, such as `cores: 8`, found {found}")
+        type_name = type(value).__name__
+        raise ConfigError(f"{path}: expected a mapping, such as `cores: 8`, found {type_name}")
     return value
 
 

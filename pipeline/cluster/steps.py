@@ -55,11 +55,11 @@ def checking(client: Client) -> Iterator[tuple[Executor, int]]:
 def _rows_size(picker: RowPicker) -> int:
     """Bytes that stage 2 trains on: joblib sends an argument once, and not with every task, only if
     dask knows that it is large."""
-    parts = [picker, picker.items]
+    holders = [picker, picker.items]
     return sum(
         value.nbytes
-        for part in parts
-        for value in vars(part).values()
+        for holder in holders
+        for value in vars(holder).values()
         if isinstance(value, np.ndarray)
     )
 

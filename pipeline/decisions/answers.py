@@ -29,12 +29,12 @@ class Level:
 def levels_of(taxonomy: Taxonomy) -> tuple[Level, ...]:
     """The levels that an answer can have, from the categories up. A level is left out if all
     categories share it, or if it has as many families as the level below."""
-    found = [Level(3, np.arange(len(taxonomy), dtype=np.int32))]
+    levels = [Level(3, np.arange(len(taxonomy), dtype=np.int32))]
     for number in (2, 1):
         group = taxonomy.families[:, number - 1]
-        if 1 < len(np.unique(group)) < len(np.unique(found[-1].group)):
-            found.append(Level(number, group))
-    return tuple(found)
+        if 1 < len(np.unique(group)) < len(np.unique(levels[-1].group)):
+            levels.append(Level(number, group))
+    return tuple(levels)
 
 
 def beside(level: Level, further: int) -> Level:
@@ -57,10 +57,12 @@ class Answers:
         return cls(*likeliest(log_probs))
 
     @classmethod
-    def concatenate(cls, parts: Sequence["Answers"]) -> "Answers":
+    def concatenate(cls, blocks: Sequence["Answers"]) -> "Answers":
         """Answers one after another."""
         columns = ("top_class", "log_prob")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
+        return cls(
+            *(np.concatenate([getattr(block, name) for block in blocks]) for name in columns)
+        )
 
     def __len__(self) -> int:
         return len(self.top_class)
@@ -74,13 +76,15 @@ class Answers:
         beyond the likeliest T have one ratio in common, that of what they sum to."""
         log_ratio = np.log(target / source)
         beyond = _beyond(target, self.top_class) / _beyond(source, self.top_class)
-        rest = np.log(np.maximum(1 - np.exp(self.log_prob).sum(axis=1), _LEAST)) + np.log(beyond)
-        scores = np.column_stack([self.log_prob + log_ratio[self.top_class], rest])
+        log_beyond = np.log(np.maximum(1 - np.exp(self.log_prob).sum(axis=1), _LEAST)) + np.log(
+            beyond
+        )
+        scores = np.column_stack([self.log_prob + log_ratio[self.top_class], log_beyond])
         scores = (scores - logsumexp(scores, axis=1, keepdims=True))[:, :-1].astype(np.float32)
         order = np.argsort(-scores, axis=1, kind="stable")
         return Answers(*(np.take_along_axis(x, order, axis=1) for x in (self.top_class, scores)))
 
-    def joined(self, log_odds: np.ndarray, known: int) -> "Answers":
+    def with_added(self, log_odds: np.ndarray, known: int) -> "Answers":
         """The same answers beside A further categories, which stand after the `known` ones and have
         log-odds float [N, A] against all of these together."""
         if not log_odds.shape[1]:
@@ -116,9 +120,9 @@ class Answers:
             group, share = level.group[self.top_class[rows]], np.exp(self.log_prob[rows])
             same = group[:, :, None] == group[:, None, :]
             sums = np.einsum("njk,nk->nj", same, share)
-            place = sums.argmax(axis=1)[:, None]
-            chosen[rows] = np.take_along_axis(self.top_class[rows], place, axis=1)[:, 0]
-            mass[rows] = np.take_along_axis(sums, place, axis=1)[:, 0]
+            column = sums.argmax(axis=1)[:, None]
+            chosen[rows] = np.take_along_axis(self.top_class[rows], column, axis=1)[:, 0]
+            mass[rows] = np.take_along_axis(sums, column, axis=1)[:, 0]
         return chosen, mass
 
 

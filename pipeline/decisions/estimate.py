@@ -111,9 +111,9 @@ def estimate_mix(
     bias, doubt = _bias(held)
     unbiased = answers.under(held.fitted, _with_bias(held.fitted, bias))
     groups = _Groups.of(unbiased, held.fitted, taxonomy)
-    found = groups.fit(np.ones(len(answers)))
-    chance = groups.chance(found, doubt)
-    share = _shrunk(found, chance, groups.shares_before)
+    fitted = groups.fit(np.ones(len(answers)))
+    chance = groups.chance(fitted, doubt)
+    share = _shrunk(fitted, chance, groups.shares_before)
     mix = groups.spread(share)
     drift = measure_drift(held.under(mix).z, z)
     if drift.unlike:
@@ -121,7 +121,7 @@ def estimate_mix(
             f"score.mix: estimate: {drift.text()}; an estimate would be worth nothing. Name the "
             "mix instead: --mix natural, balanced, or a CSV category_id,weight"
         )
-    error = 1.96 * found * np.sqrt(chance)
+    error = 1.96 * fitted * np.sqrt(chance)
     low, high = groups.spread(np.maximum(share - error, 0)), groups.spread(share + error)
     alone = int((np.bincount(groups.group) == 1).sum())
     families = len(share) - alone
@@ -139,9 +139,9 @@ def _bias(held: HeldOutAnswers) -> tuple[np.ndarray, np.ndarray]:
     curvature = np.full(len(bias), np.inf)
     for step in range(_NEWTON if len(held) else 0):
         answers = held.answers.under(held.fitted, _with_bias(held.fitted, bias))
-        place, share = answers.top_class.ravel(), np.exp(answers.log_prob.astype(np.float64))
-        gap = counts - np.bincount(place, share.ravel(), len(bias))
-        curvature = np.bincount(place, (share * (1 - share)).ravel(), len(bias))
+        category, share = answers.top_class.ravel(), np.exp(answers.log_prob.astype(np.float64))
+        gap = counts - np.bincount(category, share.ravel(), len(bias))
+        curvature = np.bincount(category, (share * (1 - share)).ravel(), len(bias))
         if not step:
             known = max(float(np.square(curvature).sum()), _LEAST)
             variance = float((gap**2 - curvature).sum()) / known + float(np.sqrt(2 / known))
@@ -177,7 +177,7 @@ class _Groups:
     before: np.ndarray
     likeliest: np.ndarray
     share: np.ndarray
-    rest: np.ndarray
+    beyond: np.ndarray
 
     @classmethod
     def of(cls, answers: Answers, before: np.ndarray, taxonomy: Taxonomy) -> "_Groups":
@@ -187,16 +187,16 @@ class _Groups:
         alone = expected >= ENOUGH
         family = np.where(alone, np.arange(len(before)), len(before) + taxonomy.families[:, 1])
         group = np.unique(family, return_inverse=True)[1]
-        rest = np.maximum(1 - share.sum(axis=1), 0)
-        return cls(group, before, group[answers.top_class], share, rest)
+        beyond = np.maximum(1 - share.sum(axis=1), 0)
+        return cls(group, before, group[answers.top_class], share, beyond)
 
     @property
     def shares_before(self) -> np.ndarray:
         """Share of each group in the mix before, float [G]."""
         return np.bincount(self.group, self.before)
 
-    def chance(self, found: np.ndarray, doubt: np.ndarray) -> np.ndarray:
-        """The variance float [G] of the logarithms of shares `found` [G]: over resampled products
+    def chance(self, fitted: np.ndarray, doubt: np.ndarray) -> np.ndarray:
+        """The variance float [G] of the logarithms of shares `fitted` [G]: over resampled products
         (bootstrap), and by the variance `doubt` [K] of each category's bias.
 
         What a bias of 1 does to the logarithm of a share is the variance over resamples against
@@ -204,11 +204,11 @@ class _Groups:
         """
         rng, n = np.random.default_rng(0), len(self.share)
         weights = rng.poisson(1.0, (_RESAMPLES, n)).astype(np.float64)
-        shares = np.array([self.fit(weight, found) for weight in weights])
+        shares = np.array([self.fit(weight, fitted) for weight in weights])
         variance = np.var(np.log(shares), axis=0) + _LEAST
-        effect = np.maximum(variance * n * found - 1, 0)
-        part = self.before / self.shares_before[self.group]
-        return variance + effect**2 * np.bincount(self.group, part**2 * doubt)
+        effect = np.maximum(variance * n * fitted - 1, 0)
+        within_group = self.before / self.shares_before[self.group]
+        return variance + effect**2 * np.bincount(self.group, within_group**2 * doubt)
 
     def fit(self, weight: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
         """The share of each group, float [G], among products of some weight [N].
@@ -216,17 +216,17 @@ class _Groups:
         What a product's likeliest categories leave is of all others, as before.
         """
         before = self.shares_before
-        found = before if start is None else start
+        current = before if start is None else start
         total = weight.sum() * (1 + _BELIEF)
         for _ in range(_STEPS):
-            odds = self.share * (found / before)[self.likeliest]
-            scale = weight / (odds.sum(axis=1) + self.rest)
+            odds = self.share * (current / before)[self.likeliest]
+            scale = weight / (odds.sum(axis=1) + self.beyond)
             seen = np.bincount(self.likeliest.ravel(), (odds * scale[:, None]).ravel(), len(before))
-            seen += ((self.rest * scale).sum() + _BELIEF * weight.sum()) * before
-            last, found = found, seen / total
-            if np.abs(found - last).sum() < _CLOSE:
+            seen += ((self.beyond * scale).sum() + _BELIEF * weight.sum()) * before
+            last, current = current, seen / total
+            if np.abs(current - last).sum() < _CLOSE:
                 break
-        return found
+        return current
 
     def spread(self, share: np.ndarray) -> np.ndarray:
         """Shares [G] of groups as shares [K] of categories, within a group as before."""
@@ -237,8 +237,8 @@ def _read(opinions: Iterable[pyarrow.Table]) -> tuple[Answers, np.ndarray]:
     """The answers of up to PRODUCTS products that show something, drawn by their ids, and the
     features float [N, D] of those that have them."""
     top_class, log_prob, rank, z = [], [], [], []
-    for part in opinions:
-        table = part.filter(pyarrow.compute.invert(part["blank"]))
+    for block in opinions:
+        table = block.filter(pyarrow.compute.invert(block["blank"]))
         if not len(table):
             continue
         top_class.append(matrix(table["top_class"]))

@@ -27,7 +27,7 @@ from stage2_xgb.gate import OWN, POOL
 from stage2_xgb.heldout import ValB
 from stage2_xgb.items import ItemBlock, mean_by_product
 from stage2_xgb.out_of_fold import FILE, PRODUCTS_FILE, Products, read_judged
-from stage2_xgb.refine import each_answer
+from stage2_xgb.refine import answer_with_all
 
 SCHEMA = 2
 STEP = "stage2"
@@ -93,14 +93,14 @@ def held_out_answers(
     products = val_b.of_unit("product")
     ids, by_own = val_b.held.product_id[products].tolist(), share[products] >= 0.5
     own = dict(zip(ids, by_own, strict=True))
-    parts = [
-        part
+    blocks = [
+        block
         for images in views.blocks("val_b", fit_only=True)
-        if len(part := _answered(bundle, images, own, fitted, source))
+        if len(block := _answered(bundle, images, own, fitted, source))
     ]
     if others is not None and len(others):
-        parts.append(_out_of_fold(others, share_of_others >= 0.5, fitted, source))
-    return _joined(parts) if parts else _nothing(fitted, source)
+        blocks.append(_out_of_fold(others, share_of_others >= 0.5, fitted, source))
+    return _concatenated(blocks) if blocks else _nothing(fitted, source)
 
 
 def _answered(
@@ -110,7 +110,7 @@ def _answered(
     fitted: np.ndarray,
     source: np.ndarray,
 ) -> HeldOutAnswers:
-    pooled, opinions = each_answer(bundle, images, "product")
+    pooled, opinions = answer_with_all(bundle, images, "product")
     by_own = np.array([own[product] for product in pooled.product_id.tolist()], dtype=bool)
     log_probs = np.where(by_own[:, None], opinions[OWN], opinions[POOL])
     distance, apart = (mean_by_product(x, images.product_id) for x in distances(bundle, images))
@@ -127,13 +127,13 @@ def _answered(
 
 
 def _out_of_fold(
-    found: Products, own: np.ndarray, fitted: np.ndarray, source: np.ndarray
+    products: Products, own: np.ndarray, fitted: np.ndarray, source: np.ndarray
 ) -> HeldOutAnswers:
     answers = Answers(
-        np.where(own[:, None], found.own_class, found.top_class),
-        np.where(own[:, None], found.own_log_prob, found.log_prob),
+        np.where(own[:, None], products.own_class, products.top_class),
+        np.where(own[:, None], products.own_log_prob, products.log_prob),
     )
-    columns = {name: getattr(found, name) for name in _COLUMNS}
+    columns = {name: getattr(products, name) for name in _COLUMNS}
     return HeldOutAnswers(**columns, answers=answers, fitted=fitted, source=source)
 
 
@@ -152,10 +152,12 @@ def projected(bundle: Bundle, pooled: ItemBlock) -> np.ndarray:
     return np.concatenate([projection(x) for projection, x in views], axis=1)
 
 
-def _joined(parts: list[HeldOutAnswers]) -> HeldOutAnswers:
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
-    answers = Answers.concatenate([part.answers for part in parts])
-    return replace(parts[0], **columns, answers=answers)
+def _concatenated(blocks: list[HeldOutAnswers]) -> HeldOutAnswers:
+    columns = {
+        name: np.concatenate([getattr(block, name) for block in blocks]) for name in _COLUMNS
+    }
+    answers = Answers.concatenate([block.answers for block in blocks])
+    return replace(blocks[0], **columns, answers=answers)
 
 
 def _nothing(fitted: np.ndarray, source: np.ndarray) -> HeldOutAnswers:
@@ -199,8 +201,8 @@ def read(stage2: Path) -> HeldOutAnswers:
     path = path_of(stage2)
     try:
         arrays: dict[str, Any] = read_npz(path, STEP)
-        if (found := int(arrays.pop("schema"))) != SCHEMA:
-            raise ArtifactError(path, f"of schema {found}, expected {SCHEMA}", STEP)
+        if (schema := int(arrays.pop("schema"))) != SCHEMA:
+            raise ArtifactError(path, f"of schema {schema}, expected {SCHEMA}", STEP)
         if str(arrays.pop("stage2")) != _stage2(stage2):
             raise ArtifactError(path, "measured with another stage 2 than is there now", STEP)
         answers = Answers(arrays.pop("top_class"), arrays.pop("log_prob"))

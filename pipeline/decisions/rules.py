@@ -67,13 +67,13 @@ def promised(
     promise is not kept.
     """
     left = np.ones(len(answers), dtype=bool)
-    rules, found = [], []
+    rules, promises = [], []
     for level in levels:
         chosen, mass = answers.at(level)
         right = level.group[chosen] == level.group[truth]
         kept = promise(mass[left], right[left], precision, RISK / len(levels))
         rules.append(Rule(level, kept.threshold))
-        found.append(kept)
+        promises.append(kept)
         if kept.threshold is not None:
             left &= mass < np.float32(kept.threshold)
-    return rules, found
+    return rules, promises

@@ -27,7 +27,7 @@ from pipeline.decisions.novelty import Novelty, novelty
 from pipeline.evaluation.measures import SYSTEMS, measure, systems_in
 from pipeline.evaluation.near_twins import near_twins
 from pipeline.evaluation.promises import realised
-from stage2_xgb.addition import Additions, joined
+from stage2_xgb.addition import Additions, with_added
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL, STAGE1
@@ -107,14 +107,14 @@ def _decisions(
     truth, weight, group = (
         products[name].to_numpy() for name in ("class_index", "weight", "group")
     )
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "promises": realised(held, items.answers, truth, weight, group, taxonomy)
     }
     if len(additions):
-        found["added"] = _added(products, items.taken, additions)
+        figures["added"] = _added(products, items.taken, additions)
     if (flags := novelty(held)) is not None:
-        found["novel"] = _novel(flags, items, weight, group)
-    return found
+        figures["novel"] = _novel(flags, items, weight, group)
+    return figures
 
 
 def _ask(
@@ -137,7 +137,7 @@ def _ask(
                 items[unit].append(_item_rows(result, old, rivals, images, unit))
             answers.append(Answers.of(result.two_stage))
             odds = additions.log_odds(bundle, images)
-            taken.append(joined(result.two_stage, odds).argmax(axis=1) >= views.classes)
+            taken.append(with_added(result.two_stage, odds).argmax(axis=1) >= views.classes)
             distance = np.stack(distances(bundle, images), axis=1)
             far.append(mean_by_product(distance, images.product_id))
             bar.update(len(images.product_id))
@@ -145,8 +145,8 @@ def _ask(
         problem = "no readable image on the test split; the catalogue has too few products"
         raise ShelfsortError(f"{views.first.path}: {problem}")
     frames = _framed(items, store, views.first)
-    found = (np.concatenate(parts) for parts in (taken, far))
-    return SplitAnswers(frames, Answers.concatenate(answers), *found)
+    arrays = (np.concatenate(parts) for parts in (taken, far))
+    return SplitAnswers(frames, Answers.concatenate(answers), *arrays)
 
 
 def _framed(
@@ -225,8 +225,8 @@ def _previous(folder: Path) -> dict[str, Any] | None:
     """Top-1 of both stages per product of the evaluation that this one replaces; None if there is
     none to read."""
     try:
-        found = read_sealed(folder / "metrics.json", "evaluate")
-        return found["product"]["natural"]["two_stage"]["top1"]
+        metrics = read_sealed(folder / "metrics.json", "evaluate")
+        return metrics["product"]["natural"]["two_stage"]["top1"]
     except (ArtifactError, KeyError):
         return None
 

@@ -78,7 +78,7 @@ class _Items:
     truth: np.ndarray
     group: np.ndarray
     weight: np.ndarray
-    enough: np.ndarray
+    supported: np.ndarray
     groups: np.ndarray
     support: np.ndarray
     min_support: int
@@ -95,10 +95,10 @@ class _Items:
 
     @property
     def balanced(self) -> np.ndarray:
-        """Part of each item in the balanced mix, float [N]: all categories with enough groups weigh
-        the same."""
-        part = self.enough / (np.maximum(self.support, 1) * max(1, int(self.enough.sum())))
-        return part[self.truth]
+        """Share of each item in the balanced mix, float [N]: all categories with enough groups
+        weigh the same."""
+        share = self.supported / (np.maximum(self.support, 1) * max(1, int(self.supported.sum())))
+        return share[self.truth]
 
     @property
     def inflation(self) -> np.ndarray:
@@ -119,7 +119,7 @@ class _Items:
 
     def balanced_counts(self) -> dict[str, Any]:
         """Items and categories in the balanced mix."""
-        n, categories = int(self.support[self.enough].sum()), int(self.enough.sum())
+        n, categories = int(self.support[self.supported].sum()), int(self.supported.sum())
         return {"n": n, "categories": categories, "min_support": self.min_support}
 
 
@@ -150,42 +150,42 @@ class _Answers:
 
 @dataclass(frozen=True)
 class _Average:
-    """A mean over categories: `value`, and of each item its `influence` and `part`, float [N]."""
+    """A mean over categories: `value`, and of each item its `influence` and `share`, float [N]."""
 
     value: float
     influence: np.ndarray
-    part: np.ndarray
+    share: np.ndarray
 
 
 def _natural(items: _Items, answers: Mapping[str, _Answers]) -> dict[str, Any]:
     weight, group = items.weight, items.group
     f1 = {system: _macro_f1(items, answer, weight) for system, answer in answers.items()}
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for system, answer in answers.items():
         top1 = clustered_share(answer.right, weight, group)
         top5 = clustered_share(answer.in_five, weight, group)
-        found[system] = _named(top1, top5, _estimate(f1[system], group))
-    found["changes"] = {}
+        figures[system] = _named(top1, top5, _estimate(f1[system], group))
+    figures["changes"] = {}
     for name, (new, old) in _changes(answers).items():
         top1 = paired_change(answers[new].right, answers[old].right, weight, group)
         top5 = paired_change(answers[new].in_five, answers[old].in_five, weight, group)
-        found["changes"][name] = _named(top1, top5, _difference(f1[new], f1[old], group))
-    return found
+        figures["changes"][name] = _named(top1, top5, _difference(f1[new], f1[old], group))
+    return figures
 
 
 def _balanced(items: _Items, answers: Mapping[str, _Answers]) -> dict[str, Any]:
-    parts: dict[str, tuple[_Average | None, ...]] = {}
+    averages: dict[str, tuple[_Average | None, ...]] = {}
     for system, answer in answers.items():
         recalls = (_mean_recall(items, hit) for hit in (answer.right, answer.in_five))
-        parts[system] = (*recalls, _macro_f1(items, answer, items.balanced))
-    found: dict[str, Any] = {
-        s: _named(*(_estimate(x, items.group) for x in p)) for s, p in parts.items()
+        averages[system] = (*recalls, _macro_f1(items, answer, items.balanced))
+    figures: dict[str, Any] = {
+        s: _named(*(_estimate(x, items.group) for x in p)) for s, p in averages.items()
     }
-    found["changes"] = {}
+    figures["changes"] = {}
     for name, (new, old) in _changes(answers).items():
-        pairs = zip(parts[new], parts[old], strict=True)
-        found["changes"][name] = _named(*(_difference(a, b, items.group) for a, b in pairs))
-    return found
+        pairs = zip(averages[new], averages[old], strict=True)
+        figures["changes"][name] = _named(*(_difference(a, b, items.group) for a, b in pairs))
+    return figures
 
 
 def _changes(answers: Mapping[str, _Answers]) -> dict[str, tuple[str, str]]:
@@ -196,63 +196,69 @@ def _named(*estimates: Estimate) -> dict[str, Any]:
     return {metric: estimate.to_json() for metric, estimate in zip(METRICS, estimates, strict=True)}
 
 
-def _estimate(found: _Average | None, group: np.ndarray) -> Estimate:
-    return clustered_average(found.value, found.influence, found.part, group) if found else NOTHING
+def _estimate(average: _Average | None, group: np.ndarray) -> Estimate:
+    return (
+        clustered_average(average.value, average.influence, average.share, group)
+        if average
+        else NOTHING
+    )
 
 
 def _difference(new: _Average | None, old: _Average | None, group: np.ndarray) -> Estimate:
     if new is None or old is None:
         return NOTHING
     return clustered_average_change(
-        new.value - old.value, new.influence - old.influence, new.part, group
+        new.value - old.value, new.influence - old.influence, new.share, group
     )
 
 
 def _mean_recall(items: _Items, hit: np.ndarray) -> _Average | None:
     """The mean over categories with enough groups of the share of their items that are hit, bool
     [N]."""
-    if not items.enough.any():
+    if not items.supported.any():
         return None
     recall = np.bincount(items.truth, hit, len(items.support)) / np.maximum(items.support, 1)
-    part = items.balanced
-    influence = part * (hit - recall[items.truth]) * items.inflation
-    return _Average(float(recall[items.enough].mean()), influence, part)
+    share = items.balanced
+    influence = share * (hit - recall[items.truth]) * items.inflation
+    return _Average(float(recall[items.supported].mean()), influence, share)
 
 
 def _macro_f1(items: _Items, answer: _Answers, weight: np.ndarray) -> _Average | None:
     """The mean F1 of the categories with enough groups, 2 right / (true + predicted), counted in
     weights float [N]."""
-    if not items.enough.any():
+    if not items.supported.any():
         return None
     truth, predicted, hit = items.truth, answer.predicted, answer.right
     size = np.bincount(truth, weight, len(items.support)) + np.bincount(
         predicted, weight, len(items.support)
     )
-    scale = np.where(items.enough, 1 / np.where(items.enough, size, 1), 0) / items.enough.sum()
+    scale = (
+        np.where(items.supported, 1 / np.where(items.supported, size, 1), 0) / items.supported.sum()
+    )
     f1 = np.where(
-        items.enough,
+        items.supported,
         2 * np.bincount(truth, weight * hit, len(size)) / np.where(size > 0, size, 1),
         0,
     )
     slope = 2 * hit * scale[truth] - (f1 * scale)[truth] - (f1 * scale)[predicted]
-    counted = weight * items.enough[truth]
+    counted = weight * items.supported[truth]
     return _Average(
-        float(f1[items.enough].mean()), weight * slope * items.inflation, counted / counted.sum()
+        float(f1[items.supported].mean()), weight * slope * items.inflation, counted / counted.sum()
     )
 
 
 def _by_link(items: _Items, answers: Mapping[str, _Answers], linked: np.ndarray) -> dict[str, Any]:
     """Top-1 in the natural mix with and without the items whose product shares a picture with one
     outside of test."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name, rows in (("with", linked), ("without", ~linked)):
-        found[name] = {
+        figures[name] = {
             system: clustered_share(
                 answer.right[rows], items.weight[rows], items.group[rows]
             ).to_json()
             for system, answer in answers.items()
         }
-    return found
+    return figures
 
 
 def paired_change(
@@ -322,14 +328,14 @@ def _by_chance(fixed: np.ndarray, broken: np.ndarray) -> np.ndarray:
     return np.where(votes > 0, np.minimum(2 * tail, 1.0), np.nan)
 
 
-def least_noticed(moved: int, found: int) -> int:
+def least_noticed(moved: int, significant: int) -> int:
     """Of how many votes, all alike, one more of `moved` tested categories is called significant,
-    where `found` are already.
+    where `significant` are already.
 
-    n votes alike have the two-sided p-value 2^(1-n), which must be at most RATE (found + 1) /
-    moved.
+    n votes alike have the two-sided p-value 2^(1-n), which must be at most RATE (significant +
+    1) / moved.
     """
-    return 1 + int(np.ceil(np.log2(max(moved, 1) / (RATE * min(found + 1, max(moved, 1))))))
+    return 1 + int(np.ceil(np.log2(max(moved, 1) / (RATE * min(significant + 1, max(moved, 1))))))
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, weight: np.ndarray) -> dict[str, Any]:

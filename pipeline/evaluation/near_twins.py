@@ -103,8 +103,8 @@ def nearest_cosines(
 
 def _features_at(store: FeatureStore, rows: np.ndarray) -> np.ndarray:
     """Features float32 [Q, D] of rows in any order."""
-    ascending, place = np.unique(rows, return_inverse=True)
-    return store.features_at(ascending)[place].astype(np.float32)
+    ascending, index = np.unique(rows, return_inverse=True)
+    return store.features_at(ascending)[index].astype(np.float32)
 
 
 def _fitted(stores: Sequence[FeatureStore]) -> Iterator[tuple[slice, np.ndarray]]:

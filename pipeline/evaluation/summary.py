@@ -48,55 +48,55 @@ def summary(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def corrected_lines(found: dict[str, Any] | None) -> list[str]:
+def corrected_lines(figures: dict[str, Any] | None) -> list[str]:
     """How much of top-1 stands on corrected test labels; no line without any."""
-    if not found:
+    if not figures:
         return []
-    now, before = found["top1"], found["top1_by_labels_before"]
+    now, before = figures["top1"], figures["top1_by_labels_before"]
     gain = 100 * (now["value"] - before["value"])
     lines = [
-        f"corrected labels: {found['test_products']} test products; two-stage top-1 per product "
+        f"corrected labels: {figures['test_products']} test products; two-stage top-1 per product "
         f"{_share(now)} by the labels now,",
         f"  {_share(before)} by those before: {gain:+.1f} percentage points stand on corrected "
         "test labels",
     ]
-    if found["previous"]:
-        lines.append(f"  the evaluation before this one had {_share(found['previous'])}")
+    if figures["previous"]:
+        lines.append(f"  the evaluation before this one had {_share(figures['previous'])}")
     return lines
 
 
-def _novel(found: dict[str, Any] | None) -> list[str]:
+def _novel(figures: dict[str, Any] | None) -> list[str]:
     """How many products are flagged as unlike every category; no line if nothing flags them."""
-    if not found:
+    if not figures:
         return []
     return [
-        f"unlike every category: {_share(found['alarms'])} of test's products, and "
-        f"{_share(found['power'])} if their own is left out"
+        f"unlike every category: {_share(figures['alarms'])} of test's products, and "
+        f"{_share(figures['power'])} if their own is left out"
     ]
 
 
-def _added(found: dict[str, Any] | None) -> list[str]:
+def _added(figures: dict[str, Any] | None) -> list[str]:
     """What categories that were added without a training take of the others; no line without
     any."""
-    if not found:
+    if not figures:
         return []
     return [
-        f"added without a training: {', '.join(found['categories'])}; test has no product of them, "
-        f"they take {_share(found['taken'])}:",
-        f"  two-stage top-1 per product {_points(found['top1_change'])} points",
+        f"added without a training: {', '.join(figures['categories'])}; test has no product of "
+        f"them, they take {_share(figures['taken'])}:",
+        f"  two-stage top-1 per product {_points(figures['top1_change'])} points",
     ]
 
 
-def _stage2(found: dict[str, Any]) -> str:
-    default = {"pool": "the pool of experts", "stage1": "stage 1"}[found["default"]]
+def _stage2(figures: dict[str, Any]) -> str:
+    default = {"pool": "the pool of experts", "stage1": "stage 1"}[figures["default"]]
     return (
-        f"stage 2: {found['sets']} confusion sets, {found['models']} reclassifiers, "
-        f"{found['answers']['own']} used; elsewhere {default} answers"
+        f"stage 2: {figures['sets']} confusion sets, {figures['models']} reclassifiers, "
+        f"{figures['answers']['own']} used; elsewhere {default} answers"
     )
 
 
-def _mix(unit: str, mix: str, found: dict[str, Any]) -> list[str]:
-    counts, changes = found["counts"], found["changes"]
+def _mix(unit: str, mix: str, figures: dict[str, Any]) -> list[str]:
+    counts, changes = figures["counts"], figures["changes"]
     size = f"n {counts['n']}, {counts['categories']} categories"
     size += (
         f", {counts['groups']} independent"
@@ -105,9 +105,9 @@ def _mix(unit: str, mix: str, found: dict[str, Any]) -> list[str]:
     )
     lines = [f"  per {unit}, {mix} mix ({size})"]
     for system, label in (SYSTEMS | RIVALS).items():
-        if system in found:
+        if system in figures:
             lines.append(
-                _row(f"{label:>{_LABEL}}", [_share(found[system][metric]) for metric in METRICS])
+                _row(f"{label:>{_LABEL}}", [_share(figures[system][metric]) for metric in METRICS])
             )
     over = {f"two_stage_over_{rival}": f"two-stage over {rival}" for rival in RIVALS}
     for change, label in (CHANGES | over).items():
@@ -136,33 +136,33 @@ def _row(label: str, values: Iterable[str]) -> str:
     return f"{label:{_LABEL}} " + "".join(f"{value:{_COLUMN}}" for value in values).rstrip()
 
 
-def _share(found: dict[str, Any]) -> str:
+def _share(estimate: dict[str, Any]) -> str:
     return (
         NOTHING
-        if found["value"] is None
-        else f"{found['value']:.4f} [{found['low']:.4f}, {found['high']:.4f}]"
+        if estimate["value"] is None
+        else f"{estimate['value']:.4f} [{estimate['low']:.4f}, {estimate['high']:.4f}]"
     )
 
 
-def _points(found: dict[str, Any]) -> str:
-    if found["value"] is None:
+def _points(change: dict[str, Any]) -> str:
+    if change["value"] is None:
         return NOTHING
-    return f"{100 * found['value']:+.2f} [{100 * found['low']:+.2f}, {100 * found['high']:+.2f}]"
+    return f"{100 * change['value']:+.2f} [{100 * change['low']:+.2f}, {100 * change['high']:+.2f}]"
 
 
-def _unit(unit: str, found: dict[str, Any]) -> list[str]:
-    fixed, broken = found["fixed"], found["broken"]
+def _unit(unit: str, figures: dict[str, Any]) -> list[str]:
+    fixed, broken = figures["fixed"], figures["broken"]
     ece = ", ".join(
-        f"{label} {_error(found['ece'][system])}"
+        f"{label} {_error(figures['ece'][system])}"
         for system, label in SYSTEMS.items()
-        if system in found["ece"]
+        if system in figures["ece"]
     )
-    ece += f"; by chance {_error(found['ece_by_chance']['two_stage'])}"
+    ece += f"; by chance {_error(figures['ece_by_chance']['two_stage'])}"
     return [
         f"  per {unit}: {fixed} {unit}s fixed, {broken} broken, net {fixed - broken:+}",
-        *_changed(unit, found["categories_changed"]),
+        *_changed(unit, figures["categories_changed"]),
         f"  per {unit}: expected calibration error: {ece}",
-        *_by_link(unit, found["linked"]),
+        *_by_link(unit, figures["linked"]),
     ]
 
 
@@ -170,32 +170,32 @@ def _error(error: float | None) -> str:
     return NOTHING if error is None else f"{error:.4f}"
 
 
-def _changed(unit: str, found: dict[str, Any]) -> list[str]:
+def _changed(unit: str, figures: dict[str, Any]) -> list[str]:
     return [
-        f"  per {unit}: {len(found['better'])} categories significantly better with stage 2, "
-        f"{len(found['worse'])} worse",
-        f"  per {unit}: of {found['moved']} categories that moved, one would have been called "
-        f"worse from {found['needed']} of {found['needed']} products broken; "
-        f"{found['noticeable']} have so many",
+        f"  per {unit}: {len(figures['better'])} categories significantly better with stage 2, "
+        f"{len(figures['worse'])} worse",
+        f"  per {unit}: of {figures['moved']} categories that moved, one would have been called "
+        f"worse from {figures['needed']} of {figures['needed']} products broken; "
+        f"{figures['noticeable']} have so many",
     ]
 
 
-def _by_link(unit: str, found: dict[str, Any]) -> list[str]:
+def _by_link(unit: str, figures: dict[str, Any]) -> list[str]:
     """No line if no item is linked: the figures above are then already those of unlinked items."""
-    if not found["with"]["two_stage"]["n"]:
+    if not figures["with"]["two_stage"]["n"]:
         return []
     names = {"without": "sharing no picture with other splits", "with": "sharing one"}
-    two_stage = {key: found[key]["two_stage"] for key in names}
+    two_stage = {key: figures[key]["two_stage"] for key in names}
     return [
-        f"  per {unit}: two-stage top-1 of {two_stage[k]['n']} {what}: {_share(two_stage[k])}"
-        for k, what in names.items()
+        f"  per {unit}: two-stage top-1 of {two_stage[k]['n']} {label}: {_share(two_stage[k])}"
+        for k, label in names.items()
     ]
 
 
-def _promises(found: list[dict[str, Any]]) -> list[str]:
+def _promises(promises: list[dict[str, Any]]) -> list[str]:
     """What promised precisions come to on the test split."""
     lines = []
-    for row in found:
+    for row in promises:
         levels = [
             f"{_share_of(level['accepted'])} on level {level['level']}"
             for level in row["levels"]
@@ -209,8 +209,8 @@ def _promises(found: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _share_of(found: dict[str, Any]) -> str:
-    return NOTHING if found["value"] is None else f"{found['value']:.1%}"
+def _share_of(estimate: dict[str, Any]) -> str:
+    return NOTHING if estimate["value"] is None else f"{estimate['value']:.1%}"
 
 
 def _without_photo(count: int) -> list[str]:
@@ -218,26 +218,26 @@ def _without_photo(count: int) -> list[str]:
     return [f"{count} {reason}"] if count else []
 
 
-def _near_twins(found: dict[str, Any]) -> list[str]:
-    share = found["share"]
-    criterion = f"cosine > {found['cosine']:.3f} in {found['networks']} network(s)"
+def _near_twins(figures: dict[str, Any]) -> list[str]:
+    share = figures["share"]
+    criterion = f"cosine > {figures['cosine']:.3f} in {figures['networks']} network(s)"
     lines = [
         f"near twins: {_percent(share)} of {share['n']} sampled test photos have one among other "
         f"products' fitted ({criterion})"
     ]
-    if found["suspicious"]:
+    if figures["suspicious"]:
         lines += [
             "  WARNING: if twins show one thing or come from one round through the shop, new "
             "products will be sorted less well;",
-            f"  two-stage top-1 per image: {_share(found['top1_with'])} with a twin, "
-            f"{_share(found['top1_without'])} without",
+            f"  two-stage top-1 per image: {_share(figures['top1_with'])} with a twin, "
+            f"{_share(figures['top1_without'])} without",
         ]
     return lines
 
 
-def _percent(found: dict[str, Any]) -> str:
+def _percent(estimate: dict[str, Any]) -> str:
     return (
         NOTHING
-        if found["value"] is None
-        else f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}]"
+        if estimate["value"] is None
+        else f"{estimate['value']:.1%} [{estimate['low']:.1%}, {estimate['high']:.1%}]"
     )

@@ -152,6 +152,6 @@ def _resampled(pixels: np.ndarray, size: int) -> np.ndarray:
     bits = next(bits for bits in range(23) if int(0.5 + weights.max() * 2 ** (bits + 1)) >= 2**15)
     whole = (0.5 + weights * 2**bits).astype(np.int32)
     total = np.full((size, *pixels.shape[1:]), 1 << (bits - 1), dtype=np.int32)
-    for place in range(taps.shape[1]):
-        total += whole[:, place, None, None] * pixels[np.minimum(taps[:, place], len(pixels) - 1)]
+    for tap in range(taps.shape[1]):
+        total += whole[:, tap, None, None] * pixels[np.minimum(taps[:, tap], len(pixels) - 1)]
     return np.clip(total >> bits, 0, 255).astype(np.uint8)

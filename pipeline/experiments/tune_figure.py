@@ -26,23 +26,23 @@ def draw_tuning(
     losses."""
     with new_figure(11, 6, out) as figure:
         axes = figure.subplots(2, 2).ravel()
-        for axis, (what, title) in zip(axes, TITLES.items(), strict=False):
-            _outcomes(axis, [row for row in rows if row["what"] == what], what, title)
+        for axis, (varied, title) in zip(axes, TITLES.items(), strict=False):
+            _outcomes(axis, [row for row in rows if row["what"] == varied], varied, title)
         _range(axes[3], range_rows, advised)
 
 
 def _outcomes(axis: Axes, rows: list[dict], column: str, title: str) -> None:
     values = np.array([[row["val_top1"], row["low"], row["high"]] for row in rows])
-    places = np.arange(len(rows))
+    positions = np.arange(len(rows))
     axis.errorbar(
-        places,
+        positions,
         values[:, 0],
         np.abs(values[:, 1:].T - values[:, 0]),
         fmt="o",
         color=AFTER,
         capsize=3,
     )
-    axis.set_xticks(places, [str(row[column]) for row in rows])
+    axis.set_xticks(positions, [str(row[column]) for row in rows])
     axis.set_xlim(-0.5, len(rows) - 0.5)
     axis.set_title(title)
     axis.set_ylabel(f"top-1 on val_a, {rows[0]['val_images']} images")

@@ -25,15 +25,15 @@ KINDS = {
 
 def pack(values: dict[str, Any], columns: dict[str, np.ndarray]) -> bytes:
     """The block in base64. `values` must be JSON without NaN; columns have a dtype of KINDS."""
-    places, parts, offset = {}, [], 0
+    layout, parts, offset = {}, [], 0
     for name, column in columns.items():
-        kind = column.dtype.str[1:]
-        data = np.ascontiguousarray(column, dtype="<" + kind).tobytes()
-        places[name] = {"kind": KINDS[kind], "offset": offset, "length": len(column)}
+        dtype = column.dtype.str[1:]
+        data = np.ascontiguousarray(column, dtype="<" + dtype).tobytes()
+        layout[name] = {"kind": KINDS[dtype], "offset": offset, "length": len(column)}
         parts.append(data + bytes(-len(data) % 8))
         offset += len(parts[-1])
     header = json.dumps(
-        {"values": values, "columns": places},
+        {"values": values, "columns": layout},
         ensure_ascii=False,
         allow_nan=False,
         separators=(",", ":"),
@@ -65,7 +65,7 @@ def share(values: np.ndarray) -> np.ndarray:
 def plain(value: Any) -> Any:
     """`value` with NaN and infinities replaced by None, at any depth."""
     if isinstance(value, dict):
-        return {key: plain(part) for key, part in value.items()}
+        return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
+        return [plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -51,8 +51,8 @@ def compare_runs(run: EvaluatedRun, other: EvaluatedRun, unit: str) -> Compariso
 
 
 def _common(run: EvaluatedRun, other: EvaluatedRun, unit: str) -> pandas.DataFrame:
-    mine, theirs = (_labelled(r, unit) for r in (run, other))
-    both = mine.merge(theirs, on=["item_id", "category_id"], suffixes=("", "_other"))
+    own, theirs = (_labelled(r, unit) for r in (run, other))
+    both = own.merge(theirs, on=["item_id", "category_id"], suffixes=("", "_other"))
     return pandas.DataFrame(
         {
             "item_id": both["item_id"],

@@ -210,21 +210,21 @@ class EvaluatedRun:
         """The catalogue columns that stage 2 reads, and what they hold: `price (number)`."""
         views: dict = self._manifest.get("made_from", {}).get("views", {})
         read = (name for name, origin in views.items() if "columns" in origin)
-        found = (_optional(self.files.view(name).columns_model, "features") for name in read)
-        return [f"{c['name']} ({c['kind']})" for one in found for c in one.get("columns", [])]
+        models = (_optional(self.files.view(name).columns_model, "features") for name in read)
+        return [f"{c['name']} ({c['kind']})" for one in models for c in one.get("columns", [])]
 
     @cached_property
     def seconds(self) -> dict[str, float]:
         """Wall time of each step that recorded it; stage 2 records its parts."""
-        places = {
+        paths = {
             "stage1": self.files.stage1_summary,
             "stage2": self.files.stage2_summary,
             "evaluate": self.files.metrics_path,
         }
-        found = {step: _optional(path, step).get("seconds") for step, path in places.items()}
+        recorded = {step: _optional(path, step).get("seconds") for step, path in paths.items()}
         totals = {
             step: sum(value.values()) if isinstance(value, dict) else value
-            for step, value in found.items()
+            for step, value in recorded.items()
         }
         return {step: float(value) for step, value in totals.items() if value is not None}
 

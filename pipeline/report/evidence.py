@@ -33,8 +33,8 @@ def nearest_photos(stores: Sequence[FeatureStore], cases: pandas.DataFrame) -> p
     tables = []
     for class_index, rows in wanted.groupby("class_index"):
         known = rows["product_id"].isin(queries.index)
-        found = _nearest(stores, queries.loc[rows["product_id"][known]], int(class_index))
-        tables.append(found.assign(class_index=class_index))
+        nearest = _nearest(stores, queries.loc[rows["product_id"][known]], int(class_index))
+        tables.append(nearest.assign(class_index=class_index))
     none = pandas.DataFrame(columns=[name for name in COLUMNS if name != "kind"])
     return pandas.concat(tables or [none], ignore_index=True).assign(kind="nearest")
 

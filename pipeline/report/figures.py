@@ -146,21 +146,21 @@ def _strongest_confusions(run: EvaluatedRun) -> pandas.DataFrame:
 
 def _confusion(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
     table = _strongest_confusions(run)
-    axes, place = figure.add_subplot(), np.arange(len(table))
-    axes.barh(place + 0.2, table["shifted"], 0.36, color=BEFORE, label="stage 1, adjusted")
-    axes.barh(place - 0.2, table["two_stage"], 0.36, color=AFTER, label="both stages")
+    axes, y = figure.add_subplot(), np.arange(len(table))
+    axes.barh(y + 0.2, table["shifted"], 0.36, color=BEFORE, label="stage 1, adjusted")
+    axes.barh(y - 0.2, table["two_stage"], 0.36, color=AFTER, label="both stages")
     names = [
         f"{_plain(run.taxonomy[t].name, 28)}  →  {_plain(run.taxonomy[p].name, 28)}"
         for t, p in table.index
     ]
-    axes.set_yticks(place, names)
+    axes.set_yticks(y, names)
     n = int((run.items["unit"] == run.unit).sum())
     for side, system in ((0.2, "shifted"), (-0.2, "two_stage")):
         count = table[system].to_numpy(dtype=np.float64)
         low, high = (n * end for end in wilson(count / n, n))
         axes.errorbar(
             count,
-            place + side,
+            y + side,
             xerr=[count - low, high - count],
             fmt="none",
             ecolor=INK,
@@ -262,8 +262,8 @@ def _reliability(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle="--")
     for system, color, label in STAGES:
-        found = findings[run.unit][system]["reliability"]
-        bins = [row for row in found["bins"] if row["n"]]
+        reliability = findings[run.unit][system]["reliability"]
+        bins = [row for row in reliability["bins"] if row["n"]]
         sizes = [20 + 700 * row["share"] for row in bins]
         axes.scatter(
             [row["confidence"] for row in bins],
@@ -272,7 +272,7 @@ def _reliability(figure: Figure, run: EvaluatedRun, findings: dict) -> None:
             color=color,
             alpha=0.8,
             linewidth=0,
-            label=f"{label}, calibration error {found['ece']:.1%}",
+            label=f"{label}, calibration error {reliability['ece']:.1%}",
         )
         ends = [wilson(row["accuracy"], row["n"]) for row in bins]
         each = [
@@ -355,18 +355,18 @@ def _training(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
 def _promises(figure: Figure, run: EvaluatedRun, _findings: dict) -> None:
     """What each promise accepts of the test split, by level, and how much of that is right."""
     axes, rows = figure.add_subplot(), run.metrics["promises"]
-    for place, row in enumerate(rows):
+    for y, row in enumerate(rows):
         start = 0.0
         for level in row["levels"]:
             share = level["accepted"]["value"] or 0.0
-            axes.barh(place, share, left=start, color=_LEVELS[level["level"]], height=0.6)
+            axes.barh(y, share, left=start, color=_LEVELS[level["level"]], height=0.6)
             start += share
-        axes.barh(place, 1 - start, left=start, color=LINE, height=0.6)
+        axes.barh(y, 1 - start, left=start, color=LINE, height=0.6)
         right = row["right"]
-        said = "nothing can be promised"
+        caption = "nothing can be promised"
         if right["value"] is not None:
-            said = f"{right['value']:.1%} right [{right['low']:.1%}, {right['high']:.1%}]"
-        axes.text(0.01, place + 0.36, said, color=INK, fontsize=8)
+            caption = f"{right['value']:.1%} right [{right['low']:.1%}, {right['high']:.1%}]"
+        axes.text(0.01, y + 0.36, caption, color=INK, fontsize=8)
     for name, color in (*((f"level {n}", c) for n, c in _LEVELS.items()), ("for review", LINE)):
         axes.barh(0, 0, color=color, label=name)
     axes.set(

@@ -78,7 +78,7 @@ def findings_of(run: EvaluatedRun) -> dict:
 def write_findings(run: EvaluatedRun, extras: Extras | None = None) -> dict:
     """Computes and stores the files; returns the content of report.json."""
     extras = extras or Extras()
-    found: dict[str, Any] = {
+    findings: dict[str, Any] = {
         "schema": SCHEMA,
         "evaluation": fingerprint(run.metrics),
         "unit": run.unit,
@@ -86,16 +86,19 @@ def write_findings(run: EvaluatedRun, extras: Extras | None = None) -> dict:
     }
     costs = read_costs(extras.costs, run.taxonomy) if extras.costs else None
     for unit, items in run.items.groupby("unit"):
-        found[str(unit)] = unit_findings(run, items, costs)
-    found |= held_out_findings(run)
-    opinions, judged = label_opinions(run)
+        findings[str(unit)] = unit_findings(run, items, costs)
+    findings |= held_out_findings(run)
+    opinions, labels_judged = label_opinions(run)
     review, stores = review_table(run, opinions), feature_stores(run)
     photos = _photos(run)
-    found["health"] = _health(run, review) | {"labels_judged": judged, "photos": len(photos)}
-    found["slices"] = slices(_main_items(run), _columns(run, photos, extras))
-    found["training"] = {"epochs": run.epochs, "seconds": run.seconds}
+    findings["health"] = _health(run, review) | {
+        "labels_judged": labels_judged,
+        "photos": len(photos),
+    }
+    findings["slices"] = slices(_main_items(run), _columns(run, photos, extras))
+    findings["training"] = {"epochs": run.epochs, "seconds": run.seconds}
     problem_table = problems(photos, stores, _digests(run, photos))
-    found["health"]["problems"] = problem_table["kind"].value_counts().to_dict()
+    findings["health"]["problems"] = problem_table["kind"].value_counts().to_dict()
     tables = {
         "catalogue": _catalogue(run),
         "review": review,
@@ -108,17 +111,17 @@ def write_findings(run: EvaluatedRun, extras: Extras | None = None) -> dict:
         with atomic_path(run.files.table_path(name)) as temporary:
             table.to_parquet(temporary, index=False)
     paths = [run.files.table_path(name) for name in tables]
-    found["files"] = {path.name: sha256_file(path) for path in paths}
-    write_sealed(run.files.evaluation / "report.json", found)
-    return found
+    findings["files"] = {path.name: sha256_file(path) for path in paths}
+    write_sealed(run.files.evaluation / "report.json", findings)
+    return findings
 
 
 def unit_findings(run: EvaluatedRun, items: pandas.DataFrame, costs: Costs | None) -> dict:
     """What is found of the items of one unit."""
     families = run.taxonomy.families
-    found = {system: system_findings(items, system, families) for system in SYSTEMS}
-    found["changes"] = changes(items, families)
-    return found | {
+    findings = {system: system_findings(items, system, families) for system in SYSTEMS}
+    findings["changes"] = changes(items, families)
+    return findings | {
         "by_training_images": by_training_images(items, run.train_images),
         "merges": merges(items),
         "costs": None if costs is None else mean_costs(costs, items),
@@ -154,13 +157,13 @@ def _columns(run: EvaluatedRun, photos: pandas.DataFrame, extras: Extras) -> pan
     """Whatever is known of the evaluated products, by product id."""
     images = run.items[run.items["unit"] == "image"]["product_id"].value_counts()
     products = np.unique(_main_items(run)["product_id"])
-    parts = [images.rename("photos of the product").to_frame(), photo_columns(photos)]
+    frames = [images.rename("photos of the product").to_frame(), photo_columns(photos)]
     if run.store is not None:
         own = run.store.columns(products)
-        parts.append(own.set_axis(products, axis=0) if len(own.columns) else own)
+        frames.append(own.set_axis(products, axis=0) if len(own.columns) else own)
         if extras.columns:
-            parts.append(read_columns(extras.columns, run.store))
-    return pandas.concat([part.reindex(products) for part in parts], axis=1)
+            frames.append(read_columns(extras.columns, run.store))
+    return pandas.concat([frame.reindex(products) for frame in frames], axis=1)
 
 
 def _evidence(
@@ -179,11 +182,11 @@ def _evidence(
     cases = pandas.concat(
         [doubts[names], wrong.rename(columns={"two_stage_class": "suggested_class"})[names]]
     )
-    found = nearest_photos(stores, cases)
+    nearest = nearest_photos(stores, cases)
     involved = np.unique(cases[["class_index", "suggested_class"]])
     typical = typical_photos(opinions)
     typical = typical[typical["class_index"].isin(involved)]
-    return pandas.concat([found, typical], ignore_index=True)[list(COLUMNS)]
+    return pandas.concat([nearest, typical], ignore_index=True)[list(COLUMNS)]
 
 
 def system_findings(items: pandas.DataFrame, system: str, families: np.ndarray) -> dict:
@@ -224,13 +227,13 @@ def by_training_images(items: pandas.DataFrame, train_images: np.ndarray) -> lis
     bins = np.ceil(np.log2(np.maximum(train_images, 1))).astype(np.int64)
     rows = []
     for number in np.unique(bins[truth]).tolist():
-        mine = bins[truth] == number
-        share = clustered_share(right[mine], weight[mine], group[mine]).to_json()
+        in_bin = bins[truth] == number
+        share = clustered_share(right[in_bin], weight[in_bin], group[in_bin]).to_json()
         rows.append(
             {
                 "low": 2 ** (number - 1) + 1 if number else 0,
                 "high": 2**number,
-                "categories": len(np.unique(truth[mine])),
+                "categories": len(np.unique(truth[in_bin])),
                 "accuracy": share,
             }
         )
@@ -247,17 +250,17 @@ def changes(items: pandas.DataFrame, families: np.ndarray) -> dict[str, dict]:
             f"level{k + 1}": families[truth, k] == families[answer, k] for k in (0, 1)
         } | {"level3": truth == answer}
     weight, group = items["weight"].to_numpy(dtype=np.float64), items["group"].to_numpy()
-    found: dict[str, dict] = {}
+    by_pair: dict[str, dict] = {}
     for new, old in (("shifted", "stage1"), ("two_stage", "shifted"), ("two_stage", "stage1")):
         after, before = right[new], right[old]
-        found[f"{new}_over_{old}"] = {
+        by_pair[f"{new}_over_{old}"] = {
             "fixed": int((after["level3"] & ~before["level3"]).sum()),
             "broken": int((before["level3"] & ~after["level3"]).sum()),
             "levels": {
                 k: paired_change(after[k], before[k], weight, group).to_json() for k in after
             },
         }
-    return found
+    return by_pair
 
 
 def distances(steps: np.ndarray) -> list[dict]:
@@ -267,8 +270,8 @@ def distances(steps: np.ndarray) -> list[dict]:
         return []
     exponent = np.floor(np.log2(np.abs(steps))).astype(np.int64)
     top = int(exponent.max())
-    place = np.where(steps < 0, top - exponent, top + 1 + exponent)
-    counts = np.bincount(place, minlength=2 * top + 2)
+    bin_number = np.where(steps < 0, top - exponent, top + 1 + exponent)
+    counts = np.bincount(bin_number, minlength=2 * top + 2)
     edges = [(-(2 ** (e + 1)) + 1, -(2**e)) for e in range(top, -1, -1)] + [
         (2**e, 2 ** (e + 1) - 1) for e in range(top + 1)
     ]
@@ -292,15 +295,15 @@ def _catalogue(run: EvaluatedRun) -> pandas.DataFrame:
 
 
 def _health(run: EvaluatedRun, review: pandas.DataFrame) -> dict:
-    kinds = review["kind"].value_counts()
-    found = {
-        "doubtful_labels": int(kinds.get("doubt", 0)),
-        "conflicting_images": int(kinds.get("conflict", 0)),
+    count_of = review["kind"].value_counts()
+    figures = {
+        "doubtful_labels": int(count_of.get("doubt", 0)),
+        "conflicting_images": int(count_of.get("conflict", 0)),
         "conflicting_groups": int(review.loc[review["kind"] == "conflict", "group"].nunique()),
         "small_categories": int((run.train_images < FEW_IMAGES).sum()),
         "evaluation_rejects": run.metrics.get("rejects", {}),
     }
-    return found | (_store_health(run.store) if run.store else {})
+    return figures | (_store_health(run.store) if run.store else {})
 
 
 def _store_health(store: Store) -> dict:

@@ -44,23 +44,23 @@ def _tables(run: EvaluatedRun, unit: str, items: pandas.DataFrame) -> Iterator[p
     counts["fixed"] = np.bincount(truth[right["two_stage"] & ~right["shifted"]], minlength=classes)
     counts["broken"] = np.bincount(truth[right["shifted"] & ~right["two_stage"]], minlength=classes)
     group, ones = items["group"].to_numpy(), np.ones(len(items))
-    for level, places in enumerate((*run.taxonomy.families.T, np.arange(classes)), start=1):
-        found = {
-            s: clustered_shares(right[s], ones, group, places[truth], int(places.max()) + 1)
+    for level, node_of in enumerate((*run.taxonomy.families.T, np.arange(classes)), start=1):
+        accuracies = {
+            s: clustered_shares(right[s], ones, group, node_of[truth], int(node_of.max()) + 1)
             for s in SYSTEMS
         }
-        yield _level(run, unit, level, places, counts, found)
+        yield _level(run, unit, level, node_of, counts, accuracies)
 
 
 def _level(
     run: EvaluatedRun,
     unit: str,
     level: int,
-    places: np.ndarray,
+    node_of: np.ndarray,
     counts: dict[str, np.ndarray],
-    found: dict[str, Shares],
+    accuracies: dict[str, Shares],
 ) -> pandas.DataFrame:
-    first = [run.taxonomy[i] for i in np.unique(places, return_index=True)[1]]
+    first = [run.taxonomy[i] for i in np.unique(node_of, return_index=True)[1]]
     columns = {
         "unit": unit,
         "level": level,
@@ -71,10 +71,10 @@ def _level(
         for k in (1, 2, 3)
     }
     sums = {
-        name: np.bincount(places, weights=count).astype(np.int64) for name, count in counts.items()
+        name: np.bincount(node_of, weights=count).astype(np.int64) for name, count in counts.items()
     }
     columns |= sums
-    for system, node in found.items():
+    for system, node in accuracies.items():
         columns[f"{system}_lost"] = sums["support"] - sums[f"{system}_right"]
         columns |= {
             f"{system}_accuracy": node.value,

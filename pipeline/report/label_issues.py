@@ -87,9 +87,9 @@ def out_of_fold(views: Views, seed: int = 0) -> pandas.DataFrame:
         for number in np.unique(fold).tolist():
             sums[number].add(x[fold == number], table.class_index[fold == number])
     total = sums[0]
-    for part in sums[1:]:
-        total = total + part
-    experts = [fit_lda(total - part, inputs) for part in sums]
+    for moments in sums[1:]:
+        total = total + moments
+    experts = [fit_lda(total - moments, inputs) for moments in sums]
     inverse = _inverse_temperature(views, experts, seed)
     blocks = _blocks(views, "labels, judging")
     return pandas.concat([_opinions_of(block, experts, inverse, seed) for block in blocks])
@@ -135,8 +135,8 @@ def _inverse_temperature(views: Views, experts: list[LinearExpert], seed: int) -
         scaled = log_softmax(scores * np.float32(np.exp(log_inverse)))
         return -float(scaled[rows, truth].mean(dtype=np.float64))
 
-    found = minimize_scalar(log_loss, bounds=(np.log(1e-3), np.log(2)), method="bounded")
-    return float(np.exp(found.x))
+    minimum = minimize_scalar(log_loss, bounds=(np.log(1e-3), np.log(2)), method="bounded")
+    return float(np.exp(minimum.x))
 
 
 def _opinions_of(
@@ -175,20 +175,20 @@ def doubtful_labels(opinions: pandas.DataFrame, classes: int) -> pandas.DataFram
     support = np.bincount(truth, minlength=classes)
     threshold = np.bincount(truth, weights=own, minlength=classes) / np.maximum(support, 1)
     sure = with_opinion["confidence"].to_numpy() >= threshold[answer]
-    found = with_opinion[(truth != answer) & (support[answer] > 0) & sure]
-    found = found.sort_values(["self_confidence", "product_id"], kind="stable")
+    doubts = with_opinion[(truth != answer) & (support[answer] > 0) & sure]
+    doubts = doubts.sort_values(["self_confidence", "product_id"], kind="stable")
     return pandas.DataFrame(
         {
             "kind": "doubt",
-            "group": np.arange(len(found)),
-            "item_id": found["item_id"].to_numpy(),
-            "product_id": found["product_id"].to_numpy(),
-            "split": found["split"].to_numpy(),
-            "class_index": found["class_index"].to_numpy(dtype=np.int32),
-            "suggested_class": found["answer"].to_numpy(dtype=np.int32),
-            "self_confidence": found["self_confidence"].to_numpy(),
-            "suggested_confidence": found["confidence"].to_numpy(),
-            "threshold": threshold[found["answer"].to_numpy()],
+            "group": np.arange(len(doubts)),
+            "item_id": doubts["item_id"].to_numpy(),
+            "product_id": doubts["product_id"].to_numpy(),
+            "split": doubts["split"].to_numpy(),
+            "class_index": doubts["class_index"].to_numpy(dtype=np.int32),
+            "suggested_class": doubts["answer"].to_numpy(dtype=np.int32),
+            "self_confidence": doubts["self_confidence"].to_numpy(),
+            "suggested_confidence": doubts["confidence"].to_numpy(),
+            "threshold": threshold[doubts["answer"].to_numpy()],
         }
     )
 

@@ -60,21 +60,21 @@ def mean_costs(costs: Costs, items: pandas.DataFrame) -> dict[str, Any]:
     def mean(values: np.ndarray) -> dict[str, Any]:
         return _scaled(clustered_change(values / most, weight, group), most * _PER)
 
-    found: dict[str, Any] = {system: mean(cost) for system, cost in each.items()}
-    found["change"] = mean(each["two_stage"] - each["shifted"])
+    figures: dict[str, Any] = {system: mean(cost) for system, cost in each.items()}
+    figures["change"] = mean(each["two_stage"] - each["shifted"])
     pairs = pandas.DataFrame(
         {"true": truth, "predicted": items["two_stage_class"], "cost": each["two_stage"]}
     )
     sums = pairs[pairs["cost"] > 0].groupby(["true", "predicted"])["cost"].sum()
-    found["pairs"] = [[int(t), int(p), float(c)] for (t, p), c in sums.items()]
-    return found | {"per": _PER, "listed": len(costs)}
+    figures["pairs"] = [[int(t), int(p), float(c)] for (t, p), c in sums.items()]
+    return figures | {"per": _PER, "listed": len(costs)}
 
 
 def _scaled(estimate: Estimate, by: float) -> dict[str, Any]:
-    found = estimate.to_json()
+    figures = estimate.to_json()
     for key in ("value", "low", "high"):
-        found[key] = None if found[key] is None else by * found[key]
-    return found
+        figures[key] = None if figures[key] is None else by * figures[key]
+    return figures
 
 
 def merges(items: pandas.DataFrame) -> list[dict[str, Any]]:
@@ -88,9 +88,9 @@ def merges(items: pandas.DataFrame) -> list[dict[str, Any]]:
         {"a": np.minimum(truth, answer)[wrong], "b": np.maximum(truth, answer)[wrong]}
     )
     top = pair.assign(weight=weight[wrong]).groupby(["a", "b"])["weight"].sum()
-    found = []
+    merged = []
     for a, b in top.sort_values(ascending=False, kind="stable").index[:MERGES]:
         hit = wrong & (np.minimum(truth, answer) == a) & (np.maximum(truth, answer) == b)
         gain = clustered_share(hit, weight, group).to_json()
-        found.append({"a": int(a), "b": int(b), "items": int(hit.sum()), "gain": gain})
-    return found
+        merged.append({"a": int(a), "b": int(b), "items": int(hit.sum()), "gain": gain})
+    return merged

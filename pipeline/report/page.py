@@ -82,7 +82,7 @@ def write_report(runs: Sequence[RunFolder], out: Path, extras: Extras | None = N
         raise ConfigError("report: expected at least one run, found none")
     run, *others = map(EvaluatedRun, runs)
     findings = write_findings(run, extras)
-    review, evidence, problems, places = (
+    review, evidence, problems, map_rows = (
         pandas.read_parquet(run.files.table_path(name))
         for name in ("review", "evidence", "problems", "map")
     )
@@ -95,7 +95,7 @@ def write_report(runs: Sequence[RunFolder], out: Path, extras: Extras | None = N
     unit = _compared(run, others)
     compared = [compare_runs(run, other, unit) for other in others]
     columns = _category_columns(run, others) | _node_columns(run) | _pair_columns(run)
-    columns |= _item_columns(items) | _review_columns(review) | _map_columns(places)
+    columns |= _item_columns(items) | _review_columns(review) | _map_columns(map_rows)
     columns |= _evidence_columns(evidence) | _problem_columns(problems)
     for number, comparison in enumerate(compared, start=1):
         columns |= _compared_columns(comparison, number, items if unit == run.unit else None)
@@ -175,15 +175,15 @@ def _policy(script: str) -> str:
 
 def _headline(run: EvaluatedRun, findings: dict) -> dict[str, Any]:
     """The figures at the top: the main unit on the natural mix."""
-    found = run.metrics[run.unit]["natural"]
+    natural = run.metrics[run.unit]["natural"]
     counts = {
         unit: run.metrics[unit]["natural"]["two_stage"]["top1"]["n"]
         for unit in ("product", "image")
         if unit in run.metrics
     }
     return {
-        "systems": {system: found[system] for system in SYSTEMS},
-        "change": found["changes"]["two_stage_over_shifted"]["top1"],
+        "systems": {system: natural[system] for system in SYSTEMS},
+        "change": natural["changes"]["two_stage_over_shifted"]["top1"],
         "moved": findings[run.unit]["changes"]["two_stage_over_shifted"],
         "counts": counts,
         "macro": run.metrics[run.unit]["balanced"]["counts"],
@@ -413,15 +413,15 @@ def _problem_columns(problems: pandas.DataFrame) -> dict[str, np.ndarray]:
     }
 
 
-def _map_columns(places: pandas.DataFrame) -> dict[str, np.ndarray]:
-    columns = {"map.product": places["product_id"].to_numpy(dtype=np.float64)}
-    return columns | {f"map.{axis}": places[axis].to_numpy(np.float32) for axis in ("x", "y")}
+def _map_columns(rows: pandas.DataFrame) -> dict[str, np.ndarray]:
+    columns = {"map.product": rows["product_id"].to_numpy(dtype=np.float64)}
+    return columns | {f"map.{axis}": rows[axis].to_numpy(np.float32) for axis in ("x", "y")}
 
 
 def split_numbers(names: pandas.Series) -> np.ndarray:
-    """Place in SPLITS of each split's name [N]; len(SPLITS) if it is not known."""
-    places = {name: number for number, name in enumerate(SPLITS)}
-    return names.map(places).fillna(len(SPLITS)).to_numpy(dtype=np.int64)
+    """Index in SPLITS of each split's name [N]; len(SPLITS) if it is not known."""
+    number_of = {name: number for number, name in enumerate(SPLITS)}
+    return names.map(number_of).fillna(len(SPLITS)).to_numpy(dtype=np.int64)
 
 
 def _review_columns(review: pandas.DataFrame) -> dict[str, np.ndarray]:

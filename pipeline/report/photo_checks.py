@@ -50,9 +50,9 @@ def sample_of(store: Store) -> ImageTable:
     table = store.images()
     test = table.split == SPLITS.index("test")
     rows = np.zeros(len(table), dtype=bool)
-    for part in (test, ~test):
-        share = min(1.0, SAMPLE / max(int(part.sum()), 1))
-        rows |= part & sample_mask(table.product_id, share, "photo checks", 0)
+    for mask in (test, ~test):
+        share = min(1.0, SAMPLE / max(int(mask.sum()), 1))
+        rows |= mask & sample_mask(table.product_id, share, "photo checks", 0)
     return table[rows]
 
 
@@ -62,11 +62,11 @@ def measure_photos(store: Store, table: ImageTable) -> pandas.DataFrame:
     rows = []
     with progress(len(table), "photos that need a look", "img") as bar:
         for start in range(0, len(table), _READ):
-            part = table[start : start + _READ]
-            for place, data in enumerate(store.read(part.image_id)):
+            block = table[start : start + _READ]
+            for offset, data in enumerate(store.read(block.image_id)):
                 bar.update()
                 try:
-                    rows.append((start + place, *_measures(decode(data, MOST_PIXELS))))
+                    rows.append((start + offset, *_measures(decode(data, MOST_PIXELS))))
                 except ImageError:  # marked in features.h5, and listed among the rejects
                     continue
     chosen = table[np.array([row[0] for row in rows], dtype=np.int64)]
@@ -111,13 +111,13 @@ def _by_eye(photos: pandas.DataFrame) -> list[pandas.DataFrame]:
     sharpness, longer = photos["sharpness"], photos[["width", "height"]].max(axis=1)
     shape = photos["width"] / photos["height"]
     odd = pandas.concat([np.log(x / x.median()).abs() for x in (shape, longer)], axis=1).max(axis=1)
-    found = {
+    checks = {
         "blurred": (sharpness, sharpness < BLURRED * sharpness.median()),
         "dark": (photos["brightness"], photos["brightness"] < DARK),
         "odd_size": (np.exp(odd), odd > np.log(ODD)),
     }
     tables = []
-    for kind, (value, chosen) in found.items():
+    for kind, (value, chosen) in checks.items():
         rows = photos[chosen].assign(kind=kind, value=value[chosen], other=-1)
         tables.append(rows.sort_values("value", ascending=kind != "odd_size", kind="stable"))
     return tables
@@ -130,38 +130,40 @@ def _by_features(
     table = stores[0].table
     readable = np.all([store.status == DONE for store in stores], axis=0)
     rows = np.flatnonzero(np.isin(table.image_id, photos["image_id"]) & readable)
-    place = pandas.Series(np.arange(len(photos)), index=photos["image_id"])
-    place = place[table.image_id[rows]].to_numpy()
+    photo_row = pandas.Series(np.arange(len(photos)), index=photos["image_id"])
+    photo_row = photo_row[table.image_id[rows]].to_numpy()
     views = [unit(store.features_at(rows)) for store in stores]
-    picture = np.unique(np.asarray(digests), return_inverse=True)[1][place]
+    picture = np.unique(np.asarray(digests), return_inverse=True)[1][photo_row]
     typical, pairs = np.full(len(rows), np.nan), []
     for class_index in np.unique(table.class_index[rows]).tolist():
-        mine = np.flatnonzero(table.class_index[rows] == class_index)[:_CLASS]
-        if len(mine) > 2:
-            joined = np.concatenate([view[mine] for view in views], axis=1)
-            rest = joined.sum(axis=0) - joined
-            typical[mine] = (unit(joined) * unit(rest)).sum(axis=1)
-        pairs += _near_duplicates(views, mine, table.product_id[rows], picture)
-    return [_outliers(photos.iloc[place], typical), _duplicates(photos.iloc[place], pairs)]
+        of_class = np.flatnonzero(table.class_index[rows] == class_index)[:_CLASS]
+        if len(of_class) > 2:
+            features = np.concatenate([view[of_class] for view in views], axis=1)
+            others = features.sum(axis=0) - features
+            typical[of_class] = (unit(features) * unit(others)).sum(axis=1)
+        pairs += _near_duplicates(views, of_class, table.product_id[rows], picture)
+    return [_outliers(photos.iloc[photo_row], typical), _duplicates(photos.iloc[photo_row], pairs)]
 
 
 def _near_duplicates(
-    views: Sequence[np.ndarray], mine: np.ndarray, product: np.ndarray, picture: np.ndarray
+    views: Sequence[np.ndarray], rows: np.ndarray, product: np.ndarray, picture: np.ndarray
 ) -> list[tuple[int, int, float]]:
     """Pairs of rows of different products and different bytes, and their least cosine."""
-    least = np.min([view[mine] @ view[mine].T for view in views], axis=0)
-    other = product[mine][:, None] != product[mine]
-    other &= picture[mine][:, None] != picture[mine]
+    least = np.min([view[rows] @ view[rows].T for view in views], axis=0)
+    other = product[rows][:, None] != product[rows]
+    other &= picture[rows][:, None] != picture[rows]
     first, second = np.nonzero(np.triu(other & (least > DUPLICATE), 1))
-    return list(zip(mine[first], mine[second], least[first, second], strict=True))
+    return list(zip(rows[first], rows[second], least[first, second], strict=True))
 
 
 def _outliers(photos: pandas.DataFrame, typical: np.ndarray) -> pandas.DataFrame:
     known = typical[np.isfinite(typical)]
     low, high = np.quantile(known, [0.25, 0.75]) if len(known) else (np.nan, np.nan)
-    found = photos[typical < low - OUTLYING * (high - low)]
+    outliers = photos[typical < low - OUTLYING * (high - low)]
     value = typical[typical < low - OUTLYING * (high - low)]
-    return found.assign(kind="outlying", value=value, other=-1).sort_values("value", kind="stable")
+    return outliers.assign(kind="outlying", value=value, other=-1).sort_values(
+        "value", kind="stable"
+    )
 
 
 def _duplicates(

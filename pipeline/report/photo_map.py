@@ -32,10 +32,10 @@ def photo_map(stores: Sequence[FeatureStore], seed: int = 0) -> pandas.DataFrame
     rows = span.start + np.flatnonzero(readable & sample_mask(product, share, "photo map", seed))
     views = [unit(store.features_at(rows)) for store in stores]
     means = pandas.DataFrame(np.concatenate(views, axis=1)).groupby(table.product_id[rows]).mean()
-    place = _placed(means.to_numpy(), seed)
-    low, high = place.min(axis=0, initial=0), place.max(axis=0, initial=0)
-    place = (place - low) / np.maximum(high - low, 1e-9)
-    return pandas.DataFrame({"product_id": means.index, "x": place[:, 0], "y": place[:, 1]})
+    xy = _placed(means.to_numpy(), seed)
+    low, high = xy.min(axis=0, initial=0), xy.max(axis=0, initial=0)
+    xy = (xy - low) / np.maximum(high - low, 1e-9)
+    return pandas.DataFrame({"product_id": means.index, "x": xy[:, 0], "y": xy[:, 1]})
 
 
 def _placed(vectors: np.ndarray, seed: int) -> np.ndarray:

@@ -28,7 +28,7 @@ def slices(items: pandas.DataFrame, columns: pandas.DataFrame) -> list[dict[str,
     right = (items["two_stage_class"] == items["class_index"]).to_numpy()
     weight, group = items["weight"].to_numpy(dtype=np.float64), items["group"].to_numpy()
     whole = clustered_share(right, weight, group).value
-    found = []
+    by_column = []
     for name in columns:
         values = columns[name].reindex(items["product_id"])
         rows = []
@@ -39,8 +39,8 @@ def slices(items: pandas.DataFrame, columns: pandas.DataFrame) -> list[dict[str,
             verdict = "worse" if worse else "better" if better else "alike"
             rows.append({"name": label, "accuracy": share.to_json(), "verdict": verdict})
         if len(rows) > 1:
-            found.append({"column": str(name), "slices": rows})
-    return found
+            by_column.append({"column": str(name), "slices": rows})
+    return by_column
 
 
 def _parts(values: pandas.Series) -> Iterator[tuple[str, np.ndarray]]:
@@ -52,8 +52,8 @@ def _parts(values: pandas.Series) -> Iterator[tuple[str, np.ndarray]]:
         texts = values.astype(str).to_numpy()
         common = pandas.Series(texts[known]).value_counts().index[:VALUES]
         yield from ((str(value), known & (texts == value)) for value in common)
-        if (rest := known & ~np.isin(texts, common)).any():
-            yield "all others", rest
+        if (others := known & ~np.isin(texts, common)).any():
+            yield "all others", others
     if not known.all():
         yield "not known", ~known
 
@@ -64,9 +64,9 @@ def _quantiles(values: np.ndarray, known: np.ndarray) -> Iterator[tuple[str, np.
         yield from ((f"{value:g}", values == value) for value in distinct)
         return
     edges = np.unique(np.quantile(values[known], np.linspace(0, 1, BINS + 1)))
-    place = np.searchsorted(edges[1:-1], values, side="right")
+    quantile = np.searchsorted(edges[1:-1], values, side="right")
     for number, (low, high) in enumerate(itertools.pairwise(edges)):
-        yield f"{low:.3g} to {high:.3g}", known & (place == number)
+        yield f"{low:.3g} to {high:.3g}", known & (quantile == number)
 
 
 def photo_columns(photos: pandas.DataFrame) -> pandas.DataFrame:

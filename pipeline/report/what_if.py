@@ -25,11 +25,11 @@ def what_if(held: HeldOutAnswers, taxonomy: Taxonomy) -> dict[str, Any]:
     promises = []
     for precision in PRECISIONS:
         for depth in range(1, len(levels) + 1):
-            part = levels[:depth]
-            _, kept = promised(held.answers, held.class_index, part, precision)
+            promised_levels = levels[:depth]
+            _, kept = promised(held.answers, held.class_index, promised_levels, precision)
             each = [
-                {"level": level.number} | found.to_json()
-                for level, found in zip(part, kept, strict=True)
+                {"level": level.number} | promise.to_json()
+                for level, promise in zip(promised_levels, kept, strict=True)
             ]
             promises.append({"precision": precision, "depth": depth, "levels": each})
     return {

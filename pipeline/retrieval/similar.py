@@ -130,17 +130,17 @@ def find_similar(
     Raises ShelfsortError if none can be read as an image.
     """
     features, _, reasons = photo_features(finder.predictor, require_files(paths, access))
-    unreadable = {str(paths[place]): reason for place, reason in reasons.items()}
+    unreadable = {str(paths[position]): reason for position, reason in reasons.items()}
     if not len(features):
         raise ShelfsortError("; ".join(f"{path}: {reason}" for path, reason in unreadable.items()))
     return finder.products(features, top), unreadable
 
 
-def table_text(found: Sequence[SimilarProduct]) -> str:
+def table_text(products: Sequence[SimilarProduct]) -> str:
     """For a terminal: one line per product."""
-    width = max((len(str(p.product_id)) for p in found), default=0)
+    width = max((len(str(p.product_id)) for p in products), default=0)
     lines = [f"{'cosine':>6s}  {'product':>{width}s}  image  category"]
-    for p in found:
+    for p in products:
         levels = (p.category.level1, p.category.level2, p.category.level3)
         names = " > ".join(name for name in levels if name)
         image = f"{p.cosine:6.3f}  {p.product_id:>{width}}  {p.position:5d}"
@@ -148,11 +148,11 @@ def table_text(found: Sequence[SimilarProduct]) -> str:
     return "\n".join(lines)
 
 
-def print_csv(found: Sequence[SimilarProduct]) -> None:
+def print_csv(products: Sequence[SimilarProduct]) -> None:
     """To standard output, with COLUMNS as its header."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for p in found:
+    for p in products:
         c = p.category
         writer.writerow(
             [

@@ -87,7 +87,7 @@ def labels_in(
     given = {str(key): label for key, label in labels.items()}  # a text may consist of digits
     known = {product: given[str(product)] for product in products if str(product) in given}
     if not known:
-        name = source.place(0, -1)[0] if len(source) else "the source"
+        name = source.location(0, -1)[0] if len(source) else "the source"
         raise ShelfsortError(
             f"{path}: expected labels of the products in {name}, "
             f"found {len(labels)} of others alone"
@@ -111,8 +111,8 @@ def compare_with_labels(out: Path, labels: dict[Key, int], taxonomy: Taxonomy) -
     columns = ["product_id", "stage1_category_id", "shifted_category_id", "category_id", "blank"]
     columns += ["level", "category_path", "accepted"]
     parts = [
-        pyarrow.parquet.read_table(part, columns=columns)
-        for part in sorted(out.glob("part-*.parquet"))
+        pyarrow.parquet.read_table(path, columns=columns)
+        for path in sorted(out.glob("part-*.parquet"))
     ]
     table = pyarrow.concat_tables(parts or [PREDICTIONS.empty_table().select(columns)]).to_pandas()
     table = table[table["product_id"].isin(labels.keys()) & ~table["blank"]]

@@ -46,10 +46,10 @@ class Agreement:
         """Of the log-probabilities [N, K] of the same products of classes int [N], computed
         twice."""
         apart = np.abs(np.exp(first.max(axis=1)) - np.exp(second.max(axis=1)))
-        found = first.argmax(axis=1), second.argmax(axis=1)
-        right = tuple(int((classes == class_index).sum()) for classes in found)
+        answers = first.argmax(axis=1), second.argmax(axis=1)
+        right = tuple(int((classes == class_index).sum()) for classes in answers)
         most_of_99, most = float(np.quantile(apart, _SHARE)), float(apart.max())
-        same = int((found[0] == found[1]).sum())
+        same = int((answers[0] == answers[1]).sum())
         return cls(len(first), same, most_of_99, most, (right[0], right[1]))
 
     @property

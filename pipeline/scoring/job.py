@@ -118,8 +118,8 @@ class ScoreJob:
         some = range(min(len(source), 100))
         if self.model.text_view and len(some) and not any(map(source.text, some)):
             raise ShelfsortError(
-                f"{source.place(0, -1)[0]}: none of the first {len(some)} products has a text in "
-                f"{self.config.catalog.text!r}, which view {self.model.text_view} reads; "
+                f"{source.location(0, -1)[0]}: none of the first {len(some)} products has a text "
+                f"in {self.config.catalog.text!r}, which view {self.model.text_view} reads; "
                 "name the field or column: --set catalog.text=NAME"
             )
 
@@ -137,7 +137,7 @@ class ScoreJob:
             _log.warning(
                 "%s: none of the first %d products has a column %s: they are answered from their "
                 "photos; name a file that has the columns: --set score.table=FILE",
-                source.place(0, -1)[0],
+                source.location(0, -1)[0],
                 len(some),
                 " or ".join(names),
             )
@@ -177,11 +177,11 @@ class ScoreJob:
         return Scorer(engine, checksums, self.fallback, digests, self.decision_inputs, codes)
 
     def _workers(self, source: ProductSource, client: Any) -> Engine:
-        from pipeline.scoring.workers import DaskWorkers, ModelPlace
+        from pipeline.scoring.workers import DaskWorkers, ModelLocation
 
         vectors, precision = self.config.score.vectors, self.model.network.compute.precision
         folder = str(self.run.folder.absolute())
-        place = ModelPlace(
+        location = ModelLocation(
             folder,
             **self.checksums,
             device=self.config.stage1.device,
@@ -191,7 +191,7 @@ class ScoreJob:
         )
         return DaskWorkers(
             client,
-            place,
+            location,
             [*source.files, *((path, Path(path).stat().st_size) for path in vectors.values())],
         )
 

@@ -95,7 +95,7 @@ class Task:
 
     def reject(self, row: int, position: int, reason: str, detail: str) -> dict[str, Any]:
         """A row of the rejects."""
-        path, offset = self.source.place(row, position)
+        path, offset = self.source.location(row, position)
         return {
             "source": path,
             "offset": offset,

@@ -108,29 +108,29 @@ class Outcome:
         """For summary.json."""
         counts = asdict(self.totals)
         counts |= {"broken": list(self.totals.broken), "levels": list(self.totals.levels)}
-        found = {"schema": SCHEMA, "seconds": round(self.seconds, 1), "counts": counts}
-        found["decisions"] = self.decided.figures
+        figures = {"schema": SCHEMA, "seconds": round(self.seconds, 1), "counts": counts}
+        figures["decisions"] = self.decided.figures
         if novelty := self.decided.decider.novelty:
             percent = self._percent(self.totals.novel)
-            found["novel"] = {"flagged_percent": percent, **novelty.figures()}
+            figures["novel"] = {"flagged_percent": percent, **novelty.figures()}
         if self.decided.decider.rules:
-            found["accepted_percent"] = self._percent(self.totals.accepted)
-            found["review_percent"] = self._percent(self.totals.review)
-            found["level_percent"] = {
+            figures["accepted_percent"] = self._percent(self.totals.accepted)
+            figures["review_percent"] = self._percent(self.totals.review)
+            figures["level_percent"] = {
                 str(level): self._percent(count)
                 for level, count in enumerate(self.totals.levels, start=1)
             }
         if self.comparison:
-            found["top1_percent"] = {
+            figures["top1_percent"] = {
                 name: hundredfold(estimate) for name, estimate in self.comparison.systems().items()
             }
-            found["two_stage_over_shifted_points"] = hundredfold(self.comparison.change, 2)
+            figures["two_stage_over_shifted_points"] = hundredfold(self.comparison.change, 2)
             if self.comparison.accepted:
-                found["right_percent"] = {
+                figures["right_percent"] = {
                     name: hundredfold(estimate)
                     for name, estimate in self.comparison.accepted.items()
                 }
-        return found
+        return figures
 
 
 def hundredfold(estimate: Estimate, digits: int = 1) -> dict[str, Any]:

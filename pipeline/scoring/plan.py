@@ -102,12 +102,12 @@ def _rules(
 ) -> tuple[list[Rule], list[str], dict[str, Any]]:
     """The rules, what to say of them, and their figures."""
     if config.promise is not None:
-        rules, found = promised(held.answers, held.class_index, levels, config.promise)
+        rules, promises = promised(held.answers, held.class_index, levels, config.promise)
         lines = [
             f"level {level.number}: {kept.text()}"
-            for level, kept in zip(levels, found, strict=True)
+            for level, kept in zip(levels, promises, strict=True)
         ]
-        return rules, lines, {"promise": _promises(config.promise, levels, found, held)}
+        return rules, lines, {"promise": _promises(config.promise, levels, promises, held)}
     if config.min_confidence is not None:
         text = coverage.text_at(coverage.costs_of(held), config.min_confidence)
         rule = Rule(levels[0], config.min_confidence)
@@ -116,9 +116,10 @@ def _rules(
 
 
 def _promises(
-    precision: float, levels: Sequence[Level], found: Sequence[Promise], held: HeldOutAnswers
+    precision: float, levels: Sequence[Level], promises: Sequence[Promise], held: HeldOutAnswers
 ) -> dict[str, Any]:
     rows = [
-        {"level": level.number, **kept.to_json()} for level, kept in zip(levels, found, strict=True)
+        {"level": level.number, **kept.to_json()}
+        for level, kept in zip(levels, promises, strict=True)
     ]
     return {"precision": precision, "held_out_products": len(held), "levels": rows}

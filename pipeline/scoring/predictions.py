@@ -100,7 +100,7 @@ class Decider:
             answers = answers.under(self.fitted, self.target)
         if not len(self.added):
             return answers
-        return answers.joined(matrix(opinions["added"]), len(self.taxonomy))
+        return answers.with_added(matrix(opinions["added"]), len(self.taxonomy))
 
     def experimental(self, class_index: np.ndarray) -> np.ndarray:
         """Which classes [N] were added, bool [N]."""
@@ -128,9 +128,9 @@ class Decider:
         mask = self.allowed.mask(opinions["product_id"].to_pylist(), answers.top_class)
         free, likely = mask.all(axis=1), answers.mass(mask) >= LIKELY
         bound = likely & ~free
-        found = answers.restricted(mask | ~bound[:, None])
-        unchanged = np.where(bound[:, None], found.log_prob, answers.log_prob)
-        return Answers(found.top_class, unchanged), free | likely
+        restricted = answers.restricted(mask | ~bound[:, None])
+        unchanged = np.where(bound[:, None], restricted.log_prob, answers.log_prob)
+        return Answers(restricted.top_class, unchanged), free | likely
 
     def predictions(self, opinions: pyarrow.Table, top: int) -> pyarrow.Table:
         """The rows of one part, with the `top` likeliest categories each."""

@@ -195,10 +195,10 @@ def _key(source: ProductSource, reject: Reject) -> Key | None:
 
 def _require_predictions(out: Path, totals: Totals) -> None:
     if not totals.predictions:
-        found = ", ".join(f"{r} {n}" for r, n in (totals.reasons | totals.image_reasons).items())
+        counts = ", ".join(f"{r} {n}" for r, n in (totals.reasons | totals.image_reasons).items())
         raise ShelfsortError(
             f"{out}: expected a prediction of at least one of {totals.products} products, found "
-            f"none ({found}); rejects-*.parquet there name each"
+            f"none ({counts}); rejects-*.parquet there name each"
         )
 
 

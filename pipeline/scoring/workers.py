@@ -48,7 +48,7 @@ _DEATHS = 2
 
 
 @dataclass(frozen=True)
-class ModelPlace:
+class ModelLocation:
     """Where a worker finds the model: the run folder if it sees one with these checksums, else
     the copy that it was sent; and how it computes, in the client's precision and by its runtime of
     each view: what `auto` is depends on the machine."""
@@ -86,9 +86,9 @@ class SentModel(WorkerPlugin):
     """The model's files as a zip, which the scheduler hands to every worker, also to those that
     start later."""
 
-    def __init__(self, place: ModelPlace) -> None:
-        self.name = place.sent_name
-        run = RunFolder(Path(place.folder))
+    def __init__(self, location: ModelLocation) -> None:
+        self.name = location.sent_name
+        run = RunFolder(Path(location.folder))
         views = (
             path
             for name in ("stage1/best.pt", "stage1/int8.*", "text.*", "columns.json", "head.npz")
@@ -111,13 +111,13 @@ class SentModel(WorkerPlugin):
 _turn = threading.Lock()  # a task uses all threads of its worker's process
 
 
-def score_task(task: Task, place: ModelPlace, config: ScoreConfig) -> Part:
+def score_task(task: Task, location: ModelLocation, config: ScoreConfig) -> Part:
     """Scores one partition in a worker process, with as many lanes as the worker has threads."""
     worker = distributed.get_worker()
     try:
         with _turn:
             vectors = tuple(config.vectors.items())
-            model = _open_model(place, str(worker.name), Path(worker.local_directory), vectors)
+            model = _open_model(location, str(worker.name), Path(worker.local_directory), vectors)
             part = next(Lanes(model, worker.state.nthreads)([task], config))
         if part.broken:
             _open_model.cache_clear()  # the worker may live on, and the file be repaired
@@ -131,26 +131,26 @@ def score_task(task: Task, place: ModelPlace, config: ScoreConfig) -> Part:
 
 @lru_cache(maxsize=1)
 def _open_model(
-    place: ModelPlace,
+    location: ModelLocation,
     worker: str,
     own_folder: Path,
     vectors: tuple[tuple[str, str], ...],
 ) -> TwoStageModel:
     """The model, once a process."""
-    sent = own_folder / place.sent_name
-    if not sent.exists() and not place.visible():
+    sent = own_folder / location.sent_name
+    if not sent.exists() and not location.visible():
         problem = f"worker {worker} sees another model there, or none"
-        raise ModelNotSeenError(place.folder, problem, "score", resume=True)
+        raise ModelNotSeenError(location.folder, problem, "score", resume=True)
     gpus = torch.cuda.device_count()
-    spread = place.device in ("auto", "cuda") and gpus > 1 and worker.isdigit()
-    run = RunFolder(sent if sent.exists() else Path(place.folder))
+    spread = location.device in ("auto", "cuda") and gpus > 1 and worker.isdigit()
+    run = RunFolder(sent if sent.exists() else Path(location.folder))
     return TwoStageModel.open(
         run,
-        f"cuda:{int(worker) % gpus}" if spread else place.device,
-        place.precision,
-        dict(place.runtimes),
+        f"cuda:{int(worker) % gpus}" if spread else location.device,
+        location.precision,
+        dict(location.runtimes),
         dict(vectors),
-        place.max_pixels,
+        location.max_pixels,
     )
 
 
@@ -200,19 +200,21 @@ class _Search:
 class DaskWorkers:
     """The engine that scores on dask workers."""
 
-    def __init__(self, client: Client, place: ModelPlace, files: list[tuple[str, int]]) -> None:
+    def __init__(
+        self, client: Client, location: ModelLocation, files: list[tuple[str, int]]
+    ) -> None:
         """Raises ShelfsortError if a worker lacks shelfsort or one of the `files`, those of the
         source (path, size)."""
-        self.client, self.place = client, place
+        self.client, self.location = client, location
         require_files(client, files)
         self._sent = False
-        if not all(ask(client, place.visible).values()):
+        if not all(ask(client, location.visible).values()):
             self._send_model()
 
     def _send_model(self) -> None:
         """Gives every worker the model, also those that start later."""
         if not self._sent:
-            model = SentModel(self.place)
+            model = SentModel(self.location)
             patiently(self.client, lambda: self.client.register_plugin(model))
             self._sent = True
 
@@ -228,7 +230,7 @@ class DaskWorkers:
                     if work is None:
                         break
                     future = self.client.submit(
-                        score_task, work.rows(), self.place, config, key=work.name(), retries=0
+                        score_task, work.rows(), self.location, config, key=work.name(), retries=0
                     )
                     running[future] = work
                 if not running:

@@ -29,11 +29,11 @@ _OWN = {"vanilla", "vgg16_landmarks", "nasnet_mobile", *LITE}
 
 
 class Architecture(NamedTuple):
-    """A network, the place of the classification layer it came with (empty if it has none),
+    """A network, the name of the classification layer it came with (empty if it has none),
     and its number of features."""
 
     module: nn.Module
-    place: str
+    layer_name: str
     width: int
 
 
@@ -153,11 +153,11 @@ def _split(name: str, module: nn.Module) -> Architecture:
         if isinstance(layer, nn.Identity):  # pretrained without categories, such as DINOv2
             return Architecture(module, "", cast("int", module.head_hidden_size))
         layers = [pair for pair in layers if pair[1] is layer] or [("", layer)]
-    place, layer = layers[-1]
+    layer_name, layer = layers[-1]
     if not isinstance(layer, nn.Linear):
         last = type(layer).__name__
         raise ConfigError(
             f"stage1.backbone: {name} ends in {last}, expected a linear layer that the head can "
             "replace"
         )
-    return Architecture(module, place, layer.in_features)
+    return Architecture(module, layer_name, layer.in_features)

@@ -85,13 +85,13 @@ def build(
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        backbone, place, features = make(name, width)
-        if place:
-            backbone.set_submodule(place, nn.Identity())
+        backbone, layer_name, features = make(name, width)
+        if layer_name:
+            backbone.set_submodule(layer_name, nn.Identity())
         torch.default_generator.manual_seed(seed)  # again: one head for every backbone of its width
         head = nn.Linear(features, classes)
     if weights != "none":
-        load_into(backbone, name, weights, place)
+        load_into(backbone, name, weights, layer_name)
     return Network(backbone, head)
 
 

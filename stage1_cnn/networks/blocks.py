@@ -17,13 +17,13 @@ def blocks(backbone: nn.Module) -> list[list[nn.Module]]:
     A normalisation layer that stands alone belongs to the block before it.
     """
     total = _weights(backbone)
-    found: list[list[nn.Module]] = []
+    grouped: list[list[nn.Module]] = []
     for module in _parts(backbone, total):
-        if found and all(parameter.ndim < 2 for parameter in module.parameters()):
-            found[-1].append(module)
+        if grouped and all(parameter.ndim < 2 for parameter in module.parameters()):
+            grouped[-1].append(module)
         else:
-            found.append([module])
-    return found
+            grouped.append([module])
+    return grouped
 
 
 def _parts(module: nn.Module, total: int) -> list[nn.Module]:

@@ -126,5 +126,5 @@ def _grid(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return rows, columns
 
 
-def _square(grid: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-    return (grid - place[..., None]) ** 2
+def _square(grid: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
+    return (grid - centre[..., None]) ** 2

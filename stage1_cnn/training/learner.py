@@ -268,12 +268,12 @@ def evaluate(module: nn.Module, pairs: Iterable[Pair], compute: Compute) -> Metr
     return Metrics(require_finite(loss, "validation"), top1, top5, images)
 
 
-def require_finite(loss: float, place: str) -> float:
+def require_finite(loss: float, context: str) -> float:
     """Returns the loss. Raises ShelfsortError if it is not finite, as nothing after that can be
     right."""
     if not math.isfinite(loss):
         advice = "lower stage1.lr and stage1.head_lr, or set stage1.precision=fp32"
         raise ShelfsortError(
-            f"stage 1: the loss became {loss} ({place}), expected a number; {advice}"
+            f"stage 1: the loss became {loss} ({context}), expected a number; {advice}"
         )
     return loss

@@ -9,7 +9,7 @@ import pandas
 import pytest
 from PIL import Image
 
-from catalog.filetypes import HEAD, kind
+from catalog.filetypes import HEAD, file_type
 from tests.conftest import jpeg
 
 
@@ -58,8 +58,8 @@ def parquet() -> bytes:
     ],
 )
 def test_a_file_is_named_for_what_it_is(data: bytes, expected: str) -> None:
-    assert (kind(data[:HEAD]) or "").startswith(expected)
+    assert (file_type(data[:HEAD]) or "").startswith(expected)
 
 
 def test_nothing_is_said_of_other_bytes() -> None:
-    assert kind(b"") is None and kind(bytes(range(255, -1, -1)) * 2) is None
+    assert file_type(b"") is None and file_type(bytes(range(255, -1, -1)) * 2) is None

@@ -19,7 +19,7 @@ from pipeline.model import TwoStageModel
 from pipeline.scoring.lanes import Engine, Lanes
 from pipeline.scoring.plan import DecisionInputs
 from pipeline.scoring.score import Scorer, Totals, score_source
-from pipeline.scoring.workers import DaskWorkers, ModelPlace
+from pipeline.scoring.workers import DaskWorkers, ModelLocation
 from tests.pipeline.tiny import Tiny, documents, same, write_dump
 
 CONFIG = ScoreConfig(part_mb=1, batch_size=50)
@@ -63,12 +63,12 @@ def score(by: Scorer, dumps: list[Path], out: Path, config: ScoreConfig = CONFIG
     return score_source(by, open_source(dumps, out / "dumps"), out, config)[0]
 
 
-def place(tiny: Tiny, runtime: str = "torch") -> ModelPlace:
+def location(tiny: Tiny, runtime: str = "torch") -> ModelLocation:
     """Where workers find the model, and what runs its networks."""
     run = tiny.run
     sums = (sha256_file(run.checkpoint), sha256_file(run.stage2 / "manifest.json"))
     runtimes = (("stage1", runtime), ("small", runtime))
-    return ModelPlace(str(run.folder), *sums, "cpu", "fp32", runtimes)
+    return ModelLocation(str(run.folder), *sums, "cpu", "fp32", runtimes)
 
 
 @contextlib.contextmanager
@@ -86,7 +86,9 @@ def workers(count: int, folder: Path) -> Iterator:
 
 def on(client, tiny: Tiny, dump: Path, out: Path) -> Scorer:
     """A scorer on a cluster, for one dump."""
-    return scorer(tiny, DaskWorkers(client, place(tiny), open_source([dump], out / "dumps").files))
+    return scorer(
+        tiny, DaskWorkers(client, location(tiny), open_source([dump], out / "dumps").files)
+    )
 
 
 def predictions(out: Path) -> pandas.DataFrame:

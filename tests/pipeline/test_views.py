@@ -24,7 +24,7 @@ from pipeline.model import TwoStageModel, predict_files
 from pipeline.scoring.score import score_source
 from pipeline.scoring.workers import DaskWorkers
 from pipeline.views import file_view, text_view
-from tests.pipeline.score_helpers import CONFIG, contents, place, predictions, scorer, workers
+from tests.pipeline.score_helpers import CONFIG, contents, location, predictions, scorer, workers
 from tests.pipeline.scoring.test_workers import hide
 from tests.pipeline.tiny import ONE_VIEW, Tiny, documents, make
 
@@ -157,7 +157,7 @@ def test_a_worker_scores_the_same(
 ) -> None:
     source = open_source([titled.data / "test.bson"], tmp_path, CatalogConfig(text="title"))
     client.run(hide, str(titled.folder))
-    runs_on = place(titled, reader.runtimes["stage1"])
+    runs_on = location(titled, reader.runtimes["stage1"])
     for engine, out in ((reader, "here"), (DaskWorkers(client, runs_on, source.files), "there")):
         score_source(scorer(titled, engine), source, tmp_path / out, CONFIG)
     assert contents(tmp_path / "here") == contents(tmp_path / "there")

@@ -11,7 +11,7 @@ from catalog.errors import ShelfsortError
 from catalog.taxonomy import Category
 from stage1_cnn.head import log_softmax
 from stage2_xgb.add_category import LEAST, MOST, fit_addition
-from stage2_xgb.addition import Addition, Additions, identity, joined, path_of, save
+from stage2_xgb.addition import Addition, Additions, identity, path_of, save, with_added
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.dataset import Views
 from stage2_xgb.items import ItemBlock
@@ -113,7 +113,7 @@ def test_images_of_a_product_are_asked_together(fitted: Fitted, added: Addition)
 def test_joined_probabilities() -> None:
     """Known categories share what the added ones leave, as they did among themselves."""
     known = log_softmax(np.array([[2.0, 1.0, 0.0]], dtype=np.float32))
-    both = np.exp(joined(known, np.log([[1.0, 2.0]])))
+    both = np.exp(with_added(known, np.log([[1.0, 2.0]])))
     np.testing.assert_allclose(both[0, 3:], [0.25, 0.5], rtol=1e-5)
     np.testing.assert_allclose(both[0, :3], np.exp(known[0]) / 4, rtol=1e-5)
-    assert joined(known, np.zeros((1, 0))) is known
+    assert with_added(known, np.zeros((1, 0))) is known

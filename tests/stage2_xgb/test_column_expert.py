@@ -21,7 +21,7 @@ from stage2_xgb.final import fit_final
 from stage2_xgb.fit import fit_stage2
 from stage2_xgb.fit_experts import COLUMNS, FittedPool
 from stage2_xgb.items import ItemBlock, has_columns, product_starts
-from stage2_xgb.refine import each_answer, refine
+from stage2_xgb.refine import answer_with_all, refine
 from tests.stage2_xgb.planted import CLASSES, CONFIG, MADE_FROM, Rows, make_rows, mixes, taxonomy
 from tests.stage2_xgb.planted import write as write_features
 
@@ -215,7 +215,7 @@ def crossed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Planted, Bundle]:
 def test_reclassifiers_see_columns_as_categories(crossed: tuple[Planted, Bundle]) -> None:
     planted, bundle = crossed
     test = planted.images("test")
-    pooled, opinions = each_answer(bundle, test, "image")
+    pooled, opinions = answer_with_all(bundle, test, "image")
     some = has_columns(test.codes)
     right = {
         name: (x.argmax(axis=1) == pooled.class_index)[some].mean() for name, x in opinions.items()
@@ -233,7 +233,7 @@ def test_reclassifiers_leave_products_without_columns_alone(
     answered = refine(bundle, test, "product").answered_by
     some = has_columns(test.codes)[product_starts(test.product_id)]
     assert (answered[~some] == "pool").all() and (answered[some] == "own").any()
-    _, opinions = each_answer(bundle, bare(test), "image")
+    _, opinions = answer_with_all(bundle, bare(test), "image")
     np.testing.assert_array_equal(opinions["own"], opinions["pool"])
 
 

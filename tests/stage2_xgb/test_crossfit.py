@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stage2_xgb.crossfit import REPEATS, cross_judge, folds, halves
+from stage2_xgb.crossfit import REPEATS, cross_fitted_scores, folds, halves
 
 PRODUCTS = np.repeat([70, 3, 512, 44, 9], [2, 1, 3, 1, 2])
 
@@ -44,13 +44,13 @@ def test_an_item_is_judged_by_products_that_are_not_its_own() -> None:
     values = np.random.default_rng(0).normal(size=len(PRODUCTS))
     met = []
 
-    def judge(deciders: np.ndarray, judged: np.ndarray) -> np.ndarray:
-        assert not (deciders & judged).any() and (deciders | judged).all()
-        assert not set(PRODUCTS[deciders].tolist()) & set(PRODUCTS[judged].tolist())
-        met.append(judged)
-        return np.full((judged.sum(), 2), values[deciders].mean())
+    def score(deciders: np.ndarray, others: np.ndarray) -> np.ndarray:
+        assert not (deciders & others).any() and (deciders | others).all()
+        assert not set(PRODUCTS[deciders].tolist()) & set(PRODUCTS[others].tolist())
+        met.append(others)
+        return np.full((others.sum(), 2), values[deciders].mean())
 
-    found = cross_judge(PRODUCTS, judge, "gate", 0)
+    found = cross_fitted_scores(PRODUCTS, score, "gate", 0)
     assert found.shape == (len(PRODUCTS), 2) and len(met) == 2 * REPEATS
     np.testing.assert_array_equal(np.sum(met, axis=0), REPEATS)
     expected = np.zeros(len(PRODUCTS))
@@ -61,24 +61,26 @@ def test_an_item_is_judged_by_products_that_are_not_its_own() -> None:
 
 def test_a_choice_by_chance_gains_nothing_once_judged_on_others() -> None:
     """Of many coins the luckiest looks good to those who chose it, and to nobody else."""
-    claimed, judged = [], []
+    claimed, cross_fitted = [], []
     for seed in range(30):
         coins = np.random.default_rng(seed).choice([-1.0, 1.0], size=(200, 40))
 
-        def judge(
+        def score(
             deciders: np.ndarray, others: np.ndarray, coins: np.ndarray = coins
         ) -> np.ndarray:
             return coins[others][:, coins[deciders].sum(axis=0).argmax()]
 
         claimed.append(coins.mean(axis=0).max())
-        judged.append(cross_judge(np.arange(200), judge, "coins", seed).mean())
+        cross_fitted.append(cross_fitted_scores(np.arange(200), score, "coins", seed).mean())
     assert np.mean(claimed) > 0.1
-    assert np.mean(judged) < 2.5 * np.std(judged) / len(judged) ** 0.5
+    assert np.mean(cross_fitted) < 2.5 * np.std(cross_fitted) / len(cross_fitted) ** 0.5
 
 
 def test_without_items_there_are_no_scores() -> None:
-    assert cross_judge(
-        np.zeros(0, int), lambda deciders, judged: np.zeros(judged.sum()), "none", 0
+    assert cross_fitted_scores(
+        np.zeros(0, int), lambda deciders, others: np.zeros(others.sum()), "none", 0
     ).shape == (0,)
     with pytest.raises(ValueError, match="repeats: expected at least 1, found 0"):
-        cross_judge(PRODUCTS, lambda deciders, judged: np.zeros(judged.sum()), "none", 0, repeats=0)
+        cross_fitted_scores(
+            PRODUCTS, lambda deciders, others: np.zeros(others.sum()), "none", 0, repeats=0
+        )

@@ -21,7 +21,7 @@ from stage2_xgb.gate import OWN, POOL, STAGE1
 from stage2_xgb.inputs import _warn_of_shifts, prepare_stage2
 from stage2_xgb.prior import Shift
 from stage2_xgb.published import PUBLISHED
-from stage2_xgb.refine import each_answer, refine
+from stage2_xgb.refine import answer_with_all, refine
 from stage2_xgb.tune import ROUNDS, search
 from tests.moments import kill_at_moment
 from tests.stage2_xgb.conftest import Fitted
@@ -50,7 +50,7 @@ def gain(
     everywhere."""
     images = images_of(store, "test")
     result = refine(bundle, images, unit)
-    after = each_answer(bundle, images, unit)[1][answer] if answer else result.two_stage
+    after = answer_with_all(bundle, images, unit)[1][answer] if answer else result.two_stage
     truth = result.pooled.class_index
     before, after = (float((x.argmax(axis=1) == truth).mean()) for x in (result.shifted, after))
     return before, after - before
@@ -92,7 +92,7 @@ def test_gains_nothing_where_there_is_nothing_and_is_gated_out(hopeless: Fitted)
     assert OWN not in bundle.answers.values()
     for unit in ("image", "product"):
         images = images_of(hopeless.store, "test")
-        answers = each_answer(bundle, images, unit)[1]
+        answers = answer_with_all(bundle, images, unit)[1]
         np.testing.assert_array_equal(refine(bundle, images, unit).two_stage, answers[POOL])
         assert abs(gain(hopeless.store, bundle, unit)[1]) < 0.05  # 279 images: a point is three
         assert gain(hopeless.store, bundle, unit, OWN)[1] < 0.03
@@ -320,7 +320,7 @@ def test_without_the_pool_stage_1_is_what_reclassifiers_start_from(
     assert not summary.weights
     result, everywhere = (
         refine(bundle, images, "product"),
-        each_answer(bundle, images, "product"),
+        answer_with_all(bundle, images, "product"),
     )
     own = np.isin(result.shifted.argmax(axis=1), [c for c, a in bundle.answers.items() if a == OWN])
     np.testing.assert_array_equal(result.refined, own)

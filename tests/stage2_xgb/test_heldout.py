@@ -13,7 +13,7 @@ from stage2_xgb.dataset import Views
 from stage2_xgb.gate import OWN, POOL, STAGE1, Decision, HeldOut, decide
 from stage2_xgb.heldout import RAW, ValB, cross_fit, gated, mendable_share, own_answers
 from stage2_xgb.out_of_fold import FILE, read_judged
-from stage2_xgb.refine import each_answer, refine
+from stage2_xgb.refine import answer_with_all, refine
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, CONFIG, images_of
 
@@ -55,17 +55,17 @@ def noise(products: int, classes: int, seed: int) -> HeldOut:
 def test_a_gate_over_noise_gains_nothing_once_others_decide() -> None:
     """Decided and counted on the same items, choosing the luckiest of 60 categories looks like a
     gain."""
-    claimed, judged, classes, mix = [], [], np.arange(60), np.ones(60) / 60
+    claimed, cross_fitted, classes, mix = [], [], np.arange(60), np.ones(60) / 60
     for seed in range(30):
         held = noise(600, 60, seed)
         shipped = own_answers(held.predicted, decide(held, POOL, classes, mix, seed))
         own = cross_fit(held, np.ones(600, bool), classes, mix, seed)
         assert ((own >= 0) & (own <= 1)).all()
         claimed.append((gated(shipped, held.right) - held.right[POOL]).mean())
-        judged.append((gated(own, held.right) - held.right[POOL]).mean())
-    error = np.std(judged) / len(judged) ** 0.5
+        cross_fitted.append((gated(own, held.right) - held.right[POOL]).mean())
+    error = np.std(cross_fitted) / len(cross_fitted) ** 0.5
     assert max(claimed) > 0.02
-    assert np.mean(judged) < 2.5 * error
+    assert np.mean(cross_fitted) < 2.5 * error
 
 
 def test_only_counted_items_decide() -> None:
@@ -83,7 +83,7 @@ def test_only_counted_items_decide() -> None:
 def test_val_b_is_what_each_answer_says_of_it(val_b: ValB, fitted: Fitted) -> None:
     bundle = fitted.open()
     for unit in ("image", "product"):
-        items, opinions = each_answer(bundle, images_of(fitted.store, "val_b"), unit)
+        items, opinions = answer_with_all(bundle, images_of(fitted.store, "val_b"), unit)
         rows = val_b.of_unit(unit)
         np.testing.assert_array_equal(val_b.held.product_id[rows], items.product_id)
         np.testing.assert_array_equal(val_b.held.class_index[rows], items.class_index)
@@ -105,8 +105,8 @@ def test_copies_of_other_pictures_are_not_judged(fitted: Fitted, tmp_path: Path)
     with h5py.File(tmp_path / "features.h5", "r+") as file:
         file["fit"][rows.start : rows.start + 9] = False
     store, others = FeatureStore(tmp_path / "features.h5"), read_judged(fitted.folder / FILE)
-    judged = ValB.of(fitted.open(), Views([store]), others, TARGET, jobs=1)
-    assert judged.of_unit("image").sum() == rows.stop - rows.start - 9
+    val_b = ValB.of(fitted.open(), Views([store]), others, TARGET, jobs=1)
+    assert val_b.of_unit("image").sum() == rows.stop - rows.start - 9
 
 
 def test_what_ships_is_decided_on_all_that_counts(val_b: ValB, fitted: Fitted) -> None:

@@ -11,11 +11,11 @@ from stage2_xgb.gate import OWN, POOL, HeldOut
 from stage2_xgb.inputs import Stage2Inputs, prepare_stage2
 from stage2_xgb.out_of_fold import (
     Products,
-    judge,
     nothing_judged,
     read_judged,
     read_products,
     save_judged,
+    score_out_of_fold,
 )
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import CLASSES, CONFIG, make_rows, mixes, taxonomy, write
@@ -32,12 +32,12 @@ def material(store: FeatureStore) -> Stage2Inputs:
     return prepare_stage2([store], mixes(store), taxonomy(), CONFIG, 1)
 
 
-def judged(found: Stage2Inputs, jobs: int = 1) -> HeldOut:
-    return judge(found.picker(CONFIG), found.items["image"], CLASSES, jobs)[0]
+def held_out(found: Stage2Inputs, jobs: int = 1) -> HeldOut:
+    return score_out_of_fold(found.picker(CONFIG), found.items["image"], CLASSES, jobs)[0]
 
 
 def test_trees_gain_where_they_can(curved: Stage2Inputs) -> None:
-    held = judged(curved)
+    held = held_out(curved)
     images, products = curved.items["image"], curved.items["product"]
     assert len(held) == len(images) + len(products)  # all are of reserve and val_a
     np.testing.assert_array_equal(held.class_index[: len(images)], images.class_index)
@@ -52,7 +52,7 @@ def test_products_get_whole_answers(curved: Stage2Inputs) -> None:
     probabilities sum to 1."""
     assert curved.fitted is not None
     items, distance = read_products(curved.views, curved.fitted, curved.projections)
-    _, (top_class, log_prob) = judge(
+    _, (top_class, log_prob) = score_out_of_fold(
         curved.picker(CONFIG), curved.items["image"], CLASSES, 1, items
     )
     assert distance.shape == (len(items), 2) and (distance[:, 1] >= distance[:, 0]).all()
@@ -79,14 +79,14 @@ def test_whole_answers_round_trip(curved: Stage2Inputs, tmp_path: Path) -> None:
 
 def test_nothing_is_gained_where_nothing_can_be(hopeless: Fitted) -> None:
     """In-sample, reclassifiers would mend a good part of their own rows."""
-    held = judged(material(hopeless.store))
+    held = held_out(material(hopeless.store))
     changed = int((held.right[OWN] != held.right[POOL]).sum())
     net = held.right[OWN].sum() - held.right[POOL].sum()
     assert changed and net < 3 * changed**0.5
 
 
 def test_the_number_of_processes_changes_nothing(curved: Stage2Inputs) -> None:
-    one, two = judged(curved), judged(curved, jobs=2)
+    one, two = held_out(curved), held_out(curved, jobs=2)
     np.testing.assert_array_equal(one.right[OWN], two.right[OWN])
 
 

@@ -9,7 +9,7 @@ import pytest
 from stage2_xgb.bundle import Bundle
 from stage2_xgb.gate import OWN, POOL
 from stage2_xgb.items import ItemBlock, pool
-from stage2_xgb.refine import each_answer, refine
+from stage2_xgb.refine import answer_with_all, refine
 from tests.stage2_xgb.conftest import Fitted
 from tests.stage2_xgb.planted import images_of
 from tests.stage2_xgb.treeless import fell
@@ -35,7 +35,7 @@ def opinion(bundle: Bundle, images: ItemBlock, unit: str, answer: str | None) ->
     if answer is None:
         bundle = replace(bundle, answers={c: (OWN, POOL)[c % 2] for c in bundle.members})
         return refine(bundle, images, unit).two_stage
-    return each_answer(bundle, images, unit)[1][answer]
+    return answer_with_all(bundle, images, unit)[1][answer]
 
 
 @pytest.mark.parametrize("unit", ["image", "product"])
@@ -117,7 +117,7 @@ def test_everyone_is_a_stranger_whatever_the_product_id(fitted: Fitted) -> None:
 def test_the_gate_chooses_by_the_pools_answer(fitted: Fitted, images: ItemBlock) -> None:
     bundle = fitted.open()
     bundle = replace(bundle, answers={c: OWN if c == 0 else POOL for c in bundle.members})
-    found, everywhere = refine(bundle, images, "image"), each_answer(bundle, images, "image")[1]
+    found, everywhere = refine(bundle, images, "image"), answer_with_all(bundle, images, "image")[1]
     own = everywhere[POOL].argmax(axis=1) == 0
     assert 0 < own.sum() < len(own)
     np.testing.assert_array_equal(found.two_stage[own], everywhere[OWN][own])
@@ -128,13 +128,13 @@ def test_a_category_that_lost_its_reclassifier_has_the_pools_answer(
     fitted: Fitted, images: ItemBlock
 ) -> None:
     bundle = fitted.open()
-    before = each_answer(bundle, images, "image")[1]
+    before = answer_with_all(bundle, images, "image")[1]
     bundle = replace(bundle, answers=dict.fromkeys(bundle.members, OWN))
     del bundle.members[0]
     bundle = replace(bundle, _loaded={})
     lost = before[POOL].argmax(axis=1) == 0
     assert 0 < lost.sum() < len(lost)
-    found, own = refine(bundle, images, "image"), each_answer(bundle, images, "image")[1][OWN]
+    found, own = refine(bundle, images, "image"), answer_with_all(bundle, images, "image")[1][OWN]
     for kept in (found.two_stage, own):
         np.testing.assert_array_equal(kept[lost], before[POOL][lost])
         np.testing.assert_array_equal(kept[~lost], before[OWN][~lost])

@@ -84,7 +84,12 @@ def content(source: ProductSource) -> list:
         [source.digest.tolist(), source.roots, source.files, source.rejects],
         *(
             [str(source.read(row)), source.text(row), source.columns(row, CONFIG.columns)]
-            + [source.split(row), source.group(row), source.place(row, 0), source.place(row, -1)]
+            + [
+                source.split(row),
+                source.group(row),
+                source.location(row, 0),
+                source.location(row, -1),
+            ]
             + [source.photo_name(row, 0)]
             for row in range(len(source))
         ),

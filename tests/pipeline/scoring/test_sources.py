@@ -305,7 +305,7 @@ def test_names_that_are_not_utf_8(
     other = tmp_path / os.fsdecode(b"\xe9")
     other.mkdir()
     (other / "t.csv").write_text("path\n../photos/tea.jpg\n")
-    assert open_source([other / "t.csv"], tmp_path).place(0, 0) == (
+    assert open_source([other / "t.csv"], tmp_path).location(0, 0) == (
         rf"{tmp_path}/\xe9/../photos/tea.jpg",
         0,
     )
@@ -377,7 +377,7 @@ def test_a_slice_holds_its_own_photos(shop: Path, tmp_path: Path) -> None:
         assert len(part) == 5 and part.rejects == ()
         for row in range(5):
             assert part.read(row) == whole.read(row + 4)
-            assert part.place(row, -1) == whole.place(row + 4, -1)
+            assert part.location(row, -1) == whole.location(row + 4, -1)
         np.testing.assert_array_equal(part.n_images, whole.n_images[4:9])
     with pytest.raises(ShelfsortError, match="can't be read"):
         open_source([shop / "gone.parquet"], tmp_path)

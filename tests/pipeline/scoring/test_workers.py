@@ -24,9 +24,9 @@ from tests.pipeline.score_helpers import (
     features,
     flip,
     ids,
+    location,
     on,
     padded_dump,
-    place,
     poisoned_dump,
     predictions,
     rejects,
@@ -155,10 +155,10 @@ def test_a_worker_that_comes_later_and_does_not_see_the_model_is_sent_it(
 
 def hide(folder: str) -> None:
     """In a worker: as if a folder were on another machine."""
-    from pipeline.scoring.workers import ModelPlace
+    from pipeline.scoring.workers import ModelLocation
 
-    visible = ModelPlace.visible
-    ModelPlace.visible = lambda place: place.folder != folder and visible(place)
+    visible = ModelLocation.visible
+    ModelLocation.visible = lambda location: location.folder != folder and visible(location)
 
 
 def test_a_dump_that_a_worker_does_not_see_is_an_error(tiny: Tiny, client, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_dump_that_a_worker_does_not_see_is_an_error(tiny: Tiny, client, tmp_p
         ShelfsortError,
         match=r"a\.bson: worker tcp://.* sees no such file of the same size; put it on a disk",
     ):
-        DaskWorkers(client, place(tiny), source.files)
+        DaskWorkers(client, location(tiny), source.files)
 
 
 def test_no_scheduler_is_an_error() -> None:
@@ -182,7 +182,7 @@ def test_no_scheduler_is_an_error() -> None:
 
 
 def test_the_sent_model_holds_no_more_than_it_needs(tiny: Tiny) -> None:
-    assert len(SentModel(place(tiny)).content) < 3 * sum(
+    assert len(SentModel(location(tiny)).content) < 3 * sum(
         p.stat().st_size for p in tiny.folder.rglob("best.pt")
     )
 
