@@ -245,7 +245,8 @@ def read_pool(arrays: Mapping[str, np.ndarray]) -> ExpertPool:
 
 def _input_arrays(prefix: str, inputs: Inputs | OneHot) -> dict[str, np.ndarray]:
     if isinstance(inputs, OneHot):
-        return {f"{prefix}_sizes": np.array(inputs.sizes)}
+        sizes, views = np.array(inputs.sizes), np.array(inputs.views, dtype=np.int64)
+        return {f"{prefix}_sizes": sizes, f"{prefix}_column_views": views}
     return {f"{prefix}_views": np.array(inputs.views), f"{prefix}_root": np.array(inputs.root)}
 
 
@@ -260,7 +261,8 @@ def _read_linear(
     factors = (arrays[first], arrays[second]) if second in arrays else (arrays[first],)
     inputs: Inputs | OneHot
     if (sizes := f"{prefix}_sizes") in arrays:
-        inputs = OneHot(tuple(arrays[sizes].tolist()))
+        views = arrays.get(f"{prefix}_column_views", ())
+        inputs = OneHot(tuple(arrays[sizes].tolist()), tuple(map(int, views)))
     else:
         inputs = _read_inputs(arrays, prefix)
     centre, bias = arrays[f"{prefix}_centre"], arrays[f"{prefix}_bias"]

@@ -21,7 +21,7 @@ from stage2_xgb.column_expert import ColumnRows
 from stage2_xgb.crossfit import folds
 from stage2_xgb.dataset import Block, Views
 from stage2_xgb.experts import Inputs, NeighbourExpert
-from stage2_xgb.items import ItemBlock, Projection, product_starts
+from stage2_xgb.items import ItemBlock, Projection, has_columns, product_starts
 from stage2_xgb.lda import Moments
 from stage2_xgb.logistic import too_large
 
@@ -163,6 +163,9 @@ def read_rows(views: Views, seed: int, jobs: int, splits: Sequence[str] = FITTED
     neighbours = NeighbourExpert.of(inputs, projection, bank) if len(z) else None
     logistic_rows = (kept, class_index, fold) if logistic else None
     column_rows = ColumnRows.of(views.columns, seed, *coded)
+    if column_rows is not None and len(kept) == len(z):
+        known = has_columns(coded[0])
+        column_rows = column_rows.beside(kept[known], every, classes)
     return Rows(inputs, sums, neighbours, plain, logistic_rows, column_rows)
 
 

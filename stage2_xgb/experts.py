@@ -85,13 +85,14 @@ def columns_of(origin: Mapping[str, Any]) -> Columns | None:
 @dataclass(frozen=True)
 class OneHot:
     """What the expert on columns sees of an item: ones at the codes of its columns, or at a place
-    for missing ones."""
+    for missing ones, behind the unit-length features of `views`, if there are any."""
 
     sizes: tuple[int, ...]
+    views: tuple[int, ...] = ()
 
     @property
     def width(self) -> int:
-        """Number of inputs."""
+        """Number of inputs that the columns are."""
         return sum(self.sizes) + len(self.sizes)
 
     @property
@@ -107,7 +108,10 @@ class OneHot:
 
     def of(self, items: Seen) -> np.ndarray:
         """Inputs of images, or of products."""
-        return self(items.codes)
+        codes = self(items.codes)
+        if not self.views:
+            return codes
+        return np.concatenate([Inputs(self.views)(items.features), codes], axis=1)
 
 
 def on_grid(x: np.ndarray) -> np.ndarray:

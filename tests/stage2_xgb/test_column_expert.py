@@ -14,9 +14,10 @@ from features.writer import FeatureWriter
 from stage1_cnn.head import Head
 from stage2_xgb import column_expert, fit_experts
 from stage2_xgb.bundle import Bundle
+from stage2_xgb.column_expert import ColumnRows
 from stage2_xgb.dataset import Views
 from stage2_xgb.expert_pool import pool_arrays, read_pool
-from stage2_xgb.experts import Columns, OneHot
+from stage2_xgb.experts import Columns, Inputs, OneHot
 from stage2_xgb.final import fit_final
 from stage2_xgb.fit import fit_stage2
 from stage2_xgb.fit_experts import COLUMNS, FittedPool
@@ -247,6 +248,39 @@ def test_a_last_fit_fits_the_expert_again(crossed: tuple[Planted, Bundle]) -> No
     )
     assert new.inverse_temperature == old.inverse_temperature
     assert not np.array_equal(new.factors[0], old.factors[0])
+
+
+def test_the_expert_sees_features_beside_the_codes(planted: Planted, fitted: FittedPool) -> None:
+    expert, images = fitted.pool.linear[-1], planted.images("test").rows(slice(0, 5))
+    assert expert.inputs == OneHot(SIZES, (0,))
+    expected = [Inputs((0,)).of(images), OneHot(SIZES)(images.codes)]
+    np.testing.assert_array_equal(expert.inputs.of(images), np.concatenate(expected, axis=1))
+
+
+def test_codes_alone_where_features_would_take_too_long(
+    planted: Planted, blind: FittedPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = OneHot(SIZES).width
+    monkeypatch.setattr(column_expert, "too_large", lambda rows, width, classes: width > codes)
+    test, found = planted.images("test"), fit_pool(planted.views)
+    assert found.pool.linear[-1].inputs == OneHot(SIZES)
+    right = [
+        (pool.pool.log_probs(test, "image").argmax(axis=1) == test.class_index).mean()
+        for pool in (found, blind)
+    ]
+    assert right[0] > right[1] + 0.15
+
+
+def test_half_of_the_rows_beside_features_have_gaps() -> None:
+    codes = np.zeros((4000, 2), dtype=np.float32)
+    rows = ColumnRows(Columns((1, 1), (True, True)), 0, codes, np.arange(4000) % 3, np.zeros(4000))
+    beside = rows.beside(np.full((4000, 5), 7, dtype=np.float32), (0, 1), 3)
+    x, class_index, _ = beside._with_gaps()
+    assert beside.inputs.views == (0, 1) and (x[:, :5] == 7).all() and (x[:, 5:].sum(1) == 2).all()
+    lost = (x[:, [5, 7]] == 1).any(axis=1).mean()  # of two columns 2/3 of such rows lose one
+    assert 0.28 < lost < 0.38 and len(class_index) == 4000
+    alone, *_ = rows._with_gaps()
+    assert len(alone) == 8000 and not alone[:4000, [0, 2]].any()
 
 
 def test_naive_bayes_stands_in_where_a_regression_would_take_too_long(
