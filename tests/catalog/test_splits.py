@@ -13,6 +13,8 @@ from catalog.splits import (
     PRECEDENCE,
     SPLITS,
     deal,
+    deal_groups,
+    deal_official,
     product_hash,
     sample_hash,
     sample_key,
@@ -337,3 +339,28 @@ def test_nothing_but_the_store_is_drawn_by_the_splits_key() -> None:
         if "product_hash" in path.read_text(encoding="utf-8")
     }
     assert users == {"catalog/splits.py", "catalog/store/writer.py"}
+
+
+def test_official_splits_stay_and_train_gives_what_they_lack() -> None:
+    class_index, ids = catalogue([300, 300])
+    official = np.tile(np.repeat(["test", "val", "train", ""], [50, 100, 120, 30]), 2)
+    given = np.full(len(ids), VAL_A, dtype=np.uint8)
+    dealt = deal_official(class_index, ids, official, given, 0)
+    assert (dealt[official == "test"] == TEST).all() and (dealt[official == ""] == VAL_A).all()
+    halves = np.bincount(dealt[official == "val"], minlength=5)
+    assert halves.sum() == halves[VAL_A] + halves[VAL_B] and 70 < halves[VAL_A] < 130
+    assert set(dealt[official == "train"]) == {TRAIN, RESERVE}  # the others are there
+    alone = deal_official(class_index, ids, np.full(len(ids), "train"), given, 0)
+    np.testing.assert_array_equal(alone, deal(class_index, ids, np.zeros((2, 5), np.int64), 0))
+    kept = deal_official(class_index, ids, np.full(len(ids), "val_b"), given, 0)
+    assert (kept == VAL_B).all()
+
+
+def test_a_group_has_one_split_and_groups_have_the_shares() -> None:
+    groups = [f"shop {number // 2}" for number in range(20_000)] + [None]
+    dealt = deal_groups(groups, np.full(len(groups), TEST, dtype=np.uint8), 0)
+    assert (dealt[0:-1:2] == dealt[1:-1:2]).all() and dealt[-1] == TEST
+    found = np.bincount(dealt[:-1], minlength=5) / 20_000
+    np.testing.assert_allclose(found, [0.7, 0.1, 0.05, 0.05, 0.1], atol=0.015)
+    assert (deal_groups(groups[::-1], dealt, 0)[::-1][:-1] == dealt[:-1]).all()
+    assert (deal_groups(groups, dealt, 1) != dealt).any()
