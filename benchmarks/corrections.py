@@ -137,8 +137,9 @@ class Answered:
             steps.ingest(run, config, dump, names, False, corrections=given, say=_silent)
             steps.stage1(run, config, train, _silent)
             steps.features(run, config, train, _silent)
-            steps.stage2(run, config, not corrections, _silent)
-            steps.evaluate(run, config, not corrections, _silent)
+            again = train or not corrections
+            steps.stage2(run, config, again, _silent)
+            steps.evaluate(run, config, again, _silent)
             steps.score(run, config, [str(fresh)], out, say=_silent)
             return cls.of(run, out)
 
