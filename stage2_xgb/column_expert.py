@@ -1,6 +1,6 @@
-"""The expert on catalogue columns: a logistic regression on one-hot codes beside the features of
-all views; on the codes alone if there are too many rows for that; and naive Bayes, which is a
-count, if there are too many even so."""
+"""The experts on catalogue columns: a logistic regression on one-hot codes, or naive Bayes, which
+is a count, if there are too many rows, codes and classes for that; and one on the codes beside the
+features of all views, if there are not too many for that."""
 
 from dataclasses import dataclass, replace
 
@@ -43,12 +43,14 @@ class ColumnRows:
             return None
         return cls(columns, seed, codes[known], class_index[known], fold[known])
 
-    def beside(self, features: np.ndarray, views: tuple[int, ...], classes: int) -> "ColumnRows":
-        """The same rows with their features float32 [N, D] of some views, unless these are too many
-        to fit."""
+    def beside(
+        self, features: np.ndarray, views: tuple[int, ...], classes: int
+    ) -> "ColumnRows | None":
+        """The same rows with their features float32 [N, D] of some views; None if these are too
+        many to fit."""
         width = features.shape[1] + self.inputs.width
         if too_large(len(features), width, classes):
-            return self
+            return None
         return replace(self, features=features, views=views)
 
     @property

@@ -113,7 +113,8 @@ class Rows:
     """What the experts are fitted on: sums of the rows of each fold and, at the end, of those that
     all folds know; the neighbours of all; if they are few enough for a logistic regression, its
     inputs float32 [N, D], classes and folds (-1: all know them), of extra only if that leaves few
-    enough; and, if there are columns, those of the rows that have any."""
+    enough; and, if there are columns, those of the rows that have any, alone and beside these
+    inputs."""
 
     inputs: Inputs
     sums: list[Moments]
@@ -121,6 +122,7 @@ class Rows:
     logistic_inputs: Inputs
     logistic: tuple[np.ndarray, np.ndarray, np.ndarray] | None
     coded: ColumnRows | None = None
+    beside: ColumnRows | None = None
 
     @property
     def total(self) -> Moments:
@@ -162,11 +164,11 @@ def read_rows(views: Views, seed: int, jobs: int, splits: Sequence[str] = FITTED
     bank = Bank.of(z, product_id, bank_class, classes)
     neighbours = NeighbourExpert.of(inputs, projection, bank) if len(z) else None
     logistic_rows = (kept, class_index, fold) if logistic else None
-    column_rows = ColumnRows.of(views.columns, seed, *coded)
-    if column_rows is not None and len(kept) == len(z):
-        known = has_columns(coded[0])
-        column_rows = column_rows.beside(kept[known], every, classes)
-    return Rows(inputs, sums, neighbours, plain, logistic_rows, column_rows)
+    alone = beside = ColumnRows.of(views.columns, seed, *coded)
+    if alone is not None:
+        every_row = len(kept) == len(z)
+        beside = alone.beside(kept[has_columns(coded[0])], every, classes) if every_row else None
+    return Rows(inputs, sums, neighbours, plain, logistic_rows, alone, beside)
 
 
 def _logistic_splits(views: Views, width: int) -> tuple[str, ...]:

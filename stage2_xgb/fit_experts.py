@@ -27,8 +27,8 @@ from stage2_xgb.logistic import fit_by_fold
 from stage2_xgb.pool_weights import Terms, fit_weights
 from stage2_xgb.prior import importance
 
-DISCRIMINANTS, LOGISTIC, COLUMNS = "discriminants", "logistic", "columns"
-FIRST_TEMPERATURE = {DISCRIMINANTS: 0.1, LOGISTIC: 1.0, COLUMNS: 1.0}
+DISCRIMINANTS, LOGISTIC, COLUMNS, BESIDE = "discriminants", "logistic", "columns", "all"
+FIRST_TEMPERATURE = {DISCRIMINANTS: 0.1, LOGISTIC: 1.0, COLUMNS: 1.0, BESIDE: 1.0}
 """Inverse temperatures if no held-out item can calibrate: features are far from normal, so that
 discriminants are far too sure."""
 MIX_TERMS = ("log_ratio", "log_target")
@@ -113,6 +113,7 @@ def _linear_experts(rows: Rows) -> tuple[str, ...]:
         DISCRIMINANTS: True,
         LOGISTIC: rows.logistic is not None,
         COLUMNS: rows.coded is not None,
+        BESIDE: rows.beside is not None,
     }
     return tuple(name for name, can in possible.items() if can)
 
@@ -126,8 +127,7 @@ def fit_linear(rows: Rows) -> list[tuple[LinearExpert, ...]]:
     classes = len(total.count)
     if rows.logistic is not None:
         experts.append(fit_by_fold(*rows.logistic, FOLDS, classes, rows.logistic_inputs))
-    if rows.coded is not None:
-        experts.append(rows.coded.fit_by_fold(FOLDS, classes))
+    experts += [coded.fit_by_fold(FOLDS, classes) for coded in (rows.coded, rows.beside) if coded]
     return list(zip(*experts, strict=True))
 
 
@@ -202,19 +202,21 @@ def _bare_weights(
     train: np.ndarray,
 ) -> list[dict[str, Weights]]:
     """For each fold, and for new items, each unit's weights of items without columns: those of the
-    pools without their last linear expert, which reads columns and weighs nothing here."""
-    first = _first_weights(targets, train, len(pools[-1]) - 1)
-    blind = [replace(pool, linear=pool.linear[:-1], weights=first) for pool in pools]
-    column_term = len(pools[-1].linear)
+    pools without their last linear experts, which read columns and weigh nothing here."""
+    readers = [isinstance(expert.inputs, OneHot) for expert in pools[-1].linear]
+    others = readers.count(False)
+    first = _first_weights(targets, train, len(pools[-1]) - sum(readers))
+    blind = [replace(pool, linear=pool.linear[:others], weights=first) for pool in pools]
     return [
-        {unit: _with_zero(fitted, column_term) for unit, fitted in weights.items()}
+        {unit: _with_zeros(fitted, 1 + others, sum(readers)) for unit, fitted in weights.items()}
         for weights in _all_weights(blind, held, targets)[0]
     ]
 
 
-def _with_zero(weights: Weights, index: int) -> Weights:
-    """The same with a term at this index that weighs nothing."""
-    plain, growth = (np.insert(x, index, 0.0) for x in (weights.plain, weights.growth))
+def _with_zeros(weights: Weights, index: int, count: int) -> Weights:
+    """The same with terms from this index on that weigh nothing."""
+    terms = [index] * count
+    plain, growth = (np.insert(x, terms, 0.0) for x in (weights.plain, weights.growth))
     return replace(weights, plain=plain, growth=growth)
 
 

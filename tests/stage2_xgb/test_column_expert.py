@@ -20,7 +20,7 @@ from stage2_xgb.expert_pool import pool_arrays, read_pool
 from stage2_xgb.experts import Columns, Inputs, OneHot
 from stage2_xgb.final import fit_final
 from stage2_xgb.fit import fit_stage2
-from stage2_xgb.fit_experts import COLUMNS, FittedPool
+from stage2_xgb.fit_experts import BESIDE, COLUMNS, FittedPool
 from stage2_xgb.items import ItemBlock, has_columns, product_starts
 from stage2_xgb.refine import answer_with_all, refine
 from tests.stage2_xgb.planted import CLASSES, CONFIG, MADE_FROM, Rows, make_rows, mixes, taxonomy
@@ -137,7 +137,7 @@ def test_columns_tell_what_photos_do_not(
     planted: Planted, fitted: FittedPool, blind: FittedPool, unit: str
 ) -> None:
     test = planted.images("test")
-    assert fitted.names[-1] == COLUMNS
+    assert fitted.names[-2:] == (COLUMNS, BESIDE)
     right = [
         found.pool.log_probs(test, unit).argmax(axis=1) == labels(test, unit)
         for found in (fitted, blind)
@@ -195,7 +195,9 @@ def test_arrays_hold_the_expert_and_both_kinds_of_weights(
         *("image", "product"),
         *("image without columns", "product without columns"),
     }
-    assert names["image without columns"][COLUMNS] == 0 < names["image"][COLUMNS]
+    bare_weights, weights = names["image without columns"], names["image"]
+    assert bare_weights[COLUMNS] == bare_weights[BESIDE] == 0
+    assert weights[COLUMNS] + weights[BESIDE] > 0.1
 
 
 @pytest.fixture(scope="module")
@@ -250,11 +252,14 @@ def test_a_last_fit_fits_the_expert_again(crossed: tuple[Planted, Bundle]) -> No
     assert not np.array_equal(new.factors[0], old.factors[0])
 
 
-def test_the_expert_sees_features_beside_the_codes(planted: Planted, fitted: FittedPool) -> None:
-    expert, images = fitted.pool.linear[-1], planted.images("test").rows(slice(0, 5))
-    assert expert.inputs == OneHot(SIZES, (0,))
+def test_one_expert_sees_the_codes_alone_and_one_features_beside_them(
+    planted: Planted, fitted: FittedPool
+) -> None:
+    alone, beside = (expert.inputs for expert in fitted.pool.linear[-2:])
+    images = planted.images("test").rows(slice(0, 5))
+    assert alone == OneHot(SIZES) and beside == OneHot(SIZES, (0,))
     expected = [Inputs((0,)).of(images), OneHot(SIZES)(images.codes)]
-    np.testing.assert_array_equal(expert.inputs.of(images), np.concatenate(expected, axis=1))
+    np.testing.assert_array_equal(beside.of(images), np.concatenate(expected, axis=1))
 
 
 def test_codes_alone_where_features_would_take_too_long(
@@ -263,7 +268,7 @@ def test_codes_alone_where_features_would_take_too_long(
     codes = OneHot(SIZES).width
     monkeypatch.setattr(column_expert, "too_large", lambda rows, width, classes: width > codes)
     test, found = planted.images("test"), fit_pool(planted.views)
-    assert found.pool.linear[-1].inputs == OneHot(SIZES)
+    assert found.names[-1] == COLUMNS and found.pool.linear[-1].inputs == OneHot(SIZES)
     right = [
         (pool.pool.log_probs(test, "image").argmax(axis=1) == test.class_index).mean()
         for pool in (found, blind)
@@ -275,6 +280,7 @@ def test_half_of_the_rows_beside_features_have_gaps() -> None:
     codes = np.zeros((4000, 2), dtype=np.float32)
     rows = ColumnRows(Columns((1, 1), (True, True)), 0, codes, np.arange(4000) % 3, np.zeros(4000))
     beside = rows.beside(np.full((4000, 5), 7, dtype=np.float32), (0, 1), 3)
+    assert beside is not None
     x, class_index, _ = beside._with_gaps()
     assert beside.inputs.views == (0, 1) and (x[:, :5] == 7).all() and (x[:, 5:].sum(1) == 2).all()
     lost = (x[:, [5, 7]] == 1).any(axis=1).mean()  # of two columns 2/3 of such rows lose one
