@@ -23,7 +23,7 @@ from stage2_xgb.config import Stage2Config
 from stage2_xgb.dataset import Views
 from stage2_xgb.experts import LinearExpert, OneHot, columns_of
 from stage2_xgb.fit import fit_stage2
-from stage2_xgb.fit_experts import COLUMNS, DISCRIMINANTS, LOGISTIC
+from stage2_xgb.fit_experts import COLUMNS, DISCRIMINANTS, JOINT, LOGISTIC
 from stage2_xgb.gate import OWN, POOL, STAGE1
 from stage2_xgb.inputs import ClassMixes
 from stage2_xgb.items import ItemBlock, mean_by_product, of_unit
@@ -141,7 +141,7 @@ def _of_bundle(
 
 def _expert_name(expert: LinearExpert) -> str:
     if isinstance(expert.inputs, OneHot):
-        return COLUMNS
+        return JOINT if expert.inputs.views else COLUMNS
     return DISCRIMINANTS if expert.inputs.root else LOGISTIC
 
 

@@ -43,7 +43,7 @@ class ColumnRows:
             return None
         return cls(columns, seed, codes[known], class_index[known], fold[known])
 
-    def beside(
+    def with_features(
         self, features: np.ndarray, views: tuple[int, ...], classes: int
     ) -> "ColumnRows | None":
         """The same rows with their features float32 [N, D] of some views; None if these are too

@@ -122,7 +122,7 @@ class Rows:
     logistic_inputs: Inputs
     logistic: tuple[np.ndarray, np.ndarray, np.ndarray] | None
     coded: ColumnRows | None = None
-    beside: ColumnRows | None = None
+    joint: ColumnRows | None = None
 
     @property
     def total(self) -> Moments:
@@ -164,11 +164,10 @@ def read_rows(views: Views, seed: int, jobs: int, splits: Sequence[str] = FITTED
     bank = Bank.of(z, product_id, bank_class, classes)
     neighbours = NeighbourExpert.of(inputs, projection, bank) if len(z) else None
     logistic_rows = (kept, class_index, fold) if logistic else None
-    alone = beside = ColumnRows.of(views.columns, seed, *coded)
-    if alone is not None:
-        every_row = len(kept) == len(z)
-        beside = alone.beside(kept[has_columns(coded[0])], every, classes) if every_row else None
-    return Rows(inputs, sums, neighbours, plain, logistic_rows, alone, beside)
+    column_rows, joint = ColumnRows.of(views.columns, seed, *coded), None
+    if column_rows is not None and len(kept) == len(z):
+        joint = column_rows.with_features(kept[has_columns(coded[0])], every, classes)
+    return Rows(inputs, sums, neighbours, plain, logistic_rows, column_rows, joint)
 
 
 def _logistic_splits(views: Views, width: int) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ def _refitted(views: Views, pool: ExpertPool, seed: int, jobs: int) -> ExpertPoo
 def _again(expert: LinearExpert, rows: Rows, classes: int) -> LinearExpert:
     """An expert of the same kind, of other rows; the old one if these are too many for its kind."""
     if isinstance(expert.inputs, OneHot):
-        coded = rows.beside if expert.inputs.views else rows.coded
+        coded = rows.joint if expert.inputs.views else rows.coded
         return coded.fit(classes) if coded else expert
     if expert.inputs.root:
         return fit_lda(rows.total, rows.inputs)

@@ -27,8 +27,8 @@ from stage2_xgb.logistic import fit_by_fold
 from stage2_xgb.pool_weights import Terms, fit_weights
 from stage2_xgb.prior import importance
 
-DISCRIMINANTS, LOGISTIC, COLUMNS, BESIDE = "discriminants", "logistic", "columns", "all"
-FIRST_TEMPERATURE = {DISCRIMINANTS: 0.1, LOGISTIC: 1.0, COLUMNS: 1.0, BESIDE: 1.0}
+DISCRIMINANTS, LOGISTIC, COLUMNS, JOINT = "discriminants", "logistic", "columns", "joint"
+FIRST_TEMPERATURE = {DISCRIMINANTS: 0.1, LOGISTIC: 1.0, COLUMNS: 1.0, JOINT: 1.0}
 """Inverse temperatures if no held-out item can calibrate: features are far from normal, so that
 discriminants are far too sure."""
 MIX_TERMS = ("log_ratio", "log_target")
@@ -113,7 +113,7 @@ def _linear_experts(rows: Rows) -> tuple[str, ...]:
         DISCRIMINANTS: True,
         LOGISTIC: rows.logistic is not None,
         COLUMNS: rows.coded is not None,
-        BESIDE: rows.beside is not None,
+        JOINT: rows.joint is not None,
     }
     return tuple(name for name, can in possible.items() if can)
 
@@ -127,7 +127,7 @@ def fit_linear(rows: Rows) -> list[tuple[LinearExpert, ...]]:
     classes = len(total.count)
     if rows.logistic is not None:
         experts.append(fit_by_fold(*rows.logistic, FOLDS, classes, rows.logistic_inputs))
-    experts += [coded.fit_by_fold(FOLDS, classes) for coded in (rows.coded, rows.beside) if coded]
+    experts += [coded.fit_by_fold(FOLDS, classes) for coded in (rows.coded, rows.joint) if coded]
     return list(zip(*experts, strict=True))
 
 

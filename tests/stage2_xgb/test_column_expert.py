@@ -20,7 +20,7 @@ from stage2_xgb.expert_pool import pool_arrays, read_pool
 from stage2_xgb.experts import Columns, Inputs, OneHot
 from stage2_xgb.final import fit_final
 from stage2_xgb.fit import fit_stage2
-from stage2_xgb.fit_experts import BESIDE, COLUMNS, FittedPool
+from stage2_xgb.fit_experts import COLUMNS, JOINT, FittedPool
 from stage2_xgb.items import ItemBlock, has_columns, product_starts
 from stage2_xgb.refine import answer_with_all, refine
 from tests.stage2_xgb.planted import CLASSES, CONFIG, MADE_FROM, Rows, make_rows, mixes, taxonomy
@@ -137,7 +137,7 @@ def test_columns_tell_what_photos_do_not(
     planted: Planted, fitted: FittedPool, blind: FittedPool, unit: str
 ) -> None:
     test = planted.images("test")
-    assert fitted.names[-2:] == (COLUMNS, BESIDE)
+    assert fitted.names[-2:] == (COLUMNS, JOINT)
     right = [
         found.pool.log_probs(test, unit).argmax(axis=1) == labels(test, unit)
         for found in (fitted, blind)
@@ -196,8 +196,8 @@ def test_arrays_hold_the_expert_and_both_kinds_of_weights(
         *("image without columns", "product without columns"),
     }
     bare_weights, weights = names["image without columns"], names["image"]
-    assert bare_weights[COLUMNS] == bare_weights[BESIDE] == 0
-    assert weights[COLUMNS] + weights[BESIDE] > 0.1
+    assert bare_weights[COLUMNS] == bare_weights[JOINT] == 0
+    assert weights[COLUMNS] + weights[JOINT] > 0.1
 
 
 @pytest.fixture(scope="module")
@@ -255,11 +255,11 @@ def test_a_last_fit_fits_the_expert_again(crossed: tuple[Planted, Bundle]) -> No
 def test_one_expert_sees_the_codes_alone_and_one_features_beside_them(
     planted: Planted, fitted: FittedPool
 ) -> None:
-    alone, beside = (expert.inputs for expert in fitted.pool.linear[-2:])
+    alone, joint = (expert.inputs for expert in fitted.pool.linear[-2:])
     images = planted.images("test").rows(slice(0, 5))
-    assert alone == OneHot(SIZES) and beside == OneHot(SIZES, (0,))
+    assert alone == OneHot(SIZES) and joint == OneHot(SIZES, (0,))
     expected = [Inputs((0,)).of(images), OneHot(SIZES)(images.codes)]
-    np.testing.assert_array_equal(beside.of(images), np.concatenate(expected, axis=1))
+    np.testing.assert_array_equal(joint.of(images), np.concatenate(expected, axis=1))
 
 
 def test_codes_alone_where_features_would_take_too_long(
@@ -279,10 +279,10 @@ def test_codes_alone_where_features_would_take_too_long(
 def test_half_of_the_rows_beside_features_have_gaps() -> None:
     codes = np.zeros((4000, 2), dtype=np.float32)
     rows = ColumnRows(Columns((1, 1), (True, True)), 0, codes, np.arange(4000) % 3, np.zeros(4000))
-    beside = rows.beside(np.full((4000, 5), 7, dtype=np.float32), (0, 1), 3)
-    assert beside is not None
-    x, class_index, _ = beside._with_gaps()
-    assert beside.inputs.views == (0, 1) and (x[:, :5] == 7).all() and (x[:, 5:].sum(1) == 2).all()
+    joint = rows.with_features(np.full((4000, 5), 7, dtype=np.float32), (0, 1), 3)
+    assert joint is not None
+    x, class_index, _ = joint._with_gaps()
+    assert joint.inputs.views == (0, 1) and (x[:, :5] == 7).all() and (x[:, 5:].sum(1) == 2).all()
     lost = (x[:, [5, 7]] == 1).any(axis=1).mean()  # of two columns 2/3 of such rows lose one
     assert 0.28 < lost < 0.38 and len(class_index) == 4000
     alone, *_ = rows._with_gaps()
