@@ -50,6 +50,7 @@ MODULES = {
 what these don't notice."""
 _SPEED = "a matter of speed or memory alone"
 _NEVER_ZERO = "a mean of exactly zero is one of nothing changed, which nobody proves"
+_ALL = "all of a class are in, whatever their hash"
 _EMPTY = "a group or cell more, that nothing is in"
 SURVIVORS: dict[str, dict[str, str]] = {
     "catalog/intervals.py": {
@@ -67,7 +68,12 @@ SURVIVORS: dict[str, dict[str, str]] = {
     },
     "catalog/splits.py": {
         "np.where(np.asarray(share) < 1, share, 0.0) -> np.where(np.asarray(share) < 1, share, 1.0)"
-        "": "all of a class are in, whatever their hash",
+        "": _ALL,
+        "np.asarray(share) < 1 -> np.asarray(share) <= 1": _ALL,
+        "np.asarray(share) < 1 -> np.asarray(share) < 2": _ALL,
+        "sample_hash(product_ids, purpose, seed) < below.astype(np.uint64)"
+        " -> sample_hash(product_ids, purpose, seed) <= below.astype(np.uint64)": "one hash of 2^64",
+        "-1 -> --1": _EMPTY,
         "int(class_index.max(initial=-1)) + 1 -> int(class_index.max(initial=-1)) + 2": _EMPTY,
     },
     "catalog/store/reader.py": {

@@ -344,9 +344,9 @@ def test_nothing_but_the_store_is_drawn_by_the_splits_key() -> None:
 def test_official_splits_stay_and_train_gives_what_they_lack() -> None:
     class_index, ids = catalogue([300, 300])
     official = np.tile(np.repeat(["test", "val", "train", ""], [50, 100, 120, 30]), 2)
-    given = np.full(len(ids), VAL_A, dtype=np.uint8)
+    given = np.full(len(ids), RESERVE, dtype=np.uint8)
     dealt = deal_official(class_index, ids, official, given, 0)
-    assert (dealt[official == "test"] == TEST).all() and (dealt[official == ""] == VAL_A).all()
+    assert (dealt[official == "test"] == TEST).all() and (dealt[official == ""] == RESERVE).all()
     halves = np.bincount(dealt[official == "val"], minlength=5)
     assert halves.sum() == halves[VAL_A] + halves[VAL_B] and 70 < halves[VAL_A] < 130
     assert set(dealt[official == "train"]) == {TRAIN, RESERVE}  # the others are there
@@ -354,6 +354,7 @@ def test_official_splits_stay_and_train_gives_what_they_lack() -> None:
     np.testing.assert_array_equal(alone, deal(class_index, ids, np.zeros((2, 5), np.int64), 0))
     kept = deal_official(class_index, ids, np.full(len(ids), "val_b"), given, 0)
     assert (kept == VAL_B).all()
+    assert len(deal_official(class_index[:0], ids[:0], official[:0], given[:0], 0)) == 0
 
 
 def test_a_group_has_one_split_and_groups_have_the_shares() -> None:
