@@ -72,7 +72,7 @@ SURVIVORS: dict[str, dict[str, str]] = {
         "np.asarray(share) < 1 -> np.asarray(share) <= 1": _ALL,
         "np.asarray(share) < 1 -> np.asarray(share) < 2": _ALL,
         "sample_hash(product_ids, purpose, seed) < below.astype(np.uint64)"
-        " -> sample_hash(product_ids, purpose, seed) <= below.astype(np.uint64)": "one hash of 2^64",
+        " -> sample_hash(product_ids, purpose, seed) <= below.astype(np.uint64)": "a single hash",
         "-1 -> --1": _EMPTY,
         "int(class_index.max(initial=-1)) + 1 -> int(class_index.max(initial=-1)) + 2": _EMPTY,
     },
