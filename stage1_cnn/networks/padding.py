@@ -37,16 +37,19 @@ def seen(convolution: nn.Conv2d, height: int, width: int) -> torch.Tensor:
 def _input_sizes(
     network: Network, size: tuple[int, int]
 ) -> list[tuple[nn.Conv2d, tuple[int, int]]]:
-    """Each convolution that a forward pass of one image meets, with its input's height and width.
-
-    One that pads by itself, as TensorFlow's, calls `conv2d` with its input already padded."""
+    """Each convolution that a forward pass of one image meets, with its input's height and width;
+    not those with a forward pass of their own, as TensorFlow's, which hand over an input that is
+    padded already."""
     met: list[tuple[nn.Conv2d, tuple[int, int]]] = []
 
     def note(module: nn.Conv2d, inputs: tuple[torch.Tensor, ...]) -> None:
         met.append((module, (inputs[0].shape[-2], inputs[0].shape[-1])))
 
-    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
-    hooks = [module.register_forward_pre_hook(note) for module in convolutions]
+    hooks = [
+        module.register_forward_pre_hook(note)
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d) and type(module).forward is nn.Conv2d.forward
+    ]
     training = network.training
     network.eval()
     with torch.inference_mode():

@@ -41,6 +41,15 @@ def test_gradients_are_those_of_full_precision_whatever_lay_in_memory(
             assert gradient.norm() < 3 * expected[name].norm() + 1e-3, name
 
 
+@pytest.mark.parametrize("side", [32, 64])
+def test_a_network_that_pads_by_itself(side: int) -> None:
+    """At the last blocks its kernels of 5 are larger than the map before it is padded."""
+    network = build("efficientnet_lite0", 4, weights="none")
+    zero_gradient_in_padding(network, (side, side))
+    network(torch.randn(2, 3, side, side)).sum().backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+
+
 def _gradients(
     precision: str, size: tuple[int, int], before: float = 0.0
 ) -> dict[str, torch.Tensor]:
