@@ -32,7 +32,8 @@ SUPPORTS = ((1, 4), (5, 9), (10, 29), (30, None))
 SYSTEMS = ("stage1", "shifted", "two_stage")
 MOVES = (
     r"test\.\w+\.(natural|balanced)\.(stage1|shifted|two_stage)\.top1\.value",
-    r"test\.\w+\.(natural|balanced)\.changes\.(two_stage_over_shifted|published_over_stage1)\.top1\.value",
+    r"test\.\w+\.(natural|balanced)\.changes\."
+    r"(two_stage_over_shifted|published_over_stage1)\.top1\.value",
     r"scored\.(two_stage|change)\.value",
     r"stage2\.mendable_share",
     r"stage2\.units\..*(gain|own_share)(\.value)?",

@@ -16,8 +16,11 @@ def zero_gradient_in_padding(network: Network, size: tuple[int, int]) -> None:
     of one pixel in width with stride 2, and with kernels of 5 and more on maps of one or two pixels
     in height: the step then takes what lay in memory, and a training ends at a loss of nan.
     """
+    by_convolution: dict[nn.Conv2d, torch.Tensor] = {}
     for convolution, (height, width) in _input_sizes(network, size):
         positions = seen(convolution, height, width)
+        by_convolution[convolution] = by_convolution.get(convolution, positions) | positions
+    for convolution, positions in by_convolution.items():
         if not positions.all():
             unseen = ~positions.to(convolution.weight.device)
             convolution.weight.register_hook(lambda gradient, u=unseen: gradient.masked_fill(u, 0))
@@ -27,11 +30,12 @@ def seen(convolution: nn.Conv2d, height: int, width: int) -> torch.Tensor:
     """The kernel's positions that see a pixel of an input of this size, bool [kernel height, kernel
     width]."""
     kernel = torch.ones(1, 1, *convolution.kernel_size, requires_grad=True)
-    padding = convolution.padding if convolution.padding_mode == "zeros" else 0
-    pixels = torch.ones(1, 1, height, width)
-    conv2d(pixels, kernel, None, convolution.stride, padding, convolution.dilation).sum().backward()
-    assert kernel.grad is not None
-    return kernel.grad[0, 0] > 0
+    if convolution.padding_mode != "zeros":  # its padding is made of pixels
+        return kernel[0, 0] > 0
+    pixels, padding = torch.ones(1, 1, height, width), convolution.padding
+    count = conv2d(pixels, kernel, None, convolution.stride, padding, convolution.dilation).sum()
+    (gradient,) = torch.autograd.grad(count, kernel)
+    return gradient[0, 0] > 0
 
 
 def _input_sizes(
