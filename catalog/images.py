@@ -41,6 +41,8 @@ FORMATS = _formats()
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is per process; `header` holds one per call
 
 _JPEG, _JPEG_SCAN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
+_MARKER, _SCAN, _APP1 = 0xFF, 0xDA, 0xE1
+"""How a JPEG's segments begin, and two of their kinds."""
 _PNG, _PNG_TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt")
 _XMP, _LONG_XMP = b"XML:com.adobe.xmp\0\0", 2**20
 """The only PNG text that is read (XMP, for its orientation): how it begins, and its maximum
@@ -187,15 +189,18 @@ def lacks_end(data: bytes) -> bool:
     return data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
 
 
-def _scan_start(data: bytes) -> int:
-    """Where the first scan of a JPEG begins, behind all of its metadata; the end of the data if its
-    segments can't be followed so far. Searching the metadata alone takes a third of the time."""
-    start = 2
-    while data[start : start + 1] == b"\xff" and start + 4 <= len(data):
-        if data[start + 1] == _JPEG_SCAN[1]:
-            return start
-        start += 2 + (data[start + 2] << 8 | data[start + 3])
-    return len(data)
+def _app1(data: bytes) -> bytes:
+    """The segments of a JPEG that EXIF and XMP stand in, one behind the other; all of it if its
+    segments can't be followed to the first scan."""
+    found, start, last = b"", 2, len(data) - 4
+    while start <= last and data[start] == _MARKER:
+        marker, stop = data[start + 1], start + 2 + (data[start + 2] << 8 | data[start + 3])
+        if marker == _SCAN:
+            return found
+        if marker == _APP1:
+            found += data[start:stop]
+        start = stop
+    return data
 
 
 def _jpeg_header(data: bytes) -> Header | None:
@@ -205,8 +210,7 @@ def _jpeg_header(data: bytes) -> Header | None:
     except ValueError:
         return None
     fast = colourspace in ("YCbCr", "Gray", "RGB")
-    end = _scan_start(data)
-    if fast and any(data.find(mark, 0, end) >= 0 for mark in _ORIENTED):
+    if fast and (app1 := _app1(data)) and any(mark in app1 for mark in _ORIENTED):
         with _pillow(data) as image:
             fast = _turn(image) is None
     return Header("JPEG", width, height, fast)
