@@ -24,6 +24,7 @@ SAYS = {
     ],
     "trainer": ["trainer / bare loop", "frozen forward / cached", "top-1 on val_a"],
     "heap": ["training: kept / default", "scoring: kept / default", "GiB kept"],
+    "runtimes": ["traced, 16", "torch, 64", "end to end by PyTorch"],
     "scoring": ["one stream", "a stream a core", "of bare"],
     "agreement": [
         "score against evaluate: ",
@@ -47,8 +48,8 @@ SAYS = {
 }
 
 
-SLOW = ("agreement", "killed", "load", "ocr")
-IN_ROUNDS = ("loader", "heap", "scoring", "gpu")
+SLOW = ("agreement", "killed", "load", "ocr", "runtimes")
+IN_ROUNDS = ("loader", "heap", "runtimes", "scoring", "gpu")
 """Those whose figures are medians over as many rounds as the command line asks for."""
 
 
