@@ -28,6 +28,9 @@ from stage1_cnn.onnx import (
 from stage1_cnn.predict import PROCESSOR_BATCH, Predictor
 from stage1_cnn.quantise import read_quantised
 
+BATCH = 8
+"""Images that a runtime other than PyTorch computes at once, so that their activations stay in a
+core's cache: up to a quarter faster than 32."""
 _ROUNDS, _SECONDS = 5, 3.0
 """Rounds in which the runtimes are measured in turns: so many, or as fit into so many seconds for
 each; at least one."""
@@ -53,7 +56,9 @@ class ExportedPredictor(Predictor):
 
     def features(self, pixels: torch.Tensor) -> np.ndarray:
         """As Predictor.features."""
-        return self._run(pixels.permute(0, 2, 3, 1).numpy()).astype(np.float16)
+        photos = pixels.permute(0, 2, 3, 1).numpy()
+        parts = range(0, len(photos) or 1, BATCH)
+        return np.concatenate([self._run(photos[i : i + BATCH]).astype(np.float16) for i in parts])
 
 
 class OnnxPredictor(ExportedPredictor):

@@ -68,7 +68,7 @@ class Model:
     def predict(
         self,
         products: Sequence[Sequence[Image.Image]],
-        batch_size: int = 64,
+        batch_size: int = 8,
         columns: Sequence[Mapping[str, Any]] | None = None,
     ) -> np.ndarray:
         """Probabilities float32 [N, K] of N products, each given by one or more of its photos, and

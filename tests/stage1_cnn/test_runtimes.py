@@ -15,6 +15,7 @@ from stage1_cnn.networks.backbones import build
 from stage1_cnn.onnx import keep_onnx, read_onnx
 from stage1_cnn.predict import Predictor
 from stage1_cnn.runtimes import (
+    BATCH,
     answering,
     candidates,
     measure,
@@ -50,8 +51,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pixels() -> torch.Tensor:
-    """A batch of noise, as a transform gives it."""
-    noise = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
+    """A batch of noise, as a transform gives it; more than other runtimes compute at once."""
+    noise = torch.randint(256, (BATCH + 3, 3, 32, 32), dtype=torch.uint8)
     return noise.contiguous(memory_format=torch.channels_last)
 
 
@@ -65,7 +66,7 @@ def other(request: pytest.FixtureRequest, path: Path) -> Predictor:
 def test_they_agree_with_pytorch(other: Predictor, path: Path, pixels: torch.Tensor) -> None:
     expected = Predictor.open(path, device="cpu", precision="fp32").features(pixels)
     assert np.abs(expected.astype(float)).max() > 0.1
-    for number in (6, 1):
+    for number in (BATCH + 3, BATCH, 1):
         np.testing.assert_allclose(
             other.features(pixels[:number]).astype(float), expected[:number], rtol=2e-3, atol=1e-3
         )
