@@ -25,7 +25,7 @@ from benchmarks import record
 from benchmarks.scoring import make_run
 from catalog.errors import ImageError
 from catalog.parallel import cores
-from catalog.sources.source import open_source
+from catalog.sources.source import ProductSource, open_source
 from pipeline import steps
 from pipeline.cluster.client import connect
 from pipeline.config import RunConfig, load_config
@@ -65,16 +65,27 @@ def _small_run(folder: Path) -> RunFolder:
 
 
 def write_test_split(run: RunFolder, path: Path) -> Path:
-    """The readable photos of the test split as a dump, one document per product."""
+    """The test split as a dump, one document per product: its readable photos, and its columns, as
+    far as the run keeps any."""
     table = run.store.images("test")
     cuts = np.flatnonzero(np.diff(table.product_id)) + 1
+    parts = np.split(np.arange(len(table)), cuts)
+    columns = run.store.columns(table.product_id[[rows[0] for rows in parts]])
     with open(path, "wb") as file:
-        for rows in np.split(np.arange(len(table)), cuts):
+        for rows, fields in zip(parts, columns.to_dict("records"), strict=True):
             pictures = [
                 {"picture": photo} for photo in _readable(run.store.read(table.image_id[rows]))
             ]
-            file.write(bson.encode({"_id": int(table.product_id[rows[0]]), "imgs": pictures}))
+            known = {str(name): value for name, value in fields.items() if pandas.notna(value)}
+            product = {"_id": int(table.product_id[rows[0]]), "imgs": pictures}
+            file.write(bson.encode(known | product))
     return path
+
+
+def columns_of(source: ProductSource, row: int, names: Sequence[str]) -> dict[str, Any]:
+    """The columns that a product of the dump has, by name."""
+    values = zip(names, source.columns(row, names), strict=True)
+    return {name: value for name, value in values if value is not None}
 
 
 def _readable(photos: Sequence[bytes | ImageError]) -> list[bytes]:
@@ -171,6 +182,7 @@ def predictions(
 ) -> pandas.DataFrame:
     """By `predict`, of the first products."""
     model = TwoStageModel.open(run, config.stage1.device, config.features.precision)
+    names = model.columns.names if model.columns else ()
     source = open_source([dump], folder / "dumps")
     rows = []
     for row in range(min(count, len(source))):
@@ -178,7 +190,8 @@ def predictions(
         paths = [folder / f"{position}.jpg" for position in range(len(photos))]
         for path, photo in zip(paths, photos, strict=True):
             path.write_bytes(photo)
-        answer = predict_files(model, paths, 1)
+        given = {name: str(value) for name, value in columns_of(source, row, names).items()}
+        answer = predict_files(model, paths, 1, columns=given)
         rows.append(
             (
                 source.product_id[row],
@@ -207,7 +220,8 @@ def read_elsewhere(run: RunFolder, dump: Path, folder: Path) -> pandas.DataFrame
         photos = [
             [Image.open(io.BytesIO(photo)) for photo in _readable(source.read(row))] for row in rows
         ]
-        probabilities = reader.predict(photos, _BATCH)
+        columns = [columns_of(source, row, reader.columns.names) for row in rows]
+        probabilities = reader.predict(photos, _BATCH, columns)
         parts.append(
             answers(
                 source.product_id[list(rows)],

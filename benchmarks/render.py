@@ -55,6 +55,7 @@ def render(folder: Path = FOLDER) -> str:
         "mean_points": mean_points,
         "number": number,
         "median": median,
+        "rate": rate,
         "shell": shell,
     }
     page = environment.get_template("results.md.j2").render(measured=measured)
@@ -114,6 +115,11 @@ def mean_points(figures: Sequence[Any]) -> str:
 def number(value: float | None) -> str:
     """A number with commas between thousands; at most three digits after the point."""
     return "–" if value is None else f"{round(value, 3):,}".removesuffix(".0")
+
+
+def rate(figure: dict[str, Any]) -> str:
+    """A median over rounds by itself, to three or four digits: 25.5, 1,035."""
+    return f"{figure['median']:,.{0 if figure['median'] >= 100 else 1}f}"
 
 
 def median(figure: dict[str, Any]) -> str:
