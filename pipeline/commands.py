@@ -382,6 +382,7 @@ def synthetic(options: argparse.Namespace) -> None:
         categories=options.categories,
         side=options.side,
         seed=options.seed,
+        label_noise=options.label_noise,
         titles=options.titles,
         covers=options.covers,
         columns=options.columns,

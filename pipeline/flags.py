@@ -446,6 +446,13 @@ def synthetic(sub: ArgumentParser) -> None:
     )
     sub.add_argument("--seed", type=int, default=0, help="seed of the random products (0)")
     sub.add_argument(
+        "--label-noise",
+        type=float,
+        default=0.02,
+        metavar="SHARE",
+        help="share of products with a wrong category, to try corrections with (0.02)",
+    )
+    sub.add_argument(
         "--titles", action="store_true", help="with noisy titles, for catalog.text=title"
     )
     sub.add_argument(

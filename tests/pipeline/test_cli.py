@@ -279,6 +279,10 @@ def test_synthetic_writes_what_it_is_asked_for(
         assert len((tmp_path / "test_labels.csv").read_text().splitlines()) == 1 + products // 4
     kept = (tmp_path / "train.bson").stat().st_mtime_ns
     assert main([*command, "24"]) == 0 and (tmp_path / "train.bson").stat().st_mtime_ns == kept
+    labels = [document["category_id"] for document in documents(tmp_path / "train.bson")]
+    assert main([*command, "24", "--label-noise", "1"]) == 0
+    wrong = [document["category_id"] for document in documents(tmp_path / "train.bson")]
+    assert sum(a != b for a, b in zip(labels, wrong, strict=True)) >= 20
     assert (
         main([*command, "3"]) == 2
         and "synthetic products: expected at least one" in capsys.readouterr().err
