@@ -126,14 +126,14 @@ def _may_differ(key: str) -> bool:
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:
-    """Each key with the sections before it, joined by dots; a view is one value. Files lose their
-    folder."""
+    """Each key with the sections before it, joined by dots; all views are one value, which replaces
+    those of a configuration. Files lose their folder."""
     return dict(_keys(config.model_dump(mode="json"), ""))
 
 
 def _keys(value: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, inner in value.items():
-        if isinstance(inner, dict) and prefix != "views.":
+        if isinstance(inner, dict) and key != "views":
             yield from _keys(inner, f"{prefix}{key}.")
         else:
             yield prefix + key, _without_folder(inner)

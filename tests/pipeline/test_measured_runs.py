@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from benchmarks import new_category, paired, promises
+from catalog.synthetic.dump import SyntheticSpec
+from pipeline.demo import write_synthetic
 from pipeline.run_folder import RunFolder
-from tests.pipeline.tiny import SETTINGS, Tiny
+from tests.pipeline.tiny import ONE_VIEW, Tiny
 
 
 def figures(module: Any, monkeypatch: pytest.MonkeyPatch, path: Path, *words: object) -> Any:
@@ -49,14 +51,14 @@ def test_two_runs_side_by_side(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-def test_categories_that_were_left_out(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_categories_that_were_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(new_category, "LEFT_OUT", 2)
     monkeypatch.setattr(new_category, "ENOUGH", (20, 3))
-    data = [(f"--{name}", tiny.data / file) for name, file in FILES.items()]
-    words = [word for pair in data for word in pair] + [*labelled(tiny), "--folder", tmp_path]
-    words += [word for setting in SETTINGS for word in ("--set", setting)]
+    data = tmp_path / "data"
+    write_synthetic(data, SyntheticSpec(categories=8, products=720, side=32))
+    files = [(f"--{name}", data / file) for name, file in FILES.items()]
+    words = [word for pair in files for word in pair] + ["--folder", tmp_path]
+    words += [word for setting in ONE_VIEW for word in ("--set", setting)]
     found = figures(new_category, monkeypatch, tmp_path / "found.json", *words)
     assert found["left_out"] == 2
     assert [(row["photos"], row["added"]) for row in found["rows"]][:2] == [(5, 1), (5, 2)]
@@ -65,4 +67,9 @@ def test_categories_that_were_left_out(
     assert len(known) == 6 and not set(known) & set(left_out)
 
 
-FILES = {"dump": "train.bson", "categories": "category_names.csv", "test": "test.bson"}
+FILES = {
+    "dump": "train.bson",
+    "categories": "category_names.csv",
+    "test": "test.bson",
+    "labels": "test_labels.csv",
+}

@@ -16,6 +16,7 @@ from catalog.artifacts import read_json
 from pipeline import steps
 from pipeline.config import load_config
 from pipeline.run_folder import RunFolder
+from pipeline.shipped import CONFIGS
 from tests.pipeline.tiny import Tiny
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +99,11 @@ def test_the_command_gives_the_same_configuration(exported) -> None:
     assert {"catalog.seed=N", "stage1.seed=N", "stage2.seed=N"} <= set(overrides)
     again = load_config(None, ["jobs=1", *(word.replace("=N", "=0") for word in overrides)])
     assert again == first.config
+
+
+def test_views_that_a_configuration_has_and_the_run_not_are_replaced(tiny: Tiny) -> None:
+    changed = same_settings([tiny.run], CONFIGS / "photos.yaml")
+    assert changed["views"] == tiny.config.views and "lite2" not in changed["views"]
 
 
 def test_figures_are_those_of_the_run(exported) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
+from pipeline.config import load_config
 from pipeline.shipped import CONFIGS, config_path, shipped_configs
+from stage1_cnn.config import Stage1Config
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,3 +43,16 @@ def test_commands_take_names_and_list_them(capsys: pytest.CaptureFixture) -> Non
     by_name = capsys.readouterr().out
     assert main(["config", "--config", str(ROOT / "configs" / "capstone.yaml")]) == 0
     assert capsys.readouterr().out == by_name
+
+
+def test_another_network_for_stage_1_leaves_the_views_theirs() -> None:
+    """As the head of photos.yaml says."""
+    words = ["stage1.backbone=resnet18", "stage1.weights=resnet18.pth", "stage1.image_size=64"]
+    config = load_config(CONFIGS / "photos.yaml", words)
+    views = {name: config.view(name) for name in ("frozen", "lite1", "lite2")}
+    networks = {name: view for name, view in views.items() if isinstance(view, Stage1Config)}
+    assert {name: (view.backbone, view.weights) for name, view in networks.items()} == {
+        "frozen": ("resnet18", "resnet18.pth"),
+        "lite1": ("efficientnet_lite1", "imagenet"),
+        "lite2": ("efficientnet_lite2", "imagenet"),
+    }
