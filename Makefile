@@ -119,8 +119,8 @@ lint: setup ## ruff, types, who may import whom, and the report's scripts
 		cat pipeline/report/templates/*.js | eslint --stdin --stdin-filename report.js; \
 	else echo "the report's scripts are not checked: prettier or eslint is missing (npm install --global prettier eslint)"; fi
 
-BENCHMARKS = $(filter-out agreement catalogue corrections photos record render run_results stage2_rows,$(basename $(notdir $(wildcard benchmarks/*.py))))
-bench: setup ## every benchmark, one after the other; the figures as JSON too, in FIGURES
+BENCHMARKS = $(filter-out agreement catalogue columns corrections last_fit new_category paired photos promises record render run_results stage2_rows,$(basename $(notdir $(wildcard benchmarks/*.py))))
+bench: setup ## every benchmark that needs no run, one after the other; the figures as JSON too, in FIGURES
 	@for name in $(BENCHMARKS); do echo "== $$name"; \
 		.venv/bin/python -m benchmarks.$$name --json $(call quoted,$(FIGURES))/$$name.json || exit 1; done
 
