@@ -51,6 +51,7 @@ what these don't notice."""
 _SPEED = "a matter of speed or memory alone"
 _NEVER_ZERO = "a mean of exactly zero is one of nothing changed, which nobody proves"
 _ALL = "all of a class are in, whatever their hash"
+_NO_NUMBER = "a number of sixteen digits is no product id"
 _EMPTY = "a group or cell more, that nothing is in"
 SURVIVORS: dict[str, dict[str, str]] = {
     "catalog/intervals.py": {
@@ -78,6 +79,11 @@ SURVIVORS: dict[str, dict[str, str]] = {
     },
     "catalog/store/reader.py": {
         "uri=True -> uri=False": "Debian builds SQLite so that it reads URIs unasked",
+        "getattr(error, 'sqlite_errorcode', 0) -> getattr(error, 'sqlite_errorcode', 1)": "neither"
+        " says that another program writes it",
+        "len(t) < 16 -> len(t) <= 16": _NO_NUMBER,
+        "len(t) < 16 -> len(t) < 17": _NO_NUMBER,
+        "directed=False -> directed=True": "weakly connected components are the same",
     },
     "stage2_xgb/gate.py": {
         "mean > 0 -> mean >= 0": _NEVER_ZERO,

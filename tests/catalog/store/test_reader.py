@@ -511,6 +511,48 @@ def test_texts_come_in_the_order_asked_and_count_as_content(
         Store(store.path).verify()
 
 
+@pytest.mark.parametrize("keys", [["b 2", "17", "a/1"], [40, 7, 123_456_789_012_345]])
+def test_keys_and_numbers_are_each_other_s_inverse(tmp_path: Path, keys: list) -> None:
+    dump = write_bson(tmp_path / "a.bson", [document(k, 1, [jpeg(i)]) for i, k in enumerate(keys)])
+    store = ingested(tmp_path, dump)
+    numbers = store.numbers([keys[2], keys[0], keys[2], keys[1]])
+    assert numbers.dtype == np.int64 and len(set(numbers.tolist())) == 3 and (numbers >= 0).all()
+    assert store.keys(numbers) == [keys[2], keys[0], keys[2], keys[1]]
+    assert store.key_type == ("int" if isinstance(keys[0], int) else "text")
+    strange = ["b", "٣", "x" * 20, "1" * 15, "1" * 16, "1" * 40, keys[1]]
+    assert store.numbers(strange).tolist() == [-1] * 6 + [numbers[3]]
+
+
+def test_columns_come_in_the_order_asked(small_store: Store, tmp_path: Path) -> None:
+    some = [
+        document(1, price=2.5, colour="red"),
+        document(2, price=4.0),
+        document(3, colour="blue"),
+    ]
+    dump = write_bson(tmp_path / "a.bson", some)
+    store = ingested(tmp_path, dump, CatalogConfig(columns=["price", "colour"]))
+    found = store.columns(np.array([3, 1, 3, 2]))
+    assert found["price"].isna().tolist() == [True, False, True, False]
+    assert found["price"].dropna().tolist() == [2.5, 4.0]
+    assert found["colour"].fillna("").tolist() == ["blue", "red", "blue", ""]
+    ids = small_store.images().product_id[:4]
+    assert small_store.columns(ids).shape == (4, 0)
+
+
+def test_earlier_labels_are_those_that_were_written(small_store: Store, tmp_path: Path) -> None:
+    assert small_store.earlier_labels == []
+    given = """REPLACE INTO meta VALUES ('earlier_labels', '["a", "b"]')"""
+    assert altered(small_store, tmp_path, given).earlier_labels == ["a", "b"]
+
+
+def test_what_a_killed_ingest_left_is_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    path.write_bytes(b"garbage " * 1000)
+    Path(f"{path}-journal").write_bytes(b"")
+    refused = refusal(path)
+    assert "its ingest is unfinished" in refused.problem and refused.resume
+
+
 def test_a_store_without_permission_is_not_damaged(small_store: Store, tmp_path: Path) -> None:
     shutil.copy(small_store.path, tmp_path / "store.sqlite")
     (tmp_path / "store.sqlite").chmod(0)
