@@ -30,7 +30,7 @@ from stage1_cnn.quantise import read_quantised
 
 BATCH = 8
 """Images that a runtime other than PyTorch computes at once, so that their activations stay in a
-core's cache: up to a quarter faster than 32."""
+core's cache: on an AMD EPYC 2% slower to 25% faster than 32, by network and runtime."""
 _ROUNDS, _SECONDS = 5, 3.0
 """Rounds in which the runtimes are measured in turns: so many, or as fit into so many seconds for
 each; at least one."""
