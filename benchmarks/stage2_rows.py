@@ -2,7 +2,7 @@
 alone, and what it adds.
 
 Nothing is chosen here: every row has the run's configuration but for what its name says. Run:
-python -m benchmarks.stage2_rows runs/NAME [--resamples N]
+python -m benchmarks.stage2_rows runs/NAME
 """
 
 import tempfile
@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 
 from benchmarks import record
 from features.store import FeatureStore
 from pipeline.config import load_config
+from pipeline.evaluation.measures import top1_in_both_mixes
 from pipeline.run_folder import RunFolder
 from pipeline.second_stage import class_mixes
 from stage2_xgb.bundle import Bundle
@@ -30,42 +32,35 @@ from stage2_xgb.items import ItemBlock, mean_by_product, of_unit
 from stage2_xgb.published import PUBLISHED
 from stage2_xgb.refine import answer_with_all, refine
 
-Row = tuple[str, np.ndarray, np.ndarray, np.ndarray]
-
-LEAST = 5
-"""Test items of a category in the balanced mix."""
+Row = tuple[str, np.ndarray]
 
 
 def main() -> None:
     """Prints a table of both units and both mixes."""
     parser = record.parser(__doc__, smoke=None)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--resamples", type=int, default=2000)
     options = parser.parse_args()
     run = RunFolder(options.run)
     names = list(Bundle.open(run.stage2).made_from["views"])
-    config = load_config(run.folder / "config.yaml").stage2.model_copy(update={"published": False})
+    whole = load_config(run.folder / "config.yaml")
+    config = whole.stage2.model_copy(update={"published": False})
     stores = [run.view(name).features for name in names]
+    classes, least = len(run.store.taxonomy), whole.evaluate.min_support
+    items = pandas.read_parquet(run.evaluation / "items.parquet")
     figures: dict[str, Any] = {"split": "test"}
     for unit in ("image", "product"):
         figures[unit] = []
         print(f"\n| {unit} | natural | over adjusted | balanced | over adjusted |")
         print("|---|---|---|---|---|")
-        shifted = None
-        for name, predicted, truth, group in rows(stores, class_mixes(run), run, config, unit):
+        frame, shifted = items[items["unit"] == unit], None
+        truth = frame["class_index"].to_numpy()
+        for name, predicted in rows(stores, class_mixes(run), run, config, unit):
             right = predicted == truth
+            row = top1_in_both_mixes(frame, classes, least, right, shifted)
             shifted = right if name.startswith("adjusted") else shifted
-            weights = natural(truth), balanced(truth)
-            by_mix = [
-                _figures(right, shifted, weight, group, options.resamples) for weight in weights
-            ]
-            print(
-                f"| {name} | {' | '.join(cell for mix in by_mix for cell in _cells(mix))} |",
-                flush=True,
-            )
-            figures[unit].append(
-                {"name": name, "n": len(right), "natural": by_mix[0], "balanced": by_mix[1]}
-            )
+            cells = [cell for mix in row.values() for cell in _cells(mix)]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+            figures[unit].append({"name": name, "n": len(right)} | row)
     record.save(options.json, figures, precision=stores[0].computed_with["precision"])
 
 
@@ -76,14 +71,13 @@ def rows(
     config: Stage2Config,
     unit: str,
 ) -> Iterator[Row]:
-    """Name of each row, and each test item's predicted class, true class and product."""
+    """Name of each row, and the class int [N] that it predicts for each test item, in the order of
+    evaluation/items.parquet."""
     images = list(Views(stores).blocks("test", fit_only=False))
     items = [of_unit(block, unit) for block in images]
-    truth = np.concatenate([block.class_index for block in items])
-    group = np.concatenate([block.product_id for block in items])
 
     def row(name: str, predicted: Sequence[np.ndarray]) -> Row:
-        return name, np.concatenate(predicted), truth, group
+        return name, np.concatenate(predicted)
 
     yield row("stage 1", [block.log_probs.argmax(axis=1) for block in items])
     alone = config.model_copy(update={"pool": False})
@@ -153,50 +147,11 @@ def _of_unit(opinion: np.ndarray, images: ItemBlock, unit: str) -> np.ndarray:
     return mean_by_product(opinion, images.product_id) if unit == "product" else opinion
 
 
-def natural(truth: np.ndarray) -> np.ndarray:
-    """Every item counts the same."""
-    return np.ones(len(truth))
-
-
-def balanced(truth: np.ndarray) -> np.ndarray:
-    """Every category with LEAST items or more counts the same."""
-    support = np.bincount(truth)[truth]
-    return np.where(support >= LEAST, 1 / support, 0)
-
-
-def _figures(
-    right: np.ndarray,
-    shifted: np.ndarray | None,
-    weight: np.ndarray,
-    group: np.ndarray,
-    resamples: int,
-) -> dict[str, float]:
-    """Top-1; and for the rows below `shifted` the change over it, with its 95% interval by the
-    bootstrap over products."""
-    top1 = float(np.average(right, weights=weight))
-    if shifted is None or right is shifted:
-        return {"top1": top1}
-    change = (right.astype(float) - shifted) * weight
-    _, product = np.unique(group, return_inverse=True)
-    total, mass = np.bincount(product, change), np.bincount(product, weight)
-    draws = np.random.default_rng(0).multinomial(
-        len(total), np.full(len(total), 1 / len(total)), size=resamples
-    )
-    low, high = np.quantile((draws @ total) / (draws @ mass), [0.025, 0.975])
-    return {
-        "top1": top1,
-        "change": float(change.sum() / weight.sum()),
-        "low": float(low),
-        "high": float(high),
-    }
-
-
-def _cells(figures: dict[str, float]) -> tuple[str, str]:
-    value, low, high = (100 * figures.get(name, 0.0) for name in ("change", "low", "high"))
-    return (
-        f"{figures['top1']:.4f}",
-        f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" if "change" in figures else "",
-    )
+def _cells(figures: dict[str, dict[str, float]]) -> tuple[str, str]:
+    change = figures.get("change")
+    value, low, high = (100 * change[x] for x in ("value", "low", "high")) if change else (0, 0, 0)
+    top1 = f"{figures['top1']['value']:.4f}"
+    return top1, f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" if change else ""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The class mix of products whose categories nobody knows, from what both stages say of them:
-expectation-maximisation (Saerens, Latinne, Decaestecker 2002) on probabilities whose bias for or
-against each category is taken out on held-out products first (Alexandari, Kundaje, Shrikumar 2020).
+"""The class mix of products whose categories nobody knows, from what both stages say of them: the
+likeliest one (`pipeline.decisions.label_shift`), on probabilities whose bias for or against each
+category is taken out on held-out products first (Alexandari, Kundaje, Shrikumar 2020).
 
 That holds if the products of a category look as they do in the catalogue, however many there are.
 Whether they do is tested (`pipeline.decisions.drift`); if not, nothing is estimated.
@@ -8,7 +8,7 @@ Whether they do is tested (`pipeline.decisions.drift`); if not, nothing is estim
 
 import csv
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,11 @@ from catalog.taxonomy import Taxonomy
 from pipeline.decisions.answers import Answers
 from pipeline.decisions.drift import Drift, measure_drift
 from pipeline.decisions.heldout import HeldOutAnswers
+from pipeline.decisions.label_shift import Unlabelled, best_spread
 
 PRODUCTS = 50_000
 """Products that a mix is estimated from, at most."""
-ENOUGH = 20
-"""Products that a category has to have, as expected before, to be estimated by itself; the others
-of its family on level 2 are estimated together."""
-_BELIEF = 0.005
-"""Weight of the mix before, as a share of the products: without, chance would empty categories."""
-_RESAMPLES = 30
-_STEPS, _CLOSE = 300, 1e-5
+_SPLITS = 3
 _LEAST = 1e-9
 _NEWTON, _DAMPED = 50, 0.7
 _SHOWN = 3
@@ -40,18 +35,14 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class EstimatedMix:
-    """A class mix [K], its 95% interval `low`, `high` [K] (of a family that was estimated together,
-    its own, spread as before), the mix `before` [K]; how many `products` it is estimated from, how
-    many categories by themselves (`alone`) and how many `families` together; and how the products
-    compare with the catalogue's."""
+    """A class mix [K], its 95% interval `low`, `high` [K], the mix `before` [K]; how many
+    `products` it is estimated from, and how these compare with the catalogue's."""
 
     mix: np.ndarray
     low: np.ndarray
     high: np.ndarray
     before: np.ndarray
     products: int
-    alone: int
-    families: int
     drift: Drift
 
     @property
@@ -68,8 +59,7 @@ class EstimatedMix:
             for c in order.tolist()
         ]
         return [
-            f"class mix, estimated from {self.products} products, {self.alone} categories alone "
-            f"and {self.families} groups of rare ones: {self.moved:.1%} of the products are of "
+            f"class mix, estimated from {self.products} products: {self.moved:.1%} of them are of "
             "other categories than was expected",
             f"what moved most: {', '.join(most)}",
             self.drift.text(),
@@ -79,8 +69,6 @@ class EstimatedMix:
         """For summary.json."""
         return {
             "products": self.products,
-            "categories_alone": self.alone,
-            "groups": self.families,
             "moved_percent": round(100 * self.moved, 1),
             "drift_auc": round(self.drift.auc, 4),
         }
@@ -108,24 +96,50 @@ def estimate_mix(
     answers, z = _read(opinions)
     if not len(answers):
         raise ShelfsortError("score.mix: estimate: there is no product with an answer")
-    bias, doubt = _bias(held)
-    unbiased = answers.under(held.fitted, _with_bias(held.fitted, bias))
-    groups = _Groups.of(unbiased, held.fitted, taxonomy)
-    fitted = groups.fit(np.ones(len(answers)))
-    chance = groups.chance(fitted, doubt)
-    share = _shrunk(fitted, chance, groups.shares_before)
-    mix = groups.spread(share)
+    family = taxonomy.families[:, 1]
+    spread = best_spread(_pairs(held, answers, family))
+    products, doubt = _unlabelled(held, answers, family)
+    shift = products.fit(spread)
+    mix = np.maximum(products.mix(shift), _LEAST)
     drift = measure_drift(held.under(mix).z, z)
     if drift.unlike:
         raise ShelfsortError(
             f"score.mix: estimate: {drift.text()}; an estimate would be worth nothing. Name the "
             "mix instead: --mix natural, balanced, or a CSV category_id,weight"
         )
-    error = 1.96 * fitted * np.sqrt(chance)
-    low, high = groups.spread(np.maximum(share - error, 0)), groups.spread(share + error)
-    alone = int((np.bincount(groups.group) == 1).sum())
-    families = len(share) - alone
-    return EstimatedMix(mix, low, high, held.fitted, len(answers), alone, families, drift)
+    # Which spread predicts best is itself by chance: the interval is of twice the one chosen.
+    errors = products.errors(replace(shift, spread=2 * spread), doubt)
+    factor = np.exp(1.96 * errors)
+    low, high = mix / factor, np.minimum(mix * factor, 1)
+    return EstimatedMix(mix, low, high, held.fitted, len(answers), drift)
+
+
+def _pairs(
+    held: HeldOutAnswers, answers: Answers, family: np.ndarray
+) -> list[tuple[Unlabelled, Unlabelled]]:
+    """Random halves of the products, each with the bias that one half of the held-out products
+    shows: what the halves have in common is neither chance nor a mistake in the bias."""
+    rng, pairs = np.random.default_rng(0), []
+    for _ in range(_SPLITS):
+        halves = [
+            _unlabelled(held[known], answers[rows], family)[0]
+            for known, rows in zip(_halves(len(held), rng), _halves(len(answers), rng), strict=True)
+        ]
+        pairs += [(halves[0], halves[1]), (halves[1], halves[0])]
+    return pairs
+
+
+def _halves(size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    return [np.sort(rows) for rows in np.array_split(rng.permutation(size), 2)]
+
+
+def _unlabelled(
+    held: HeldOutAnswers, answers: Answers, family: np.ndarray
+) -> tuple[Unlabelled, np.ndarray]:
+    """Answers without the bias that held-out products show, and the variance [K] of that bias."""
+    bias, doubt = _bias(held)
+    unbiased = answers.under(held.fitted, _with_bias(held.fitted, bias))
+    return Unlabelled.of(unbiased, held.fitted, family), doubt
 
 
 def _bias(held: HeldOutAnswers) -> tuple[np.ndarray, np.ndarray]:
@@ -155,82 +169,6 @@ def _with_bias(mix: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """The mix [K] under which probabilities are as if log-odds [K] were added to them."""
     tilted = mix * np.exp(bias)
     return tilted / tilted.sum()
-
-
-def _shrunk(share: np.ndarray, chance: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """Shares [G] as far as chance doesn't explain how they differ from those before: each log-ratio
-    times the part of its variance that is not `chance` [G] (empirical Bayes; a group's part in the
-    variance between groups is its share)."""
-    log_ratio = np.log(share / before)
-    spread = max(0.0, float((before * (log_ratio**2 - chance)).sum()))
-    shares = before * np.exp(log_ratio * spread / (spread + chance))
-    return shares / shares.sum()
-
-
-@dataclass(frozen=True)
-class _Groups:
-    """What is estimated: G groups of categories, `group` int [K], of which each has a share of the
-    mix `before` [K]; the groups of the answers' likeliest categories int [N, T], their
-    probabilities float [N, T], and what these leave, float [N]."""
-
-    group: np.ndarray
-    before: np.ndarray
-    likeliest: np.ndarray
-    share: np.ndarray
-    beyond: np.ndarray
-
-    @classmethod
-    def of(cls, answers: Answers, before: np.ndarray, taxonomy: Taxonomy) -> "_Groups":
-        """A category with enough products is a group, the others of its family another one."""
-        share = np.exp(answers.log_prob.astype(np.float64))
-        expected = np.bincount(answers.top_class.ravel(), share.ravel(), len(before))
-        alone = expected >= ENOUGH
-        family = np.where(alone, np.arange(len(before)), len(before) + taxonomy.families[:, 1])
-        group = np.unique(family, return_inverse=True)[1]
-        beyond = np.maximum(1 - share.sum(axis=1), 0)
-        return cls(group, before, group[answers.top_class], share, beyond)
-
-    @property
-    def shares_before(self) -> np.ndarray:
-        """Share of each group in the mix before, float [G]."""
-        return np.bincount(self.group, self.before)
-
-    def chance(self, fitted: np.ndarray, doubt: np.ndarray) -> np.ndarray:
-        """The variance float [G] of the logarithms of shares `fitted` [G]: over resampled products
-        (bootstrap), and by the variance `doubt` [K] of each category's bias.
-
-        What a bias of 1 does to the logarithm of a share is the variance over resamples against
-        that of as many products whose groups are known, less 1: nothing where groups are sure.
-        """
-        rng, n = np.random.default_rng(0), len(self.share)
-        weights = rng.poisson(1.0, (_RESAMPLES, n)).astype(np.float64)
-        shares = np.array([self.fit(weight, fitted) for weight in weights])
-        variance = np.var(np.log(shares), axis=0) + _LEAST
-        effect = np.maximum(variance * n * fitted - 1, 0)
-        within_group = self.before / self.shares_before[self.group]
-        return variance + effect**2 * np.bincount(self.group, within_group**2 * doubt)
-
-    def fit(self, weight: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
-        """The share of each group, float [G], among products of some weight [N].
-
-        What a product's likeliest categories leave is of all others, as before.
-        """
-        before = self.shares_before
-        current = before if start is None else start
-        total = weight.sum() * (1 + _BELIEF)
-        for _ in range(_STEPS):
-            odds = self.share * (current / before)[self.likeliest]
-            scale = weight / (odds.sum(axis=1) + self.beyond)
-            seen = np.bincount(self.likeliest.ravel(), (odds * scale[:, None]).ravel(), len(before))
-            seen += ((self.beyond * scale).sum() + _BELIEF * weight.sum()) * before
-            last, current = current, seen / total
-            if np.abs(current - last).sum() < _CLOSE:
-                break
-        return current
-
-    def spread(self, share: np.ndarray) -> np.ndarray:
-        """Shares [G] of groups as shares [K] of categories, within a group as before."""
-        return np.maximum(self.before * (share / self.shares_before)[self.group], _LEAST)
 
 
 def _read(opinions: Iterable[pyarrow.Table]) -> tuple[Answers, np.ndarray]:

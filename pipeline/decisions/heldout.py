@@ -58,6 +58,10 @@ class HeldOutAnswers:
     def __len__(self) -> int:
         return len(self.product_id)
 
+    def __getitem__(self, rows: np.ndarray) -> "HeldOutAnswers":
+        columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        return replace(self, **columns, answers=self.answers[rows])
+
     def under(self, target: np.ndarray) -> "HeldOutAnswers":
         """The products that stand for a class mix `target` [K], answered under that mix.
 
@@ -71,8 +75,7 @@ class HeldOutAnswers:
         answers = self.answers
         if not np.array_equal(target, self.fitted):
             answers = answers.under(self.fitted, target)
-        columns = {name: getattr(self, name)[kept] for name in _COLUMNS}
-        return HeldOutAnswers(**columns, answers=answers[kept], fitted=target, source=target)
+        return replace(self, answers=answers, fitted=target, source=target)[kept]
 
 
 @one_blas_thread()

@@ -188,6 +188,30 @@ def _balanced(items: _Items, answers: Mapping[str, _Answers]) -> dict[str, Any]:
     return figures
 
 
+def top1_in_both_mixes(
+    frame: pandas.DataFrame,
+    classes: int,
+    min_support: int,
+    right: np.ndarray,
+    before: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Natural and balanced top-1 of answers of which bool [N] are `right`, and its change where
+    `before` were, as `measure` has them; of the items' columns, `class_index`, `group` and
+    `weight`."""
+    items = _Items.of(frame, classes, min_support)
+    recall = _mean_recall(items, right)
+    out = {
+        "natural": {"top1": clustered_share(right, items.weight, items.group).to_json()},
+        "balanced": {"top1": _estimate(recall, items.group).to_json()},
+    }
+    if before is not None:
+        natural = paired_change(right, before, items.weight, items.group)
+        balanced = _difference(recall, _mean_recall(items, before), items.group)
+        out["natural"]["change"] = natural.to_json()
+        out["balanced"]["change"] = balanced.to_json()
+    return out
+
+
 def _changes(answers: Mapping[str, _Answers]) -> dict[str, tuple[str, str]]:
     return {name: pair for name, pair in CHANGES.items() if set(pair) <= set(answers)}
 
