@@ -16,6 +16,7 @@ import numpy as np
 from scipy.linalg import solve
 from scipy.sparse import csr_array
 
+from catalog.progress import progress
 from pipeline.decisions.answers import Answers
 
 SPREADS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -147,14 +148,14 @@ def best_spread(pairs: Sequence[tuple[Unlabelled, Unlabelled]]) -> float:
     """The spread under which what is fitted to each first is likeliest for each second."""
     shifts: list[Shift | None] = [None] * len(pairs)
     best, chosen = -np.inf, SPREADS[0]
-    for spread in SPREADS:
-        shifts = [one.fit(spread, start) for (one, _), start in zip(pairs, shifts, strict=True)]
-        likelihood = sum(
-            other.log_likelihood(other.mix(shift))
-            for (_, other), shift in zip(pairs, shifts, strict=True)
-            if shift
-        )
-        if likelihood <= best:
-            break
-        best, chosen = likelihood, spread
+    with progress(len(SPREADS) * len(pairs), "class mix", "fit") as bar:
+        for spread in SPREADS:
+            likelihood = 0.0
+            for number, (one, other) in enumerate(pairs):
+                shifts[number] = shift = one.fit(spread, shifts[number])
+                likelihood += other.log_likelihood(other.mix(shift))
+                bar.update(1)
+            if likelihood <= best:
+                break
+            best, chosen = likelihood, spread
     return chosen
