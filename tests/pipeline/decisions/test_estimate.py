@@ -97,7 +97,7 @@ def test_rare_categories_follow_their_family(held: HeldOutAnswers) -> None:
     """One of 60 products, where its family has three times as many as before: it may have none of
     the 60 itself, and is still seen to be more frequent than most of the other families'."""
     mix = np.repeat([3.0, 1.0, 1.0, 1.0], 3)
-    truth, answers, z = products(mix / mix.sum(), 60, seed=4)
+    _, answers, z = products(mix / mix.sum(), 60, seed=4)
     found = estimate_mix(held, TAXONOMY, [opinions(answers, z)])
     family = found.mix.reshape(4, 3)
     assert family[0].sum() > 0.3 and family[0].min() > np.median(family[1:])
