@@ -115,7 +115,7 @@ def test_two_machines_write_the_same_files(
             process = stack.enter_context(subprocess.Popen(command))
             stack.callback(process.kill)
             deadline = time.monotonic() + LIMIT
-            while cut and not list(out.glob("part-*.parquet")) and time.monotonic() < deadline:
+            while cut and not list(out.glob("opinions-*.parquet")) and time.monotonic() < deadline:
                 time.sleep(0.05)
             if cut:
                 machines.cut()
