@@ -1,6 +1,7 @@
 """One core: the bare network by PyTorch, eager and traced, and by the other runtimes, in batches of
-16 and 64; and end to end, from a dump's photos to Parquet with both stages, by PyTorch alone, as
-before there were other runtimes, and by the fastest of them.
+16 and 64, and with other numbers of images at once than stage1_cnn.runtimes.BATCH; and end to end,
+from a dump's photos to Parquet with both stages, by PyTorch alone, as before there were other
+runtimes, and by the fastest of them.
 
 ResNet-50 at 224 and MobileNetV2 at 96 on photos of 180x180; images a second, medians of rounds in
 turns. All get uint8 and normalise in their own graph, but for `outside`: ONNX Runtime with floats
@@ -11,6 +12,7 @@ OMP_NUM_THREADS=1 taskset -c 0 python -m benchmarks.runtimes [--rounds N] [--fol
 import tempfile
 import warnings
 from collections.abc import Callable
+from copy import copy
 from functools import partial
 from pathlib import Path
 
@@ -27,10 +29,12 @@ from pipeline.run_folder import RunFolder
 from stage1_cnn.device import inference_compute, one_thread, threads_restored
 from stage1_cnn.onnx import FromPixels, by_onnxruntime
 from stage1_cnn.predict import Predictor
-from stage1_cnn.runtimes import candidates
+from stage1_cnn.runtimes import BATCH, ExportedPredictor, candidates, features_of_parts
 from stage1_cnn.transforms import Normaliser
 
 BATCHES = (16, 64)
+AT_ONCE = (4, 16, 32)
+"""Images that a runtime other than PyTorch computes at once, of a batch of 64; beside its own."""
 IMAGES = 128
 """That a bare network sees in a round, in batches of either size."""
 PRODUCTS = {"resnet50": 100, "mobilenet_v2": 1500, "shufflenet_v2_x0_5": 60}
@@ -65,7 +69,7 @@ def ways(run: RunFolder, backbone: str, precision: str) -> Ways:
     found: Ways = {}
     size, side, _ = CASES[backbone]
     for name, features in bare(run, precision).items():
-        for batch in BATCHES:
+        for batch in BATCHES[-1:] if " at once" in name else BATCHES:
             pixels = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8)
             batches = [pixels.contiguous(memory_format=torch.channels_last)] * (IMAGES // batch)
             forward(features, batches[:2])
@@ -92,11 +96,20 @@ def bare(run: RunFolder, precision: str) -> dict[str, Features]:
     for name in names:
         predictor = open_network(run.checkpoint, device="cpu", precision=precision, runtime=name)
         networks[name] = predictor.features
+        if isinstance(predictor, ExportedPredictor):
+            networks |= {f"{name} {n} at once": at_once(predictor, n) for n in AT_ONCE}
         if name == "torch":
             networks["traced"] = traced(predictor)
     if "onnx" in names:
         networks["outside"] = normalised_outside(open_network(run.checkpoint, device="cpu"))
     return networks
+
+
+def at_once(predictor: ExportedPredictor, size: int) -> Features:
+    """The same, computing so many images at once."""
+    other = copy(predictor)
+    other.at_once = size
+    return other.features
 
 
 def traced(predictor: Predictor) -> Features:
@@ -147,7 +160,9 @@ def normalised_outside(predictor: Predictor) -> Features:
         program.save(path, external_data=False)
         run = by_onnxruntime(path.read_bytes())
     normalise = Normaliser(transform, torch.device("cpu"))
-    return lambda pixels: run(normalise(pixels).permute(0, 2, 3, 1).numpy())
+    return lambda pixels: features_of_parts(
+        run, normalise(pixels).permute(0, 2, 3, 1).numpy(), BATCH
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from stage1_cnn.quantise import read_quantised
 
 BATCH = 8
 """Images that a runtime other than PyTorch computes at once, so that their activations stay in a
-core's cache: on an AMD EPYC 2% slower to 25% faster than 32, by network and runtime."""
+core's cache (`benchmarks.runtimes` compares other numbers)."""
 _ROUNDS, _SECONDS = 5, 3.0
 """Rounds in which the runtimes are measured in turns: so many, or as fit into so many seconds for
 each; at least one."""
@@ -42,6 +42,8 @@ class ExportedPredictor(Predictor):
 
     Raises ArtifactError if the network is to be in int8 and was not quantised.
     """
+
+    at_once = BATCH
 
     def __init__(
         self, network: Network, content: dict[str, Any], compute: Compute, path: Path
@@ -56,9 +58,13 @@ class ExportedPredictor(Predictor):
 
     def features(self, pixels: torch.Tensor) -> np.ndarray:
         """As Predictor.features."""
-        photos = pixels.permute(0, 2, 3, 1).numpy()
-        parts = range(0, len(photos) or 1, BATCH)
-        return np.concatenate([self._run(photos[i : i + BATCH]).astype(np.float16) for i in parts])
+        return features_of_parts(self._run, pixels.permute(0, 2, 3, 1).numpy(), self.at_once)
+
+
+def features_of_parts(run: Inference, photos: np.ndarray, size: int) -> np.ndarray:
+    """Features float16 [N, D] of photos [N, H, W, 3], computed so many at once."""
+    parts = range(0, len(photos) or 1, size)
+    return np.concatenate([run(photos[i : i + size]).astype(np.float16) for i in parts])
 
 
 class OnnxPredictor(ExportedPredictor):
