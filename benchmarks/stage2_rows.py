@@ -1,5 +1,5 @@
 """Where stage 2's gain comes from, row by row, on the test split of a finished run: each part
-alone, and what it adds.
+alone, and what it adds. The run has to be evaluated.
 
 Nothing is chosen here: every row has the run's configuration but for what its name says. Run:
 python -m benchmarks.stage2_rows runs/NAME
@@ -54,6 +54,11 @@ def main() -> None:
         print("|---|---|---|---|---|")
         frame, shifted = items[items["unit"] == unit], None
         truth = frame["class_index"].to_numpy()
+        products = frame["product_id"].to_numpy()
+        if not np.array_equal(products, products_of_test(stores, unit)):
+            raise SystemExit(
+                f"{run.evaluation}: of other items; shelfsort evaluate --run {options.run}"
+            )
         for name, predicted in rows(stores, class_mixes(run), run, config, unit):
             right = predicted == truth
             row = top1_in_both_mixes(frame, classes, least, right, shifted)
@@ -62,6 +67,12 @@ def main() -> None:
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
             figures[unit].append({"name": name, "n": len(right)} | row)
     record.save(options.json, figures, precision=stores[0].computed_with["precision"])
+
+
+def products_of_test(stores: Sequence[FeatureStore], unit: str) -> np.ndarray:
+    """Product of each test item, int64 [N]."""
+    blocks = Views(stores).blocks("test", fit_only=False)
+    return np.concatenate([of_unit(block, unit).product_id for block in blocks])
 
 
 def rows(

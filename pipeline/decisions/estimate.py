@@ -23,13 +23,17 @@ from catalog.taxonomy import Taxonomy
 from pipeline.decisions.answers import Answers
 from pipeline.decisions.drift import Drift, measure_drift
 from pipeline.decisions.heldout import HeldOutAnswers
-from pipeline.decisions.label_shift import Unlabelled, best_spread
+from pipeline.decisions.label_shift import Unlabelled, best_prior
 
 PRODUCTS = 50_000
 """Products that a mix is estimated from, at most."""
 _SPLITS = 3
+_LEAST_SD = 0.2
+"""Of log-ratios before the products are seen, for intervals: even if no shift is sure."""
+_WIDEST = 4.0
+"""Variance of biases, at most: few held-out products may say that it is without end."""
 _LEAST = 1e-9
-_NEWTON, _DAMPED = 50, 0.7
+_NEWTON, _DAMPED, _CLOSE = 50, 0.7, 1e-4
 _SHOWN = 3
 
 
@@ -97,9 +101,9 @@ def estimate_mix(
     if not len(answers):
         raise ShelfsortError("score.mix: estimate: there is no product with an answer")
     family = taxonomy.families[:, 1]
-    spread = best_spread(_pairs(held, answers, family))
-    products, doubt = _unlabelled(held, answers, family)
-    shift = products.fit(spread)
+    prior_sd = best_prior(_pairs(held, answers, family))
+    products, bias_variance = _unlabelled(held, answers, family)
+    shift = products.unshifted if prior_sd is None else products.fit(prior_sd)
     mix = np.maximum(products.mix(shift), _LEAST)
     drift = measure_drift(held.under(mix).z, z)
     if drift.unlike:
@@ -107,8 +111,9 @@ def estimate_mix(
             f"score.mix: estimate: {drift.text()}; an estimate would be worth nothing. Name the "
             "mix instead: --mix natural, balanced, or a CSV category_id,weight"
         )
-    # Which spread predicts best is itself by chance: the interval is of twice the one chosen.
-    errors = products.errors(replace(shift, spread=2 * spread), doubt)
+    # Which prior predicts best is itself by chance: the interval is wide enough for a larger one.
+    wide = replace(shift, prior_sd=2 * max(prior_sd or 0.0, _LEAST_SD))
+    errors = products.errors(wide, bias_variance)
     factor = np.exp(1.96 * errors)
     low, high = mix / factor, np.minimum(mix * factor, 1)
     return EstimatedMix(mix, low, high, held.fitted, len(answers), drift)
@@ -137,9 +142,9 @@ def _unlabelled(
     held: HeldOutAnswers, answers: Answers, family: np.ndarray
 ) -> tuple[Unlabelled, np.ndarray]:
     """Answers without the bias that held-out products show, and the variance [K] of that bias."""
-    bias, doubt = _bias(held)
+    bias, variance = _bias(held)
     unbiased = answers.under(held.fitted, _with_bias(held.fitted, bias))
-    return Unlabelled.of(unbiased, held.fitted, family), doubt
+    return Unlabelled.of(unbiased, held.fitted, family), variance
 
 
 def _bias(held: HeldOutAnswers) -> tuple[np.ndarray, np.ndarray]:
@@ -149,9 +154,11 @@ def _bias(held: HeldOutAnswers) -> tuple[np.ndarray, np.ndarray]:
     chance, plus a standard error, as few products don't show that there is none; if it is not above
     0 even so, there is no bias."""
     bias = np.zeros(len(held.fitted))
+    if not len(held):
+        return bias, np.full(len(bias), _WIDEST)
     counts, variance = np.bincount(held.class_index, minlength=len(bias)), 0.0
     curvature = np.full(len(bias), np.inf)
-    for step in range(_NEWTON if len(held) else 0):
+    for step in range(_NEWTON):
         answers = held.answers.under(held.fitted, _with_bias(held.fitted, bias))
         category, share = answers.top_class.ravel(), np.exp(answers.log_prob.astype(np.float64))
         gap = counts - np.bincount(category, share.ravel(), len(bias))
@@ -159,10 +166,14 @@ def _bias(held: HeldOutAnswers) -> tuple[np.ndarray, np.ndarray]:
         if not step:
             known = max(float(np.square(curvature).sum()), _LEAST)
             variance = float((gap**2 - curvature).sum()) / known + float(np.sqrt(2 / known))
+            variance = min(variance, _WIDEST)
             if variance <= 0:
                 return bias, np.zeros(len(bias))
-        bias += _DAMPED * (gap - bias / variance) / (curvature + 1 / variance)
-    return bias, 1 / (curvature + 1 / variance) if variance else np.zeros(len(bias))
+        towards = (gap - bias / variance) / (curvature + 1 / variance)
+        bias += _DAMPED * np.clip(towards, -1, 1)
+        if np.abs(towards).max() < _CLOSE:
+            break
+    return bias, 1 / (curvature + 1 / variance)
 
 
 def _with_bias(mix: np.ndarray, bias: np.ndarray) -> np.ndarray:

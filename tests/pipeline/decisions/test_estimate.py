@@ -14,6 +14,7 @@ from pipeline.decisions.answers import Answers
 from pipeline.decisions.drift import UNLIKE, measure_drift
 from pipeline.decisions.estimate import estimate_mix
 from pipeline.decisions.heldout import HeldOutAnswers
+from pipeline.decisions.label_shift import PRIOR_SDS, Unlabelled
 from stage2_xgb.prior import read_mix
 
 CLASSES, WIDTH = 12, 6
@@ -82,10 +83,7 @@ def test_few_held_out_products_leave_doubt(held: HeldOutAnswers) -> None:
     tilted = EVEN * np.exp(np.random.default_rng(8).normal(0, 0.7, CLASSES))
     biased = replace(held, answers=held.answers.under(EVEN, tilted / tilted.sum()))
     _, answers, z = products(EVEN, 3000, seed=6)
-    rows = np.arange(100)
-    columns = ("product_id", "class_index", "z", "distance", "apart")
-    some = {name: getattr(biased, name)[rows] for name in columns}
-    few = replace(biased, **some, answers=biased.answers[rows])
+    few = biased[np.arange(100)]
     told = opinions(answers.under(EVEN, tilted / tilted.sum()), z)
     narrow, wide = (estimate_mix(known, TAXONOMY, [told]) for known in (biased, few))
     widths = [float((found.high - found.low).mean()) for found in (narrow, wide)]
@@ -94,10 +92,10 @@ def test_few_held_out_products_leave_doubt(held: HeldOutAnswers) -> None:
 
 
 def test_rare_categories_follow_their_family(held: HeldOutAnswers) -> None:
-    """One of 60 products, where its family has three times as many as before: it may have none of
-    the 60 itself, and is still seen to be more frequent than most of the other families'."""
+    """One of 150 products, where its family has three times as many as before: it may have few of
+    the 150 itself, and is still seen to be more frequent than most of the other families'."""
     mix = np.repeat([3.0, 1.0, 1.0, 1.0], 3)
-    _, answers, z = products(mix / mix.sum(), 60, seed=4)
+    _, answers, z = products(mix / mix.sum(), 150, seed=4)
     found = estimate_mix(held, TAXONOMY, [opinions(answers, z)])
     family = found.mix.reshape(4, 3)
     assert family[0].sum() > 0.3 and family[0].min() > np.median(family[1:])
@@ -119,6 +117,64 @@ def test_a_flatter_mix_is_found_as_a_whole() -> None:
         (a.top_class[:, 0] == truth).mean() for a in (answers, answers.under(before, found.mix))
     ]
     assert right[1] > right[0] + 0.05
+
+
+def test_a_long_tail_that_is_flat_now_is_found() -> None:
+    """3,000 products, and log-ratios of up to 4.6 beside chance of each category: the fit is
+    likelier than no shift, and doesn't run away on the rare ones."""
+    before = np.geomspace(1, 0.01, CLASSES)
+    before /= before.sum()
+    mix = np.exp(np.random.default_rng(11).normal(0, 0.4, CLASSES))
+    mix /= mix.sum()
+    _, answers, _ = products(mix, 3000, seed=12)
+    unlabelled = Unlabelled.of(answers.under(EVEN, before), before, TAXONOMY.families[:, 1])
+    for prior_sd in PRIOR_SDS:
+        found = unlabelled.mix(unlabelled.fit(prior_sd))
+        assert unlabelled.log_likelihood(found) > 0
+        assert np.abs(found - mix).sum() / 2 < 0.2 < 0.4 < np.abs(before - mix).sum() / 2
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 20])
+def test_a_few_products_move_little(held: HeldOutAnswers, size: int) -> None:
+    _, answers, z = products(EVEN, size, seed=13)
+    found = estimate_mix(held, TAXONOMY, [opinions(answers, z)])
+    assert found.moved < 0.2 and np.isfinite(found.mix).all()
+    assert (found.low < found.mix).all() and (found.mix < found.high).all()
+
+
+def test_without_held_out_products_less_is_known(held: HeldOutAnswers) -> None:
+    mix = np.arange(1, CLASSES + 1) / np.arange(1, CLASSES + 1).sum()
+    _, answers, z = products(mix, 2000, seed=14)
+    some, none = (
+        estimate_mix(known, TAXONOMY, [opinions(answers, z)])
+        for known in (held, held[np.zeros(0, dtype=np.int64)])
+    )
+    assert np.isfinite(none.mix).all() and (none.high / none.low > some.high / some.low).all()
+
+
+def test_probability_beyond_the_likeliest_says_nothing() -> None:
+    """Of products whose likeliest three categories alone are known, the errors are above 0 and not
+    smaller than if all were."""
+    _, answers, _ = products(EVEN, 1500, seed=15)
+    family = TAXONOMY.families[:, 1]
+    whole = Unlabelled.of(answers, EVEN, family)
+    few = Answers(answers.top_class[:, :3], answers.log_prob[:, :3])
+    part, none = Unlabelled.of(few, EVEN, family), np.zeros(CLASSES)
+    assert part.beyond.mean() > 0.05
+    for prior_sd in (0.1, 0.4, 1.6):
+        errors = [x.errors(x.fit(prior_sd), none) for x in (whole, part)]
+        assert (errors[1] > 0.9 * errors[0]).all() and (errors[0] > 0).all()
+
+
+def test_nineteen_of_twenty_intervals_hold_the_share(held: HeldOutAnswers) -> None:
+    inside = []
+    for seed in range(20):
+        mix = np.exp(np.random.default_rng(seed).normal(0, 0.5, CLASSES))
+        mix /= mix.sum()
+        _, answers, z = products(mix, 600, seed=100 + seed)
+        found = estimate_mix(held, TAXONOMY, [opinions(answers, z)])
+        inside.append((found.low <= mix) & (mix <= found.high))
+    assert np.mean(inside) >= 0.93
 
 
 def test_products_unlike_the_catalogues_are_refused(held: HeldOutAnswers) -> None:

@@ -15,6 +15,7 @@ from pipeline.evaluation.measures import (
     least_noticed,
     measure,
     reliability,
+    top1_in_both_mixes,
 )
 from pipeline.evaluation.summary import corrected_lines as summary_lines
 from tests.pipeline.tiny import Tiny
@@ -69,6 +70,18 @@ def slow(frame: pandas.DataFrame, system: str, weight: np.ndarray) -> dict[str, 
         "top5": sum(w for *_, r, w in rows if r < 5) / sum(weight),
         "macro_f1": float(np.mean(f1)),
     }
+
+
+@pytest.mark.parametrize("min_support", [1, 5, 1000])
+def test_top1_alone_is_that_of_all_figures(min_support: int) -> None:
+    frame = made_items()
+    whole = measure(frame, CLASSES, min_support)
+    after, before = (frame[f"{s}_true_rank"].to_numpy() == 0 for s in ("two_stage", "shifted"))
+    alone = top1_in_both_mixes(frame, CLASSES, min_support, after, before)
+    for mix in ("natural", "balanced"):
+        change = whole[mix]["changes"]["two_stage_over_shifted"]["top1"]
+        assert alone[mix] == {"top1": whole[mix]["two_stage"]["top1"], "change": change}
+    assert "change" not in top1_in_both_mixes(frame, CLASSES, min_support, after)["natural"]
 
 
 def test_figures_equal_a_plain_reference() -> None:
