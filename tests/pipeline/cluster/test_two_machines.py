@@ -25,7 +25,7 @@ WORKS = """
 import sys, time
 from distributed import Client
 with Client(sys.argv[1]) as client:
-    while not any(sys.argv[2] in worker and any(key.startswith("score") for key in keys)
+    while not any(sys.argv[2] in worker and any(key[0] == "score" for key in keys)
                   for worker, keys in client.processing().items()):
         time.sleep(0.02)
 """
