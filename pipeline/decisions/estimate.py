@@ -56,6 +56,9 @@ class EstimatedMix:
 
     def lines(self, taxonomy: Taxonomy) -> list[str]:
         """For a terminal."""
+        if not self.moved:
+            same = f"class mix: {self.products} products don't surely say another one than expected"
+            return [f"{same}; it stays", self.drift.text()]
         order = np.argsort(-np.abs(self.mix - self.before), kind="stable")[:_SHOWN]
         most = [
             f"{taxonomy[c].name} {self.before[c]:.1%} -> {self.mix[c]:.1%} "
@@ -104,7 +107,7 @@ def estimate_mix(
     prior_sd = best_prior(_pairs(held, answers, family))
     products, bias_variance = _unlabelled(held, answers, family)
     shift = products.unshifted if prior_sd is None else products.fit(prior_sd)
-    mix = np.maximum(products.mix(shift), _LEAST)
+    mix = held.fitted if prior_sd is None else np.maximum(products.mix(shift), _LEAST)
     drift = measure_drift(held.under(mix).z, z)
     if drift.unlike:
         raise ShelfsortError(
