@@ -78,7 +78,8 @@ def test_arithmetic_that_cannot_be_repeated_is_named() -> None:
     platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back this way"
 )
 def test_memory_is_kept_from_batch_to_batch() -> None:
-    """Page faults of 20 batches of 40 MB: by default each has its 9,766 pages zeroed again."""
+    """Page faults of 100 batches of 40 MB: by default each has its 9,766 pages zeroed again. Kept,
+    up to five have, as the heap grows until a batch fits between what lives longer."""
     text = """
         import resource, sys, threading, torch
         from stage1_cnn.device import keep_memory
@@ -94,11 +95,11 @@ def test_memory_is_kept_from_batch_to_batch() -> None:
             lane.join()
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
         faults(20)
-        print(faults(20))
+        print(faults(100))
     """
     command, root = [sys.executable, "-c", textwrap.dedent(text)], Path(__file__).parents[2]
     kept, default = (
         int(subprocess.check_output([*command, way], cwd=root)) for way in ("kept", "default")
     )
-    assert default > 20 * 9_000
-    assert kept < default / 4
+    assert default > 100 * 9_000
+    assert kept < default / 10
