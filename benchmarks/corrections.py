@@ -10,10 +10,10 @@ of the same generator: the 300 of a demo's test split and the 750 of its second 
 a point. What it is compared with is the same run, stage 2 fitted again without corrections. Claim,
 on three seeds of the demo, stage 1 trained again (--train): with `looked` .90 [.70, 1.10] points
 more labels are the truth, and measured accuracy, which was 1.9 points below the true one, is .7
-below. What the model answers becomes +.16 [.03, .29] points better on 60,000 fresh products (--fresh
-20000), which 4,000 a seed couldn't show: one wrong label of fifty costs the pool of experts little.
-Where one of ten is wrong (`shelfsort synthetic --label-noise .1`, --judged 300), it is +.77 [.40,
-1.14].
+below. What the model answers becomes +.16 [.03, .29] points better on 60,000 fresh products
+(--fresh 20000), which 4,000 a seed couldn't show: one wrong label of fifty costs the pool of
+experts little. Where one of ten is wrong (`shelfsort synthetic --label-noise .1`, --judged 300), it
+is +.77 [.40, 1.14].
 Run: python -m benchmarks.corrections runs/demo-0 [runs/demo-1 ...] [--judged N] [--json FILE]
 """
 
