@@ -11,6 +11,7 @@ run of its own.
 import functools
 import importlib.util
 import io
+import shlex
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from PIL import Image
 
 from benchmarks import record
 from benchmarks.scoring import make_run
-from catalog.errors import ImageError
+from catalog.errors import ImageError, ShelfsortError
 from catalog.parallel import cores
 from catalog.sources.source import ProductSource, open_source
 from pipeline import steps
@@ -53,6 +54,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run = _small_run(folder) if options.smoke else RunFolder(options.run)
+        if not options.dump:
+            require_evaluated_fit(run)
         dump = options.dump or write_test_split(run, folder / "test.bson")
         figures = agreement(run, dump, folder, options.predict, evaluated=not options.dump)
     record.save(options.json, figures, precision=figures["computed_with"]["precision"])
@@ -62,6 +65,15 @@ def _small_run(folder: Path) -> RunFolder:
     run = make_run(folder, "shufflenet_v2_x0_5", 32, 40)
     steps.evaluate(run, load_config(None), rebuild=False, say=lambda _: None)
     return run
+
+
+def require_evaluated_fit(run: RunFolder) -> None:
+    """Raises ShelfsortError if a last fit answers, which is another one than was evaluated."""
+    if (last := run.answering) != run.stage2:
+        raise ShelfsortError(
+            f"{last}: expected that the stage 2 answers that was evaluated, found a last fit; "
+            f"remove it: rm -r {shlex.quote(str(last))}"
+        )
 
 
 def write_test_split(run: RunFolder, path: Path) -> Path:

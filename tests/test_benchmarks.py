@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.agreement import require_evaluated_fit
 from benchmarks.record import FIELDS, own_command
 from benchmarks.scoring import summary
+from catalog.errors import ShelfsortError
 from pipeline.installation import revision
+from pipeline.run_folder import RunFolder
 
 SAYS = {
     "networks": ["4 categories", "| vanilla | vanilla |", "images of validation"],
@@ -119,3 +122,15 @@ def test_a_command_leaves_out_json_and_the_folders_of_this_machine(
     monkeypatch.setattr(sys, "argv", ["x.py", *arguments])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert own_command().endswith(" --of run b.bson --folder=e 'g h'")
+
+
+def test_a_last_fit_is_not_compared_with_what_was_evaluated(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.stage2.mkdir()
+    run.stage2_manifest.touch()
+    require_evaluated_fit(run)
+    last = run.stage2 / "final"
+    last.mkdir()
+    (last / "manifest.json").touch()
+    with pytest.raises(ShelfsortError, match=f"rm -r {last}"):
+        require_evaluated_fit(run)
