@@ -151,8 +151,10 @@ def commands(
     """What makes such a run, a command a line; N is the seed."""
     folder = f"runs/{name}"
     seeds = [f"--set {key}=N" for key in _flat(load_config(base)) if key.endswith(".seed")]
+    made_from = read_json(run.evaluation / "metrics.json", "evaluate")["made_from"]
+    evaluate = f"shelfsort evaluate --run {folder}{' --rivals' if made_from.get('rivals') else ''}"
     if base and base.stem == "demo":
-        return " ".join([f"shelfsort demo --run {folder}", *seeds])
+        return "\n".join([" ".join([f"shelfsort demo --run {folder}", *seeds]), evaluate])
     settings = [
         f"--set {shlex.quote(f'{key}={json.dumps(value)}'.replace(chr(34), ''))}"
         for key, value in changed.items()
@@ -165,9 +167,7 @@ def commands(
     ]
     lines = [" ".join([*ingest, *settings, *seeds])]
     lines += [f"shelfsort {step} --run {folder}" for step in ("stage1", "features", "stage2")]
-    made_from = read_json(run.evaluation / "metrics.json", "evaluate")["made_from"]
-    rivals = " --rivals" if made_from.get("rivals") else ""
-    lines.append(f"shelfsort evaluate --run {folder}{rivals}")
+    lines.append(evaluate)
     if scored:
         lines.append(
             f"shelfsort score test.bson --run {folder} --out predictions --labels test_labels.csv"
