@@ -1,5 +1,6 @@
 """Predictions: what is decided on the opinions of a scoring, part by part. It takes seconds, so
-that another class mix, promise or threshold needs no scoring.
+that another class mix, promise or threshold needs no scoring. CONTRIBUTING.md says how to add a
+column.
 """
 
 import contextlib
